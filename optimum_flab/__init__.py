@@ -1,0 +1,36 @@
+"""Prune the vocabulary, the layers and the feed-forward networks of code language models to stock checkpoints."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0.dev0"
+
+# Imported on first use: every start of `optimum-cli` imports this package, and torch takes seconds.
+_LAZY = {
+    "ConfigurationError": ".errors",
+    "FlabError": ".errors",
+    "FlabOptimizer": ".optimizer",
+    "FlabPrunerConfig": ".configuration",
+    "PruningPlan": ".plan",
+}
+
+__all__ = ["ConfigurationError", "FlabError", "FlabOptimizer", "FlabPrunerConfig", "PruningPlan", "__version__"]
+
+if TYPE_CHECKING:
+    from .configuration import FlabPrunerConfig
+    from .errors import ConfigurationError, FlabError
+    from .optimizer import FlabOptimizer
+    from .plan import PruningPlan
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

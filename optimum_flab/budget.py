@@ -1,0 +1,258 @@
+"""Parameter accounting, and the shapes that reach a target."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from .architectures import Architecture
+from .errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The three sizes that pruning changes.
+
+    Args:
+        vocabulary (`int`): rows of the embedding.
+        layers (`int`): decoder layers.
+        width (`int`): neurons per feed-forward network.
+    """
+
+    vocabulary: int
+    layers: int
+    width: int
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """What one unit of each component costs, in parameters; tied weights count once.
+
+    Args:
+        per_token (`int`): a row of the embedding, of the output head where it is not tied, and its bias.
+        per_neuron (`int`): weights into and out of one neuron of one layer.
+        per_layer (`int`): a layer without its neurons.
+        other (`int`): all the rest.
+    """
+
+    per_token: int
+    per_neuron: int
+    per_layer: int
+    other: int
+
+    def components(self, shape: Shape) -> dict[str, int]:
+        """Parameters per component of a model of this shape."""
+        return {
+            "vocabulary": self.per_token * shape.vocabulary,
+            "ffn": self.per_neuron * shape.width * shape.layers,
+            "attention and norms": self.per_layer * shape.layers,
+            "other": self.other,
+        }
+
+    def total(self, shape: Shape) -> int:
+        """All parameters of a model of this shape."""
+        return sum(self.components(shape).values())
+
+
+def shape_of(model: nn.Module, architecture: Architecture) -> Shape:
+    """The shape of a loaded model (or of one on the meta device)."""
+    layers = architecture.decoder_layers(model)
+    rows = model.get_submodule(architecture.embeddings).weight.shape[0]
+    return Shape(rows, len(layers), architecture.down_proj(layers[0]).weight.shape[1])
+
+
+def count_parameters(model: nn.Module, architecture: Architecture) -> ParameterCounts:
+    """Unit costs of a model, counted on its own parameters."""
+    shape = shape_of(model, architecture)
+    layers = architecture.decoder_layers(model)
+    embeddings = model.get_submodule(architecture.embeddings)
+    head = model.get_submodule(architecture.output_head)
+    vocabulary = {id(p): p.numel() for module in (embeddings, head) for p in module.parameters()}
+    layer = sum(p.numel() for p in layers[0].parameters())
+    mlp = layers[0].get_submodule(architecture.mlp)
+    neurons = sum(p.numel() for name in architecture.neuron_in for p in mlp.get_submodule(name).parameters())
+    neurons += architecture.down_proj(layers[0]).weight.numel()
+    total = sum(p.numel() for p in model.parameters())
+    return ParameterCounts(
+        per_token=sum(vocabulary.values()) // shape.vocabulary,
+        per_neuron=neurons // shape.width,
+        per_layer=layer - neurons,
+        other=total - sum(vocabulary.values()) - layer * shape.layers,
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far each component may go: inclusive bounds of the three sizes.
+
+    Args:
+        multiple_of (`int`): granularity of the width.
+        vocabulary_multiple_of (`int`): granularity of the vocabulary.
+    """
+
+    smallest: Shape
+    largest: Shape
+    multiple_of: int = 1
+    vocabulary_multiple_of: int = 1
+
+
+def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
+    """Parameters left when `target_ratio` of all of them are removed."""
+    return round(counts.total(dense) * (1 - target_ratio))
+
+
+def fit_width(counts: ParameterCounts, limits: Limits, vocabulary: int, layers: int, budget: int) -> int | None:
+    """The largest width, a multiple of `limits.multiple_of`, that keeps a shape within the budget; `None` if none does."""
+    low, high = limits.smallest.width, limits.largest.width
+    rest = budget - counts.total(Shape(vocabulary, layers, 0))
+    width = min(rest // (counts.per_neuron * layers), high)
+    if width < high:
+        width -= width % limits.multiple_of
+    return width if width >= low else None
+
+
+def fit_vocabulary(counts: ParameterCounts, limits: Limits, shape: Shape, budget: int) -> Shape:
+    """The same shape with the vocabulary grown (or shrunk) to meet the budget as nearly as its bounds allow."""
+    rest = budget - counts.total(replace(shape, vocabulary=0))
+    step = limits.vocabulary_multiple_of
+    rows = rest // counts.per_token // step * step
+    return replace(shape, vocabulary=max(limits.smallest.vocabulary, min(rows, limits.largest.vocabulary)))
+
+
+def candidate_shape(
+    counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int
+) -> Shape | None:
+    """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
+
+    The width is rounded down to its granularity and the vocabulary takes what that leaves over. The vocabulary goes below its
+    natural size only where the narrowest width is still too much.
+
+    Returns:
+        [`Shape`] or `None` where no shape with this many layers meets the budget.
+    """
+    width = fit_width(counts, limits, natural, layers, budget)
+    shape = fit_vocabulary(counts, limits, Shape(natural, layers, limits.smallest.width if width is None else width), budget)
+    return shape if counts.total(shape) <= budget else None
+
+
+def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float, tolerance: float) -> None:
+    """Raises a [`ConfigurationError`] that says what is reachable when the target is not.
+
+    Args:
+        tolerance (`float`): how far from the target a result may land, as a share of all parameters.
+    """
+    most = 1 - counts.total(limits.smallest) / counts.total(dense)
+    least = 1 - counts.total(limits.largest) / counts.total(dense)
+    if not least - tolerance <= target_ratio <= most + tolerance:
+        raise ConfigurationError(
+            f"target_ratio: {target_ratio:g} cannot be reached with the sizes that are pinned or switched off; between "
+            f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component (--vocab-size, "
+            "--num-hidden-layers, --intermediate-size, --no-vocabulary, --no-layers, --no-ffn) or change the target"
+        )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Where a model's parameters are, and what a target would take.
+
+    Args:
+        name (`str`): the model.
+        dense ([`Shape`]): its sizes.
+        counts ([`ParameterCounts`]): its unit costs.
+        target_ratio (`float`, *optional*): share of parameters to remove.
+    """
+
+    name: str
+    dense: Shape
+    counts: ParameterCounts
+    target_ratio: float | None = None
+
+    def alone(self) -> dict[str, int | None]:
+        """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
+        budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
+        excess = self.counts.total(self.dense) - budget
+        unit = {
+            "vocabulary": (self.dense.vocabulary, self.counts.per_token),
+            "layers": (
+                self.dense.layers,
+                self.counts.per_layer + self.counts.per_neuron * self.dense.width,
+            ),
+            "width": (self.dense.width, self.counts.per_neuron * self.dense.layers),
+        }
+        left = {name: size - math.ceil(excess / cost) for name, (size, cost) in unit.items()}
+        return {name: size if size > 0 else None for name, size in left.items()}
+
+    def to_dict(self) -> dict:
+        """The inspection as plain values."""
+        result = {
+            "model": self.name,
+            "vocab_size": self.dense.vocabulary,
+            "num_hidden_layers": self.dense.layers,
+            "intermediate_size": self.dense.width,
+            "parameters": self.counts.total(self.dense),
+            "components": self.counts.components(self.dense),
+        }
+        if self.target_ratio is not None:
+            result["target_ratio"] = self.target_ratio
+            result["parameters_to_remove"] = self.counts.total(self.dense) - parameters_to_keep(
+                self.counts, self.dense, self.target_ratio
+            )
+            result["one_component_alone"] = self.alone()
+        return result
+
+    def to_text(self) -> str:
+        """The inspection as a table for the terminal."""
+        total = self.counts.total(self.dense)
+        lines = [
+            f"{self.name}: {total:,} parameters, vocabulary {self.dense.vocabulary:,}, {self.dense.layers} layers, "
+            f"FFN width {self.dense.width:,}",
+            "",
+            f"{'component':<22}{'parameters':>16}{'share':>9}",
+        ]
+        for component, parameters in self.counts.components(self.dense).items():
+            lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
+        if self.target_ratio is not None:
+            budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
+            lines += ["", f"Removing {self.target_ratio:.1%} means {total - budget:,} parameters. One component alone:"]
+            for component, size in self.alone().items():
+                dense = getattr(self.dense, component)
+                lines.append(
+                    f"  {component:<20}"
+                    + ("cannot reach it" if size is None else f"{dense:,} -> {size:,}")
+                )
+        return "\n".join(lines)
+
+
+def inspect_model(
+    model_name_or_path: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    target_ratio: float | None = None,
+) -> Inspection:
+    """Counts a model's parameters from its configuration; no weights are loaded.
+
+    Args:
+        model_name_or_path (`str`): a Hub id, a folder, a GGUF file or the name of the embedded default.
+        target_ratio (`float`, *optional*): share of parameters to remove, between 0 and 1.
+
+    Raises:
+        [`FlabError`]: the model cannot be read or its family is not supported.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from .architectures import architecture_for
+    from .loading import find_model, read_config
+
+    if target_ratio is not None and not 0 < target_ratio < 1:
+        raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
+    config = read_config(find_model(model_name_or_path, revision), trust_remote_code)
+    architecture = architecture_for(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model.tie_weights()
+    counts = count_parameters(model, architecture)
+    return Inspection(str(model_name_or_path), shape_of(model, architecture), counts, target_ratio)

@@ -1,0 +1,649 @@
+"""Datasets and files -> texts -> token batches.
+
+Texts are read from *sources* (a file, a folder, a Hub dataset, with the columns to join in brackets), divided into four sets that
+share no document (corpus, calibration, validation, held-out; calibration texts do belong to the corpus), and packed
+into rows of tokens in which no document sees another.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .errors import FlabError
+from .settings import DataSettings
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+TEXT_COLUMNS = ("text", "content")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
+# a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
+FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".tsv", ".yaml", ".yml")
+HUB_DATASET = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[^:/\s]+))?")
+BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
+STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+STDLIB_EXCLUDED_PATHS = ("idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
+
+LARGEST_SHARE_SET_ASIDE = 0.2
+FEWEST_DOCUMENTS = 5
+# tables and generated text of the standard library, good for a vocabulary, not for statistics
+GENERATED = ("encodings/", "pydoc_data/")
+# a passage of this many characters per token of a row is about one row of source code
+PASSAGE_CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line 120)."""
+
+    text: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where texts are read from: a local `path` or a Hub `dataset`; `columns` of a row are joined as they stand."""
+
+    spec: str
+    path: Path | None = None
+    dataset: str | None = None
+    split: str = "train"
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceTexts:
+    """The texts of a source, and how many files of a folder were not text (binary, not UTF-8, unreadable)."""
+
+    documents: list[Document]
+    skipped: int = 0
+
+
+# --- sources -------------------------------------------------------------------------------------------------------
+
+
+def parse_source(spec: str) -> Source:
+    """Reads what a user wrote for a source.
+
+    Args:
+        spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]` or `org/dataset:split[columns]`.
+            What exists on disk is a path, whatever else it looks like.
+
+    Raises:
+        [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
+    """
+    if not spec.strip():
+        raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
+    if _exists(spec):
+        return Source(spec, path=Path(spec).expanduser())
+    base, columns = spec, ()
+    if match := BRACKETS.fullmatch(spec):
+        base = match["base"]
+        columns = tuple(column.strip() for column in match["columns"].split(","))
+        if not all(columns):
+            raise FlabError(f"source {spec!r} has an empty column name; write it as 'path[column,other_column]'")
+        if _exists(base):
+            return Source(spec, path=Path(base).expanduser(), columns=columns)
+    match = HUB_DATASET.fullmatch(base)
+    if match is None or base.lower().endswith(FILE_SUFFIXES):
+        raise FlabError(
+            f"source {base!r} does not exist; name a file, a folder, or a Hub dataset such as 'org/dataset'"
+            " (columns in brackets after it)"
+        )
+    return Source(spec, dataset=match["name"], split=match["split"] or "train", columns=columns)
+
+
+def read_source(spec: str | Source) -> SourceTexts:
+    """Reads the texts of one source, in a fixed order.
+
+    A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row: the named columns
+    joined as they stand, or else the column `text` or `content`. Any other file is one document. A folder gives every text file
+    below it, sorted; hidden folders and `__pycache__` are passed over, files that are binary, not UTF-8 or unreadable are
+    skipped and counted. Empty texts are dropped. Nothing in a text is changed, except that a byte order mark at its start goes
+    and lone surrogates, which no UTF-8 can carry, become U+FFFD.
+
+    Raises:
+        [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset cannot be loaded, or
+            there is no text.
+    """
+    source = parse_source(spec) if isinstance(spec, str) else spec
+    skipped = 0
+    if source.dataset is not None:
+        documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
+    elif source.path.is_dir():
+        if source.columns:
+            raise FlabError(f"source {source.spec!r} is a folder and has no columns; name a file of it, or leave out the brackets")
+        folder = read_folder(source.path)
+        documents, skipped = folder.documents, folder.skipped
+    elif source.path.suffix.lower() in ROW_SUFFIXES:
+        documents = rows_to_documents(_file_rows(source.path), str(source.path), source.columns)
+    else:
+        if source.columns:
+            raise FlabError(
+                f"source {source.spec!r} is a plain text file and has no columns; leave out the brackets, or name one of"
+                f" {', '.join(ROW_SUFFIXES)}"
+            )
+        documents = [Document(_read_text(source.path), str(source.path))]
+    documents = [document for document in documents if document.text.strip()]
+    if not documents:
+        found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
+        raise FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
+    return SourceTexts(documents, skipped)
+
+
+def read_sources(specs: Sequence[str]) -> SourceTexts:
+    """Reads several sources, one after the other; all of them are parsed before the first is read."""
+    texts = [read_source(source) for source in [parse_source(spec) for spec in specs]]
+    return SourceTexts([document for part in texts for document in part.documents], sum(part.skipped for part in texts))
+
+
+def read_folder(folder: Path) -> SourceTexts:
+    """Reads every UTF-8 text file below `folder`, sorted by path; symlinks are followed, each folder is read once."""
+    return _read_files(_walk(folder, lambda relative: not _is_hidden_or_cache(relative)), folder, f"{folder.as_posix()}/")
+
+
+def default_corpus() -> SourceTexts:
+    """The Python standard library's own source without its tests, which every machine has.
+
+    Raises:
+        [`FlabError`]: this Python was installed without the source of its library.
+    """
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+
+    def wanted(relative: str) -> bool:
+        return relative.rsplit("/", 1)[-1] not in STDLIB_EXCLUDED and relative not in STDLIB_EXCLUDED_PATHS
+
+    files = [path for path in _walk(stdlib, wanted) if path.suffix == ".py"]
+    texts = _read_files(files, stdlib, "")
+    documents = [document for document in texts.documents if document.text.strip()]
+    if not documents:
+        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus (--corpus)")
+    return SourceTexts(documents, texts.skipped)
+
+
+def rows_to_documents(rows: Iterable[dict[str, Any]] | Dataset, name: str, columns: Sequence[str] = ()) -> list[Document]:
+    """One document per row: the values of `columns` as strings (`None` is empty) joined with nothing between.
+
+    Args:
+        rows: mappings from column names to values.
+        name (`str`): where the rows come from, for the names of the documents and for errors.
+        columns (`Sequence[str]`): the columns to join; none: `text` or `content`.
+
+    Raises:
+        [`FlabError`]: a row has no such column; names the row (counted from 1) and the columns it has.
+    """
+    documents = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise FlabError(f"{name}, row {number}: expected an object with columns, found {type(row).__name__}")
+        found = ", ".join(map(str, row)) or "none"
+        if not columns:
+            columns = next(((column,) for column in TEXT_COLUMNS if column in row), ())
+            if not columns:
+                raise FlabError(
+                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in brackets,"
+                    f" '{name}[column,...]'"
+                )
+        if missing := [column for column in columns if column not in row]:
+            raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
+        values = (row[column] for column in columns)
+        text = "".join("" if value is None else str(value) for value in values)
+        documents.append(Document(_without_lone_surrogates(text), f"{name}#{number}"))
+    return documents
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL inside
+        return False
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FlabError(f"file {str(path)!r} is not UTF-8 (byte {error.start}); convert it or leave it out") from error
+    except OSError as error:
+        raise FlabError(f"file {str(path)!r} cannot be read ({error.strerror or error})") from error
+
+
+def _without_lone_surrogates(text: str) -> str:
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _file_rows(path: Path) -> Iterable[Any]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    text = _read_text(path)
+    if suffix == ".csv":
+        return _csv_rows(text, path)
+    return _json_rows(text, path) if suffix == ".json" else _json_lines(text, path)
+
+
+def _json_lines(text: str, path: Path) -> Iterator[Any]:
+    # not splitlines(): JSON strings may hold U+2028 and its like as they are
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
+
+
+def _json_rows(text: str, path: Path) -> list[Any]:
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise FlabError(f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file") from error
+    if not isinstance(rows, list):
+        raise FlabError(f"file {str(path)!r} holds a JSON {type(rows).__name__}; expected a list of objects, one per text")
+    return rows
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[dict[str, str]]:
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        for row in csv.DictReader(io.StringIO(text, newline="")):  # quoted fields keep their line ends
+            row.pop(None, None)  # cells beyond the header
+            yield row
+    except csv.Error as error:
+        raise FlabError(f"file {str(path)!r} is not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise FlabError(f"file {str(path)!r} cannot be read as parquet ({error})") from error
+
+
+def _load_hub_dataset(source: Source) -> Dataset:
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    remedy = "name a local file or folder instead"
+    try:
+        huggingface_hub.HfApi().dataset_info(source.dataset)
+    except RepositoryNotFoundError as error:
+        raise FlabError(f"dataset {source.dataset!r} does not exist on the Hub, or is private; {remedy}") from error
+    except OfflineModeIsEnabled:
+        pass  # a copy in the cache may do
+    except HfHubHTTPError as error:
+        raise FlabError(f"dataset {source.dataset!r}: the Hub refused ({_first_line(error)}); {remedy}") from error
+    except Exception as error:  # connection errors are of several libraries' classes
+        raise FlabError(
+            f"dataset {source.dataset!r} is neither a local path nor can the Hub be reached ({_first_line(error)}); {remedy},"
+            " or set HF_HUB_OFFLINE=1 to use a cached copy"
+        ) from error
+    try:
+        return datasets.load_dataset(source.dataset, split=source.split)
+    except Exception as error:  # a builder can raise anything
+        raise FlabError(
+            f"dataset {source.dataset!r}, split {source.split!r}, cannot be loaded ({_first_line(error)}); {remedy}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _is_hidden_or_cache(relative: str) -> bool:
+    name = relative.rsplit("/", 1)[-1]
+    return name.startswith(".") or name == "__pycache__"
+
+
+def _walk(folder: Path, enter: Callable[[str], bool]) -> list[Path]:
+    """Files below `folder`, sorted; `enter` says, by the path relative to `folder`, which folders are looked into."""
+    seen, files = set(), []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=_raise_unreadable_folder(folder)):
+        real = os.path.realpath(root)
+        if real in seen:  # a symlink back
+            folders.clear()
+            continue
+        seen.add(real)
+        relative = Path(root).relative_to(folder)
+        folders[:] = sorted(name for name in folders if enter((relative / name).as_posix()))
+        files += [Path(root) / name for name in names]
+    return sorted(files, key=lambda path: path.relative_to(folder).parts)
+
+
+def _raise_unreadable_folder(folder: Path) -> Callable[[OSError], None]:
+    def handle(error: OSError) -> None:
+        if error.filename is not None and Path(error.filename) == folder:
+            raise FlabError(f"folder {str(folder)!r} cannot be read ({error.strerror})") from error
+
+    return handle
+
+
+def _read_files(files: Iterable[Path], folder: Path, prefix: str) -> SourceTexts:
+    documents, skipped = [], 0
+    for path in files:
+        try:
+            if not path.is_file():  # a pipe would block
+                raise OSError("not a regular file")
+            data = path.read_bytes()
+            if b"\0" in data:
+                raise ValueError("binary")
+            text = data.decode("utf-8-sig")
+        except (OSError, ValueError):
+            skipped += 1
+            continue
+        documents.append(Document(text, prefix + path.relative_to(folder).as_posix()))
+    return SourceTexts(documents, skipped)
+
+
+# --- sets ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextSets:
+    """The texts of a pruning run; no document of one of the last two sets is in another set.
+
+    Args:
+        corpus (`list[Document]`): whole documents whose tokens stay in the vocabulary; no text twice.
+        calibration (`list[Document]`): passages of corpus documents that statistics are collected on.
+        validation (`list[Document]`): passages that choose between shapes.
+        held_out (`list[Document]`): passages that only ever measure.
+        skipped_files (`int`): files inside named folders that are not UTF-8 text.
+        set_aside (`int`): documents taken out of the calibration sources for validation and held-out.
+    """
+
+    corpus: list[Document]
+    calibration: list[Document]
+    validation: list[Document]
+    held_out: list[Document]
+    skipped_files: int
+    set_aside: int
+
+    @property
+    def corpus_hash(self) -> str:
+        """Hex SHA-256 over the corpus texts in order, each preceded by its length in bytes."""
+        return texts_hash(document.text for document in self.corpus)
+
+
+def texts_hash(texts: Iterable[str]) -> str:
+    """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int) -> TextSets:
+    """Reads the sources of `data` and divides their documents.
+
+    The documents of the calibration sources (of the corpus, where none are named; of the default corpus without its
+    generated tables) are freed of duplicates and shuffled.
+    Validation, and held-out unless its sources are named, take the first documents until they have their tokens, together
+    at most 20% of the documents and at least one each. Calibration takes the following ones until it has its tokens.
+
+    Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one row of source code.
+    Every document gives one passage, chosen by the seed, before any gives a second, so that many documents are
+    sampled. A document that gave a passage to validation or held-out is set aside whole: its text is in no other set. Texts are not cut
+    to the token budgets, each set goes over its own by less than its last passage: `pack(..., max_tokens=...)` does that.
+
+    Args:
+        data (`DataSettings`): the sources and the token budgets.
+        count_tokens (`Callable[[list[str]], list[int]]`): the number of tokens of each of some texts.
+        seed (`int`): decides the order of documents and the passages.
+
+    Raises:
+        [`FlabError`]: a source cannot be read, or there is too little text.
+    """
+    named_held_out = read_sources(data.held_out) if data.held_out else None
+    named_pool = read_sources(data.calibration) if data.calibration else None
+    corpus = read_sources(data.corpus) if data.corpus else default_corpus()
+    skipped = sum(texts.skipped for texts in (corpus, named_pool, named_held_out) if texts is not None)
+    never = {document.text for document in named_held_out.documents} if named_held_out else set()
+
+    pool = _unique((named_pool or corpus).documents, never)
+    if not data.calibration and not data.corpus:
+        pool = [document for document in pool if not document.name.startswith(GENERATED)]
+    if len(pool) < FEWEST_DOCUMENTS:
+        raise FlabError(
+            f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set aside to"
+            " measure on); name more or larger sources (--calibration, --corpus)"
+        )
+    rng = np.random.default_rng(seed)
+    shuffled = [pool[index] for index in rng.permutation(len(pool))]
+    validation_most, held_out_most = _set_aside_sizes(len(pool), data, held_out_named=named_held_out is not None)
+    sampler = _PassageSampler(count_tokens, PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length, rng)
+
+    validation, used = sampler.sample(shuffled[:validation_most], data.validation_tokens)
+    set_aside = used
+    if named_held_out is not None:
+        others = _unique(named_held_out.documents, {document.text for document in shuffled[:used]})
+        if not others:
+            raise FlabError("every held-out text is needed for validation; name other sources (--held-out)")
+        held_out, _ = sampler.sample([others[index] for index in rng.permutation(len(others))], data.held_out_tokens)
+    else:
+        held_out, used = sampler.sample(shuffled[set_aside : set_aside + held_out_most], data.held_out_tokens)
+        set_aside += used
+    calibration, _ = sampler.sample(shuffled[set_aside:], data.calibration_tokens)
+
+    tokens = sum(count_tokens([document.text for document in calibration]))
+    if tokens < min(data.sequence_length, data.calibration_tokens):
+        raise FlabError(
+            f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more text"
+            " (--calibration) or shorten the sequence (--sequence-length)"
+        )
+    never |= {document.text for document in shuffled[:set_aside]}
+    return TextSets(
+        corpus=_unique([*corpus.documents, *(named_pool.documents if named_pool else [])], never),
+        calibration=calibration,
+        validation=validation,
+        held_out=held_out,
+        skipped_files=skipped,
+        set_aside=set_aside,
+    )
+
+
+def split_passages(text: str, most_characters: int) -> list[str]:
+    """Cuts a text at line borders into passages of about equal size; joined again they are the text.
+
+    Args:
+        text (`str`): a text.
+        most_characters (`int`): the most characters of a passage; only a longer line is itself cut.
+    """
+    if len(text) <= most_characters:
+        return [text]
+    enough = -(-len(text) // -(-len(text) // most_characters))
+    passages, current = [], ""
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), most_characters):
+            piece = line[start : start + most_characters]
+            if current and (len(current) >= enough or len(current) + len(piece) > most_characters):
+                passages.append(current)
+                current = ""
+            current += piece
+    return [*passages, current]
+
+
+def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
+    """The documents whose text is not in `without` and is not that of an earlier one."""
+    seen = set(without)
+    return [document for document in documents if not (document.text in seen or seen.add(document.text))]
+
+
+def _set_aside_sizes(documents: int, data: DataSettings, held_out_named: bool) -> tuple[int, int]:
+    """The most documents that validation and held-out may take, shared like their token budgets."""
+    most = int(documents * LARGEST_SHARE_SET_ASIDE)
+    if held_out_named:
+        return max(1, most), 0
+    share = data.validation_tokens / (data.validation_tokens + data.held_out_tokens)
+    validation = min(max(1, round(most * share)), max(1, most - 1))
+    return validation, max(1, most - validation)
+
+
+@dataclass(frozen=True)
+class _PassageSampler:
+    count_tokens: Callable[[list[str]], list[int]]
+    most_characters: int
+    rng: np.random.Generator
+
+    def sample(self, documents: Sequence[Document], tokens: int) -> tuple[list[Document], int]:
+        """Takes passages until there are `tokens`; returns them and how many documents, from the first, gave any."""
+        taken, used, have = [], 0, 0
+        passages = self._rounds(documents)
+        while have < tokens and (block := list(islice(passages, 16))):
+            counts = self.count_tokens([passage.text for _, passage in block])
+            for (index, passage), count in zip(block, counts, strict=True):
+                if have >= tokens:
+                    break
+                taken.append(passage)
+                used, have = max(used, index + 1), have + count
+        return taken, used
+
+    def _rounds(self, documents: Sequence[Document]) -> Iterator[tuple[int, Document]]:
+        """One passage of every document in turn, then a second of those that have one, and so on."""
+        remaining = []
+        for index, document in enumerate(documents):
+            passages = self._passages(document)
+            order = self.rng.permutation(len(passages))
+            yield index, passages[order[0]]
+            if len(passages) > 1:
+                remaining.append((index, [passages[position] for position in order[1:]]))
+        while remaining:
+            for index, passages in remaining:
+                yield index, passages.pop(0)
+            remaining = [(index, passages) for index, passages in remaining if passages]
+
+    def _passages(self, document: Document) -> list[Document]:
+        texts = split_passages(document.text, self.most_characters)
+        if len(texts) == 1:
+            return [document]
+        lines = np.cumsum([1, *(text.count("\n") for text in texts[:-1])])
+        passages = [Document(text, f"{document.name}:{line}") for text, line in zip(texts, lines, strict=True)]
+        return [passage for passage in passages if passage.text.strip()]
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Rows of tokens of several documents each, in which no document attends to another.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(rows, length)`): token ids.
+        position_ids (`torch.LongTensor` of shape `(rows, length)`): positions; each document, and the padding, starts at 0 again.
+        mask (`torch.BoolTensor` of shape `(rows, length)`): true for real tokens, false for padding.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """The number of real tokens."""
+        return int(self.mask.sum())
+
+    def batches(self, batch_size: int) -> Iterator[PackedTokens]:
+        """The rows, `batch_size` at a time."""
+        for start in range(0, len(self.input_ids), batch_size):
+            rows = slice(start, start + batch_size)
+            yield PackedTokens(self.input_ids[rows], self.position_ids[rows], self.mask[rows])
+
+    def model_inputs(self, device: torch.device | str | None = None) -> dict[str, Any]:
+        """Keyword arguments for a causal language model that keep the documents of a row apart.
+
+        transformers sees the restarts of the positions and builds block-diagonal masks (within the window in sliding layers), but
+        only without a cache and without an attention mask.
+        """
+        return {
+            "input_ids": self.input_ids.to(device),
+            "position_ids": self.position_ids.to(device),
+            "attention_mask": None,
+            "use_cache": False,
+        }
+
+
+def pack(
+    token_lists: Sequence[Sequence[int]], sequence_length: int, pad_id: int, max_tokens: int | None = None
+) -> PackedTokens:
+    """Lays documents into rows, first fit in the given order.
+
+    A document of at most `sequence_length` tokens stays whole; a longer one is cut into chunks that count as documents.
+
+    Args:
+        token_lists (`Sequence[Sequence[int]]`): the token ids of each document.
+        sequence_length (`int`): tokens per row.
+        pad_id (`int`): fills the ends of rows.
+        max_tokens (`int`, *optional*): tokens beyond the first `max_tokens` are left out.
+
+    Returns:
+        [`PackedTokens`]: every token once, in as many rows as it takes (none without tokens).
+    """
+    rows: list[list[Sequence[int]]] = []
+    free = np.zeros(0, dtype=np.int64)
+    for chunk in _chunks(token_lists, sequence_length, max_tokens):
+        fitting = np.flatnonzero(free >= len(chunk))
+        if len(fitting):
+            row = int(fitting[0])
+        else:
+            row = len(rows)
+            rows.append([])
+            free = np.append(free, sequence_length)
+        rows[row].append(chunk)
+        free[row] -= len(chunk)
+
+    input_ids = torch.full((len(rows), sequence_length), pad_id, dtype=torch.long)
+    position_ids = torch.zeros((len(rows), sequence_length), dtype=torch.long)
+    mask = torch.zeros((len(rows), sequence_length), dtype=torch.bool)
+    for row, chunks in enumerate(rows):
+        start = 0
+        for chunk in chunks:
+            end = start + len(chunk)
+            input_ids[row, start:end] = torch.as_tensor(chunk, dtype=torch.long)
+            position_ids[row, start:end] = torch.arange(len(chunk))
+            start = end
+        mask[row, :start] = True
+        position_ids[row, start:] = torch.arange(sequence_length - start)
+    return PackedTokens(input_ids, position_ids, mask)
+
+
+def _chunks(
+    token_lists: Iterable[Sequence[int]], sequence_length: int, max_tokens: int | None
+) -> Iterator[Sequence[int]]:
+    left = sys.maxsize if max_tokens is None else max_tokens
+    for tokens in token_lists:
+        for start in range(0, len(tokens), sequence_length):
+            chunk = tokens[start : start + min(sequence_length, left)]
+            if not len(chunk):
+                return
+            left -= len(chunk)
+            yield chunk

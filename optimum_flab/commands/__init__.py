@@ -1,0 +1,21 @@
+"""The verbs of `optimum-cli flab`. Light: it is imported at every start of `optimum-cli`."""
+
+from __future__ import annotations
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+
+from .inspect import InspectCommand
+from .prune import PruneCommand
+from .push import PushCommand
+
+
+class FlabCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("flab", help="Prune the vocabulary, layers and FFNs of code language models.")
+    SUBCOMMANDS = (
+        CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),
+        CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
+        CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
+    )
+
+
+__all__ = ["FlabCommand"]

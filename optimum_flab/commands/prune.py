@@ -1,0 +1,164 @@
+"""`optimum-cli flab prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
+
+from ..errors import ConfigurationError
+from ..settings import SECTIONS, PrunerSettings, check_settings, merge_settings, read_settings_file
+from .base import FlabVerb, add_model_arguments, argument_groups
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _ArgumentGroup
+
+
+class Flag(NamedTuple):
+    """A flag of the command line and the setting it gives; the setting says the type, the choices and the default."""
+
+    flag: str
+    setting: str
+    metavar: str | None = None
+
+
+FLAGS = (
+    Flag("--target-ratio", "target_ratio", "RATIO"),
+    Flag("--seed", "seed", "N"),
+    Flag("--corpus", "data.corpus", "SOURCE"),
+    Flag("--calibration", "data.calibration", "SOURCE"),
+    Flag("--held-out", "data.held_out", "SOURCE"),
+    Flag("--calibration-tokens", "data.calibration_tokens", "N"),
+    Flag("--sequence-length", "data.sequence_length", "N"),
+    Flag("--batch-size", "data.batch_size", "N"),
+    Flag("--vocab-size", "vocabulary.size", "N"),
+    Flag("--min-count", "vocabulary.min_count", "N"),
+    Flag("--keep-merges", "vocabulary.keep_merges", "N"),
+    Flag("--keep-token", "vocabulary.keep_tokens", "TOKEN"),
+    Flag("--pad-vocab-to-multiple-of", "vocabulary.pad_to_multiple_of", "N"),
+    Flag("--no-vocabulary", "vocabulary.enabled"),
+    Flag("--num-hidden-layers", "layers.num_hidden_layers", "N"),
+    Flag("--layer-criterion", "layers.criterion"),
+    Flag("--no-layers", "layers.enabled"),
+    Flag("--intermediate-size", "ffn.intermediate_size", "N"),
+    Flag("--ffn-multiple-of", "ffn.multiple_of", "N"),
+    Flag("--ffn-criterion", "ffn.criterion"),
+    Flag("--no-ffn", "ffn.enabled"),
+)
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class PruneCommand(FlabVerb):
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        required, optional = argument_groups(parser)
+        add_model_arguments(required, optional)
+        required.add_argument("output", type=Path, help="folder to write the pruned model to")
+        optional.add_argument(
+            "-c",
+            "--config",
+            metavar="FILE",
+            help="YAML or JSON file with the settings; flags win over it (default: none)",
+        )
+        optional.add_argument(
+            "--plan",
+            metavar="FILE",
+            help="flab_plan.json of an earlier run, to be applied without any search (default: search)",
+        )
+        for flag in FLAGS:
+            _add(optional, flag)
+        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+        optional.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            default="float32",
+            help="number format of the computation (default: %(default)s)",
+        )
+        optional.add_argument(
+            "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
+        )
+        optional.add_argument(
+            "--overwrite", action="store_true", help="replace what is in the output folder (default: refuse)"
+        )
+
+    def execute(self) -> None:
+        args = self.args
+        # Faults of the command line are reported before torch is imported.
+        if args.plan is None:
+            given = settings_from(args)
+            check_settings(given)
+        else:
+            _refuse_search(args)
+
+        from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
+
+        FlabOptimizer.check_output(args.output, args.overwrite)
+        work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
+        optimizer = FlabOptimizer.from_pretrained(
+            args.model,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+            device=args.device,
+            dtype=args.dtype,
+            output_dtype=args.output_dtype,
+        )
+        if args.plan is None:
+            optimizer.prune(work)
+        else:
+            optimizer.apply(work)
+        optimizer.save_pretrained(args.output, overwrite=args.overwrite)
+        print(optimizer.summary())
+
+
+def settings_from(args: Namespace) -> dict[str, Any]:
+    """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
+    winning: dict[str, Any] = {}
+    for _, setting, _ in FLAGS:
+        value = getattr(args, setting, None)
+        if value is not None:
+            *section, name = setting.split(".")
+            (winning.setdefault(section[0], {}) if section else winning)[name] = value
+    below = {} if args.config is None else read_settings_file(args.config)
+    return {str(name): value for name, value in merge_settings(below, winning).items()}
+
+
+def _refuse_search(args: Namespace) -> None:
+    given = [flag.flag for flag in FLAGS if getattr(args, flag.setting) is not None]
+    if args.config is not None:
+        given.insert(0, "--config")
+    if given:
+        raise ConfigurationError(
+            f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "
+            "drop --plan to search anew, or drop the rest to apply the plan as it is"
+        )
+
+
+def _add(group: _ArgumentGroup, flag: Flag) -> None:
+    """Declare a flag from its setting; its value is None unless given, so that it hides no configuration file."""
+    *section, name = flag.setting.split(".")
+    field = (SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
+    if field.annotation is bool:
+        group.add_argument(
+            flag.flag,
+            dest=flag.setting,
+            action="store_const",
+            const=False,
+            help=f"do not {field.description} (default: do)",
+        )
+        return
+    description = field.description or ""
+    if "default: " in description:
+        help_text = description
+    elif field.default == []:
+        help_text = f"{description}; may be given several times (default: none)"
+    else:
+        help_text = f"{description} (default: {'none' if field.default is None else field.default})"
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    options: dict[str, Any] = {"metavar": flag.metavar}
+    if get_origin(field.annotation) is Literal:
+        options["choices"] = kinds
+    elif get_origin(field.annotation) is list:
+        options["action"] = "append"
+    else:
+        options["type"] = kinds[0] if kinds else field.annotation
+    group.add_argument(flag.flag, dest=flag.setting, help=help_text.replace("%", "%%"), **options)

@@ -1,0 +1,130 @@
+"""How far a pruned model's predictions are from the dense model's.
+
+*Divergence* is the mean over tokens of KL(dense ‖ pruned) of the next-token distribution, in nats, over the kept
+vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from .architectures import Architecture
+from .calibration import PackedTokens
+from .layerwise import LayerInputs, layer_inputs, run_layer
+
+TOKENS_PER_CHUNK = 256  # bounds the memory of logits: 256 x 262,144 x 4 bytes = 268 MB for the largest vocabularies
+
+
+def predicting(tokens: PackedTokens) -> torch.Tensor:
+    """Which positions predict a token of their own document: bool of shape `(rows, length)`."""
+    mask = torch.zeros_like(tokens.mask)
+    mask[:, :-1] = tokens.mask[:, :-1] & tokens.mask[:, 1:] & (tokens.position_ids[:, 1:] > 0)
+    return mask
+
+
+def final_hidden(
+    model: nn.Module,
+    architecture: Architecture,
+    tokens: PackedTokens,
+    batch_size: int,
+    layer_step: Callable[[int, torch.Tensor, dict], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Hidden states that the output head reads at the positions that predict something.
+
+    Args:
+        tokens ([`PackedTokens`]): sequences, as ids of `model`.
+        batch_size (`int`): rows per forward pass.
+        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a caller
+            skip layers or replace their weights. Defaults to the layer itself.
+
+    Returns:
+        `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
+    """
+    layers = architecture.decoder_layers(model)
+    norm = model.get_submodule(architecture.final_norm)
+
+    def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        return run_layer(layers[index], hidden, kwargs)
+
+    step = layer_step or plain
+    outputs = []
+    with torch.no_grad():
+        for batch in tokens.batches(batch_size):
+            inputs: LayerInputs = layer_inputs(model, architecture, batch)
+            hidden = inputs.hidden
+            for index in range(len(layers)):
+                hidden = step(index, hidden, inputs.kwargs[index])
+            outputs.append(norm(hidden)[predicting(batch).to(hidden.device)].cpu())
+    return torch.cat(outputs)
+
+
+class OutputHead:
+    """The output head of a model, restricted to some rows of the vocabulary.
+
+    Args:
+        model (`nn.Module`): a causal language model.
+        kept (`Sequence[int]`, *optional*): the rows to score, in this order. Defaults to all.
+    """
+
+    def __init__(self, model: nn.Module, architecture: Architecture, kept: Sequence[int] | None = None):
+        head = model.get_submodule(architecture.output_head)
+        rows = slice(None) if kept is None else torch.as_tensor(kept, device=head.weight.device)
+        self.weight = head.weight.detach()[rows]
+        self.bias = None if head.bias is None else head.bias.detach()[rows]
+        self.softcap = getattr(model.config, "final_logit_softcapping", None)
+
+    @torch.no_grad()
+    def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
+        logits = nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return torch.log_softmax(logits, dim=-1)
+
+
+def mean_divergence(
+    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
+) -> float:
+    """Mean KL(dense ‖ pruned) in nats per token; both heads score the same tokens in the same order.
+
+    Args:
+        dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
+        pruned_hidden (`torch.Tensor` of shape `(positions, hidden)`): the same positions in the pruned model.
+    """
+    total = 0.0
+    for start in range(0, len(dense_hidden), TOKENS_PER_CHUNK):
+        dense = dense_head.log_probabilities(dense_hidden[start : start + TOKENS_PER_CHUNK])
+        pruned = pruned_head.log_probabilities(pruned_hidden[start : start + TOKENS_PER_CHUNK])
+        total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
+    return total / max(len(dense_hidden), 1)
+
+
+def mean_lost_mass(dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int]) -> float:
+    """Mean probability that the dense model gives to tokens that are not kept."""
+    total = 0.0
+    rows = torch.as_tensor(kept, device=full_head.weight.device)
+    for start in range(0, len(dense_hidden), TOKENS_PER_CHUNK):
+        probability = full_head.log_probabilities(dense_hidden[start : start + TOKENS_PER_CHUNK]).exp()
+        total += float((1 - probability[:, rows].sum(dim=-1, dtype=torch.float64)).clamp_min(0).sum())
+    return total / max(len(dense_hidden), 1)
+
+
+def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
+    """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
+
+    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be predicted
+    from and is free, for the dense and the pruned model alike.
+    """
+    following = torch.zeros_like(tokens.input_ids)
+    following[:, :-1] = tokens.input_ids[:, 1:]
+    targets = following[predicting(tokens)]
+    total = 0.0
+    for start in range(0, len(hidden), TOKENS_PER_CHUNK):
+        chunk = head.log_probabilities(hidden[start : start + TOKENS_PER_CHUNK])
+        wanted = targets[start : start + TOKENS_PER_CHUNK].to(chunk.device)
+        total -= float(chunk.gather(1, wanted[:, None]).sum(dtype=torch.float64))
+    return total / math.log(2)

@@ -1,0 +1,535 @@
+"""A model name, folder or GGUF file -> the dense model in memory, refused before its weights are read where it cannot be pruned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .architectures import architecture_for
+from .demo import DEMO_NAME, DEMO_TERMS, demo_model
+from .errors import ConfigurationError, FlabError
+
+
+if TYPE_CHECKING:
+    import gguf
+    import numpy as np
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+# what a safetensors header calls the types that weights are stored in
+SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
+# everything that is read before the weights; the Hub matches case, so licences come in three spellings
+METADATA_PATTERNS = (
+    *("*.json", "*.jinja", "*.model", "*.txt", "*.py"),
+    *(f"{spelling}*" for stem in LICENSE_STEMS for spelling in (stem, stem.capitalize(), stem.upper())),
+)
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    "tekken.json",
+)
+# the largest relative difference (Frobenius) that quantising one matrix twice explains: about 4% between 5 and 8 bits, 15% at 3
+# bits; matrices trained apart differ by more than 100%
+LARGEST_QUANTISATION_DIFFERENCE = 0.2
+ROWS_AT_ONCE = 4096
+
+
+@dataclass
+class DenseModel:
+    """A model before pruning, with what is needed to write one like it.
+
+    Args:
+        model (`PreTrainedModel`): in evaluation mode, no parameter requires gradients.
+        tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer.
+        name (`str`): what the user called it.
+        revision (`str`, *optional*): the commit of a Hub repository.
+        storage_dtype (`torch.dtype`): what most of its weights are stored in; for GGUF files bfloat16.
+        folder (`Path`, *optional*): where its files are.
+        notes (`list[str]`): what the user should be told.
+        license_files (`list[Path]`): licences and notices that belong to the weights.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None = None
+    storage_dtype: torch.dtype = torch.float32
+    folder: Path | None = None
+    notes: list[str] = field(default_factory=list)
+    license_files: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not weights."""
+
+    name: str
+    load_from: str
+    folder: Path
+    revision: str | None = None
+    gguf: Path | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        options = {"revision": self.revision} if self.revision else {}
+        return options | ({"gguf_file": self.gguf.name} if self.gguf else {})
+
+
+def load_dense(
+    model_name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "float32",
+) -> DenseModel:
+    """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or read.
+
+    Args:
+        model_name_or_path (`str` or `Path`): a Hub id, a local folder, a GGUF file or a folder with one, or `flab-demo`.
+        revision (`str`, *optional*): branch, tag or commit of a Hub repository.
+        trust_remote_code (`bool`): whether code from the repository may run.
+        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
+        dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
+
+    Returns:
+        [`DenseModel`]: the model on `device` in `dtype`.
+
+    Raises:
+        [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised other than GGUF, is of
+            an unsupported family, needs custom code that was not allowed, or has no fast tokenizer that fits it.
+        [`ConfigurationError`]: there is no such device or dtype.
+    """
+    dtype, device = computation_dtype(dtype), computation_device(device)
+    files = find_model(model_name_or_path, revision)
+    config = read_config(files, trust_remote_code)
+    tokenizer = load_tokenizer(files, trust_remote_code)
+    check_vocabulary(tokenizer, config, files.name)
+
+    notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
+    if revision is not None and files.revision is None:
+        notes.append(f"revision {revision!r} means nothing for local files and was ignored")
+    finer_copy = None
+    if files.gguf is not None and not config.tie_word_embeddings:
+        finer_copy, difference = near_equal_copies(files.gguf)
+        if finer_copy is not None:
+            config.tie_word_embeddings = True
+            notes.append(
+                f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again, keeping the"
+                f" one of {finer_copy.tensor_type.name}"
+            )
+    model = _load_weights(files, config, dtype)
+    if finer_copy is not None:
+        _overwrite(model.get_input_embeddings().weight, finer_copy)
+    return DenseModel(
+        model=model.to(device).eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        name=files.name,
+        revision=files.revision,
+        storage_dtype=torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config),
+        folder=files.folder,
+        notes=notes,
+        license_files=find_license_files(files.folder),
+    )
+
+
+def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> DenseModel:
+    """Takes a model and a tokenizer that are in memory already, after the checks of [`load_dense`].
+
+    The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring gradients.
+
+    Raises:
+        [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the tokenizer is not fast
+            or does not fit.
+    """
+    name = getattr(model.config, "name_or_path", "") or type(model).__name__
+    check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)
+    architecture_for(model.config)
+    _check_fast(tokenizer, name)
+    check_vocabulary(tokenizer, model.config, name)
+    folder = Path(name) if Path(name).is_dir() else None
+    return DenseModel(
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        name=name,
+        revision=getattr(model.config, "_commit_hash", None),
+        storage_dtype=_most_common({p: p.dtype for p in model.parameters()}.values(), (p.numel() for p in model.parameters())),
+        folder=folder,
+        license_files=find_license_files(folder) if folder else [],
+    )
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def find_model(model_name_or_path: str | Path, revision: str | None = None) -> ModelFiles:
+    """Finds a model's files; of a Hub repository downloads everything but the weights.
+
+    Raises:
+        [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor a GGUF file.
+    """
+    name = str(model_name_or_path)
+    if name == DEMO_NAME:
+        path = demo_model()
+        return ModelFiles(name, str(path.parent), path.parent, gguf=path)
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise FlabError(f"model {name!r} is a file but not a .gguf; name the folder of the checkpoint, or a GGUF file")
+        return _gguf_model(name, path)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return ModelFiles(name, str(path), path)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+        if len(found) == 1:
+            return _gguf_model(name, found[0])
+        if found:
+            raise FlabError(f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}")
+        raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
+        raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
+    return _find_on_hub(name, revision)
+
+
+def _gguf_model(name: str, path: Path) -> ModelFiles:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise FlabError(f"GGUF file {name!r} cannot be read ({error.strerror or error})") from error
+    if magic != b"GGUF":
+        raise FlabError(f"{name!r} is not a GGUF file (it starts with {magic!r}); download it again")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name, re.IGNORECASE):
+        raise FlabError(f"GGUF file {name!r} is one part of several; join them with llama-gguf-split --merge")
+    return ModelFiles(name, str(path.parent), path.parent, gguf=path)
+
+
+def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(METADATA_PATTERNS), ignore_patterns=["*/*"])
+        )
+    except GatedRepoError as error:
+        raise FlabError(f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise FlabError(f"model {name!r} has no revision {revision!r} on the Hub") from error
+    except RepositoryNotFoundError as error:
+        raise FlabError(
+            f"model {name!r} is neither a local folder nor on the Hub (or it is private: run `hf auth login`)"
+        ) from error
+    except Exception as error:  # connection errors are of several libraries' classes
+        at = f" at revision {revision!r}" if revision else ""
+        raise FlabError(
+            f"model {name!r}{at} is neither a local folder nor in the cache, and the Hub cannot be reached"
+            f" ({_first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or {DEMO_NAME}"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise FlabError(f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file")
+    return ModelFiles(name, name, folder, revision=folder.name)
+
+
+def find_license_files(folder: Path) -> list[Path]:
+    """Licence and notice files at the top of a folder, sorted."""
+    return sorted(file for file in folder.iterdir() if file.name.lower().startswith(LICENSE_STEMS) and file.is_file())
+
+
+# --- checks before the weights -------------------------------------------------------------------------------------
+
+
+def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The torch dtype of a name.
+
+    Raises:
+        [`ConfigurationError`]: it is not a floating-point type that can be computed in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in COMPUTATION_DTYPES:
+        raise ConfigurationError(f"dtype {name!r} is not one of {', '.join(COMPUTATION_DTYPES)}")
+    return COMPUTATION_DTYPES[name]
+
+
+def computation_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; by default CUDA if there is any, else the CPU.
+
+    Raises:
+        [`ConfigurationError`]: this machine has no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigurationError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'") from error
+    return device
+
+
+def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Reads the configuration of a model and refuses what cannot be pruned.
+
+    Raises:
+        [`FlabError`]: see [`load_dense`].
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if files.gguf is None:
+        raw = _read_json(files.folder / "config.json")
+        check_config(raw, files.name, trust_remote_code)
+        for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
+            if (files.folder / extra).is_file():
+                raise FlabError(_quantised(files.name, extra))
+        if raw["model_type"] not in CONFIG_MAPPING and "AutoConfig" not in (raw.get("auto_map") or {}):
+            architecture_for(SimpleNamespace(**raw))  # says which families are known
+    try:
+        config = AutoConfig.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+    except Exception as error:  # configurations check themselves in many ways
+        what = "GGUF file" if files.gguf else "configuration of"
+        raise FlabError(f"{what} {files.name!r} cannot be read ({_first_line(error)})") from error
+    if files.gguf is not None:
+        check_config(config.to_dict(), files.name)
+    architecture_for(config)
+    return config
+
+
+def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:
+    """Refuses, by the fields of a `config.json`, what is quantised, not a causal language model, or custom code.
+
+    Raises:
+        [`FlabError`]: says what and what to do.
+    """
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
+    quantisation = raw.get("quantization_config") or raw.get("compression_config")
+    if quantisation:
+        raise FlabError(_quantised(name, quantisation.get("quant_method") or "unknown method"))
+    auto_map = raw.get("auto_map") or {}
+    if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
+        raise FlabError(
+            f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it with"
+            " --trust-remote-code"
+        )
+    architectures = raw.get("architectures") or []
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    known = {known} if isinstance(known, str) else set(known or ())
+    if model_type not in CONFIG_MAPPING:
+        causal = "AutoModelForCausalLM" in auto_map or any("CausalLM" in architecture for architecture in architectures)
+    else:
+        causal = bool(known) and (not architectures or bool(known.intersection(architectures)))
+    if not causal:
+        what = ", ".join(architectures) or f"model type {model_type}"
+        raise FlabError(f"model {name!r} is not a causal language model ({what}); name a decoder such as Qwen2ForCausalLM")
+
+
+def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads the fast tokenizer of a model.
+
+    Raises:
+        [`FlabError`]: there is none, or only a slow one.
+    """
+    from transformers import AutoTokenizer
+
+    if files.gguf is None and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would make up an empty one
+        raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+    except Exception as error:  # conversions fail in many ways
+        raise FlabError(
+            f"the tokenizer of {files.name!r} cannot be loaded as a fast tokenizer ({_first_line(error)}); it needs a"
+            " tokenizer.json"
+        ) from error
+    _check_fast(tokenizer, files.name)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, name: str) -> None:
+    """Refuses a tokenizer with ids beyond the embedding.
+
+    Raises:
+        [`FlabError`]: names both sizes.
+    """
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if needed > config.vocab_size:
+        raise FlabError(
+            f"the tokenizer of {name!r} has {needed} tokens but the model embeds only {config.vocab_size}; they do not belong"
+            " together"
+        )
+
+
+def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise FlabError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is slow only; pruning needs a fast one with a tokenizer.json"
+        )
+
+
+def _quantised(name: str, method: str) -> str:
+    return f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result (GGUF files can be read)"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlabError(f"{str(path)!r} cannot be read ({_first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise FlabError(f"{str(path)!r} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+
+def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    # without this, weights may stay packed where a kernel for them is installed
+    options = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf is not None else {}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            files.load_from, config=config, dtype=dtype, output_loading_info=True, **files.options, **options
+        )
+    except Exception as error:  # damaged files fail in many ways
+        raise FlabError(f"the weights of {files.name!r} cannot be loaded ({_first_line(error)})") from error
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise FlabError(f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {shown}")
+    if files.gguf is not None:
+        _forget_quantisation(model)
+    return model
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Makes a dequantised model an ordinary one that can be saved."""
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "_is_quantized"):
+        if attribute in vars(model):
+            delattr(model, attribute)
+    for attribute in ("quantization_config", "_pre_quantization_dtype"):
+        if attribute in vars(model.config):
+            delattr(model.config, attribute)
+
+
+def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
+    """Whether the embedding and the output head of a GGUF file are quantisations of one matrix.
+
+    Args:
+        path (`Path`): a GGUF file with tensors `token_embd.weight` and `output.weight`.
+
+    Returns:
+        `tuple[ReaderTensor | None, float]`: the copy with more bits per weight if they are, and their relative difference
+        (Frobenius norm of the difference over that of the finer copy).
+    """
+    import gguf
+
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    embedding, output = tensors.get("token_embd.weight"), tensors.get("output.weight")
+    if embedding is None or output is None or tuple(embedding.shape) != tuple(output.shape):
+        return None, float("inf")
+    finer = max(output, embedding, key=_bits_per_weight)
+    coarser = embedding if finer is output else output
+    difference = norm = 0.0
+    for start, rows in _dequantised(finer):
+        others = gguf.dequantize(coarser.data[start : start + len(rows)], coarser.tensor_type)
+        difference += float(((rows - others) ** 2).sum())
+        norm += float((rows**2).sum())
+    relative = (difference / norm) ** 0.5 if norm else float("inf")
+    return (finer if relative <= LARGEST_QUANTISATION_DIFFERENCE else None), relative
+
+
+def _bits_per_weight(tensor: gguf.ReaderTensor) -> float:
+    import gguf
+
+    weights, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
+    return 8 * size / weights
+
+
+def _dequantised(tensor: gguf.ReaderTensor) -> Iterable[tuple[int, np.ndarray]]:
+    """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first."""
+    import gguf
+
+    for start in range(0, len(tensor.data), ROWS_AT_ONCE):
+        yield start, gguf.dequantize(tensor.data[start : start + ROWS_AT_ONCE], tensor.tensor_type)
+
+
+@torch.no_grad()
+def _overwrite(weight: torch.Tensor, tensor: gguf.ReaderTensor) -> None:
+    for start, rows in _dequantised(tensor):
+        weight[start : start + len(rows)] = torch.from_numpy(rows)
+
+
+def _stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
+    """The type that most weights are stored in; without safetensors files what the configuration says."""
+    dtypes, sizes = [], []
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__" and tensor["dtype"] in SAFETENSORS_DTYPES:
+                dtypes.append(SAFETENSORS_DTYPES[tensor["dtype"]])
+                sizes.append(torch.Size(tensor["shape"]).numel())
+    if dtypes:
+        return _most_common(dtypes, sizes)
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return [folder / name for name in sorted(set(_read_json(index)["weight_map"].values())) if (folder / name).is_file()]
+    return []
+
+
+def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:
+    counts: Counter[torch.dtype] = Counter()
+    for dtype, size in zip(dtypes, sizes, strict=True):
+        counts[dtype] += size
+    return counts.most_common(1)[0][0]
+
+
+def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
+
+    A tensor with several names (a tied output head) counts once, under the last of them, so that a model, its state dict and the
+    checkpoint saved from it agree.
+
+    Args:
+        weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model or a state dict.
+    """
+    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    digest, seen = hashlib.sha256(), set()
+    for name in sorted(state, reverse=True):
+        tensor = state[name].detach()
+        if tensor.is_meta:
+            raise FlabError(f"weight {name!r} is not in memory")
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        digest.update(f"{name}\0{str(tensor.dtype)}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

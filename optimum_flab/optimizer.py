@@ -1,0 +1,578 @@
+"""The front door: load, prune, save, push. Orchestration only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .architectures import Architecture, architecture_for
+from .budget import (
+    Limits,
+    ParameterCounts,
+    Shape,
+    candidate_shape,
+    check_target,
+    count_parameters,
+    parameters_to_keep,
+    shape_of,
+)
+from .calibration import PackedTokens, TextSets, build_text_sets, pack
+from .configuration import FlabPrunerConfig
+from .divergence import OutputHead
+from .errors import FlabError
+from .ffn import CRITERIA as FFN_CRITERIA
+from .ffn.narrowing import NarrowLayer, narrow, survey
+from .layers import CRITERIA as LAYER_CRITERIA
+from .layers import Removal
+from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
+from .plan import PruningPlan
+from .report import build_report, measure_held_out, report_summary, write_report
+from .shapes import Candidate, candidate_shapes, measure_candidates
+from .surgery import operate
+from .vocabulary import Vocabulary, prune_vocabulary, rewrite_tokenizer
+
+
+TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """What pruning gives.
+
+    Args:
+        model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
+        tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
+        plan ([`PruningPlan`]): what was kept.
+        report (`dict`): what was removed and what it cost, as in `flab_report.json`.
+        config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    report: dict[str, Any]
+    config: FlabPrunerConfig | None
+
+
+@dataclass
+class Stopwatch:
+    """Seconds per step of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
+
+
+class FirstRemovals:
+    """Removals computed as far as somebody asks, and remembered."""
+
+    def __init__(self, removals: Iterator[Removal]):
+        self._removals = removals
+        self._drawn: list[Removal] = []
+
+    def __call__(self, number: int) -> list[Removal]:
+        while len(self._drawn) < number:
+            self._drawn.append(next(self._removals))
+        return self._drawn[:number]
+
+
+@contextmanager
+def _progress(description: str, total: int | None, unit: str) -> Iterator[Callable[[], None]]:
+    with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True) as bar:
+        yield bar.update
+
+
+class FlabOptimizer:
+    """Prunes a causal language model.
+
+    ```python
+    >>> optimizer = FlabOptimizer.from_pretrained("Qwen/Qwen2.5-Coder-0.5B-Instruct")
+    >>> pruned = optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
+    >>> optimizer.save_pretrained("out")
+    ```
+
+    Args:
+        model (`PreTrainedModel`): the dense model; it is not changed.
+        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
+        output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's own.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        output_dtype: str | torch.dtype | None = None,
+    ):
+        self._set_up(dense_from_memory(model, tokenizer), output_dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "float32",
+        output_dtype: str | torch.dtype | None = None,
+    ) -> FlabOptimizer:
+        """Loads a dense model; see [`~optimum_flab.loading.load_dense`] for the arguments and errors.
+
+        Args:
+            dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
+            output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's own.
+        """
+        if output_dtype is not None:
+            output_dtype = computation_dtype(output_dtype)
+        optimizer = cls.__new__(cls)
+        dense = load_dense(
+            model_name_or_path, revision=revision, trust_remote_code=trust_remote_code, device=device, dtype=dtype
+        )
+        optimizer._set_up(dense, output_dtype)
+        return optimizer
+
+    def _set_up(self, dense: DenseModel, output_dtype: str | torch.dtype | None) -> None:
+        self.dense = dense
+        self.architecture: Architecture = architecture_for(dense.model.config)
+        self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
+        self.pruned: PrunedModel | None = None
+
+    # --- pruning ---------------------------------------------------------------------------------------------------
+
+    def prune(self, config: FlabPrunerConfig) -> PrunedModel:
+        """Searches what to keep, and prunes.
+
+        Args:
+            config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned, to its
+                natural size.
+
+        Returns:
+            [`PrunedModel`]: also kept as `self.pruned`.
+
+        Raises:
+            [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
+        """
+        config.validate()
+        model, architecture, watch = self.dense.model, self.architecture, Stopwatch()
+        counts, dense_shape = count_parameters(model, architecture), shape_of(model, architecture)
+        limits = size_limits(config, dense_shape, len(self.dense.tokenizer))
+        if config.target_ratio is not None:
+            check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
+        batch_size = config.data.batch_size
+
+        with watch.step("texts"):
+            texts = build_text_sets(config.data, self._count_tokens, config.seed)
+        with watch.step("vocabulary"):
+            vocabulary = self._natural_vocabulary(config, texts, watch)
+            kept = vocabulary.kept
+            tokenizer = self._tokenizer_for(kept)
+            calibration = self._packed(tokenizer, kept, [d.text for d in texts.calibration], config)
+        limits = self._with_smallest_vocabulary(limits, config, vocabulary)
+        if config.target_ratio is not None:
+            check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
+
+        head = OutputHead(model, architecture, kept)
+        removals = FirstRemovals(self._removals(config, calibration, head))
+        candidates: list[Candidate] = []
+        shape = self._asked_shape(config, counts, limits, dense_shape, len(kept))
+        if shape is None:
+            budget = parameters_to_keep(counts, dense_shape, config.target_ratio)
+            shapes = candidate_shapes(counts, limits, len(kept), budget)
+            if not shapes:
+                raise FlabError(f"no shape removes {config.target_ratio:.1%} of the parameters; lower --target-ratio")
+            shape = shapes[0]
+            if len(shapes) > 1:
+                with watch.step("shape search"):
+                    validation = self._packed(tokenizer, kept, [d.text for d in texts.validation], config, "validation")
+                    candidates = self._measured(config, shapes, calibration, validation, removals, head)
+                shape = min(candidates, key=lambda candidate: candidate.divergence).shape
+        del head
+
+        with watch.step("vocabulary"):
+            kept = vocabulary.resized(self._tokens_for(shape, config, limits))
+            if kept is not vocabulary.kept:
+                tokenizer = self._tokenizer_for(kept)
+        with watch.step("layers"):
+            removed = removals(dense_shape.layers - shape.layers)
+        kept_layers = sorted(set(range(dense_shape.layers)) - {removal.layer for removal in removed})
+        with watch.step("ffn"):
+            narrowed = self._narrowed(config, calibration, kept_layers, shape.width, dense_shape)
+        plan = self._plan(config, texts, shape, kept if config.vocabulary.enabled else None, kept_layers, narrowed)
+        del calibration, narrowed
+        pruned = self._apply(plan, tokenizer, texts, config, watch)
+        pruned.report.update(search_section(candidates, removed, vocabulary, shape, texts))
+        return pruned
+
+    def apply(self, plan: PruningPlan) -> PrunedModel:
+        """Applies a plan without any search; the same dense weights give the same bytes.
+
+        Raises:
+            [`FlabError`]: the plan was made for other weights.
+        """
+        found = self._base_hash()
+        if plan.base_hash != found:
+            raise FlabError(
+                f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model has weights "
+                f"{found[:12]}…; give the model that the plan names, or prune this one without --plan"
+            )
+        tokenizer = self.dense.tokenizer if plan.kept_tokens is None else self._tokenizer_for(np.array(plan.kept_tokens))
+        return self._apply(plan, tokenizer, None, None, Stopwatch())
+
+    def _apply(
+        self,
+        plan: PruningPlan,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: TextSets | None,
+        config: FlabPrunerConfig | None,
+        watch: Stopwatch,
+    ) -> PrunedModel:
+        held_out = None
+        with watch.step("surgery"):
+            model = operate(self.dense.model, self.architecture, plan)
+        if texts is not None:
+            with watch.step("held-out measurement"):
+                held_out = measure_held_out(
+                    self.dense.model,
+                    self.dense.tokenizer,
+                    model,
+                    tokenizer,
+                    self.architecture,
+                    plan.kept_tokens,
+                    [document.text for document in texts.held_out],
+                    config.data,
+                )
+        report = build_report(self.dense, self.architecture, model, plan, held_out, watch.seconds)
+        self.pruned = PrunedModel(model, tokenizer, plan, report, config)
+        return self.pruned
+
+    # --- the steps -------------------------------------------------------------------------------------------------
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        encoded = self.dense.tokenizer(texts, add_special_tokens=False, verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets, watch: Stopwatch) -> Vocabulary:
+        if not config.vocabulary.enabled:
+            return Vocabulary.untouched(shape_of(self.dense.model, self.architecture).vocabulary)
+        size = sum(len(document.text.encode("utf-8", "surrogatepass")) for document in texts.corpus)
+        with tqdm(total=size, desc="Counting tokens", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+            return prune_vocabulary(
+                self.dense.tokenizer,
+                [document.text for document in texts.corpus],
+                config.vocabulary,
+                [self.dense.model.config, self.dense.model.generation_config],
+                progress=lambda done: bar.update(done - bar.n),
+            )
+
+    def _tokenizer_for(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
+        if len(kept) >= len(self.dense.tokenizer):
+            return self.dense.tokenizer
+        return rewrite_tokenizer(self.dense.tokenizer, kept)
+
+    def _packed(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kept: np.ndarray,
+        texts: list[str],
+        config: FlabPrunerConfig,
+        name: str = "calibration",
+    ) -> PackedTokens:
+        """Texts in the pruned tokenizer's pieces, as dense ids."""
+        pieces = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
+        most = getattr(config.data, f"{name}_tokens")
+        return pack([kept[ids] for ids in pieces], config.data.sequence_length, int(kept[0]), most)
+
+    def _with_smallest_vocabulary(self, limits: Limits, config: FlabPrunerConfig, vocabulary: Vocabulary) -> Limits:
+        if not config.vocabulary.enabled or config.vocabulary.size is not None:
+            return limits
+        return replace(limits, smallest=replace(limits.smallest, vocabulary=vocabulary.smallest))
+
+    def _asked_shape(
+        self, config: FlabPrunerConfig, counts: ParameterCounts, limits: Limits, dense: Shape, natural: int
+    ) -> Shape | None:
+        """The shape where no search is needed: everything is pinned or off, or there is no target."""
+        if config.target_ratio is None:
+            return Shape(
+                config.vocabulary.size or (min(natural, limits.largest.vocabulary)),
+                config.layers.num_hidden_layers or dense.layers,
+                config.ffn.intermediate_size or dense.width,
+            )
+        if limits.smallest.layers == limits.largest.layers:
+            budget = parameters_to_keep(counts, dense, config.target_ratio)
+            return candidate_shape(counts, limits, natural, limits.largest.layers, budget)
+        return None
+
+    def _tokens_for(self, shape: Shape, config: FlabPrunerConfig, limits: Limits) -> int:
+        return min(shape.vocabulary, len(self.dense.tokenizer)) if config.vocabulary.enabled else shape.vocabulary
+
+    def _search_rows(self, config: FlabPrunerConfig, calibration: PackedTokens) -> PackedTokens:
+        rows = max(1, config.layers.search_tokens // config.data.sequence_length)
+        return next(calibration.batches(rows))
+
+    def _removals(self, config: FlabPrunerConfig, calibration: PackedTokens, head: OutputHead) -> Iterator[Removal]:
+        order = LAYER_CRITERIA[config.layers.criterion].removals
+        tokens = self._search_rows(config, calibration)
+        with _progress(f"Ranking layers by {config.layers.criterion}", None, "candidate") as tick:
+            yield from order(self.dense.model, self.architecture, tokens, config.data.batch_size, head, tick)
+
+    def _measured(
+        self,
+        config: FlabPrunerConfig,
+        shapes: list[Shape],
+        calibration: PackedTokens,
+        validation: PackedTokens,
+        removals: FirstRemovals,
+        head: OutputHead,
+    ) -> list[Candidate]:
+        model, architecture, batch_size = self.dense.model, self.architecture, config.data.batch_size
+        dense_width = shape_of(model, architecture).width
+        widths = [shape.width for shape in shapes if shape.width < dense_width]
+        surveyed: list[dict[int, NarrowLayer]] = []
+        if widths:
+            with _progress("Surveying FFN widths", len(architecture.decoder_layers(model)), "layer") as tick:
+                surveyed = survey(
+                    model,
+                    architecture,
+                    calibration,
+                    widths,
+                    FFN_CRITERIA[config.ffn.criterion],
+                    batch_size,
+                    self._generator(config),
+                    tick,
+                )
+        with _progress("Measuring shapes", len(shapes), "shape") as tick:
+            return measure_candidates(
+                model, architecture, shapes, removals, surveyed, validation, batch_size, head, tick
+            )
+
+    def _generator(self, config: FlabPrunerConfig) -> torch.Generator:
+        return torch.Generator().manual_seed(config.seed)
+
+    def _narrowed(
+        self,
+        config: FlabPrunerConfig,
+        calibration: PackedTokens,
+        kept_layers: list[int],
+        width: int,
+        dense: Shape,
+    ) -> dict[int, NarrowLayer]:
+        if not config.ffn.enabled or (width == dense.width and len(kept_layers) == dense.layers):
+            return {}
+        criterion = FFN_CRITERIA[config.ffn.criterion]
+        if width == dense.width and not criterion.compensates:
+            return {}
+        with _progress(f"Narrowing FFNs to {width:,}", dense.layers, "layer") as tick:
+            return narrow(
+                self.dense.model,
+                self.architecture,
+                calibration,
+                kept_layers,
+                width,
+                criterion,
+                config.data.batch_size,
+                self._generator(config),
+                tick,
+            )
+
+    def _base_hash(self) -> str:
+        return weights_hash(self.dense.model, self.dense.storage_dtype)
+
+    def _plan(
+        self,
+        config: FlabPrunerConfig,
+        texts: TextSets,
+        shape: Shape,
+        kept_tokens: np.ndarray | None,
+        kept_layers: list[int],
+        narrowed: dict[int, NarrowLayer],
+    ) -> PruningPlan:
+        name = f"{self.architecture.layers}.{{}}.{self.architecture.mlp}.{self.architecture.neuron_out}.weight"
+        return PruningPlan(
+            base_model=self.dense.name,
+            base_revision=self.dense.revision,
+            base_hash=self._base_hash(),
+            corpus_hash=texts.corpus_hash,
+            kept_tokens=None if kept_tokens is None else kept_tokens.tolist(),
+            vocab_size=shape.vocabulary,
+            kept_layers=kept_layers,
+            kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
+            dtype=str(self.output_dtype).removeprefix("torch."),
+            settings=config.to_dict(),
+            weights={
+                name.format(index): layer.weight.to("cpu", self.output_dtype)
+                for index, layer in narrowed.items()
+                if layer.weight is not None
+            },
+        )
+
+    # --- results ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def check_output(folder: str | Path, overwrite: bool = False) -> None:
+        """Raises a [`FlabError`] if `folder` cannot become the output; called before any long work."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise FlabError(f"output {folder} exists and is not a folder; name another")
+        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+            raise FlabError(f"output folder {folder} exists and is not empty; name another, or give --overwrite")
+        parent = folder.absolute().parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder")
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the stock checkpoint, plan, report, configuration, card and licence files.
+
+        All is written beside `folder` and renamed at the end, so that nothing half-written is left behind.
+
+        Raises:
+            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false, or the disk is full.
+        """
+        from .hub.card import write_card
+
+        pruned = self._result()
+        self.check_output(folder, overwrite)
+        folder = Path(folder).absolute()
+        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+            pruned.model.save_pretrained(partial)
+            pruned.tokenizer.save_pretrained(partial)
+            pruned.plan.save(partial)
+            if pruned.config is not None:
+                pruned.config.save_pretrained(partial)
+            for file in self.dense.license_files:
+                shutil.copyfile(file, partial / file.name)
+            write_report(partial, pruned.report)
+            write_card(partial)
+            replace_folder(partial, folder)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) or "No space left" in str(error):
+                reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+                raise FlabError(f"{folder} could not be written ({reason}); nothing was left behind") from error
+            raise
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
+    ) -> str:
+        """Saves the pruned checkpoint to a temporary folder and pushes it; returns the address of the commit."""
+        from tempfile import TemporaryDirectory
+
+        from .hub.push import push_to_hub
+
+        with TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary, "checkpoint"))
+            return push_to_hub(
+                Path(temporary, "checkpoint"), repo_id, private=private, revision=revision, token=token
+            )
+
+    def summary(self) -> str:
+        """What was removed and what it cost, for the terminal."""
+        return report_summary(self._result().report)
+
+    def _result(self) -> PrunedModel:
+        if self.pruned is None:
+            raise FlabError("nothing is pruned yet; call prune() or apply() first")
+        return self.pruned
+
+
+def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
+    """How far each size may go under the settings.
+
+    Args:
+        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
+
+    Raises:
+        [`FlabError`]: a pinned size is larger than the dense one.
+    """
+    multiple = config.vocabulary.pad_to_multiple_of or 1
+    vocabulary = config.vocabulary.size and -(-config.vocabulary.size // multiple) * multiple
+    pins = {
+        "vocabulary.size": (vocabulary, dense.vocabulary),
+        "layers.num_hidden_layers": (config.layers.num_hidden_layers, dense.layers),
+        "ffn.intermediate_size": (config.ffn.intermediate_size, dense.width),
+    }
+    for name, (asked, most) in pins.items():
+        if asked is not None and asked > most:
+            raise FlabError(f"{name}: {asked:,} is more than the {most:,} of the dense model; pruning only makes smaller")
+    least = {
+        "vocabulary": multiple if config.vocabulary.enabled else dense.vocabulary,
+        "layers": 1 if config.layers.enabled else dense.layers,
+        "width": min(config.ffn.multiple_of, dense.width) if config.ffn.enabled else dense.width,
+    }
+    most = replace(dense, vocabulary=tokens if config.vocabulary.enabled else dense.vocabulary)
+    pinned = dict(zip(least, (pins[name][0] for name in pins)))
+    pinned = {name: size for name, size in pinned.items() if size is not None}
+    return Limits(
+        smallest=Shape(**{**least, **pinned}),
+        largest=replace(most, **pinned),
+        multiple_of=config.ffn.multiple_of,
+        vocabulary_multiple_of=multiple,
+    )
+
+
+def search_section(
+    candidates: list[Candidate], removed: list[Removal], vocabulary: Vocabulary, shape: Shape, texts: TextSets
+) -> dict[str, Any]:
+    """What the search saw, for the report."""
+    return {
+        "search": {
+            "candidates": [
+                {
+                    "vocab_size": candidate.shape.vocabulary,
+                    "num_hidden_layers": candidate.shape.layers,
+                    "intermediate_size": candidate.shape.width,
+                    "validation_divergence": candidate.divergence,
+                    "chosen": candidate.shape == shape,
+                }
+                for candidate in candidates
+            ],
+            "removed_layers": [{"layer": removal.layer, "score": removal.score} for removal in removed],
+            "natural_vocab_size": len(vocabulary.kept),
+        },
+        "texts": {
+            "corpus": len(texts.corpus),
+            "calibration": len(texts.calibration),
+            "validation": len(texts.validation),
+            "held_out": len(texts.held_out),
+            "set_aside": texts.set_aside,
+            "skipped_files": texts.skipped_files,
+        },
+    }
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts `new` where `folder` is; the old one is there until the new one is in its place."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)

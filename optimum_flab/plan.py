@@ -1,0 +1,118 @@
+"""The pruning plan: what is kept, in files that can be read, diffed and applied again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import FlabError
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+PLAN_NAME = "flab_plan.json"
+WEIGHTS_NAME = "flab_plan.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Everything that surgery needs besides the dense model.
+
+    Args:
+        base_model (`str`): name or path of the dense model.
+        base_revision (`str`, *optional*): its commit.
+        base_hash (`str`): sha256 of its weights, see [`~optimum_flab.loading.weights_hash`].
+        corpus_hash (`str`): sha256 of the texts that decided the vocabulary.
+        kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`: vocabulary untouched.
+        vocab_size (`int`): rows of the new embedding, padding included.
+        kept_layers (`list[int]`): dense indices of the layers that stay, ascending.
+        kept_neurons (`dict[int, list[int]]`): by dense layer index, the neurons that stay, ascending; empty: FFNs untouched.
+        dtype (`str`): dtype of the pruned weights.
+        settings (`dict`): the configuration that made the plan.
+        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model, already in the
+            shape of the pruned one.
+    """
+
+    base_model: str
+    base_revision: str | None
+    base_hash: str
+    corpus_hash: str
+    kept_tokens: list[int] | None
+    vocab_size: int
+    kept_layers: list[int]
+    kept_neurons: dict[int, list[int]]
+    dtype: str
+    settings: dict[str, Any]
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the tensors, as plain values."""
+        return {
+            "format": FORMAT,
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+            "base_hash": self.base_hash,
+            "corpus_hash": self.corpus_hash,
+            "dtype": self.dtype,
+            "vocab_size": self.vocab_size,
+            "settings": self.settings,
+            "compensated": sorted(self.weights),
+            "kept_layers": self.kept_layers,
+            "kept_neurons": {str(layer): neurons for layer, neurons in self.kept_neurons.items()},
+            "kept_tokens": self.kept_tokens,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `flab_plan.json`, and `flab_plan.safetensors` where compensation changed something."""
+        from safetensors.torch import save_file
+
+        fields = self.to_dict()
+        # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
+        neurons = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in fields["kept_neurons"].items())
+        lines = [
+            f"  {json.dumps(key)}: " + (f"{{\n{neurons}\n  }}" if key == "kept_neurons" else json.dumps(value))
+            for key, value in fields.items()
+        ]
+        Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        if self.weights:
+            save_file({name: tensor.contiguous() for name, tensor in sorted(self.weights.items())}, Path(folder, WEIGHTS_NAME))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PruningPlan:
+        """Reads a plan from a folder or from its `flab_plan.json`; the tensors lie beside it.
+
+        Raises:
+            [`FlabError`]: the file is missing, is not a plan, or its tensors are not there.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = Path(path)
+        file = path / PLAN_NAME if path.is_dir() else path
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            version, compensated = fields.pop("format"), fields.pop("compensated")
+            if version != FORMAT:
+                raise FlabError(f"{file} is a plan of format {version}, this version reads {FORMAT}; prune again")
+            fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
+            plan = cls(**fields)
+        except OSError as error:
+            raise FlabError(f"plan {file} cannot be read: {error.strerror}; name a folder or its {PLAN_NAME}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FlabError(f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint") from error
+        if not compensated:
+            return plan
+        tensors = file.with_name(WEIGHTS_NAME)
+        try:
+            weights = load_file(tensors)
+        except (OSError, SafetensorError) as error:
+            raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
+        if sorted(weights) != compensated:
+            raise FlabError(f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint")
+        return cls(**fields, weights=weights)

@@ -1,0 +1,211 @@
+"""`flab_report.json`: what was removed and what it cost, measured on held-out text."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .architectures import Architecture
+from .budget import count_parameters, shape_of
+from .calibration import pack
+from .divergence import OutputHead, final_hidden, mean_divergence, mean_lost_mass, total_bits
+from .loading import DenseModel, weights_hash
+from .plan import PruningPlan
+from .settings import DataSettings
+
+
+REPORT_NAME = "flab_report.json"
+PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "accelerate")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What pruning cost on held-out text.
+
+    Args:
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned tokenizer's pieces.
+        positions (`int`): tokens that this is the mean of.
+        lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
+        dense_bits_per_byte (`float`): each model under its own tokenizer.
+        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
+    """
+
+    texts: int
+    bytes: int
+    positions: int
+    dense_tokens: int
+    pruned_tokens: int
+    texts_cut_differently: int
+    divergence: float
+    lost_mass: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+
+
+@torch.no_grad()
+def measure_held_out(
+    dense: PreTrainedModel,
+    dense_tokenizer: PreTrainedTokenizerBase,
+    pruned: PreTrainedModel,
+    pruned_tokenizer: PreTrainedTokenizerBase,
+    architecture: Architecture,
+    kept_tokens: Sequence[int] | None,
+    texts: Sequence[str],
+    data: DataSettings,
+) -> HeldOut:
+    """Measures a pruned model against the dense one on texts that decided nothing.
+
+    Args:
+        pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype.
+        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        texts (`Sequence[str]`): whole texts.
+    """
+    device, dtype = dense.device, dense.dtype
+    dense_pieces = dense_tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    pruned_pieces = pruned_tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    rows = pruned.get_input_embeddings().weight.shape[0]
+    kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
+    as_dense = [kept[ids].tolist() for ids in pruned_pieces]
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+    def packed(pieces: list[list[int]]) -> Any:
+        return pack(pieces, data.sequence_length, 0)
+
+    own, shared, new = packed(dense_pieces), packed(as_dense), packed(pruned_pieces)
+    hidden = final_hidden(dense, architecture, shared, data.batch_size)
+    full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
+    lost = mean_lost_mass(hidden, full, kept.tolist())
+    changed = sum(a != b for a, b in zip(dense_pieces, as_dense))
+    own_hidden = final_hidden(dense, architecture, own, data.batch_size) if changed else hidden
+    dense_bits = total_bits(own_hidden, full, own)
+    del full, own_hidden
+
+    original = pruned.dtype
+    pruned.to(device=device, dtype=dtype)
+    try:
+        pruned_hidden = final_hidden(pruned, architecture, new, data.batch_size)
+        pruned_head = OutputHead(pruned, architecture)
+        pruned_bits = total_bits(pruned_hidden, pruned_head, new)
+        divergence = mean_divergence(
+            hidden, pruned_hidden, kept_head, OutputHead(pruned, architecture, range(len(kept)))
+        )
+    finally:
+        pruned.to(device="cpu", dtype=original)
+    return HeldOut(
+        texts=len(texts),
+        bytes=size,
+        positions=len(hidden),
+        dense_tokens=sum(map(len, dense_pieces)),
+        pruned_tokens=sum(map(len, pruned_pieces)),
+        texts_cut_differently=changed,
+        divergence=divergence,
+        lost_mass=lost,
+        dense_bits_per_byte=dense_bits / size,
+        pruned_bits_per_byte=pruned_bits / size,
+    )
+
+
+def _side(model: PreTrainedModel, architecture: Architecture, dtype: torch.dtype) -> dict[str, Any]:
+    counts, shape = count_parameters(model, architecture), shape_of(model, architecture)
+    total = counts.total(shape)
+    return {
+        "vocab_size": shape.vocabulary,
+        "num_hidden_layers": shape.layers,
+        "intermediate_size": shape.width,
+        "parameters": total,
+        "bytes": total * dtype.itemsize,
+        "dtype": str(dtype).removeprefix("torch."),
+        "components": {
+            name: {"parameters": number, "bytes": number * dtype.itemsize}
+            for name, number in counts.components(shape).items()
+        },
+    }
+
+
+def build_report(
+    dense: DenseModel,
+    architecture: Architecture,
+    pruned: PreTrainedModel,
+    plan: PruningPlan,
+    held_out: HeldOut | None,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """The report as plain values.
+
+    Args:
+        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
+        seconds (`dict[str, float]`): wall time per step.
+    """
+    before = _side(dense.model, architecture, dense.storage_dtype)
+    after = _side(pruned, architecture, getattr(torch, plan.dtype))
+    return {
+        "base_model": {"name": dense.name, "revision": dense.revision, "weights_sha256": plan.base_hash},
+        "weights_sha256": weights_hash(pruned),
+        "dense": before,
+        "pruned": after,
+        "removed_ratio": 1 - after["parameters"] / before["parameters"],
+        "target_ratio": plan.settings.get("target_ratio"),
+        "removed_layer_indices": sorted(set(range(before["num_hidden_layers"])) - set(plan.kept_layers)),
+        "held_out": None if held_out is None else asdict(held_out),
+        "notes": list(dense.notes),
+        "seed": plan.settings.get("seed"),
+        "computation": {"dtype": str(dense.model.dtype).removeprefix("torch."), "device": dense.model.device.type},
+        "seconds": seconds,
+        "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return None
+
+
+def write_report(folder: str | Path, report: dict[str, Any]) -> None:
+    """Writes `flab_report.json`."""
+    Path(folder, REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def report_summary(report: dict[str, Any]) -> str:
+    """The report as a table for the terminal."""
+    dense, pruned, held_out = report["dense"], report["pruned"], report["held_out"]
+    lines = [
+        f"{report['base_model']['name']}: {dense['parameters']:,} -> {pruned['parameters']:,} parameters "
+        f"({report['removed_ratio']:.1%} removed), {dense['bytes'] / 1e6:,.0f} -> {pruned['bytes'] / 1e6:,.0f} MB",
+        "",
+        f"{'':<22}{'dense':>16}{'pruned':>16}",
+    ]
+    for name, label in (
+        ("vocab_size", "vocabulary"),
+        ("num_hidden_layers", "layers"),
+        ("intermediate_size", "FFN width"),
+    ):
+        lines.append(f"{label:<22}{dense[name]:>16,}{pruned[name]:>16,}")
+    for component, before in dense["components"].items():
+        after = pruned["components"][component]
+        lines.append(f"{component + ' params':<22}{before['parameters']:>16,}{after['parameters']:>16,}")
+    if report["removed_layer_indices"]:
+        lines.append(f"layers removed: {', '.join(map(str, report['removed_layer_indices']))}")
+    if held_out is not None:
+        change = held_out["pruned_bits_per_byte"] / held_out["dense_bits_per_byte"] - 1
+        lines += [
+            "",
+            f"On {held_out['texts']} held-out texts ({held_out['positions']:,} tokens):",
+            f"  bits per byte          {held_out['dense_bits_per_byte']:.4f} -> {held_out['pruned_bits_per_byte']:.4f} ({change:+.1%})",
+            f"  divergence             {held_out['divergence']:.4f} nats per token",
+            f"  dense mass lost        {held_out['lost_mass']:.3%}",
+            f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
+            f"({held_out['texts_cut_differently']} texts cut differently)",
+        ]
+    lines += [f"note: {note}" for note in report["notes"]]
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""Plan and dense weights → new configuration and new weights, loaded strictly into the stock class."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architectures import Architecture
+from .budget import shape_of
+from .errors import FlabError
+from .plan import PruningPlan
+
+
+def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, width: int) -> Any:
+    """A copy of a model configuration with every field that follows the three sizes.
+
+    Args:
+        config (`PreTrainedConfig`): the dense model's.
+        width (`int`): neurons per layer of the pruned model.
+    """
+    layers = len(plan.kept_layers)
+    dense_layers = config.num_hidden_layers
+    fields = copy.deepcopy(config.to_dict())
+    for name in architecture.per_layer_lists:
+        if fields.get(name) is not None:
+            fields[name] = [fields[name][index] for index in plan.kept_layers]
+    if layers < dense_layers:
+        for name in architecture.layer_index_fields:
+            if fields.get(name) is not None:
+                fields[name] = sum(index < fields[name] for index in plan.kept_layers)
+    fields.update(num_hidden_layers=layers, intermediate_size=width, vocab_size=plan.vocab_size)
+    for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
+        fields.pop(name, None)
+    new = type(config)(**fields)
+    if plan.kept_tokens is not None:
+        from .vocabulary import remap_config_ids
+
+        new, _ = remap_config_ids(new, None, plan.kept_tokens)
+    return new
+
+
+def _rows(matrix: torch.Tensor, kept: list[int], size: int) -> torch.Tensor:
+    """The kept rows, padded to `size` with their mean: its logit is the mean of all logits, so padding never wins."""
+    rows = matrix[torch.as_tensor(kept, device=matrix.device)]
+    if size == len(kept):
+        return rows
+    mean = rows.float().mean(dim=0, keepdim=True).to(rows.dtype)
+    return torch.cat([rows, mean.expand(size - len(kept), *rows.shape[1:])])
+
+
+@torch.no_grad()
+def pruned_state_dict(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> dict[str, torch.Tensor]:
+    """The pruned model's weights under their new names, on the CPU, in the plan's dtype."""
+    dtype = getattr(torch, plan.dtype)
+    ends = tuple(f"{name}." for name in (architecture.embeddings, architecture.output_head))
+    prefix = f"{architecture.layers}."
+    position = {layer: new for new, layer in enumerate(plan.kept_layers)}
+    result = {}
+    for name, tensor in model.state_dict().items():
+        new_name = name
+        if name.startswith(prefix):
+            index, _, rest = name[len(prefix) :].partition(".")
+            if int(index) not in position:
+                continue
+            new_name = f"{prefix}{position[int(index)]}.{rest}"
+            module = rest.rpartition(".")[0]
+            kept = plan.kept_neurons.get(int(index))
+            if name in plan.weights:
+                tensor = plan.weights[name]
+            elif kept is not None and module in [f"{architecture.mlp}.{part}" for part in architecture.neuron_in]:
+                tensor = tensor[kept]
+            elif kept is not None and rest == f"{architecture.mlp}.{architecture.neuron_out}.weight":
+                tensor = tensor[:, kept]
+        elif name.startswith(ends) and plan.kept_tokens is not None:
+            tensor = _rows(tensor, plan.kept_tokens, plan.vocab_size)
+        result[new_name] = tensor.to("cpu", dtype).contiguous()
+    return result
+
+
+def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> None:
+    """Raises a [`FlabError`] if the plan cannot be one of this model."""
+    dense = shape_of(model, architecture)
+    faults = []
+    if plan.kept_layers != sorted(set(plan.kept_layers)) or not all(0 <= i < dense.layers for i in plan.kept_layers):
+        faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense.layers}")
+    if not plan.kept_layers:
+        faults.append("it keeps no layer")
+    if any(neurons and max(neurons) >= dense.width for neurons in plan.kept_neurons.values()):
+        faults.append(f"it keeps neurons beyond the model's width of {dense.width}")
+    if plan.kept_neurons and set(plan.kept_neurons) != set(plan.kept_layers):
+        faults.append("its neurons are not those of its layers")
+    if len({len(neurons) for neurons in plan.kept_neurons.values()}) > 1:
+        faults.append("its layers have different widths")
+    if plan.kept_tokens is not None and (not plan.kept_tokens or max(plan.kept_tokens) >= dense.vocabulary):
+        faults.append(f"it keeps tokens beyond the model's vocabulary of {dense.vocabulary}")
+    if faults:
+        raise FlabError(f"the plan was made for another model ({plan.base_model}): {'; '.join(faults)}")
+
+
+@torch.no_grad()
+def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> nn.Module:
+    """Applies a plan.
+
+    Args:
+        model (`nn.Module`): the dense model; left as it is.
+        plan ([`PruningPlan`]): made for this model.
+
+    Returns:
+        `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in eval mode.
+
+    Raises:
+        [`FlabError`]: the plan is one of another model.
+    """
+    check_plan(model, architecture, plan)
+    widths = [len(neurons) for neurons in plan.kept_neurons.values()]
+    config = pruned_config(model.config, architecture, plan, widths[0] if widths else shape_of(model, architecture).width)
+    dtype = getattr(torch, plan.dtype)
+    config.dtype = dtype
+    pruned = type(model)._from_config(config, dtype=dtype)
+    pruned.load_state_dict(pruned_state_dict(model, architecture, plan), strict=True)
+    pruned.tie_weights()
+    if model.generation_config is not None:
+        generation_config = copy.deepcopy(model.generation_config)
+        if plan.kept_tokens is not None:
+            from .vocabulary import remap_config_ids
+
+            _, generation_config = remap_config_ids(None, generation_config, plan.kept_tokens)
+        pruned.generation_config = generation_config
+    return pruned.eval().requires_grad_(False)

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser
+from functools import lru_cache
+
+import pytest
+
+from optimum_flab.commands.base import terminal
+from optimum_flab.commands.prune import FLAGS, PruneCommand, settings_from
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.settings import PrunerSettings, check_settings
+
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli"]
+HEAVY = ["torch", "transformers", "tokenizers", "datasets", "huggingface_hub"]
+
+
+def cli(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@lru_cache
+def help_of(*verb: str) -> str:
+    result = cli(*verb, "--help")
+    assert result.returncode == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+def parse(*arguments) -> dict:
+    parser = ArgumentParser()
+    PruneCommand.parse_args(parser)
+    return settings_from(parser.parse_args(["-m", "model", "out", *map(str, arguments)]))
+
+
+@pytest.mark.parametrize("arguments", [[], ["flab"], ["flab", "prune"], ["flab", "inspect"], ["flab", "push"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\n"
+        "from optimum.commands.optimum_cli import main\n"
+        f"sys.argv = ['optimum-cli', *{arguments!r}, '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'optimum_flab.commands.prune' in sys.modules\n"
+        f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use():
+    code = (
+        "import sys, optimum_flab\n"
+        f"assert not [name for name in {[*HEAVY, 'pydantic', 'optimum']!r} if name in sys.modules]\n"
+        "assert set(optimum_flab.__all__) <= set(dir(optimum_flab))\n"
+        "assert not hasattr(optimum_flab, 'Nothing')\n"
+        "assert issubclass(optimum_flab.ConfigurationError, optimum_flab.FlabError)\n"
+        "assert optimum_flab.FlabPrunerConfig.__name__ == 'FlabPrunerConfig'\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_root_help_lists_the_command_and_the_command_its_verbs():
+    assert "Prune the vocabulary, layers and FFNs" in help_of()
+    for verb in ("prune", "inspect", "push"):
+        assert verb in help_of("flab")
+        text = help_of("flab", verb)
+        assert text.index("Required arguments:") < text.index("Optional arguments:")
+
+
+def test_every_flag_is_explained_with_its_default():
+    text = help_of("flab", "prune")
+    for flag in FLAGS:
+        assert f"{flag.flag} " in text
+    for default in ("(default: 32768)", "(default: 512)", "(default: 20000)", "(default: obs)", "(default: float32)"):
+        assert default in text
+    assert text.count("default: ") >= len(FLAGS)
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.flag)
+def test_every_flag_gives_its_own_setting_and_no_other(flag):
+    values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
+    switch = flag.flag.startswith("--no-")
+    value = False if switch else values.get(flag.flag, 1024 if flag.metavar == "N" else "a, b[c]")
+    asked = parse(flag.flag) if switch else parse(flag.flag, value)
+
+    *section, name = flag.setting.split(".")
+    wanted = PrunerSettings().model_dump()
+    into = wanted[section[0]] if section else wanted
+    into[name] = [value] if isinstance(into[name], list) else value
+    assert check_settings(asked).model_dump() == wanted
+
+
+def test_without_flags_nothing_is_asked_for():
+    assert parse() == {}
+
+
+def test_repeatable_flags_add_up():
+    asked = parse("--corpus", "a", "--corpus", "b[x,y]", "--keep-token", "<x>", "--keep-token=-")
+    assert asked == {"data": {"corpus": ["a", "b[x,y]"]}, "vocabulary": {"keep_tokens": ["<x>", "-"]}}
+
+
+def test_flags_win_over_the_configuration_file(tmp_path):
+    path = tmp_path / "flab.yaml"
+    path.write_text(
+        "target_ratio: 0.2\nseed: 4\n"
+        "data: {corpus: [a, b], batch_size: 2}\n"
+        "layers: {num_hidden_layers: 3}\n"
+        "ffn: {enabled: false}\n",
+        encoding="utf-8",
+    )
+    asked = parse("-c", path, "--target-ratio", 0.3, "--corpus", "c", "--no-layers", "--intermediate-size", 64)
+    settings = check_settings(asked)
+    assert (settings.target_ratio, settings.seed) == (0.3, 4)
+    assert (settings.data.corpus, settings.data.batch_size) == (["c"], 2)
+    assert (settings.layers.enabled, settings.layers.num_hidden_layers) == (False, None)
+    assert (settings.ffn.enabled, settings.ffn.intermediate_size) == (True, 64)
+
+
+def test_a_saved_configuration_can_be_given_back(tmp_path):
+    from optimum_flab import FlabPrunerConfig
+
+    config = FlabPrunerConfig(target_ratio=0.2, vocabulary={"keep_tokens": ["\x7f", "é"]})
+    config.save_pretrained(tmp_path)
+    assert FlabPrunerConfig(**parse("--config", tmp_path / "flab_config.json")) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "x"], "the following arguments are required: output"),
+        (["out"], "the following arguments are required: -m/--model"),
+        (["-m", "x", "out", "--target-ratio", "many"], "argument --target-ratio: invalid float value: 'many'"),
+        (["-m", "x", "out", "--target-ratio", "1.5"], "target_ratio: 1.5 is not between 0 and 1"),
+        (["-m", "x", "out", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["-m", "x", "out", "--ffn-criterion", "best"], "argument --ffn-criterion: invalid choice: 'best'"),
+        (["-m", "x", "out", "--vocab-size", "9", "--no-vocabulary"], "vocabulary.size: 9 is pinned although"),
+        (["-m", "x", "out", "-c", "flab.yaml"], "ffn.widht: unknown field"),
+        (["-m", "x", "out", "-c", "no.yaml"], "configuration file 'no.yaml' cannot be read"),
+        (
+            ["-m", "x", "out", "--plan", "p", "-c", "flab.yaml", "--seed", "1", "--corpus", "a", "--no-ffn"],
+            "--plan p: a plan already says what is kept, so --config, --seed, --corpus, --no-ffn would have no effect",
+        ),
+        (
+            ["-m", "x", "out", "--plan", "p", "--seed", "0", "--corpus", "a", "--no-ffn", "--batch-size", "1"],
+            "--plan p: a plan already says what is kept, so --seed, --corpus, --batch-size, --no-ffn would",
+        ),
+    ],
+)
+def test_bad_usage_of_prune_exits_with_2_and_writes_nothing(tmp_path, arguments, message):
+    (tmp_path / "flab.yaml").write_text("ffn: {widht: 3}", encoding="utf-8")
+    result = cli("flab", "prune", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["flab.yaml"]
+
+
+def test_all_faults_of_file_and_flags_are_shown_at_once(tmp_path):
+    (tmp_path / "flab.json").write_text(json.dumps({"sed": 1, "ffn": {"multiple_of": 0}}), encoding="utf-8")
+    result = cli("flab", "prune", "-m", "x", "out", "-c", "flab.json", "--target-ratio", "-1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("optimum-cli flab: error: 3 faults in the configuration:\n")
+    for fault in ("sed: unknown field", "ffn.multiple_of: 0 should be", "target_ratio: -1.0 is not between"):
+        assert fault in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect"], "the following arguments are required: -m/--model"),
+        (["inspect", "-m", "x", "--target-ratio", "1"], "target_ratio: 1.0 is not between 0 and 1"),
+        (["push", "folder"], "the following arguments are required: repo_id"),
+        (["push", "no-such-folder", "me/model"], "folder 'no-such-folder' does not exist"),
+        (["push", ".", "not a name"], "repository 'not a name' is not a name the Hub accepts"),
+    ],
+)
+def test_bad_usage_of_the_other_verbs_exits_with_2(tmp_path, arguments, message):
+    result = cli("flab", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
+def test_an_interrupt_exits_with_130_and_one_line(tmp_path):
+    pipe = tmp_path / "flab.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [*COMMAND, "flab", "prune", "-m", "x", str(tmp_path / "out"), "-c", str(pipe)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with pipe.open("w"):  # opens once the command has begun to read
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "optimum-cli flab: interrupted\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("error", "code"), [(FlabError("no luck"), 1), (ConfigurationError("no luck"), 2)])
+def test_an_error_of_the_user_ends_with_its_message_and_exit_code(capsys, error, code):
+    with pytest.raises(SystemExit) as end, terminal():
+        raise error
+    assert end.value.code == code
+    assert capsys.readouterr().err == "optimum-cli flab: error: no luck\n"
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), terminal():
+        raise ZeroDivisionError
+
+
+def test_log_messages_reach_the_terminal_only_while_a_verb_runs(capsys):
+    import logging
+
+    logger = logging.getLogger("optimum_flab.somewhere")
+    with terminal():
+        logger.info("counting tokens")
+    logger.info("unseen")
+    assert capsys.readouterr().err == "counting tokens\n"

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optimum.configuration_utils import BaseConfig
+
+from optimum_flab import ConfigurationError, FlabPrunerConfig
+from optimum_flab.settings import (
+    SECTIONS,
+    FFNSettings,
+    check_settings,
+    merge_settings,
+    read_settings_file,
+)
+
+
+def faults(**values) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        FlabPrunerConfig(**values)
+    heading, *lines = str(caught.value).splitlines()
+    assert heading == f"{len(lines)} fault{'s' if len(lines) > 1 else ''} in the configuration:"
+    return [line.strip() for line in lines]
+
+
+sizes = st.none() | st.integers(1, 10**6)
+texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), max_size=3)
+
+
+@st.composite
+def valid_fields(draw):
+    length = draw(st.integers(8, 4096))
+    calibration = draw(texts)
+    components = {}
+    for name, pin in (("vocabulary", "size"), ("layers", "num_hidden_layers"), ("ffn", "intermediate_size")):
+        enabled = draw(st.booleans())
+        components[name] = {"enabled": enabled, pin: draw(sizes) if enabled else None}
+    free = any(part["enabled"] and list(part.values())[1] is None for part in components.values())
+    components["vocabulary"] |= {
+        "min_count": draw(st.integers(1, 100)),
+        "keep_merges": draw(st.integers(0, 10**6)),
+        "keep_tokens": draw(texts),
+        "pad_to_multiple_of": draw(sizes),
+    }
+    components["layers"]["criterion"] = draw(st.sampled_from(["divergence", "block-influence", "last-token-cosine"]))
+    components["ffn"] |= {
+        "multiple_of": draw(st.integers(1, 512)),
+        "criterion": draw(st.sampled_from(["obs", "first"])),
+    }
+    return {
+        "target_ratio": draw(st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True)) if free else None,
+        "seed": draw(st.integers(0, 2**32 - 1)),
+        "data": {
+            "corpus": draw(texts),
+            "calibration": calibration,
+            "held_out": [source for source in draw(texts) if source not in calibration],
+            "sequence_length": length,
+            "calibration_tokens": draw(st.integers(length, 10**6)),
+        },
+        **components,
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(fields=valid_fields())
+def test_every_valid_configuration_survives_every_way_of_writing_it(fields, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    config = FlabPrunerConfig(**fields)
+    config.save_pretrained(folder)
+    (folder / "flab.yaml").write_text(yaml.safe_dump(fields, allow_unicode=True), encoding="utf-8")
+
+    assert FlabPrunerConfig.from_pretrained(folder) == config
+    assert FlabPrunerConfig.from_pretrained(folder / "flab_config.json") == config
+    assert FlabPrunerConfig.from_dict(config.to_dict()) == config
+    assert FlabPrunerConfig.from_json_file(folder / "flab_config.json") == config
+    assert FlabPrunerConfig(**json.loads(config.to_json_string())) == config
+    assert FlabPrunerConfig.from_yaml(folder / "flab.yaml") == config
+    assert FlabPrunerConfig.from_yaml(folder / "flab_config.json") == config
+    assert copy.deepcopy(config) == config
+    for name, value in fields.items():
+        if name not in SECTIONS:
+            assert getattr(config, name) == value
+            continue
+        for field, wanted in value.items():
+            assert getattr(getattr(config, name), field) == wanted
+
+
+def test_it_is_an_optimum_configuration_that_writes_only_its_own_fields(tmp_path):
+    config = FlabPrunerConfig(target_ratio=0.35)
+    assert isinstance(config, BaseConfig)
+    config.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["flab_config.json"]
+    saved = json.loads((tmp_path / "flab_config.json").read_text(encoding="utf-8"))
+    assert list(saved) == ["target_ratio", "seed", "data", "vocabulary", "layers", "ffn", "flab_version"]
+    assert saved == config.to_dict()
+
+
+def test_two_configurations_differ_when_one_nested_field_does():
+    assert FlabPrunerConfig() != FlabPrunerConfig(ffn={"multiple_of": 32})
+    assert FlabPrunerConfig() != FlabPrunerConfig().to_dict()
+
+
+def test_keys_added_by_transformers_and_optimum_are_ignored_and_no_others():
+    extra = {"transformers_version": "5.0", "optimum_version": "2.0", "model_type": "", "flab_version": "9.9"}
+    assert FlabPrunerConfig.from_dict({**FlabPrunerConfig(seed=3).to_dict(), **extra}) == FlabPrunerConfig(seed=3)
+    with pytest.raises(ConfigurationError, match="torch_dtype: unknown field"):
+        FlabPrunerConfig.from_dict({"torch_dtype": "float32"})
+
+
+def test_keyword_arguments_win_over_a_saved_file(tmp_path):
+    FlabPrunerConfig(target_ratio=0.2, ffn={"multiple_of": 32}).save_pretrained(tmp_path)
+    config = FlabPrunerConfig.from_pretrained(tmp_path, target_ratio=0.4, ffn={"criterion": "first"})
+    assert (config.target_ratio, config.ffn.multiple_of, config.ffn.criterion) == (0.4, 32, "first")
+    config, unused = FlabPrunerConfig.from_pretrained(tmp_path, seed=5, other=1, return_unused_kwargs=True)
+    assert (config.seed, unused) == (5, {"other": 1})
+    with pytest.raises(ConfigurationError, match="other: unknown field"):
+        FlabPrunerConfig.from_pretrained(tmp_path, other=1)
+
+
+def test_sections_may_be_instances_and_are_not_shared():
+    section = FFNSettings(multiple_of=16)
+    config = FlabPrunerConfig(ffn=section)
+    section.multiple_of = 8
+    assert config.ffn.multiple_of == 16
+    assert FlabPrunerConfig(data=None) == FlabPrunerConfig()
+
+
+def test_one_source_may_be_given_bare_or_as_a_path():
+    config = FlabPrunerConfig(data={"corpus": "src", "calibration": Path("a"), "held_out": [Path("b"), "c"]})
+    assert (config.data.corpus, config.data.calibration, config.data.held_out) == (["src"], ["a"], ["b", "c"])
+
+
+def test_all_faults_are_reported_at_once():
+    lines = faults(
+        target_ratio=1.5,
+        sed=1,
+        data="x",
+        vocabulary={"keep_merge": 1, "size": -1, "corpus": ["x"]},
+        layers={"enabled": False, "num_hidden_layers": 3},
+        ffn={"multipleof": 3, "criterion": "best"},
+        intermediate_sizes=4,
+    )
+    for line in (
+        "target_ratio: 1.5 is not between 0 and 1; give the share of all parameters to remove, for example 0.35",
+        "sed: unknown field; did you mean 'seed'?",
+        "vocabulary.keep_merge: unknown field; did you mean 'vocabulary.keep_merges'?",
+        "vocabulary.corpus: unknown field; did you mean 'data.corpus'?",
+        "vocabulary.size: -1 should be greater than or equal to 1",
+        "layers.num_hidden_layers: 3 is pinned although layers.enabled is false; drop the size or switch layers on",
+        "ffn.multipleof: unknown field; did you mean 'ffn.multiple_of'?",
+        "intermediate_sizes: unknown field; did you mean 'ffn.intermediate_size'?",
+    ):
+        assert line in lines
+    assert any(line.startswith("data: 'x' is not a section; give its fields: corpus,") for line in lines)
+    assert any(line.startswith("ffn.criterion: 'best' should be 'obs',") for line in lines)
+    assert len(lines) == 10
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.0001, float("nan"), float("inf"), "much", True, [0.3]])
+def test_a_ratio_outside_zero_and_one_is_refused(ratio):
+    (line,) = faults(target_ratio=ratio)
+    assert line.startswith(f"target_ratio: {ratio!r} ")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "one"])
+def test_a_bad_seed_is_refused(seed):
+    (line,) = faults(seed=seed)
+    assert line.startswith(f"seed: {seed!r} ")
+
+
+def test_a_target_needs_something_that_is_free():
+    rest = {"layers": {"num_hidden_layers": 2}, "ffn": {"enabled": False}}
+    (line,) = faults(target_ratio=0.3, vocabulary={"size": 100}, **rest)
+    assert line == (
+        "target_ratio: 0.3 leaves nothing to choose, since vocabulary.size is pinned at 100, "
+        "layers.num_hidden_layers is pinned at 2, ffn.enabled is false; drop target_ratio or free one of them"
+    )
+    assert FlabPrunerConfig(target_ratio=0.3, **rest).target_ratio == 0.3
+    assert FlabPrunerConfig(vocabulary={"size": 100}, **rest).vocabulary.size == 100
+    assert FlabPrunerConfig(vocabulary={"enabled": False, "min_count": 3}).vocabulary.min_count == 3
+
+
+def test_calibration_shorter_than_a_sequence_and_measuring_on_calibration_text_are_contradictions():
+    lines = faults(data={"calibration_tokens": 100, "calibration": ["a", "b"], "held_out": ["b"]})
+    assert lines[0].startswith("data.calibration_tokens: 100 is less than one sequence (data.sequence_length is 512)")
+    assert lines[1].startswith("data.held_out: 'b' is also a calibration source")
+
+
+def test_changes_are_validated_before_they_are_saved(tmp_path):
+    config = FlabPrunerConfig(layers={"num_hidden_layers": 3})
+    config.validate()
+    config.layers.enabled = False
+    config.target_ratio = 2
+    with pytest.raises(ConfigurationError, match="2 faults"):
+        config.validate()
+    with pytest.raises(ConfigurationError, match="2 faults"):
+        config.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigurationError, match="push_to_hub"):
+        FlabPrunerConfig().save_pretrained(tmp_path / "new", push_to_hub=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ffn:\n  multiple_of: 8\n  multiple_of: 16\n", "line 3, column 3 is not valid YAML: field 'multiple_of'"),
+        (b"seed: 1\nseed: 1\n", "field 'seed' is given twice"),
+        (b"ffn: [1\n", "is not valid YAML"),
+        (b"- a\n- b\n", "holds a list; give a mapping with the fields target_ratio, seed,"),
+        (b"seed: \xff\xfe", "is not UTF-8 text"),
+        (b"? [1, 2]\n: 3\n", "is not valid YAML: found unhashable key"),
+        (b"1: 2\n", "1: unknown field"),
+        (b"ffn:\n  1: 2\n", "ffn.1"),
+        (b"vocabulary: {size: yes}\n", "vocabulary.size: True is a yes or no"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, message):
+    path = tmp_path / "flab.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        FlabPrunerConfig.from_yaml(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"seed": 1,}', "line 1, column 12 is not valid JSON"),
+        ('{"ffn": {"multiple_of": 1, "multiple_of": 2}}', "gives field 'multiple_of' twice"),
+        ("[1]", "holds a list"),
+    ],
+)
+def test_a_bad_json_file_is_refused_with_the_place_of_the_fault(tmp_path, content, message):
+    path = tmp_path / "flab.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings_file(path)
+    assert message in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_a_folder_is_refused_by_name(tmp_path):
+    for path in (tmp_path / "no.yaml", tmp_path):
+        with pytest.raises(ConfigurationError, match="cannot be read") as caught:
+            FlabPrunerConfig.from_yaml(path)
+        assert str(path) in str(caught.value)
+
+
+def test_an_empty_file_and_empty_sections_mean_the_defaults(tmp_path):
+    path = tmp_path / "flab.yaml"
+    for content in ("", "# nothing\n", "data:\nffn:\n"):
+        path.write_text(content, encoding="utf-8")
+        assert FlabPrunerConfig.from_yaml(path) == FlabPrunerConfig()
+
+
+def test_merging_replaces_fields_and_keeps_the_rest():
+    below = {"seed": 1, "data": {"corpus": ["a", "b"], "batch_size": 2}, "ffn": None}
+    above = {"data": {"corpus": ["c"]}, "ffn": {"multiple_of": 8}, "target_ratio": 0.2}
+    assert merge_settings(below, above) == {
+        "seed": 1,
+        "data": {"corpus": ["c"], "batch_size": 2},
+        "ffn": {"multiple_of": 8},
+        "target_ratio": 0.2,
+    }
+    assert below == {"seed": 1, "data": {"corpus": ["a", "b"], "batch_size": 2}, "ffn": None}
+
+
+def test_the_last_word_on_a_component_wins():
+    off = merge_settings({"layers": {"num_hidden_layers": 3}}, {"layers": {"enabled": False}})
+    assert check_settings(off).layers.enabled is False
+    on = merge_settings({"layers": {"enabled": False}}, {"layers": {"num_hidden_layers": 3}})
+    assert check_settings(on).layers.enabled is True
+    both = {"layers": {"enabled": False, "num_hidden_layers": 3}}
+    with pytest.raises(ConfigurationError, match="is pinned although"):
+        check_settings(merge_settings({}, both))
+
+
+def test_a_faulty_section_below_is_still_reported_when_merged():
+    with pytest.raises(ConfigurationError, match="data: 'x' is not a section"):
+        check_settings(merge_settings({"data": "x"}, {"data": {"batch_size": 2}}))
+
+
+def test_reading_a_file_validates_nothing(tmp_path):
+    path = tmp_path / "flab.json"
+    path.write_text('{"seed": -1, "other": "ünï"}', encoding="utf-8")
+    assert read_settings_file(path) == {"seed": -1, "other": "ünï"}
