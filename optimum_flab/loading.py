@@ -124,14 +124,13 @@ def load_dense(
     if files.gguf is not None and not config.tie_word_embeddings:
         finer_copy, difference = near_equal_copies(files.gguf)
         if finer_copy is not None:
-            config.tie_word_embeddings = True
             notes.append(
                 f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again, keeping the"
                 f" one of {finer_copy.tensor_type.name}"
             )
     model = _load_weights(files, config, dtype)
     if finer_copy is not None:
-        _overwrite(model.get_input_embeddings().weight, finer_copy)
+        _tie(model, finer_copy)
     return DenseModel(
         model=model.to(device).eval().requires_grad_(False),
         tokenizer=tokenizer,
@@ -164,7 +163,7 @@ def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         tokenizer=tokenizer,
         name=name,
         revision=getattr(model.config, "_commit_hash", None),
-        storage_dtype=_most_common({p: p.dtype for p in model.parameters()}.values(), (p.numel() for p in model.parameters())),
+        storage_dtype=_most_common(*zip(*((p.dtype, p.numel()) for p in model.parameters()), strict=True)),
         folder=folder,
         license_files=find_license_files(folder) if folder else [],
     )
@@ -403,10 +402,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM
 
     # without this, weights may stay packed where a kernel for them is installed
-    options = {"quantization_config": GgufConfig(dequantize=True)} if files.gguf is not None else {}
+    options = {}
+    if files.gguf is not None and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             files.load_from, config=config, dtype=dtype, output_loading_info=True, **files.options, **options
@@ -426,9 +428,8 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "_is_quantized"):
         if attribute in vars(model):
             delattr(model, attribute)
-    for attribute in ("quantization_config", "_pre_quantization_dtype"):
-        if attribute in vars(model.config):
-            delattr(model.config, attribute)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
@@ -474,9 +475,16 @@ def _dequantised(tensor: gguf.ReaderTensor) -> Iterable[tuple[int, np.ndarray]]:
 
 
 @torch.no_grad()
-def _overwrite(weight: torch.Tensor, tensor: gguf.ReaderTensor) -> None:
+def _tie(model: PreTrainedModel, tensor: gguf.ReaderTensor) -> None:
+    """Makes the output head of an untied model the embedding again, with the values of `tensor`."""
+    embedding = model.get_input_embeddings()
+    model.get_output_embeddings().weight = embedding.weight
     for start, rows in _dequantised(tensor):
-        weight[start : start + len(rows)] = torch.from_numpy(rows)
+        embedding.weight[start : start + len(rows)] = torch.from_numpy(rows)
+    model.config.tie_word_embeddings = True
+    # transformers worked out at construction which weights are tied
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    model.tie_weights()
 
 
 def _stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:

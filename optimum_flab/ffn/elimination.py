@@ -14,7 +14,7 @@ import torch
 from .statistics import NeuronStatistics
 
 DAMPING = 0.01  # λ as a share of the mean diagonal of the Gram matrix
-BLOCK = 16  # neurons eliminated between two updates of the scores
+BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
 
 
 def damped(statistics: NeuronStatistics, damping: float = DAMPING) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def damped(statistics: NeuronStatistics, damping: float = DAMPING) -> tuple[torc
 
 
 def eliminate(
-    gram: torch.Tensor, cross: torch.Tensor, widths: Sequence[int], block: int = BLOCK
+    gram: torch.Tensor, cross: torch.Tensor, widths: Sequence[int], block: int | None = None
 ) -> dict[int, torch.Tensor]:
     """Eliminates the neurons that raise the error least, one block after the other.
 
@@ -43,11 +43,12 @@ def eliminate(
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see [`damped`].
         cross (`torch.Tensor` of shape `(hidden, neurons)`): see [`damped`].
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
-        block (`int`, defaults to 16): neurons eliminated at a time.
+        block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
 
     Returns:
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
     """
+    block = block or max(1, len(gram) // BLOCKS)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     weight = cross @ inverse
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)

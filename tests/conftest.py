@@ -1,0 +1,114 @@
+"""Tiny models of real classes, and tokenizers trained on the spot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from optimum_flab.calibration import PackedTokens, pack
+
+
+FAMILIES = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
+    "llama-bias": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True, "mlp_bias": True, "attention_bias": True}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 8}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": True, "head_dim": 16}),
+    "gemma3_text": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        {
+            "head_dim": 16,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "query_pre_attn_scalar": 16,
+        },
+    ),
+}
+VOCABULARY = 320
+LAYERS = 4
+WIDTH = 64
+
+
+def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn.Module:
+    """A four-layer model of a real class with seeded weights that are not so small that nothing matters."""
+    model_class, config_class, fields = FAMILIES[family]
+    config = config_class(
+        **{
+            "vocab_size": vocab_size,
+            "hidden_size": 32,
+            "intermediate_size": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 256,
+            "initializer_range": 0.3,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+            **fields,
+            **changes,
+        }
+    )
+    torch.manual_seed(0)
+    return model_class(config).eval().requires_grad_(False)
+
+
+def random_tokens(documents: int = 24, vocabulary: int = VOCABULARY, length: int = 32, seed: int = 0) -> PackedTokens:
+    """Packed documents of random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    lists = [
+        torch.randint(vocabulary, (int(torch.randint(4, 30, (1,), generator=generator)),), generator=generator).tolist()
+        for _ in range(documents)
+    ]
+    return pack(lists, length, 0)
+
+
+TEXTS = [
+    f"def add_{name}(a, b):\n    '''Return the sum of {name} and b.'''\n    total = a + b * {number}\n    return total\n\n"
+    f"class {name.title()}Holder:\n    value = {number}\n    def get(self):\n        return self.value + {number * 7}\n"
+    for number, name in enumerate("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi".split())
+]
+
+
+def byte_level_tokenizer(vocab_size: int = 600, texts: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with two special tokens and a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|end|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((texts or TEXTS) + PROSE, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", chat_template="{{ messages[0]['content'] }}<|end|>"
+    )
+
+
+PROSE = [
+    "The quick brown fox jumps over the lazy dog while seventeen philosophers argue about mountains and rivers.",
+    "Nobody remembers the gardener who planted these orchards, although everyone praises their wonderful apples.",
+    "Architecture, literature, chemistry and geography were taught in separate buildings beyond the cathedral.",
+] * 3
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.errors import FlabError
+from optimum_flab.ffn import CRITERIA, NeuronStatistics, eliminate, refit
+from optimum_flab.ffn.elimination import damped
+
+
+HIDDEN, NEURONS = 6, 24
+
+
+def made(seed: int = 0, tokens: int = 200) -> NeuronStatistics:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(NEURONS, NEURONS, generator=generator)
+    inputs = torch.randn(tokens, NEURONS, generator=generator) @ mix
+    weight = torch.randn(HIDDEN, NEURONS, generator=generator)
+    incoming = [torch.randn(NEURONS, HIDDEN, generator=generator) for _ in range(2)]
+    statistics = NeuronStatistics.empty(weight, incoming)
+    statistics.add(inputs, inputs @ weight.T, torch.ones(tokens))
+    return statistics
+
+
+def error(statistics: NeuronStatistics, kept: torch.Tensor, weight: torch.Tensor) -> float:
+    """The damped quadratic error up to a constant, in float64."""
+    gram, cross = damped(statistics)
+    weight, gram = weight.double(), gram[kept][:, kept].double()
+    return float(((weight @ gram) * weight).sum() - 2 * (weight * cross[:, kept].double()).sum())
+
+
+def best_by_brute_force(statistics: NeuronStatistics) -> int:
+    gram, cross = damped(statistics)
+    errors = []
+    for neuron in range(NEURONS):
+        kept = torch.tensor([n for n in range(NEURONS) if n != neuron])
+        errors.append(error(statistics, kept, refit(gram, cross, kept)))
+    return min(range(NEURONS), key=errors.__getitem__)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_the_first_neuron_eliminated_is_the_one_that_brute_force_removes(seed):
+    statistics = made(seed)
+    kept = eliminate(*damped(statistics), [NEURONS - 1], block=1)[NEURONS - 1]
+    assert set(range(NEURONS)) - set(kept.tolist()) == {best_by_brute_force(statistics)}
+
+
+@given(seed=st.integers(0, 1000), block=st.integers(1, 7))
+@settings(max_examples=20, deadline=None)
+def test_sets_are_sorted_nested_and_of_the_widths_asked_for(seed, block):
+    kept = eliminate(*damped(made(seed)), [20, 5, 11], block)
+    assert {width: len(neurons) for width, neurons in kept.items()} == {20: 20, 11: 11, 5: 5}
+    assert set(kept[5].tolist()) < set(kept[11].tolist()) < set(kept[20].tolist())
+    assert all(neurons.tolist() == sorted(neurons.tolist()) for neurons in kept.values())
+
+
+def test_refit_is_the_least_squares_minimum():
+    statistics = made()
+    gram, cross = damped(statistics)
+    kept = torch.arange(0, NEURONS, 2)
+    weight = refit(gram, cross, kept)
+    least = error(statistics, kept, weight)
+    for _ in range(20):
+        assert error(statistics, kept, weight + 0.01 * torch.randn_like(weight)) > least
+
+
+def test_refit_of_all_neurons_gives_the_dense_weights_back():
+    statistics = made()
+    gram, cross = damped(statistics)
+    torch.testing.assert_close(refit(gram, cross, torch.arange(NEURONS)), statistics.weight, rtol=1e-3, atol=1e-3)
+
+
+def test_elimination_beats_the_other_criteria_over_several_layers():
+    total = dict.fromkeys(CRITERIA, 0.0)
+    for seed in range(8):
+        statistics = made(seed)
+        gram, cross = damped(statistics)
+        for name, criterion in CRITERIA.items():
+            kept = criterion.select(statistics, [16], torch.Generator().manual_seed(0))[16]
+            assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) == 16
+            total[name] += error(statistics, kept, refit(gram, cross, kept))
+    assert min(total, key=total.get) == "obs"
+
+
+def test_a_dead_and_a_doubled_neuron_go_first():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 8, generator=generator)
+    inputs[:, 3] = 0
+    inputs[:, 6] = inputs[:, 1]
+    weight = torch.randn(HIDDEN, 8, generator=generator)
+    statistics = NeuronStatistics.empty(weight, [])
+    statistics.add(inputs, inputs @ weight.T, torch.ones(500))
+    kept = set(eliminate(*damped(statistics, 1e-4), [6], block=1)[6].tolist())
+    assert 3 not in kept and len(kept & {1, 6}) == 1
+
+
+def test_first_and_random_and_max_abs_weight_are_what_their_names_say():
+    statistics = made()
+    generator = torch.Generator().manual_seed(5)
+    assert CRITERIA["first"].select(statistics, [7], generator)[7].tolist() == list(range(7))
+    again = [CRITERIA["random"].select(statistics, [7], torch.Generator().manual_seed(5))[7].tolist() for _ in range(2)]
+    assert again[0] == again[1] != list(range(7))
+    statistics.incoming[0][9, 2] = -100
+    assert 9 in CRITERIA["max-abs-weight"].select(statistics, [1], generator)[1]
+
+
+def test_nan_activations_are_refused_with_the_layer():
+    statistics = made()
+    statistics.add(torch.full((1, NEURONS), torch.nan), torch.zeros(1, HIDDEN), torch.ones(1))
+    with pytest.raises(FlabError, match="layer 7 has NaN"):
+        statistics.check_finite(7)
+
+
+def test_importance_weights_tokens():
+    inputs, targets = torch.randn(3, NEURONS), torch.randn(3, HIDDEN)
+    weighted = NeuronStatistics.empty(torch.zeros(HIDDEN, NEURONS), [])
+    weighted.add(inputs, targets, torch.tensor([2.0, 0.0, 1.0]))
+    repeated = NeuronStatistics.empty(torch.zeros(HIDDEN, NEURONS), [])
+    repeated.add(inputs[[0, 0, 2]], targets[[0, 0, 2]], torch.ones(3))
+    torch.testing.assert_close(weighted.gram, repeated.gram)
+    torch.testing.assert_close(weighted.cross, repeated.cross)

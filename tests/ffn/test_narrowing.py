@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.ffn import CRITERIA
+from optimum_flab.ffn.narrowing import narrow, survey
+from optimum_flab.shapes import masked_step
+
+from ..conftest import LAYERS, WIDTH, random_tokens, tiny_model
+
+
+def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
+    tokens = tokens or random_tokens(seed=9)
+    head = OutputHead(model, architecture)
+    step = masked_step(model, architecture, set(removed), narrowed)
+    return mean_divergence(
+        final_hidden(model, architecture, tokens, 4), final_hidden(model, architecture, tokens, 4, step), head, head
+    )
+
+
+def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
+    return narrow(
+        model,
+        architecture_for(model.config),
+        tokens,
+        list(kept_layers),
+        width,
+        CRITERIA[criterion],
+        4,
+        torch.Generator().manual_seed(0),
+    )
+
+
+def test_full_width_on_all_layers_changes_nothing(family):
+    model, tokens = tiny_model(family), random_tokens(200)
+    narrowed = narrowed_by(model, "obs", WIDTH, tokens)
+    assert divergence(model, architecture_for(model.config), narrowed) < 1e-4
+
+
+def test_compensated_elimination_is_nearer_to_dense_than_the_first_neurons(family):
+    model, tokens = tiny_model(family), random_tokens(200)
+    architecture = architecture_for(model.config)
+    ours = divergence(model, architecture, narrowed_by(model, "obs", WIDTH * 3 // 4, tokens))
+    first = divergence(model, architecture, narrowed_by(model, "first", WIDTH * 3 // 4, tokens))
+    assert ours < first / 2
+
+
+def test_narrowing_makes_up_for_a_removed_layer():
+    model, tokens = tiny_model("qwen2"), random_tokens(200)
+    architecture = architecture_for(model.config)
+    kept = [0, 2, 3]
+    narrowed = narrowed_by(model, "obs", WIDTH, tokens, kept)
+    assert sorted(narrowed) == kept
+    assert divergence(model, architecture, narrowed, {1}) < divergence(model, architecture, {}, {1})
+
+
+def test_the_sequential_pass_is_no_worse_than_the_survey():
+    model, tokens = tiny_model("llama"), random_tokens(200)
+    architecture = architecture_for(model.config)
+    width = WIDTH // 2
+    surveyed = survey(
+        model, architecture, tokens, [width], CRITERIA["obs"], 4, torch.Generator().manual_seed(0)
+    )
+    independent = {index: widths[width] for index, widths in enumerate(surveyed)}
+    sequential = narrowed_by(model, "obs", width, tokens)
+    assert divergence(model, architecture, sequential) < divergence(model, architecture, independent)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterion):
+    model = tiny_model("gemma3_text")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    narrowed = narrowed_by(model, criterion, 40, random_tokens())
+    assert sorted(narrowed) == list(range(LAYERS))
+    for layer in narrowed.values():
+        assert len(layer.kept) == 40
+        assert (layer.weight is not None) == CRITERIA[criterion].compensates
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_two_runs_are_identical():
+    model, tokens = tiny_model("qwen3"), random_tokens()
+    first, second = (narrowed_by(model, "obs", 32, tokens) for _ in range(2))
+    for index in first:
+        assert torch.equal(first[index].kept, second[index].kept)
+        assert torch.equal(first[index].weight, second[index].weight)

@@ -1,0 +1,70 @@
+from itertools import islice
+
+import pytest
+import torch
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.layers import CRITERIA
+from optimum_flab.shapes import masked_step
+
+from ..conftest import LAYERS, random_tokens, tiny_model
+
+
+def removals(model, criterion, number, tokens):
+    architecture = architecture_for(model.config)
+    order = CRITERIA[criterion].removals(model, architecture, tokens, 4, OutputHead(model, architecture))
+    return list(islice(order, number))
+
+
+def divergence_without(model, removed, tokens):
+    architecture = architecture_for(model.config)
+    head = OutputHead(model, architecture)
+    step = masked_step(model, architecture, set(removed), {})
+    dense = final_hidden(model, architecture, tokens, 4)
+    return mean_divergence(dense, final_hidden(model, architecture, tokens, 4, step), head, head)
+
+
+def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(family):
+    model, tokens = tiny_model(family), random_tokens()
+    removed = []
+    for removal in removals(model, "divergence", LAYERS - 1, tokens):
+        whole = {
+            layer: divergence_without(model, [*removed, layer], tokens)
+            for layer in range(LAYERS)
+            if layer not in removed
+        }
+        assert removal.layer == min(whole, key=whole.get)
+        assert removal.score == pytest.approx(whole[removal.layer], rel=1e-3, abs=1e-6)
+        removed.append(removal.layer)
+
+
+def test_a_layer_that_does_nothing_goes_first(family):
+    model = tiny_model(family)
+    layer = architecture_for(model.config).decoder_layers(model)[2]
+    for name, parameter in layer.named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            parameter.zero_()
+    for criterion in CRITERIA:
+        (first,) = removals(model, criterion, 1, random_tokens())
+        assert first.layer == 2, criterion
+        assert first.score == pytest.approx(0, abs=1e-5)
+
+
+def test_layers_that_ask_for_one_more_end_with_one_layer_left():
+    assert len(removals(tiny_model("qwen2"), "divergence", 99, random_tokens())) == LAYERS - 1
+
+
+def test_last_token_cosine_looks_at_the_last_token_of_each_document_only():
+    model, architecture = tiny_model("llama"), architecture_for(tiny_model("llama").config)
+    tokens = random_tokens(documents=1)
+    (removal,) = removals(model, "last-token-cosine", 1, tokens)
+    length = int(tokens.mask.sum())
+    states = model(input_ids=tokens.input_ids[:1, :length], output_hidden_states=True).hidden_states
+    # the last entry of hidden_states is behind the final norm
+    turns = [
+        float(1 - torch.cosine_similarity(states[i][0, -1], states[i + 1][0, -1], dim=0)) for i in range(LAYERS - 1)
+    ]
+    if removal.layer < LAYERS - 1:
+        assert removal.score == pytest.approx(min(turns), abs=1e-5)
+    assert architecture.model_type == "llama"

@@ -1,0 +1,98 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.budget import (
+    Inspection,
+    Limits,
+    ParameterCounts,
+    Shape,
+    candidate_shape,
+    check_target,
+    count_parameters,
+    inspect_model,
+    parameters_to_keep,
+    shape_of,
+)
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.shapes import candidate_shapes
+
+from .conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
+
+
+QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
+DENSE = Shape(151_936, 24, 4864)
+LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+
+
+def test_counts_are_those_of_the_model(family):
+    model = tiny_model(family)
+    architecture = architecture_for(model.config)
+    counts = count_parameters(model, architecture)
+    assert shape_of(model, architecture) == Shape(VOCABULARY, LAYERS, WIDTH)
+    assert counts.total(shape_of(model, architecture)) == sum(p.numel() for p in model.parameters())
+
+
+def test_counts_foretell_a_smaller_model(family):
+    counts = count_parameters(tiny_model(family), architecture_for(tiny_model(family).config))
+    changes = {"layer_types": ["full_attention"] * 2} if family == "gemma3_text" else {}
+    smaller = tiny_model(family, vocab_size=200, num_hidden_layers=2, intermediate_size=24, **changes)
+    assert counts.total(Shape(200, 2, 24)) == sum(p.numel() for p in smaller.parameters())
+
+
+@given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
+@settings(max_examples=200, deadline=None)
+def test_every_candidate_lands_within_half_a_point_and_never_above_the_budget(target, natural):
+    budget = parameters_to_keep(QWEN, DENSE, target)
+    shapes = candidate_shapes(QWEN, LIMITS, natural, budget)
+    assert shapes
+    for shape in shapes:
+        removed = 1 - QWEN.total(shape) / QWEN.total(DENSE)
+        assert target - 1e-9 <= removed <= target + 0.005
+        assert shape.width % 64 == 0
+        assert shape.vocabulary >= natural or shape.width == 64
+
+
+def test_the_vocabulary_alone_meets_a_small_target():
+    shape = candidate_shapes(QWEN, LIMITS, 33_000, parameters_to_keep(QWEN, DENSE, 0.1))[0]
+    assert (shape.layers, shape.width) == (24, 4864)
+    assert 95_000 < shape.vocabulary < 97_000
+
+
+def test_a_pinned_width_leaves_the_rest_to_the_vocabulary():
+    pinned = Limits(Shape(1000, 24, 4096), Shape(151_665, 24, 4096), 64)
+    shape = candidate_shape(QWEN, pinned, 33_000, 24, parameters_to_keep(QWEN, DENSE, 0.2))
+    assert shape.width == 4096 and shape.vocabulary > 33_000
+
+
+def test_an_unreachable_target_says_what_is_reachable():
+    pinned = Limits(Shape(151_936, 24, 64), Shape(151_936, 24, 4864), 64)
+    with pytest.raises(ConfigurationError, match=r"between 0\.000 and 0\.6\d\d"):
+        check_target(QWEN, DENSE, pinned, 0.7, 0.005)
+    check_target(QWEN, DENSE, pinned, 0.6, 0.005)
+
+
+def test_inspect_counts_without_weights(tmp_path, family):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    inspection = inspect_model(str(tmp_path), target_ratio=0.3)
+    assert inspection.to_dict()["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "One component alone" in inspection.to_text()
+
+
+def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
+    with pytest.raises(ConfigurationError, match="1.5 is not between 0 and 1"):
+        inspect_model("x", target_ratio=1.5)
+    with pytest.raises(FlabError, match="nowhere"):
+        inspect_model(str(tmp_path / "nowhere"))
+
+
+def test_one_component_alone():
+    alone = Inspection("qwen", DENSE, QWEN, 0.35).alone()
+    assert alone["vocabulary"] is None  # 27.6% of all parameters
+    budget = parameters_to_keep(QWEN, DENSE, 0.35)
+    assert QWEN.total(Shape(DENSE.vocabulary, alone["layers"], DENSE.width)) <= budget
+    assert QWEN.total(Shape(DENSE.vocabulary, DENSE.layers, alone["width"])) <= budget

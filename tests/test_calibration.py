@@ -1,0 +1,444 @@
+"""Sources, the division of texts into sets, and packed batches."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from optimum_flab.calibration import (
+    Document,
+    build_text_sets,
+    default_corpus,
+    pack,
+    parse_source,
+    read_source,
+    read_sources,
+    rows_to_documents,
+    split_passages,
+    texts_hash,
+)
+from optimum_flab.errors import FlabError
+from optimum_flab.settings import DataSettings
+
+
+ROWS = [
+    {"prompt": "def f():\n", "solution": "    return 1\n", "n": 3, "none": None},
+    {"prompt": "é 你好\u2028🙂 ", "solution": "", "n": 4.5, "none": None},
+]
+
+
+def texts(spec):
+    return [document.text for document in read_source(str(spec)).documents]
+
+
+# --- sources
+
+
+def test_parse_source_prefers_what_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "data").write_text("x")
+    (tmp_path / "odd[1].txt").write_text("x")
+    assert parse_source("org/data").path is not None
+    assert parse_source("odd[1].txt").columns == ()
+    assert parse_source("org/data[a, b]").columns == ("a", "b")
+    hub = parse_source("org/other:test[a]")
+    assert (hub.dataset, hub.split, hub.columns, hub.path) == ("org/other", "test", ("a",), None)
+    assert parse_source("org/other").split == "train"
+
+
+@pytest.mark.parametrize(
+    "spec", ["nothing", "./nothing/here", "/no/such/folder", "data/problems.jsonl[a]", "a/b/c", "", "org/data[a,]", "a b/c"]
+)
+def test_parse_source_refuses_what_is_neither_path_nor_hub_id(spec):
+    with pytest.raises(FlabError, match="source"):
+        parse_source(spec)
+
+
+def write_jsonl(path):
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n\n", encoding="utf-8")
+
+
+def write_json(path):
+    path.write_text(json.dumps(ROWS), encoding="utf-8-sig")
+
+
+def write_parquet(path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+
+
+def write_csv(path):
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ROWS[0])
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.jsonl", write_jsonl), ("a.ndjson", write_jsonl), ("a.json", write_json), ("a.parquet", write_parquet), ("a.csv", write_csv)],
+)
+def test_columns_are_joined_as_they_stand(tmp_path, name, write):
+    write(tmp_path / name)
+    assert texts(f"{tmp_path / name}[prompt,solution]") == ["def f():\n    return 1\n", "é 你好\u2028🙂 "]
+    assert [text[:1] for text in texts(f"{tmp_path / name}[n,none]")] == ["3", "4"]
+    # an empty row goes, the numbers of the others stay
+    names = [document.name for document in read_source(f"{tmp_path / name}[solution]").documents]
+    assert names == [f"{tmp_path / name}#1"]
+    with pytest.raises(FlabError, match=r"row 1: no column answer; columns found: prompt, solution, n, none"):
+        texts(f"{tmp_path / name}[prompt,answer]")
+    with pytest.raises(FlabError, match="no column text or content; columns found: prompt, solution"):
+        texts(tmp_path / name)
+
+
+def test_default_columns_and_row_of_the_missing_one(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "content": "one"}\n{"id": 2}\n')
+    with pytest.raises(FlabError, match=r"a\.jsonl, row 2: no column content; columns found: id"):
+        texts(path)
+    path.write_text('{"content": "c", "text": "t"}\n')
+    assert texts(path) == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "{}\n{broken\n", "row 1|line 2 is not JSON"),
+        ("a.jsonl", '{"text": "x"}\n{broken\n', "line 2 is not JSON"),
+        ("a.jsonl", '"just a string"\n', "row 1: expected an object with columns, found str"),
+        ("a.json", '{"text": "x"}', "holds a JSON dict"),
+        ("a.json", "[1", "is not JSON"),
+        ("a.parquet", "no parquet", "cannot be read as parquet"),
+        ("a.txt", " \n", "holds no text"),
+        ("a.json", "[]", "holds no text"),
+        ("a.csv", "", "holds no text"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FlabError, match=message) as caught:
+        texts(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_lone_surrogates_become_encodable(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b \\ud83d\\ude42"}\n')
+    assert texts(tmp_path / "a.jsonl") == ["a\ufffdb 🙂"]
+
+
+def test_large_csv_field_and_line_ends_survive(tmp_path):
+    long = "x" * 200_000
+    (tmp_path / "a.csv").write_bytes(f'text,more\r\n"{long}\r\ny",1,extra\r\n'.encode())
+    assert texts(tmp_path / "a.csv") == [f"{long}\r\ny"]
+
+
+def test_plain_file_is_one_document_unchanged(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_bytes("x = 'é'\r\n\tpass\n".encode())
+    assert read_source(str(path)).documents == [Document("x = 'é'\r\n\tpass\n", str(path))]
+    with pytest.raises(FlabError, match="plain text file and has no columns"):
+        texts(f"{path}[a]")
+    path.write_bytes(b"latin \xe9")
+    with pytest.raises(FlabError, match=r"a\.py' is not UTF-8 \(byte 6\)"):
+        texts(path)
+
+
+def test_folder_skips_and_counts_what_is_not_text(tmp_path):
+    for name in ("b.py", "a/z.md", "a/deep/y.txt", ".hidden/x.py", "__pycache__/x.py", ".dotfile"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "binary.bin").write_bytes(b"text\0more")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.py").write_text("")
+    os.symlink(tmp_path, tmp_path / "a" / "loop")
+    os.symlink(tmp_path / "gone", tmp_path / "dangling")
+    os.mkfifo(tmp_path / "pipe")
+    found = read_source(str(tmp_path))
+    assert [document.text for document in found.documents] == [".dotfile", "a/deep/y.txt", "a/z.md", "b.py"]
+    assert found.documents[1].name == f"{tmp_path.as_posix()}/a/deep/y.txt"
+    assert found.skipped == 4
+    with pytest.raises(FlabError, match="is a folder and has no columns"):
+        read_source(f"{tmp_path}[a]")
+
+
+def test_folder_without_text_is_an_error(tmp_path):
+    (tmp_path / "binary.bin").write_bytes(b"\0")
+    with pytest.raises(FlabError, match=r"holds no text \(1 files"):
+        read_source(str(tmp_path))
+
+
+def test_several_sources_are_checked_before_any_is_read(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(FlabError, match="missing"):
+        read_sources([str(tmp_path / "a.txt"), str(tmp_path / "missing")])
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    assert [d.text for d in read_sources([str(tmp_path / "b.txt"), str(tmp_path / "a.txt")]).documents] == ["b", "a"]
+
+
+def test_rows_of_a_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_list(ROWS)
+    documents = rows_to_documents(dataset, "org/data", ["prompt", "n"])
+    assert [document.text for document in documents] == ["def f():\n3.0", "é 你好\u2028🙂 4.5"]
+    assert documents[1].name == "org/data#2"
+
+
+def test_unreachable_hub_dataset_says_to_name_a_file(monkeypatch):
+    pytest.importorskip("datasets")
+    import datasets.config
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FlabError, match="dataset 'no-such-org/no-such-data'.*name a local file or folder"):
+        read_source("no-such-org/no-such-data[text]")
+
+
+def test_default_corpus_is_the_standard_library_without_tests():
+    corpus = default_corpus()
+    names = [document.name for document in corpus.documents]
+    assert {"ast.py", "json/decoder.py"} <= set(names)
+    assert names == sorted(names, key=lambda name: name.split("/"))
+    assert not [name for name in names if {"test", "tests", "site-packages", "idle_test"} & set(name.split("/"))]
+    assert sum(len(document.text) for document in corpus.documents) > 5_000_000
+    assert default_corpus() == corpus
+
+
+# --- sets
+
+
+def count_words(batch):
+    return [len(text.split()) for text in batch]
+
+
+def write_rows(path, contents):
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in contents))
+    return str(path)
+
+
+def small(**settings):
+    sizes = {"calibration_tokens": 60, "validation_tokens": 20, "held_out_tokens": 20, "sequence_length": 8}
+    return DataSettings(**(sizes | settings))
+
+
+def all_texts(documents):
+    return [document.text for document in documents]
+
+
+def test_sets_share_no_document_and_keep_to_their_shares(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(100)] + ["w0 b c d"])
+    sets = build_text_sets(small(corpus=[source]), count_words, seed=1)
+    assert [len(part) for part in (sets.validation, sets.held_out, sets.calibration)] == [5, 5, 15]
+    assert sets.set_aside == 10
+    aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
+    assert len(aside) == 10
+    assert set(all_texts(sets.corpus)) == {f"w{i} b c d" for i in range(100)} - aside
+    assert len(sets.corpus) == 90
+    assert set(all_texts(sets.calibration)) <= set(all_texts(sets.corpus))
+    assert sets.corpus_hash == texts_hash(all_texts(sets.corpus))
+
+
+def test_seed_decides_the_sets(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(50)])
+    first, again, other = (build_text_sets(small(corpus=[source]), count_words, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.calibration != other.calibration
+
+
+def test_at_most_a_fifth_is_set_aside(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [f"w{i}" for i in range(40)])
+    sets = build_text_sets(small(corpus=[source], held_out_tokens=60), count_words, seed=0)
+    assert (len(sets.validation), len(sets.held_out), len(sets.calibration)) == (2, 6, 32)
+    few = write_rows(tmp_path / "few.jsonl", [f"w{i} b c d e f g h" for i in range(5)])
+    sets = build_text_sets(small(corpus=[few]), count_words, seed=0)
+    assert (len(sets.validation), len(sets.held_out), len(sets.calibration)) == (1, 1, 3)
+
+
+def test_named_calibration_counts_as_corpus(tmp_path):
+    corpus = write_rows(tmp_path / "corpus.jsonl", [f"c{i} b c d" for i in range(30)] + ["p0 b c d", "p1 b c d"])
+    pool = write_rows(tmp_path / "pool.jsonl", [f"p{i} b c d" for i in range(20)])
+    sets = build_text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=0)
+    aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
+    assert len(aside) == sets.set_aside == 4
+    everything = {f"c{i} b c d" for i in range(30)} | {f"p{i} b c d" for i in range(20)}
+    assert set(all_texts(sets.corpus)) == everything - aside
+    assert len(sets.corpus) == len(everything) - 4
+    # whichever of the two texts that stand in both sources is set aside under some seed, is in no other set then
+    for seed in range(30):
+        sets = build_text_sets(small(corpus=[corpus], calibration=[pool]), count_words, seed=seed)
+        aside = set(all_texts(sets.validation)) | set(all_texts(sets.held_out))
+        assert not aside & set(all_texts(sets.corpus)) and not aside & set(all_texts(sets.calibration))
+
+
+def test_named_held_out_texts_are_nowhere_else(tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [f"w{i} b c d" for i in range(50)])
+    held = write_rows(tmp_path / "h.jsonl", [f"w{i} b c d" for i in range(10)] + ["new b c d"])
+    sets = build_text_sets(small(corpus=[source], held_out=[held], held_out_tokens=1000), count_words, seed=0)
+    assert set(all_texts(sets.held_out)) == {f"w{i} b c d" for i in range(10)} | {"new b c d"}
+    rest = {*all_texts(sets.corpus), *all_texts(sets.calibration), *all_texts(sets.validation)}
+    assert rest == {f"w{i} b c d" for i in range(10, 50)}
+    assert sets.set_aside == len(sets.validation) == 5
+
+
+def test_too_little_text_is_an_error(tmp_path):
+    four = write_rows(tmp_path / "four.jsonl", ["a", "b", "c", "d", "a"])
+    with pytest.raises(FlabError, match="^4 different documents.*name more"):
+        build_text_sets(small(corpus=[four]), count_words, seed=0)
+    short = write_rows(tmp_path / "short.jsonl", ["a", "b", "c", "d", "e"])
+    with pytest.raises(FlabError, match="have 3 tokens, fewer than one sequence of 8"):
+        build_text_sets(small(corpus=[short]), count_words, seed=0)
+    build_text_sets(small(corpus=[short], calibration_tokens=3), count_words, seed=0)
+
+
+def test_long_documents_give_one_passage_each_before_a_second(tmp_path):
+    for index in range(10):
+        (tmp_path / f"{index}.py").write_text("".join(f"f{index} line {line}\n" for line in range(100)))
+    sets = build_text_sets(small(corpus=[str(tmp_path)], calibration_tokens=30), count_words, seed=0)
+    assert len(sets.calibration) > 3
+    assert len({text.split()[0] for text in all_texts(sets.calibration[:8])}) == min(8, len(sets.calibration))
+    whole = {document.name: document.text for document in sets.corpus}
+    for passage in sets.calibration:
+        name, line = passage.name.rsplit(":", 1)
+        assert len(passage.text) <= 4 * 8
+        assert whole[name].split("\n", int(line) - 1)[-1].startswith(passage.text)
+    # a budget beyond one round is still filled, by passages that differ
+    sets = build_text_sets(small(corpus=[str(tmp_path)], calibration_tokens=1000), count_words, seed=0)
+    assert 1000 <= sum(count_words(all_texts(sets.calibration))) < 1020
+    assert len(set(all_texts(sets.calibration))) == len(sets.calibration)
+    aside = {passage.name.rsplit(":", 1)[0] for passage in [*sets.validation, *sets.held_out]}
+    assert len(aside) == sets.set_aside == 2
+    assert aside.isdisjoint(document.name for document in sets.corpus)
+
+
+def test_default_texts_calibrate_on_written_code():
+    sets = build_text_sets(DataSettings(calibration_tokens=2000), count_words, seed=0)
+    names = {document.name for document in sets.corpus}
+    assert any(name.startswith("encodings/") for name in names)
+    assert not any(document.name.startswith("encodings/") for document in sets.calibration)
+    assert len({document.name.split(":")[0] for document in sets.calibration}) == len(sets.calibration)
+
+
+@given(st.text(alphabet=st.sampled_from("ab \n\r\u2028é🙂"), max_size=300), st.integers(1, 40))
+def test_passages_are_the_text(text, most):
+    passages = split_passages(text, most)
+    assert "".join(passages) == text
+    assert all(len(passage) <= most for passage in passages)
+    lines = text.splitlines(keepends=True)
+    if all(len(line) <= most for line in lines):  # then cuts are at line borders only
+        assert [line for passage in passages for line in passage.splitlines(keepends=True)] == lines
+
+
+def test_corpus_hash_depends_on_borders():
+    assert texts_hash(["ab", "c"]) != texts_hash(["a", "bc"])
+    assert texts_hash(["ab", "c"]) != texts_hash(["c", "ab"])
+
+
+# --- batches
+
+
+token_lists = st.lists(st.lists(st.integers(1, 1000), max_size=30), max_size=20)
+
+
+@given(token_lists, st.integers(1, 12), st.none() | st.integers(0, 100))
+def test_every_token_is_packed_once(lists, length, most):
+    packed = pack(lists, length, pad_id=0, max_tokens=most)
+    flat = [token for tokens in lists for token in tokens][:most]
+    assert packed.tokens == len(flat)
+    assert packed.input_ids.shape == packed.position_ids.shape == packed.mask.shape == (len(packed.input_ids), length)
+    assert sorted(packed.input_ids[packed.mask].tolist()) == sorted(flat)
+    assert (packed.input_ids[~packed.mask] == 0).all()
+    # runs of rising positions are the documents (chunks of the long ones), whole
+    runs = []
+    for ids, positions, mask in zip(packed.input_ids, packed.position_ids, packed.mask, strict=True):
+        for token, position, real in zip(ids.tolist(), positions.tolist(), mask.tolist(), strict=True):
+            if position == 0:
+                runs.append(([], real))
+            assert position == len(runs[-1][0]) and real == runs[-1][1]
+            runs[-1][0].append(token)
+    expected, left = [], len(flat)
+    for tokens in lists:
+        for start in range(0, len(tokens), length):
+            expected.append(tokens[start : start + length][:left])
+            left -= len(expected[-1])
+    assert sorted(run for run, real in runs if real) == sorted(run for run in expected if run)
+
+
+def test_first_fit_fills_rows_and_batches_are_the_rows():
+    packed = pack([[1] * 5, [2] * 6, [3] * 3, [4] * 2, [5] * 20], 8, pad_id=9)
+    assert packed.input_ids.tolist() == [
+        [1, 1, 1, 1, 1, 3, 3, 3],
+        [2, 2, 2, 2, 2, 2, 4, 4],
+        [5] * 8,
+        [5] * 8,
+        [5] * 4 + [9] * 4,
+    ]
+    assert packed.position_ids[4].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    batches = list(packed.batches(2))
+    assert [len(batch.input_ids) for batch in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat([batch.input_ids for batch in batches]), packed.input_ids)
+    assert sum(batch.tokens for batch in batches) == packed.tokens == 36
+
+
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZES),
+        MistralConfig(**SIZES, sliding_window=4),
+        Qwen2Config(**SIZES),
+        Qwen3Config(**SIZES),
+        Gemma3TextConfig(
+            **SIZES,
+            sliding_window=4,
+            query_pre_attn_scalar=8,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_documents_do_not_see_each_other(config, attention):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    documents = [list(range(1, 14)), [5], [6, 7], list(range(20, 33)), [40, 41, 42], list(range(50, 66)), [77]]
+    packed = pack(documents, 16, pad_id=0)
+    assert 1 < len(packed.input_ids) < len(documents) and not packed.mask.all()
+    with torch.no_grad():
+        for batch in packed.batches(3):
+            logits = model(**batch.model_inputs()).logits
+            for row, (ids, positions, mask) in enumerate(zip(batch.input_ids, batch.position_ids, batch.mask, strict=True)):
+                starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
+                for start, end in zip(starts, starts[1:], strict=False):
+                    if mask[start]:
+                        alone = model(input_ids=ids[None, start:end]).logits[0]
+                        torch.testing.assert_close(logits[row, start:end], alone, atol=1e-5, rtol=0)

@@ -1,0 +1,83 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.errors import FlabError
+from optimum_flab.plan import PLAN_NAME, WEIGHTS_NAME, PruningPlan
+
+
+indices = st.lists(st.integers(0, 10**6), unique=True, max_size=20).map(sorted)
+
+
+def plan(**changes) -> PruningPlan:
+    fields = {
+        "base_model": "org/model",
+        "base_revision": None,
+        "base_hash": "a",
+        "corpus_hash": "b",
+        "kept_tokens": [0, 2],
+        "vocab_size": 2,
+        "kept_layers": [0, 1],
+        "kept_neurons": {0: [1, 2], 1: [0, 3]},
+        "dtype": "bfloat16",
+        "settings": {"target_ratio": 0.3},
+        "weights": {"w": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)},
+    }
+    return PruningPlan(**{**fields, **changes})
+
+
+@given(tokens=st.none() | indices, layers=indices, neurons=st.dictionaries(st.integers(0, 50), indices), name=st.text())
+@settings(max_examples=50, deadline=None)
+def test_round_trip(tmp_path_factory, tokens, layers, neurons, name):
+    folder = tmp_path_factory.mktemp("plan")
+    before = plan(kept_tokens=tokens, kept_layers=layers, kept_neurons=neurons, base_model=name)
+    before.save(folder)
+    after = PruningPlan.load(folder)
+    assert after == before
+    assert torch.equal(after.weights["w"], before.weights["w"])
+
+
+def test_it_is_loaded_from_its_file_and_is_json_that_a_person_can_diff(tmp_path):
+    plan().save(tmp_path)
+    assert PruningPlan.load(tmp_path / PLAN_NAME) == plan()
+    text = (tmp_path / PLAN_NAME).read_text()
+    assert json.loads(text)["kept_neurons"] == {"0": [1, 2], "1": [0, 3]}
+    assert '\n    "1": [0, 3]\n' in text
+
+
+def test_without_compensation_there_is_one_file(tmp_path):
+    plan(weights={}).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [PLAN_NAME]
+    assert PruningPlan.load(tmp_path).weights == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "not json"])
+def test_what_is_no_plan_is_refused(tmp_path, text):
+    (tmp_path / PLAN_NAME).write_text(text)
+    with pytest.raises(FlabError, match="is not a pruning plan"):
+        PruningPlan.load(tmp_path)
+
+
+def test_missing_or_foreign_tensors_are_refused(tmp_path):
+    with pytest.raises(FlabError, match="cannot be read"):
+        PruningPlan.load(tmp_path / "nowhere")
+    plan().save(tmp_path)
+    (tmp_path / WEIGHTS_NAME).unlink()
+    with pytest.raises(FlabError, match="copy both files"):
+        PruningPlan.load(tmp_path)
+    plan(weights={"other": torch.zeros(1)}).save(tmp_path)
+    text = (tmp_path / PLAN_NAME).read_text().replace('"other"', '"w"')
+    (tmp_path / PLAN_NAME).write_text(text)
+    with pytest.raises(FlabError, match="does not belong"):
+        PruningPlan.load(tmp_path)
+
+
+def test_a_plan_of_a_later_format_is_refused(tmp_path):
+    plan().save(tmp_path)
+    file = tmp_path / PLAN_NAME
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(FlabError, match="format 2"):
+        PruningPlan.load(tmp_path)

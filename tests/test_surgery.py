@@ -1,0 +1,167 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from optimum_flab.architectures import ARCHITECTURES, architecture_for
+from optimum_flab.errors import FlabError
+from optimum_flab.ffn import CRITERIA
+from optimum_flab.ffn.narrowing import narrow
+from optimum_flab.plan import PruningPlan
+from optimum_flab.shapes import masked_step
+from optimum_flab.surgery import operate
+
+from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, random_tokens, tiny_model
+
+
+def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
+    architecture = architecture_for(model.config)
+    narrowed = narrow(
+        model,
+        architecture,
+        random_tokens(60),
+        list(kept_layers),
+        width,
+        CRITERIA[criterion],
+        4,
+        torch.Generator().manual_seed(0),
+    )
+    plan = PruningPlan(
+        base_model="tiny",
+        base_revision=None,
+        base_hash="0",
+        corpus_hash="0",
+        kept_tokens=kept_tokens,
+        vocab_size=vocab_size or len(kept_tokens or range(VOCABULARY)),
+        kept_layers=list(kept_layers),
+        kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
+        dtype="float32",
+        settings={},
+        weights={
+            f"model.layers.{index}.mlp.down_proj.weight": layer.weight
+            for index, layer in narrowed.items()
+            if layer.weight is not None
+        },
+    )
+    return plan, narrowed
+
+
+def masked_logits(model, plan, narrowed, ids):
+    """The dense model with removed layers skipped and removed neurons zeroed, one whole sequence at a time."""
+    from optimum_flab.calibration import pack
+    from optimum_flab.layerwise import layer_inputs
+
+    architecture = architecture_for(model.config)
+    tokens = pack([ids], len(ids), 0)
+    inputs = layer_inputs(model, architecture, tokens)
+    step = masked_step(model, architecture, set(range(LAYERS)) - set(plan.kept_layers), narrowed)
+    hidden = inputs.hidden
+    for index in range(LAYERS):
+        hidden = step(index, hidden, inputs.kwargs[index])
+    return model.lm_head(model.model.norm(hidden))
+
+
+@pytest.mark.parametrize("criterion", ["energy", "obs"])
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_surgery_equals_masking_the_dense_model(family, criterion, use_cache):
+    model = tiny_model(family)
+    kept_tokens = list(range(1, VOCABULARY, 2))
+    plan, narrowed = plan_for(model, criterion=criterion, kept_tokens=kept_tokens)
+    pruned = operate(model, architecture_for(model.config), plan)
+    ids = torch.randint(len(kept_tokens), (20,), generator=torch.Generator().manual_seed(3)).tolist()
+    expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]
+    if use_cache:
+        cache, steps = None, []
+        for token in ids:
+            output = pruned(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            steps.append(output.logits)
+        found = torch.cat(steps, dim=1)
+    else:
+        found = pruned(input_ids=torch.tensor([ids]), use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_supported_family_is_tested():
+    assert {family.partition("-")[0] for family in FAMILIES} == set(ARCHITECTURES)
+
+
+def test_the_result_is_a_stock_checkpoint(family, tmp_path):
+    model = tiny_model(family)
+    plan, _ = plan_for(model, kept_tokens=list(range(100)), vocab_size=112)
+    pruned = operate(model, architecture_for(model.config), plan)
+    pruned.save_pretrained(tmp_path)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert type(loaded) is type(model)
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(loaded(input_ids=ids).logits, pruned(input_ids=ids).logits)
+    assert loaded.get_input_embeddings().weight.shape[0] == 112
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert (fields["num_hidden_layers"], fields["intermediate_size"], fields["vocab_size"]) == (3, 40, 112)
+    if fields.get("layer_types"):
+        dense_types = model.config.layer_types
+        assert fields["layer_types"] == [dense_types[index] for index in plan.kept_layers]
+
+
+def test_tying_is_kept(family):
+    model = tiny_model(family)
+    plan, _ = plan_for(model, kept_tokens=list(range(100)))
+    pruned = operate(model, architecture_for(model.config), plan)
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert (pruned.lm_head.weight is pruned.model.embed_tokens.weight) == tied
+
+
+def test_padding_rows_never_win():
+    model = tiny_model("llama")
+    plan, _ = plan_for(model, kept_tokens=list(range(100)), vocab_size=128)
+    pruned = operate(model, architecture_for(model.config), plan)
+    logits = pruned(input_ids=torch.randint(100, (4, 30))).logits
+    assert int(logits.argmax(-1).max()) < 100
+
+
+def test_token_ids_follow_in_config_and_generation_config():
+    model = tiny_model("qwen2")
+    model.config.eos_token_id, model.config.bos_token_id, model.config.pad_token_id = 11, 13, 15
+    model.generation_config.eos_token_id = [11, 13]
+    model.generation_config.pad_token_id = 15
+    model.generation_config.suppress_tokens = [12, 17]
+    plan, _ = plan_for(model, kept_tokens=list(range(1, VOCABULARY, 2)))
+    pruned = operate(model, architecture_for(model.config), plan)
+    assert (pruned.config.eos_token_id, pruned.config.bos_token_id, pruned.config.pad_token_id) == (5, 6, 7)
+    assert pruned.generation_config.eos_token_id == [5, 6]
+    assert pruned.generation_config.pad_token_id == 7
+    assert pruned.generation_config.suppress_tokens == [8]
+    assert model.config.eos_token_id == 11 and model.generation_config.eos_token_id == [11, 13]
+
+
+def test_max_window_layers_follow_the_layers():
+    model = tiny_model("qwen2", max_window_layers=2)
+    plan, _ = plan_for(model)
+    assert operate(model, architecture_for(model.config), plan).config.max_window_layers == 1
+
+
+def test_output_dtype():
+    model = tiny_model("qwen2")
+    plan, _ = plan_for(model)
+    pruned = operate(model, architecture_for(model.config), PruningPlan(**{**vars(plan), "dtype": "bfloat16"}))
+    assert {parameter.dtype for parameter in pruned.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kept_layers": [0, 9]}, "the model has 4"),
+        ({"kept_layers": []}, "keeps no layer"),
+        ({"kept_tokens": [1, 5000]}, "vocabulary of 320"),
+        ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "width of 64"),
+        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, "different widths"),
+        ({"kept_neurons": {0: [0], 1: [0]}}, "not those of its layers"),
+    ],
+)
+def test_a_plan_of_another_model_is_refused(change, message):
+    model = tiny_model("qwen2")
+    plan, _ = plan_for(model)
+    with pytest.raises(FlabError, match=message):
+        operate(model, architecture_for(model.config), PruningPlan(**{**vars(plan), **change}))
