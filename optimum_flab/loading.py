@@ -1,4 +1,5 @@
-"""A model name, folder or GGUF file -> the dense model in memory, refused before its weights are read where it cannot be pruned."""
+"""A model name, folder or GGUF file -> the dense model in memory, refused before its weights are read where it cannot
+be pruned."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import torch
 from .architectures import architecture_for
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
+from .vocabulary import settle_tokenizer
 
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
     "tekken.json",
 )
-# the largest relative difference (Frobenius) that quantising one matrix twice explains: about 4% between 5 and 8 bits, 15% at 3
-# bits; matrices trained apart differ by more than 100%
+# the largest relative difference (Frobenius) that quantising one matrix twice explains: about 4% between 5 and 8 bits,
+# 15% at 3 bits; matrices trained apart differ by more than 100%
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
 
@@ -72,7 +74,8 @@ class DenseModel:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not weights."""
+    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not
+    weights."""
 
     name: str
     load_from: str
@@ -94,10 +97,12 @@ def load_dense(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
 ) -> DenseModel:
-    """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or read.
+    """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
+    read.
 
     Args:
-        model_name_or_path (`str` or `Path`): a Hub id, a local folder, a GGUF file or a folder with one, or `flab-demo`.
+        model_name_or_path (`str` or `Path`): a Hub id, a local folder, a GGUF file or a folder with one, or
+            `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
         device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
@@ -107,8 +112,9 @@ def load_dense(
         [`DenseModel`]: the model on `device` in `dtype`.
 
     Raises:
-        [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised other than GGUF, is of
-            an unsupported family, needs custom code that was not allowed, or has no fast tokenizer that fits it.
+        [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
+            other than GGUF, is of an unsupported family, needs custom code that was not allowed, or has no fast
+            tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype.
     """
     dtype, device = computation_dtype(dtype), computation_device(device)
@@ -125,8 +131,8 @@ def load_dense(
         finer_copy, difference = near_equal_copies(files.gguf)
         if finer_copy is not None:
             notes.append(
-                f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again, keeping the"
-                f" one of {finer_copy.tensor_type.name}"
+                f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
+                f" keeping the one of {finer_copy.tensor_type.name}"
             )
     model = _load_weights(files, config, dtype)
     if finer_copy is not None:
@@ -146,11 +152,12 @@ def load_dense(
 def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> DenseModel:
     """Takes a model and a tokenizer that are in memory already, after the checks of [`load_dense`].
 
-    The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring gradients.
+    The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
+    gradients.
 
     Raises:
-        [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the tokenizer is not fast
-            or does not fit.
+        [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the
+            tokenizer is not fast or does not fit.
     """
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)
@@ -176,7 +183,8 @@ def find_model(model_name_or_path: str | Path, revision: str | None = None) -> M
     """Finds a model's files; of a Hub repository downloads everything but the weights.
 
     Raises:
-        [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor a GGUF file.
+        [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
+            a GGUF file.
     """
     name = str(model_name_or_path)
     if name == DEMO_NAME:
@@ -185,7 +193,9 @@ def find_model(model_name_or_path: str | Path, revision: str | None = None) -> M
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise FlabError(f"model {name!r} is a file but not a .gguf; name the folder of the checkpoint, or a GGUF file")
+            raise FlabError(
+                f"model {name!r} is a file but not a .gguf; name the folder of the checkpoint, or a GGUF file"
+            )
         return _gguf_model(name, path)
     if path.is_dir():
         if (path / "config.json").is_file():
@@ -194,7 +204,9 @@ def find_model(model_name_or_path: str | Path, revision: str | None = None) -> M
         if len(found) == 1:
             return _gguf_model(name, found[0])
         if found:
-            raise FlabError(f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}")
+            raise FlabError(
+                f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}"
+            )
         raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
         raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
@@ -223,7 +235,9 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
             snapshot_download(name, revision=revision, allow_patterns=list(METADATA_PATTERNS), ignore_patterns=["*/*"])
         )
     except GatedRepoError as error:
-        raise FlabError(f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`") from error
+        raise FlabError(
+            f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
         raise FlabError(f"model {name!r} has no revision {revision!r} on the Hub") from error
     except RepositoryNotFoundError as error:
@@ -234,10 +248,13 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
         at = f" at revision {revision!r}" if revision else ""
         raise FlabError(
             f"model {name!r}{at} is neither a local folder nor in the cache, and the Hub cannot be reached"
-            f" ({_first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or {DEMO_NAME}"
+            f" ({_first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or"
+            f" {DEMO_NAME}"
         ) from error
     if not (folder / "config.json").is_file():
-        raise FlabError(f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file")
+        raise FlabError(
+            f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"
+        )
     return ModelFiles(name, name, folder, revision=folder.name)
 
 
@@ -273,7 +290,9 @@ def computation_device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigurationError(f"device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'") from error
+        raise ConfigurationError(
+            f"device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'"
+        ) from error
     return device
 
 
@@ -322,19 +341,23 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     auto_map = raw.get("auto_map") or {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
         raise FlabError(
-            f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it with"
-            " --trust-remote-code"
+            f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"
+            " with --trust-remote-code"
         )
     architectures = raw.get("architectures") or []
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     known = {known} if isinstance(known, str) else set(known or ())
     if model_type not in CONFIG_MAPPING:
-        causal = "AutoModelForCausalLM" in auto_map or any("CausalLM" in architecture for architecture in architectures)
+        causal = "AutoModelForCausalLM" in auto_map or any(
+            "CausalLM" in architecture for architecture in architectures
+        )
     else:
         causal = bool(known) and (not architectures or bool(known.intersection(architectures)))
     if not causal:
         what = ", ".join(architectures) or f"model type {model_type}"
-        raise FlabError(f"model {name!r} is not a causal language model ({what}); name a decoder such as Qwen2ForCausalLM")
+        raise FlabError(
+            f"model {name!r} is not a causal language model ({what}); name a decoder such as Qwen2ForCausalLM"
+        )
 
 
 def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -349,14 +372,17 @@ def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTra
         # transformers would make up an empty one
         raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            files.load_from, trust_remote_code=trust_remote_code, **files.options
+        )
     except Exception as error:  # conversions fail in many ways
         raise FlabError(
             f"the tokenizer of {files.name!r} cannot be loaded as a fast tokenizer ({_first_line(error)}); it needs a"
             " tokenizer.json"
         ) from error
     _check_fast(tokenizer, files.name)
-    return tokenizer
+    # a tokenizer made from a GGUF file is not yet what loading the saved one gives
+    return settle_tokenizer(tokenizer) if files.gguf is not None else tokenizer
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, name: str) -> None:
@@ -368,20 +394,24 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
     needed = max(tokenizer.get_vocab().values(), default=-1) + 1
     if needed > config.vocab_size:
         raise FlabError(
-            f"the tokenizer of {name!r} has {needed} tokens but the model embeds only {config.vocab_size}; they do not belong"
-            " together"
+            f"the tokenizer of {name!r} has {needed} tokens but the model embeds only {config.vocab_size}; they do not"
+            " belong together"
         )
 
 
 def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise FlabError(
-            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is slow only; pruning needs a fast one with a tokenizer.json"
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is slow only; pruning needs a fast one with"
+            " a tokenizer.json"
         )
 
 
 def _quantised(name: str, method: str) -> str:
-    return f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result (GGUF files can be read)"
+    return (
+        f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
+        " (GGUF files can be read)"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -411,7 +441,13 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            files.load_from, config=config, dtype=dtype, output_loading_info=True, **files.options, **options
+            files.load_from,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            **files.options,
+            **options,
         )
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({_first_line(error)})") from error
@@ -439,8 +475,8 @@ def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
         path (`Path`): a GGUF file with tensors `token_embd.weight` and `output.weight`.
 
     Returns:
-        `tuple[ReaderTensor | None, float]`: the copy with more bits per weight if they are, and their relative difference
-        (Frobenius norm of the difference over that of the finer copy).
+        `tuple[ReaderTensor | None, float]`: the copy with more bits per weight if they are, and their relative
+        difference (Frobenius norm of the difference over that of the finer copy).
     """
     import gguf
 
@@ -508,7 +544,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        return [folder / name for name in sorted(set(_read_json(index)["weight_map"].values())) if (folder / name).is_file()]
+        return [
+            folder / name
+            for name in sorted(set(_read_json(index)["weight_map"].values()))
+            if (folder / name).is_file()
+        ]
     return []
 
 
@@ -519,14 +559,16 @@ def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.d
     return counts.most_common(1)[0][0]
 
 
-def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
+def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
-    A tensor with several names (a tied output head) counts once, under the last of them, so that a model, its state dict and the
-    checkpoint saved from it agree.
+    A tensor with several names (a tied output head) counts once, under the last of them, so that a model, its state
+    dict and the checkpoint saved from it agree.
 
     Args:
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model or a state dict.
+        dtype (`torch.dtype`, *optional*): hash the weights as if they were in this type; with the type they are stored
+            in, a model has one hash whatever it is computed in.
     """
     state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
     digest, seen = hashlib.sha256(), set()
@@ -538,6 +580,8 @@ def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor]) -> str:
         if tensor.numel() and place in seen:
             continue
         seen.add(place)
-        digest.update(f"{name}\0{str(tensor.dtype)}\0{tuple(tensor.shape)}\0".encode())
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture, architecture_for
 from .budget import (
@@ -41,7 +41,14 @@ from .plan import PruningPlan
 from .report import build_report, measure_held_out, report_summary, write_report
 from .shapes import Candidate, candidate_shapes, measure_candidates
 from .surgery import operate
-from .vocabulary import Vocabulary, prune_vocabulary, rewrite_tokenizer
+from .vocabulary import (
+    config_token_ids,
+    count_tokens,
+    natural_vocabulary,
+    read_spec,
+    resize,
+    rewrite_tokenizer,
+)
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -79,6 +86,15 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class NaturalVocabulary:
+    """What the corpus asks for: the kept ids, the smallest size possible, and the ids to keep at another size."""
+
+    kept: np.ndarray
+    smallest: int
+    resized: Callable[[int], np.ndarray]
 
 
 class FirstRemovals:
@@ -182,11 +198,12 @@ class FlabOptimizer:
         with watch.step("texts"):
             texts = build_text_sets(config.data, self._count_tokens, config.seed)
         with watch.step("vocabulary"):
-            vocabulary = self._natural_vocabulary(config, texts, watch)
+            vocabulary = self._natural_vocabulary(config, texts)
             kept = vocabulary.kept
             tokenizer = self._tokenizer_for(kept)
             calibration = self._packed(tokenizer, kept, [d.text for d in texts.calibration], config)
-        limits = self._with_smallest_vocabulary(limits, config, vocabulary)
+        if config.vocabulary.size is None:
+            limits = replace(limits, smallest=replace(limits.smallest, vocabulary=vocabulary.smallest))
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
@@ -208,8 +225,8 @@ class FlabOptimizer:
         del head
 
         with watch.step("vocabulary"):
-            kept = vocabulary.resized(self._tokens_for(shape, config, limits))
-            if kept is not vocabulary.kept:
+            kept = vocabulary.resized(min(shape.vocabulary, limits.largest.vocabulary))
+            if len(kept) != len(vocabulary.kept):
                 tokenizer = self._tokenizer_for(kept)
         with watch.step("layers"):
             removed = removals(dense_shape.layers - shape.layers)
@@ -270,18 +287,23 @@ class FlabOptimizer:
         encoded = self.dense.tokenizer(texts, add_special_tokens=False, verbose=False)
         return [len(ids) for ids in encoded["input_ids"]]
 
-    def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets, watch: Stopwatch) -> Vocabulary:
+    def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets) -> NaturalVocabulary:
         if not config.vocabulary.enabled:
-            return Vocabulary.untouched(shape_of(self.dense.model, self.architecture).vocabulary)
-        size = sum(len(document.text.encode("utf-8", "surrogatepass")) for document in texts.corpus)
+            rows = np.arange(shape_of(self.dense.model, self.architecture).vocabulary)
+            return NaturalVocabulary(rows, len(rows), lambda size: rows)
+        settings, model = config.vocabulary, self.dense.model
+        spec = read_spec(self.dense.tokenizer)
+        required = config_token_ids(model.config, model.generation_config)
+        arguments = (settings.min_count, settings.keep_merges, settings.keep_tokens, required)
+        natural_vocabulary(spec, np.zeros(0, dtype=np.int64), *arguments)  # unknown tokens are refused before counting
+        corpus = [document.text for document in texts.corpus]
+        size = sum(len(text.encode("utf-8")) for text in corpus)
         with tqdm(total=size, desc="Counting tokens", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-            return prune_vocabulary(
-                self.dense.tokenizer,
-                [document.text for document in texts.corpus],
-                config.vocabulary,
-                [self.dense.model.config, self.dense.model.generation_config],
-                progress=lambda done: bar.update(done - bar.n),
-            )
+            counts = count_tokens(self.dense.tokenizer, corpus, progress=lambda done: bar.update(done - bar.n)).counts
+        vocabulary = natural_vocabulary(spec, counts, *arguments)
+        return NaturalVocabulary(
+            vocabulary.kept, len(vocabulary.protected), lambda size: resize(spec, vocabulary, counts, size)
+        )
 
     def _tokenizer_for(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         if len(kept) >= len(self.dense.tokenizer):
@@ -301,18 +323,14 @@ class FlabOptimizer:
         most = getattr(config.data, f"{name}_tokens")
         return pack([kept[ids] for ids in pieces], config.data.sequence_length, int(kept[0]), most)
 
-    def _with_smallest_vocabulary(self, limits: Limits, config: FlabPrunerConfig, vocabulary: Vocabulary) -> Limits:
-        if not config.vocabulary.enabled or config.vocabulary.size is not None:
-            return limits
-        return replace(limits, smallest=replace(limits.smallest, vocabulary=vocabulary.smallest))
-
     def _asked_shape(
         self, config: FlabPrunerConfig, counts: ParameterCounts, limits: Limits, dense: Shape, natural: int
     ) -> Shape | None:
         """The shape where no search is needed: everything is pinned or off, or there is no target."""
         if config.target_ratio is None:
+            rows = -(-natural // limits.vocabulary_multiple_of) * limits.vocabulary_multiple_of
             return Shape(
-                config.vocabulary.size or (min(natural, limits.largest.vocabulary)),
+                limits.largest.vocabulary if config.vocabulary.size else rows,
                 config.layers.num_hidden_layers or dense.layers,
                 config.ffn.intermediate_size or dense.width,
             )
@@ -320,9 +338,6 @@ class FlabOptimizer:
             budget = parameters_to_keep(counts, dense, config.target_ratio)
             return candidate_shape(counts, limits, natural, limits.largest.layers, budget)
         return None
-
-    def _tokens_for(self, shape: Shape, config: FlabPrunerConfig, limits: Limits) -> int:
-        return min(shape.vocabulary, len(self.dense.tokenizer)) if config.vocabulary.enabled else shape.vocabulary
 
     def _search_rows(self, config: FlabPrunerConfig, calibration: PackedTokens) -> PackedTokens:
         rows = max(1, config.layers.search_tokens // config.data.sequence_length)
@@ -348,11 +363,13 @@ class FlabOptimizer:
         widths = [shape.width for shape in shapes if shape.width < dense_width]
         surveyed: list[dict[int, NarrowLayer]] = []
         if widths:
+            # half of the set tells shapes apart; the chosen one is decided on all of it
+            half = next(calibration.batches(-(-len(calibration.input_ids) // 2)))
             with _progress("Surveying FFN widths", len(architecture.decoder_layers(model)), "layer") as tick:
                 surveyed = survey(
                     model,
                     architecture,
-                    calibration,
+                    half,
                     widths,
                     FFN_CRITERIA[config.ffn.criterion],
                     batch_size,
@@ -466,6 +483,7 @@ class FlabOptimizer:
                 shutil.copyfile(file, partial / file.name)
             write_report(partial, pruned.report)
             write_card(partial)
+            check_checkpoint(partial)
             replace_folder(partial, folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -491,6 +509,27 @@ class FlabOptimizer:
     def summary(self) -> str:
         """What was removed and what it cost, for the terminal."""
         return report_summary(self._result().report)
+
+    @torch.no_grad()
+    def complete(self, prompt: str, max_new_tokens: int = 64) -> dict[str, str]:
+        """Greedy completions of a prompt by the dense and the pruned model, under the keys `"dense"` and `"pruned"`.
+
+        Args:
+            prompt (`str`): text to go on from, as it is.
+            max_new_tokens (`int`, defaults to 64): most tokens to write.
+        """
+        pruned = self._result()
+        sides = {"dense": (self.dense.model, self.dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
+        texts = {}
+        for name, (model, tokenizer) in sides.items():
+            inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+            output = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                generation_config=GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id),
+            )
+            texts[name] = tokenizer.decode(output[0], skip_special_tokens=True)
+        return texts
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:
@@ -534,7 +573,7 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
 
 
 def search_section(
-    candidates: list[Candidate], removed: list[Removal], vocabulary: Vocabulary, shape: Shape, texts: TextSets
+    candidates: list[Candidate], removed: list[Removal], vocabulary: NaturalVocabulary, shape: Shape, texts: TextSets
 ) -> dict[str, Any]:
     """What the search saw, for the report."""
     return {
@@ -561,6 +600,23 @@ def search_section(
             "skipped_files": texts.skipped_files,
         },
     }
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises a [`FlabError`] if what anybody will load from `folder` is not what was meant.
+
+    Some tokenizer classes add special tokens that they miss when they are loaded, beyond the last row of the embedding.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    rows = AutoConfig.from_pretrained(folder).vocab_size
+    tokens = AutoTokenizer.from_pretrained(folder).get_vocab()
+    largest = max(tokens, key=tokens.get)
+    if tokens[largest] >= rows:
+        raise FlabError(
+            f"the tokenizer class of this model adds the token {largest!r} when it is loaded, beyond the {rows:,} rows of the "
+            "embedding; give the dense tokenizer that token (load both from one folder) and prune again"
+        )
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from .layers import Removal
 from .layerwise import run_layer
 
 
-MOST_CANDIDATES = 4
+MOST_CANDIDATES = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Candidate:
 
 
 def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budget: int) -> list[Shape]:
-    """The shapes worth measuring, from the deepest that meets the budget downwards, at most four.
+    """The shapes worth measuring, from the deepest that meets the budget downwards, at most three.
 
     Args:
         natural (`int`): vocabulary size below which it is not pruned unless nothing else meets the budget.

@@ -85,21 +85,25 @@ TEXTS = [
 ]
 
 
-def byte_level_tokenizer(vocab_size: int = 600, texts: list[str] | None = None) -> PreTrainedTokenizerFast:
+def byte_level_tokenizer(vocab_size: int = 600, special: str = "<|endoftext|>") -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with two special tokens and a chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|end|>", "<|pad|>"],
+        special_tokens=[special, "<|pad|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((texts or TEXTS) + PROSE, trainer)
+    tokenizer.train_from_iterator(TEXTS + PROSE, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", chat_template="{{ messages[0]['content'] }}<|end|>"
+        tokenizer_object=tokenizer,
+        eos_token=special,
+        pad_token="<|pad|>",
+        chat_template="{{ messages[0]['content'] }}" + special,
     )
+
 
 
 PROSE = [

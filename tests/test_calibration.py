@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def test_parse_source_prefers_what_exists(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "spec", ["nothing", "./nothing/here", "/no/such/folder", "data/problems.jsonl[a]", "a/b/c", "", "org/data[a,]", "a b/c"]
+    "spec",
+    ["nothing", "./nothing/here", "/no/such/folder", "data/problems.jsonl[a]", "a/b/c", "", "org/data[a,]", "a b/c"],
 )
 def test_parse_source_refuses_what_is_neither_path_nor_hub_id(spec):
     with pytest.raises(FlabError, match="source"):
@@ -94,7 +96,13 @@ def write_csv(path):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.jsonl", write_jsonl), ("a.ndjson", write_jsonl), ("a.json", write_json), ("a.parquet", write_parquet), ("a.csv", write_csv)],
+    [
+        ("a.jsonl", write_jsonl),
+        ("a.ndjson", write_jsonl),
+        ("a.json", write_json),
+        ("a.parquet", write_parquet),
+        ("a.csv", write_csv),
+    ],
 )
 def test_columns_are_joined_as_they_stand(tmp_path, name, write):
     write(tmp_path / name)
@@ -436,9 +444,11 @@ def test_packed_documents_do_not_see_each_other(config, attention):
     with torch.no_grad():
         for batch in packed.batches(3):
             logits = model(**batch.model_inputs()).logits
-            for row, (ids, positions, mask) in enumerate(zip(batch.input_ids, batch.position_ids, batch.mask, strict=True)):
+            for row, (ids, positions, mask) in enumerate(
+                zip(batch.input_ids, batch.position_ids, batch.mask, strict=True)
+            ):
                 starts = [*(positions == 0).nonzero().flatten().tolist(), len(ids)]
-                for start, end in zip(starts, starts[1:], strict=False):
+                for start, end in pairwise(starts):
                     if mask[start]:
                         alone = model(input_ids=ids[None, start:end]).logits[0]
                         torch.testing.assert_close(logits[row, start:end], alone, atol=1e-5, rtol=0)

@@ -78,6 +78,11 @@ class PruneCommand(FlabVerb):
             "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
         )
         optional.add_argument(
+            "--prompt",
+            metavar="TEXT",
+            help="complete this text with the dense and the pruned model at the end (default: do not)",
+        )
+        optional.add_argument(
             "--overwrite", action="store_true", help="replace what is in the output folder (default: refuse)"
         )
 
@@ -108,6 +113,9 @@ class PruneCommand(FlabVerb):
             optimizer.apply(work)
         optimizer.save_pretrained(args.output, overwrite=args.overwrite)
         print(optimizer.summary())
+        if args.prompt is not None:
+            for name, text in optimizer.complete(args.prompt).items():
+                print(f"\n--- completion by the {name} model\n{text}")
 
 
 def settings_from(args: Namespace) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import torch
 from ..errors import FlabError
 
 
+COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
+
+
 @dataclass
 class NeuronStatistics:
     """Sufficient statistics of one layer's least-squares problem, accumulated in float32.
@@ -50,7 +53,11 @@ class NeuronStatistics:
         """
         root = importance.float().sqrt()[:, None]
         scaled = inputs.float() * root
-        self.gram.addmm_(scaled.T, scaled)
+        size = -(-scaled.shape[1] // COLUMN_BLOCKS)
+        for start in range(0, scaled.shape[1], size):
+            rows = slice(start, start + size)
+            self.gram[rows, start:].addmm_(scaled[:, rows].T, scaled[:, start:])
+            self.gram[start + size :, rows] = self.gram[rows, start + size :].T
         self.cross.addmm_((targets.float() * root).T, scaled)
 
     def check_finite(self, layer: int) -> None:

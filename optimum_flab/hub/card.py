@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
@@ -22,9 +22,10 @@ TAGS = ["flab-pruner", "pruned", "code"]
 # What the report measures, as paths into it. A path that leads nowhere is shown as a missing measurement.
 MEASUREMENTS = (
     ("divergence from the dense model (nats per token)", ("held_out", "divergence")),
-    ("bits per byte, dense", ("held_out", "bits_per_byte", "dense")),
-    ("bits per byte, pruned", ("held_out", "bits_per_byte", "pruned")),
+    ("bits per byte, dense", ("held_out", "dense_bits_per_byte")),
+    ("bits per byte, pruned", ("held_out", "pruned_bits_per_byte")),
     ("dense probability mass on removed tokens", ("held_out", "lost_mass")),
+    ("tokens measured on", ("held_out", "positions")),
 )
 
 _BODY = """
@@ -55,7 +56,7 @@ inputs = tokenizer("def fibonacci(n):", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
 ```
 
-`flab_report.json` holds every figure, `flab_plan.json` what was kept and `flab_config.json` what was asked for.{terms}
+`flab_report.json` holds every figure, and `flab_plan.json` what was kept.{terms}
 """
 
 
@@ -64,7 +65,8 @@ def render_card(folder: str | os.PathLike[str], repo_id: str | None = None) -> M
 
     Args:
         folder (`str` or `os.PathLike`): the folder of the pruned model.
-        repo_id (`str`, *optional*): where it is pushed to, for the usage example; the folder's name by default.
+        repo_id (`str`, *optional*): where it is pushed to, for the title and the usage example. Without it the card
+            depends on the files alone, not on the folder's name: the folder may still be renamed.
 
     Returns:
         `huggingface_hub.ModelCard`: metadata and text.
@@ -85,11 +87,11 @@ def render_card(folder: str | os.PathLike[str], repo_id: str | None = None) -> M
     )
     terms = sorted(path.name for path in folder.glob("*") if path.name.upper().startswith(("LICENSE", "NOTICE")))
     body = _BODY.format(
-        title=(repo_id or folder.resolve().name).split("/")[-1],
+        title=repo_id.split("/")[-1] if repo_id else f"{_base_name(report)}, pruned",
         origin=_origin(report, base_model),
         removed=_removed_table(report),
         cost=_cost_table(report),
-        repo=repo_id or folder.resolve().name,
+        repo=repo_id or "path/to/this/folder",
         terms=f" The base model's terms apply: see {', '.join(f'`{name}`' for name in terms)}." if terms else "",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
@@ -106,7 +108,7 @@ def write_card(folder: str | os.PathLike[str], repo_id: str | None = None) -> Pa
         `Path`: the file.
     """
     path = Path(folder) / CARD_NAME
-    path.write_text(str(render_card(folder, repo_id)), encoding="utf-8")
+    path.write_bytes(str(render_card(folder, repo_id)).encode())
     return path
 
 
@@ -153,25 +155,37 @@ def _origin(report: Mapping[str, Any], base_model: str | None) -> str:
         at = f" at revision `{revision}`" if revision else ""
         source = f"[{base_model}](https://huggingface.co/{base_model}){at}"
     else:
-        name = _at(report, ("base_model", "name"))
-        source = f"`{Path(name).name}`, a local model" if isinstance(name, str) and name else "a dense model"
-    return f"{source}, pruned by `optimum-flab`: fewer tokens in the vocabulary, fewer layers, narrower FFNs."
+        source = _base_name(report)
+    return f"{source}, pruned by `optimum-flab`."
+
+
+def _base_name(report: Mapping[str, Any]) -> str:
+    name = _at(report, ("base_model", "name"))
+    return f"`{PureWindowsPath(name).name}`" if isinstance(name, str) and name else "A dense model"
 
 
 def _removed_table(report: Mapping[str, Any]) -> str:
-    dense, pruned = (_at(report, ("parameters", side)) for side in ("dense", "pruned"))
-    if not isinstance(dense, Mapping) or not isinstance(pruned, Mapping):
+    dense, pruned = (_parameters(report, side) for side in ("dense", "pruned"))
+    if not dense or not pruned:
         return "Not recorded: the report lists no parameter counts."
-    names = [name for name, count in dense.items() if isinstance(count, int)]
     lines = ["| component | parameters before | parameters after | removed |", "|---|---:|---:|---:|"]
-    for name in names:
-        before, after = dense[name], pruned.get(name)
-        if isinstance(after, int):
+    for name, before in dense.items():
+        after = pruned.get(name)
+        if after is None:
+            lines.append(f"| {name} | {before:,} | not recorded | – |")
+        else:
             share = f"{1 - after / before:.1%}" if before else "–"
             lines.append(f"| {name} | {before:,} | {after:,} | {share} |")
-        else:
-            lines.append(f"| {name} | {before:,} | not recorded | – |")
     return "\n".join(lines)
+
+
+def _parameters(report: Mapping[str, Any], side: str) -> dict[str, int]:
+    """Parameters per component of the dense or the pruned model, and their total."""
+    components = _at(report, (side, "components"))
+    names = components if isinstance(components, Mapping) else {}
+    counts = {name: _at(report, (side, "components", name, "parameters")) for name in names}
+    counts["total"] = _at(report, (side, "parameters"))
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 def _cost_table(report: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ..errors import ConfigurationError, FlabError
-from .card import CARD_NAME, write_card
+from .card import CARD_NAME, render_card
 
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,7 +24,8 @@ def push_to_hub(
     """Push the folder of a pruned model to the Hub, in one commit.
 
     Args:
-        folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote. A card is added where there is none.
+        folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote. The card it wrote is made out to the
+            repository; one that was edited is pushed as it is.
         repo_id (`str`): the repository, for example `me/my-model-flab`; made if it is missing.
         private (`bool`, defaults to `False`): make a new repository private.
         revision (`str`, *optional*): the branch to push to, made if it is missing; `main` by default.
@@ -49,8 +50,7 @@ def push_to_hub(
         ) from error
     folder = Path(folder)
     check_pruned_folder(folder)
-    if not (folder / CARD_NAME).exists():
-        write_card(folder, repo_id)
+    card = card_to_push(folder, repo_id)
 
     api = HfApi(token=token, library_name="optimum-flab")
     try:
@@ -60,7 +60,10 @@ def push_to_hub(
         # One commit rather than `upload_folder`, which may split into several: a reader never sees half a model.
         commit = api.create_commit(
             repo_id,
-            [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files_to_push(folder)],
+            [
+                CommitOperationAdd(CARD_NAME, card),
+                *(CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files_to_push(folder)),
+            ],
             commit_message="Push a model pruned by optimum-flab",
             revision=revision,
         )
@@ -72,12 +75,22 @@ def push_to_hub(
     return commit.commit_url
 
 
+def card_to_push(folder: Path, repo_id: str) -> bytes:
+    """The card of the folder, made out to `repo_id` unless somebody has edited it."""
+    path = folder / CARD_NAME
+    if path.exists() and path.read_bytes() != str(render_card(folder)).encode():
+        return path.read_bytes()
+    return str(render_card(folder, repo_id)).encode()
+
+
 def files_to_push(folder: Path) -> list[Path]:
-    """The files of a pruned model, sorted; hidden files and folders (caches, version control) stay behind."""
+    """The files of a pruned model but its card, sorted; hidden files and folders (caches, git) stay behind."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and path != folder / CARD_NAME
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 

@@ -43,7 +43,7 @@ def test_compensated_elimination_is_nearer_to_dense_than_the_first_neurons(famil
     architecture = architecture_for(model.config)
     ours = divergence(model, architecture, narrowed_by(model, "obs", WIDTH * 3 // 4, tokens))
     first = divergence(model, architecture, narrowed_by(model, "first", WIDTH * 3 // 4, tokens))
-    assert ours < first / 2
+    assert ours < first / 1.5
 
 
 def test_narrowing_makes_up_for_a_removed_layer():

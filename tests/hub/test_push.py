@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,16 +14,29 @@ from huggingface_hub import ModelCard
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import render_card, write_card
-from optimum_flab.hub.push import check_pruned_folder, files_to_push, push_to_hub
+from optimum_flab.hub.push import card_to_push, check_pruned_folder, files_to_push, push_to_hub
+from optimum_flab.report import HeldOut
 
 
 REPORT = {
     "base_model": {"name": "someone/some-model", "revision": "0123abc"},
-    "parameters": {
-        "dense": {"vocabulary": 1000, "ffn": 4000, "other": 0, "total": 5000},
-        "pruned": {"vocabulary": 250, "ffn": 4000, "other": 0, "total": 4250},
+    "dense": {
+        "parameters": 5000,
+        "components": {
+            "vocabulary": {"parameters": 1000, "bytes": 4000},
+            "ffn": {"parameters": 4000, "bytes": 16000},
+            "other": {"parameters": 0, "bytes": 0},
+        },
     },
-    "held_out": {"divergence": 0.0712345, "bits_per_byte": {"dense": 0.41, "pruned": 0.45}, "lost_mass": None},
+    "pruned": {
+        "parameters": 4250,
+        "components": {
+            "vocabulary": {"parameters": 250, "bytes": 1000},
+            "ffn": {"parameters": 4000, "bytes": 16000},
+            "other": {"parameters": 0, "bytes": 0},
+        },
+    },
+    "held_out": asdict(HeldOut(3, 900, 200, 180, 210, 1, 0.0712345, 0.001, 0.41, 0.45)),
 }
 
 
@@ -54,12 +68,15 @@ def test_the_card_reads_back_with_its_metadata(pruned):
     assert "| total | 5,000 | 4,250 | 15.0% |" in card.text
     assert "| other | 0 | 0 | – |" in card.text
     assert "| divergence from the dense model (nats per token) | 0.07123 |" in card.text
-    assert "| dense probability mass on removed tokens | not measured |" in card.text
-    assert 'from_pretrained("pruned")' in card.text
+    assert "| bits per byte, pruned | 0.45 |" in card.text
+    assert "not measured" not in card.text and "not recorded" not in card.text
+    assert 'from_pretrained("path/to/this/folder")' in card.text and "# `some-model`, pruned" in card.text
     assert "see `LICENSE`" in card.text
 
 
-@pytest.mark.parametrize("report", [None, {}, {"parameters": 3, "held_out": [], "base_model": "x"}])
+@pytest.mark.parametrize(
+    "report", [None, {}, {"dense": 3, "pruned": {"components": 3}, "held_out": [], "base_model": "x"}]
+)
 def test_a_card_without_measurements_says_so(pruned, report):
     (pruned / "flab_report.json").unlink()
     if report is not None:
@@ -67,7 +84,12 @@ def test_a_card_without_measurements_says_so(pruned, report):
     card = ModelCard.load(write_card(pruned))
     assert card.data.base_model is None
     assert "Not recorded: the report lists no parameter counts." in card.text
-    assert card.text.count("| not measured |") == 4
+    assert card.text.count("| not measured |") == 5
+
+
+def test_a_card_does_not_depend_on_the_name_of_its_folder(pruned):
+    before = str(render_card(pruned))
+    assert str(render_card(pruned.rename(pruned.with_name(".other-name")))) == before
 
 
 @pytest.mark.parametrize("name", ["/home/me/private/model", "./model", "models/a/b", "model.gguf", "gone\\model", 7])
@@ -96,6 +118,7 @@ def test_hidden_files_stay_behind(pruned):
     assert [path.name for path in files_to_push(pruned)] == sorted(
         path.name for path in pruned.iterdir() if path.is_file()
     )
+    assert not [path for path in files_to_push(pruned) if path.name == "secret"]
 
 
 @pytest.mark.parametrize("missing", ["config.json", "flab_plan.json", "model.safetensors"])
@@ -204,14 +227,21 @@ def test_a_push_is_one_commit_of_every_file_with_a_card(pruned, hub, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == f"{hub.url}/me/model/commit/{'0' * 40}"
     (commit,) = hub.commits
-    assert set(commit) == {path.name for path in pruned.iterdir() if path.is_file()} >= {"README.md"}
-    assert all(content == (pruned / name).read_bytes() for name, content in commit.items())
+    card = commit.pop("README.md").decode()
+    assert commit == {path.name: path.read_bytes() for path in pruned.iterdir() if path.is_file()}
     paths = [path for path, _ in hub.requests]
     assert paths.index("/api/models/me/model/branch/pruned") < paths.index("/api/models/me/model/commit/pruned")
-    assert "base_model: someone/some-model" in commit["README.md"].decode()
+    assert "base_model: someone/some-model" in card and 'from_pretrained("me/model")' in card
 
 
-def test_a_card_that_is_there_is_pushed_as_it_is(pruned, hub, tmp_path):
+def test_the_card_that_pruning_wrote_is_made_out_to_the_repository(pruned):
+    written = write_card(pruned).read_bytes()
+    assert card_to_push(pruned, "me/model") == str(render_card(pruned, "me/model")).encode() != written
+    (pruned / "README.md").unlink()
+    assert card_to_push(pruned, "me/model") == str(render_card(pruned, "me/model")).encode()
+
+
+def test_a_card_that_was_edited_is_pushed_as_it_is(pruned, hub, tmp_path):
     (pruned / "README.md").write_text("# mine\n", encoding="utf-8")
     assert push(hub, tmp_path, pruned, "me/model").returncode == 0
     assert hub.commits[0]["README.md"] == b"# mine\n"

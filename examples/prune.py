@@ -1,0 +1,18 @@
+"""Prunes a third of a model's parameters and compares a completion before and after."""
+
+import sys
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+
+
+def main(model: str, output: str) -> None:
+    optimizer = FlabOptimizer.from_pretrained(model)
+    optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
+    optimizer.save_pretrained(output)
+    print(optimizer.summary())
+    for name, text in optimizer.complete("def fibonacci(n):").items():
+        print(f"--- {name}\n{text}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

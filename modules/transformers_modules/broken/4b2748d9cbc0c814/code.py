@@ -1,0 +1,3 @@
+from transformers import PreTrainedConfig
+class InventConfig(PreTrainedConfig):
+    model_type = 'inventlm'

@@ -1,0 +1,275 @@
+"""A tokenizer with only the kept tokens, renumbered, and every id that follows from that."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import FlabError
+from .closure import _pairs, processor_ids
+from .usage import encode_chunks
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+
+# Fields of a generation configuration that hold sets or sequences of ids; those that name one id end in _token_id.
+GENERATION_FIELDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "sequence_bias")
+
+
+# --- the tokenizer -------------------------------------------------------------------------------------------------
+
+
+def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray) -> PreTrainedTokenizerBase:
+    """Makes the tokenizer of a pruned vocabulary, as it will be loaded from its files.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the dense one, fast; left as it is.
+        kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under merge ancestors; position is the new id.
+
+    Returns:
+        `PreTrainedTokenizerBase`: of the same class, with ids 0 to `len(kept) - 1`, the same chat template and settings.
+
+    Raises:
+        [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes another tokenizer of
+            its files.
+    """
+    kept = [int(index) for index in kept]
+    mapping = {index: position for position, index in enumerate(kept)}
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        file = Path(folder, "tokenizer.json")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        _check_kept(tokenizer, content, kept)
+        content = _rewrite_json(content, mapping)
+        file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        _rewrite_config(Path(folder, "tokenizer_config.json"), tokenizer, mapping, content)
+        new = _load(tokenizer, folder)
+    _check_same(content, new)
+    dense, tokens = tokenizer.get_vocab(), new.get_vocab()
+    if len(new) != len(kept) or sorted(tokens.values()) != list(range(len(kept))):
+        raise FlabError(
+            f"{type(tokenizer).__name__} makes {len(new)} tokens of the {len(kept)} kept ones; its pruned vocabulary cannot be loaded"
+        )
+    for text in ("", "a"):
+        before, after = tokenizer.encode(text), new.encode(text)
+        if mapping.keys() >= set(before) and [mapping[index] for index in before] != after:
+            raise FlabError(f"{type(tokenizer).__name__} frames texts otherwise after loading: {before} became {after} ({text!r})")
+    for name, token in tokenizer.special_tokens_map.items():
+        if new.special_tokens_map.get(name) != token or mapping.get(dense[token]) != tokens[token]:
+            raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} in loading")
+    return new
+
+
+def settle_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer that loading a saved one gives.
+
+    Some classes rebuild parts of a tokenizer by rules of their own when they are loaded (one read from a GGUF file gains its
+    normalizer then). What is counted and measured must be what is loaded later, so settle such a tokenizer first.
+    """
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return _load(tokenizer, folder)
+
+
+def _load(like: PreTrainedTokenizerBase, folder: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    # custom code is not among the saved files
+    stock = type(like).__module__.startswith("transformers.")
+    new = (AutoTokenizer if stock else type(like)).from_pretrained(folder)
+    new.name_or_path = like.name_or_path
+    if "name_or_path" in like.init_kwargs:
+        new.init_kwargs["name_or_path"] = like.init_kwargs["name_or_path"]
+    else:
+        new.init_kwargs.pop("name_or_path", None)
+    new.chat_template = copy.deepcopy(like.chat_template)  # reading a file turns its line ends into \n
+    return new
+
+
+def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kept: list[int]) -> None:
+    if kept != sorted(set(kept)):
+        raise FlabError("the kept token ids are not in ascending order, or one occurs twice")
+    vocabulary = tokenizer.get_vocab()
+    tokens = {index: token for token, index in vocabulary.items()}
+    if unknown := [index for index in kept if index not in tokens]:
+        raise FlabError(f"the tokenizer has no token of id {', '.join(map(str, unknown[:5]))}; the kept ids are of another one")
+    needed = {vocabulary[token] for token in tokenizer.special_tokens_map.values() if token in vocabulary}
+    needed.update(processor_ids(content))
+    if content["model"].get("unk_token") in vocabulary:
+        needed.add(vocabulary[content["model"]["unk_token"]])
+    if missing := sorted(needed.difference(kept)):
+        names = ", ".join(repr(tokens.get(index, index)) for index in missing)
+        raise FlabError(f"the tokenizer cannot do without {names}; keep {'it' if len(missing) == 1 else 'them'}")
+
+
+def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[str, Any]:
+    """A `tokenizer.json` renumbered by `mapping` (old id to new), without the tokens that are not in it."""
+    model = content["model"]
+    added = [token for token in content["added_tokens"] if token["id"] in mapping]
+    vocabulary = {token: mapping[index] for token, index in model["vocab"].items() if index in mapping}
+    outside = [token for token in added if token["content"] not in vocabulary]
+    if any(mapping[token["id"]] < len(vocabulary) for token in outside):
+        # tokens outside of the vocabulary are numbered after it, so these would move
+        vocabulary.update((token["content"], mapping[token["id"]]) for token in outside)
+    merges = [
+        list(pair)
+        for pair in _pairs(model["merges"])
+        if pair[0] in vocabulary and pair[1] in vocabulary and pair[0] + pair[1] in vocabulary
+    ]
+    padding = content["padding"]
+    return {
+        **content,
+        "padding": padding and {**padding, "pad_id": mapping[padding["pad_id"]]},
+        "added_tokens": [{**token, "id": mapping[token["id"]]} for token in added],
+        "post_processor": _rewrite_processor(content["post_processor"], mapping),
+        "model": {**model, "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])), "merges": merges},
+    }
+
+
+def _rewrite_processor(value: Any, mapping: Mapping[int, int]) -> Any:
+    """A post-processor with the ids that [`~vocabulary.closure.processor_ids`] finds renumbered."""
+    if isinstance(value, list):
+        return [_rewrite_processor(item, mapping) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "TemplateProcessing":
+        tokens = {
+            name: {**token, "ids": [mapping[index] for index in token["ids"]]} for name, token in value["special_tokens"].items()
+        }
+        return {**value, "special_tokens": tokens}
+    if value.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return {**value, **{name: [value[name][0], mapping[value[name][1]]] for name in ("sep", "cls")}}
+    return {name: _rewrite_processor(item, mapping) for name, item in value.items()}
+
+
+def _rewrite_config(
+    file: Path, tokenizer: PreTrainedTokenizerBase, mapping: Mapping[int, int], content: dict[str, Any]
+) -> None:
+    """Takes dropped tokens out of a `tokenizer_config.json`: classes add back those that they find named there."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    dense = tokenizer.get_vocab()
+    kept = {*content["model"]["vocab"], *(token["content"] for token in content["added_tokens"])}
+
+    def stays(token: str | dict[str, Any]) -> bool:
+        name = token["content"] if isinstance(token, dict) else token
+        return name in kept or name not in dense
+
+    for name in ("extra_special_tokens", "additional_special_tokens"):
+        if isinstance(config.get(name), list):
+            config[name] = [token for token in config[name] if stays(token)]
+    if isinstance(config.get("added_tokens_decoder"), dict):
+        config["added_tokens_decoder"] = {
+            str(mapping[int(index)]): token for index, token in config["added_tokens_decoder"].items() if int(index) in mapping
+        }
+    for name in ("padding_side", "truncation_side"):
+        if getattr(tokenizer, name) != getattr(type(tokenizer), name):  # saving forgets what was set after loading
+            config[name] = getattr(tokenizer, name)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_same(content: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that is not what its `tokenizer.json` says."""
+    from tokenizers import Tokenizer
+
+    written = json.loads(Tokenizer.from_str(json.dumps(content, ensure_ascii=False)).to_str())
+    loaded = json.loads(tokenizer.backend_tokenizer.to_str())
+    different = [name for name in written if written[name] != loaded.get(name) and name != "model"]
+    different += [f"model.{name}" for name in written["model"] if written["model"][name] != loaded["model"].get(name)]
+    if different:
+        raise FlabError(
+            f"{type(tokenizer).__name__} changes {', '.join(different)} of the pruned tokenizer when it is loaded; save the dense"
+            " tokenizer, load it again and prune with that one"
+        )
+
+
+# --- ids elsewhere -------------------------------------------------------------------------------------------------
+
+
+def remap_token_ids(value: Any, mapping: Mapping[int, int]) -> Any:
+    """Renumbers the ids in a value of a configuration.
+
+    Args:
+        value: an id; a list of ids, each on its own; lists of sequences of ids, nested or not; or a `sequence_bias`, as a mapping from
+            sequences or as a list of pairs.
+        mapping (`Mapping[int, int]`): old ids to new.
+
+    Returns:
+        the same kind of value. A dropped id alone is None; in a list it is left out; a sequence with one can no longer occur and
+        is left out whole. A list of which nothing is left is None.
+    """
+    if value is None or isinstance(value, (bool, float, str)):
+        return value
+    if isinstance(value, int):
+        return mapping.get(value)
+    if isinstance(value, Mapping):
+        sequences = {key: _remap_sequence(key, mapping) for key in value}
+        return {new: value[key] for key, new in sequences.items() if new is not None} or None
+    if all(isinstance(item, int) for item in value):
+        return [mapping[item] for item in value if item in mapping] or None
+    return [new for item in value if (new := _remap_item(item, mapping)) is not None] or None
+
+
+def _remap_item(item: Any, mapping: Mapping[int, int]) -> Any:
+    if len(item) == 2 and isinstance(item[0], (list, tuple)) and isinstance(item[1], float):
+        sequence = _remap_sequence(item[0], mapping)
+        return None if sequence is None else type(item)((sequence, item[1]))
+    if all(isinstance(index, int) for index in item):
+        return _remap_sequence(item, mapping)
+    return remap_token_ids(item, mapping)
+
+
+def _remap_sequence(sequence: Sequence[int], mapping: Mapping[int, int]) -> Any:
+    return type(sequence)(mapping[index] for index in sequence) if all(index in mapping for index in sequence) else None
+
+
+def remap_config_ids(
+    config: PreTrainedConfig | None, generation_config: GenerationConfig | None, kept: Iterable[int]
+) -> tuple[PreTrainedConfig | None, GenerationConfig | None]:
+    """Copies of a configuration and a generation configuration with renumbered token ids.
+
+    Their sizes are left to the caller. An id that is not kept becomes None, see [`remap_token_ids`].
+
+    Args:
+        kept (`Iterable[int]`): old ids, ascending; position is the new id.
+
+    Returns:
+        a copy of each, or None where None was given.
+    """
+    mapping = {int(index): position for position, index in enumerate(kept)}
+    result = []
+    for old in (config, generation_config):
+        new = copy.deepcopy(old)
+        fields = [name for name in (old.to_dict() if old is not None else ()) if name.endswith("_token_id")]
+        for name in [*fields, *(GENERATION_FIELDS if old is not None else ())]:
+            if getattr(old, name, None) is not None:
+                setattr(new, name, remap_token_ids(getattr(old, name), mapping))
+        result.append(new)
+    return result[0], result[1]
+
+
+def changed_texts(
+    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray, texts: Sequence[str]
+) -> int:
+    """How many texts a pruned tokenizer cuts into other pieces than the dense one.
+
+    Args:
+        old (`PreTrainedTokenizerBase`): the dense tokenizer.
+        new (`PreTrainedTokenizerBase`): the pruned one.
+        kept (`Sequence[int]` or `np.ndarray`): old ids, ascending; position is the new id.
+        texts (`Sequence[str]`): the texts.
+    """
+    kept = np.asarray(kept, dtype=np.int64)
+    pairs = zip(encode_chunks(old, texts), encode_chunks(new, texts), strict=True)
+    return sum(
+        kept[np.asarray(after, dtype=np.int64)].tolist() != before
+        for (_, befores), (_, afters) in pairs
+        for before, after in zip(befores, afters, strict=True)
+    )

@@ -1,0 +1,104 @@
+"""How often a corpus uses each token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# An encoding takes some thirty times the memory of its text.
+CHARACTERS_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True)
+class TokenUsage:
+    """Token use over a corpus.
+
+    Args:
+        counts (`np.ndarray`): int64, of the largest id + 1: how often each id occurs.
+        texts (`int`): number of texts.
+        tokens (`int`): number of tokens in all of them.
+        bytes (`int`): their size in UTF-8.
+    """
+
+    counts: np.ndarray
+    texts: int
+    tokens: int
+    bytes: int
+
+
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], progress: Callable[[int], None] | None = None
+) -> TokenUsage:
+    """Counts how often texts use each token; the special tokens that encoding adds are not counted.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; all its threads are used.
+        texts (`Sequence[str]`): the corpus. A text is never cut, so its size bounds the memory from below.
+        progress (`Callable[[int], None]`, *optional*): called now and then with the bytes done so far.
+
+    Returns:
+        [`TokenUsage`]: exact counts.
+    """
+    counts = np.zeros(max(tokenizer.get_vocab().values(), default=-1) + 1, dtype=np.int64)
+    done = 0
+    for chunk, encoded in encode_chunks(tokenizer, texts):
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
+        counts += np.bincount(ids, minlength=len(counts))
+        done += sum(len(text.encode("utf-8")) for text in chunk)
+        if progress is not None:
+            progress(done)
+    return TokenUsage(counts=counts, texts=len(texts), tokens=int(counts.sum()), bytes=done)
+
+
+def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text, without the special tokens that encoding adds."""
+    return [len(ids) for _, encoded in encode_chunks(tokenizer, texts) for ids in encoded]
+
+
+def encode_chunks(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Iterator[tuple[Sequence[str], list[list[int]]]]:
+    """Encodes texts in parallel, a bounded amount at a time, without added special tokens, truncation or padding.
+
+    Yields:
+        some of the texts, in order, and the ids of each.
+    """
+    backend = tokenizer.backend_tokenizer
+    start = 0
+    while start < len(texts):
+        stop, size = start, 0
+        while stop < len(texts) and (stop == start or size + len(texts[stop]) <= CHARACTERS_AT_ONCE):
+            size += len(texts[stop])
+            stop += 1
+        chunk = texts[start:stop]
+        with _whole_texts(backend):
+            encodings = backend.encode_batch_fast(list(chunk), add_special_tokens=False)
+        yield chunk, [encoding.ids for encoding in encodings]
+        start = stop
+
+
+@contextmanager
+def _whole_texts(backend) -> Iterator[None]:
+    truncation, padding = backend.truncation, backend.padding
+    if truncation is None and padding is None:
+        yield
+        return
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)

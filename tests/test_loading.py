@@ -1,0 +1,469 @@
+"""Loading dense models from real files, and what is refused before weights are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, T5Config
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.loading import (
+    check_config,
+    computation_device,
+    dense_from_memory,
+    find_model,
+    load_dense,
+    near_equal_copies,
+    read_config,
+    weights_hash,
+)
+
+from .conftest import byte_level_tokenizer, tiny_model
+
+
+VOCABULARY = 600
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = byte_level_tokenizer(VOCABULARY - 1)
+    # the tokenizer class of Qwen2 adds this token where it is missing
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("models") / "tiny-qwen2"
+    tiny_model("qwen2", VOCABULARY).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "LICENSE.txt").write_text("licence")
+    (folder / "Notice").write_text("notice")
+    return folder
+
+
+@pytest.fixture
+def broken(checkpoint, tmp_path):
+    """A copy to damage, and a way to change fields of its config."""
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint, folder)
+
+    def change(**fields):
+        config = json.loads((folder / "config.json").read_text()) | fields
+        (folder / "config.json").write_text(
+            json.dumps({key: value for key, value in config.items() if value is not None})
+        )
+
+    return folder, change
+
+
+def test_folder_loads_into_float32_without_loss(checkpoint):
+    dense = load_dense(checkpoint, device="cpu")
+    stored = load_file(checkpoint / "model.safetensors")
+    state = dense.model.state_dict()
+    assert all(torch.equal(state[name], tensor.float()) for name, tensor in stored.items())
+    assert {parameter.dtype for parameter in dense.model.parameters()} == {torch.float32}
+    assert not dense.model.training and not any(parameter.requires_grad for parameter in dense.model.parameters())
+    assert dense.model.lm_head.weight is dense.model.model.embed_tokens.weight
+    assert dense.storage_dtype == torch.bfloat16
+    assert (dense.name, dense.folder, dense.revision, dense.notes) == (str(checkpoint), checkpoint, None, [])
+    assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
+    assert dense.tokenizer.is_fast
+
+
+def test_dtype_of_the_computation_and_sharded_storage(checkpoint, tmp_path, tokenizer):
+    folder = tmp_path / "sharded"
+    tiny_model("llama", VOCABULARY).to(torch.float16).save_pretrained(folder, max_shard_size="50KB")
+    tokenizer.save_pretrained(folder)
+    assert (folder / "model.safetensors.index.json").is_file()
+    dense = load_dense(str(folder), dtype="bfloat16", revision="main")
+    assert {parameter.dtype for parameter in dense.model.parameters()} == {torch.bfloat16}
+    assert dense.storage_dtype == torch.float16
+    assert dense.notes == ["revision 'main' means nothing for local files and was ignored"]
+
+
+def test_device_and_dtype_are_checked_first(tmp_path):
+    with pytest.raises(ConfigurationError, match="dtype 'int8' is not one of float32"):
+        load_dense(tmp_path / "nothing", dtype="int8")
+    with pytest.raises(ConfigurationError, match="device 'abacus' cannot be used"):
+        load_dense(tmp_path / "nothing", device="abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigurationError, match="device 'cuda' cannot be used"):
+            computation_device("cuda")
+
+
+# --- refusals; every folder here still has its weights, so only the named fault can be what is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (BertConfig(architectures=["BertForMaskedLM"]).to_dict(), r"not a causal language model \(BertForMaskedLM\)"),
+        (T5Config(architectures=["T5ForConditionalGeneration"]).to_dict(), "not a causal language model .T5For"),
+        ({"architectures": ["Qwen2ForSequenceClassification"]}, "not a causal language model .Qwen2ForSeq"),
+        ({"architectures": ["Qwen2Model"]}, "not a causal language model .Qwen2Model"),
+        (
+            {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
+            "'gpt2' is not supported; supported .*llama.*qwen2",
+        ),
+        ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, "'gemma3' is not supported"),
+        ({"model_type": "inventlm", "architectures": ["InventForCausalLM"]}, "'inventlm' is not supported"),
+        (
+            {
+                "model_type": "inventlm",
+                "architectures": ["InventForCausalLM"],
+                "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"},
+            },
+            "custom code .*--trust-remote-code",
+        ),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\); prune the unquantised"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, r"quantised \(compressed-tensors\)"),
+        ({"model_type": None}, "names no model_type"),
+        ({"vocab_size": 599}, "tokenizer of .* has 600 tokens but the model embeds only 599"),
+        ({"layer_types": ["full_attention"]}, "configuration of .* cannot be read"),
+        ({"intermediate_size": 32}, "other shapes"),
+        ({"num_hidden_layers": 5, "layer_types": ["full_attention"] * 5}, "lack 12 tensors"),
+    ],
+    ids=str,
+)
+def test_configurations_that_are_refused(broken, fields, message):
+    folder, change = broken
+    change(**fields)
+    with pytest.raises(FlabError, match=message):
+        load_dense(folder)
+
+
+def test_refused_before_weights_are_read(broken):
+    folder, change = broken
+    (folder / "model.safetensors").unlink()
+    change(vocab_size=10)
+    with pytest.raises(FlabError, match="embeds only 10"):
+        load_dense(folder)
+    change(vocab_size=VOCABULARY)
+    with pytest.raises(FlabError, match="the weights of .* cannot be loaded"):
+        load_dense(folder)
+
+
+def test_custom_code_that_is_trusted_is_still_of_an_unknown_family(broken):
+    folder, change = broken
+    change(
+        model_type="inventlm",
+        architectures=["InventForCausalLM"],
+        auto_map={"AutoConfig": "code.InventConfig", "AutoModelForCausalLM": "code.InventForCausalLM"},
+    )
+    (folder / "code.py").write_text(
+        "from transformers import PreTrainedConfig\n"
+        "class InventConfig(PreTrainedConfig):\n    model_type = 'inventlm'\n"
+    )
+    with pytest.raises(FlabError, match="'inventlm' is not supported"):
+        load_dense(folder, trust_remote_code=True)
+
+
+def test_marks_of_other_quantisers(broken):
+    folder, _ = broken
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(FlabError, match=r"quantised \(hf_quant_config\.json\)"):
+        load_dense(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_config_that_is_no_json_object(broken, content):
+    folder, _ = broken
+    (folder / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(FlabError, match=r"config\.json"):
+        load_dense(folder)
+
+
+def test_damaged_weights(broken):
+    folder, _ = broken
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FlabError, match="the weights of .* cannot be loaded"):
+        load_dense(folder)
+
+
+def test_missing_tensor(broken):
+    folder, _ = broken
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.1.mlp.down_proj.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FlabError, match=r"lack 1 tensors.*layers\.1\.mlp\.down_proj"):
+        load_dense(folder)
+
+
+def test_missing_tokenizer_is_not_made_up(broken):
+    folder, _ = broken
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FlabError, match="has no tokenizer files"):
+        load_dense(folder)
+
+
+def test_slow_tokenizer(tmp_path):
+    folder = tmp_path
+    tiny_model("llama", VOCABULARY).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CTRLTokenizer"}))
+    (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "<unk>": 2}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    with pytest.raises(FlabError, match=r"\(CTRLTokenizer\) is slow only"):
+        load_dense(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["./no/such/folder", "/no/such/folder", "a/b/c", "model.gguf", "org/model.gguf", "what is this"]
+)
+def test_names_that_are_neither_path_nor_hub_id(name):
+    with pytest.raises(FlabError, match="does not exist; name a local folder, a GGUF file, a Hub id or flab-demo"):
+        load_dense(name)
+
+
+def test_folders_and_files_that_are_no_checkpoint(tmp_path):
+    with pytest.raises(FlabError, match="has no config.json and no GGUF file"):
+        load_dense(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(FlabError, match="is a file but not a .gguf"):
+        load_dense(tmp_path / "weights.bin")
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"nonsense")
+    with pytest.raises(FlabError, match="has 2 GGUF files; name one of them: a.gguf, b.gguf"):
+        load_dense(tmp_path)
+    with pytest.raises(FlabError, match="is not a GGUF file"):
+        load_dense(tmp_path / "a.gguf")
+    (tmp_path / "a-00001-of-00002.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FlabError, match="one part of several"):
+        load_dense(tmp_path / "a-00001-of-00002.gguf")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(FlabError, match="GGUF file .* cannot be read"):
+        load_dense(tmp_path / "a.gguf")
+
+
+def test_hub_names_come_from_the_cache_or_say_that_they_cannot(checkpoint, tmp_path):
+    """In a process of its own: huggingface_hub reads its environment when it is imported."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(checkpoint, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    code = f"""
+from optimum_flab.errors import FlabError
+from optimum_flab.loading import load_dense
+dense = load_dense("someone/tiny")
+assert dense.revision == {commit!r} and dense.folder.name == {commit!r} and dense.name == "someone/tiny", dense
+assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
+assert str(dense.storage_dtype) == "torch.bfloat16"
+for arguments, words in (
+    (("someone/other", None), "'someone/other' is neither a local folder nor in the cache"),
+    (("someone/tiny", "v2"), "'someone/tiny' at revision 'v2'"),
+):
+    try:
+        load_dense(arguments[0], revision=arguments[1])
+    except FlabError as error:
+        assert words in str(error) and "name a local folder" in str(error), error
+    else:
+        raise AssertionError(arguments)
+"""
+    environment = os.environ | {
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+# --- GGUF
+
+
+TENSORS = {
+    "model.norm.weight": "output_norm.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.q_proj.bias": "attn_q.bias",
+    "self_attn.k_proj.bias": "attn_k.bias",
+    "self_attn.v_proj.bias": "attn_v.bias",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+}
+
+
+def write_gguf(path, model, tokenizer, embedding, output=None):
+    """Writes a tiny Qwen2 as llama.cpp's converter would.
+
+    Args:
+        embedding, output: pairs of a float32 matrix and the type to quantise it to.
+    """
+    config = model.config
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in tokenizer.all_special_tokens else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+
+    def add(name, matrix, kind):
+        writer.add_tensor(name, gguf.quantize(matrix, kind), raw_dtype=kind)
+
+    for name, tensor in model.state_dict().items():
+        if name in TENSORS:
+            writer.add_tensor(TENSORS[name], tensor.numpy())
+        elif name.startswith("model.layers."):
+            _, _, layer, rest = name.split(".", 3)
+            writer.add_tensor(f"blk.{layer}.{TENSORS[rest]}", tensor.numpy())
+    add("token_embd.weight", *embedding)
+    if output is not None:
+        add("output.weight", *output)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def dense_qwen2():
+    return tiny_model("qwen2", VOCABULARY)
+
+
+Q8, Q5, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q5_0, gguf.GGMLQuantizationType.F32
+
+
+def test_gguf_of_a_tied_model_loads_and_saves_as_an_ordinary_one(tmp_path, tokenizer, dense_qwen2):
+    matrix = dense_qwen2.model.embed_tokens.weight.numpy()
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "LICENSE").write_text("licence")
+    write_gguf(tmp_path / "gguf" / "tiny.gguf", dense_qwen2, tokenizer, (matrix, F32))
+    for name in (tmp_path / "gguf", tmp_path / "gguf" / "tiny.gguf"):
+        dense = load_dense(name)
+        assert weights_hash(dense.model) == weights_hash(dense_qwen2)
+    assert dense.notes == [] and dense.storage_dtype == torch.bfloat16 and len(dense.license_files) == 1
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(dense.model(ids).logits, dense_qwen2(ids).logits)
+    text = "def add_alpha(a, b): return 'é🙂'"
+    assert dense.tokenizer(text).input_ids == tokenizer(text).input_ids
+    dense.model.save_pretrained(tmp_path / "saved")
+    dense.tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_dense(tmp_path / "saved")
+    assert weights_hash(again.model) == weights_hash(dense_qwen2) and again.storage_dtype == torch.float32
+    assert not hasattr(dense.model.config, "quantization_config")
+
+
+@pytest.mark.parametrize(("embedding_type", "output_type", "finer"), [(Q5, Q8, Q8), (Q8, Q5, Q8)])
+def test_near_equal_copies_are_tied_again(tmp_path, tokenizer, dense_qwen2, embedding_type, output_type, finer):
+    matrix = dense_qwen2.model.embed_tokens.weight.numpy()
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, dense_qwen2, tokenizer, (matrix, embedding_type), (matrix, output_type))
+    assert read_config(find_model(path)).tie_word_embeddings is False
+    dense = load_dense(path)
+    expected = torch.from_numpy(gguf.dequantize(gguf.quantize(matrix, finer), finer))
+    assert torch.equal(dense.model.model.embed_tokens.weight, expected)
+    assert dense.model.lm_head.weight is dense.model.model.embed_tokens.weight
+    assert dense.model.config.tie_word_embeddings is True
+    assert len(dense.notes) == 1 and "tied again, keeping the one of Q8_0" in dense.notes[0]
+    dense.model.save_pretrained(tmp_path / "saved")
+    assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
+    dense.tokenizer.save_pretrained(tmp_path / "saved")
+    assert weights_hash(load_dense(tmp_path / "saved").model) == weights_hash(dense.model)
+
+
+def test_head_of_its_own_stays(tmp_path, tokenizer, dense_qwen2):
+    matrix = dense_qwen2.model.embed_tokens.weight.numpy()
+    head = matrix + np.random.default_rng(0).normal(scale=0.5 * matrix.std(), size=matrix.shape).astype(np.float32)
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, dense_qwen2, tokenizer, (matrix, Q8), (head, Q8))
+    finer, difference = near_equal_copies(path)
+    assert finer is None and 0.3 < difference < 0.6
+    dense = load_dense(path)
+    assert dense.notes == [] and dense.model.config.tie_word_embeddings is False
+    torch.testing.assert_close(dense.model.lm_head.weight, torch.from_numpy(head), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(dense.model.model.embed_tokens.weight, torch.from_numpy(matrix), atol=0.02, rtol=0.02)
+
+
+# --- in memory, and the hash
+
+
+def test_dense_from_memory(tokenizer):
+    model = tiny_model("llama", VOCABULARY).to(torch.bfloat16).train().requires_grad_(True)
+    dense = dense_from_memory(model, tokenizer)
+    assert dense.model is model and not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert (dense.name, dense.storage_dtype, dense.folder) == ("LlamaForCausalLM", torch.bfloat16, None)
+    with pytest.raises(FlabError, match="has 600 tokens but the model embeds only 64"):
+        dense_from_memory(tiny_model("llama", 64), tokenizer)
+    with pytest.raises(FlabError, match=r"not a causal language model \(LlamaModel\)"):
+        dense_from_memory(model.model, tokenizer)
+
+
+def test_dense_from_memory_remembers_where_the_model_came_from(checkpoint):
+    loaded = load_dense(checkpoint)
+    dense = dense_from_memory(loaded.model, loaded.tokenizer)
+    assert (dense.folder, dense.license_files) == (checkpoint, loaded.license_files)
+
+
+def test_check_config_accepts_what_is_supported(family):
+    model = tiny_model(family)
+    check_config(model.config.to_dict() | {"architectures": [type(model).__name__]}, family)
+
+
+def test_weights_hash_is_of_the_weights(family, tmp_path):
+    model = tiny_model(family)
+    reference = weights_hash(model)
+    assert weights_hash(model.state_dict()) == reference == weights_hash(tiny_model(family))
+    model.save_pretrained(tmp_path)
+    assert weights_hash(load_file(tmp_path / "model.safetensors")) == reference
+    for name, tensor in model.state_dict().items():
+        tensor.view(-1)[-1] += 1
+        assert weights_hash(model) != reference, name
+        tensor.view(-1)[-1] -= 1
+    stored = tiny_model(family).to(torch.bfloat16)
+    assert weights_hash(stored) != reference
+    # computing in another type does not change the hash as stored
+    assert weights_hash(stored.float(), torch.bfloat16) == weights_hash(tiny_model(family).to(torch.bfloat16))
+
+
+def test_weights_hash_sees_names_dtypes_and_shapes():
+    ones = torch.ones(4)
+    hashes = {
+        weights_hash(state)
+        for state in (
+            {"a": ones},
+            {"b": ones},
+            {"a": ones.view(2, 2)},
+            {"a": ones.view(torch.int32)},
+            {"a": ones, "b": ones.clone()},
+            {"a": ones.clone(), "b": torch.tensor(1.0)},
+            {},
+        )
+    }
+    assert len(hashes) == 7
+    assert weights_hash({"a": torch.arange(6.0).view(2, 3).t()}) == weights_hash(
+        {"a": torch.tensor([[0.0, 3], [1, 4], [2, 5]])}
+    )
+    with pytest.raises(FlabError, match="'a' is not in memory"):
+        weights_hash({"a": torch.empty(2, device="meta")})

@@ -1,0 +1,270 @@
+"""The whole way, on tiny models of real classes, through real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.loading import weights_hash
+
+from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
+
+
+DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 4000}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(600)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
+    return str(file)
+
+
+def optimizer_for(tokenizer, family="qwen2", **changes) -> FlabOptimizer:
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = tiny_model(family, vocab_size=608, initializer_range=0.1, **ids, **changes)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return FlabOptimizer(model, tokenizer)
+
+
+def settings(corpus, **changes) -> FlabPrunerConfig:
+    data = {**DATA, "corpus": [corpus], **changes.pop("data", {})}
+    vocabulary = {"keep_merges": 20, **changes.pop("vocabulary", {})}
+    ffn = {"multiple_of": 4, **changes.pop("ffn", {})}
+    return FlabPrunerConfig(data=data, vocabulary=vocabulary, ffn=ffn, **changes)
+
+
+def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokenizer, corpus, tmp_path):
+    optimizer = optimizer_for(tokenizer, family)
+    pruned = optimizer.prune(settings(corpus, target_ratio=0.4))
+    optimizer.save_pretrained(tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    cut = AutoTokenizer.from_pretrained(tmp_path / "out")
+    dense, kept = (sum(p.numel() for p in m.parameters()) for m in (optimizer.dense.model, loaded))
+    assert 1 - kept / dense == pytest.approx(0.4, abs=0.005)
+    assert type(loaded) is type(optimizer.dense.model)
+    assert max(cut.get_vocab().values()) < loaded.config.vocab_size
+    assert loaded.config.eos_token_id == cut.eos_token_id == loaded.generation_config.eos_token_id
+    assert cut.chat_template == tokenizer.chat_template
+    report = json.loads((tmp_path / "out" / "flab_report.json").read_text())
+    assert report["pruned"]["parameters"] == kept
+    assert report["removed_ratio"] == pytest.approx(1 - kept / dense)
+    assert report["held_out"]["divergence"] > 0
+    assert report["weights_sha256"] == weights_hash(loaded)
+    assert f"{1 - kept / dense:.1%}" in optimizer.summary()
+    texts = pruned.report["texts"]
+    assert texts["calibration"] and texts["held_out"] and texts["validation"]
+
+
+def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
+    optimizer = optimizer_for(tokenizer)
+    pruned = optimizer.prune(settings(corpus))
+    kept = pruned.plan.kept_tokens
+    assert len(kept) < len(tokenizer)
+    same = 0
+    for text in TEXTS:
+        new = pruned.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
+        same += [kept[i] for i in new] == tokenizer(text * 2, add_special_tokens=False)["input_ids"]
+        assert pruned.tokenizer.decode(new) == text * 2
+    assert same >= len(TEXTS) - pruned.report["texts"]["set_aside"]
+
+
+def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, tmp_path):
+    """Divergence and bits per byte again, one text at a time, with nothing of ours but the plan."""
+    held = tmp_path / "held.jsonl"
+    held.write_text("".join(json.dumps({"text": f"def extra_{i}(q):\n    return q ** {i}\n"}) + "\n" for i in range(4)))
+    optimizer = optimizer_for(tokenizer, "llama")
+    pruned = optimizer.prune(
+        settings(corpus, target_ratio=0.3, data={"held_out": [str(held)], "held_out_tokens": 10_000})
+    )
+    kept = torch.tensor(pruned.plan.kept_tokens)
+    total, positions, bits, dense_bits, size = 0.0, 0, 0.0, 0.0, 0
+    for line in held.read_text().splitlines():
+        text = json.loads(line)["text"]
+        ids = torch.tensor([pruned.tokenizer(text)["input_ids"]])
+        dense_own = torch.tensor([tokenizer(text)["input_ids"]])
+        dense = optimizer.dense.model(kept[ids]).logits[0, :-1]
+        new = torch.log_softmax(pruned.model(ids).logits[0, :-1, : len(kept)], -1)
+        old = torch.log_softmax(dense[:, kept], -1)
+        total += float((old.exp() * (old - new)).sum())
+        positions += len(old)
+        full = torch.log_softmax(pruned.model(ids).logits[0, :-1], -1)
+        bits -= float(full.gather(1, ids[0, 1:, None]).sum())
+        own = torch.log_softmax(optimizer.dense.model(dense_own).logits[0, :-1], -1)
+        dense_bits -= float(own.gather(1, dense_own[0, 1:, None]).sum())
+        size += len(text.encode())
+    found = pruned.report["held_out"]
+    assert found["positions"] == positions and found["bytes"] == size
+    assert found["divergence"] == pytest.approx(total / positions, rel=1e-3)
+    assert found["pruned_bits_per_byte"] == pytest.approx(bits / size / 0.6931472, rel=1e-3)
+    assert found["dense_bits_per_byte"] == pytest.approx(dense_bits / size / 0.6931472, rel=1e-3)
+
+
+def test_two_runs_and_an_applied_plan_give_the_same_bytes(tokenizer, corpus, tmp_path):
+    config = settings(corpus, target_ratio=0.4)
+    for name in ("first", "second"):
+        optimizer = optimizer_for(tokenizer)
+        optimizer.prune(config)
+        optimizer.save_pretrained(tmp_path / name)
+    applied = optimizer_for(tokenizer)
+    applied.apply(PruningPlan.load(tmp_path / "first" / "flab_plan.json"))
+    applied.save_pretrained(tmp_path / "applied")
+    for name in ("second", "applied"):
+        for file in ("model.safetensors", "config.json", "tokenizer.json", "flab_plan.json", "flab_plan.safetensors"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "first" / file).read_bytes(), (name, file)
+
+
+def test_a_plan_of_other_weights_is_refused(tokenizer, corpus):
+    plan = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.3)).plan
+    other = optimizer_for(tokenizer)
+    other.dense.model.model.norm.weight[0] += 1
+    with pytest.raises(FlabError, match="made for"):
+        other.apply(plan)
+
+
+def test_pinned_sizes_are_what_comes_out(tokenizer, corpus):
+    pruned = optimizer_for(tokenizer).prune(
+        settings(
+            corpus,
+            vocabulary={"size": 560},
+            layers={"num_hidden_layers": 3},
+            ffn={"intermediate_size": 40},
+        )
+    )
+    assert (pruned.model.config.vocab_size, len(pruned.tokenizer)) == (560, 560)
+    assert (pruned.model.config.num_hidden_layers, pruned.model.config.intermediate_size) == (3, 40)
+
+
+def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(tokenizer, corpus):
+    pruned = optimizer_for(tokenizer).prune(settings(corpus))
+    assert pruned.model.config.vocab_size == pruned.report["search"]["natural_vocab_size"] < 600
+    assert (pruned.model.config.num_hidden_layers, pruned.model.config.intermediate_size) == (LAYERS, WIDTH)
+    assert not pruned.plan.weights
+
+
+def test_components_switched_off_are_left_alone(tokenizer, corpus):
+    pruned = optimizer_for(tokenizer).prune(
+        settings(corpus, target_ratio=0.2, vocabulary={"enabled": False}, layers={"enabled": False})
+    )
+    assert pruned.model.config.vocab_size == 608
+    assert pruned.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert pruned.model.config.num_hidden_layers == LAYERS
+    assert pruned.model.config.intermediate_size < WIDTH
+
+
+def test_padding_of_the_vocabulary(tokenizer, corpus):
+    pruned = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 64}))
+    assert pruned.model.config.vocab_size % 64 == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
+        ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
+        ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),
+        ({"target_ratio": 0.9, "vocabulary": {"enabled": False}, "layers": {"enabled": False}}, "between 0.000 and"),
+        ({"vocabulary": {"keep_tokens": ["nowhere-token"]}}, "nowhere-token"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(tokenizer, corpus, changes, message):
+    with pytest.raises(FlabError, match=message):
+        optimizer_for(tokenizer).prune(settings(corpus, **changes))
+
+
+def test_an_unreachable_target_is_bad_usage(tokenizer, corpus):
+    with pytest.raises(ConfigurationError):
+        optimizer_for(tokenizer).prune(
+            settings(corpus, target_ratio=0.9, ffn={"enabled": False}, layers={"enabled": False})
+        )
+
+
+def test_nan_weights_are_refused(tokenizer, corpus):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0] = torch.nan
+    with pytest.raises(FlabError, match="layer 1 has NaN"):
+        optimizer.prune(settings(corpus, layers={"enabled": False}, ffn={"intermediate_size": 32}))
+
+
+def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokenizer, corpus, tmp_path):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(FlabError, match="not empty"):
+        optimizer.save_pretrained(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    optimizer.save_pretrained(tmp_path / "out", overwrite=True)
+    assert not (tmp_path / "out" / "mine.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_tokenizer_that_grows_when_it_is_loaded_is_refused(corpus, tmp_path):
+    tokenizer = byte_level_tokenizer(600, special="<|end|>")  # Qwen2Tokenizer adds the <|endoftext|> it misses
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    with pytest.raises(FlabError, match=r"adds the token '<\|endoftext\|>'"):
+        optimizer.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing_behind(tokenizer, corpus, tmp_path, monkeypatch):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(optimizer.pruned.tokenizer, "save_pretrained", full)
+    with pytest.raises(FlabError, match="the disk is full"):
+        optimizer.save_pretrained(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(tokenizer, corpus, tmp_path):
+    model = optimizer_for(tokenizer).dense.model
+    model.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    command = [sys.executable, "-c", "from optimum.commands.optimum_cli import main; main()"]
+    command += ["flab", "prune", "-m", str(tmp_path / "dense"), str(tmp_path / "out"), "--target-ratio", "0.3"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for line in process.stderr:
+        if "Counting tokens" in line:
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
+
+
+def test_licence_files_travel_along(tokenizer, corpus, tmp_path):
+    optimizer_for(tokenizer).dense.model.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "LICENSE").write_text("terms")
+    (tmp_path / "dense" / "NOTICE.txt").write_text("notice")
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense")
+    optimizer.prune(settings(corpus))
+    optimizer.save_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "LICENSE").read_text() == "terms"
+    assert (tmp_path / "out" / "NOTICE.txt").read_text() == "notice"
+
+
+def test_completions_of_both_models(tokenizer, corpus):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    texts = optimizer.complete("def add_alpha(a, b):", max_new_tokens=4)
+    assert set(texts) == {"dense", "pruned"}
+    assert all(text.startswith("def add_alpha(a, b):") for text in texts.values())

@@ -1,0 +1,263 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, gemma
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.vocabulary import (
+    changed_texts,
+    config_token_ids,
+    count_tokens,
+    grow,
+    natural_keep_set,
+    natural_vocabulary,
+    protected_ids,
+    read_spec,
+    resize,
+    rewrite_tokenizer,
+    shrink,
+    token_counts,
+    with_ancestors,
+)
+
+
+WORDS = sorted({word for text in TRAINING_TEXTS for word in text.split()})
+# pieces of words and runs of spaces make paths that whole words do not
+TEXT = st.lists(
+    st.one_of(
+        st.sampled_from(WORDS).flatmap(lambda word: st.integers(1, len(word)).map(lambda end: word[:end])),
+        st.sampled_from([" ", "  ", "\n", "\n\n\n", "        "]),
+        st.text(st.characters(codec="utf-8"), max_size=3),
+    ),
+    max_size=25,
+).map("".join)
+shared = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def spec(tokenizer):
+    return read_spec(tokenizer)
+
+
+@pytest.fixture
+def gemma_tokenizer(tokenizers):
+    return tokenizers["gemma"]
+
+
+def counts_of(tokenizer, texts):
+    return count_tokens(tokenizer, texts).counts
+
+
+def is_closed(spec, kept):
+    return with_ancestors(spec, kept.tolist()) == set(kept.tolist())
+
+
+@shared
+@given(texts=st.lists(TEXT, max_size=4), keep_merges=st.sampled_from([0, 40]))
+def test_a_corpus_is_cut_into_the_same_pieces(tokenizer, spec, texts, keep_merges):
+    kept = natural_keep_set(spec, counts_of(tokenizer, texts), keep_merges=keep_merges)
+    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, texts) == 0
+
+
+def test_the_path_taken_is_not_always_the_first_merge(gemma_tokenizer):
+    spec = read_spec(gemma_tokenizer)
+    first = {}
+    for left, right, product in spec.merges:
+        first.setdefault(product, (left, right))
+    elsewhere = [token for token, parts in first.items() if not with_ancestors(spec, [token]).issuperset(parts)]
+    assert elsewhere, "no token of this tokenizer shows the difference"
+
+    text = " ".join(TRAINING_TEXTS)
+    kept = {*spec.required, *np.flatnonzero(counts_of(gemma_tokenizer, [text])).tolist()}
+    while missing := {part for token in kept for part in first.get(token, ())} - kept:
+        kept |= missing
+    by_first_merge = np.array(sorted(kept))
+    assert changed_texts(gemma_tokenizer, rewrite_tokenizer(gemma_tokenizer, by_first_merge), by_first_merge, [text]) == 1
+
+
+def test_ancestors_are_all_that_merging_the_token_passes():
+    vocabulary = {token: index for index, token in enumerate([*BYTES, *"abcd", "bc", "ab", "abc", "cd", "abcd", "dd"])}
+    merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("ab", "cd")]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True)), bos_token=None, eos_token=None
+    )
+    spec = read_spec(tokenizer)
+
+    def strings(token):
+        return {spec.tokens[index] for index in with_ancestors(spec, [vocabulary[token]])}
+
+    assert strings("abc") == {"abc", "a", "bc", "b", "c"}  # never over ab, though a merge says so
+    assert strings("abcd") == {"abcd"}  # b and c join first, so ab and cd never meet: an orphan
+    assert strings("dd") == {"dd"}
+    assert strings("a") == {"a"}
+
+
+@pytest.mark.parametrize("name", ["byte_level", "qwen"])
+def test_bytes_specials_and_template_stay_without_any_corpus(tokenizers, name):
+    tokenizer = tokenizers[name]
+    spec = read_spec(tokenizer)
+    kept = natural_keep_set(spec, np.zeros(len(tokenizer)))
+    tokens = {spec.tokens[index] for index in kept.tolist()}
+    assert {*pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"} <= tokens
+    assert "<tool>" not in tokens
+    assert not any("reserved" in token for token in tokens)
+    rendered = tokenizer.apply_chat_template([{"role": "", "content": ""}], tokenize=False)
+    for text in (tokenizer.chat_template, rendered):
+        assert set(tokenizer.encode(text, add_special_tokens=False)) <= set(kept.tolist())
+
+
+def test_byte_fallback_keeps_bytes_and_the_space_but_not_unused_characters(gemma_tokenizer):
+    spec = read_spec(gemma_tokenizer)
+    tokens = {spec.tokens[index] for index in natural_keep_set(spec, counts_of(gemma_tokenizer, ["中"])).tolist()}
+    assert tokens == {*BYTES, "▁", "中", "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"}
+
+
+def test_characters_that_the_bytes_cannot_spell_stay(gemma_tokenizer):
+    content = json.loads(gemma_tokenizer.backend_tokenizer.to_str())
+    lost = {"<0xE4>"}  # the first byte of 中
+    tokens = [token for token in sorted(content["model"]["vocab"], key=content["model"]["vocab"].get) if token not in lost]
+    content["model"]["vocab"] = {token: index for index, token in enumerate(tokens)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), unk_token="<unk>")
+    spec = read_spec(tokenizer)
+    kept = {spec.tokens[index] for index in spec.required}
+    assert "中" in kept and "日" not in kept
+    assert tokenizer.decode(tokenizer.encode("中")) == "中"
+
+
+def test_placeholders_stay_only_where_used_or_named(gemma_tokenizer):
+    spec = read_spec(gemma_tokenizer)
+    ids = dict(zip(PLACEHOLDERS, gemma_tokenizer.convert_tokens_to_ids(PLACEHOLDERS), strict=True))
+    counts = counts_of(gemma_tokenizer, ["a <unused2>"])
+    kept = natural_keep_set(spec, counts, keep_tokens=["<unused3>"], required_ids=[ids["<unused4>"], 10**9])
+    assert {token for token, index in ids.items() if index in kept} == {"<unused2>", "<unused3>", "<unused4>"}
+
+
+def test_first_merges_stay_with_all_that_leads_to_them(tokenizer, spec):
+    kept = natural_keep_set(spec, np.zeros(len(tokenizer)), keep_merges=60)
+    assert set(kept.tolist()) >= {index for merge in spec.merges[:60] for index in merge}
+    assert is_closed(spec, kept)
+    assert set(kept.tolist()) >= set(protected_ids(spec).tolist())
+
+
+def test_min_count_is_the_fewest_uses(tokenizers):
+    tokenizer = tokenizers["byte_level"]
+    spec = read_spec(tokenizer)
+    counts = counts_of(tokenizer, ["return return items", "return"])
+    once = tokenizer.convert_tokens_to_ids("Ġitems")
+    assert counts[once] == 1
+    assert once in natural_keep_set(spec, counts, min_count=1) and once not in natural_keep_set(spec, counts, min_count=2)
+    assert tokenizer.convert_tokens_to_ids("return") in natural_keep_set(spec, counts, min_count=2)
+
+
+@pytest.mark.parametrize(("name", "spelt"), [("byte_level", "Ġitems"), ("gemma", "▁items")])
+def test_tokens_are_named_as_spelt_or_as_text(tokenizers, name, spelt):
+    spec = read_spec(tokenizers[name])
+    index = next((i for i, token in spec.tokens.items() if token == spelt), None)
+    if index is None:  # Gemma's splitting keeps the space behind the word
+        spelt, index = next((token, i) for i, token in spec.tokens.items() if len(token) > 2 and token.endswith("▁"))
+    for text in (spelt, spelt.replace("Ġ", " ").replace("▁", " ")):
+        assert index in protected_ids(spec, [text])
+
+
+def test_unknown_names_are_refused_with_near_ones(tokenizers):
+    spec = read_spec(tokenizers["byte_level"])
+    with pytest.raises(ConfigurationError, match=r"no token 'retturn' \(near: 'return'.*, 'never there'"):
+        natural_keep_set(spec, np.zeros(10), keep_tokens=["retturn", "never there", "import"])
+
+
+@shared
+@given(data=st.data())
+def test_any_size_is_met_exactly_and_stays_closed(tokenizer, spec, data):
+    counts = counts_of(tokenizer, CORPUS)
+    natural = natural_vocabulary(spec, counts)
+    size = data.draw(st.integers(len(natural.protected), len(spec.tokens)))
+    kept = resize(spec, natural, counts, size)
+    assert len(kept) == size and is_closed(spec, kept) and np.array_equal(kept, np.unique(kept))
+    ids = set(kept.tolist())
+    assert ids >= set(natural.protected.tolist())
+    assert ids >= set(natural.kept.tolist()) if size >= natural.natural_size else ids < set(natural.kept.tolist())
+    if tokenizer.decode(tokenizer.encode(CORPUS[2], add_special_tokens=False)) == CORPUS[2]:
+        new = rewrite_tokenizer(tokenizer, kept)
+        assert new.decode(new.encode(CORPUS[2], add_special_tokens=False)) == CORPUS[2]
+
+
+def test_growing_follows_the_merges(tokenizers):
+    spec = read_spec(tokenizers["byte_level"])
+    keep = protected_ids(spec)
+    products = [product for _, _, product in spec.merges if product not in keep]
+    assert set(grow(spec, keep, len(keep) + 30).tolist()) == {*keep.tolist(), *products[:30]}
+    last = set(spec.tokens) - set(grow(spec, keep, len(spec.tokens) - 2).tolist())
+    assert {spec.tokens[index] for index in last} == {"<|reserved_special_token_0|>", "<|reserved_special_token_1|>"}
+
+
+def test_shrinking_drops_the_rarest_first(tokenizers):
+    tokenizer = tokenizers["byte_level"]
+    spec = read_spec(tokenizer)
+    texts = ["return"] * 9 + ["number"] * 5 + ["items"]
+    counts = counts_of(tokenizer, texts)
+    natural = natural_vocabulary(spec, counts)
+    words = tokenizer.convert_tokens_to_ids(["return", "number", "items"])
+    order = []
+    for size in range(natural.natural_size, len(natural.protected) - 1, -1):
+        kept = shrink(spec, natural.kept, counts, size, natural.protected)
+        order += [word for word in words if word not in kept and word not in order]
+    assert order == words[::-1]
+
+
+def test_shrinking_costs_few_tokens(tokenizers):
+    """Uses of a dropped token go to its parts, so those outlive tokens that are rarer than they then are."""
+    tokenizer = tokenizers["byte_level"]
+    spec = read_spec(tokenizer)
+    counts = counts_of(tokenizer, TRAINING_TEXTS)
+    natural = natural_vocabulary(spec, counts)
+    sizes = range(natural.natural_size, len(natural.protected), -40)
+    lengths = [
+        sum(token_counts(rewrite_tokenizer(tokenizer, resize(spec, natural, counts, size)), TRAINING_TEXTS)) for size in sizes
+    ]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
+def test_impossible_sizes_are_refused(tokenizer, spec):
+    counts = counts_of(tokenizer, CORPUS)
+    natural = natural_vocabulary(spec, counts)
+    least = len(natural.protected)
+    with pytest.raises(FlabError, match=f"cannot shrink to {least - 1} tokens.* are {least}"):
+        resize(spec, natural, counts, least - 1)
+    with pytest.raises(FlabError, match=f"cannot grow to {len(spec.tokens) + 1}; choose up to {len(spec.tokens)}"):
+        resize(spec, natural, counts, len(spec.tokens) + 1)
+    with pytest.raises(FlabError, match="cannot grow"):
+        grow(spec, natural.kept, natural.natural_size - 1)
+    with pytest.raises(FlabError, match="cannot shrink"):
+        shrink(spec, natural.kept, counts, natural.natural_size + 1, natural.protected)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"), "type WordPiece"),
+        (models.Unigram([("a", 0.0), ("b", -1.0)], 0), "type Unigram"),
+        (models.BPE({"a": 0, "b": 1}, []), "neither byte-level symbols nor byte fallback"),
+        (models.BPE({"a": 0, "b</w>": 1}, [], end_of_word_suffix="</w>", byte_fallback=True), "end_of_word_suffix '</w>'"),
+    ],
+)
+def test_other_tokenizers_are_refused(model, found):
+    with pytest.raises(FlabError, match=found):
+        read_spec(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model)))
+
+
+def test_ids_named_by_configurations():
+    config = LlamaConfig(bos_token_id=1, eos_token_id=[2, 9], pad_token_id=None)
+    generation = GenerationConfig(eos_token_id=[2, 11], pad_token_id=7, decoder_start_token_id=-1, suppress_tokens=[100])
+    assert config_token_ids(config, generation, None) == [1, 2, 7, 9, 11]
+
+
+def test_reading_does_not_change_the_tokenizer():
+    tokenizer = gemma()
+    before = tokenizer.backend_tokenizer.to_str()
+    read_spec(tokenizer)
+    assert tokenizer.backend_tokenizer.to_str() == before

@@ -1,0 +1,60 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import CORPUS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.vocabulary import count_tokens, token_counts, usage
+
+
+TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=12)
+
+
+def naive(tokenizer, texts):
+    return Counter(index for text in texts for index in tokenizer.encode(text, add_special_tokens=False))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, at_once=st.integers(1, 60))
+def test_counts_are_exact_however_the_texts_are_chunked(tokenizer, texts, at_once):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "CHARACTERS_AT_ONCE", at_once)
+        found = count_tokens(tokenizer, texts)
+        assert token_counts(tokenizer, texts) == [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    expected = naive(tokenizer, texts)
+    assert {int(index): int(found.counts[index]) for index in np.flatnonzero(found.counts)} == dict(expected)
+    assert found.counts.dtype == np.int64 and len(found.counts) == max(tokenizer.get_vocab().values()) + 1
+    assert (found.texts, found.tokens) == (len(texts), sum(expected.values()))
+    assert found.bytes == sum(len(text.encode()) for text in texts)
+
+
+def test_added_tokens_count_where_the_text_holds_them_only(tokenizers):
+    tokenizer = tokenizers["byte_level"]
+    found = count_tokens(tokenizer, ["a<|im_start|>b<tool>", "c"])
+    start, tool, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<tool>", "<|endoftext|>"])
+    assert found.counts[[start, tool, end]].tolist() == [1, 1, 0] and found.tokens == 5
+
+
+def test_truncation_and_padding_do_not_touch_the_counts(tokenizers):
+    tokenizer = tokenizers["gemma"]
+    backend = tokenizer.backend_tokenizer
+    expected = count_tokens(tokenizer, CORPUS)
+    backend.enable_truncation(3, stride=1)
+    backend.enable_padding(pad_id=0, pad_token="<pad>", length=64, direction="left")
+    before = backend.truncation, backend.padding
+    try:
+        found = count_tokens(tokenizer, CORPUS)
+        assert (backend.truncation, backend.padding) == before
+    finally:
+        backend.no_truncation()
+        backend.no_padding()
+    assert np.array_equal(found.counts, expected.counts)
+
+
+def test_progress_ends_at_all_bytes(tokenizers, monkeypatch):
+    monkeypatch.setattr(usage, "CHARACTERS_AT_ONCE", 20)
+    seen = []
+    found = count_tokens(tokenizers["qwen"], CORPUS, seen.append)
+    assert len(seen) > 1 and seen == sorted(seen) and seen[-1] == found.bytes
