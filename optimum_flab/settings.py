@@ -93,7 +93,7 @@ class LayerSettings(Section):
     criterion: Literal["divergence", "block-influence", "last-token-cosine"] = Field(
         "divergence", description="what ranks the layers"
     )
-    search_tokens: int = Field(2048, ge=1, description="calibration tokens the depth search runs on")
+    search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
 
 
 class FFNSettings(Section):

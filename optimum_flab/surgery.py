@@ -12,6 +12,7 @@ from .architectures import Architecture
 from .budget import shape_of
 from .errors import FlabError
 from .plan import PruningPlan
+from .vocabulary import remap_config_ids
 
 
 def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, width: int) -> Any:
@@ -23,6 +24,8 @@ def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, wi
     """
     layers = len(plan.kept_layers)
     dense_layers = config.num_hidden_layers
+    if plan.kept_tokens is not None:
+        config, _ = remap_config_ids(config, None, plan.kept_tokens)
     fields = copy.deepcopy(config.to_dict())
     for name in architecture.per_layer_lists:
         if fields.get(name) is not None:
@@ -34,12 +37,7 @@ def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, wi
     fields.update(num_hidden_layers=layers, intermediate_size=width, vocab_size=plan.vocab_size)
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
-    new = type(config)(**fields)
-    if plan.kept_tokens is not None:
-        from .vocabulary import remap_config_ids
-
-        new, _ = remap_config_ids(new, None, plan.kept_tokens)
-    return new
+    return type(config)(**fields)
 
 
 def _rows(matrix: torch.Tensor, kept: list[int], size: int) -> torch.Tensor:
@@ -125,8 +123,6 @@ def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> 
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)
         if plan.kept_tokens is not None:
-            from .vocabulary import remap_config_ids
-
             _, generation_config = remap_config_ids(None, generation_config, plan.kept_tokens)
         pruned.generation_config = generation_config
     return pruned.eval().requires_grad_(False)

@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.architectures import ARCHITECTURES, architecture_for
 from optimum_flab.errors import FlabError
 from optimum_flab.ffn import CRITERIA
-from optimum_flab.ffn.narrowing import narrow
+from optimum_flab.ffn.narrowing import NarrowLayer, narrow
 from optimum_flab.plan import PruningPlan
 from optimum_flab.shapes import masked_step
 from optimum_flab.surgery import operate
@@ -80,6 +82,34 @@ def test_surgery_equals_masking_the_dense_model(family, criterion, use_cache):
         found = torch.cat(steps, dim=1)
     else:
         found = pruned(input_ids=torch.tensor([ids]), use_cache=False).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_plan_without_compensation_equals_masking(data):
+    model = tiny_model(data.draw(st.sampled_from(sorted(FAMILIES))))
+    indices = st.integers(0, LAYERS - 1)
+    kept_layers = sorted(data.draw(st.sets(indices, min_size=1)))
+    width = data.draw(st.integers(1, WIDTH))
+    kept_tokens = sorted(data.draw(st.sets(st.integers(0, VOCABULARY - 1), min_size=4, max_size=60)))
+    neurons = {i: torch.tensor(sorted(data.draw(st.permutations(range(WIDTH)))[:width])) for i in kept_layers}
+    plan = PruningPlan(
+        base_model="tiny",
+        base_revision=None,
+        base_hash="0",
+        corpus_hash="0",
+        kept_tokens=kept_tokens,
+        vocab_size=len(kept_tokens),
+        kept_layers=kept_layers,
+        kept_neurons={index: kept.tolist() for index, kept in neurons.items()},
+        dtype="float32",
+        settings={},
+    )
+    narrowed = {index: NarrowLayer(kept, None) for index, kept in neurons.items()}
+    ids = data.draw(st.lists(st.integers(0, len(kept_tokens) - 1), min_size=1, max_size=16))
+    expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]
+    found = operate(model, architecture_for(model.config), plan)(input_ids=torch.tensor([ids])).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

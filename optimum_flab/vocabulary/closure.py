@@ -1,10 +1,10 @@
 """Which tokens must stay so that a corpus is cut into the same pieces, and how to reach a size from there.
 
-A piece of a text was merged from its own characters alone: no merge ever crossed its border, so the merges inside it happened in the
-order in which they happen to the piece by itself. Running the merges on a token's own string therefore finds every token that any
-text passes on the way to it (its *ancestors*), whatever else the tokenizer's merges would allow. A vocabulary closed under ancestors, with
-the merges among its tokens, cuts a text that used only its tokens exactly as before: every merge that happened is still there, and
-those that are gone lost to others anyway.
+A piece of a text was merged from its own characters alone: no merge ever crossed its border, so the merges inside it
+happened in the order in which they happen to the piece by itself. Running the merges on a token's own string therefore
+finds every token that any text passes on the way to it (its *ancestors*), whatever else the tokenizer's merges would
+allow. A vocabulary closed under ancestors, with the merges among its tokens, cuts a text that used only its tokens
+exactly as before: every merge that happened is still there, and those that are gone lost to others anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 
-# Added tokens that reserve a row of the embedding: <unused12>, <|reserved_special_token_3|>, [PAD151700], [control_8], <SPECIAL_20>.
+# Added tokens that reserve a row of the embedding: <unused12>, <|reserved_special_token_3|>, [PAD151700], [control_8]
 PLACEHOLDER = re.compile(
     r"[<\[]\|?(unused|pad|reserved|reserved_token|reserved_special_token|placeholder|dummy|special|control)_?\d+\|?[>\]]",
     re.IGNORECASE,
@@ -48,7 +48,7 @@ class TokenizerSpec:
         merges (`list[tuple[int, int, int]]`): left part, right part and product of each merge, by rank.
         byte_level (`bool`): text is spelt in symbols for its bytes; otherwise characters fall back to byte tokens.
         placeholders (`frozenset[int]`): added tokens that only reserve a row of the embedding.
-        required (`frozenset[int]`): what stays whatever the corpus holds: bytes, special tokens, those of the chat template.
+        required (`frozenset[int]`): what stays whatever the corpus holds: bytes, special and template tokens.
     """
 
     vocabulary: dict[str, int]
@@ -96,7 +96,9 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     added = {token["id"]: token for token in content["added_tokens"]}
     tokens = {index: token for token, index in vocabulary.items()}
     tokens.update((index, token["content"]) for index, token in added.items())
-    merges = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in _pairs(model["merges"])]
+    merges = [
+        (vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in _pairs(model["merges"])
+    ]
     placeholders = frozenset(index for index, token in added.items() if PLACEHOLDER.fullmatch(token["content"]))
 
     ids = {token: index for index, token in tokens.items()}
@@ -120,7 +122,9 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
 
 
 def _check_supported(model: dict[str, Any], byte_level: bool) -> None:
-    remedy = "the vocabulary of byte-level BPE, and of BPE with byte fallback, can be pruned; switch it off for this model"
+    remedy = (
+        "the vocabulary of byte-level BPE, and of BPE with byte fallback, can be pruned; switch it off for this model"
+    )
     if model.get("type") != "BPE":
         raise FlabError(f"the tokenizer is of type {model.get('type')}; only {remedy}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
@@ -194,7 +198,10 @@ def _literals(source: str) -> list[str]:
     except TemplateSyntaxError:  # it uses the tags of transformers' own extensions
         return []
     constants = (node.value for node in tree.find_all(nodes.Const))
-    return [*(text for text in constants if isinstance(text, str)), *(node.data for node in tree.find_all(nodes.TemplateData))]
+    return [
+        *(text for text in constants if isinstance(text, str)),
+        *(node.data for node in tree.find_all(nodes.TemplateData)),
+    ]
 
 
 # --- ancestors -----------------------------------------------------------------------------------------------------
@@ -216,7 +223,7 @@ def _last_merge(spec: TokenizerSpec, token: int) -> tuple[int, ...]:
             return ()
         left, right, product = spec.merges[rank]
         if len(ranks) == 1:
-            return (left, right) if product == token else ()
+            return left, right
         at = ranks.index(rank)  # the leftmost of equals goes first
         symbols[at : at + 2] = [product]
         del ranks[at]
@@ -268,7 +275,7 @@ def natural_keep_set(
         required_ids (`Iterable[int]`): ids that configurations name; those no token has are ignored.
 
     Returns:
-        `np.ndarray`: int64 ids, ascending: used tokens, first merges, [`protected_ids`], and the ancestors of all of them.
+        `np.ndarray`: int64 ids, ascending: used tokens, first merges, [`protected_ids`], and all their ancestors.
 
     Raises:
         [`ConfigurationError`]: names of `keep_tokens` that are no tokens.
@@ -280,7 +287,9 @@ def natural_keep_set(
     return _as_ids(with_ancestors(spec, kept))
 
 
-def protected_ids(spec: TokenizerSpec, keep_tokens: Sequence[str] = (), required_ids: Iterable[int] = ()) -> np.ndarray:
+def protected_ids(
+    spec: TokenizerSpec, keep_tokens: Sequence[str] = (), required_ids: Iterable[int] = ()
+) -> np.ndarray:
     """The tokens that no size may drop: bytes, special and template tokens, those that are named, and their ancestors.
 
     Args and errors are those of [`natural_keep_set`].
@@ -304,7 +313,7 @@ def natural_vocabulary(
 
 
 def config_token_ids(*configs: PreTrainedConfig | GenerationConfig | None) -> list[int]:
-    """The ids that a configuration and a generation configuration name one by one (`eos_token_id` and the like), ascending."""
+    """The ids that configurations name one by one (`eos_token_id` and the like), ascending."""
     ids = set()
     for config in configs:
         for name, value in (config.to_dict() if config is not None else {}).items():
@@ -323,7 +332,8 @@ def _named_ids(spec: TokenizerSpec, names: Sequence[str]) -> list[int]:
             near = get_close_matches(_spelling(spec, name), ids, n=3)
             faults.append(f"{name!r}" + (f" (near: {', '.join(map(repr, near))})" if near else ""))
         raise ConfigurationError(
-            f"the tokenizer has no token {', '.join(faults)}; keep tokens as its vocabulary spells them, or text that is one token"
+            f"the tokenizer has no token {', '.join(faults)}; keep tokens as its vocabulary spells them, or text"
+            " that is one token"
         )
     return [ids[name] if name in ids else ids[_spelling(spec, name)] for name in names]
 
@@ -369,7 +379,8 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot grow to {size}; choose up to {len(spec.tokens)}")
     rest = sorted(spec.tokens, key=lambda token: token in spec.placeholders)
     candidates = dict.fromkeys([*(product for _, _, product in spec.merges), *rest])
-    # A token is passed over when its ancestors do not fit; one without missing ancestors always does, so each round adds some.
+    # A token is passed over when its ancestors do not fit; one without missing ancestors always fits, so that each
+    # round adds some.
     while len(kept) < size:
         for token in candidates:
             missing = with_ancestors(spec, [token], kept)
@@ -380,7 +391,9 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
     return _as_ids(kept)
 
 
-def shrink(spec: TokenizerSpec, keep: np.ndarray, counts: np.ndarray, size: int, protected: Iterable[int]) -> np.ndarray:
+def shrink(
+    spec: TokenizerSpec, keep: np.ndarray, counts: np.ndarray, size: int, protected: Iterable[int]
+) -> np.ndarray:
     """Drops the rarest tokens, of equally rare ones the last merged, none that a kept token is merged from.
 
     A dropped token's uses go to its two parts, into which its texts are cut from then on.
@@ -403,8 +416,8 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, counts: np.ndarray, size: int,
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot shrink to {size}")
     if size < len(fixed):
         raise FlabError(
-            f"the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to be kept are {len(fixed)};"
-            " choose that size or more"
+            f"the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to be kept are"
+            f" {len(fixed)}; choose that size or more"
         )
     uses = dict(enumerate(counts.tolist()))
     last_rank = {product: rank for rank, (_, _, product) in enumerate(spec.merges)}

@@ -32,14 +32,15 @@ def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | 
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one, fast; left as it is.
-        kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under merge ancestors; position is the new id.
+        kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under merge ancestors; the
+            position is the new id.
 
     Returns:
-        `PreTrainedTokenizerBase`: of the same class, with ids 0 to `len(kept) - 1`, the same chat template and settings.
+        `PreTrainedTokenizerBase`: of the same class, with ids 0 to `len(kept) - 1`, the same template and settings.
 
     Raises:
-        [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes another tokenizer of
-            its files.
+        [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes
+            another tokenizer of its files.
     """
     kept = [int(index) for index in kept]
     mapping = {index: position for position, index in enumerate(kept)}
@@ -56,12 +57,16 @@ def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | 
     dense, tokens = tokenizer.get_vocab(), new.get_vocab()
     if len(new) != len(kept) or sorted(tokens.values()) != list(range(len(kept))):
         raise FlabError(
-            f"{type(tokenizer).__name__} makes {len(new)} tokens of the {len(kept)} kept ones; its pruned vocabulary cannot be loaded"
+            f"{type(tokenizer).__name__} makes {len(new)} tokens of the {len(kept)} kept ones; its pruned vocabulary"
+            " cannot be loaded"
         )
     for text in ("", "a"):
-        before, after = tokenizer.encode(text), new.encode(text)
+        # calling the tokenizers themselves would reset their truncation and padding
+        before, after = (side.backend_tokenizer.encode(text).ids for side in (tokenizer, new))
         if mapping.keys() >= set(before) and [mapping[index] for index in before] != after:
-            raise FlabError(f"{type(tokenizer).__name__} frames texts otherwise after loading: {before} became {after} ({text!r})")
+            raise FlabError(
+                f"{type(tokenizer).__name__} frames texts otherwise after loading: {before} became {after} ({text!r})"
+            )
     for name, token in tokenizer.special_tokens_map.items():
         if new.special_tokens_map.get(name) != token or mapping.get(dense[token]) != tokens[token]:
             raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} in loading")
@@ -71,8 +76,9 @@ def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | 
 def settle_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer that loading a saved one gives.
 
-    Some classes rebuild parts of a tokenizer by rules of their own when they are loaded (one read from a GGUF file gains its
-    normalizer then). What is counted and measured must be what is loaded later, so settle such a tokenizer first.
+    Some classes rebuild parts of a tokenizer by rules of their own when they are loaded (one read from a GGUF file
+    gains its normalizer then). What is counted and measured must be what is loaded later, so settle such a tokenizer
+    first.
     """
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -100,7 +106,9 @@ def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kep
     vocabulary = tokenizer.get_vocab()
     tokens = {index: token for token, index in vocabulary.items()}
     if unknown := [index for index in kept if index not in tokens]:
-        raise FlabError(f"the tokenizer has no token of id {', '.join(map(str, unknown[:5]))}; the kept ids are of another one")
+        raise FlabError(
+            f"the tokenizer has no token of id {', '.join(map(str, unknown[:5]))}; the kept ids are of another one"
+        )
     needed = {vocabulary[token] for token in tokenizer.special_tokens_map.values() if token in vocabulary}
     needed.update(processor_ids(content))
     if content["model"].get("unk_token") in vocabulary:
@@ -142,7 +150,8 @@ def _rewrite_processor(value: Any, mapping: Mapping[int, int]) -> Any:
         return value
     if value.get("type") == "TemplateProcessing":
         tokens = {
-            name: {**token, "ids": [mapping[index] for index in token["ids"]]} for name, token in value["special_tokens"].items()
+            name: {**token, "ids": [mapping[index] for index in token["ids"]]}
+            for name, token in value["special_tokens"].items()
         }
         return {**value, "special_tokens": tokens}
     if value.get("type") in ("BertProcessing", "RobertaProcessing"):
@@ -167,7 +176,9 @@ def _rewrite_config(
             config[name] = [token for token in config[name] if stays(token)]
     if isinstance(config.get("added_tokens_decoder"), dict):
         config["added_tokens_decoder"] = {
-            str(mapping[int(index)]): token for index, token in config["added_tokens_decoder"].items() if int(index) in mapping
+            str(mapping[int(index)]): token
+            for index, token in config["added_tokens_decoder"].items()
+            if int(index) in mapping
         }
     for name in ("padding_side", "truncation_side"):
         if getattr(tokenizer, name) != getattr(type(tokenizer), name):  # saving forgets what was set after loading
@@ -185,8 +196,8 @@ def _check_same(content: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     different += [f"model.{name}" for name in written["model"] if written["model"][name] != loaded["model"].get(name)]
     if different:
         raise FlabError(
-            f"{type(tokenizer).__name__} changes {', '.join(different)} of the pruned tokenizer when it is loaded; save the dense"
-            " tokenizer, load it again and prune with that one"
+            f"{type(tokenizer).__name__} changes {', '.join(different)} of the pruned tokenizer when it is loaded;"
+            " save the dense tokenizer, load it again and prune with that one"
         )
 
 
@@ -197,13 +208,13 @@ def remap_token_ids(value: Any, mapping: Mapping[int, int]) -> Any:
     """Renumbers the ids in a value of a configuration.
 
     Args:
-        value: an id; a list of ids, each on its own; lists of sequences of ids, nested or not; or a `sequence_bias`, as a mapping from
-            sequences or as a list of pairs.
+        value: an id; a list of ids, each on its own; lists of sequences of ids, nested or not; or a `sequence_bias`,
+            as a mapping from sequences or as a list of pairs.
         mapping (`Mapping[int, int]`): old ids to new.
 
     Returns:
-        the same kind of value. A dropped id alone is None; in a list it is left out; a sequence with one can no longer occur and
-        is left out whole. A list of which nothing is left is None.
+        the same kind of value. A dropped id alone is None; in a list it is left out; a sequence with one can no longer
+        occur and is left out whole. A list of which nothing is left is None.
     """
     if value is None or isinstance(value, (bool, float, str)):
         return value
@@ -227,7 +238,9 @@ def _remap_item(item: Any, mapping: Mapping[int, int]) -> Any:
 
 
 def _remap_sequence(sequence: Sequence[int], mapping: Mapping[int, int]) -> Any:
-    return type(sequence)(mapping[index] for index in sequence) if all(index in mapping for index in sequence) else None
+    return (
+        type(sequence)(mapping[index] for index in sequence) if all(index in mapping for index in sequence) else None
+    )
 
 
 def remap_config_ids(

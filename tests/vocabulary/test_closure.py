@@ -2,10 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, gemma
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from optimum_flab.errors import ConfigurationError, FlabError
@@ -21,9 +20,10 @@ from optimum_flab.vocabulary import (
     resize,
     rewrite_tokenizer,
     shrink,
-    token_counts,
     with_ancestors,
 )
+
+from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level, gemma
 
 
 WORDS = sorted({word for text in TRAINING_TEXTS for word in text.split()})
@@ -64,32 +64,36 @@ def test_a_corpus_is_cut_into_the_same_pieces(tokenizer, spec, texts, keep_merge
     assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, kept), kept, texts) == 0
 
 
-def test_the_path_taken_is_not_always_the_first_merge(gemma_tokenizer):
-    spec = read_spec(gemma_tokenizer)
-    first = {}
-    for left, right, product in spec.merges:
-        first.setdefault(product, (left, right))
-    elsewhere = [token for token, parts in first.items() if not with_ancestors(spec, [token]).issuperset(parts)]
-    assert elsewhere, "no token of this tokenizer shows the difference"
+def hand_made(merges):
+    """Byte fallback, with the later products at lower ids."""
+    products = sorted({left + right for left, right in merges}, reverse=True)
+    vocabulary = {token: index for index, token in enumerate([*BYTES, *"abcd", *products, "dd"])}
+    model = models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), bos_token=None, eos_token=None)
 
-    text = " ".join(TRAINING_TEXTS)
-    kept = {*spec.required, *np.flatnonzero(counts_of(gemma_tokenizer, [text])).tolist()}
-    while missing := {part for token in kept for part in first.get(token, ())} - kept:
-        kept |= missing
-    by_first_merge = np.array(sorted(kept))
-    assert changed_texts(gemma_tokenizer, rewrite_tokenizer(gemma_tokenizer, by_first_merge), by_first_merge, [text]) == 1
+
+def test_the_first_merge_to_a_token_need_not_be_the_path():
+    tokenizer = hand_made([("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("b", "c")])
+    spec, ids, texts = read_spec(tokenizer), tokenizer.get_vocab(), ["abcd", "cd"]
+    assert tokenizer.tokenize("abcd") == ["abc", "d"]
+    by_first_merge = np.array(
+        sorted({*spec.required, *(ids[token] for token in ("abc", "a", "bc", "b", "c", "d", "cd"))})
+    )
+    by_path = natural_keep_set(spec, counts_of(tokenizer, texts))
+    assert set(by_path.tolist()) == {
+        *spec.required,
+        *(ids[token] for token in ("abc", "ab", "a", "b", "c", "d", "cd")),
+    }
+    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_first_merge), by_first_merge, texts) == 1
+    assert changed_texts(tokenizer, rewrite_tokenizer(tokenizer, by_path), by_path, texts) == 0
 
 
 def test_ancestors_are_all_that_merging_the_token_passes():
-    vocabulary = {token: index for index, token in enumerate([*BYTES, *"abcd", "bc", "ab", "abc", "cd", "abcd", "dd"])}
-    merges = [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("ab", "cd")]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True)), bos_token=None, eos_token=None
-    )
-    spec = read_spec(tokenizer)
+    tokenizer = hand_made([("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("ab", "cd")])
+    spec, ids = read_spec(tokenizer), tokenizer.get_vocab()
 
     def strings(token):
-        return {spec.tokens[index] for index in with_ancestors(spec, [vocabulary[token]])}
+        return {spec.tokens[index] for index in with_ancestors(spec, [ids[token]])}
 
     assert strings("abc") == {"abc", "a", "bc", "b", "c"}  # never over ab, though a merge says so
     assert strings("abcd") == {"abcd"}  # b and c join first, so ab and cd never meet: an orphan
@@ -106,6 +110,7 @@ def test_bytes_specials_and_template_stay_without_any_corpus(tokenizers, name):
     assert {*pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"} <= tokens
     assert "<tool>" not in tokens
     assert not any("reserved" in token for token in tokens)
+    assert "ĊĊ" in tokens  # written with escapes in the template
     rendered = tokenizer.apply_chat_template([{"role": "", "content": ""}], tokenize=False)
     for text in (tokenizer.chat_template, rendered):
         assert set(tokenizer.encode(text, add_special_tokens=False)) <= set(kept.tolist())
@@ -120,13 +125,15 @@ def test_byte_fallback_keeps_bytes_and_the_space_but_not_unused_characters(gemma
 def test_characters_that_the_bytes_cannot_spell_stay(gemma_tokenizer):
     content = json.loads(gemma_tokenizer.backend_tokenizer.to_str())
     lost = {"<0xE4>"}  # the first byte of 中
-    tokens = [token for token in sorted(content["model"]["vocab"], key=content["model"]["vocab"].get) if token not in lost]
+    tokens = [
+        token for token in sorted(content["model"]["vocab"], key=content["model"]["vocab"].get) if token not in lost
+    ]
     content["model"]["vocab"] = {token: index for index, token in enumerate(tokens)}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), unk_token="<unk>")
     spec = read_spec(tokenizer)
     kept = {spec.tokens[index] for index in spec.required}
     assert "中" in kept and "日" not in kept
-    assert tokenizer.decode(tokenizer.encode("中")) == "中"
+    assert tokenizer.decode(tokenizer.encode("中", add_special_tokens=False)) == "中"
 
 
 def test_placeholders_stay_only_where_used_or_named(gemma_tokenizer):
@@ -144,14 +151,33 @@ def test_first_merges_stay_with_all_that_leads_to_them(tokenizer, spec):
     assert set(kept.tolist()) >= set(protected_ids(spec).tolist())
 
 
+def test_a_first_merge_off_the_path_stays_with_its_parts():
+    tokenizer = hand_made([("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("b", "c")])
+    spec = read_spec(tokenizer)
+    kept = natural_keep_set(spec, np.zeros(len(tokenizer)), keep_merges=2)
+    assert {spec.tokens[index] for index in set(kept.tolist()) - spec.required} == {"ab", "abc", "bc", "a", "b", "c"}
+
+
+def test_what_a_post_processor_adds_stays():
+    tokenizer = byte_level()
+    index = tokenizer.convert_tokens_to_ids("Ġreturn")
+    assert index not in read_spec(tokenizer).required
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="Ġreturn $A", special_tokens=[("Ġreturn", index)]
+    )
+    assert index in read_spec(tokenizer).required
+
+
 def test_min_count_is_the_fewest_uses(tokenizers):
     tokenizer = tokenizers["byte_level"]
     spec = read_spec(tokenizer)
-    counts = counts_of(tokenizer, ["return return items", "return"])
+    counts = counts_of(tokenizer, [" return return items", " return"])
     once = tokenizer.convert_tokens_to_ids("Ġitems")
     assert counts[once] == 1
-    assert once in natural_keep_set(spec, counts, min_count=1) and once not in natural_keep_set(spec, counts, min_count=2)
-    assert tokenizer.convert_tokens_to_ids("return") in natural_keep_set(spec, counts, min_count=2)
+    assert once in natural_keep_set(spec, counts, min_count=1) and once not in natural_keep_set(
+        spec, counts, min_count=2
+    )
+    assert tokenizer.convert_tokens_to_ids("Ġreturn") in natural_keep_set(spec, counts, min_count=2)
 
 
 @pytest.mark.parametrize(("name", "spelt"), [("byte_level", "Ġitems"), ("gemma", "▁items")])
@@ -166,8 +192,8 @@ def test_tokens_are_named_as_spelt_or_as_text(tokenizers, name, spelt):
 
 def test_unknown_names_are_refused_with_near_ones(tokenizers):
     spec = read_spec(tokenizers["byte_level"])
-    with pytest.raises(ConfigurationError, match=r"no token 'retturn' \(near: 'return'.*, 'never there'"):
-        natural_keep_set(spec, np.zeros(10), keep_tokens=["retturn", "never there", "import"])
+    with pytest.raises(ConfigurationError, match=r"no token 'retturn' \(near: 'Ġreturn'.*, 'never there'"):
+        natural_keep_set(spec, np.zeros(10), keep_tokens=["retturn", "never there", " items"])
 
 
 @shared
@@ -198,10 +224,10 @@ def test_growing_follows_the_merges(tokenizers):
 def test_shrinking_drops_the_rarest_first(tokenizers):
     tokenizer = tokenizers["byte_level"]
     spec = read_spec(tokenizer)
-    texts = ["return"] * 9 + ["number"] * 5 + ["items"]
+    texts = [" return"] * 9 + [" number"] * 5 + [" items"]
     counts = counts_of(tokenizer, texts)
     natural = natural_vocabulary(spec, counts)
-    words = tokenizer.convert_tokens_to_ids(["return", "number", "items"])
+    words = tokenizer.convert_tokens_to_ids(["Ġreturn", "Ġnumber", "Ġitems"])
     order = []
     for size in range(natural.natural_size, len(natural.protected) - 1, -1):
         kept = shrink(spec, natural.kept, counts, size, natural.protected)
@@ -209,17 +235,30 @@ def test_shrinking_drops_the_rarest_first(tokenizers):
     assert order == words[::-1]
 
 
-def test_shrinking_costs_few_tokens(tokenizers):
-    """Uses of a dropped token go to its parts, so those outlive tokens that are rarer than they then are."""
-    tokenizer = tokenizers["byte_level"]
-    spec = read_spec(tokenizer)
-    counts = counts_of(tokenizer, TRAINING_TEXTS)
+@pytest.mark.parametrize(
+    ("texts", "size", "dropped"),
+    [
+        (["ab", "ab", "cd"], 1, {"cd"}),
+        (["ab", "cd"], 1, {"cd"}),  # the last merged of equally rare ones
+        (["abc"], 1, {"abc"}),  # ab leads to it
+        (["abc"] * 2 + ["ab"] * 2 + ["cd"] * 3, 2, {"abc", "cd"}),  # dropping abc leaves four uses of ab
+    ],
+)
+def test_what_shrinking_drops(texts, size, dropped):
+    tokenizer = hand_made([("a", "b"), ("c", "d"), ("ab", "c")])
+    spec, counts = read_spec(tokenizer), counts_of(tokenizer, texts)
     natural = natural_vocabulary(spec, counts)
-    sizes = range(natural.natural_size, len(natural.protected), -40)
-    lengths = [
-        sum(token_counts(rewrite_tokenizer(tokenizer, resize(spec, natural, counts, size)), TRAINING_TEXTS)) for size in sizes
-    ]
-    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    kept = shrink(spec, natural.kept, counts, natural.natural_size - size, natural.protected)
+    assert {spec.tokens[index] for index in set(natural.kept.tolist()) - set(kept.tolist())} == dropped
+
+
+def test_growing_meets_every_size_where_ancestors_are_missing():
+    spec = read_spec(hand_made([("a", "b"), ("c", "d"), ("ab", "cd")]))
+    keep = protected_ids(spec)
+    grown = [grow(spec, keep, size) for size in range(len(keep), len(spec.tokens) + 1)]
+    assert [len(kept) for kept in grown] == list(range(len(keep), len(spec.tokens) + 1))
+    assert all(is_closed(spec, kept) for kept in grown)
+    assert [spec.tokens[index] for index in np.setdiff1d(grown[3], keep)] == ["a", "b", "ab"]
 
 
 def test_impossible_sizes_are_refused(tokenizer, spec):
@@ -242,7 +281,10 @@ def test_impossible_sizes_are_refused(tokenizer, spec):
         (models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"), "type WordPiece"),
         (models.Unigram([("a", 0.0), ("b", -1.0)], 0), "type Unigram"),
         (models.BPE({"a": 0, "b": 1}, []), "neither byte-level symbols nor byte fallback"),
-        (models.BPE({"a": 0, "b</w>": 1}, [], end_of_word_suffix="</w>", byte_fallback=True), "end_of_word_suffix '</w>'"),
+        (
+            models.BPE({"a": 0, "b</w>": 1}, [], end_of_word_suffix="</w>", byte_fallback=True),
+            "end_of_word_suffix '</w>'",
+        ),
     ],
 )
 def test_other_tokenizers_are_refused(model, found):
@@ -252,7 +294,9 @@ def test_other_tokenizers_are_refused(model, found):
 
 def test_ids_named_by_configurations():
     config = LlamaConfig(bos_token_id=1, eos_token_id=[2, 9], pad_token_id=None)
-    generation = GenerationConfig(eos_token_id=[2, 11], pad_token_id=7, decoder_start_token_id=-1, suppress_tokens=[100])
+    generation = GenerationConfig(
+        eos_token_id=[2, 11], pad_token_id=7, decoder_start_token_id=-1, suppress_tokens=[100]
+    )
     assert config_token_ids(config, generation, None) == [1, 2, 7, 9, 11]
 
 

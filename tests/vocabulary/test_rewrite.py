@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import CORPUS, byte_level, byte_level_backend, gemma, qwen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
@@ -21,6 +20,8 @@ from optimum_flab.vocabulary import (
     settle_tokenizer,
 )
 from optimum_flab.vocabulary.closure import Vocabulary
+
+from .tiny_tokenizers import CORPUS, byte_level, byte_level_backend, gemma, qwen
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_settings_survive_and_no_temporary_folder_does(tmp_path):
 
 
 def test_added_tokens_inside_and_outside_the_vocabulary(pruned):
-    dense, kept, new = pruned["byte_level"]
+    dense, _, new = pruned["byte_level"]
     text = "<|im_start|>items[<|im_end|><|endoftext|>"
     before, after = dense.encode(text), new.encode(text)
     start, end = new.convert_tokens_to_ids(["<|im_start|>", "<|endoftext|>"])
@@ -126,10 +127,12 @@ def test_ids_of_post_processor_padding_and_truncation(kind):
     cls, sep, pad = tokenizer.convert_tokens_to_ids(["<cls>", "<sep>", "<pad>"])
     backend = tokenizer.backend_tokenizer
     if kind == "template":
-        template = processors.TemplateProcessing(single="<cls> $A <sep>", special_tokens=[("<cls>", cls), ("<sep>", sep)])
+        template = processors.TemplateProcessing(
+            single="<cls> $A <sep>", special_tokens=[("<cls>", cls), ("<sep>", sep)]
+        )
         backend.post_processor = processors.Sequence([processors.Sequence([template])])
     else:
-        backend.post_processor = kind(sep=("<sep>", sep), cls=("<cls>", cls))
+        backend.post_processor = kind(("<sep>", sep), ("<cls>", cls))
     backend.enable_padding(pad_id=pad, pad_token="<pad>", length=12)
     backend.enable_truncation(12)
     tokenizer = settle_tokenizer(tokenizer)
@@ -138,7 +141,9 @@ def test_ids_of_post_processor_padding_and_truncation(kind):
     assert new.convert_tokens_to_ids("<cls>") != cls
     before, after = (t.backend_tokenizer.encode("return items") for t in (tokenizer, new))
     assert before.ids == kept[after.ids].tolist() and before.tokens == after.tokens
-    assert after.tokens[0] == "<cls>" and "<sep>" in after.tokens and after.tokens[-1] == "<pad>" and len(after.ids) == 12
+    assert (
+        after.tokens[0] == "<cls>" and "<sep>" in after.tokens and after.tokens[-1] == "<pad>" and len(after.ids) == 12
+    )
     assert new.backend_tokenizer.truncation == tokenizer.backend_tokenizer.truncation
 
 
@@ -146,7 +151,9 @@ def test_ids_that_are_not_contiguous_become_so():
     content = json.loads(byte_level_backend().to_str())
     vocabulary = content["model"]["vocab"]
     content["model"]["vocab"] = {token: index * 2 if index > 300 else index for token, index in vocabulary.items()}
-    dense = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), eos_token="<|endoftext|>")
+    dense = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)), eos_token="<|endoftext|>"
+    )
     # an added token outside of the vocabulary has the id of the count of entries: amid the others
     dense.add_tokens(["<tool>"])
     tool = dense.convert_tokens_to_ids("<tool>")
@@ -251,4 +258,7 @@ def test_remapping_of_configurations():
         "bad_words_ids": [[1]],
         "sequence_bias": [[[1], 1.5]],
     }
-    assert remap_config_ids(None, generation, [3, 5, 9])[0] is None and remap_config_ids(config, None, [3, 5, 9])[1] is None
+    assert (
+        remap_config_ids(None, generation, [3, 5, 9])[0] is None
+        and remap_config_ids(config, None, [3, 5, 9])[1] is None
+    )

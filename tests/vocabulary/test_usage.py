@@ -2,11 +2,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import CORPUS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.vocabulary import count_tokens, token_counts, usage
+
+from .tiny_tokenizers import CORPUS
 
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), max_size=12)
@@ -22,7 +23,9 @@ def test_counts_are_exact_however_the_texts_are_chunked(tokenizer, texts, at_onc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(usage, "CHARACTERS_AT_ONCE", at_once)
         found = count_tokens(tokenizer, texts)
-        assert token_counts(tokenizer, texts) == [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+        assert token_counts(tokenizer, texts) == [
+            len(tokenizer.encode(text, add_special_tokens=False)) for text in texts
+        ]
     expected = naive(tokenizer, texts)
     assert {int(index): int(found.counts[index]) for index in np.flatnonzero(found.counts)} == dict(expected)
     assert found.counts.dtype == np.int64 and len(found.counts) == max(tokenizer.get_vocab().values()) + 1

@@ -1,0 +1,73 @@
+"""What each number of first merges kept costs and saves: chooses the default of `keep_merges`.
+
+The corpus is the Python standard library alone; the texts are others, from instruction data, so that what is measured is text
+that the corpus does not show. Prints one JSON line with, for every number of merges, the natural size, its share of all
+parameters, and the tokens and bits per byte of the texts against dense, vocabulary pruned alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+import torch
+from common import print_result
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.budget import count_parameters, shape_of
+from optimum_flab.calibration import default_corpus, pack, read_source
+from optimum_flab.divergence import OutputHead, final_hidden, total_bits
+from optimum_flab.vocabulary import config_token_ids, count_tokens, natural_vocabulary, read_spec, rewrite_tokenizer
+
+
+def bits(model, architecture, token_lists: list[np.ndarray], kept: np.ndarray | None) -> float:
+    """Bits of texts given as dense ids, the distribution renormalised on the kept ids as a pruned model's is."""
+    tokens = pack([ids.tolist() for ids in token_lists], 512, 0)
+    hidden = final_hidden(model, architecture, tokens, 8)
+    if kept is None:
+        return total_bits(hidden, OutputHead(model, architecture), tokens)
+    new = {int(old): position for position, old in enumerate(kept)}
+    renumbered = pack([[new[i] for i in ids.tolist()] for ids in token_lists], 512, 0)
+    return total_bits(hidden, OutputHead(model, architecture, kept.tolist()), renumbered)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="checkpoint folder of the dense model")
+    parser.add_argument("--texts", required=True, help="source of texts, columns in brackets")
+    parser.add_argument("--merges", type=int, nargs="+", default=[0, 5000, 10000, 15000, 20000, 30000])
+    parser.add_argument("--limit", type=int, default=150, help="number of texts, evenly spread")
+    args = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
+    architecture = architecture_for(model.config)
+    counts, shape = count_parameters(model, architecture), shape_of(model, architecture)
+    documents = read_source(args.texts).documents
+    texts = [document.text for document in documents[:: max(1, len(documents) // args.limit)]]
+    size = sum(len(text.encode()) for text in texts)
+    dense_ids = [np.array(tokenizer(text)["input_ids"]) for text in texts]
+    dense_bits = bits(model, architecture, dense_ids, None)
+
+    spec = read_spec(tokenizer)
+    usage = count_tokens(tokenizer, [document.text for document in default_corpus().documents])
+    required = config_token_ids(model.config, model.generation_config)
+    rows = {}
+    for merges in args.merges:
+        kept = natural_vocabulary(spec, usage.counts, 1, merges, (), required).kept
+        new = rewrite_tokenizer(tokenizer, kept)
+        ids = [kept[np.array(new(text)["input_ids"])] for text in texts]
+        rows[merges] = {
+            "vocab_size": len(kept),
+            "parameters_removed": counts.per_token * (shape.vocabulary - len(kept)) / counts.total(shape),
+            "tokens_ratio": sum(map(len, ids)) / sum(map(len, dense_ids)),
+            "bits_per_byte_ratio": bits(model, architecture, ids, kept) / dense_bits,
+        }
+        print(merges, rows[merges], file=sys.stderr, flush=True)
+    print_result("keep_merges", model=args.model, texts=len(texts), dense_bits_per_byte=dense_bits / size, merges=rows)
+
+
+if __name__ == "__main__":
+    main()
