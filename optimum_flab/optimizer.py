@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture, architecture_for
 from .budget import (
@@ -42,6 +43,7 @@ from .report import build_report, measure_held_out, report_summary, write_report
 from .shapes import Candidate, candidate_shapes, measure_candidates
 from .surgery import operate
 from .vocabulary import (
+    changed_texts,
     config_token_ids,
     count_tokens,
     natural_vocabulary,
@@ -237,7 +239,16 @@ class FlabOptimizer:
         del calibration, narrowed
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, vocabulary, shape, texts))
+        pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(config, texts, vocabulary, kept)
         return pruned
+
+    def _corpus_cut_differently(
+        self, config: FlabPrunerConfig, texts: TextSets, vocabulary: NaturalVocabulary, kept: np.ndarray
+    ) -> int:
+        if config.vocabulary.min_count == 1 and len(kept) >= len(vocabulary.kept):
+            return 0  # by construction, see vocabulary.closure
+        corpus = [document.text for document in texts.corpus]
+        return changed_texts(self.dense.tokenizer, self.pruned.tokenizer, kept, corpus)
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
         """Applies a plan without any search; the same dense weights give the same bytes.
@@ -483,7 +494,7 @@ class FlabOptimizer:
                 shutil.copyfile(file, partial / file.name)
             write_report(partial, pruned.report)
             write_card(partial)
-            check_checkpoint(partial)
+            check_checkpoint(partial, pruned.tokenizer)
             replace_folder(partial, folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -602,20 +613,21 @@ def search_section(
     }
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises a [`FlabError`] if what anybody will load from `folder` is not what was meant.
+def check_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises a [`FlabError`] if the tokenizer that anybody will load from `folder` is not the one that was meant.
 
-    Some tokenizer classes add special tokens that they miss when they are loaded, beyond the last row of the embedding.
+    Some tokenizer classes change what they are loaded from, for example add special tokens that they miss.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    rows = AutoConfig.from_pretrained(folder).vocab_size
-    tokens = AutoTokenizer.from_pretrained(folder).get_vocab()
-    largest = max(tokens, key=tokens.get)
-    if tokens[largest] >= rows:
+    loaded = AutoTokenizer.from_pretrained(folder)
+    if extra := sorted(set(loaded.get_vocab()) - set(tokenizer.get_vocab())):
         raise FlabError(
-            f"the tokenizer class of this model adds the token {largest!r} when it is loaded, beyond the {rows:,} rows of the "
-            "embedding; give the dense tokenizer that token (load both from one folder) and prune again"
+            f"{type(loaded).__name__}, the tokenizer class of this model, adds {', '.join(map(repr, extra))} when it is "
+            "loaded, beyond the rows of the embedding; give the dense tokenizer these tokens and prune again"
+        )
+    if json.loads(loaded.backend_tokenizer.to_str()) != json.loads(tokenizer.backend_tokenizer.to_str()):
+        raise FlabError(
+            f"{type(loaded).__name__}, the tokenizer class of this model, changes the pruned tokenizer when it is loaded; "
+            "save the dense tokenizer beside its model, load it again from there, and prune with that one"
         )
 
 

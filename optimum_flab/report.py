@@ -207,5 +207,7 @@ def report_summary(report: dict[str, Any]) -> str:
             f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
             f"({held_out['texts_cut_differently']} texts cut differently)",
         ]
+    if changed := report.get("texts", {}).get("corpus_cut_differently"):
+        lines.append(f"{changed:,} of {report['texts']['corpus']:,} corpus texts are cut into other pieces than before")
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join(lines)

@@ -164,6 +164,15 @@ def test_components_switched_off_are_left_alone(tokenizer, corpus):
     assert pruned.model.config.intermediate_size < WIDTH
 
 
+def test_corpus_texts_cut_differently_are_counted(tokenizer, corpus):
+    natural = optimizer_for(tokenizer).prune(settings(corpus))
+    assert natural.report["texts"]["corpus_cut_differently"] == 0
+    smaller = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"size": 300}))
+    assert smaller.report["texts"]["corpus_cut_differently"] > 0
+    rarer = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"min_count": 30, "keep_merges": 0}))
+    assert rarer.report["texts"]["corpus_cut_differently"] > 0
+
+
 def test_padding_of_the_vocabulary(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 64}))
     assert pruned.model.config.vocab_size % 64 == 0
@@ -215,7 +224,7 @@ def test_a_tokenizer_that_grows_when_it_is_loaded_is_refused(corpus, tmp_path):
     tokenizer = byte_level_tokenizer(600, special="<|end|>")  # Qwen2Tokenizer adds the <|endoftext|> it misses
     optimizer = optimizer_for(tokenizer)
     optimizer.prune(settings(corpus))
-    with pytest.raises(FlabError, match=r"adds the token '<\|endoftext\|>'"):
+    with pytest.raises(FlabError, match=r"adds '<\|endoftext\|>'"):
         optimizer.save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
