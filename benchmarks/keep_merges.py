@@ -1,8 +1,8 @@
 """What each number of first merges kept costs and saves: chooses the default of `keep_merges`.
 
-The corpus is the Python standard library alone; the texts are others, from instruction data, so that what is measured is text
-that the corpus does not show. Prints one JSON line with, for every number of merges, the natural size, its share of all
-parameters, and the tokens and bits per byte of the texts against dense, vocabulary pruned alone.
+The corpus is the Python standard library alone; the texts are others, from instruction data, so that what is measured
+is text that the corpus does not show. Prints one JSON line with, for every number of merges, the natural size, its
+share of all parameters, and the tokens and bits per byte of the texts against dense, vocabulary pruned alone.
 """
 
 from __future__ import annotations

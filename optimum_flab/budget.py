@@ -105,7 +105,7 @@ def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: floa
 
 
 def fit_width(counts: ParameterCounts, limits: Limits, vocabulary: int, layers: int, budget: int) -> int | None:
-    """The largest width, a multiple of `limits.multiple_of`, that keeps a shape within the budget; `None` if none does."""
+    """The largest multiple of `limits.multiple_of` that keeps a shape within the budget; `None` if none does."""
     low, high = limits.smallest.width, limits.largest.width
     rest = budget - counts.total(Shape(vocabulary, layers, 0))
     width = min(rest // (counts.per_neuron * layers), high)
@@ -122,19 +122,19 @@ def fit_vocabulary(counts: ParameterCounts, limits: Limits, shape: Shape, budget
     return replace(shape, vocabulary=max(limits.smallest.vocabulary, min(rows, limits.largest.vocabulary)))
 
 
-def candidate_shape(
-    counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int
-) -> Shape | None:
+def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int) -> Shape | None:
     """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
 
-    The width is rounded down to its granularity and the vocabulary takes what that leaves over. The vocabulary goes below its
-    natural size only where the narrowest width is still too much.
+    The width is rounded down to its granularity and the vocabulary takes what that leaves over. The vocabulary goes
+    below its natural size only where the narrowest width is still too much.
 
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
     width = fit_width(counts, limits, natural, layers, budget)
-    shape = fit_vocabulary(counts, limits, Shape(natural, layers, limits.smallest.width if width is None else width), budget)
+    shape = fit_vocabulary(
+        counts, limits, Shape(natural, layers, limits.smallest.width if width is None else width), budget
+    )
     return shape if counts.total(shape) <= budget else None
 
 
@@ -148,7 +148,7 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
     least = 1 - counts.total(limits.largest) / counts.total(dense)
     if not least - tolerance <= target_ratio <= most + tolerance:
         raise ConfigurationError(
-            f"target_ratio: {target_ratio:g} cannot be reached with the sizes that are pinned or switched off; between "
+            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; between "
             f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component (--vocab-size, "
             "--num-hidden-layers, --intermediate-size, --no-vocabulary, --no-layers, --no-ffn) or change the target"
         )
@@ -216,13 +216,13 @@ class Inspection:
             lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
         if self.target_ratio is not None:
             budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
-            lines += ["", f"Removing {self.target_ratio:.1%} means {total - budget:,} parameters. One component alone:"]
+            lines += [
+                "",
+                f"Removing {self.target_ratio:.1%} means {total - budget:,} parameters. One component alone:",
+            ]
             for component, size in self.alone().items():
                 dense = getattr(self.dense, component)
-                lines.append(
-                    f"  {component:<20}"
-                    + ("cannot reach it" if size is None else f"{dense:,} -> {size:,}")
-                )
+                lines.append(f"  {component:<20}" + ("cannot reach it" if size is None else f"{dense:,} -> {size:,}"))
         return "\n".join(lines)
 
 

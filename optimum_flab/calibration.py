@@ -40,12 +40,11 @@ FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".t
 HUB_DATASET = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[^:/\s]+))?")
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-STDLIB_EXCLUDED_PATHS = ("idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
+# `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
+STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
 
 LARGEST_SHARE_SET_ASIDE = 0.2
 FEWEST_DOCUMENTS = 5
-# tables and generated text of the standard library, good for a vocabulary, not for statistics
-GENERATED = ("encodings/", "pydoc_data/")
 # a passage of this many characters per token of a row is about one row of source code
 PASSAGE_CHARACTERS_PER_TOKEN = 4
 
@@ -173,7 +172,7 @@ def read_folder(folder: Path) -> SourceTexts:
 
 
 def default_corpus() -> SourceTexts:
-    """The Python standard library's own source without its tests, which every machine has.
+    """The Python standard library's own source without its tests and generated tables, which every machine has.
 
     Raises:
         [`FlabError`]: this Python was installed without the source of its library.
@@ -424,11 +423,10 @@ def texts_hash(texts: Iterable[str]) -> str:
 def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int) -> TextSets:
     """Reads the sources of `data` and divides their documents.
 
-    The documents of the calibration sources (of the corpus, where none are named; of the default corpus without its
-    generated tables) are freed of duplicates and shuffled.
-    Validation, and held-out unless its sources are named, take the first documents until they have their tokens,
-    together at most 20% of the documents and at least one each. Calibration takes the following ones until it has its
-    tokens.
+    The documents of the calibration sources (of the corpus, where none are named) are freed of duplicates and
+    shuffled. Validation, and held-out unless its sources are named, take the first documents until they have their
+    tokens, together at most 20% of the documents and at least one each. Calibration takes the following ones until it
+    has its tokens.
 
     Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one
     row of source code. Every document gives one passage, chosen by the seed, before any gives a second, so that many
@@ -451,8 +449,6 @@ def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list
     never = {document.text for document in named_held_out.documents} if named_held_out else set()
 
     pool = _unique((named_pool or corpus).documents, never)
-    if not data.calibration and not data.corpus:
-        pool = [document for document in pool if not document.name.startswith(GENERATED)]
     if len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
             f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"

@@ -16,6 +16,7 @@ from .architectures import Architecture
 from .calibration import PackedTokens
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
+
 TOKENS_PER_CHUNK = 256  # bounds the memory of logits: 256 x 262,144 x 4 bytes = 268 MB for the largest vocabularies
 
 
@@ -38,8 +39,8 @@ def final_hidden(
     Args:
         tokens ([`PackedTokens`]): sequences, as ids of `model`.
         batch_size (`int`): rows per forward pass.
-        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a caller
-            skip layers or replace their weights. Defaults to the layer itself.
+        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
+            caller skip layers or replace their weights. Defaults to the layer itself.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -116,8 +117,8 @@ def mean_lost_mass(dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequ
 def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
     """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
 
-    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be predicted
-    from and is free, for the dense and the pruned model alike.
+    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
+    predicted from and is free, for the dense and the pruned model alike.
     """
     following = torch.zeros_like(tokens.input_ids)
     following[:, :-1] = tokens.input_ids[:, 1:]

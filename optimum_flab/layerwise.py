@@ -41,7 +41,7 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
     try:
         yield
     finally:
-        for layer, original in zip(layers, originals):
+        for layer, original in zip(layers, originals, strict=True):
             if original is None:
                 del layer.forward
             else:
@@ -55,7 +55,6 @@ def layer_inputs(model: nn.Module, architecture: Architecture, tokens: PackedTok
     device = next(model.parameters()).device
     record: list[dict[str, Any]] = []
     seen: dict[str, torch.Tensor] = {}
-
 
     norm = model.get_submodule(architecture.final_norm)
     handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))

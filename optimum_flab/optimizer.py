@@ -130,7 +130,8 @@ class FlabOptimizer:
     Args:
         model (`PreTrainedModel`): the dense model; it is not changed.
         tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
-        output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's own.
+        output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
+            own.
     """
 
     def __init__(
@@ -157,7 +158,8 @@ class FlabOptimizer:
 
         Args:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
-            output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's own.
+            output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense
+                model's own.
         """
         if output_dtype is not None:
             output_dtype = computation_dtype(output_dtype)
@@ -180,8 +182,8 @@ class FlabOptimizer:
         """Searches what to keep, and prunes.
 
         Args:
-            config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned, to its
-                natural size.
+            config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned,
+                to its natural size.
 
         Returns:
             [`PrunedModel`]: also kept as `self.pruned`.
@@ -195,7 +197,6 @@ class FlabOptimizer:
         limits = size_limits(config, dense_shape, len(self.dense.tokenizer))
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
-        batch_size = config.data.batch_size
 
         with watch.step("texts"):
             texts = build_text_sets(config.data, self._count_tokens, config.seed)
@@ -221,7 +222,9 @@ class FlabOptimizer:
             shape = shapes[0]
             if len(shapes) > 1:
                 with watch.step("shape search"):
-                    validation = self._packed(tokenizer, kept, [d.text for d in texts.validation], config, "validation")
+                    validation = self._packed(
+                        tokenizer, kept, [d.text for d in texts.validation], config, "validation"
+                    )
                     candidates = self._measured(config, shapes, calibration, validation, removals, head)
                 shape = min(candidates, key=lambda candidate: candidate.divergence).shape
         del head
@@ -239,7 +242,9 @@ class FlabOptimizer:
         del calibration, narrowed
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, vocabulary, shape, texts))
-        pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(config, texts, vocabulary, kept)
+        pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(
+            config, texts, vocabulary, kept
+        )
         return pruned
 
     def _corpus_cut_differently(
@@ -259,10 +264,12 @@ class FlabOptimizer:
         found = self._base_hash()
         if plan.base_hash != found:
             raise FlabError(
-                f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model has weights "
+                f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
                 f"{found[:12]}…; give the model that the plan names, or prune this one without --plan"
             )
-        tokenizer = self.dense.tokenizer if plan.kept_tokens is None else self._tokenizer_for(np.array(plan.kept_tokens))
+        tokenizer = (
+            self.dense.tokenizer if plan.kept_tokens is None else self._tokenizer_for(np.array(plan.kept_tokens))
+        )
         return self._apply(plan, tokenizer, None, None, Stopwatch())
 
     def _apply(
@@ -474,7 +481,8 @@ class FlabOptimizer:
         All is written beside `folder` and renamed at the end, so that nothing half-written is left behind.
 
         Raises:
-            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false, or the disk is full.
+            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false, or the disk is
+            full.
         """
         from .hub.card import write_card
 
@@ -513,9 +521,7 @@ class FlabOptimizer:
 
         with TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary, "checkpoint"))
-            return push_to_hub(
-                Path(temporary, "checkpoint"), repo_id, private=private, revision=revision, token=token
-            )
+            return push_to_hub(Path(temporary, "checkpoint"), repo_id, private=private, revision=revision, token=token)
 
     def summary(self) -> str:
         """What was removed and what it cost, for the terminal."""
@@ -537,7 +543,12 @@ class FlabOptimizer:
             output = model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                generation_config=GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id),
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    eos_token_id=model.generation_config.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                ),
             )
             texts[name] = tokenizer.decode(output[0], skip_special_tokens=True)
         return texts
@@ -566,14 +577,16 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
     }
     for name, (asked, most) in pins.items():
         if asked is not None and asked > most:
-            raise FlabError(f"{name}: {asked:,} is more than the {most:,} of the dense model; pruning only makes smaller")
+            raise FlabError(
+                f"{name}: {asked:,} is more than the {most:,} of the dense model; pruning only makes smaller"
+            )
     least = {
         "vocabulary": multiple if config.vocabulary.enabled else dense.vocabulary,
         "layers": 1 if config.layers.enabled else dense.layers,
         "width": min(config.ffn.multiple_of, dense.width) if config.ffn.enabled else dense.width,
     }
     most = replace(dense, vocabulary=tokens if config.vocabulary.enabled else dense.vocabulary)
-    pinned = dict(zip(least, (pins[name][0] for name in pins)))
+    pinned = dict(zip(least, (pins[name][0] for name in pins), strict=True))
     pinned = {name: size for name, size in pinned.items() if size is not None}
     return Limits(
         smallest=Shape(**{**least, **pinned}),
@@ -621,12 +634,12 @@ def check_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     loaded = AutoTokenizer.from_pretrained(folder)
     if extra := sorted(set(loaded.get_vocab()) - set(tokenizer.get_vocab())):
         raise FlabError(
-            f"{type(loaded).__name__}, the tokenizer class of this model, adds {', '.join(map(repr, extra))} when it is "
+            f"{type(loaded).__name__}, this model's tokenizer class, adds {', '.join(map(repr, extra))} when it is "
             "loaded, beyond the rows of the embedding; give the dense tokenizer these tokens and prune again"
         )
     if json.loads(loaded.backend_tokenizer.to_str()) != json.loads(tokenizer.backend_tokenizer.to_str()):
         raise FlabError(
-            f"{type(loaded).__name__}, the tokenizer class of this model, changes the pruned tokenizer when it is loaded; "
+            f"{type(loaded).__name__}, this model's tokenizer class, changes the pruned tokenizer when it is loaded; "
             "save the dense tokenizer beside its model, load it again from there, and prune with that one"
         )
 

@@ -29,14 +29,16 @@ class PruningPlan:
         base_revision (`str`, *optional*): its commit.
         base_hash (`str`): sha256 of its weights, see [`~optimum_flab.loading.weights_hash`].
         corpus_hash (`str`): sha256 of the texts that decided the vocabulary.
-        kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`: vocabulary untouched.
+        kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`:
+            vocabulary untouched.
         vocab_size (`int`): rows of the new embedding, padding included.
         kept_layers (`list[int]`): dense indices of the layers that stay, ascending.
-        kept_neurons (`dict[int, list[int]]`): by dense layer index, the neurons that stay, ascending; empty: FFNs untouched.
+        kept_neurons (`dict[int, list[int]]`): by dense layer index, the neurons that stay, ascending; empty: FFNs
+            untouched.
         dtype (`str`): dtype of the pruned weights.
         settings (`dict`): the configuration that made the plan.
-        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model, already in the
-            shape of the pruned one.
+        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model,
+            already in the shape of the pruned one.
     """
 
     base_model: str
@@ -81,7 +83,10 @@ class PruningPlan:
         ]
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         if self.weights:
-            save_file({name: tensor.contiguous() for name, tensor in sorted(self.weights.items())}, Path(folder, WEIGHTS_NAME))
+            save_file(
+                {name: tensor.contiguous() for name, tensor in sorted(self.weights.items())},
+                Path(folder, WEIGHTS_NAME),
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
@@ -103,9 +108,13 @@ class PruningPlan:
             fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
             plan = cls(**fields)
         except OSError as error:
-            raise FlabError(f"plan {file} cannot be read: {error.strerror}; name a folder or its {PLAN_NAME}") from error
+            raise FlabError(
+                f"plan {file} cannot be read: {error.strerror}; name a folder or its {PLAN_NAME}"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FlabError(f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint") from error
+            raise FlabError(
+                f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint"
+            ) from error
         if not compensated:
             return plan
         tensors = file.with_name(WEIGHTS_NAME)
@@ -114,5 +123,7 @@ class PruningPlan:
         except (OSError, SafetensorError) as error:
             raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
         if sorted(weights) != compensated:
-            raise FlabError(f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint")
+            raise FlabError(
+                f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
+            )
         return cls(**fields, weights=weights)

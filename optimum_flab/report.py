@@ -32,7 +32,8 @@ class HeldOut:
     """What pruning cost on held-out text.
 
     Args:
-        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned tokenizer's pieces.
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned
+            tokenizer's pieces.
         positions (`int`): tokens that this is the mean of.
         lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
         dense_bits_per_byte (`float`): each model under its own tokenizer.
@@ -84,7 +85,7 @@ def measure_held_out(
     hidden = final_hidden(dense, architecture, shared, data.batch_size)
     full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
     lost = mean_lost_mass(hidden, full, kept.tolist())
-    changed = sum(a != b for a, b in zip(dense_pieces, as_dense))
+    changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
     own_hidden = final_hidden(dense, architecture, own, data.batch_size) if changed else hidden
     dense_bits = total_bits(own_hidden, full, own)
     del full, own_hidden
@@ -197,17 +198,19 @@ def report_summary(report: dict[str, Any]) -> str:
     if report["removed_layer_indices"]:
         lines.append(f"layers removed: {', '.join(map(str, report['removed_layer_indices']))}")
     if held_out is not None:
-        change = held_out["pruned_bits_per_byte"] / held_out["dense_bits_per_byte"] - 1
+        before, after = held_out["dense_bits_per_byte"], held_out["pruned_bits_per_byte"]
         lines += [
             "",
             f"On {held_out['texts']} held-out texts ({held_out['positions']:,} tokens):",
-            f"  bits per byte          {held_out['dense_bits_per_byte']:.4f} -> {held_out['pruned_bits_per_byte']:.4f} ({change:+.1%})",
+            f"  bits per byte          {before:.4f} -> {after:.4f} ({after / before - 1:+.1%})",
             f"  divergence             {held_out['divergence']:.4f} nats per token",
             f"  dense mass lost        {held_out['lost_mass']:.3%}",
             f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
             f"({held_out['texts_cut_differently']} texts cut differently)",
         ]
     if changed := report.get("texts", {}).get("corpus_cut_differently"):
-        lines.append(f"{changed:,} of {report['texts']['corpus']:,} corpus texts are cut into other pieces than before")
+        lines.append(
+            f"{changed:,} of {report['texts']['corpus']:,} corpus texts are cut into other pieces than before"
+        )
     lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join(lines)

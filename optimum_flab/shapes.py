@@ -23,7 +23,8 @@ MOST_CANDIDATES = 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """A shape that meets the target, and the divergence it was measured to cost on validation sequences, in nats per token."""
+    """A shape that meets the target, and the divergence it was measured to cost on validation sequences, in nats per
+    token."""
 
     shape: Shape
     removed_layers: tuple[int, ...]
@@ -90,7 +91,8 @@ def measure_candidates(
 
     Args:
         first_removals (`Callable[[int], list[Removal]]`): the first so many layers that would go.
-        surveyed (`list[dict[int, NarrowLayer]]`): see [`~optimum_flab.ffn.narrowing.survey`]; empty where no FFN is narrowed.
+        surveyed (`list[dict[int, NarrowLayer]]`): see [`~optimum_flab.ffn.narrowing.survey`]; empty where no FFN is
+            narrowed.
 
     Returns:
         `list[Candidate]`: in the order measured; the best is the one with the smallest divergence.

@@ -114,7 +114,9 @@ def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> 
     """
     check_plan(model, architecture, plan)
     widths = [len(neurons) for neurons in plan.kept_neurons.values()]
-    config = pruned_config(model.config, architecture, plan, widths[0] if widths else shape_of(model, architecture).width)
+    config = pruned_config(
+        model.config, architecture, plan, widths[0] if widths else shape_of(model, architecture).width
+    )
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     pruned = type(model)._from_config(config, dtype=dtype)

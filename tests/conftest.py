@@ -24,7 +24,11 @@ from optimum_flab.calibration import PackedTokens, pack
 
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": False}),
-    "llama-bias": (LlamaForCausalLM, LlamaConfig, {"tie_word_embeddings": True, "mlp_bias": True, "attention_bias": True}),
+    "llama-bias": (
+        LlamaForCausalLM,
+        LlamaConfig,
+        {"tie_word_embeddings": True, "mlp_bias": True, "attention_bias": True},
+    ),
     "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 8}),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"tie_word_embeddings": True, "head_dim": 16}),
@@ -72,16 +76,21 @@ def random_tokens(documents: int = 24, vocabulary: int = VOCABULARY, length: int
     """Packed documents of random tokens."""
     generator = torch.Generator().manual_seed(seed)
     lists = [
-        torch.randint(vocabulary, (int(torch.randint(4, 30, (1,), generator=generator)),), generator=generator).tolist()
+        torch.randint(
+            vocabulary, (int(torch.randint(4, 30, (1,), generator=generator)),), generator=generator
+        ).tolist()
         for _ in range(documents)
     ]
     return pack(lists, length, 0)
 
 
 TEXTS = [
-    f"def add_{name}(a, b):\n    '''Return the sum of {name} and b.'''\n    total = a + b * {number}\n    return total\n\n"
-    f"class {name.title()}Holder:\n    value = {number}\n    def get(self):\n        return self.value + {number * 7}\n"
-    for number, name in enumerate("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi".split())
+    f"def add_{name}(a, b):\n    '''Return the sum of {name} and b.'''\n    total = a + b * {number}\n"
+    f"    return total\n\nclass {name.title()}Holder:\n    value = {number}\n"
+    f"    def get(self):\n        return self.value + {number * 7}\n"
+    for number, name in enumerate(
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi".split()
+    )
 ]
 
 
@@ -103,7 +112,6 @@ def byte_level_tokenizer(vocab_size: int = 600, special: str = "<|endoftext|>") 
         pad_token="<|pad|>",
         chat_template="{{ messages[0]['content'] }}" + special,
     )
-
 
 
 PROSE = [

@@ -84,7 +84,9 @@ def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
 def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, tmp_path):
     """Divergence and bits per byte again, one text at a time, with nothing of ours but the plan."""
     held = tmp_path / "held.jsonl"
-    held.write_text("".join(json.dumps({"text": f"def extra_{i}(q):\n    return q ** {i}\n"}) + "\n" for i in range(4)))
+    held.write_text(
+        "".join(json.dumps({"text": f"def extra_{i}(q):\n    return q ** {i}\n"}) + "\n" for i in range(4))
+    )
     optimizer = optimizer_for(tokenizer, "llama")
     pruned = optimizer.prune(
         settings(corpus, target_ratio=0.3, data={"held_out": [str(held)], "held_out_tokens": 10_000})

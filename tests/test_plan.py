@@ -29,7 +29,9 @@ def plan(**changes) -> PruningPlan:
     return PruningPlan(**{**fields, **changes})
 
 
-@given(tokens=st.none() | indices, layers=indices, neurons=st.dictionaries(st.integers(0, 50), indices), name=st.text())
+@given(
+    tokens=st.none() | indices, layers=indices, neurons=st.dictionaries(st.integers(0, 50), indices), name=st.text()
+)
 @settings(max_examples=50, deadline=None)
 def test_round_trip(tmp_path_factory, tokens, layers, neurons, name):
     folder = tmp_path_factory.mktemp("plan")

@@ -22,8 +22,8 @@ class Architecture:
         ffn_norm (`str`): the norm whose input is the residual stream that the FFN reads.
         ffn_post_norm (`str`, *optional*): a norm between the FFN and the residual stream.
         per_layer_lists (`tuple[str, ...]`): config fields that hold one entry per layer.
-        layer_index_fields (`tuple[str, ...]`): config fields that count layers from the bottom and that mean nothing once
-            `layer_types` is spelled out; they are capped at the new number of layers.
+        layer_index_fields (`tuple[str, ...]`): config fields that count layers from the bottom and that mean nothing
+            once `layer_types` is spelled out; they are capped at the new number of layers.
     """
 
     model_type: str
@@ -44,7 +44,8 @@ class Architecture:
         return model.get_submodule(self.layers)
 
     def down_proj(self, layer: nn.Module) -> nn.Linear:
-        """The projection from the neurons of one layer back to the residual stream, weight of shape `(hidden, neurons)`."""
+        """The projection from the neurons of one layer back to the residual stream, weight of shape `(hidden,
+        neurons)`."""
         return layer.get_submodule(f"{self.mlp}.{self.neuron_out}")
 
 
@@ -55,9 +56,7 @@ ARCHITECTURES = {
         Architecture("mistral"),
         Architecture("qwen2", layer_index_fields=("max_window_layers",)),
         Architecture("qwen3", layer_index_fields=("max_window_layers",)),
-        Architecture(
-            "gemma3_text", ffn_norm="pre_feedforward_layernorm", ffn_post_norm="post_feedforward_layernorm"
-        ),
+        Architecture("gemma3_text", ffn_norm="pre_feedforward_layernorm", ffn_post_norm="post_feedforward_layernorm"),
     )
 }
 

@@ -60,11 +60,16 @@ def _random(statistics: NeuronStatistics, widths: Sequence[int], generator: torc
 
 CRITERIA = {
     "obs": Criterion(
-        "optimal-brain-surgeon elimination in blocks, output weights refitted (Hassibi and Stork 1992)", _obs, True, True
+        "optimal-brain-surgeon elimination in blocks, output weights refitted (Hassibi and Stork 1992)",
+        _obs,
+        True,
+        True,
     ),
     "energy": Criterion("mean square activation times squared norm of the output weights", _energy, True, False),
     "energy-refit": Criterion("as energy, output weights refitted by least squares", _energy, True, True),
     "max-abs-weight": Criterion("sum of the largest absolute weights into the neuron", _max_abs_weight, False, False),
-    "first": Criterion("the first neurons, as the reference code of arXiv 2412.15921 keeps them", _first, False, False),
+    "first": Criterion(
+        "the first neurons, as the reference code of arXiv 2412.15921 keeps them", _first, False, False
+    ),
     "random": Criterion("a seeded random choice", _random, False, False),
 }

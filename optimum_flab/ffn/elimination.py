@@ -1,8 +1,8 @@
 """Closed-form compensation of `down_proj`: optimal-brain-surgeon elimination and the least-squares refit.
 
-Both minimise `sum_c |t - W x|² + λ |W - W₀|²` over the output weights of the kept neurons, where `W₀` are the dense weights.
-The quadratic form is that of Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon" (1992),
-equations 3 to 5, with one Hessian shared by all rows of `down_proj`.
+Both minimise `sum_c |t - W x|² + λ |W - W₀|²` over the output weights of the kept neurons, where `W₀` are the dense
+weights. The quadratic form is that of Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain
+Surgeon" (1992), equations 3 to 5, with one Hessian shared by all rows of `down_proj`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 
 from .statistics import NeuronStatistics
 
-DAMPING = 0.01  # λ as a share of the mean diagonal of the Gram matrix
+
+DAMPING = 0.3  # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how it was chosen
 BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
 
 
@@ -37,7 +38,8 @@ def eliminate(
 ) -> dict[int, torch.Tensor]:
     """Eliminates the neurons that raise the error least, one block after the other.
 
-    After each block the remaining weights are those of least squares, so a neuron is cheap when the others can do its work.
+    After each block the remaining weights are those of least squares, so a neuron is cheap when the others can do its
+    work.
 
     Args:
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see [`damped`].

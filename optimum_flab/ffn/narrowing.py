@@ -23,8 +23,8 @@ class NarrowLayer:
 
     Args:
         kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons.
-        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated `down_proj.weight`; `None` where the
-            dense columns stay as they are.
+        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated `down_proj.weight`; `None` where
+            the dense columns stay as they are.
     """
 
     kept: torch.Tensor
@@ -79,8 +79,8 @@ def _decide(
 def _token_importance(hidden: torch.Tensor) -> torch.Tensor:
     """Weight of each token's error, shape of `hidden` without its last axis.
 
-    The next layer reads the residual stream through an RMS norm, so an error counts relative to the stream's own size; without
-    this a few tokens with massive activations (attention sinks) outweigh all others.
+    The next layer reads the residual stream through an RMS norm, so an error counts relative to the stream's own
+    size; without this a few tokens with massive activations (attention sinks) outweigh all others.
     """
     return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-12)
 
@@ -110,7 +110,7 @@ def survey(
     """
     layers = architecture.decoder_layers(model)
     inputs = [layer_inputs(model, architecture, batch) for batch in tokens.batches(batch_size)]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs)]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
     streams = [x.hidden for x in inputs]
     decided = []
     for index, layer in enumerate(layers):
@@ -149,9 +149,9 @@ def narrow(
     """Decides every kept layer at one width, each on top of the layers already pruned below it.
 
     Two streams of hidden states go up side by side: that of the dense model and that of the pruned one. Each layer's
-    output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as they can make it: this
-    compensates removed neurons, removed layers and the drift of the layers below alike. (Where a norm stands between the FFN and the
-    stream, the FFN's own dense output is the target.)
+    output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as they can make
+    it: this compensates removed neurons, removed layers and the drift of the layers below alike. (Where a norm stands
+    between the FFN and the stream, the FFN's own dense output is the target.)
 
     Args:
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
@@ -167,12 +167,12 @@ def narrow(
             for index in kept_layers
         }
     inputs = [layer_inputs(model, architecture, batch) for batch in tokens.batches(batch_size)]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs)]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
     dense, pruned = [x.hidden for x in inputs], [x.hidden for x in inputs]
     decided = {}
     for index, layer in enumerate(layers):
         if index not in kept_layers:
-            dense = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs)]
+            dense = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
             tick()
             continue
         statistics = _empty_statistics(architecture, layer)

@@ -16,8 +16,8 @@ COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its 
 class NeuronStatistics:
     """Sufficient statistics of one layer's least-squares problem, accumulated in float32.
 
-    With `x` the inputs of `down_proj` in the pruned model, `t` the output wanted of it and `c` the weight of a token, the
-    layer's error is `sum_c |t - W x|²`, a quadratic form in `W` given by `gram` and `cross`.
+    With `x` the inputs of `down_proj` in the pruned model, `t` the output wanted of it and `c` the weight of a token,
+    the layer's error is `sum_c |t - W x|²`, a quadratic form in `W` given by `gram` and `cross`.
 
     Args:
         weight (`torch.Tensor` of shape `(hidden, neurons)`): dense `down_proj.weight`, float32.
@@ -64,6 +64,6 @@ class NeuronStatistics:
         """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""
         if not (torch.isfinite(self.gram.diagonal()).all() and torch.isfinite(self.cross).all()):
             raise FlabError(
-                f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on this "
-                "model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the checkpoint"
+                f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
+                "this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the checkpoint"
             )

@@ -20,8 +20,8 @@ class Removal:
 
     Args:
         layer (`int`): its index in the dense model.
-        score (`float`): what the criterion said; for `"divergence"` the divergence of the model, in nats per token, once this
-            layer and those before it are gone.
+        score (`float`): what the criterion said; for `"divergence"` the divergence of the model, in nats per token,
+            once this layer and those before it are gone.
     """
 
     layer: int
@@ -84,9 +84,7 @@ def greedy_divergence(
         for position in range(len(remaining)):
             outcomes = []
             for batch, states in enumerate(in_front):
-                hidden = states[position]
-                for hidden in upwards(position + 1, batch, hidden):
-                    pass
+                *_, hidden = states[position], *upwards(position + 1, batch, states[position])
                 outcomes.append(outcome(hidden, batch))
             score = mean_divergence(dense, torch.cat(outcomes), head, head)
             if best is None or score < best[1]:
@@ -152,6 +150,7 @@ CRITERIA = {
         "1 - mean cosine of a layer's input and output over all tokens (ShortGPT, arXiv 2403.03853)", _block_influence
     ),
     "last-token-cosine": LayerCriterion(
-        "as block influence on the last token of each text only (reference code of arXiv 2412.15921)", _last_token_cosine
+        "as block influence on the last token of each text only (reference code of arXiv 2412.15921)",
+        _last_token_cosine,
     ),
 }

@@ -99,7 +99,9 @@ def test_first_and_random_and_max_abs_weight_are_what_their_names_say():
     statistics = made()
     generator = torch.Generator().manual_seed(5)
     assert CRITERIA["first"].select(statistics, [7], generator)[7].tolist() == list(range(7))
-    again = [CRITERIA["random"].select(statistics, [7], torch.Generator().manual_seed(5))[7].tolist() for _ in range(2)]
+    again = [
+        CRITERIA["random"].select(statistics, [7], torch.Generator().manual_seed(5))[7].tolist() for _ in range(2)
+    ]
     assert again[0] == again[1] != list(range(7))
     statistics.incoming[0][9, 2] = -100
     assert 9 in CRITERIA["max-abs-weight"].select(statistics, [1], generator)[1]

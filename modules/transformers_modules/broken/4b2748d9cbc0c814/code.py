@@ -1,3 +1,5 @@
 from transformers import PreTrainedConfig
+
+
 class InventConfig(PreTrainedConfig):
-    model_type = 'inventlm'
+    model_type = "inventlm"
