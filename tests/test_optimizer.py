@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -32,10 +33,16 @@ def corpus(tmp_path_factory):
     return str(file)
 
 
-def optimizer_for(tokenizer, family="qwen2", **changes) -> FlabOptimizer:
+def optimizer_for(tokenizer, family="qwen2", as_loaded=True) -> FlabOptimizer:
+    """A tiny model in memory, with the tokenizer that loading both from one folder gives."""
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = tiny_model(family, vocab_size=608, initializer_range=0.1, **ids, **changes)
+    model = tiny_model(family, vocab_size=608, initializer_range=0.1, **ids)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if as_loaded:
+        with TemporaryDirectory() as folder:
+            model.config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
     return FlabOptimizer(model, tokenizer)
 
 
@@ -76,7 +83,8 @@ def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
     same = 0
     for text in TEXTS:
         new = pruned.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
-        same += [kept[i] for i in new] == tokenizer(text * 2, add_special_tokens=False)["input_ids"]
+        old = optimizer.dense.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
+        same += [kept[i] for i in new] == old
         assert pruned.tokenizer.decode(new) == text * 2
     assert same >= len(TEXTS) - pruned.report["texts"]["set_aside"]
 
@@ -96,7 +104,7 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
     for line in held.read_text().splitlines():
         text = json.loads(line)["text"]
         ids = torch.tensor([pruned.tokenizer(text)["input_ids"]])
-        dense_own = torch.tensor([tokenizer(text)["input_ids"]])
+        dense_own = torch.tensor([optimizer.dense.tokenizer(text)["input_ids"]])
         dense = optimizer.dense.model(kept[ids]).logits[0, :-1]
         new = torch.log_softmax(pruned.model(ids).logits[0, :-1, : len(kept)], -1)
         old = torch.log_softmax(dense[:, kept], -1)
@@ -224,7 +232,7 @@ def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokeniz
 
 def test_a_tokenizer_that_grows_when_it_is_loaded_is_refused(corpus, tmp_path):
     tokenizer = byte_level_tokenizer(600, special="<|end|>")  # Qwen2Tokenizer adds the <|endoftext|> it misses
-    optimizer = optimizer_for(tokenizer)
+    optimizer = optimizer_for(tokenizer, as_loaded=False)
     optimizer.prune(settings(corpus))
     with pytest.raises(FlabError, match=r"adds '<\|endoftext\|>'"):
         optimizer.save_pretrained(tmp_path / "out")
