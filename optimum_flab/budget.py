@@ -131,6 +131,10 @@ def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layer
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
+    # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width is the best there is
+    fixed = limits.smallest.vocabulary == limits.largest.vocabulary
+    budget += counts.per_neuron * layers * limits.multiple_of // 2 if fixed else 0
+    natural = max(limits.smallest.vocabulary, min(natural, limits.largest.vocabulary))
     width = fit_width(counts, limits, natural, layers, budget)
     shape = fit_vocabulary(
         counts, limits, Shape(natural, layers, limits.smallest.width if width is None else width), budget

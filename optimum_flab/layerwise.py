@@ -60,9 +60,7 @@ def layer_inputs(model: nn.Module, architecture: Architecture, tokens: PackedTok
     handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))
     try:
         with _layers_recorded(layers, record):
-            model.base_model(
-                input_ids=tokens.input_ids.to(device), position_ids=tokens.position_ids.to(device), use_cache=False
-            )
+            model.base_model(**tokens.model_inputs(device))
     finally:
         handle.remove()
     return LayerInputs(seen["hidden"], record)

@@ -29,7 +29,7 @@ from .budget import (
     parameters_to_keep,
     shape_of,
 )
-from .calibration import PackedTokens, TextSets, build_text_sets, pack
+from .calibration import Document, PackedTokens, TextSets, build_text_sets, pack
 from .configuration import FlabPrunerConfig
 from .divergence import OutputHead
 from .errors import FlabError
@@ -40,6 +40,7 @@ from .layers import Removal
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
 from .plan import PruningPlan
 from .report import build_report, measure_held_out, report_summary, write_report
+from .settings import DataSettings
 from .shapes import Candidate, candidate_shapes, measure_candidates
 from .surgery import operate
 from .vocabulary import (
@@ -204,7 +205,7 @@ class FlabOptimizer:
             vocabulary = self._natural_vocabulary(config, texts)
             kept = vocabulary.kept
             tokenizer = self._tokenizer_for(kept)
-            calibration = self._packed(tokenizer, kept, [d.text for d in texts.calibration], config)
+            calibration = self._packed(tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens)
         if config.vocabulary.size is None:
             limits = replace(limits, smallest=replace(limits.smallest, vocabulary=vocabulary.smallest))
         if config.target_ratio is not None:
@@ -223,7 +224,7 @@ class FlabOptimizer:
             if len(shapes) > 1:
                 with watch.step("shape search"):
                     validation = self._packed(
-                        tokenizer, kept, [d.text for d in texts.validation], config, "validation"
+                        tokenizer, kept, texts.validation, config.data, config.data.validation_tokens
                     )
                     candidates = self._measured(config, shapes, calibration, validation, removals, head)
                 shape = min(candidates, key=lambda candidate: candidate.divergence).shape
@@ -332,14 +333,14 @@ class FlabOptimizer:
         self,
         tokenizer: PreTrainedTokenizerBase,
         kept: np.ndarray,
-        texts: list[str],
-        config: FlabPrunerConfig,
-        name: str = "calibration",
+        documents: list[Document],
+        data: DataSettings,
+        most_tokens: int,
     ) -> PackedTokens:
-        """Texts in the pruned tokenizer's pieces, as dense ids."""
+        """Documents in the pruned tokenizer's pieces, as dense ids."""
+        texts = [document.text for document in documents]
         pieces = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-        most = getattr(config.data, f"{name}_tokens")
-        return pack([kept[ids] for ids in pieces], config.data.sequence_length, int(kept[0]), most)
+        return pack([kept[ids] for ids in pieces], data.sequence_length, int(kept[0]), most_tokens)
 
     def _asked_shape(
         self, config: FlabPrunerConfig, counts: ParameterCounts, limits: Limits, dense: Shape, natural: int

@@ -66,6 +66,16 @@ def test_a_pinned_width_leaves_the_rest_to_the_vocabulary():
     assert shape.width == 4096 and shape.vocabulary > 33_000
 
 
+@given(target=st.floats(0.2, 0.5), pinned=st.integers(5_000, 60_000))
+@settings(max_examples=100, deadline=None)
+def test_a_pinned_vocabulary_leaves_the_rest_to_the_width(target, pinned):
+    limits = Limits(Shape(pinned, 24, 64), Shape(pinned, 24, 4864), 64)
+    shape = candidate_shape(QWEN, limits, 38_000, 24, parameters_to_keep(QWEN, DENSE, target))
+    if shape is not None and 64 < shape.width < 4864:
+        assert shape.vocabulary == pinned
+        assert 1 - QWEN.total(shape) / QWEN.total(DENSE) == pytest.approx(target, abs=0.005)
+
+
 def test_an_unreachable_target_says_what_is_reachable():
     pinned = Limits(Shape(151_936, 24, 64), Shape(151_936, 24, 4864), 64)
     with pytest.raises(ConfigurationError, match=r"between 0\.000 and 0\.6\d\d"):
