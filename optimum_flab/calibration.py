@@ -16,7 +16,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,10 +52,11 @@ PASSAGE_CHARACTERS_PER_TOKEN = 4
 @dataclass(frozen=True)
 class Document:
     """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line
-    120)."""
+    120), and the source as the user named it (empty: the default corpus)."""
 
     text: str
     name: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,15 @@ def read_source(spec: str | Source) -> SourceTexts:
 
 def read_sources(specs: Sequence[str]) -> SourceTexts:
     """Reads several sources, one after the other; all of them are parsed before the first is read."""
-    texts = [read_source(source) for source in [parse_source(spec) for spec in specs]]
+    sources = [parse_source(spec) for spec in specs]
+    texts = [read_source(source) for source in sources]
     return SourceTexts(
-        [document for part in texts for document in part.documents], sum(part.skipped for part in texts)
+        [
+            replace(document, source=source.spec)
+            for source, part in zip(sources, texts, strict=True)
+            for document in part.documents
+        ],
+        sum(part.skipped for part in texts),
     )
 
 

@@ -41,9 +41,10 @@ from .loading import DenseModel, computation_dtype, dense_from_memory, load_dens
 from .plan import PruningPlan
 from .report import build_report, measure_held_out, report_summary, write_report
 from .settings import DataSettings
-from .shapes import Candidate, candidate_shapes, measure_candidates
+from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .surgery import operate
 from .vocabulary import (
+    balanced_uses,
     changed_texts,
     config_token_ids,
     count_tokens,
@@ -207,7 +208,8 @@ class FlabOptimizer:
             tokenizer = self._tokenizer_for(kept)
             calibration = self._packed(tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens)
         if config.vocabulary.size is None:
-            limits = replace(limits, smallest=replace(limits.smallest, vocabulary=vocabulary.smallest))
+            least = len(kept) if config.vocabulary.keep_used else vocabulary.smallest
+            limits = replace(limits, smallest=replace(limits.smallest, vocabulary=least))
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
@@ -217,23 +219,23 @@ class FlabOptimizer:
         shape = self._asked_shape(config, counts, limits, dense_shape, len(kept))
         if shape is None:
             budget = parameters_to_keep(counts, dense_shape, config.target_ratio)
-            shapes = candidate_shapes(counts, limits, len(kept), budget)
-            if not shapes:
+            rows = candidate_shapes(counts, limits, len(kept), budget)
+            if not rows:
                 raise FlabError(f"no shape removes {config.target_ratio:.1%} of the parameters; lower --target-ratio")
-            shape = shapes[0]
-            if len(shapes) > 1:
+            shape = natural_shape(rows[0], len(kept))
+            if len(rows) > 1 or len(rows[0]) > 1:
                 with watch.step("shape search"):
-                    validation = self._packed(
-                        tokenizer, kept, texts.validation, config.data, config.data.validation_tokens
-                    )
-                    candidates = self._measured(config, shapes, calibration, validation, removals, head)
-                shape = min(candidates, key=lambda candidate: candidate.divergence).shape
+                    candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals)
+                shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
         del head
 
         with watch.step("vocabulary"):
             kept = vocabulary.resized(min(shape.vocabulary, limits.largest.vocabulary))
             if len(kept) != len(vocabulary.kept):
                 tokenizer = self._tokenizer_for(kept)
+                calibration = self._packed(
+                    tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens
+                )
         with watch.step("layers"):
             removed = removals(dense_shape.layers - shape.layers)
         kept_layers = sorted(set(range(dense_shape.layers)) - {removal.layer for removal in removed})
@@ -315,13 +317,22 @@ class FlabOptimizer:
         required = config_token_ids(model.config, model.generation_config)
         arguments = (settings.min_count, settings.keep_merges, settings.keep_tokens, required)
         natural_vocabulary(spec, np.zeros(0, dtype=np.int64), *arguments)  # unknown tokens are refused before counting
-        corpus = [document.text for document in texts.corpus]
-        size = sum(len(text.encode("utf-8")) for text in corpus)
+        sources: dict[str, list[str]] = {}
+        for document in texts.corpus:
+            sources.setdefault(document.source, []).append(document.text)
+        size = sum(len(document.text.encode("utf-8")) for document in texts.corpus)
+        counts = []
         with tqdm(total=size, desc="Counting tokens", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-            counts = count_tokens(self.dense.tokenizer, corpus, progress=lambda done: bar.update(done - bar.n)).counts
-        vocabulary = natural_vocabulary(spec, counts, *arguments)
+            for part in sources.values():
+                before = bar.n
+                usage = count_tokens(
+                    self.dense.tokenizer, part, lambda done, before=before: bar.update(before + done - bar.n)
+                )
+                counts.append(usage.counts)
+        vocabulary = natural_vocabulary(spec, sum(counts), *arguments)
+        uses = balanced_uses(counts)
         return NaturalVocabulary(
-            vocabulary.kept, len(vocabulary.protected), lambda size: resize(spec, vocabulary, counts, size)
+            vocabulary.kept, len(vocabulary.protected), lambda size: resize(spec, vocabulary, uses, size)
         )
 
     def _tokenizer_for(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
@@ -335,7 +346,7 @@ class FlabOptimizer:
         kept: np.ndarray,
         documents: list[Document],
         data: DataSettings,
-        most_tokens: int,
+        most_tokens: int | None,
     ) -> PackedTokens:
         """Documents in the pruned tokenizer's pieces, as dense ids."""
         texts = [document.text for document in documents]
@@ -368,23 +379,24 @@ class FlabOptimizer:
         with _progress(f"Ranking layers by {config.layers.criterion}", None, "candidate") as tick:
             yield from order(self.dense.model, self.architecture, tokens, config.data.batch_size, head, tick)
 
-    def _measured(
+    def _searched(
         self,
         config: FlabPrunerConfig,
-        shapes: list[Shape],
+        rows: list[list[Shape]],
+        first: Shape,
         calibration: PackedTokens,
-        validation: PackedTokens,
+        texts: TextSets,
+        vocabulary: NaturalVocabulary,
         removals: FirstRemovals,
-        head: OutputHead,
     ) -> list[Candidate]:
         model, architecture, batch_size = self.dense.model, self.architecture, config.data.batch_size
-        dense_width = shape_of(model, architecture).width
-        widths = [shape.width for shape in shapes if shape.width < dense_width]
+        dense = shape_of(model, architecture)
+        widths = sorted({shape.width for row in rows for shape in row} - {dense.width})
         surveyed: list[dict[int, NarrowLayer]] = []
         if widths:
             # half of the set tells shapes apart; the chosen one is decided on all of it
             half = next(calibration.batches(-(-len(calibration.input_ids) // 2)))
-            with _progress("Surveying FFN widths", len(architecture.decoder_layers(model)), "layer") as tick:
+            with _progress("Surveying FFN widths", dense.layers, "layer") as tick:
                 surveyed = survey(
                     model,
                     architecture,
@@ -395,10 +407,26 @@ class FlabOptimizer:
                     self._generator(config),
                     tick,
                 )
-        with _progress("Measuring shapes", len(shapes), "shape") as tick:
-            return measure_candidates(
-                model, architecture, shapes, removals, surveyed, validation, batch_size, head, tick
-            )
+
+        with _progress("Measuring shapes", None, "shape") as tick:
+
+            def measure(shape: Shape) -> Candidate:
+                removed = [removal.layer for removal in removals(dense.layers - shape.layers)]
+                text = self._validation_text(config, texts, vocabulary, shape.vocabulary)
+                candidate = measure_shape(model, architecture, shape, removed, surveyed, text, batch_size)
+                tick()
+                return candidate
+
+            return search_shape(rows, first, measure)
+
+    def _validation_text(
+        self, config: FlabPrunerConfig, texts: TextSets, vocabulary: NaturalVocabulary, size: int
+    ) -> ValidationText:
+        kept = vocabulary.resized(size)
+        tokens = self._packed(self._tokenizer_for(kept), kept, texts.validation, config.data, None)
+        return ValidationText(
+            kept.tolist(), tokens, sum(len(document.text.encode("utf-8")) for document in texts.validation)
+        )
 
     def _generator(self, config: FlabPrunerConfig) -> torch.Generator:
         return torch.Generator().manual_seed(config.seed)
@@ -609,6 +637,7 @@ def search_section(
                     "num_hidden_layers": candidate.shape.layers,
                     "intermediate_size": candidate.shape.width,
                     "validation_divergence": candidate.divergence,
+                    "validation_bits_per_byte": candidate.bits_per_byte,
                     "chosen": candidate.shape == shape,
                 }
                 for candidate in candidates

@@ -79,6 +79,10 @@ class VocabularySettings(Section):
     keep_merges: int = Field(
         20000, ge=0, description="number of first merges of the tokenizer kept whatever the corpus holds"
     )
+    keep_used: bool = Field(
+        False,
+        description="never drop a token of the natural vocabulary to meet the target, whatever it saves elsewhere",
+    )
     keep_tokens: Sources = Field([], description="tokens kept whatever the corpus holds")
     pad_to_multiple_of: int | None = Field(None, ge=1, description="pad the embedding rows to a multiple of this")
 

@@ -1,51 +1,138 @@
-"""Which shape: the share of depth and width, decided by measuring."""
+"""Which shape: the shares of vocabulary, depth and width, decided by measuring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from .architectures import Architecture
-from .budget import Limits, ParameterCounts, Shape, candidate_shape
+from .budget import Limits, ParameterCounts, Shape, candidate_shape, fit_vocabulary
 from .calibration import PackedTokens
-from .divergence import OutputHead, final_hidden, mean_divergence
+from .divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from .ffn.narrowing import NarrowLayer
-from .layers import Removal
 from .layerwise import run_layer
 
 
-MOST_CANDIDATES = 3
+MOST_DEPTHS = 3
+WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that goes with the natural vocabulary
+WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A shape that meets the target, and the divergence it was measured to cost on validation sequences, in nats per
-    token."""
+    """A shape that meets the target, and what it was measured to cost on validation sequences.
+
+    Args:
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the vocabulary of the shape.
+        bits_per_byte (`float`): what the text costs: that of the dense model on the pieces and the vocabulary of the
+            shape, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
+    """
 
     shape: Shape
     removed_layers: tuple[int, ...]
     divergence: float
+    bits_per_byte: float
 
 
-def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budget: int) -> list[Shape]:
-    """The shapes worth measuring, from the deepest that meets the budget downwards, at most three.
+@dataclass(frozen=True)
+class ValidationText:
+    """Validation texts in the pieces of one vocabulary.
 
     Args:
-        natural (`int`): vocabulary size below which it is not pruned unless nothing else meets the budget.
+        kept (`Sequence[int]`): the dense ids of the vocabulary, ascending.
+        tokens ([`PackedTokens`]): the texts, as dense ids.
+        bytes (`int`): their size in UTF-8.
+    """
+
+    kept: Sequence[int]
+    tokens: PackedTokens
+    bytes: int
+
+    def renumbered(self) -> PackedTokens:
+        """The texts, as ids of the vocabulary."""
+        ids = np.searchsorted(np.asarray(self.kept), self.tokens.input_ids.numpy())
+        return replace(self.tokens, input_ids=torch.from_numpy(ids))
+
+
+def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budget: int) -> list[list[Shape]]:
+    """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
+
+    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
+    both free each row also has a few other widths, and the vocabulary gives or takes the difference.
+
+    Args:
+        natural (`int`): vocabulary size that the corpus asks for.
         budget (`int`): parameters to keep.
     """
-    shapes = []
+    first: list[Shape] = []
     for layers in range(limits.largest.layers, limits.smallest.layers - 1, -1):
         shape = candidate_shape(counts, limits, natural, layers, budget)
         if shape is not None:
-            shapes.append(shape)
-        if len(shapes) == MOST_CANDIDATES or (shapes and shapes[-1].width == limits.largest.width):
+            first.append(shape)
+        if len(first) == MOST_DEPTHS or (first and first[-1].width == limits.largest.width):
             break
-    return shapes
+    free = limits.smallest.vocabulary < limits.largest.vocabulary and limits.smallest.width < limits.largest.width
+    if not first or not free or first[0].width == limits.largest.width:
+        return [[shape] for shape in first]
+    step = max(1, round(limits.largest.width * WIDTH_STEP / limits.multiple_of)) * limits.multiple_of
+    widths = [first[0].width + number * step for number in WIDTH_STEPS]
+    widths = sorted({min(width, limits.largest.width) for width in widths if width >= limits.smallest.width})
+    return [
+        sorted({shape, *traded_shapes(counts, limits, shape.layers, widths, budget)}, key=lambda other: other.width)
+        for shape in first
+    ]
+
+
+def natural_shape(row: list[Shape], natural: int) -> Shape:
+    """The widest shape of a row that keeps the natural vocabulary; the narrowest where none does."""
+    return max((shape for shape in row if shape.vocabulary >= natural), key=lambda shape: shape.width, default=row[0])
+
+
+def traded_shapes(
+    counts: ParameterCounts, limits: Limits, layers: int, widths: Sequence[int], budget: int
+) -> list[Shape]:
+    """For each width the shape whose vocabulary meets the budget, where there is one."""
+    exact = counts.per_token * limits.vocabulary_multiple_of
+    shapes = [fit_vocabulary(counts, limits, Shape(0, layers, width), budget) for width in widths]
+    return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
+
+
+def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
+    """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
+
+    Returns:
+        `list[Candidate]`: all that were measured, in that order.
+    """
+    measured = {first: measure(first)}
+
+    def cheaper(shape: Shape, than: Shape) -> bool:
+        if shape not in measured:
+            measured[shape] = measure(shape)
+        return measured[shape].bits_per_byte < measured[than].bits_per_byte
+
+    best = first
+    for row, following in zip_longest(rows, rows[1:]):
+        for direction in (1, -1):
+            start = at = row.index(best)
+            while 0 <= at + direction < len(row) and cheaper(row[at + direction], best):
+                at += direction
+                best = row[at]
+            if at != start:
+                break
+        if following is None:
+            break
+        shallower = min(following, key=lambda shape: abs(shape.vocabulary - best.vocabulary))
+        if not cheaper(shallower, best):
+            break
+        best = shallower
+    return list(measured.values())
 
 
 def masked_step(
@@ -74,39 +161,28 @@ def masked_step(
     return step
 
 
-def measure_candidates(
+def measure_shape(
     model: nn.Module,
     architecture: Architecture,
-    shapes: list[Shape],
-    first_removals: Callable[[int], list[Removal]],
+    shape: Shape,
+    removed: Sequence[int],
     surveyed: list[dict[int, NarrowLayer]],
-    validation: PackedTokens,
+    text: ValidationText,
     batch_size: int,
-    head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
-) -> list[Candidate]:
-    """Measures shapes, deepest first, until one is worse than the one before it.
-
-    Removals are asked for as they are needed, so that the depth search goes no further than the comparison.
+) -> Candidate:
+    """Measures what a shape costs, without surgery.
 
     Args:
-        first_removals (`Callable[[int], list[Removal]]`): the first so many layers that would go.
+        removed (`Sequence[int]`): the layers that go.
         surveyed (`list[dict[int, NarrowLayer]]`): see [`~optimum_flab.ffn.narrowing.survey`]; empty where no FFN is
             narrowed.
-
-    Returns:
-        `list[Candidate]`: in the order measured; the best is the one with the smallest divergence.
+        text ([`ValidationText`]): in the pieces of the shape's vocabulary.
     """
-    dense = final_hidden(model, architecture, validation, batch_size)
-    depth = len(architecture.decoder_layers(model))
-    measured: list[Candidate] = []
-    for shape in shapes:
-        removed = [removal.layer for removal in first_removals(depth - shape.layers)]
-        narrowed = {index: widths[shape.width] for index, widths in enumerate(surveyed) if shape.width in widths}
-        step = masked_step(model, architecture, set(removed), narrowed)
-        pruned = final_hidden(model, architecture, validation, batch_size, step)
-        measured.append(Candidate(shape, tuple(removed), mean_divergence(dense, pruned, head, head)))
-        tick()
-        if len(measured) > 1 and measured[-1].divergence > measured[-2].divergence:
-            break
-    return measured
+    narrowed = {index: widths[shape.width] for index, widths in enumerate(surveyed) if shape.width in widths}
+    step = masked_step(model, architecture, set(removed), narrowed)
+    dense = final_hidden(model, architecture, text.tokens, batch_size)
+    pruned = final_hidden(model, architecture, text.tokens, batch_size, step)
+    head = OutputHead(model, architecture, text.kept)
+    divergence = mean_divergence(dense, pruned, head, head)
+    bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)
+    return Candidate(shape, tuple(removed), divergence, bits / text.bytes)

@@ -34,6 +34,7 @@ FLAGS = (
     Flag("--vocab-size", "vocabulary.size", "N"),
     Flag("--min-count", "vocabulary.min_count", "N"),
     Flag("--keep-merges", "vocabulary.keep_merges", "N"),
+    Flag("--keep-used", "vocabulary.keep_used"),
     Flag("--keep-token", "vocabulary.keep_tokens", "TOKEN"),
     Flag("--pad-vocab-to-multiple-of", "vocabulary.pad_to_multiple_of", "N"),
     Flag("--no-vocabulary", "vocabulary.enabled"),
@@ -146,12 +147,9 @@ def _add(group: _ArgumentGroup, flag: Flag) -> None:
     *section, name = flag.setting.split(".")
     field = (SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
     if field.annotation is bool:
+        text = f"do not {field.description} (default: do)" if field.default else f"{field.description} (default: no)"
         group.add_argument(
-            flag.flag,
-            dest=flag.setting,
-            action="store_const",
-            const=False,
-            help=f"do not {field.description} (default: do)",
+            flag.flag, dest=flag.setting, action="store_const", const=not field.default, help=text.replace("%", "%%")
         )
         return
     description = field.description or ""

@@ -16,13 +16,14 @@ from .closure import (
     with_ancestors,
 )
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer, settle_tokenizer
-from .usage import TokenUsage, count_tokens, token_counts
+from .usage import TokenUsage, balanced_uses, count_tokens, token_counts
 
 
 __all__ = [
     "TokenUsage",
     "TokenizerSpec",
     "Vocabulary",
+    "balanced_uses",
     "changed_texts",
     "config_token_ids",
     "count_tokens",

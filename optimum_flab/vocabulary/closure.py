@@ -354,11 +354,11 @@ def _as_ids(tokens: Iterable[int]) -> np.ndarray:
 # --- other sizes ---------------------------------------------------------------------------------------------------
 
 
-def resize(spec: TokenizerSpec, vocabulary: Vocabulary, counts: np.ndarray, size: int) -> np.ndarray:
+def resize(spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: int) -> np.ndarray:
     """The kept ids of a vocabulary, grown or shrunk to exactly `size`, see [`grow`] and [`shrink`]."""
     if size >= len(vocabulary.kept):
         return grow(spec, vocabulary.kept, size)
-    return shrink(spec, vocabulary.kept, counts, size, vocabulary.protected)
+    return shrink(spec, vocabulary.kept, uses, size, vocabulary.protected)
 
 
 def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
@@ -391,16 +391,14 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
     return _as_ids(kept)
 
 
-def shrink(
-    spec: TokenizerSpec, keep: np.ndarray, counts: np.ndarray, size: int, protected: Iterable[int]
-) -> np.ndarray:
+def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, protected: Iterable[int]) -> np.ndarray:
     """Drops the rarest tokens, of equally rare ones the last merged, none that a kept token is merged from.
 
     A dropped token's uses go to its two parts, into which its texts are cut from then on.
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
-        counts (`np.ndarray`): integers by id.
+        uses (`np.ndarray`): how often each id is used, see [`~vocabulary.balanced_uses`].
         size (`int`): how many ids to return.
         protected (`Iterable[int]`): ids that stay, with their ancestors.
 
@@ -419,15 +417,15 @@ def shrink(
             f"the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to be kept are"
             f" {len(fixed)}; choose that size or more"
         )
-    uses = dict(enumerate(counts.tolist()))
+    left = dict(enumerate(uses.tolist()))
     last_rank = {product: rank for rank, (_, _, product) in enumerate(spec.merges)}
     needed_by = dict.fromkeys(kept, 0)
     for token in kept:
         for part in _parts_of(spec, token):
             needed_by[part] += 1
 
-    def entry(token: int) -> tuple[int, int, int]:
-        return uses.get(token, 0), -last_rank.get(token, -1), -token
+    def entry(token: int) -> tuple[float, int, int]:
+        return left.get(token, 0), -last_rank.get(token, -1), -token
 
     heap = [entry(token) for token in kept - fixed if not needed_by[token]]
     heapq.heapify(heap)
@@ -435,7 +433,7 @@ def shrink(
         count, _, token = heapq.heappop(heap)
         kept.remove(-token)
         for part in _parts_of(spec, -token):
-            uses[part] = uses.get(part, 0) + count
+            left[part] = left.get(part, 0) + count
             needed_by[part] -= 1
             if not needed_by[part] and part not in fixed:
                 heapq.heappush(heap, entry(part))

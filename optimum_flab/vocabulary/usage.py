@@ -60,6 +60,20 @@ def count_tokens(
     return TokenUsage(counts=counts, texts=len(texts), tokens=int(counts.sum()), bytes=done)
 
 
+def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """Uses of each token when every source is as long as the longest: a small source that was named for what the model
+    is to do is not outweighed by a large one.
+
+    Args:
+        counts (`Sequence[np.ndarray]`): integers by id, one array per source.
+
+    Returns:
+        `np.ndarray`: float64 by id.
+    """
+    longest = max((int(part.sum()) for part in counts), default=0)
+    return sum(part * (longest / max(int(part.sum()), 1)) for part in counts)
+
+
 def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
     """The number of tokens of each text, without the special tokens that encoding adds."""
     return [len(ids) for _, encoded in encode_chunks(tokenizer, texts) for ids in encoded]

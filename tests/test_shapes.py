@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.budget import Limits, ParameterCounts, Shape, parameters_to_keep
+from optimum_flab.calibration import PackedTokens
+from optimum_flab.shapes import (
+    Candidate,
+    ValidationText,
+    candidate_shapes,
+    measure_shape,
+    natural_shape,
+    search_shape,
+)
+
+from .conftest import VOCABULARY, random_tokens, tiny_model
+
+
+QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
+DENSE = Shape(151_936, 24, 4864)
+LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+
+
+def rows_for(target, natural, limits=LIMITS):
+    return candidate_shapes(QWEN, limits, natural, parameters_to_keep(QWEN, DENSE, target))
+
+
+@given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
+@settings(max_examples=200, deadline=None)
+def test_every_candidate_lands_within_half_a_point_and_never_above_the_budget(target, natural):
+    rows = rows_for(target, natural)
+    assert rows
+    for row in rows:
+        assert [shape.width for shape in row] == sorted({shape.width for shape in row})
+        assert len({shape.layers for shape in row}) == 1
+        for shape in row:
+            removed = 1 - QWEN.total(shape) / QWEN.total(DENSE)
+            assert target - 1e-9 <= removed <= target + 0.005
+            assert shape.width % 64 == 0
+
+
+@given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
+@settings(max_examples=100, deadline=None)
+def test_the_first_shape_keeps_the_natural_vocabulary_where_anything_can(target, natural):
+    first = natural_shape(rows_for(target, natural)[0], natural)
+    assert first.vocabulary >= natural or first.width == 64
+
+
+@given(target=st.floats(0.23, 0.6), natural=st.integers(20_000, 60_000))
+@settings(max_examples=100, deadline=None)
+def test_used_tokens_stay_where_the_user_says_so(target, natural):
+    limits = Limits(Shape(natural, 1, 64), LIMITS.largest, multiple_of=64)
+    assert all(shape.vocabulary >= natural for row in rows_for(target, natural, limits) for shape in row)
+
+
+def test_a_row_trades_tokens_for_neurons():
+    rows = rows_for(0.35, 37_000)
+    assert [len(row) for row in rows] == [5, 5, 5] or len(rows[0]) > 3
+    narrow, *_, wide = rows[0]
+    assert narrow.width < wide.width and narrow.vocabulary > wide.vocabulary
+
+
+def test_the_vocabulary_alone_meets_a_small_target():
+    [[shape]] = rows_for(0.1, 33_000)
+    assert (shape.layers, shape.width) == (24, 4864)
+    assert 95_000 < shape.vocabulary < 97_000
+
+
+def test_a_pinned_vocabulary_is_not_traded():
+    limits = Limits(Shape(40_000, 1, 64), Shape(40_000, 24, 4864), multiple_of=64)
+    rows = rows_for(0.35, 37_000, limits)
+    assert all(len(row) == 1 and row[0].vocabulary == 40_000 for row in rows)
+
+
+def bowl(width: int, layers: int):
+    """Text costs more the further a shape is from one best shape."""
+
+    def measure(shape: Shape) -> Candidate:
+        cost = abs(shape.width - width) / 64 + 10 * abs(shape.layers - layers)
+        return Candidate(shape, (), 0.0, cost)
+
+    return measure
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("depth", range(3))
+def test_the_search_finds_the_bottom_of_a_bowl(place, depth):
+    rows = [[Shape(60_000 - 9_000 * i + 12_000 * d, 24 - d, 3648 + 128 * i) for i in range(5)] for d in range(3)]
+    target = rows[depth][place]
+    measured = search_shape(rows, rows[0][1], bowl(target.width, target.layers))
+    assert min(measured, key=lambda candidate: candidate.bits_per_byte).shape == target
+    assert len({candidate.shape for candidate in measured}) == len(measured) <= 13
+
+
+def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
+    rows = [[Shape(30_000, 24 - d, 3840)] for d in range(3)]
+    measured = search_shape(rows, rows[0][0], bowl(3840, 24))
+    assert [candidate.shape.layers for candidate in measured] == [24, 23]
+
+
+def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
+    model, tokens = tiny_model(family), random_tokens()
+    architecture = architecture_for(model.config)
+    text = ValidationText(range(VOCABULARY), tokens, 1000)
+    depth = len(architecture.decoder_layers(model))
+    candidate = measure_shape(model, architecture, Shape(VOCABULARY, depth, 0), (), [], text, 4)
+    logits = model(**tokens.model_inputs("cpu")).logits.log_softmax(-1)
+    bits = 0.0
+    for row in range(len(tokens.input_ids)):
+        for at in range(tokens.input_ids.shape[1] - 1):
+            if tokens.mask[row, at + 1] and tokens.position_ids[row, at + 1] > 0:
+                bits -= float(logits[row, at, tokens.input_ids[row, at + 1]]) / 0.69314718
+    assert candidate.divergence == pytest.approx(0, abs=1e-6)
+    assert candidate.bits_per_byte == pytest.approx(bits / 1000, rel=1e-4)
+
+
+def test_validation_text_is_renumbered_to_the_kept_rows():
+    ids = torch.tensor([[5, 9, 5, 2]])
+    tokens = PackedTokens(ids, torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool))
+    assert ValidationText([2, 5, 7, 9], tokens, 1).renumbered().input_ids.tolist() == [[1, 3, 1, 0]]
