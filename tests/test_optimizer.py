@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.loading import weights_hash
 
-from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
+from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
 
 
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 4000}
@@ -181,6 +181,32 @@ def test_corpus_texts_cut_differently_are_counted(tokenizer, corpus):
     assert smaller.report["texts"]["corpus_cut_differently"] > 0
     rarer = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"min_count": 30, "keep_merges": 0}))
     assert rarer.report["texts"]["corpus_cut_differently"] > 0
+
+
+def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
+    free, kept = (
+        optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.6, vocabulary={"keep_used": keep_used}))
+        for keep_used in (False, True)
+    )
+    natural = kept.report["search"]["natural_vocab_size"]
+    assert free.model.config.vocab_size < natural <= kept.model.config.vocab_size
+    assert kept.report["removed_ratio"] == pytest.approx(0.6, abs=0.005)
+    assert kept.report["texts"]["corpus_cut_differently"] == 0
+    chosen = [candidate for candidate in free.report["search"]["candidates"] if candidate["chosen"]]
+    assert [candidate["vocab_size"] for candidate in chosen] == [free.model.config.vocab_size]
+
+
+def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp_path):
+    prose, code = PROSE[:3], TEXTS * 10
+    for name, texts in (("prose", prose), ("code", code), ("both", prose + code)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+    def prose_tokens(*sources: str) -> int:
+        names = [str(tmp_path / f"{source}.jsonl") for source in sources]
+        config = settings(names[0], data={"corpus": names}, vocabulary={"size": 380, "keep_merges": 0})
+        return sum(map(len, optimizer_for(tokenizer).prune(config).tokenizer(prose)["input_ids"]))
+
+    assert prose_tokens("code", "prose") < 0.8 * prose_tokens("both")
 
 
 def test_padding_of_the_vocabulary(tokenizer, corpus):

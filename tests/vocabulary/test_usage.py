@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.vocabulary import count_tokens, token_counts, usage
+from optimum_flab.vocabulary import balanced_uses, count_tokens, token_counts, usage
 
 from .tiny_tokenizers import CORPUS
 
@@ -61,3 +61,20 @@ def test_progress_ends_at_all_bytes(tokenizers, monkeypatch):
     seen = []
     found = count_tokens(tokenizers["qwen"], CORPUS, seen.append)
     assert len(seen) > 1 and seen == sorted(seen) and seen[-1] == found.bytes
+
+
+COUNTS = st.lists(st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array), min_size=1, max_size=4)
+
+
+@given(counts=COUNTS)
+def test_every_source_weighs_alike(counts):
+    longest = max(int(part.sum()) for part in counts)
+    found = balanced_uses(counts)
+    for part in (part for part in counts if part.sum()):
+        assert balanced_uses([part, *counts]).sum() == pytest.approx(found.sum() + longest)
+    assert np.array_equal(found > 0, sum(counts) > 0)
+
+
+@given(counts=st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array))
+def test_one_source_alone_is_counted_as_it_is(counts):
+    assert balanced_uses([counts]) == pytest.approx(counts)

@@ -1,5 +1,0 @@
-from transformers import PreTrainedConfig
-
-
-class InventConfig(PreTrainedConfig):
-    model_type = "inventlm"
