@@ -51,7 +51,8 @@ def eliminate(
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
     """
     block = block or max(1, len(gram) // BLOCKS)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    # not cholesky_inverse, which is many times slower on CPUs
+    inverse = torch.cholesky_solve(torch.eye(len(gram)).to(gram), torch.linalg.cholesky(gram))
     weight = cross @ inverse
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
@@ -70,14 +71,25 @@ def eliminate(
     return kept
 
 
-def refit(gram: torch.Tensor, cross: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def refit(gram: torch.Tensor, cross: torch.Tensor, nested: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Output weights of the kept neurons that minimise the error, solved in float64.
 
     Args:
-        kept (`torch.Tensor` of shape `(width,)`): indices of the kept neurons.
+        nested (`Sequence[torch.Tensor]`): sets of kept neurons, sorted indices; the smaller of two lies within the
+            larger, so that one factorisation serves them all.
 
     Returns:
-        `torch.Tensor` of shape `(hidden, width)`, float32.
+        `list[torch.Tensor]`: for each set the weights of shape `(hidden, width)`, float32, columns in its order.
     """
-    factor = torch.linalg.cholesky(gram[kept][:, kept].double())
-    return torch.cholesky_solve(cross[:, kept].double().T, factor).T.float().contiguous()
+    kept = torch.zeros(len(gram), dtype=torch.int64, device=gram.device)
+    for neurons in nested:
+        kept[neurons] += 1
+    order = torch.argsort(kept, descending=True, stable=True)[: max(map(len, nested))]
+    factor = torch.linalg.cholesky(gram[order][:, order].double())
+    halfway = torch.linalg.solve_triangular(factor, cross[:, order].double().T, upper=False)
+    weights = []
+    for neurons in nested:
+        size = len(neurons)
+        solved = torch.linalg.solve_triangular(factor[:size, :size].T, halfway[:size], upper=True)
+        weights.append(solved[torch.argsort(order[:size])].T.float().contiguous())
+    return weights

@@ -73,7 +73,8 @@ def _decide(
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
     gram, cross = damped(statistics)
-    return {width: NarrowLayer(kept, refit(gram, cross, kept)) for width, kept in chosen.items()}
+    weights = refit(gram, cross, list(chosen.values()))
+    return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
 def _token_importance(hidden: torch.Tensor) -> torch.Tensor:

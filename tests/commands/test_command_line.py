@@ -87,7 +87,10 @@ def test_every_flag_is_explained_with_its_default():
 def test_every_flag_gives_its_own_setting_and_no_other(flag):
     values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
     switch = flag.flag.startswith("--no-") or flag.flag == "--keep-used"
-    value = not flag.flag.startswith("--no-") if switch else values.get(flag.flag, 1024 if flag.metavar == "N" else "a, b[c]")
+    if switch:
+        value = not flag.flag.startswith("--no-")
+    else:
+        value = values.get(flag.flag, 1024 if flag.metavar == "N" else "a, b[c]")
     asked = parse(flag.flag) if switch else parse(flag.flag, value)
 
     *section, name = flag.setting.split(".")

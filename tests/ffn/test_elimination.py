@@ -34,7 +34,7 @@ def best_by_brute_force(statistics: NeuronStatistics) -> int:
     errors = []
     for neuron in range(NEURONS):
         kept = torch.tensor([n for n in range(NEURONS) if n != neuron])
-        errors.append(error(statistics, kept, refit(gram, cross, kept)))
+        errors.append(error(statistics, kept, refit(gram, cross, [kept])[0]))
     return min(range(NEURONS), key=errors.__getitem__)
 
 
@@ -59,16 +59,26 @@ def test_refit_is_the_least_squares_minimum():
     statistics = made()
     gram, cross = damped(statistics)
     kept = torch.arange(0, NEURONS, 2)
-    weight = refit(gram, cross, kept)
+    weight = refit(gram, cross, [kept])[0]
     least = error(statistics, kept, weight)
     for _ in range(20):
         assert error(statistics, kept, weight + 0.01 * torch.randn_like(weight)) > least
 
 
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_nested_sets_are_refitted_as_each_alone(seed):
+    gram, cross = damped(made(seed))
+    kept = list(eliminate(gram, cross, [20, 5, 11]).values())
+    for neurons, weight in zip(kept, refit(gram, cross, kept), strict=True):
+        alone = torch.linalg.solve(gram[neurons][:, neurons].double(), cross[:, neurons].double().T).T
+        torch.testing.assert_close(weight.double(), alone, rtol=1e-4, atol=1e-5)
+
+
 def test_refit_of_all_neurons_gives_the_dense_weights_back():
     statistics = made()
     gram, cross = damped(statistics)
-    torch.testing.assert_close(refit(gram, cross, torch.arange(NEURONS)), statistics.weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(refit(gram, cross, [torch.arange(NEURONS)])[0], statistics.weight, rtol=1e-3, atol=1e-3)
 
 
 def test_elimination_beats_the_other_criteria_over_several_layers():
@@ -79,7 +89,7 @@ def test_elimination_beats_the_other_criteria_over_several_layers():
         for name, criterion in CRITERIA.items():
             kept = criterion.select(statistics, [16], torch.Generator().manual_seed(0))[16]
             assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) == 16
-            total[name] += error(statistics, kept, refit(gram, cross, kept))
+            total[name] += error(statistics, kept, refit(gram, cross, [kept])[0])
     assert min(total, key=total.get) == "obs"
 
 
