@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,7 +133,7 @@ def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layer
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
     # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width is the best there is
-    fixed = limits.smallest.vocabulary == limits.largest.vocabulary
+    fixed = limits.smallest.vocabulary == limits.largest.vocabulary and limits.smallest.width < limits.largest.width
     budget += counts.per_neuron * layers * limits.multiple_of // 2 if fixed else 0
     natural = max(limits.smallest.vocabulary, min(natural, limits.largest.vocabulary))
     width = fit_width(counts, limits, natural, layers, budget)
@@ -154,8 +155,43 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
         raise ConfigurationError(
             f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; between "
             f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component (--vocab-size, "
-            "--num-hidden-layers, --intermediate-size, --no-vocabulary, --no-layers, --no-ffn) or change the target"
+            "--num-hidden-layers, --intermediate-size, --keep-used, --no-vocabulary, --no-layers, --no-ffn) or change "
+            "the target"
         )
+
+
+def check_reached(
+    counts: ParameterCounts,
+    dense: Shape,
+    limits: Limits,
+    shapes: Sequence[Shape],
+    target_ratio: float,
+    tolerance: float,
+) -> list[Shape]:
+    """The shapes that land within `tolerance` of the target.
+
+    Raises:
+        [`ConfigurationError`]: none does; names the nearest shares that can be removed.
+    """
+
+    def removed(shape: Shape) -> float:
+        return 1 - counts.total(shape) / counts.total(dense)
+
+    reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= tolerance]
+    if reached:
+        return reached
+    steps = [
+        Shape(vocabulary, layers, min(width, limits.largest.width))
+        for vocabulary in {limits.smallest.vocabulary, limits.largest.vocabulary}
+        for layers in range(limits.smallest.layers, limits.largest.layers + 1)
+        for width in range(limits.smallest.width, limits.largest.width + limits.multiple_of, limits.multiple_of)
+    ]
+    nearest = min((removed(shape) for shape in steps), key=lambda ratio: abs(ratio - target_ratio))
+    raise ConfigurationError(
+        f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters with what is pinned "
+        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width "
+        f"(--ffn-multiple-of, now {limits.multiple_of}), or free the vocabulary"
+    )
 
 
 @dataclass(frozen=True)
@@ -259,7 +295,7 @@ def inspect_model(
         config.tie_word_embeddings = True  # as loading does
     architecture = architecture_for(config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     counts = count_parameters(model, architecture)
     return Inspection(str(model_name_or_path), shape_of(model, architecture), counts, target_ratio)

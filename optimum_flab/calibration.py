@@ -118,11 +118,10 @@ def read_source(spec: str | Source) -> SourceTexts:
     """Reads the texts of one source, in a fixed order.
 
     A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row:
-        the named columns
-    joined as they stand, or else the column `text` or `content`. Any other file is one document. A folder gives every
-    text file below it, sorted; hidden folders and `__pycache__` are passed over, files that are binary, not UTF-8 or
-    unreadable are skipped and counted. Empty texts are dropped. Nothing in a text is changed, except that a byte order
-    mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
+    the named columns joined as they stand, or else the column `text` or `content`. Any other file is one document. A
+    folder gives every text file below it, sorted; hidden folders and `__pycache__` are passed over, files that are
+    binary, not UTF-8 or unreadable are skipped and counted. Empty texts are dropped. Nothing in a text is changed,
+    except that a byte order mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
 
     Raises:
         [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset
@@ -169,6 +168,12 @@ def read_sources(specs: Sequence[str]) -> SourceTexts:
         ],
         sum(part.skipped for part in texts),
     )
+
+
+def check_sources(data: DataSettings) -> None:
+    """Raises a [`FlabError`] if a source of the settings cannot be read or holds no text."""
+    for source in [parse_source(spec) for spec in (*data.corpus, *data.calibration, *data.held_out)]:
+        read_source(source)
 
 
 def read_folder(folder: Path) -> SourceTexts:
@@ -618,7 +623,11 @@ class PackedTokens:
 
 
 def pack(
-    token_lists: Sequence[Sequence[int]], sequence_length: int, pad_id: int, max_tokens: int | None = None
+    token_lists: Sequence[Sequence[int]],
+    sequence_length: int,
+    pad_id: int,
+    max_tokens: int | None = None,
+    specials: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> PackedTokens:
     """Lays documents into rows, first fit in the given order.
 
@@ -630,13 +639,15 @@ def pack(
         sequence_length (`int`): tokens per row.
         pad_id (`int`): fills the ends of rows.
         max_tokens (`int`, *optional*): tokens beyond the first `max_tokens` are left out.
+        specials (`tuple`): ids that stand before and after every document and every chunk of one; they count as
+            tokens.
 
     Returns:
         [`PackedTokens`]: every token once, in as many rows as it takes (none without tokens).
     """
     rows: list[list[Sequence[int]]] = []
     free = np.zeros(0, dtype=np.int64)
-    for chunk in _chunks(token_lists, sequence_length, max_tokens):
+    for chunk in _chunks(token_lists, sequence_length, max_tokens, specials):
         fitting = np.flatnonzero(free >= len(chunk))
         if len(fitting):
             row = int(fitting[0])
@@ -663,13 +674,19 @@ def pack(
 
 
 def _chunks(
-    token_lists: Iterable[Sequence[int]], sequence_length: int, max_tokens: int | None
+    token_lists: Iterable[Sequence[int]],
+    sequence_length: int,
+    max_tokens: int | None,
+    specials: tuple[Sequence[int], Sequence[int]],
 ) -> Iterator[Sequence[int]]:
+    before, after = specials
+    around = len(before) + len(after)
     left = sys.maxsize if max_tokens is None else max_tokens
+    step = sequence_length - around
     for tokens in token_lists:
-        for start in range(0, len(tokens), sequence_length):
-            chunk = tokens[start : start + min(sequence_length, left)]
+        for start in range(0, len(tokens), step):
+            chunk = tokens[start : start + min(step, left - around)] if left > around else ()
             if not len(chunk):
                 return
-            left -= len(chunk)
-            yield chunk
+            left -= len(chunk) + around
+            yield [*before, *chunk, *after]

@@ -14,6 +14,7 @@ from torch import nn
 
 from .architectures import Architecture
 from .calibration import PackedTokens
+from .errors import FlabError
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
 
@@ -101,7 +102,7 @@ def mean_divergence(
         dense = dense_head.log_probabilities(dense_hidden[start : start + TOKENS_PER_CHUNK])
         pruned = pruned_head.log_probabilities(pruned_hidden[start : start + TOKENS_PER_CHUNK])
         total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
-    return total / max(len(dense_hidden), 1)
+    return check_finite(total) / max(len(dense_hidden), 1)
 
 
 def mean_lost_mass(dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int]) -> float:
@@ -128,4 +129,14 @@ def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> 
         chunk = head.log_probabilities(hidden[start : start + TOKENS_PER_CHUNK])
         wanted = targets[start : start + TOKENS_PER_CHUNK].to(chunk.device)
         total -= float(chunk.gather(1, wanted[:, None]).sum(dtype=torch.float64))
-    return total / math.log(2)
+    return check_finite(total) / math.log(2)
+
+
+def check_finite(value: float) -> float:
+    """The value, or a [`FlabError`] where a model's predictions are NaN or infinite."""
+    if not math.isfinite(value):
+        raise FlabError(
+            "the model gives NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
+            "try --dtype float32 or bfloat16; otherwise check the checkpoint"
+        )
+    return value

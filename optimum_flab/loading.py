@@ -134,6 +134,18 @@ def load_dense(
                 f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
                 f" keeping the one of {finer_copy.tensor_type.name}"
             )
+    storage_dtype = torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config)
+    if torch.promote_types(storage_dtype, dtype) != dtype:
+        notes.append(
+            f"the weights are stored in {_plain(storage_dtype)} and were rounded to {_plain(dtype)}, the type of the"
+            " computation; --dtype float32 keeps them as they are"
+        )
+        storage_dtype = dtype
+    if files.gguf is not None:
+        notes.append(
+            f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
+            "checkpoints"
+        )
     model = _load_weights(files, config, dtype)
     if finer_copy is not None:
         _tie(model, finer_copy)
@@ -142,7 +154,7 @@ def load_dense(
         tokenizer=tokenizer,
         name=files.name,
         revision=files.revision,
-        storage_dtype=torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config),
+        storage_dtype=storage_dtype,
         folder=files.folder,
         notes=notes,
         license_files=find_license_files(files.folder),
@@ -313,7 +325,10 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         if raw["model_type"] not in CONFIG_MAPPING and "AutoConfig" not in (raw.get("auto_map") or {}):
             architecture_for(SimpleNamespace(**raw))  # says which families are known
     try:
-        config = AutoConfig.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+        # code of the repository is of no use here: a family that transformers lacks is refused, the others are stock
+        config = AutoConfig.from_pretrained(
+            files.load_from, trust_remote_code=trust_remote_code and not _is_stock(files), **files.options
+        )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
         raise FlabError(f"{what} {files.name!r} cannot be read ({_first_line(error)})") from error
@@ -321,6 +336,12 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         check_config(config.to_dict(), files.name)
     architecture_for(config)
     return config
+
+
+def _is_stock(files: ModelFiles) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return files.gguf is not None or _read_json(files.folder / "config.json").get("model_type") in CONFIG_MAPPING
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:
@@ -381,6 +402,11 @@ def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTra
             " tokenizer.json"
         ) from error
     _check_fast(tokenizer, files.name)
+    if type(tokenizer).__module__.startswith("transformers_modules."):
+        raise FlabError(
+            f"the tokenizer of {files.name!r} is custom code ({type(tokenizer).__name__}), and a pruned checkpoint"
+            " must load without; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
+        )
     # a tokenizer made from a GGUF file is not yet what loading the saved one gives
     return settle_tokenizer(tokenizer) if files.gguf is not None else tokenizer
 
@@ -422,6 +448,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} holds a {type(content).__name__}, not an object")
     return content
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _first_line(error: BaseException) -> str:

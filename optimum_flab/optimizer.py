@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .budget import (
     Limits,
     ParameterCounts,
     Shape,
-    candidate_shape,
+    check_reached,
     check_target,
     count_parameters,
     parameters_to_keep,
@@ -32,7 +32,7 @@ from .budget import (
 from .calibration import Document, PackedTokens, TextSets, build_text_sets, pack
 from .configuration import FlabPrunerConfig
 from .divergence import OutputHead
-from .errors import FlabError
+from .errors import ConfigurationError, FlabError
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
 from .layers import CRITERIA as LAYER_CRITERIA
@@ -42,7 +42,7 @@ from .plan import PruningPlan
 from .report import build_report, measure_held_out, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
-from .surgery import operate
+from .surgery import check_plan, operate
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -52,6 +52,8 @@ from .vocabulary import (
     read_spec,
     resize,
     rewrite_tokenizer,
+    special_ids,
+    token_lists,
 )
 
 
@@ -130,7 +132,8 @@ class FlabOptimizer:
     ```
 
     Args:
-        model (`PreTrainedModel`): the dense model; it is not changed.
+        model (`PreTrainedModel`): the dense model. Its weights are not changed; it is put in evaluation mode and its
+            parameters stop requiring gradients.
         tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
@@ -183,6 +186,9 @@ class FlabOptimizer:
     def prune(self, config: FlabPrunerConfig) -> PrunedModel:
         """Searches what to keep, and prunes.
 
+        The depth search runs on a subset of the calibration set (`layers.search_tokens`, 1,024 tokens), the comparison
+        of widths on half of it; the shape that is chosen is decided on all of it.
+
         Args:
             config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned,
                 to its natural size.
@@ -196,9 +202,8 @@ class FlabOptimizer:
         config.validate()
         model, architecture, watch = self.dense.model, self.architecture, Stopwatch()
         counts, dense_shape = count_parameters(model, architecture), shape_of(model, architecture)
+        check_sizes(config, counts, dense_shape)
         limits = size_limits(config, dense_shape, len(self.dense.tokenizer))
-        if config.target_ratio is not None:
-            check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
         with watch.step("texts"):
             texts = build_text_sets(config.data, self._count_tokens, config.seed)
@@ -207,8 +212,15 @@ class FlabOptimizer:
             kept = vocabulary.kept
             tokenizer = self._tokenizer_for(kept)
             calibration = self._packed(tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens)
-        if config.vocabulary.size is None:
-            least = len(kept) if config.vocabulary.keep_used else vocabulary.smallest
+        natural = _round_up(len(kept), limits.vocabulary_multiple_of)
+        if natural > dense_shape.vocabulary:
+            raise ConfigurationError(
+                f"vocabulary.pad_to_multiple_of: the {len(kept):,} tokens that stay would be padded to {natural:,} "
+                f"rows, more than the {dense_shape.vocabulary:,} of the dense model; take a smaller multiple"
+            )
+        if config.vocabulary.size is None and config.vocabulary.enabled:
+            least = natural if config.vocabulary.keep_used else vocabulary.smallest
+            least = _round_up(least, limits.vocabulary_multiple_of)
             limits = replace(limits, smallest=replace(limits.smallest, vocabulary=least))
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
@@ -216,18 +228,24 @@ class FlabOptimizer:
         head = OutputHead(model, architecture, kept)
         removals = FirstRemovals(self._removals(config, calibration, head))
         candidates: list[Candidate] = []
-        shape = self._asked_shape(config, counts, limits, dense_shape, len(kept))
-        if shape is None:
+        if config.target_ratio is None:
+            shape = Shape(
+                limits.largest.vocabulary if config.vocabulary.size else natural,
+                config.layers.num_hidden_layers or dense_shape.layers,
+                config.ffn.intermediate_size or dense_shape.width,
+            )
+        else:
             budget = parameters_to_keep(counts, dense_shape, config.target_ratio)
-            rows = candidate_shapes(counts, limits, len(kept), budget)
-            if not rows:
-                raise FlabError(f"no shape removes {config.target_ratio:.1%} of the parameters; lower --target-ratio")
-            shape = natural_shape(rows[0], len(kept))
+            rows = candidate_shapes(counts, limits, natural, budget)
+            reached = check_reached(
+                counts, dense_shape, limits, [shape for row in rows for shape in row], config.target_ratio, TOLERANCE
+            )
+            rows = [kept_row for row in rows if (kept_row := [shape for shape in row if shape in reached])]
+            shape = natural_shape(rows[0], natural)
             if len(rows) > 1 or len(rows[0]) > 1:
                 with watch.step("shape search"):
                     candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals)
                 shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
-        del head
 
         with watch.step("vocabulary"):
             kept = vocabulary.resized(min(shape.vocabulary, limits.largest.vocabulary))
@@ -264,6 +282,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
+        check_plan(self.dense.model, self.architecture, plan)
         found = self._base_hash()
         if plan.base_hash != found:
             raise FlabError(
@@ -305,8 +324,7 @@ class FlabOptimizer:
     # --- the steps -------------------------------------------------------------------------------------------------
 
     def _count_tokens(self, texts: list[str]) -> list[int]:
-        encoded = self.dense.tokenizer(texts, add_special_tokens=False, verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        return [len(ids) for ids in token_lists(self.dense.tokenizer, texts)]
 
     def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets) -> NaturalVocabulary:
         if not config.vocabulary.enabled:
@@ -314,9 +332,16 @@ class FlabOptimizer:
             return NaturalVocabulary(rows, len(rows), lambda size: rows)
         settings, model = config.vocabulary, self.dense.model
         spec = read_spec(self.dense.tokenizer)
+        if settings.size is not None and settings.size > len(self.dense.tokenizer):
+            raise ConfigurationError(
+                f"vocabulary.size: {settings.size:,} is more than the {len(self.dense.tokenizer):,} tokens there are"
+            )
         required = config_token_ids(model.config, model.generation_config)
         arguments = (settings.min_count, settings.keep_merges, settings.keep_tokens, required)
-        natural_vocabulary(spec, np.zeros(0, dtype=np.int64), *arguments)  # unknown tokens are refused before counting
+        # unknown tokens, and a size below what must stay, are refused before counting
+        least = natural_vocabulary(spec, np.zeros(0, dtype=np.int64), *arguments)
+        if settings.size is not None and settings.size < len(least.protected):
+            resize(spec, least, np.zeros(0), settings.size)
         sources: dict[str, list[str]] = {}
         for document in texts.corpus:
             sources.setdefault(document.source, []).append(document.text)
@@ -336,7 +361,7 @@ class FlabOptimizer:
         )
 
     def _tokenizer_for(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
-        if len(kept) >= len(self.dense.tokenizer):
+        if len(kept) >= len(self.dense.tokenizer) and np.array_equal(kept, np.arange(len(kept))):
             return self.dense.tokenizer
         return rewrite_tokenizer(self.dense.tokenizer, kept)
 
@@ -349,25 +374,9 @@ class FlabOptimizer:
         most_tokens: int | None,
     ) -> PackedTokens:
         """Documents in the pruned tokenizer's pieces, as dense ids."""
-        texts = [document.text for document in documents]
-        pieces = tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]
-        return pack([kept[ids] for ids in pieces], data.sequence_length, int(kept[0]), most_tokens)
-
-    def _asked_shape(
-        self, config: FlabPrunerConfig, counts: ParameterCounts, limits: Limits, dense: Shape, natural: int
-    ) -> Shape | None:
-        """The shape where no search is needed: everything is pinned or off, or there is no target."""
-        if config.target_ratio is None:
-            rows = -(-natural // limits.vocabulary_multiple_of) * limits.vocabulary_multiple_of
-            return Shape(
-                limits.largest.vocabulary if config.vocabulary.size else rows,
-                config.layers.num_hidden_layers or dense.layers,
-                config.ffn.intermediate_size or dense.width,
-            )
-        if limits.smallest.layers == limits.largest.layers:
-            budget = parameters_to_keep(counts, dense, config.target_ratio)
-            return candidate_shape(counts, limits, natural, limits.largest.layers, budget)
-        return None
+        pieces = [kept[ids] for ids in token_lists(tokenizer, [document.text for document in documents])]
+        before, after = (kept[ids] for ids in special_ids(tokenizer))
+        return pack(pieces, data.sequence_length, int(kept[0]), most_tokens, (before, after))
 
     def _search_rows(self, config: FlabPrunerConfig, calibration: PackedTokens) -> PackedTokens:
         rows = max(1, config.layers.search_tokens // config.data.sequence_length)
@@ -498,11 +507,21 @@ class FlabOptimizer:
             raise FlabError(f"output {folder} exists and is not a folder; name another")
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise FlabError(f"output folder {folder} exists and is not empty; name another, or give --overwrite")
-        parent = folder.absolute().parent
-        while not parent.exists():
-            parent = parent.parent
+        parent = _existing_parent(folder)
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder")
+
+    def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
+        """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
+        parameters = sum(p.numel() for p in self.dense.model.parameters())
+        # without a target the sizes are not known yet
+        parameters = round(parameters * (1 - config.target_ratio - TOLERANCE)) if config.target_ratio else 0
+        free, needed = shutil.disk_usage(_existing_parent(folder)).free, parameters * self.output_dtype.itemsize
+        if free < needed:
+            raise FlabError(
+                f"the pruned weights take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB "
+                "free; free some space or name another folder"
+            )
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.
@@ -517,11 +536,11 @@ class FlabOptimizer:
 
         pruned = self._result()
         self.check_output(folder, overwrite)
-        folder = Path(folder).absolute()
+        folder = Path(folder).resolve()
         partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = [parent for parent in folder.parents if not parent.exists()]
         try:
-            partial.mkdir()
+            partial.mkdir(parents=True)
             pruned.model.save_pretrained(partial)
             pruned.tokenizer.save_pretrained(partial)
             pruned.plan.save(partial)
@@ -532,13 +551,18 @@ class FlabOptimizer:
             write_report(partial, pruned.report)
             write_card(partial)
             check_checkpoint(partial, pruned.tokenizer)
-            replace_folder(partial, folder)
+            old = replace_folder(partial, folder)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
             if isinstance(error, OSError) or "No space left" in str(error):
                 reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
                 raise FlabError(f"{folder} could not be written ({reason}); nothing was left behind") from error
             raise
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
@@ -569,16 +593,15 @@ class FlabOptimizer:
         texts = {}
         for name, (model, tokenizer) in sides.items():
             inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-            output = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                generation_config=GenerationConfig(
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    eos_token_id=model.generation_config.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                ),
+            own = model.generation_config
+            # what a call leaves open is taken from the model's own settings, a repetition penalty for example
+            model.generation_config = GenerationConfig(
+                max_new_tokens=max_new_tokens, eos_token_id=own.eos_token_id, pad_token_id=tokenizer.pad_token_id
             )
+            try:
+                output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            finally:
+                model.generation_config = own
             texts[name] = tokenizer.decode(output[0], skip_special_tokens=True)
         return texts
 
@@ -623,6 +646,13 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
         multiple_of=config.ffn.multiple_of,
         vocabulary_multiple_of=multiple,
     )
+
+
+def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape) -> None:
+    """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
+    limits = size_limits(config, dense, dense.vocabulary)
+    if config.target_ratio is not None:
+        check_target(counts, dense, limits, config.target_ratio, TOLERANCE)
 
 
 def search_section(
@@ -674,11 +704,18 @@ def check_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Puts `new` where `folder` is; the old one is there until the new one is in its place."""
+def _existing_parent(folder: str | Path) -> Path:
+    parent = Path(folder).absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    return parent
+
+
+def replace_folder(new: Path, folder: Path) -> Path | None:
+    """Puts `new` where `folder` is; the old one is there until the new one is in its place, and returned."""
     if not folder.exists():
         new.rename(folder)
-        return
+        return None
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     folder.rename(old)
     try:
@@ -686,4 +723,8 @@ def replace_folder(new: Path, folder: Path) -> None:
     except BaseException:
         old.rename(folder)
         raise
-    shutil.rmtree(old)
+    return old
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

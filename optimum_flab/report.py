@@ -16,11 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture
 from .budget import count_parameters, shape_of
-from .calibration import pack
+from .calibration import PackedTokens, pack
 from .divergence import OutputHead, final_hidden, mean_divergence, mean_lost_mass, total_bits
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
 from .settings import DataSettings
+from .surgery import copy_in
+from .vocabulary import special_ids, token_lists
 
 
 REPORT_NAME = "flab_report.json"
@@ -66,22 +68,24 @@ def measure_held_out(
     """Measures a pruned model against the dense one on texts that decided nothing.
 
     Args:
-        pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype.
+        pruned (`PreTrainedModel`): as it will be written; a copy is computed on the dense model's device and in its
+            dtype.
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
     """
-    device, dtype = dense.device, dense.dtype
-    dense_pieces = dense_tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
-    pruned_pieces = pruned_tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     rows = pruned.get_input_embeddings().weight.shape[0]
     kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
     as_dense = [kept[ids].tolist() for ids in pruned_pieces]
+    around = special_ids(pruned_tokenizer)
+    around_as_dense = tuple(kept[list(ids)].tolist() for ids in around)
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
-    def packed(pieces: list[list[int]]) -> Any:
-        return pack(pieces, data.sequence_length, 0)
+    def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
+        return pack(pieces, data.sequence_length, 0, specials=specials)
 
-    own, shared, new = packed(dense_pieces), packed(as_dense), packed(pruned_pieces)
+    own = packed(dense_pieces, special_ids(dense_tokenizer))
+    shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
     hidden = final_hidden(dense, architecture, shared, data.batch_size)
     full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
     lost = mean_lost_mass(hidden, full, kept.tolist())
@@ -90,17 +94,12 @@ def measure_held_out(
     dense_bits = total_bits(own_hidden, full, own)
     del full, own_hidden
 
-    original = pruned.dtype
-    pruned.to(device=device, dtype=dtype)
-    try:
-        pruned_hidden = final_hidden(pruned, architecture, new, data.batch_size)
-        pruned_head = OutputHead(pruned, architecture)
-        pruned_bits = total_bits(pruned_hidden, pruned_head, new)
-        divergence = mean_divergence(
-            hidden, pruned_hidden, kept_head, OutputHead(pruned, architecture, range(len(kept)))
-        )
-    finally:
-        pruned.to(device="cpu", dtype=original)
+    measured = copy_in(pruned, dense.device, dense.dtype)
+    pruned_hidden = final_hidden(measured, architecture, new, data.batch_size)
+    pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new)
+    divergence = mean_divergence(
+        hidden, pruned_hidden, kept_head, OutputHead(measured, architecture, range(len(kept)))
+    )
     return HeldOut(
         texts=len(texts),
         bytes=size,

@@ -182,6 +182,11 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
             f"target_ratio: {settings.target_ratio} leaves nothing to choose, since {', '.join(states)}; "
             "drop target_ratio or free one of them"
         )
+    if settings.vocabulary.pad_to_multiple_of is not None and not settings.vocabulary.enabled:
+        yield (
+            f"vocabulary.pad_to_multiple_of: {settings.vocabulary.pad_to_multiple_of} although vocabulary.enabled is "
+            "false; drop it or switch vocabulary on"
+        )
     data = settings.data
     if data.calibration_tokens < data.sequence_length:
         yield (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,24 +79,49 @@ def pruned_state_dict(model: nn.Module, architecture: Architecture, plan: Prunin
     return result
 
 
+def _is_choice(numbers: Sequence[int], most: int) -> bool:
+    """Whether numbers are ascending, different, and indices of something with `most` items."""
+    return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
+
+
 def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be one of this model."""
-    dense = shape_of(model, architecture)
+    dense, state = shape_of(model, architecture), model.state_dict()
     faults = []
-    if plan.kept_layers != sorted(set(plan.kept_layers)) or not all(0 <= i < dense.layers for i in plan.kept_layers):
+    if not _is_choice(plan.kept_layers, dense.layers):
         faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense.layers}")
     if not plan.kept_layers:
         faults.append("it keeps no layer")
-    if any(neurons and max(neurons) >= dense.width for neurons in plan.kept_neurons.values()):
-        faults.append(f"it keeps neurons beyond the model's width of {dense.width}")
+    if not all(_is_choice(neurons, dense.width) for neurons in plan.kept_neurons.values()):
+        faults.append(f"its neurons are not ascending numbers below the model's width of {dense.width}")
     if plan.kept_neurons and set(plan.kept_neurons) != set(plan.kept_layers):
         faults.append("its neurons are not those of its layers")
     if len({len(neurons) for neurons in plan.kept_neurons.values()}) > 1:
         faults.append("its layers have different widths")
-    if plan.kept_tokens is not None and (not plan.kept_tokens or max(plan.kept_tokens) >= dense.vocabulary):
-        faults.append(f"it keeps tokens beyond the model's vocabulary of {dense.vocabulary}")
+    if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, dense.vocabulary)):
+        faults.append(f"its tokens are not ascending numbers below the model's vocabulary of {dense.vocabulary}")
+    rows = dense.vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
+    if plan.vocab_size < rows or (plan.kept_tokens is None and plan.vocab_size != rows):
+        faults.append(f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay")
+    if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
+        faults.append(f"its dtype {plan.dtype!r} is none")
+    for name, tensor in plan.weights.items():
+        old = state.get(name)
+        if old is None or old.shape[:1] != tensor.shape[:1]:
+            faults.append(f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, which the model has not")
     if faults:
         raise FlabError(f"the plan was made for another model ({plan.base_model}): {'; '.join(faults)}")
+
+
+def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a model, elsewhere and in another dtype.
+
+    Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
+    """
+    copied = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    copied.load_state_dict(model.state_dict(), strict=True)
+    copied.tie_weights()
+    return copied.to(device).eval().requires_grad_(False)
 
 
 @torch.no_grad()

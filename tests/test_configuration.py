@@ -45,7 +45,7 @@ def valid_fields(draw):
         "min_count": draw(st.integers(1, 100)),
         "keep_merges": draw(st.integers(0, 10**6)),
         "keep_tokens": draw(texts),
-        "pad_to_multiple_of": draw(sizes),
+        "pad_to_multiple_of": draw(sizes) if components["vocabulary"]["enabled"] else None,
     }
     components["layers"]["criterion"] = draw(st.sampled_from(["divergence", "block-influence", "last-token-cosine"]))
     components["ffn"] |= {

@@ -166,8 +166,11 @@ def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(tokenizer
 
 def test_components_switched_off_are_left_alone(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(
-        settings(corpus, target_ratio=0.2, vocabulary={"enabled": False}, layers={"enabled": False})
+        settings(
+            corpus, target_ratio=0.2, vocabulary={"enabled": False}, layers={"enabled": False}, ffn={"multiple_of": 1}
+        )
     )
+    assert pruned.report["removed_ratio"] == pytest.approx(0.2, abs=0.005)
     assert pruned.model.config.vocab_size == 608
     assert pruned.tokenizer.get_vocab() == tokenizer.get_vocab()
     assert pruned.model.config.num_hidden_layers == LAYERS
@@ -209,9 +212,20 @@ def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp
     assert prose_tokens("code", "prose") < 0.8 * prose_tokens("both")
 
 
-def test_padding_of_the_vocabulary(tokenizer, corpus):
-    pruned = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 64}))
-    assert pruned.model.config.vocab_size % 64 == 0
+@pytest.mark.parametrize("changes", [{}, {"target_ratio": 0.5}])
+def test_padding_of_the_vocabulary(tokenizer, corpus, changes):
+    natural = optimizer_for(tokenizer).prune(settings(corpus)).model.config.vocab_size
+    vocabulary = {"pad_to_multiple_of": 7, "keep_used": True}
+    pruned = optimizer_for(tokenizer).prune(settings(corpus, vocabulary=vocabulary, **changes))
+    rows, tokens = pruned.model.config.vocab_size, len(pruned.tokenizer)
+    assert rows % 7 == 0 and natural <= tokens <= rows < tokens + 7
+    if not changes:
+        assert rows == -(-natural // 7) * 7
+
+
+def test_padding_beyond_the_dense_rows_is_refused(tokenizer, corpus):
+    with pytest.raises(ConfigurationError, match="smaller multiple"):
+        optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 4096}))
 
 
 @pytest.mark.parametrize(
@@ -234,6 +248,110 @@ def test_an_unreachable_target_is_bad_usage(tokenizer, corpus):
         optimizer_for(tokenizer).prune(
             settings(corpus, target_ratio=0.9, ffn={"enabled": False}, layers={"enabled": False})
         )
+
+
+def test_a_target_that_the_steps_pass_over_is_refused_with_the_nearest(tokenizer, corpus):
+    coarse = settings(
+        corpus, target_ratio=0.2, vocabulary={"enabled": False}, layers={"enabled": False}, ffn={"multiple_of": 16}
+    )
+    with pytest.raises(ConfigurationError, match="nearest is 0\\.2[0-9]+.*--ffn-multiple-of, now 16"):
+        optimizer_for(tokenizer).prune(coarse)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ffn": {"enabled": False}, "layers": {"num_hidden_layers": 2}},
+        {"ffn": {"enabled": False}, "layers": {"num_hidden_layers": 2, "criterion": "block-influence"}},
+        {"ffn": {"criterion": "first", "intermediate_size": 32}},
+    ],
+)
+def test_nan_predictions_are_refused_whatever_is_pruned(tokenizer, corpus, changes):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0] = torch.nan
+    with pytest.raises(FlabError, match="NaN"):
+        optimizer.prune(settings(corpus, **changes))
+
+
+def test_depth_alone_is_not_what_decides_whether_widths_are_compared(tokenizer, corpus):
+    pruned = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.5, layers={"enabled": False}))
+    candidates = pruned.report["search"]["candidates"]
+    assert len(candidates) > 1 and {candidate["num_hidden_layers"] for candidate in candidates} == {LAYERS}
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("computation", [torch.float32, torch.bfloat16])
+def test_what_is_saved_does_not_depend_on_what_is_computed_in(tokenizer, corpus, tmp_path, storage, computation):
+    """The result in memory, on disk, and of the plan applied again are the same weights and give the same logits."""
+    dense = optimizer_for(tokenizer)
+    dense.dense.model.to(storage).save_pretrained(tmp_path / "dense")
+    dense.dense.tokenizer.save_pretrained(tmp_path / "dense")
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", dtype=computation, device="cpu")
+    pruned = optimizer.prune(settings(corpus, ffn={"intermediate_size": 48}))
+    optimizer.save_pretrained(tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert loaded.dtype == (storage if computation == torch.float32 else torch.bfloat16)
+    for name, weight in pruned.plan.weights.items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    ids = torch.arange(40)[None]
+    assert torch.equal(loaded(ids).logits, pruned.model(ids).logits)
+    applied = FlabOptimizer.from_pretrained(tmp_path / "dense", dtype=computation, device="cpu").apply(pruned.plan)
+    assert weights_hash(applied.model) == weights_hash(loaded)
+
+
+def test_padding_and_truncation_of_the_tokenizer_survive(tokenizer, corpus, tmp_path):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.dense.tokenizer.backend_tokenizer.enable_padding(pad_id=1, pad_token="<|pad|>")
+    pruned = optimizer.prune(settings(corpus))
+    for side in (optimizer.dense.tokenizer, pruned.tokenizer):
+        assert side.backend_tokenizer.padding["pad_token"] == "<|pad|>"
+
+
+def test_completion_is_greedy_whatever_the_model_says(tokenizer, corpus):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    before = optimizer.complete("def add_alpha(a, b):", max_new_tokens=12)
+    for model in (optimizer.dense.model, optimizer.pruned.model):
+        model.generation_config.repetition_penalty = 5.0
+    assert optimizer.complete("def add_alpha(a, b):", max_new_tokens=12) == before
+    assert optimizer.dense.model.generation_config.repetition_penalty == 5.0
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(tokenizer, corpus, tmp_path):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    optimizer.save_pretrained(tmp_path / "link", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+    assert (tmp_path / "real" / "config.json").is_file() and not (tmp_path / "real" / "old").exists()
+
+
+def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: namedtuple("usage", "total used free")(10, 10, 10))
+    with pytest.raises(FlabError, match="free some space"):
+        optimizer_for(tokenizer).check_space(tmp_path / "out", settings(corpus, target_ratio=0.3))
+
+
+def test_a_plan_that_was_edited_is_refused(tokenizer, corpus):
+    from dataclasses import replace
+
+    optimizer = optimizer_for(tokenizer)
+    plan = optimizer.prune(settings(corpus, ffn={"intermediate_size": 32})).plan
+    neurons = {layer: kept[::-1] for layer, kept in plan.kept_neurons.items()}
+    for changes, message in (
+        ({"kept_neurons": neurons}, "neurons are not ascending"),
+        ({"kept_tokens": [-1, *plan.kept_tokens[1:]]}, "tokens are not ascending"),
+        ({"vocab_size": 10}, "vocab_size is 10"),
+        ({"dtype": "abacus"}, "'abacus' is none"),
+        ({"weights": {"nowhere": torch.zeros(2, 2)}}, "tensor 'nowhere'"),
+    ):
+        with pytest.raises(FlabError, match=message):
+            optimizer.apply(replace(plan, **changes))
 
 
 def test_nan_weights_are_refused(tokenizer, corpus):

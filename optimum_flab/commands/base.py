@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """Show log messages on stderr, and end with a one-line message and an exit code where the user is to blame."""
-    logger = logging.getLogger("optimum_flab")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    # the root logger's handlers, if a library set some, would show everything twice
-    logger.propagate = False
+    """End with a one-line message and an exit code where the user is to blame."""
     try:
         yield
     except FlabError as error:
@@ -35,8 +27,6 @@ def terminal() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print("optimum-cli flab: interrupted", file=sys.stderr)
         raise SystemExit(130) from interrupt
-    finally:
-        logger.removeHandler(handler)
 
 
 class FlabVerb(BaseOptimumCLICommand):

@@ -97,9 +97,17 @@ class PruneCommand(FlabVerb):
             _refuse_search(args)
 
         from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
+        from ..budget import inspect_model
+        from ..calibration import check_sources
+        from ..optimizer import check_sizes
 
         FlabOptimizer.check_output(args.output, args.overwrite)
         work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
+        if args.plan is None:
+            # what can be refused is refused before weights are downloaded or read
+            inspection = inspect_model(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
+            check_sizes(work, inspection.counts, inspection.dense)
+            check_sources(work.data)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
             revision=args.revision,
@@ -109,6 +117,7 @@ class PruneCommand(FlabVerb):
             output_dtype=args.output_dtype,
         )
         if args.plan is None:
+            optimizer.check_space(args.output, work)
             optimizer.prune(work)
         else:
             optimizer.apply(work)
@@ -135,6 +144,8 @@ def _refuse_search(args: Namespace) -> None:
     given = [flag.flag for flag in FLAGS if getattr(args, flag.setting) is not None]
     if args.config is not None:
         given.insert(0, "--config")
+    if args.output_dtype is not None:
+        given.append("--output-dtype")
     if given:
         raise ConfigurationError(
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "

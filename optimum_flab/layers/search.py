@@ -10,7 +10,7 @@ from torch import nn
 
 from ..architectures import Architecture
 from ..calibration import PackedTokens
-from ..divergence import OutputHead, mean_divergence, predicting
+from ..divergence import OutputHead, check_finite, mean_divergence, predicting
 from ..layerwise import layer_inputs, run_layer
 
 
@@ -98,6 +98,8 @@ def greedy_divergence(
 
 
 def _ranked(scores: list[float]) -> Iterator[Removal]:
+    for score in scores:
+        check_finite(score)
     order = sorted(range(len(scores)), key=lambda layer: (scores[layer], layer))
     return (Removal(layer, scores[layer]) for layer in order[:-1])
 

@@ -16,7 +16,7 @@ from .closure import (
     with_ancestors,
 )
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer, settle_tokenizer
-from .usage import TokenUsage, balanced_uses, count_tokens, token_counts
+from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, token_lists
 
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "rewrite_tokenizer",
     "settle_tokenizer",
     "shrink",
-    "token_counts",
+    "special_ids",
+    "token_lists",
     "with_ancestors",
 ]

@@ -102,9 +102,8 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     placeholders = frozenset(index for index, token in added.items() if PLACEHOLDER.fullmatch(token["content"]))
 
     ids = {token: index for index, token in tokens.items()}
-    special = {index for index, token in added.items() if token["special"]}
-    special |= {ids[token] for token in tokenizer.all_special_tokens if token in ids}
-    required = special - placeholders
+    # tokens were added for what plain text does not show, such as infilling, whether they are called special or not
+    required = (set(added) | {ids[token] for token in tokenizer.all_special_tokens if token in ids}) - placeholders
     required |= {ids[token] for token in tokenizer.special_tokens_map.values() if token in ids}
     required |= {ids[model["unk_token"]]} if model.get("unk_token") in ids else set()
     required |= set(processor_ids(content))

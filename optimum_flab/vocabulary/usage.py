@@ -74,9 +74,16 @@ def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:
     return sum(part * (longest / max(int(part.sum()), 1)) for part in counts)
 
 
-def token_counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each text, without the special tokens that encoding adds."""
-    return [len(ids) for _, encoded in encode_chunks(tokenizer, texts) for ids in encoded]
+def token_lists(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text, without the special tokens that encoding adds; the tokenizer stays as it is."""
+    return [ids for _, encoded in encode_chunks(tokenizer, texts) for ids in encoded]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The ids that encoding adds before and after a text."""
+    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 
 def encode_chunks(

@@ -220,13 +220,3 @@ def test_an_error_of_the_user_ends_with_its_message_and_exit_code(capsys, error,
 def test_an_error_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), terminal():
         raise ZeroDivisionError
-
-
-def test_log_messages_reach_the_terminal_only_while_a_verb_runs(capsys):
-    import logging
-
-    logger = logging.getLogger("optimum_flab.somewhere")
-    with terminal():
-        logger.info("counting tokens")
-    logger.info("unseen")
-    assert capsys.readouterr().err == "counting tokens\n"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.vocabulary import balanced_uses, count_tokens, token_counts, usage
+from optimum_flab.vocabulary import balanced_uses, count_tokens, special_ids, token_lists, usage
 
 from .tiny_tokenizers import CORPUS
 
@@ -23,9 +23,7 @@ def test_counts_are_exact_however_the_texts_are_chunked(tokenizer, texts, at_onc
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(usage, "CHARACTERS_AT_ONCE", at_once)
         found = count_tokens(tokenizer, texts)
-        assert token_counts(tokenizer, texts) == [
-            len(tokenizer.encode(text, add_special_tokens=False)) for text in texts
-        ]
+        assert token_lists(tokenizer, texts) == [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     expected = naive(tokenizer, texts)
     assert {int(index): int(found.counts[index]) for index in np.flatnonzero(found.counts)} == dict(expected)
     assert found.counts.dtype == np.int64 and len(found.counts) == max(tokenizer.get_vocab().values()) + 1
@@ -78,3 +76,10 @@ def test_every_source_weighs_alike(counts):
 @given(counts=st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array))
 def test_one_source_alone_is_counted_as_it_is(counts):
     assert balanced_uses([counts]) == pytest.approx(counts)
+
+
+def test_special_ids_are_what_encoding_adds(tokenizers):
+    for name, tokenizer in tokenizers.items():
+        before, after = special_ids(tokenizer)
+        own = tokenizer.encode("return items", add_special_tokens=False)
+        assert tokenizer.encode("return items") == [*before, *own, *after], name
