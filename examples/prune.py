@@ -1,4 +1,7 @@
-"""Prunes a third of a model's parameters and compares a completion before and after."""
+"""Prunes a third of a model's parameters and compares a completion before and after.
+
+python examples/prune.py flab-demo out
+"""
 
 import sys
 
@@ -15,4 +18,6 @@ def main(model: str, output: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/prune.py MODEL OUTPUT")
     main(*sys.argv[1:])

@@ -34,6 +34,7 @@ def final_hidden(
     tokens: PackedTokens,
     batch_size: int,
     layer_step: Callable[[int, torch.Tensor, dict], torch.Tensor] | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something.
 
@@ -42,6 +43,7 @@ def final_hidden(
         batch_size (`int`): rows per forward pass.
         layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
             caller skip layers or replace their weights. Defaults to the layer itself.
+        tick (`Callable`): called after every batch.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -61,6 +63,7 @@ def final_hidden(
             for index in range(len(layers)):
                 hidden = step(index, hidden, inputs.kwargs[index])
             outputs.append(norm(hidden)[predicting(batch).to(hidden.device)].cpu())
+            tick()
     return torch.cat(outputs)
 
 

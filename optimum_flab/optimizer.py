@@ -306,7 +306,10 @@ class FlabOptimizer:
         with watch.step("surgery"):
             model = operate(self.dense.model, self.architecture, plan)
         if texts is not None:
-            with watch.step("held-out measurement"):
+            with (
+                watch.step("held-out measurement"),
+                _progress("Measuring on held-out text", None, "batch") as tick,
+            ):
                 held_out = measure_held_out(
                     self.dense.model,
                     self.dense.tokenizer,
@@ -316,6 +319,7 @@ class FlabOptimizer:
                     plan.kept_tokens,
                     [document.text for document in texts.held_out],
                     config.data,
+                    tick,
                 )
         report = build_report(self.dense, self.architecture, model, plan, held_out, watch.seconds)
         self.pruned = PrunedModel(model, tokenizer, plan, report, config)
@@ -629,7 +633,7 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
     }
     for name, (asked, most) in pins.items():
         if asked is not None and asked > most:
-            raise FlabError(
+            raise ConfigurationError(
                 f"{name}: {asked:,} is more than the {most:,} of the dense model; pruning only makes smaller"
             )
     least = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,7 @@ def measure_held_out(
     kept_tokens: Sequence[int] | None,
     texts: Sequence[str],
     data: DataSettings,
+    tick: Callable[[], None] = lambda: None,
 ) -> HeldOut:
     """Measures a pruned model against the dense one on texts that decided nothing.
 
@@ -72,6 +73,7 @@ def measure_held_out(
             dtype.
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
+        tick (`Callable`): called after every batch of every forward pass.
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     rows = pruned.get_input_embeddings().weight.shape[0]
@@ -86,16 +88,16 @@ def measure_held_out(
 
     own = packed(dense_pieces, special_ids(dense_tokenizer))
     shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
-    hidden = final_hidden(dense, architecture, shared, data.batch_size)
+    hidden = final_hidden(dense, architecture, shared, data.batch_size, tick=tick)
     full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
     lost = mean_lost_mass(hidden, full, kept.tolist())
     changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
-    own_hidden = final_hidden(dense, architecture, own, data.batch_size) if changed else hidden
+    own_hidden = final_hidden(dense, architecture, own, data.batch_size, tick=tick) if changed else hidden
     dense_bits = total_bits(own_hidden, full, own)
     del full, own_hidden
 
     measured = copy_in(pruned, dense.device, dense.dtype)
-    pruned_hidden = final_hidden(measured, architecture, new, data.batch_size)
+    pruned_hidden = final_hidden(measured, architecture, new, data.batch_size, tick=tick)
     pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new)
     divergence = mean_divergence(
         hidden, pruned_hidden, kept_head, OutputHead(measured, architecture, range(len(kept)))
@@ -202,7 +204,7 @@ def report_summary(report: dict[str, Any]) -> str:
             "",
             f"On {held_out['texts']} held-out texts ({held_out['positions']:,} tokens):",
             f"  bits per byte          {before:.4f} -> {after:.4f} ({after / before - 1:+.1%})",
-            f"  divergence             {held_out['divergence']:.4f} nats per token",
+            f"  divergence             {held_out['divergence']:.4f} nats per token, over the vocabulary that is left",
             f"  dense mass lost        {held_out['lost_mass']:.3%}",
             f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
             f"({held_out['texts_cut_differently']} texts cut differently)",

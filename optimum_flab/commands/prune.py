@@ -105,9 +105,9 @@ class PruneCommand(FlabVerb):
         work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
         if args.plan is None:
             # what can be refused is refused before weights are downloaded or read
+            check_sources(work.data)
             inspection = inspect_model(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
             check_sizes(work, inspection.counts, inspection.dense)
-            check_sources(work.data)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
             revision=args.revision,
