@@ -7,7 +7,7 @@ vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from .errors import FlabError
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
 
-TOKENS_PER_CHUNK = 256  # bounds the memory of logits: 256 x 262,144 x 4 bytes = 268 MB for the largest vocabularies
+LOGITS_PER_CHUNK = 1 << 24  # bounds the memory of logits: 64 MB in float32, several times over
 
 
 def predicting(tokens: PackedTokens) -> torch.Tensor:
@@ -82,6 +82,11 @@ class OutputHead:
         self.bias = None if head.bias is None else head.bias.detach()[rows]
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
 
+    def chunks(self, positions: int) -> Iterator[slice]:
+        """Runs of positions whose logits are few enough to be in memory at once."""
+        step = max(1, LOGITS_PER_CHUNK // len(self.weight))
+        return (slice(start, start + step) for start in range(0, positions, step))
+
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
@@ -101,9 +106,9 @@ def mean_divergence(
         pruned_hidden (`torch.Tensor` of shape `(positions, hidden)`): the same positions in the pruned model.
     """
     total = 0.0
-    for start in range(0, len(dense_hidden), TOKENS_PER_CHUNK):
-        dense = dense_head.log_probabilities(dense_hidden[start : start + TOKENS_PER_CHUNK])
-        pruned = pruned_head.log_probabilities(pruned_hidden[start : start + TOKENS_PER_CHUNK])
+    for rows in dense_head.chunks(len(dense_hidden)):
+        dense = dense_head.log_probabilities(dense_hidden[rows])
+        pruned = pruned_head.log_probabilities(pruned_hidden[rows])
         total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
     return check_finite(total) / max(len(dense_hidden), 1)
 
@@ -111,10 +116,10 @@ def mean_divergence(
 def mean_lost_mass(dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int]) -> float:
     """Mean probability that the dense model gives to tokens that are not kept."""
     total = 0.0
-    rows = torch.as_tensor(kept, device=full_head.weight.device)
-    for start in range(0, len(dense_hidden), TOKENS_PER_CHUNK):
-        probability = full_head.log_probabilities(dense_hidden[start : start + TOKENS_PER_CHUNK]).exp()
-        total += float((1 - probability[:, rows].sum(dim=-1, dtype=torch.float64)).clamp_min(0).sum())
+    kept = torch.as_tensor(kept, device=full_head.weight.device)
+    for rows in full_head.chunks(len(dense_hidden)):
+        probability = full_head.log_probabilities(dense_hidden[rows]).exp()
+        total += float((1 - probability[:, kept].sum(dim=-1, dtype=torch.float64)).clamp_min(0).sum())
     return total / max(len(dense_hidden), 1)
 
 
@@ -128,9 +133,9 @@ def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> 
     following[:, :-1] = tokens.input_ids[:, 1:]
     targets = following[predicting(tokens)]
     total = 0.0
-    for start in range(0, len(hidden), TOKENS_PER_CHUNK):
-        chunk = head.log_probabilities(hidden[start : start + TOKENS_PER_CHUNK])
-        wanted = targets[start : start + TOKENS_PER_CHUNK].to(chunk.device)
+    for rows in head.chunks(len(hidden)):
+        chunk = head.log_probabilities(hidden[rows])
+        wanted = targets[rows].to(chunk.device)
         total -= float(chunk.gather(1, wanted[:, None]).sum(dtype=torch.float64))
     return check_finite(total) / math.log(2)
 
