@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .architectures import Architecture
+from .architectures import Architecture, architecture_for
 from .errors import ConfigurationError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,12 @@ def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layer
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
-    # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width is the best there is
-    fixed = limits.smallest.vocabulary == limits.largest.vocabulary and limits.smallest.width < limits.largest.width
-    budget += counts.per_neuron * layers * limits.multiple_of // 2 if fixed else 0
+    # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width, or where that is fixed
+    # too the nearest depth, is the best there is
+    if limits.smallest.vocabulary == limits.largest.vocabulary:
+        width_free = limits.smallest.width < limits.largest.width
+        layer = counts.per_layer + counts.per_neuron * limits.largest.width
+        budget += (counts.per_neuron * layers * limits.multiple_of if width_free else layer) // 2
     natural = max(limits.smallest.vocabulary, min(natural, limits.largest.vocabulary))
     width = fit_width(counts, limits, natural, layers, budget)
     shape = fit_vocabulary(
@@ -282,9 +290,6 @@ def inspect_model(
     Raises:
         [`FlabError`]: the model cannot be read or its family is not supported.
     """
-    from transformers import AutoModelForCausalLM
-
-    from .architectures import architecture_for
     from .loading import find_model, near_equal_copies, read_config
 
     if target_ratio is not None and not 0 < target_ratio < 1:
@@ -293,9 +298,16 @@ def inspect_model(
     config = read_config(files, trust_remote_code)
     if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
         config.tie_word_embeddings = True  # as loading does
+    counts, shape = count_config(config)
+    return Inspection(str(model_name_or_path), shape, counts, target_ratio)
+
+
+def count_config(config: PreTrainedConfig) -> tuple[ParameterCounts, Shape]:
+    """Unit costs and shape of the model that a configuration describes, without its weights."""
+    from transformers import AutoModelForCausalLM
+
     architecture = architecture_for(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
-    counts = count_parameters(model, architecture)
-    return Inspection(str(model_name_or_path), shape_of(model, architecture), counts, target_ratio)
+    return count_parameters(model, architecture), shape_of(model, architecture)

@@ -97,7 +97,11 @@ class OutputHead:
 
 
 def mean_divergence(
-    dense_hidden: torch.Tensor, pruned_hidden: torch.Tensor, dense_head: OutputHead, pruned_head: OutputHead
+    dense_hidden: torch.Tensor,
+    pruned_hidden: torch.Tensor,
+    dense_head: OutputHead,
+    pruned_head: OutputHead,
+    tick: Callable[[], None] = lambda: None,
 ) -> float:
     """Mean KL(dense ‖ pruned) in nats per token; both heads score the same tokens in the same order.
 
@@ -110,20 +114,26 @@ def mean_divergence(
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
         total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
+        tick()
     return check_finite(total) / max(len(dense_hidden), 1)
 
 
-def mean_lost_mass(dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int]) -> float:
+def mean_lost_mass(
+    dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int], tick: Callable[[], None] = lambda: None
+) -> float:
     """Mean probability that the dense model gives to tokens that are not kept."""
     total = 0.0
     kept = torch.as_tensor(kept, device=full_head.weight.device)
     for rows in full_head.chunks(len(dense_hidden)):
         probability = full_head.log_probabilities(dense_hidden[rows]).exp()
         total += float((1 - probability[:, kept].sum(dim=-1, dtype=torch.float64)).clamp_min(0).sum())
+        tick()
     return total / max(len(dense_hidden), 1)
 
 
-def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> float:
+def total_bits(
+    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, tick: Callable[[], None] = lambda: None
+) -> float:
     """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
 
     Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
@@ -137,6 +147,7 @@ def total_bits(hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens) -> 
         chunk = head.log_probabilities(hidden[rows])
         wanted = targets[rows].to(chunk.device)
         total -= float(chunk.gather(1, wanted[:, None]).sum(dtype=torch.float64))
+        tick()
     return check_finite(total) / math.log(2)
 
 

@@ -3,12 +3,13 @@ be pruned."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +97,7 @@ def load_dense(
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
+    check: Callable[[PreTrainedConfig], None] = lambda config: None,
 ) -> DenseModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
     read.
@@ -107,6 +109,7 @@ def load_dense(
         trust_remote_code (`bool`): whether code from the repository may run.
         device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
+        check (`Callable`): called with the model's configuration before its weights; may refuse it.
 
     Returns:
         [`DenseModel`]: the model on `device` in `dtype`.
@@ -134,6 +137,9 @@ def load_dense(
                 f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
                 f" keeping the one of {finer_copy.tensor_type.name}"
             )
+    as_loaded = copy.deepcopy(config)
+    as_loaded.tie_word_embeddings |= finer_copy is not None
+    check(as_loaded)
     storage_dtype = torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
@@ -316,18 +322,20 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    stock = True
     if files.gguf is None:
         raw = _read_json(files.folder / "config.json")
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
             if (files.folder / extra).is_file():
                 raise FlabError(_quantised(files.name, extra))
-        if raw["model_type"] not in CONFIG_MAPPING and "AutoConfig" not in (raw.get("auto_map") or {}):
+        stock = raw["model_type"] in CONFIG_MAPPING
+        if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
             architecture_for(SimpleNamespace(**raw))  # says which families are known
     try:
         # code of the repository is of no use here: a family that transformers lacks is refused, the others are stock
         config = AutoConfig.from_pretrained(
-            files.load_from, trust_remote_code=trust_remote_code and not _is_stock(files), **files.options
+            files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
         )
     except Exception as error:  # configurations check themselves in many ways
         what = "GGUF file" if files.gguf else "configuration of"
@@ -336,12 +344,6 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         check_config(config.to_dict(), files.name)
     architecture_for(config)
     return config
-
-
-def _is_stock(files: ModelFiles) -> bool:
-    from transformers import CONFIG_MAPPING
-
-    return files.gguf is not None or _read_json(files.folder / "config.json").get("model_type") in CONFIG_MAPPING
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:

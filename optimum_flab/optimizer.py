@@ -25,6 +25,7 @@ from .budget import (
     Shape,
     check_reached,
     check_target,
+    count_config,
     count_parameters,
     parameters_to_keep,
     shape_of,
@@ -158,6 +159,7 @@ class FlabOptimizer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "float32",
         output_dtype: str | torch.dtype | None = None,
+        config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.loading.load_dense`] for the arguments and errors.
 
@@ -165,12 +167,19 @@ class FlabOptimizer:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
             output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense
                 model's own.
+            config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
+                cannot meet are refused before its weights are downloaded or read.
         """
         if output_dtype is not None:
             output_dtype = computation_dtype(output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
-            model_name_or_path, revision=revision, trust_remote_code=trust_remote_code, device=device, dtype=dtype
+            model_name_or_path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            device=device,
+            dtype=dtype,
+            check=lambda model_config: None if config is None else check_sizes(config, *count_config(model_config)),
         )
         optimizer._set_up(dense, output_dtype)
         return optimizer
@@ -225,27 +234,13 @@ class FlabOptimizer:
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
-        head = OutputHead(model, architecture, kept)
-        removals = FirstRemovals(self._removals(config, calibration, head))
-        candidates: list[Candidate] = []
-        if config.target_ratio is None:
-            shape = Shape(
-                limits.largest.vocabulary if config.vocabulary.size else natural,
-                config.layers.num_hidden_layers or dense_shape.layers,
-                config.ffn.intermediate_size or dense_shape.width,
-            )
-        else:
-            budget = parameters_to_keep(counts, dense_shape, config.target_ratio)
-            rows = candidate_shapes(counts, limits, natural, budget)
-            reached = check_reached(
-                counts, dense_shape, limits, [shape for row in rows for shape in row], config.target_ratio, TOLERANCE
-            )
-            rows = [kept_row for row in rows if (kept_row := [shape for shape in row if shape in reached])]
-            shape = natural_shape(rows[0], natural)
-            if len(rows) > 1 or len(rows[0]) > 1:
-                with watch.step("shape search"):
-                    candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals)
-                shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
+        removals = FirstRemovals(self._removals(config, calibration, OutputHead(model, architecture, kept)))
+        rows = asked_shapes(config, counts, dense_shape, limits, natural)
+        shape, candidates = natural_shape(rows[0], natural), []
+        if len(rows) > 1 or len(rows[0]) > 1:
+            with watch.step("shape search"):
+                candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals)
+            shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
 
         with watch.step("vocabulary"):
             kept = vocabulary.resized(min(shape.vocabulary, limits.largest.vocabulary))
@@ -260,18 +255,18 @@ class FlabOptimizer:
         with watch.step("ffn"):
             narrowed = self._narrowed(config, calibration, kept_layers, shape.width, dense_shape)
         plan = self._plan(config, texts, shape, kept if config.vocabulary.enabled else None, kept_layers, narrowed)
-        del calibration, narrowed
+        natural = len(vocabulary.kept)
+        # a vocabulary knows the merges of its tokenizer, hundreds of megabytes for the largest
+        del calibration, narrowed, vocabulary, removals
         pruned = self._apply(plan, tokenizer, texts, config, watch)
-        pruned.report.update(search_section(candidates, removed, vocabulary, shape, texts))
-        pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(
-            config, texts, vocabulary, kept
-        )
+        pruned.report.update(search_section(candidates, removed, natural, shape, texts))
+        pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(config, texts, natural, kept)
         return pruned
 
     def _corpus_cut_differently(
-        self, config: FlabPrunerConfig, texts: TextSets, vocabulary: NaturalVocabulary, kept: np.ndarray
+        self, config: FlabPrunerConfig, texts: TextSets, natural: int, kept: np.ndarray
     ) -> int:
-        if config.vocabulary.min_count == 1 and len(kept) >= len(vocabulary.kept):
+        if config.vocabulary.min_count == 1 and len(kept) >= natural:
             return 0  # by construction, see vocabulary.closure
         corpus = [document.text for document in texts.corpus]
         return changed_texts(self.dense.tokenizer, self.pruned.tokenizer, kept, corpus)
@@ -625,7 +620,7 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
         [`FlabError`]: a pinned size is larger than the dense one.
     """
     multiple = config.vocabulary.pad_to_multiple_of or 1
-    vocabulary = config.vocabulary.size and -(-config.vocabulary.size // multiple) * multiple
+    vocabulary = config.vocabulary.size and _round_up(config.vocabulary.size, multiple)
     pins = {
         "vocabulary.size": (vocabulary, dense.vocabulary),
         "layers.num_hidden_layers": (config.layers.num_hidden_layers, dense.layers),
@@ -652,6 +647,27 @@ def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
     )
 
 
+def asked_shapes(
+    config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape, limits: Limits, natural: int
+) -> list[list[Shape]]:
+    """The shapes to choose from, see [`~shapes.candidate_shapes`]; one alone where there is no target.
+
+    Args:
+        natural (`int`): rows of the vocabulary at its natural size.
+
+    Raises:
+        [`ConfigurationError`]: no shape lands near enough to the target.
+    """
+    if config.target_ratio is None:
+        vocabulary = limits.largest.vocabulary if config.vocabulary.size else natural
+        layers, width = config.layers.num_hidden_layers, config.ffn.intermediate_size
+        return [[Shape(vocabulary, layers or dense.layers, width or dense.width)]]
+    rows = candidate_shapes(counts, limits, natural, parameters_to_keep(counts, dense, config.target_ratio))
+    shapes = [shape for row in rows for shape in row]
+    reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
+    return [near for row in rows if (near := [shape for shape in row if shape in reached])]
+
+
 def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
     limits = size_limits(config, dense, dense.vocabulary)
@@ -660,7 +676,7 @@ def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape)
 
 
 def search_section(
-    candidates: list[Candidate], removed: list[Removal], vocabulary: NaturalVocabulary, shape: Shape, texts: TextSets
+    candidates: list[Candidate], removed: list[Removal], natural: int, shape: Shape, texts: TextSets
 ) -> dict[str, Any]:
     """What the search saw, for the report."""
     return {
@@ -677,7 +693,7 @@ def search_section(
                 for candidate in candidates
             ],
             "removed_layers": [{"layer": removal.layer, "score": removal.score} for removal in removed],
-            "natural_vocab_size": len(vocabulary.kept),
+            "natural_vocab_size": natural,
         },
         "texts": {
             "corpus": len(texts.corpus),

@@ -73,7 +73,7 @@ def measure_held_out(
             dtype.
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
-        tick (`Callable`): called after every batch of every forward pass.
+        tick (`Callable`): called after every batch of a forward pass, and of an output head.
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     rows = pruned.get_input_embeddings().weight.shape[0]
@@ -90,17 +90,17 @@ def measure_held_out(
     shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
     hidden = final_hidden(dense, architecture, shared, data.batch_size, tick=tick)
     full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
-    lost = mean_lost_mass(hidden, full, kept.tolist())
+    lost = mean_lost_mass(hidden, full, kept.tolist(), tick)
     changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
     own_hidden = final_hidden(dense, architecture, own, data.batch_size, tick=tick) if changed else hidden
-    dense_bits = total_bits(own_hidden, full, own)
+    dense_bits = total_bits(own_hidden, full, own, tick)
     del full, own_hidden
 
     measured = copy_in(pruned, dense.device, dense.dtype)
     pruned_hidden = final_hidden(measured, architecture, new, data.batch_size, tick=tick)
-    pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new)
+    pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, tick)
     divergence = mean_divergence(
-        hidden, pruned_hidden, kept_head, OutputHead(measured, architecture, range(len(kept)))
+        hidden, pruned_hidden, kept_head, OutputHead(measured, architecture, range(len(kept))), tick
     )
     return HeldOut(
         texts=len(texts),

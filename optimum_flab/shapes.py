@@ -36,7 +36,6 @@ class Candidate:
     """
 
     shape: Shape
-    removed_layers: tuple[int, ...]
     divergence: float
     bits_per_byte: float
 
@@ -185,4 +184,4 @@ def measure_shape(
     head = OutputHead(model, architecture, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)
-    return Candidate(shape, tuple(removed), divergence, bits / text.bytes)
+    return Candidate(shape, divergence, bits / text.bytes)

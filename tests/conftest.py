@@ -19,6 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from optimum_flab.budget import Limits, ParameterCounts, Shape
 from optimum_flab.calibration import PackedTokens, pack
 
 
@@ -43,6 +44,11 @@ FAMILIES = {
         },
     ),
 }
+# the sizes of Qwen2.5-Coder-0.5B, for arithmetic
+QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
+DENSE = Shape(151_936, 24, 4864)
+LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+
 VOCABULARY = 320
 LAYERS = 4
 WIDTH = 64

@@ -6,9 +6,9 @@ from optimum_flab.architectures import architecture_for
 from optimum_flab.budget import (
     Inspection,
     Limits,
-    ParameterCounts,
     Shape,
     candidate_shape,
+    check_reached,
     check_target,
     count_parameters,
     inspect_model,
@@ -17,12 +17,7 @@ from optimum_flab.budget import (
 )
 from optimum_flab.errors import ConfigurationError, FlabError
 
-from .conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
-
-
-QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
-DENSE = Shape(151_936, 24, 4864)
-LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 
 
 def test_counts_are_those_of_the_model(family):
@@ -86,3 +81,20 @@ def test_one_component_alone():
     budget = parameters_to_keep(QWEN, DENSE, 0.35)
     assert QWEN.total(Shape(DENSE.vocabulary, alone["layers"], DENSE.width)) <= budget
     assert QWEN.total(Shape(DENSE.vocabulary, DENSE.layers, alone["width"])) <= budget
+
+
+def test_the_nearest_depth_is_taken_where_nothing_else_is_free():
+    limits = Limits(Shape(151_936, 1, 4864), Shape(151_936, 24, 4864), multiple_of=64)
+    for removed in range(1, 20):
+        exact = 1 - QWEN.total(Shape(151_936, 24 - removed, 4864)) / QWEN.total(DENSE)
+        for target in (exact - 0.004, exact + 0.004):
+            rows = candidate_shape(QWEN, limits, 40_000, 24 - removed, parameters_to_keep(QWEN, DENSE, target))
+            assert rows == Shape(151_936, 24 - removed, 4864)
+            assert check_reached(QWEN, DENSE, limits, [rows], target, 0.005) == [rows]
+
+
+def test_a_target_between_two_depths_is_refused_with_the_nearer_one():
+    limits = Limits(Shape(151_936, 1, 4864), Shape(151_936, 24, 4864), multiple_of=64)
+    near = 1 - QWEN.total(Shape(151_936, 23, 4864)) / QWEN.total(DENSE)
+    with pytest.raises(ConfigurationError, match=f"nearest is {near:.4f}"):
+        check_reached(QWEN, DENSE, limits, [Shape(151_936, 23, 4864)], near + 0.01, 0.005)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.architectures import architecture_for
-from optimum_flab.budget import Limits, ParameterCounts, Shape, parameters_to_keep
+from optimum_flab.budget import Limits, Shape, parameters_to_keep
 from optimum_flab.calibration import PackedTokens
 from optimum_flab.shapes import (
     Candidate,
@@ -15,12 +15,7 @@ from optimum_flab.shapes import (
     search_shape,
 )
 
-from .conftest import VOCABULARY, random_tokens, tiny_model
-
-
-QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
-DENSE = Shape(151_936, 24, 4864)
-LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, random_tokens, tiny_model
 
 
 def rows_for(target, natural, limits=LIMITS):
@@ -79,7 +74,7 @@ def bowl(width: int, layers: int):
 
     def measure(shape: Shape) -> Candidate:
         cost = abs(shape.width - width) / 64 + 10 * abs(shape.layers - layers)
-        return Candidate(shape, (), 0.0, cost)
+        return Candidate(shape, 0.0, cost)
 
     return measure
 

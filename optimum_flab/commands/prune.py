@@ -97,17 +97,13 @@ class PruneCommand(FlabVerb):
             _refuse_search(args)
 
         from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
-        from ..budget import inspect_model
         from ..calibration import check_sources
-        from ..optimizer import check_sizes
 
         FlabOptimizer.check_output(args.output, args.overwrite)
         work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
         if args.plan is None:
-            # what can be refused is refused before weights are downloaded or read
+            # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(work.data)
-            inspection = inspect_model(args.model, revision=args.revision, trust_remote_code=args.trust_remote_code)
-            check_sizes(work, inspection.counts, inspection.dense)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
             revision=args.revision,
@@ -115,6 +111,7 @@ class PruneCommand(FlabVerb):
             device=args.device,
             dtype=args.dtype,
             output_dtype=args.output_dtype,
+            config=work if args.plan is None else None,
         )
         if args.plan is None:
             optimizer.check_space(args.output, work)
