@@ -18,7 +18,7 @@ from .errors import FlabError
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
 
-LOGITS_PER_CHUNK = 1 << 24  # bounds the memory of logits: 64 MB in float32, several times over
+LOGITS_PER_CHUNK = 1 << 23  # bounds the memory of logits: 32 MB in float32, several times over
 
 
 def predicting(tokens: PackedTokens) -> torch.Tensor:
