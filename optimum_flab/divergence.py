@@ -7,7 +7,7 @@ vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -82,10 +82,10 @@ class OutputHead:
         self.bias = None if head.bias is None else head.bias.detach()[rows]
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
 
-    def chunks(self, positions: int) -> Iterator[slice]:
+    def chunks(self, positions: int) -> list[slice]:
         """Runs of positions whose logits are few enough to be in memory at once."""
         step = max(1, LOGITS_PER_CHUNK // len(self.weight))
-        return (slice(start, start + step) for start in range(0, positions, step))
+        return [slice(start, start + step) for start in range(0, positions, step)]
 
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -118,19 +118,6 @@ def mean_divergence(
     return check_finite(total) / max(len(dense_hidden), 1)
 
 
-def mean_lost_mass(
-    dense_hidden: torch.Tensor, full_head: OutputHead, kept: Sequence[int], tick: Callable[[], None] = lambda: None
-) -> float:
-    """Mean probability that the dense model gives to tokens that are not kept."""
-    total = 0.0
-    kept = torch.as_tensor(kept, device=full_head.weight.device)
-    for rows in full_head.chunks(len(dense_hidden)):
-        probability = full_head.log_probabilities(dense_hidden[rows]).exp()
-        total += float((1 - probability[:, kept].sum(dim=-1, dtype=torch.float64)).clamp_min(0).sum())
-        tick()
-    return total / max(len(dense_hidden), 1)
-
-
 def total_bits(
     hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, tick: Callable[[], None] = lambda: None
 ) -> float:
@@ -139,16 +126,29 @@ def total_bits(
     Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
     predicted from and is free, for the dense and the pruned model alike.
     """
+    return bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0]
+
+
+def bits_and_lost_mass(
+    hidden: torch.Tensor,
+    head: OutputHead,
+    tokens: PackedTokens,
+    kept: Sequence[int],
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """[`total_bits`], and the mean probability that the model gives to tokens that are not kept, in one pass."""
     following = torch.zeros_like(tokens.input_ids)
     following[:, :-1] = tokens.input_ids[:, 1:]
-    targets = following[predicting(tokens)]
-    total = 0.0
+    targets = following[predicting(tokens)].to(head.weight.device)
+    gone = torch.ones(len(head.weight), dtype=torch.bool, device=head.weight.device)
+    gone[torch.as_tensor(kept, device=gone.device)] = False
+    nats, lost = 0.0, 0.0
     for rows in head.chunks(len(hidden)):
         chunk = head.log_probabilities(hidden[rows])
-        wanted = targets[rows].to(chunk.device)
-        total -= float(chunk.gather(1, wanted[:, None]).sum(dtype=torch.float64))
+        nats -= float(chunk.gather(1, targets[rows, None]).sum(dtype=torch.float64))
+        lost += float(chunk[:, gone].exp_().sum(dtype=torch.float64))
         tick()
-    return check_finite(total) / math.log(2)
+    return check_finite(nats) / math.log(2), lost / max(len(hidden), 1)
 
 
 def check_finite(value: float) -> float:

@@ -301,10 +301,7 @@ class FlabOptimizer:
         with watch.step("surgery"):
             model = operate(self.dense.model, self.architecture, plan)
         if texts is not None:
-            with (
-                watch.step("held-out measurement"),
-                _progress("Measuring on held-out text", None, "batch") as tick,
-            ):
+            with watch.step("held-out measurement"):
                 held_out = measure_held_out(
                     self.dense.model,
                     self.dense.tokenizer,
@@ -314,7 +311,6 @@ class FlabOptimizer:
                     plan.kept_tokens,
                     [document.text for document in texts.held_out],
                     config.data,
-                    tick,
                 )
         report = build_report(self.dense, self.architecture, model, plan, held_out, watch.seconds)
         self.pruned = PrunedModel(model, tokenizer, plan, report, config)

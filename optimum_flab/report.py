@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture
 from .budget import count_parameters, shape_of
 from .calibration import PackedTokens, pack
-from .divergence import OutputHead, final_hidden, mean_divergence, mean_lost_mass, total_bits
+from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, predicting, total_bits
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
 from .settings import DataSettings
@@ -64,7 +65,6 @@ def measure_held_out(
     kept_tokens: Sequence[int] | None,
     texts: Sequence[str],
     data: DataSettings,
-    tick: Callable[[], None] = lambda: None,
 ) -> HeldOut:
     """Measures a pruned model against the dense one on texts that decided nothing.
 
@@ -73,7 +73,6 @@ def measure_held_out(
             dtype.
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
-        tick (`Callable`): called after every batch of a forward pass, and of an output head.
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     rows = pruned.get_input_embeddings().weight.shape[0]
@@ -88,20 +87,26 @@ def measure_held_out(
 
     own = packed(dense_pieces, special_ids(dense_tokenizer))
     shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
-    hidden = final_hidden(dense, architecture, shared, data.batch_size, tick=tick)
     full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
-    lost = mean_lost_mass(hidden, full, kept.tolist(), tick)
     changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
-    own_hidden = final_hidden(dense, architecture, own, data.batch_size, tick=tick) if changed else hidden
-    dense_bits = total_bits(own_hidden, full, own, tick)
-    del full, own_hidden
+    sides = [(shared, full), (new, kept_head), (new, kept_head), *([(own, full)] if changed else [])]
+    steps = sum(len(head.chunks(int(predicting(tokens).sum()))) for tokens, head in sides)
+    steps += sum(-(-len(tokens.input_ids) // data.batch_size) for tokens in (shared, new, *([own] if changed else [])))
+    with tqdm(total=steps, desc="Measuring on held-out text", unit="step", dynamic_ncols=True) as bar:
 
-    measured = copy_in(pruned, dense.device, dense.dtype)
-    pruned_hidden = final_hidden(measured, architecture, new, data.batch_size, tick=tick)
-    pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, tick)
-    divergence = mean_divergence(
-        hidden, pruned_hidden, kept_head, OutputHead(measured, architecture, range(len(kept))), tick
-    )
+        def read(model: PreTrainedModel, tokens: PackedTokens) -> torch.Tensor:
+            return final_hidden(model, architecture, tokens, data.batch_size, tick=bar.update)
+
+        hidden = read(dense, shared)
+        dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, bar.update)
+        if changed:
+            dense_bits = total_bits(read(dense, own), full, own, bar.update)
+        del full, sides
+        measured = copy_in(pruned, dense.device, dense.dtype)
+        pruned_hidden = read(measured, new)
+        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, bar.update)
+        pruned_head = OutputHead(measured, architecture, range(len(kept)))
+        divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, bar.update)
     return HeldOut(
         texts=len(texts),
         bytes=size,

@@ -100,7 +100,7 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
         settings(corpus, target_ratio=0.3, data={"held_out": [str(held)], "held_out_tokens": 10_000})
     )
     kept = torch.tensor(pruned.plan.kept_tokens)
-    total, positions, bits, dense_bits, size = 0.0, 0, 0.0, 0.0, 0
+    total, positions, bits, dense_bits, size, lost = 0.0, 0, 0.0, 0.0, 0, 0.0
     for line in held.read_text().splitlines():
         text = json.loads(line)["text"]
         ids = torch.tensor([pruned.tokenizer(text)["input_ids"]])
@@ -109,6 +109,7 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
         new = torch.log_softmax(pruned.model(ids).logits[0, :-1, : len(kept)], -1)
         old = torch.log_softmax(dense[:, kept], -1)
         total += float((old.exp() * (old - new)).sum())
+        lost += float((1 - torch.softmax(dense, -1)[:, kept].sum(-1)).sum())
         positions += len(old)
         full = torch.log_softmax(pruned.model(ids).logits[0, :-1], -1)
         bits -= float(full.gather(1, ids[0, 1:, None]).sum())
@@ -118,6 +119,7 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
     found = pruned.report["held_out"]
     assert found["positions"] == positions and found["bytes"] == size
     assert found["divergence"] == pytest.approx(total / positions, rel=1e-3)
+    assert found["lost_mass"] == pytest.approx(lost / positions, rel=1e-3)
     assert found["pruned_bits_per_byte"] == pytest.approx(bits / size / 0.6931472, rel=1e-3)
     assert found["dense_bits_per_byte"] == pytest.approx(dense_bits / size / 0.6931472, rel=1e-3)
 
