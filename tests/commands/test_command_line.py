@@ -193,7 +193,7 @@ def test_bad_usage_of_the_other_verbs_exits_with_2(tmp_path, arguments, message)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a named pipe")
-def test_an_interrupt_exits_with_130_and_one_line(tmp_path):
+def test_an_interrupt_exits_with_130_and_one_line(tmp_path, interruptible):
     pipe = tmp_path / "flab.yaml"
     os.mkfifo(pipe)
     process = subprocess.Popen(
