@@ -1,0 +1,142 @@
+"""How a program is kept apart from the machine: bubblewrap where it works, else what a process can do to itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+SCRIPTS = Path(__file__).parent
+PRIVATE = "/tmp"
+# Programs get users of their own above this number, so that a limit on processes binds even where the host is root.
+FIRST_USER = 2_000_000_000
+USERS_PER_HOST = 256
+
+ALWAYS = "programs that use more processor time, memory, processes or open files than they may, or that take too long"
+SAME_USER = (
+    "reading every file that this user can read",
+    "writing wherever this user can write",
+    "ending or reading other processes of this user, the host and the judge among them",
+)
+NOT_STOPPED = (
+    "network connections",
+    "filling the disk with many files",
+    "memory beyond the limit for shorter than a quarter of a second, in several processes together",
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use.
+
+    Args:
+        wall_seconds (`float`): from its start to its verdict.
+        cpu_seconds (`int`): processor time of one process.
+        memory_bytes (`int`): address space of one process, and resident memory of all of a program's together.
+        processes (`int`): processes and threads together.
+        file_bytes (`int`): size of one file.
+        disk_bytes (`int`): size of the temporary folder (bubblewrap only).
+        open_files (`int`): open descriptors of one process.
+    """
+
+    wall_seconds: float = 15.0
+    cpu_seconds: int = 10
+    memory_bytes: int = 1 << 30
+    processes: int = 16
+    file_bytes: int = 16 << 20
+    disk_bytes: int = 64 << 20
+    open_files: int = 64
+
+    def rlimits(self) -> dict[str, tuple[int, int]]:
+        """Soft and hard values by name of the `resource` module. A second separates the signal that a program can
+        handle from the one that it cannot."""
+        return {
+            "RLIMIT_CPU": (self.cpu_seconds, self.cpu_seconds + 1),
+            "RLIMIT_AS": (self.memory_bytes, self.memory_bytes),
+            "RLIMIT_NPROC": (self.processes, self.processes),
+            "RLIMIT_FSIZE": (self.file_bytes, self.file_bytes),
+            "RLIMIT_NOFILE": (self.open_files, self.open_files),
+            "RLIMIT_CORE": (0, 0),
+        }
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """One way to keep programs apart.
+
+    Args:
+        bubblewrap (`str`, *optional*): path of `bwrap`; `None`: resource limits only.
+        own_user (`bool`): programs run as users of their own; needs root.
+    """
+
+    bubblewrap: str | None
+    own_user: bool
+
+    @property
+    def name(self) -> str:
+        return "bubblewrap" if self.bubblewrap else "degraded"
+
+    @property
+    def not_stopped(self) -> tuple[str, ...]:
+        """What a program can do in spite of this."""
+        if self.bubblewrap:
+            return ()
+        return NOT_STOPPED if self.own_user else (*SAME_USER, *NOT_STOPPED)
+
+    def command(self, script: str, arguments: list[int], limits: Limits) -> list[str]:
+        """The command line that starts a script of this folder."""
+        folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
+        # -I would hide the script's own folder
+        python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/{script}", *map(str, arguments)]
+        return [*self._bubblewrap(limits, folder), *python] if self.bubblewrap else python
+
+    def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
+        command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+        command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if self.own_user else []
+        command += ["--unshare-user"] if hasattr(os, "geteuid") and os.geteuid() != 0 else []
+        command += ["--ro-bind", "/usr", "/usr"]
+        for path in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
+            if path.is_symlink():
+                command += ["--symlink", os.readlink(path), str(path)]
+            elif path.is_dir():
+                command += ["--ro-bind", str(path), str(path)]
+        for prefix in sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}):
+            if not Path(prefix).is_relative_to("/usr"):
+                for parent in reversed(Path(prefix).parents[:-1]):
+                    command += ["--perms", "0755", "--dir", str(parent)]
+                command += ["--ro-bind", prefix, prefix]
+        command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc", "--dev", "/dev"]
+        command += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
+        command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PRIVATE]
+        for name, value in environment(PRIVATE).items():
+            command += ["--setenv", name, value]
+        return command
+
+    def job(self, slot: int, limits: Limits) -> dict[str, Any]:
+        """What [`confine.py`] is told; `slot` separates programs that run at the same time."""
+        user = FIRST_USER + os.getpid() * USERS_PER_HOST + slot if self.own_user else None
+        degraded = self.bubblewrap is None
+        return {"rlimits": limits.rlimits(), "user": user, "undumpable": degraded, "supervise": degraded}
+
+
+def environment(folder: str) -> dict[str, str]:
+    """All the environment that a program sees."""
+    return {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"}
+
+
+def candidates() -> list[Isolation]:
+    """Ways that may work here, best first."""
+    bubblewrap = shutil.which("bwrap")
+    users = [True, False] if hasattr(os, "geteuid") and os.geteuid() == 0 else [False]
+    paths = [bubblewrap, None] if bubblewrap else [None]
+    return [Isolation(path, own_user) for path in paths for own_user in users]
+
+
+def _python() -> str:
+    """The interpreter itself: that of a virtual environment may lie where a program must not look."""
+    return os.path.realpath(sys.executable)
