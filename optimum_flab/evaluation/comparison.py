@@ -1,7 +1,7 @@
 """Arithmetic of scores: pass@k, corpus scores from sums over problems, paired bootstrap, the table.
 
 Every score here is a function of sums over problems ([`OfSums`]), for example a mean is the sum of the values over the
-sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them one matrix product.
+sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them a matrix product.
 """
 
 from __future__ import annotations
@@ -140,16 +140,16 @@ class Comparison:
 
     Args:
         problems (`int`): what the interval resamples.
-        pruned ([`Score`]): of the model that is judged.
+        score ([`Score`]): of the model that is judged.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
-        retention ([`Score`], *optional*): pruned / dense; not a number where the dense score is zero.
+        retention ([`Score`], *optional*): score / dense; not a number where the dense score is zero.
     """
 
     task: str
     metric: str
     higher_is_better: bool
     problems: int
-    pruned: Score
+    score: Score
     dense: Score | None = None
     retention: Score | None = None
 
@@ -161,8 +161,8 @@ class Comparison:
             "higher_is_better": self.higher_is_better,
             "problems": self.problems,
         }
-        for name in ("dense", "pruned", "retention"):
-            score: Score | None = getattr(self, name)
+        judged = "score" if self.dense is None else "pruned"
+        for name, score in (("dense", self.dense), (judged, self.score), ("retention", self.retention)):
             if score is not None:
                 values[name] = {
                     "value": _finite(score.value),
@@ -201,8 +201,8 @@ def compare(
 
     Args:
         statistic ([`OfSums`]): the score.
-        pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, of the same problems in the same
-            order.
+        pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, of the same problems in
+            the same order.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     sums = resampled_sums(both, resamples, seed)
@@ -225,7 +225,7 @@ def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
     """The scores as text.
 
     Args:
-        names (`Mapping[str, str]`): the heading of each column of scores, `pruned` and perhaps `dense`, `retention`.
+        names (`Mapping[str, str]`): the heading of each column, by the attribute of [`Comparison`] that it shows.
     """
     if not comparisons:
         return "nothing was scored"

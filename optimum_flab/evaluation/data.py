@@ -152,7 +152,9 @@ def read_file(path: str | Path) -> list[Row]:
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
     if suffix not in FORMATS:
-        raise FlabError(f"data file {str(path)!r} is of no known format; expected one of {', '.join(FORMATS)} (or .gz)")
+        raise FlabError(
+            f"data file {str(path)!r} is of no known format; expected one of {', '.join(FORMATS)} (or .gz)"
+        )
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
 from ..comparison import counts_of_k, pass_at_k
-from ..data import CODE, MBPP, Row, as_dataset, checked, function_start, humaneval_package, located, read_file, read_hub
+from ..data import (
+    CODE,
+    MBPP,
+    Row,
+    as_dataset,
+    checked,
+    function_start,
+    humaneval_package,
+    located,
+    read_file,
+    read_hub,
+)
 from ..sandbox import Program, run_programs
 
 

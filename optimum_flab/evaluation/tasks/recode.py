@@ -52,7 +52,9 @@ def problems(
         if all(problem in variant for variant in variants):
             together[problem] = [document for variant in variants for document in variant[problem]]
     if not together:
-        raise FlabError(f"task {task!r}: no problem is in every file of perturbed prompts; name files that go together")
+        raise FlabError(
+            f"task {task!r}: no problem is in every file of perturbed prompts; name files that go together"
+        )
     chosen = list(together.items())[:limit]
     return as_dataset([doc for problem, perturbed in chosen for doc in with_clean(clean[problem], perturbed)], None)
 

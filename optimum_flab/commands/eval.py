@@ -1,0 +1,171 @@
+"""`optimum-cli flab eval`."""
+
+from __future__ import annotations
+
+from argparse import Action
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
+from .base import FlabVerb, add_model_arguments, argument_groups
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Sequence
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ListTasks(Action):
+    """Prints the tasks of this package and ends, whatever else is missing."""
+
+    def __call__(self, parser: ArgumentParser, *others: Any) -> None:
+        from ..evaluation.catalog import shipped_tasks
+
+        tasks = shipped_tasks()
+        width = max(map(len, tasks))
+        for name, description in tasks.items():
+            print(f"{name:<{width}}  {description}")
+        print("\nlm-eval's own tasks are found by their names as well.")
+        parser.exit()
+
+
+class EvalCommand(FlabVerb):
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        required, optional = argument_groups(parser)
+        add_model_arguments(required, optional)
+        required.add_argument(
+            "--tasks",
+            required=True,
+            metavar="TASK[,TASK...]",
+            help="what to evaluate on: tasks of this package (--list-tasks), of --include-path, or lm-eval's own",
+        )
+        optional.add_argument("--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package and end")
+        optional.add_argument(
+            "--baseline",
+            metavar="MODEL",
+            help="dense model to compare with, named like --model: gives retention (default: none)",
+        )
+        optional.add_argument(
+            "--baseline-revision", help="branch, tag or commit of a baseline on the Hub (default: its main branch)"
+        )
+        optional.add_argument(
+            "--data",
+            metavar="TASK=FILE",
+            action="append",
+            default=[],
+            help="file (.jsonl, .json or .csv, perhaps .gz) with the problems of a task; for perplexity and divergence"
+            " any source of text; may be given several times, for recode also several files of one task (default: the"
+            " task's dataset on the Hub)",
+        )
+        optional.add_argument(
+            "--include-path", metavar="FOLDER", help="folder with tasks of your own, one YAML each (default: none)"
+        )
+        optional.add_argument(
+            "--limit", type=int, metavar="N", help="only the first N problems of each task (default: all)"
+        )
+        optional.add_argument(
+            "--samples",
+            type=int,
+            metavar="N",
+            default=1,
+            help="programs per problem of a code generation task; 1 is greedy, more give pass@k (default: 1)",
+        )
+        optional.add_argument(
+            "--temperature",
+            type=float,
+            default=0.8,
+            help="temperature of the draws with --samples above 1 (default: %(default)s)",
+        )
+        optional.add_argument("--top-p", type=float, default=0.95, help="top-p of these draws (default: %(default)s)")
+        optional.add_argument(
+            "--max-new-tokens",
+            type=int,
+            metavar="N",
+            help="most tokens of a completion (default: what each task says, 128 to 1024)",
+        )
+        optional.add_argument(
+            "--batch-size", type=int, metavar="N", default=16, help="requests per batch (default: %(default)s)"
+        )
+        optional.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="of draws and of the bootstrap (default: %(default)s)"
+        )
+        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+        optional.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            help="number format of the computation (default: that of the weights; for divergence float32)",
+        )
+        optional.add_argument(
+            "--confirm-run-unsafe-code",
+            action="store_true",
+            help="consent to run the programs that the models write, in a sandbox (default: no)",
+        )
+        optional.add_argument(
+            "--cache-dir",
+            metavar="FOLDER",
+            help="folder that keeps finished batches, so that an interrupted run goes on (default:"
+            " optimum_flab/evaluation in HF_HOME)",
+        )
+        optional.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            metavar="FOLDER",
+            help="folder to write the table, lm-eval's results and the samples to (default: only print the table)",
+        )
+        optional.add_argument(
+            "--overwrite", action="store_true", help="replace an evaluation in the output folder (default: refuse)"
+        )
+
+    def execute(self) -> None:
+        args = self.args
+        tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+        data = parse_data(args.data)
+
+        from ..evaluation.harness import evaluate
+
+        found = evaluate(
+            args.model,
+            tasks=tasks,
+            baseline=args.baseline,
+            data=data,
+            include_path=args.include_path,
+            limit=args.limit,
+            samples=args.samples,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            batch_size=args.batch_size,
+            max_new_tokens=args.max_new_tokens,
+            dtype=args.dtype,
+            device=args.device,
+            seed=args.seed,
+            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+            cache_dir=args.cache_dir,
+            output=args.output,
+            overwrite=args.overwrite,
+            revision=args.revision,
+            baseline_revision=args.baseline_revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+        print(found.to_text())
+        if args.output is not None:
+            print(f"\nresults and samples are in {args.output}")
+
+
+def parse_data(given: Sequence[str]) -> dict[str, list[str]]:
+    """`TASK=FILE` arguments as files by task.
+
+    Raises:
+        [`ConfigurationError`]: one has another form.
+    """
+    files: dict[str, list[str]] = {}
+    for argument in given:
+        task, equals, file = argument.partition("=")
+        if not (task.strip() and equals and file):
+            raise ConfigurationError(f"--data {argument}: expected TASK=FILE, for example humaneval=./HumanEval.jsonl")
+        files.setdefault(task.strip(), []).append(file)
+    return files

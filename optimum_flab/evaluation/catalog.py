@@ -1,0 +1,381 @@
+"""Names of tasks -> loaded tasks, with everything that can be refused refused before a model is loaded."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.group import Group
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Entry, Kind
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from ..errors import ConfigurationError, FlabError
+from .comparison import counts_of_k
+from .data import FORMATS
+from .tasks.text import read_texts
+
+
+TASKS_FOLDER = Path(__file__).parent / "tasks"
+DIVERGENCE = "divergence"  # needs both models, so it is no task of lm-eval's
+DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
+EXECUTES = ("exec", "eval")  # calls that run what they are given
+EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many programs of a problem are drawn, and how.
+
+    Args:
+        samples (`int`): 1 is greedy.
+        temperature (`float`): of the draws.
+        top_p (`float`): of the draws.
+    """
+
+    samples: int = 1
+    temperature: float = 0.8
+    top_p: float = 0.95
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task as the user named it.
+
+    Args:
+        spec (`list`): what `simple_evaluate` takes: tasks, or a group.
+        tasks (`dict[str, Task]`): the tasks that it comes to.
+        chat_template (`bool`): whether prompts go through the model's chat template.
+        limit (`int`, *optional*): for lm-eval; `None` where the data is already cut.
+    """
+
+    name: str
+    spec: list[Task | Group]
+    tasks: dict[str, Task]
+    chat_template: bool
+    limit: int | None
+
+
+def shipped_tasks() -> dict[str, str]:
+    """The names of our own tasks, each with a line on what it is."""
+    found = {DIVERGENCE: DIVERGENCE_TEXT}
+    for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
+        config = load_yaml(path, resolve_func=False)
+        found[config["task"]] = config["metadata"]["description"]
+    return dict(sorted(found.items()))
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    data: Mapping[str, Sequence[str]],
+    include_path: str | Path | None = None,
+    limit: int | None = None,
+    sampling: Sampling = Sampling(),
+    confirm_run_unsafe_code: bool = False,
+) -> list[LoadedTask]:
+    """Loads tasks and their data.
+
+    Args:
+        names (`Sequence[str]`): our tasks, those of `include_path`, and lm-eval's, in this order of precedence.
+        data (`Mapping[str, Sequence[str]]`): files that replace the data of tasks.
+        include_path (`str` or `Path`, *optional*): a folder with the user's own task YAML files.
+        limit (`int`, *optional*): only the first so many problems of each task.
+
+    Raises:
+        [`ConfigurationError`]: a name is unknown, or consent to run generated code is missing.
+        [`FlabError`]: the data of a task is missing or malformed, or a task would run code outside the sandbox.
+    """
+    manager = _manager(names, include_path)
+    unknown = [name for name in names if name not in manager.task_index]
+    if unknown:
+        raise ConfigurationError(_unknown(unknown[0], manager))
+    for name in names:
+        for leaf, entry in _leaves(name, manager):
+            _refuse_outside_sandbox(leaf, entry)
+            if _is_unsafe(entry) and not confirm_run_unsafe_code:
+                raise ConfigurationError(
+                    f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, say so with"
+                    " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
+                )
+    return [_load(name, manager, data.get(name, ()), limit, sampling) for name in names]
+
+
+def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManager:
+    folders = [TASKS_FOLDER]
+    if include_path is not None:
+        folder = Path(include_path).expanduser()
+        _check_folder(folder)
+        folders.insert(0, folder)
+    with quiet():
+        manager = TaskManager(include_path=folders, include_defaults=False)
+        if all(name in manager.task_index for name in names):
+            return manager
+        return TaskManager(include_path=folders)  # reads thousands of files, which takes seconds
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what lm-eval would silently pass over: YAML that does not parse, and names that are ours."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"--include-path {str(folder)!r} is not a folder; name the one with your task's YAML")
+    ours = shipped_tasks()
+    for path in sorted(folder.glob("**/*.yaml")):
+        try:
+            config = load_yaml(path, resolve_func=False)
+        except Exception as error:  # a YAML error, a missing include, a file that is no mapping
+            reason = " ".join(str(error).split())
+            raise FlabError(f"task file {str(path)!r} cannot be read ({reason})") from error
+        if isinstance(config.get("task"), str) and config["task"] in ours:
+            raise ConfigurationError(
+                f"task file {str(path)!r} names its task {config['task']!r}, which this package has already; give it"
+                " another name"
+            )
+
+
+def _unknown(name: str, manager: TaskManager) -> str:
+    known = {*manager.all_tasks, *shipped_tasks()}
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}?" if near else "--list-tasks shows those of this package"
+    return f"unknown task {name!r}; {hint} (a folder with tasks of your own is named with --include-path)"
+
+
+def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
+    """The single tasks behind a name that may be that of a group or a tag."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return
+    if entry.kind is Kind.TAG:
+        children: list[Any] = sorted(entry.tags)
+    elif entry.kind is Kind.GROUP:
+        listed = load_yaml(entry.yaml_path, resolve_func=False).get("task") or []
+        children = listed if isinstance(listed, list) else [listed]
+    else:
+        yield name, entry
+        return
+    for child in children:
+        inner = child if isinstance(child, str) else child.get("task") or child.get("group")
+        if isinstance(inner, str) and inner in manager.task_index and inner != name:
+            yield from _leaves(inner, manager)
+        elif isinstance(child, dict):
+            yield str(inner), Entry(str(inner), Kind.TASK, entry.yaml_path, child)
+
+
+# --- code that runs ------------------------------------------------------------------------------------------------
+
+
+def _config(entry: Entry) -> dict[str, Any]:
+    return load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else dict(entry.cfg or {})
+
+
+def _is_unsafe(entry: Entry) -> bool:
+    config = _config(entry)
+    return bool(config.get("unsafe_code")) or _runs_in_sandbox(config, entry)
+
+
+def _runs_in_sandbox(config: Mapping[str, Any], entry: Entry) -> bool:
+    filters = [function for item in config.get("filter_list") or [] for function in item.get("filter") or []]
+    references = (_reference(function.get("filter_fn"), entry) for function in filters)
+    return any(
+        reference is not None and reference.startswith(f"{__package__}.tasks.code.") for reference in references
+    )
+
+
+def _reference(value: Any, entry: Entry) -> str | None:
+    """`module.function` of an unresolved `!function`, which lm-eval gives as a path in the folder of its YAML."""
+    folder = entry.yaml_path.parent.resolve() if entry.yaml_path else None
+    if not isinstance(value, str) or folder is None or not Path(value).is_absolute():
+        return None
+    return Path(value).name
+
+
+def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
+    """Refuses a task that runs generated code by other means than the sandbox of this package."""
+    if entry.yaml_path is not None and entry.yaml_path.is_relative_to(TASKS_FOLDER):
+        return
+    config = _config(entry)
+    if _runs_in_sandbox(config, entry):
+        reason = None if config.get("unsafe_code") else "does not say 'unsafe_code: true' although it runs programs"
+    else:
+        reason = "is marked as running code" if config.get("unsafe_code") else None
+    for module in _modules(config, entry):
+        if reason is None and (call := executing_call(module)):
+            reason = f"calls {call} in {module.name}"
+    if reason is not None:
+        near = difflib.get_close_matches(name, shipped_tasks(), n=1, cutoff=0.4)
+        instead = f"use {near[0]}, or " if near else ""
+        raise FlabError(
+            f"task {name!r} {reason}, outside the sandbox of this package, and is refused; {instead}write a task whose"
+            f" filter is one of {__package__}.tasks.code (with unsafe_code: true)"
+        )
+
+
+def _modules(value: Any, entry: Entry) -> Iterator[Path]:
+    """Source files of the functions that a task's YAML names, without importing them."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _modules(inner, entry)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _modules(inner, entry)
+    elif isinstance(value, str) and "\n" not in value and Path(value).is_absolute():
+        module = Path(value).name.rpartition(".")[0]
+        beside = Path(value).parent / f"{module.replace('.', '/')}.py"
+        if beside.is_file():
+            yield beside
+        elif module.split(".")[0] != __package__.split(".")[0] and all(map(str.isidentifier, module.split("."))):
+            try:
+                found = importlib.util.find_spec(module)
+            except (ImportError, ValueError):
+                return
+            if found is not None and found.origin and found.origin.endswith(".py"):
+                yield Path(found.origin)
+
+
+def executing_call(module: Path) -> str | None:
+    """A call by which a Python file runs code that it is given, if it has one."""
+    try:
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in EXECUTES:
+            return f"{node.func.id}()"
+        if isinstance(node, ast.Constant) and node.value in EXECUTES_TEXTS:
+            return repr(node.value)
+    return None
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def _load(name: str, manager: TaskManager, files: Sequence[str], limit: int | None, sampling: Sampling) -> LoadedTask:
+    entry = manager.task_index[name]
+    single = entry.kind is Kind.TASK
+    if files and not single:
+        raise ConfigurationError(f"--data {name}={files[0]}: {name!r} is no single task; give its tasks their data")
+    with quiet():
+        try:
+            if single:
+                config = load_yaml(entry.yaml_path, resolve_func=True)
+                own = _is_own_loader(config.get("custom_dataset"))
+                task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling))
+                spec, tasks = [task], {name: task}
+                chat_template = bool((config.get("metadata") or {}).get("chat_template"))
+            else:
+                loaded = manager.load([name])
+                own, chat_template, tasks = False, False, loaded["tasks"]
+                spec = [loaded["groups"][name]] if name in loaded.get("groups", {}) else list(tasks.values())
+        except FlabError:
+            raise
+        except Exception as error:  # lm-eval, datasets and the functions of a YAML fail in many ways
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            offline = isinstance(error, (ConnectionError, FileNotFoundError)) or "Hub" in reason
+            remedy = f"; give a local file with --data {name}=FILE" if offline and single and not files else ""
+            raise FlabError(f"task {name!r} cannot be loaded ({type(error).__name__}: {reason}){remedy}") from error
+    for leaf, task in tasks.items():
+        if not len(task.eval_docs):
+            raise FlabError(f"task {leaf!r} has no problems; check its data")
+    return LoadedTask(name, spec, tasks, chat_template, None if own else limit)
+
+
+def _is_own_loader(function: Any) -> bool:
+    return callable(function) and function.__module__.startswith(f"{__package__}.tasks")
+
+
+def _prepared(
+    name: str,
+    config: Mapping[str, Any],
+    entry: Entry,
+    files: Sequence[str],
+    limit: int | None,
+    sampling: Sampling,
+) -> dict[str, Any]:
+    """The configuration of a single task with the user's data, limit and sampling in it."""
+    prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
+    metadata = prepared.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, Mapping) else {"_metadata": metadata} if metadata else {}
+    prepared["metadata"] = {**metadata, "config_source": str(entry.yaml_path)}
+    options = dict(prepared.get("dataset_kwargs") or {})
+    if _is_own_loader(prepared.get("custom_dataset")):
+        options |= {"task": name, "limit": limit}
+        if files:
+            options["file"] = _one_or_all(name, files)
+    elif files:
+        if prepared.get("custom_dataset") is not None or "class" in prepared:
+            raise FlabError(f"--data {name}={files[0]}: task {name!r} makes its own data, so no file can replace it")
+        split = prepared.get("test_split") or prepared.get("validation_split")
+        prepared |= {"dataset_path": _builder(files[0]), "dataset_name": None}
+        options = {"data_files": {split: [str(Path(file).expanduser()) for file in files]}}
+    elif entry.yaml_path is not None and "data_files" in options:
+        options["data_files"] = _beside(options["data_files"], entry.yaml_path.parent)
+    if options:
+        prepared["dataset_kwargs"] = options
+    if sampling.samples > 1 and metadata.get("sampling"):
+        prepared["repeats"] = sampling.samples
+        prepared["generation_kwargs"] = {
+            **prepared["generation_kwargs"],
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
+        prepared["metric_list"] = [
+            {"metric": f"pass@{k}", "aggregation": "mean", "higher_is_better": True}
+            for k in counts_of_k(sampling.samples)
+        ]
+    return prepared
+
+
+def _one_or_all(name: str, files: Sequence[str]) -> str | list[str]:
+    several = ("recode", "perplexity")
+    if len(files) == 1:
+        return files[0]
+    if name not in several:
+        raise ConfigurationError(f"--data {name}: {len(files)} files were given, but the task takes one")
+    return list(files)
+
+
+def _builder(file: str) -> str:
+    """The loader of `datasets` for a file."""
+    suffix = Path(Path(file).name.lower().removesuffix(".gz")).suffix
+    if suffix == ".csv":
+        return "csv"
+    if suffix == ".parquet":
+        return "parquet"
+    if suffix not in FORMATS:
+        raise FlabError(f"data file {file!r} is of no known format; expected one of {', '.join(FORMATS)}, .parquet")
+    return "json"
+
+
+def _beside(files: Any, folder: Path) -> Any:
+    """Relative data files as paths next to the YAML, where they are there."""
+    if isinstance(files, Mapping):
+        return {split: _beside(inner, folder) for split, inner in files.items()}
+    if isinstance(files, (list, tuple)):
+        return [_beside(inner, folder) for inner in files]
+    path = folder / files if isinstance(files, str) else None
+    return str(path) if path is not None and path.exists() else files
+
+
+def divergence_texts(files: Sequence[str], limit: int | None) -> list[str]:
+    """The texts that divergence is measured on."""
+    return read_texts(DIVERGENCE, list(files))[:limit]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While the block runs, lm-eval keeps its remarks on our configurations to itself."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,624 @@
+"""Evaluation of a model, alone or against the dense model it was pruned from, through lm-eval. Orchestration only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import numpy as np
+import torch
+from lm_eval.api import metrics as lm_eval_metrics
+from lm_eval.utils import handle_non_serializable
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..architectures import architecture_for
+from ..errors import ConfigurationError, FlabError
+from ..loading import (
+    ModelFiles,
+    _stored_dtype,
+    check_vocabulary,
+    computation_device,
+    computation_dtype,
+    dense_from_memory,
+    find_model,
+    load_dense,
+    load_tokenizer,
+    read_config,
+    weights_hash,
+)
+from ..plan import PLAN_NAME
+from ..report import measure_held_out
+from ..settings import DataSettings
+from . import comparison
+from .catalog import DIVERGENCE, LoadedTask, Sampling, divergence_texts, load_tasks, quiet
+from .comparison import Comparison, OfSums, Score
+from .lm import BatchCache, FlabLM, tokenizer_hash
+
+
+RESULTS_NAME = "flab_evaluation.json"
+TABLE_NAME = "flab_evaluation.txt"
+PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")
+# lm-eval's aggregations that are functions of sums, by their name in its registry
+KNOWN_AGGREGATIONS = {
+    "mean": comparison.MEAN,
+    "perplexity": comparison.PERPLEXITY,
+    "weighted_perplexity": comparison.WEIGHTED_PERPLEXITY,
+    "bits_per_byte": comparison.BITS_PER_UNIT,
+}
+
+Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        comparisons (`list[Comparison]`): the table: every metric of every task.
+        models (`dict[str, dict]`): which models were judged, under `"dense"` and `"pruned"`, or a single one under
+            `"model"`; each with the hash of its weights.
+        settings (`dict`): what was asked for.
+        harness (`dict[str, dict]`): lm-eval's own results per model, without samples.
+        samples (`dict[str, dict[str, list]]`): lm-eval's samples per model and task.
+        reused, made (`int`): batches that were read from the cache, and that were computed.
+    """
+
+    comparisons: list[Comparison]
+    models: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    harness: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+    reused: int = 0
+    made: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the samples."""
+        return {
+            "models": self.models,
+            "scores": [row.to_dict() for row in self.comparisons],
+            "settings": self.settings,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        }
+
+    def to_text(self) -> str:
+        """The table for the terminal; brackets are 95% intervals."""
+        paired = "dense" in self.models
+        headings = {"dense": "dense", "score": "pruned", "retention": "retention"} if paired else {"score": "score"}
+        lines = [
+            f"{role}: {model['name']} (weights {model['weights_sha256'][:12]}, {model['dtype']})"
+            for role, model in self.models.items()
+        ]
+        return "\n".join([*lines, "", comparison.table(self.comparisons, headings)])
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the table, its numbers, and lm-eval's results and samples per model.
+
+        Raises:
+            [`FlabError`]: the folder exists and is not to be overwritten, or cannot be written.
+        """
+        check_output(folder, overwrite)
+        folder = Path(folder).resolve()
+        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+        made = [parent for parent in folder.parents if not parent.exists()]
+        try:
+            partial.mkdir(parents=True)
+            _write_json(partial / RESULTS_NAME, self.to_dict())
+            (partial / TABLE_NAME).write_text(self.to_text() + "\n", encoding="utf-8")
+            for role, results in self.harness.items():
+                (partial / role).mkdir()
+                _write_json(partial / role / "results.json", results)
+                for task, samples in self.samples[role].items():
+                    with (partial / role / f"samples_{_file_name(task)}.jsonl").open("w", encoding="utf-8") as file:
+                        for sample in samples:
+                            file.write(_as_json(sample) + "\n")
+            _replace(partial, folder)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+            if isinstance(error, OSError):
+                raise FlabError(
+                    f"{folder} could not be written ({error.strerror or error}); nothing was left behind"
+                ) from error
+            raise
+
+
+def evaluate(
+    model: Model,
+    *,
+    tasks: Sequence[str],
+    baseline: Model | None = None,
+    data: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
+    include_path: str | Path | None = None,
+    limit: int | None = None,
+    samples: int = 1,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    confirm_run_unsafe_code: bool = False,
+    cache_dir: str | Path | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    revision: str | None = None,
+    baseline_revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Evaluation:
+    """Evaluates a model, and with a baseline says how much of the baseline's scores it retains.
+
+    One model is in memory at a time, except for the task `divergence`, which needs both. What every batch gave is kept
+    in the cache, so a run that was interrupted goes on where it was, with the same results.
+
+    Args:
+        model: the model that is judged: a Hub id, a folder, a GGUF file, or a model with its tokenizer, which then
+            stay where they are and in their dtype.
+        tasks (`Sequence[str]`): names of our tasks, of tasks in `include_path`, or of lm-eval's own.
+        baseline (*optional*): the dense model, given like `model`.
+        data (`Mapping`, *optional*): for some tasks, the file (for `recode` several) that replaces their data.
+        include_path (`str` or `Path`, *optional*): folder with tasks of your own, a YAML and its data each.
+        limit (`int`, *optional*): only the first so many problems of each task.
+        samples (`int`): programs per problem of a code generation task; 1 is greedy, more are drawn for pass@k.
+        temperature (`float`), top_p (`float`): of these draws.
+        batch_size (`int`): requests per batch.
+        max_new_tokens (`int`, *optional*): most tokens of a completion. Defaults to what each task says.
+        dtype (`str` or `torch.dtype`, *optional*): what to compute in. Defaults to what the weights are stored in.
+        device (`str` or `torch.device`, *optional*): defaults to CUDA if there is any, else the CPU.
+        seed (`int`): of the draws and of the bootstrap.
+        confirm_run_unsafe_code (`bool`): consent to run what the models write, in the sandbox.
+        cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/evaluation` in the folder of the Hugging
+            Face cache (`HF_HOME`).
+        output (`str` or `Path`, *optional*): folder to write the results to.
+        revision, baseline_revision (`str`, *optional*): branch, tag or commit of models on the Hub.
+
+    Returns:
+        [`Evaluation`]: the scores; `print(evaluation.to_text())` shows the table.
+
+    Raises:
+        [`ConfigurationError`]: a task is unknown, a setting out of range, or consent is missing.
+        [`FlabError`]: data is malformed or cannot be had, a model does not load, lacks a chat template that a task
+            needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of it before weights are
+            read, where that is possible.
+    """
+    names = list(dict.fromkeys(tasks))
+    files = {name: _listed(given) for name, given in (data or {}).items()}
+    check_settings(
+        names, files, limit=limit, samples=samples, temperature=temperature, top_p=top_p, batch_size=batch_size,
+        max_new_tokens=max_new_tokens, has_baseline=baseline is not None,
+    )  # fmt: skip
+    if output is not None:
+        check_output(output, overwrite)
+    device = computation_device(device)
+    dtype = None if dtype is None else computation_dtype(dtype)
+    loaded = load_tasks(
+        [name for name in names if name != DIVERGENCE],
+        data=files,
+        include_path=include_path,
+        limit=limit,
+        sampling=Sampling(samples, temperature, top_p),
+        confirm_run_unsafe_code=confirm_run_unsafe_code,
+    )
+    texts = divergence_texts(files.get(DIVERGENCE, ()), limit) if DIVERGENCE in names else None
+
+    given = {"model": (model, revision)}
+    if baseline is not None:
+        given = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
+    sources = {
+        role: ModelSource.of(which, at, dtype, device, trust_remote_code) for role, (which, at) in given.items()
+    }
+    for source in sources.values():
+        check_chat_template(source, loaded)
+
+    cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir())
+    runs: dict[str, list[dict[str, Any]]] = {}
+    models: dict[str, dict[str, Any]] = {}
+    for role, source in sources.items():
+        judged = source.load()
+        models[role] = judged.description
+        with quiet():
+            lm = FlabLM(
+                judged.model,
+                judged.tokenizer,
+                weights_hash=judged.description["weights_sha256"],
+                cache=cache,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+            )
+        runs[role] = [run_task(lm, task, seed, confirm_run_unsafe_code) for task in loaded]
+        del lm, judged
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    rows = [
+        row
+        for number, task in enumerate(loaded)
+        for row in compare_task(task, {role: results[number] for role, results in runs.items()}, seed)
+    ]
+    if texts is not None:
+        # by default in float32, in which pruning measures it too
+        dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
+        rows += measure_divergence(dense, pruned, texts, batch_size)
+    settings = {
+        "tasks": names,
+        "data": files,
+        "limit": limit,
+        "samples": samples,
+        **({"temperature": temperature, "top_p": top_p} if samples > 1 else {}),
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+    }
+    merged = {role: merge_results(results) for role, results in runs.items()}
+    found = Evaluation(
+        comparisons=rows,
+        models=models,
+        settings=settings,
+        harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
+        samples={role: kept for role, (_, kept) in merged.items()},
+        reused=cache.reused,
+        made=cache.made,
+    )
+    if output is not None:
+        found.save(output, overwrite=overwrite)
+    return found
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def check_settings(
+    names: Sequence[str],
+    files: Mapping[str, Sequence[str]],
+    *,
+    limit: int | None,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    batch_size: int,
+    max_new_tokens: int | None,
+    has_baseline: bool,
+) -> None:
+    """Raises a [`ConfigurationError`] if a setting is out of range or means nothing."""
+    if not names:
+        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"--limit {limit} leaves no problems; give at least 1, or leave it out")
+    for flag, number in (("--samples", samples), ("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{flag} {number} is too small; give at least 1")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigurationError(f"--temperature {temperature} is not above 0; for greedy completions use --samples 1")
+    if not 0 < top_p <= 1:
+        raise ConfigurationError(f"--top-p {top_p} is not above 0 and at most 1")
+    for name in files:
+        if name not in names:
+            raise ConfigurationError(
+                f"--data {name}={files[name][0]}: task {name!r} is not among those asked for ({', '.join(names)})"
+            )
+    if DIVERGENCE in names:
+        if not has_baseline:
+            raise ConfigurationError("task 'divergence' compares two models; name the dense one with --baseline")
+        if not files.get(DIVERGENCE):
+            raise ConfigurationError("task 'divergence' measures on text that you name; give --data divergence=SOURCE")
+
+
+def check_output(folder: str | Path, overwrite: bool) -> None:
+    """Raises a [`FlabError`] if results must not be written to `folder`."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise FlabError(f"output {str(path)!r} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise FlabError(f"output folder {str(path)!r} is not empty; name another, or allow it with --overwrite")
+        if not (path / RESULTS_NAME).is_file():
+            raise FlabError(
+                f"output folder {str(path)!r} holds something else than an evaluation and is not replaced; name"
+                " another"
+            )
+
+
+def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> None:
+    """Raises a [`FlabError`] if a task needs a chat template that the model lacks."""
+    for task in tasks:
+        if task.chat_template and not source.tokenizer.chat_template:
+            plain = task.name.removesuffix("_instruct")
+            instead = f"; use the task {plain!r}" if plain != task.name else ""
+            raise FlabError(
+                f"task {task.name!r} needs a chat template, and the tokenizer of {source.name!r} has none{instead}, or"
+                " an instruct model"
+            )
+
+
+def default_cache_dir() -> Path:
+    """Where batches are kept unless the user says otherwise."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME, "optimum_flab", "evaluation")
+
+
+def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(given)] if isinstance(given, (str, Path)) else [str(path) for path in given]
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """A model in memory, and what the results say of it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is not loaded yet, as far as it can be checked without its weights.
+
+    Args:
+        name (`str`): what the user called it.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        pair (*optional*): the model and the tokenizer, where they were in memory already.
+        files (`ModelFiles`, *optional*): else where they are.
+        stored (`torch.dtype`): what the weights are stored in.
+        dtype (`torch.dtype`): what to compute in.
+    """
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    stored: torch.dtype
+    dtype: torch.dtype
+    device: torch.device
+    trust_remote_code: bool = False
+    pair: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    files: ModelFiles | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        revision: str | None,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        trust_remote_code: bool,
+    ) -> ModelSource:
+        """Finds a model and reads all but its weights.
+
+        Raises:
+            [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
+        """
+        if isinstance(model, tuple):
+            dense = dense_from_memory(*model)
+            here = dense.model
+            return cls(dense.name, dense.tokenizer, here.dtype, here.dtype, here.device, pair=model)
+        files = find_model(model, revision)
+        config = read_config(files, trust_remote_code)
+        tokenizer = load_tokenizer(files, trust_remote_code)
+        check_vocabulary(tokenizer, config, files.name)
+        stored = torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config)
+        stored = torch.float32 if stored == torch.float64 else stored
+        return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
+
+    def load(self) -> JudgedModel:
+        """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
+        if self.pair is not None:
+            dense = dense_from_memory(*self.pair)
+        else:
+            dense = load_dense(
+                self.name,
+                revision=self.files.revision,
+                trust_remote_code=self.trust_remote_code,
+                device="cpu",
+                dtype=self.stored,
+            )
+        digest = weights_hash(dense.model, dense.storage_dtype)
+        model = dense.model if self.pair is not None else dense.model.to(device=self.device, dtype=self.dtype)
+        description = {
+            "name": dense.name,
+            "revision": dense.revision,
+            "weights_sha256": digest,
+            "tokenizer_sha256": tokenizer_hash(dense.tokenizer),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "parameters": model.num_parameters(),
+        }
+        return JudgedModel(model, dense.tokenizer, description)
+
+
+# --- tasks ---------------------------------------------------------------------------------------------------------
+
+
+def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
+    """lm-eval's results of one task. Each task runs alone, so that its batches do not depend on the others named."""
+    with quiet():
+        return lm_eval.simple_evaluate(
+            model=lm,
+            tasks=list(task.spec),
+            limit=task.limit,
+            apply_chat_template=task.chat_template,
+            bootstrap_iters=0,
+            log_samples=True,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+            confirm_run_unsafe_code=confirm_run_unsafe_code,
+        )
+
+
+def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[Comparison]:
+    """The rows of the table for a task.
+
+    Args:
+        results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
+    """
+    judged = "pruned" if "dense" in results else "model"
+    for leaf, loaded in task.tasks.items():
+        values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
+        higher = loaded.higher_is_better()
+        for (metric, filter_name), found in values[judged].items():
+            several = sum(name == metric for name, _ in values[judged]) > 1
+            label = f"{metric},{filter_name}" if several else metric
+            dense = values["dense"].get((metric, filter_name)) if "dense" in values else None
+            shared = [number for number in found if dense is None or number in dense]
+            statistic = statistic_of(loaded, metric)
+            direction = bool(higher.get(metric, True))
+            if statistic is None:
+                scores = {
+                    role: result["results"][leaf].get(f"{metric},{filter_name}", math.nan)
+                    for role, result in results.items()
+                }
+                yield without_interval(leaf, label, direction, len(shared), scores)
+                continue
+            yield comparison.compare(
+                leaf,
+                label,
+                statistic,
+                statistic.rows([found[number] for number in shared]),
+                None if dense is None else statistic.rows([dense[number] for number in shared]),
+                higher_is_better=direction,
+                seed=seed,
+            )
+
+
+def values_by_metric(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, Any]]:
+    """From lm-eval's samples: `(metric, filter) -> document number -> value`."""
+    found: dict[tuple[str, str], dict[int, Any]] = {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            found.setdefault((metric, sample["filter"]), {})[sample["doc_id"]] = sample[metric]
+    return found
+
+
+def statistic_of(task: Any, metric: str) -> OfSums | None:
+    """The aggregation of a metric as a function of sums, if it is one."""
+    # lm-eval itself takes the mean of a metric that has no aggregation
+    aggregation = task.aggregation().get(metric, lm_eval_metrics.mean)
+    if isinstance(aggregation, OfSums):
+        return aggregation
+    for name, statistic in KNOWN_AGGREGATIONS.items():
+        if aggregation is getattr(lm_eval_metrics, name):
+            return statistic
+    return None
+
+
+def without_interval(
+    task: str, metric: str, higher_is_better: bool, problems: int, scores: Mapping[str, Any]
+) -> Comparison:
+    """A row for a score that is only known as a whole."""
+    numbers = {
+        role: float(score) if isinstance(score, (int, float, np.number)) else math.nan
+        for role, score in scores.items()
+    }
+    if "dense" not in numbers:
+        return Comparison(task, metric, higher_is_better, problems, Score(numbers["model"]))
+    dense, pruned = numbers["dense"], numbers["pruned"]
+    retention = Score(comparison.retained(pruned, dense))
+    return Comparison(task, metric, higher_is_better, problems, Score(pruned), Score(dense), retention)
+
+
+def merge_results(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The results of several runs of lm-eval as those of one, and their samples."""
+    merged: dict[str, Any] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        for key, value in result.items():
+            if key == "samples":
+                samples |= value
+            elif isinstance(value, dict):
+                merged[key] = {**merged.get(key, {}), **value}
+            else:
+                merged.setdefault(key, value)
+    return merged, samples
+
+
+# --- divergence ----------------------------------------------------------------------------------------------------
+
+
+def measure_divergence(
+    dense: ModelSource, pruned: ModelSource, texts: Sequence[str], batch_size: int
+) -> list[Comparison]:
+    """Divergence and bits per byte of both models on texts; holds both in memory."""
+    before, after = dense.load(), pruned.load()
+    found = measure_held_out(
+        before.model,
+        before.tokenizer,
+        after.model,
+        after.tokenizer,
+        architecture_for(before.model.config),
+        kept_tokens(dense, pruned),
+        texts,
+        DataSettings(batch_size=batch_size),
+    )
+    bits = {"dense": found.dense_bits_per_byte, "pruned": found.pruned_bits_per_byte}
+    return [
+        Comparison(DIVERGENCE, "divergence", False, found.texts, Score(found.divergence)),
+        without_interval(DIVERGENCE, "bits_per_byte", False, found.texts, bits),
+        Comparison(DIVERGENCE, "lost_mass", False, found.texts, Score(found.lost_mass)),
+    ]
+
+
+def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
+    """The dense id of every token of the pruned model: as its plan says, else by the tokens' names.
+
+    Raises:
+        [`FlabError`]: the pruned model has tokens that the dense one lacks.
+    """
+    plan = pruned.files.folder / PLAN_NAME if pruned.files is not None else None
+    if plan is not None and plan.is_file():
+        return json.loads(plan.read_text(encoding="utf-8"))["kept_tokens"]
+    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
+    if own == ids:
+        return None
+    names = sorted(own, key=own.get)
+    if missing := [name for name in names if name not in ids]:
+        raise FlabError(
+            f"task 'divergence': {pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r}"
+            f" lacks ({missing[0]!r}, for one); name the model that it was pruned from as the baseline"
+        )
+    return [ids[name] for name in names]
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=handle_non_serializable)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(_as_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _file_name(task: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in task)
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Puts `new` where `folder` is or will be; the old one goes last."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

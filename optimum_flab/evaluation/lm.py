@@ -1,0 +1,363 @@
+"""A language model for lm-eval that can be interrupted: what each batch gave is kept on disk.
+
+Requests are divided into batches before anything is looked up, so a batch is the same whether it is computed or read,
+and a run that is killed and started again gives what an uninterrupted one gives.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from ..errors import FlabError
+
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+
+LOGITS_AT_ONCE = 1 << 28  # bounds the logits of a scoring batch: 1 GiB in float32
+WINDOW = 1024  # most tokens of a text that are scored in one go
+TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
+
+
+@dataclass
+class BatchCache:
+    """One JSON file per batch.
+
+    Args:
+        folder (`Path`): made when the first batch is stored.
+        made, reused (`int`): batches computed and read so far.
+    """
+
+    folder: Path
+    made: int = 0
+    reused: int = 0
+
+    def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
+        """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self.folder / digest[:2] / f"{digest}.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self.reused += 1
+            return found
+        except FileNotFoundError:
+            pass
+        except ValueError:  # a disk that lost its last writes; the batch is made again
+            path.unlink(missing_ok=True)
+        result = make()
+        self.made += 1
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(result), encoding="utf-8")
+            partial.replace(path)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise FlabError(
+                    f"the cache folder {str(self.folder)!r} cannot be written ({error.strerror or error}); name"
+                    " another one with --cache-dir"
+                ) from error
+            raise
+        return result
+
+
+class HasStopString(StoppingCriteria):
+    """Ends a row once its new text holds a stop string.
+
+    Only the last tokens are decoded: a stop string has not been there before, and each of its bytes takes at most one
+    token.
+
+    Args:
+        start (`int`): tokens of the (padded) prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
+        self.done: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
+        if self.done is None:
+            self.done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        rows = torch.nonzero(~self.done).flatten()
+        if len(rows):
+            ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
+            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True)
+            found = [any(stop in text for stop in self.stops) for text in texts]
+            self.done[rows] = torch.tensor(found, device=input_ids.device)
+        return self.done
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that go through the model together: `indices` into the requests, and the prompts' token ids."""
+
+    indices: list[int]
+    prompts: list[list[int]]
+    settings: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
+
+
+def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """Indices of prompts in batches, the longest first, equal lengths in the given order."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class FlabLM(HFLM):
+    """A causal language model in memory, for lm-eval.
+
+    Args:
+        model (`PreTrainedModel`): in evaluation mode, on its device and in its dtype.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer; a copy of it is used.
+        weights_hash (`str`): says which weights these are, for the cache.
+        cache ([`BatchCache`]): where the batches are kept.
+        batch_size (`int`): requests per batch.
+        max_new_tokens (`int`, *optional*): limit of every completion, in place of the task's own.
+        seed (`int`): decides what is drawn where a task samples.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        weights_hash: str,
+        cache: BatchCache,
+        batch_size: int = 16,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+    ):
+        tokenizer = copy.deepcopy(tokenizer)
+        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None and tokenizer.unk_token_id is None:
+            # HFLM would add a token that the embedding lacks; padding is masked, so any token will do
+            tokenizer.pad_token_id = 0
+        super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
+        self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
+        ends = model.generation_config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.end_ids = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+        self.identity = {
+            "weights": weights_hash,
+            "tokenizer": tokenizer_hash(tokenizer),
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "attention": getattr(model.config, "_attn_implementation", None),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        return {
+            "model_num_parameters": self.model.num_parameters(),
+            "model_dtype": str(self.model.dtype),
+            "weights_sha256": self.identity["weights"],
+        }
+
+    @property
+    def prefix_token_id(self) -> int:
+        found = super().prefix_token_id
+        return self.tokenizer.pad_token_id if found is None else found
+
+    @property
+    def eot_token_id(self) -> int:
+        found = super().eot_token_id
+        return self.tokenizer.pad_token_id if found is None else found
+
+    # --- generation ------------------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Completions of prompts, each cut at its first stop string."""
+        texts: list[str] = [""] * len(requests)
+        with tqdm(total=len(requests), desc="Generating", unit="request", dynamic_ncols=True) as bar:
+            for batch in self.generation_batches(requests):
+                completions = self.cache.get(self._generation_key(batch), lambda batch=batch: self._complete(batch))
+                for index, completion in zip(batch.indices, completions, strict=True):
+                    texts[index] = completion
+                bar.update(len(batch.indices))
+        return texts
+
+    def generation_batches(self, requests: Sequence[Instance]) -> list[Batch]:
+        """Divides requests into batches: by their settings, then by length."""
+        groups: dict[str, list[int]] = {}
+        encoded: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            context, settings = request.args
+            groups.setdefault(json.dumps(settings, sort_keys=True), []).append(index)
+            if context not in encoded:
+                encoded[context] = self.tok_encode(context) or [self.prefix_token_id]
+        batches = []
+        for settings_key, indices in groups.items():
+            settings = dict(normalize_gen_kwargs(json.loads(settings_key), self.max_gen_toks))
+            if self.max_new_tokens is not None:
+                settings["max_gen_toks"] = self.max_new_tokens
+            settings["until"] = [stop for stop in settings["until"] if stop]
+            prompts = [encoded[requests[index].args[0]] for index in indices]
+            for number, chosen in enumerate(batches_by_length(prompts, self.batch_size)):
+                rows = [self._shortened(prompts[place], settings["max_gen_toks"]) for place in chosen]
+                batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
+        return batches
+
+    def _shortened(self, prompt: list[int], new_tokens: int) -> list[int]:
+        """The end of a prompt that leaves room for the completion, but at least half of the model's length."""
+        room = max(self.max_length - new_tokens, self.max_length // 2)
+        return prompt[-room:]
+
+    def _generation_key(self, batch: Batch) -> dict[str, Any]:
+        sampling = {"seed": self.seed, "number": batch.number} if batch.settings["do_sample"] else {}
+        return {
+            **self.identity,
+            **sampling,
+            "kind": "generate",
+            "prompts": batch.prompts,
+            "settings": batch.settings,
+            "ends": self.end_ids,
+            "length": self.max_length,
+        }
+
+    @torch.inference_mode()
+    def _complete(self, batch: Batch) -> list[str]:
+        pad = self.tokenizer.pad_token_id
+        width = max(map(len, batch.prompts))
+        rows = [[pad] * (width - len(prompt)) + prompt for prompt in batch.prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch.prompts]
+        settings = dict(batch.settings)
+        stops = settings.pop("until")
+        new_tokens = max(1, min(settings.pop("max_gen_toks"), self.max_length - width))
+        config = self._generation_config(settings, new_tokens)
+        with _only(self.model, config), _seeded(self.device, f"{self.seed},{batch.number}"):
+            output = self.model.generate(
+                input_ids=torch.tensor(rows, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
+                generation_config=config,
+                stopping_criteria=[HasStopString(self.tokenizer, stops, width)] if stops else None,
+            )
+        return [cut(self._text(row), stops) for row in output[:, width:].tolist()]
+
+    def _text(self, ids: list[int]) -> str:
+        end = min((ids.index(token) for token in self.end_ids if token in ids), default=len(ids))
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+
+    def _generation_config(self, settings: Mapping[str, Any], new_tokens: int) -> GenerationConfig:
+        """Nothing but what is asked for: what a checkpoint would rather do stays out."""
+        if settings["do_sample"]:
+            # left open, these would be top_k=50 and the like
+            settings = {"top_k": 0, "top_p": 1.0, **settings}
+        else:
+            settings = {
+                name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")
+            }
+        return GenerationConfig(
+            **{"num_beams": 1, **settings},
+            max_new_tokens=new_tokens,
+            eos_token_id=self.end_ids or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    # --- likelihood ------------------------------------------------------------------------------------------------
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in windows of at most 1,024 tokens that see one token of the one before."""
+        windows, owners = [], []
+        for index, request in enumerate(requests):
+            pieces = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=min(self.max_length, WINDOW),
+                context_len=1,
+            )
+            for window in map(make_disjoint_window, pieces):
+                windows.append((None, *window))
+                owners.append(index)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        return totals
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        found: list[Any] = [None] * len(requests)
+        with tqdm(total=len(requests), desc="Scoring", unit="request", dynamic_ncols=True) as bar:
+            for chosen in self._scoring_batches(requests):
+                rows = [requests[index] for index in chosen]
+                key = {
+                    **self.identity,
+                    "kind": "score",
+                    "rows": [[list(row[1]), list(row[2])] for row in rows],
+                    "length": self.max_length,
+                }
+                values = self.cache.get(key, lambda rows=rows: self._score(rows))
+                for index, (value, greedy) in zip(chosen, values, strict=True):
+                    found[index] = (value, greedy)
+                bar.update(len(chosen))
+        return found
+
+    def _score(self, rows: list[Any]) -> list[list[Any]]:
+        values = super()._loglikelihood_tokens(rows, disable_tqdm=True, override_bs=len(rows))
+        return [[float(value), bool(greedy)] for value, greedy in values]
+
+    def _scoring_batches(self, requests: Sequence[Any]) -> Iterator[list[int]]:
+        """Indices of requests, longest first, same contexts together, as many at once as memory and batch size
+        allow."""
+        lengths = [min(len(context) + len(continuation), self.max_length + 1) for _, context, continuation in requests]
+        order = sorted(
+            range(len(requests)), key=lambda i: (-lengths[i], tuple(requests[i][1]) + tuple(requests[i][2][:-1]))
+        )
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        while order:
+            most = max(1, LOGITS_AT_ONCE // (max(1, lengths[order[0]]) * vocabulary))
+            step = min(self.batch_size, most)
+            yield order[:step]
+            order = order[step:]
+
+
+@contextmanager
+def _only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """While the block runs, the model has this generation config: a call takes what it leaves open from there."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+@contextmanager
+def _seeded(device: torch.device, name: str) -> Iterator[None]:
+    """While the block runs, random numbers depend on `name` alone."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("padding", "truncation"):  # left behind by the last call
+        backend.pop(name, None)
+    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
