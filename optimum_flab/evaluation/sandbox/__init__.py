@@ -4,8 +4,8 @@ Two processes a program, each in a sandbox of its own: the *guest* runs the prog
 the problem's test and calls. Only plain values cross, so that a verdict cannot be forged by what the program prints,
 by how it exits, or by the objects that it returns.
 
-`runner.py` is the host's side, `isolation.py` what keeps programs apart from the machine; `guest.py`, `judge.py` and
-what they share, `wire.py` and `confine.py`, run inside.
+`runner.py` is the host's side, `isolation.py` what keeps programs apart from the machine; `serve.py`, `guest.py`,
+`judge.py` and `wire.py` run inside.
 """
 
 from .isolation import Isolation, Limits, candidates

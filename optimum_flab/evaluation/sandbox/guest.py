@@ -1,6 +1,6 @@
 """The process that runs a program: loads it, then calls its functions as the judge asks.
 
-A script of its own, started inside the sandbox. The program can change everything in this process and say whatever it
+Forked by `serve.py` inside the sandbox. The program can change everything in this process and say whatever it
 likes on the socket: that decides nothing but the values of its own answers.
 """
 
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import builtins
 import errno
-import json
 import os
 import sys
 import types
 
-import confine
 from wire import Closed, decode, encode, receive, send
 
 
@@ -96,26 +94,18 @@ class Guest:
             return {"error": error_message(error)}
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
-    socket = int(sys.argv[1])
-    confine.supervised(job)
-    confine.limit(job)
-    sys.path.pop(0)
+def serve(job: dict, descriptors: list[int]) -> None:
+    """Answers on the socket until the judge is gone."""
+    (socket,) = descriptors
     sys.path.insert(0, "")
     guest = Guest(job["code"])
     while True:
         try:
             request = receive(socket)
         except Closed:
-            break
+            os._exit(0)
         answer = guest.answer(request)
         try:
             send(socket, answer)
         except (ValueError, RecursionError, MemoryError) as error:
             send(socket, {"error": error_message(error)})
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,11 +12,11 @@ from typing import Any
 
 SCRIPTS = Path(__file__).parent
 PRIVATE = "/tmp"
-# Programs get users of their own above this number, so that a limit on processes binds even where the host is root.
+# Where the host is root, programs get users of their own above this number: a limit on processes does not bind root,
+# and all that such a user started can be ended at once.
 FIRST_USER = 2_000_000_000
-USERS_PER_HOST = 256
+USERS = 2_000_000_000
 
-ALWAYS = "programs that use more processor time, memory, processes or open files than they may, or that take too long"
 SAME_USER = (
     "reading every file that this user can read",
     "writing wherever this user can write",
@@ -81,23 +81,31 @@ class Isolation:
         return "bubblewrap" if self.bubblewrap else "degraded"
 
     @property
+    def reusable(self) -> bool:
+        """Whether nothing of a program can stay in a sandbox for the next one."""
+        return self.own_user
+
+    @property
     def not_stopped(self) -> tuple[str, ...]:
         """What a program can do in spite of this."""
         if self.bubblewrap:
             return ()
         return NOT_STOPPED if self.own_user else (*SAME_USER, *NOT_STOPPED)
 
-    def command(self, script: str, arguments: list[int], limits: Limits) -> list[str]:
-        """The command line that starts a script of this folder."""
+    def command(self, role: str, control: int, limits: Limits) -> list[str]:
+        """The command line that starts [`serve.py`] as `guest` or `judge`, with the descriptor of its socket."""
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
         # -I would hide the script's own folder
-        python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/{script}", *map(str, arguments)]
+        python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), role]
         return [*self._bubblewrap(limits, folder), *python] if self.bubblewrap else python
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
         command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if self.own_user else []
+        if self.own_user:
+            # for serve.py alone: its children lose them as they become another user
+            for capability in ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER"):
+                command += ["--cap-add", f"CAP_{capability}"]
         command += ["--unshare-user"] if hasattr(os, "geteuid") and os.geteuid() != 0 else []
         command += ["--ro-bind", "/usr", "/usr"]
         for path in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
@@ -111,17 +119,22 @@ class Isolation:
                     command += ["--perms", "0755", "--dir", str(parent)]
                 command += ["--ro-bind", prefix, prefix]
         command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc", "--dev", "/dev"]
-        command += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
+        command += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PRIVATE]
         for name, value in environment(PRIVATE).items():
             command += ["--setenv", name, value]
         return command
 
-    def job(self, slot: int, limits: Limits) -> dict[str, Any]:
-        """What [`confine.py`] is told; `slot` separates programs that run at the same time."""
-        user = FIRST_USER + os.getpid() * USERS_PER_HOST + slot if self.own_user else None
-        degraded = self.bubblewrap is None
-        return {"rlimits": limits.rlimits(), "user": user, "undumpable": degraded, "supervise": degraded}
+    def job(self, limits: Limits, folder: str, user: int) -> dict[str, Any]:
+        """What `serve.py` is told about a program: its `folder`, and the `user` that it becomes where it can."""
+        degraded = self.bubblewrap is None and sys.platform.startswith("linux")
+        return {
+            "rlimits": limits.rlimits(),
+            "folder": folder,
+            "user": user if self.own_user else None,
+            "undumpable": degraded,
+            "subreaper": degraded and not self.own_user,
+        }
 
 
 def environment(folder: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The process that runs a problem's test: it calls the program through proxies and compares plain values.
 
-A script of its own, started inside another sandbox than the program. It alone writes the verdict.
+Forked by `serve.py` inside another sandbox than the program's. It alone writes the verdict.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import builtins
 import json
 import os
-import sys
 import types
 
-import confine
 from wire import Closed, decode, encode, receive, send
 
 
@@ -179,17 +177,10 @@ def verdict(job: dict, link: Link) -> dict:
         return {"status": status, "detail": detail}
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
-    socket, report = int(sys.argv[1]), int(sys.argv[2])
-    os.set_inheritable(report, False)
-    confine.limit(job)
-    sys.path.pop(0)
+def serve(job: dict, descriptors: list[int]) -> None:
+    """Judges one program and writes the verdict."""
+    socket, report = descriptors
     result = verdict(job, Link(socket))
     result["detail"] = result["detail"][:500]
     os.write(report, json.dumps(result).encode())
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

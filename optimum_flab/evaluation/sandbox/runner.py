@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import select
 import shutil
 import signal
@@ -19,18 +20,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from ...errors import ConfigurationError, FlabError
-from .isolation import USERS_PER_HOST, Isolation, Limits, candidates, environment
+from .isolation import FIRST_USER, PRIVATE, USERS, Isolation, Limits, candidates, environment
 
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed"]
 CHECK_SECONDS = 0.25  # between two looks at what a program uses
+STOP_SECONDS = 5.0  # for a sandbox to end a program
 LARGEST_VERDICT = 1 << 16
+HEADER = 64  # bytes
+OWN_PROCESSES = 3  # of the sandbox itself
+MOST_WORKERS = 128
+MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process goes with it
+LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is counted nowhere else
 
 
 class SandboxWarning(UserWarning):
@@ -116,8 +122,8 @@ def run_programs(
         )
     limits = limits or Limits()
     workers = workers or _processors()
-    if not 1 <= workers <= USERS_PER_HOST // 2:
-        raise ConfigurationError(f"workers: {workers} is not between 1 and {USERS_PER_HOST // 2}")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ConfigurationError(f"workers: {workers} is not between 1 and {MOST_WORKERS}")
     if not programs:
         return []
     isolation = isolation or best_isolation()
@@ -129,28 +135,32 @@ def run_programs(
             SandboxWarning,
             stacklevel=2,
         )
-    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(workers):
-        slots.put(2 * slot)
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index in range(len(programs)):
+        waiting.put(index)
+    verdicts: list[Verdict | None] = [None] * len(programs)
     stop = threading.Event()
 
-    def run(program: Program) -> Verdict:
-        slot = slots.get()
-        try:
-            return run_program(program, limits, isolation, slot, stop)
-        finally:
-            slots.put(slot)
-            if progress is not None:
-                progress()
+    def work() -> None:
+        with Seat(isolation, limits) as seat:
+            while not stop.is_set():
+                try:
+                    index = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                verdicts[index] = seat.run(programs[index], stop)
+                if progress is not None:
+                    progress()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="sandbox") as pool:
-        futures = [pool.submit(run, program) for program in programs]
+        futures = [pool.submit(work) for _ in range(min(workers, len(programs)))]
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                future.result()
         except BaseException:
             stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
+    return [verdict for verdict in verdicts if verdict is not None]
 
 
 @lru_cache(maxsize=1)
@@ -169,74 +179,132 @@ def best_isolation() -> Isolation:
 def works(isolation: Isolation) -> bool:
     """Whether programs run, and are judged, with this isolation."""
     test = "def check(candidate):\n    assert candidate(1) == 2\n"
-    for change, status in ((1, "passed"), (2, "failed")):
-        program = Program(f"import random, decimal\ndef f(x):\n    return x + {change}\n", test, "f")
-        if run_program(program, Limits(), isolation, 0).status != status:
-            return False
+    with Seat(isolation, Limits()) as seat:
+        for change, status in ((1, "passed"), (2, "failed")):
+            try:
+                verdict = seat.run(Program(f"import ast\ndef f(x):\n    return x + {change}\n", test, "f"))
+            except OSError:
+                return False
+            if verdict.status != status:
+                return False
     return True
 
 
-def run_program(
-    program: Program, limits: Limits, isolation: Isolation, slot: int, stop: threading.Event | None = None
-) -> Verdict:
-    """Runs one program; `slot` is an even number that no other program uses at the same time."""
-    start = time.perf_counter()
-    folder = None if isolation.bubblewrap else Path(tempfile.mkdtemp(prefix="flab-"))
-    processes: list[subprocess.Popen] = []
-    guest_end, judge_end = socket.socketpair()
-    report, written = os.pipe()
-    try:
-        if folder is not None:
-            folder.chmod(0o1777 if isolation.own_user else 0o700)
-        job = isolation.job(slot, limits)
-        guest = _start(isolation, limits, "guest.py", [guest_end.fileno()], {"code": program.code, **job}, folder)
-        processes.append(guest)
-        trusted = {"test": program.test, "entry_point": program.entry_point, "helpers": program.helpers}
-        arguments = [judge_end.fileno(), written]
-        job = {**isolation.job(slot + 1, limits), **trusted, "supervise": False}
-        processes.append(_start(isolation, limits, "judge.py", arguments, job, folder))
-        for end in (guest_end, judge_end):
-            end.close()
-        os.close(written)
-        written = -1
-        result = _wait(report, guest, limits, start + limits.wall_seconds, stop)
-        if result["status"] == "ended":
-            result = _ending(guest, result["detail"], limits, time.perf_counter() - start)
-        return Verdict(result["status"], result["detail"], time.perf_counter() - start)
-    finally:
-        for process in processes:
-            _end(process)
-        guest_end.close()
-        judge_end.close()
-        for descriptor in (report, written):
-            if descriptor >= 0:
-                os.close(descriptor)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+class Sandbox:
+    """A sandbox with `serve.py` in it.
+
+    Args:
+        role (`str`): `guest` or `judge`.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits, role: str):
+        self.isolation, self.limits = isolation, limits
+        self.programs = 0
+        self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
+        if self.folder is not None and isolation.own_user:
+            os.chmod(self.folder, 0o711)
+        self.user = FIRST_USER + secrets.randbelow(USERS)
+        self.control, inside = socket.socketpair()
+        self.control.settimeout(STOP_SECONDS)
+        with inside:
+            self.process = subprocess.Popen(
+                isolation.command(role, inside.fileno(), limits),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[inside.fileno()],
+                start_new_session=True,
+                cwd=self.folder,
+                env=environment(self.folder or PRIVATE),
+            )
+
+    def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
+        """Starts a program or a test, which inherits the descriptors."""
+        self.programs += 1
+        folder = f"{self.folder or PRIVATE}/{self.programs}"
+        body = json.dumps({**job, **self.isolation.job(self.limits, folder, self.user)}).encode()
+        socket.send_fds(self.control, [str(len(body)).ljust(HEADER).encode()], descriptors)
+        self.control.sendall(body)
+
+    def end(self) -> tuple[int | None, bool]:
+        """Ends what was started; gives its exit code, where it can be known, and whether the sandbox is as before."""
+        try:
+            self.control.sendall(b".")
+            answer = self.control.recv(HEADER, socket.MSG_WAITALL)
+            result = json.loads(answer)
+        except (OSError, ValueError):
+            return None, False
+        return result["code"], result["clean"]
+
+    def close(self) -> None:
+        """Ends the sandbox and everything in it."""
+        self.control.close()
+        if self.isolation.bubblewrap is None:
+            # it ends what is left of a program; with bubblewrap the kernel does
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _start(
-    isolation: Isolation,
-    limits: Limits,
-    script: str,
-    descriptors: list[int],
-    job: dict[str, Any],
-    folder: Path | None,
-) -> subprocess.Popen:
-    with tempfile.TemporaryFile() as file:
-        file.write(json.dumps(job).encode())
-        file.seek(0)
-        # no preexec_fn: a host that holds a model would be copied for every program
-        return subprocess.Popen(
-            isolation.command(script, descriptors, limits),
-            stdin=file,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            start_new_session=True,
-            cwd=folder,
-            env=environment(str(folder)) if folder else {},
-        )
+class Seat:
+    """Where programs run one after the other: a sandbox for them and one for their tests, made anew as needed."""
+
+    def __init__(self, isolation: Isolation, limits: Limits):
+        self.isolation, self.limits = isolation, limits
+        self.open: dict[str, Sandbox] = {}
+
+    def __enter__(self) -> Seat:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for role in tuple(self.open):
+            self._drop(role)
+
+    def _sandbox(self, role: str) -> Sandbox:
+        if role not in self.open:
+            self.open[role] = Sandbox(self.isolation, self.limits, role)
+        return self.open[role]
+
+    def _drop(self, role: str) -> None:
+        self.open.pop(role).close()
+
+    def run(self, program: Program, stop: threading.Event | None = None) -> Verdict:
+        """Runs one program."""
+        start = time.perf_counter()
+        guest, judge = self._sandbox("guest"), self._sandbox("judge")
+        guest_end, judge_end = socket.socketpair()
+        report, written = os.pipe()
+        try:
+            test = {"test": program.test, "entry_point": program.entry_point, "helpers": program.helpers}
+            try:
+                guest.start({"code": program.code}, [guest_end.fileno()])
+                judge.start(test, [judge_end.fileno(), written])
+                os.close(written)
+                written = -1
+                guest_end.close()
+                judge_end.close()
+                result = _wait(report, guest.process, self.limits, start + self.limits.wall_seconds, stop)
+            except BrokenPipeError:
+                result = {"status": "crashed", "detail": "the sandbox ended before the program started"}
+            code, clean = guest.end()
+            seconds = time.perf_counter() - start
+            if result["status"] == "ended":
+                result = _ending(code, result["detail"], self.limits, seconds)
+            if not (clean and self.isolation.reusable and guest.programs < MOST_PROGRAMS):
+                self._drop("guest")
+            if not judge.end()[1]:
+                self._drop("judge")
+            return Verdict(result["status"], result["detail"], seconds)
+        finally:
+            guest_end.close()
+            judge_end.close()
+            for descriptor in (report, written):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
 
 def _wait(
@@ -269,6 +337,8 @@ def _wait(
 def _excess(pid: int, limits: Limits) -> dict[str, str] | None:
     """What a program uses beyond its limits, over all of its processes; rlimits count each process alone."""
     memory = number = 0
+    if psutil.virtual_memory().available < LEAST_AVAILABLE:
+        return {"status": "out of memory", "detail": "the machine had hardly any memory left"}
     with suppress(psutil.Error):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.Error):
@@ -276,35 +346,20 @@ def _excess(pid: int, limits: Limits) -> dict[str, str] | None:
                 number += 1
     if memory > limits.memory_bytes:
         return {"status": "out of memory", "detail": f"{memory / 1e6:,.0f} MB in {number} processes"}
-    if number > limits.processes + 2:  # with those of the sandbox itself
+    if number > limits.processes + OWN_PROCESSES:
         return {"status": "forbidden", "detail": f"{number} processes"}
     return None
 
 
-def _ending(guest: subprocess.Popen, detail: str, limits: Limits, seconds: float) -> dict[str, str]:
-    """The verdict on a program whose process ended before the test did, `seconds` after its start."""
-    try:
-        code = guest.wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        return {"status": "crashed", "detail": detail}
-    number = code - 128 if code > 128 else -code
+def _ending(code: int | None, detail: str, limits: Limits, seconds: float) -> dict[str, str]:
+    """The verdict on a program whose process ended by itself, `seconds` after its start."""
+    number = -code if code is not None and code < 0 else 0
     if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= limits.cpu_seconds):
         return {"status": "timed out", "detail": f"more than {limits.cpu_seconds} s of processor time"}
     if number > 0:
         with suppress(ValueError):
             return {"status": "crashed", "detail": f"ended by {signal.Signals(number).name}"}
     return {"status": "crashed", "detail": detail if detail != "gone" else f"ended with exit code {code}"}
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Ends a process and, through bubblewrap's namespace or the supervisor, everything that it started."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-    with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _processors() -> int:
