@@ -43,6 +43,7 @@ from . import comparison
 from .catalog import DIVERGENCE, LoadedTask, Sampling, divergence_texts, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
 from .lm import BatchCache, FlabLM, tokenizer_hash
+from .sandbox import best_isolation
 
 
 RESULTS_NAME = "flab_evaluation.json"
@@ -211,6 +212,8 @@ def evaluate(
         sampling=Sampling(samples, temperature, top_p),
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
+    if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
+        best_isolation()  # refused now, not after hours of generation
     texts = divergence_texts(files.get(DIVERGENCE, ()), limit) if DIVERGENCE in names else None
 
     given = {"model": (model, revision)}

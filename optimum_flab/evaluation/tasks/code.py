@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from ...errors import FlabError
 from ..comparison import counts_of_k, pass_at_k
 from ..data import (
@@ -153,7 +155,11 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
 
 def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
     setup = "\n".join([*doc["test_imports"], doc["test_setup_code"]]).strip()
-    return Program(code=f"{setup}\n\n{code}" if setup else code, test="\n".join(doc["test_list"]), helpers=setup)
+    # what the setup defines belongs to the program: a class of the test's side could not be handed over
+    imports = [line for line in setup.splitlines() if line.startswith(("import ", "from "))]
+    return Program(
+        code=f"{setup}\n\n{code}" if setup else code, test="\n".join(doc["test_list"]), helpers="\n".join(imports)
+    )
 
 
 def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
@@ -178,6 +184,8 @@ def judged(
     one of these filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
+    with tqdm(total=len(programs), desc="Running programs", unit="program", dynamic_ncols=True) as bar:
+        found = run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: bar.update(1))
     verdicts = iter(
         [
             {
@@ -186,7 +194,7 @@ def judged(
                 "detail": verdict.detail,
                 "program": asked.code,
             }
-            for asked, verdict in zip(programs, run_programs(programs, confirm_run_unsafe_code=True), strict=True)
+            for asked, verdict in zip(programs, found, strict=True)
         ]
     )
     return [[next(verdicts) for _ in texts] for texts in responses]

