@@ -22,10 +22,15 @@ SAME_USER = (
     "writing wherever this user can write",
     "ending or reading other processes of this user, the host and the judge among them",
 )
+OWN_USER = (
+    "reading files that everybody can read",
+    "writing where everybody can write",
+    "seeing other processes",
+)
 NOT_STOPPED = (
     "network connections",
     "filling the disk with many files",
-    "memory beyond the limit for shorter than a quarter of a second, in several processes together",
+    "memory that belongs to no process, such as System V segments",
 )
 
 
@@ -90,14 +95,22 @@ class Isolation:
         """What a program can do in spite of this."""
         if self.bubblewrap:
             return ()
-        return NOT_STOPPED if self.own_user else (*SAME_USER, *NOT_STOPPED)
+        return (*(OWN_USER if self.own_user else SAME_USER), *NOT_STOPPED)
 
-    def command(self, role: str, control: int, limits: Limits) -> list[str]:
-        """The command line that starts [`serve.py`] as `guest` or `judge`, with the descriptor of its socket."""
+    def command(self, role: str, control: int, limits: Limits, filter_file: int | None) -> list[str]:
+        """The command line that starts [`serve.py`] as `guest` or `judge`.
+
+        Args:
+            control (`int`): descriptor of its socket.
+            filter_file (`int`, *optional*): descriptor of a file with the filter of [`seccomp.py`].
+        """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
         # -I would hide the script's own folder
         python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), role]
-        return [*self._bubblewrap(limits, folder), *python] if self.bubblewrap else python
+        if self.bubblewrap is None:
+            return python
+        seccomp = [] if filter_file is None else ["--seccomp", str(filter_file)]
+        return [*self._bubblewrap(limits, folder), *seccomp, *python]
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]

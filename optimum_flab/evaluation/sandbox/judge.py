@@ -13,6 +13,9 @@ import types
 from wire import Closed, decode, encode, receive, send
 
 
+KNOWN_MODULES = frozenset("collections copy datetime decimal fractions itertools math operator random re".split())
+
+
 class ProgramEnded(BaseException):
     """The program's process is gone or exits; no `except Exception` of a test swallows it."""
 
@@ -35,7 +38,7 @@ class Refusing:
     def __getattr__(self, name):
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return self._link.ask({"do": "get", **self._target, "attribute": name})
+        return self._link.ask({"do": "get", **self._target, "attribute": name})[0]
 
     def __setattr__(self, name, value):
         self._link.ask({"do": "set", **self._target, "attribute": name, "value": self._link.encode(value)})
@@ -60,6 +63,7 @@ class Link:
     def __init__(self, socket: int):
         self.socket = socket
         self.calls = 0
+        self.ended = None  # how the program's process ended, if it did
 
     def keep(self, value):
         if isinstance(value, Refusing) and "object" in value._target:
@@ -76,14 +80,15 @@ class Link:
         try:
             send(self.socket, request)
             answer = receive(self.socket)
-            if "error" in answer:
-                raise _exception(answer["error"])
-            value = decode(answer.get("value"), self.find)
-            if "arguments" in request and "arguments" in answer:
-                return value, decode(answer["arguments"], self.find)
-            return value
+            if "error" not in answer:
+                return decode(answer.get("value"), self.find), decode(answer.get("arguments"), self.find)
         except Closed as error:
-            raise ProgramEnded(str(error)) from None
+            self.ended = self.ended or str(error)
+            raise ProgramEnded(self.ended) from None
+        error = _exception(answer["error"])
+        if isinstance(error, ProgramEnded):
+            self.ended = str(error)
+        raise error
 
     def call(self, target, arguments, keywords):
         self.calls += 1
@@ -114,6 +119,8 @@ def _exception(error):
     kind = getattr(builtins, str(error.get("kind")), None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         return ProgramEnded(f"{name}: {text}" if text else name)
+    if issubclass(kind, (StopIteration, StopAsyncIteration)):
+        kind = RuntimeError  # it would end a loop of the test
     try:
         made = kind(text)
     except TypeError:  # some, such as UnicodeDecodeError, want more than a text
@@ -137,8 +144,11 @@ def judge(job: dict, link: Link) -> None:
     if used & set(helpers.co_names):  # most tests need none of the imports, and importing takes time
         exec(helpers, space)
     link.ask({"do": "load"})
-    for name in used - set(dir(builtins)) - set(space) | ({entry} if entry else set()):
-        space[name] = Refusing(link, {"name": name}, name)
+    for name in used - set(dir(builtins)) - set(space):
+        # a program must not supply the means of comparison, such as `math` where a test forgot to import it
+        space[name] = __import__(name) if name in KNOWN_MODULES else Refusing(link, {"name": name}, name)
+    if entry:
+        space[entry] = Refusing(link, {"name": entry}, entry)
     candidate = space.get(entry)
     exec(test, space)
     if entry and isinstance(space.get("check"), types.FunctionType):
@@ -161,10 +171,12 @@ def failing_line(job: dict, error: BaseException) -> str:
 def verdict(job: dict, link: Link) -> dict:
     try:
         judge(job, link)
-        return {"status": "passed", "detail": ""}
-    except ProgramEnded as ended:
-        return {"status": "ended", "detail": str(ended)}
+        if link.ended is None:
+            return {"status": "passed", "detail": ""}
+        return {"status": "ended", "detail": link.ended}
     except BaseException as error:
+        if link.ended is not None:  # whatever the test made of it
+            return {"status": "ended", "detail": link.ended}
         where = failing_line(job, error)
         raised = getattr(error, "program_error", None)
         name, text, forbidden = raised or (type(error).__name__, str(error), False)

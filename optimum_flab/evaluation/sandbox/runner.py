@@ -7,7 +7,6 @@ import os
 import queue
 import secrets
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ import psutil
 
 from ...errors import ConfigurationError, FlabError
 from .isolation import FIRST_USER, PRIVATE, USERS, Isolation, Limits, candidates, environment
+from .seccomp import refusing_filter
 
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed"]
@@ -33,6 +33,7 @@ CHECK_SECONDS = 0.25  # between two looks at what a program uses
 STOP_SECONDS = 5.0  # for a sandbox to end a program
 LARGEST_VERDICT = 1 << 16
 HEADER = 64  # bytes
+LONGEST_DETAIL = 500  # characters
 OWN_PROCESSES = 3  # of the sandbox itself
 MOST_WORKERS = 128
 MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process goes with it
@@ -206,13 +207,17 @@ class Sandbox:
         self.user = FIRST_USER + secrets.randbelow(USERS)
         self.control, inside = socket.socketpair()
         self.control.settimeout(STOP_SECONDS)
-        with inside:
+        with inside, tempfile.TemporaryFile() as filter_file:
+            steps = refusing_filter() if isolation.bubblewrap else None
+            filter_file.write(steps or b"")
+            filter_file.seek(0)
+            kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
             self.process = subprocess.Popen(
-                isolation.command(role, inside.fileno(), limits),
+                isolation.command(role, kept[0], limits, kept[1] if steps else None),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[inside.fileno()],
+                pass_fds=kept,
                 start_new_session=True,
                 cwd=self.folder,
                 env=environment(self.folder or PRIVATE),
@@ -247,7 +252,7 @@ class Sandbox:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_tree(self.folder)
 
 
 class Seat:
@@ -298,7 +303,7 @@ class Seat:
                 self._drop("guest")
             if not judge.end()[1]:
                 self._drop("judge")
-            return Verdict(result["status"], result["detail"], seconds)
+            return Verdict(result["status"], _printable(result["detail"]), seconds)
         finally:
             guest_end.close()
             judge_end.close()
@@ -360,6 +365,17 @@ def _ending(code: int | None, detail: str, limits: Limits, seconds: float) -> di
         with suppress(ValueError):
             return {"status": "crashed", "detail": f"ended by {signal.Signals(number).name}"}
     return {"status": "crashed", "detail": detail if detail != "gone" else f"ended with exit code {code}"}
+
+
+def remove_tree(folder: str) -> None:
+    """Removes a folder whatever a program made of it: trees too deep for Python, folders that it locked."""
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL, check=False)
+
+
+def _printable(text: str) -> str:
+    """Text that a terminal and a file take as it is: control and half characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:LONGEST_DETAIL]
 
 
 def _processors() -> int:
