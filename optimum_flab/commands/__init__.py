@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from .bench import BenchCommand
+from .eval import EvalCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
 from .push import PushCommand
@@ -14,6 +16,8 @@ class FlabCommand(BaseOptimumCLICommand):
     SUBCOMMANDS = (
         CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),
         CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
+        CommandInfo("bench", "Measure what a model costs to store and run, beside a baseline.", BenchCommand),
+        CommandInfo("eval", "Evaluate a model on code tasks, beside a baseline.", EvalCommand),
         CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
     )
 

@@ -1,0 +1,575 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import ArgumentParser
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
+
+from optimum_flab.commands.bench import BenchCommand
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation import efficiency
+from optimum_flab.evaluation.efficiency import (
+    BASELINE,
+    JSON_NAME,
+    MODEL,
+    PLOT_NAME,
+    EnergyEstimate,
+    Flops,
+    ModelEfficiency,
+    Request,
+    Run,
+    Spread,
+    Workload,
+    check_country,
+    check_output,
+    count_flops,
+    decode_speed,
+    describe_method,
+    generate,
+    interleaved,
+    measure_apart,
+    measure_efficiency,
+    notes,
+    peak_rss,
+    plot,
+    prompt_ids,
+    ratio,
+    spread,
+    time_interleaved,
+    weight_files,
+)
+from optimum_flab.loading import ModelFiles
+
+
+HIDDEN, HEADS, HEAD_DIM, KV_HEADS = 32, 2, 16, 1
+DENSE_VOCABULARY, PRUNED_VOCABULARY = 600, 400
+
+
+def saved(folder, vocab_size, family="qwen2", **changes):
+    tiny_model(family, vocab_size=vocab_size, **changes).save_pretrained(folder)
+    byte_level_tokenizer(vocab_size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return saved(folder / "dense", DENSE_VOCABULARY), saved(folder / "pruned", PRUNED_VOCABULARY, intermediate_size=32)
+
+
+@pytest.fixture(scope="module")
+def report(checkpoints, tmp_path_factory):
+    dense, pruned = checkpoints
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("cwd"))
+        measured = measure_efficiency(
+            pruned,
+            dense,
+            prompt_tokens=8,
+            new_tokens=4,
+            batch_size=2,
+            repeats=3,
+            warmup=1,
+            energy_seconds=0.3,
+            device="cpu",
+            country="fra",
+        )
+        assert list(efficiency.Path.cwd().iterdir()) == []  # codecarbon writes nothing
+    return measured
+
+
+def measured(**changes) -> ModelEfficiency:
+    values = {
+        "name": "a",
+        "revision": None,
+        "dtype": "float32",
+        "parameters": 1000,
+        "checkpoint_bytes": 4_000_000,
+        "peak_rss_bytes": 300_000_000,
+        "rss_before_loading_bytes": 200_000_000,
+        "peak_cuda_bytes": None,
+        "flops_per_token": Flops(1500.0, 2000),
+        "time_to_first_token": {1: Spread(0.2, 0.1, 0.3, 5), 8: Spread(1.0, 1.0, 1.0, 5)},
+        "tokens_per_second": {1: Spread(20.0, 19.0, 21.0, 5), 8: Spread(100.0, 90.0, 110.0, 5)},
+        "energy": None,
+        "runs": {1: [Run(0.2, 0.4)], 8: [Run(1.0, 2.0)]},
+    }
+    return ModelEfficiency(**{**values, **changes})
+
+
+def report_on(**models) -> efficiency.EfficiencyReport:
+    return efficiency.EfficiencyReport(Workload(), "cpu", "a machine", models, ["a note"], {})
+
+
+# --- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_is_the_median_with_quartiles():
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread([1.0, 2.0]) == Spread(1.5, 1.25, 1.75, 2)
+    assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 1)
+
+
+def test_the_first_token_does_not_count_for_the_speed_of_decoding():
+    assert decode_speed(Run(first_token=10.0, last_token=12.0), batch_size=4, new_tokens=11) == 20.0
+
+
+def test_ratios_are_of_the_model_to_the_baseline():
+    assert ratio(1.0, 4.0) == 0.25
+    assert ratio(None, 4.0) is None
+    assert ratio(1.0, None) is None
+    assert ratio(1.0, 0) is None
+
+
+# --- FLOPs ---------------------------------------------------------------------------------------------------------
+
+
+def by_hand(tokens: int, context: int, vocabulary: int = VOCABULARY) -> int:
+    """FLOPs of one pass with the output head at the last token: two per multiplication."""
+    attention = HIDDEN * HEAD_DIM * (2 * HEADS + 2 * KV_HEADS) * tokens  # q, o, k, v
+    attention += 2 * HEADS * HEAD_DIM * tokens * context  # scores, and the values they weigh
+    mlp = 3 * HIDDEN * WIDTH * tokens
+    return 2 * (LAYERS * (attention + mlp) + HIDDEN * vocabulary)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("length", [1, 16])
+def test_flops_are_those_counted_by_hand(family, length):
+    counted = count_flops(tiny_model(family).config, length)
+    assert counted == Flops(by_hand(length, length) / length, by_hand(1, length + 1))
+
+
+def test_a_sliding_window_shortens_the_context_of_decoding():
+    assert count_flops(tiny_model("mistral").config, 16).decode == by_hand(1, 8)
+
+
+def test_a_token_less_saves_its_row_of_the_output_head():
+    fewer = count_flops(tiny_model("qwen2", vocab_size=VOCABULARY - 100).config, 16)
+    assert count_flops(tiny_model("qwen2").config, 16).decode - fewer.decode == 2 * HIDDEN * 100
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def test_each_round_turns_the_order_around():
+    assert interleaved(["a", "b"], 3) == [("a", "b"), ("b", "a"), ("a", "b")]
+    assert interleaved(["a"], 2) == [("a",), ("a",)]
+
+
+def test_models_are_timed_in_turns_and_warm_up_does_not_count():
+    calls, ticks = [], []
+
+    def run(name, batch):
+        calls.append((name, batch))
+        return Run(len(calls), len(calls) + 1)
+
+    times = time_interleaved(run, ["a", "b"], Workload(batch_size=4, warmup=1, repeats=2), lambda: ticks.append(1))
+    first, second = [("a", 1), ("b", 1), ("a", 4), ("b", 4)], [("b", 1), ("a", 1), ("b", 4), ("a", 4)]
+    assert calls == [*first, *second, *first]
+    assert len(ticks) == 12
+    assert [taken.first_token for taken in times["a"][1]] == [6, 9]
+    assert [taken.first_token for taken in times["b"][4]] == [7, 12]
+
+
+def test_a_batch_of_one_is_timed_once():
+    assert Workload(batch_size=1).batches == (1,)
+    assert Workload(batch_size=3).batches == (1, 3)
+
+
+def test_prompts_hold_ordinary_tokens_of_every_vocabulary_and_are_the_same_each_time():
+    prompt = prompt_ids([(10, {0, 3}), (6, {5})], 4, 200)
+    assert prompt.shape == (4, 200)
+    assert prompt.dtype == torch.int64
+    assert set(prompt.flatten().tolist()) == {1, 2, 4}
+    assert torch.equal(prompt, prompt_ids([(10, {0, 3}), (6, {5})], 4, 200))
+    with pytest.raises(FlabError, match="no ids in common"):
+        prompt_ids([(2, {0}), (5, {1})], 1, 1)
+
+
+def test_neither_an_end_of_text_token_nor_the_sampling_of_a_checkpoint_changes_the_work():
+    model, prompt = tiny_model("qwen2"), torch.arange(6).reshape(2, 3)
+    generated = []
+    plain = model.generate
+
+    def recorded(*arguments, **options):
+        generated.append(plain(*arguments, **options))
+        return generated[-1]
+
+    model.generate = recorded
+    generate(model, prompt, 5)
+    # what it generates is now what ends a text
+    model.generation_config.update(eos_token_id=generated[0][:, 3].tolist(), do_sample=True, temperature=9.0)
+    run = generate(model, prompt, 5)
+    assert generated[0].shape == (2, 8)
+    assert torch.equal(*generated)
+    assert 0 < run.first_token < run.last_token
+
+
+def test_a_model_that_stops_early_is_not_timed():
+    model = tiny_model("qwen2")
+    model.generate = lambda ids, **options: ids
+    with pytest.raises(FlabError, match="generated 0 tokens where 5 were asked for"):
+        generate(model, torch.ones(1, 3, dtype=torch.int64), 5)
+
+
+def test_running_out_of_memory_says_what_to_lower():
+    with pytest.raises(FlabError, match="'a' ran out of memory; lower --batch-size"), efficiency._enough_memory("a"):
+        raise torch.OutOfMemoryError
+    with pytest.raises(RuntimeError, match="of ours"), efficiency._enough_memory("a"):
+        raise RuntimeError("a fault of ours")
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_weight_files_that_are_loaded_count(tmp_path):
+    files = ModelFiles("a", str(tmp_path), tmp_path)
+    assert weight_files(files) == []
+    (tmp_path / "pytorch_model.bin").write_bytes(b"older")
+    assert [path.name for path in weight_files(files)] == ["pytorch_model.bin"]
+    index = {"weight_map": {"x": "model-2.safetensors", "y": "model-1.safetensors", "z": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert [path.name for path in weight_files(files)] == ["model-1.safetensors", "model-2.safetensors"]
+    (tmp_path / "model.safetensors").write_bytes(b"whole")
+    assert [path.name for path in weight_files(files)] == ["model.safetensors"]
+    assert weight_files(replace(files, gguf=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
+
+
+def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monkeypatch):
+    report, folder = report_on(model=measured()), tmp_path / "new" / "out"
+    report.save(folder)
+    assert sorted(path.name for path in folder.iterdir()) == [JSON_NAME, PLOT_NAME]
+    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(report.to_dict()))
+    assert (folder / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
+
+    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or give --overwrite"):
+        report.save(folder)
+    (folder / "mine.txt").write_text("stays", encoding="utf-8")
+    changed = report_on(model=measured(parameters=7))
+
+    def broken(report):
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch, pytest.raises(FlabError, match="could not be written .no room."):
+        patch.setattr(efficiency, "plot", broken)
+        changed.save(folder, overwrite=True)
+    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
+    changed.save(folder, overwrite=True)
+    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
+    assert sorted(path.name for path in folder.iterdir()) == [JSON_NAME, PLOT_NAME, "mine.txt"]
+
+
+def test_an_output_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    check_output(tmp_path)
+    for output, message in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "x", "cannot be written")):
+        with pytest.raises(FlabError, match=message):
+            check_output(output)
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("prompt_tokens", 0),
+        ("new_tokens", 1),
+        ("batch_size", 0),
+        ("repeats", 0),
+        ("warmup", -1),
+        ("energy_seconds", -1.0),
+        ("energy_seconds", float("nan")),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_model_is_looked_for(setting, value):
+    with pytest.raises(ConfigurationError, match=f"{setting}: {value} is not a number of at least"):
+        measure_efficiency("no-such-model", **{setting: value})
+
+
+def test_all_faults_of_the_workload_are_named_at_once():
+    with pytest.raises(ConfigurationError, match="batch_size: 0 .*; repeats: 0 "):
+        Workload(batch_size=0, repeats=0)
+
+
+def test_countries_are_those_that_codecarbon_knows():
+    assert check_country(None) is None
+    assert check_country("deu") == "DEU"
+    with pytest.raises(ConfigurationError, match="'Germany' is not one of the .* three-letter ISO codes"):
+        check_country("Germany")
+
+
+def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(checkpoints, tmp_path):
+    folder = tmp_path / "no-weights"
+    folder.mkdir()
+    for path in checkpoints[0].iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 are more than the 256 positions"):
+        measure_efficiency(folder, prompt_tokens=250, new_tokens=7)
+
+
+# --- the process apart ---------------------------------------------------------------------------------------------
+
+
+REQUEST = Request("no/such/model", None, False, "cpu", "float32", [[1]], 2, 0.0, None)
+
+
+def test_the_peak_of_this_process_is_at_least_what_it_holds():
+    import psutil
+
+    assert peak_rss() >= psutil.Process().memory_info().rss * 0.9
+
+
+def test_a_fault_of_the_process_apart_is_told(monkeypatch):
+    with pytest.raises(FlabError, match="^model 'no/such/model' does not exist"):
+        measure_apart(REQUEST)
+    monkeypatch.setattr(efficiency, "WORKER", "raise SystemExit('it broke')")
+    with pytest.raises(FlabError, match=r"memory of 'no/such/model' failed \(it broke\)"):
+        measure_apart(REQUEST)
+    monkeypatch.setattr(efficiency, "WORKER", "pass")
+    with pytest.raises(FlabError, match=r"failed \(it said nothing\)"):
+        measure_apart(REQUEST)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_killed_process_apart_is_told(monkeypatch):
+    monkeypatch.setattr(efficiency, "WORKER", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower --batch-size"):
+        measure_apart(REQUEST)
+
+
+def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():
+    def part(kind, **fields):
+        return type(kind, (SimpleNamespace,), {})(**fields)
+
+    assumed = describe_method([part("RAM"), part("CPU", _mode="cpu_load", _tdp=85)])
+    assert "RAM from assumed watts per memory module" in assumed
+    assert "no power meter of the CPU can be read, so 85 W" in assumed
+    assert "times the share of it that this process used" in assumed
+    assert "times a half" in describe_method([part("CPU", _mode="constant", _tdp=85)])
+    assert describe_method([part("CPU", _mode="intel_rapl", _tdp=85), part("GPU")]) == (
+        "CPU read from intel_rapl, for the whole machine; GPU read from its own counters"
+    )
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+def test_sizes_are_those_of_the_checkpoints(report, checkpoints):
+    for folder, name in zip(checkpoints, (BASELINE, MODEL), strict=True):
+        model = report.models[name]
+        assert model.name == str(folder)
+        assert model.checkpoint_bytes == (folder / "model.safetensors").stat().st_size
+        assert model.dtype == "float32"
+    # the output head of qwen2 is its embedding: counted once
+    per_layer = (
+        2 * HIDDEN * HEADS * HEAD_DIM + 2 * HIDDEN * KV_HEADS * HEAD_DIM  # q, o, k, v
+        + (HEADS + 2 * KV_HEADS) * HEAD_DIM  # their biases
+        + 3 * HIDDEN * WIDTH + 2 * HIDDEN  # the FFN and the norms
+    )  # fmt: skip
+    assert report.models[BASELINE].parameters == DENSE_VOCABULARY * HIDDEN + LAYERS * per_layer + HIDDEN
+    removed = (DENSE_VOCABULARY - PRUNED_VOCABULARY) * HIDDEN + LAYERS * 3 * HIDDEN * (WIDTH - 32)
+    assert report.models[BASELINE].parameters - report.models[MODEL].parameters == removed
+
+
+def test_times_come_from_the_runs_that_count(report):
+    assert list(report.models) == [BASELINE, MODEL]
+    for model in report.models.values():
+        for batch in (1, 2):
+            runs = model.runs[batch]
+            assert len(runs) == 3
+            assert all(0 < run.first_token < run.last_token for run in runs)
+            assert model.time_to_first_token[batch] == spread([run.first_token for run in runs])
+            assert model.tokens_per_second[batch] == spread([decode_speed(run, batch, 4) for run in runs])
+        assert model.flops_per_token.decode > 0
+
+
+def test_memory_is_that_of_a_process_per_model(report):
+    for model in report.models.values():
+        assert model.peak_rss_bytes > model.rss_before_loading_bytes > 10_000_000
+        assert model.peak_cuda_bytes is None
+
+
+def test_energy_is_an_estimate_that_says_how_it_was_made(report):
+    for model in report.models.values():
+        energy = model.energy
+        assert energy.country == "FRA"
+        assert energy.generated_tokens % 8 == 0
+        assert energy.seconds >= 0.3
+        assert energy.wh_per_1000_tokens == pytest.approx(
+            sum(energy.components_wh.values()) * 1000 / energy.generated_tokens, rel=1e-6
+        )
+        assert energy.co2e_grams_per_1000_tokens == pytest.approx(
+            energy.wh_per_1000_tokens / 1000 * energy.grams_per_kwh, rel=1e-6
+        )
+        assert energy.components_wh["gpu"] == 0
+    said = " ".join(report.notes)
+    assert "energy and CO2e are estimates by codecarbon at batch 2" in said
+    assert report.models[BASELINE].energy.method in said
+    assert "(FRA)" in said
+
+
+def test_the_same_table_goes_to_json_terminal_and_plot(report):
+    rows = report.rows()
+    assert [row.metric for row in rows] == [
+        "parameters",
+        "checkpoint",
+        "peak memory of the process",
+        "FLOPs per prompt token",
+        "FLOPs per generated token",
+        "time to first token, batch 1",
+        "time to first token, batch 2",
+        "generation, batch 1",
+        "generation, batch 2",
+        "energy per 1000 tokens, estimate",
+        "CO2e per 1000 tokens, estimate",
+    ]
+    as_json = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert as_json["table"] == [json.loads(json.dumps(row.to_dict())) for row in rows]
+    assert as_json["table"][0] == {
+        "metric": "parameters",
+        "unit": "",
+        "better": "lower",
+        "baseline": report.models[BASELINE].parameters,
+        "model": report.models[MODEL].parameters,
+        "ratio": report.models[MODEL].parameters / report.models[BASELINE].parameters,
+    }
+    assert as_json["table"][5]["model"]["repeats"] == 3
+    assert as_json["workload"] == asdict(report.workload)
+    text, titles = report.to_text(), [axes.get_title() for axes in plot(report).axes if axes.axison]
+    assert len(titles) == len(rows)
+    for row, title in zip(rows, titles, strict=True):
+        label = f"{row.metric} ({row.unit}) " if row.unit else f"{row.metric} "
+        (line,) = [line for line in text.splitlines() if line.startswith(label)]
+        assert f"{row.ratio:.2f}x" in line
+        assert title.startswith(row.metric)
+        assert f"{row.ratio:.2f}x, {row.better} is better" in title
+    assert all(note in text for note in report.notes)
+
+
+def test_numbers_are_given_in_their_units():
+    text = report_on(baseline=measured(), model=measured(name="b", peak_cuda_bytes=5_000_000)).to_text()
+    lines = {line.split("  ")[0]: line.split()[-2:] for line in text.splitlines() if line.endswith("x")}
+    assert lines["checkpoint (MB)"] == ["4.00", "1.00x"]
+    assert "200 [100, 300]" in text
+    assert "20.0 [19.0, 21.0]" in text
+    assert "energy" not in text
+    (cuda,) = [line for line in text.splitlines() if line.startswith("peak memory on CUDA")]
+    assert cuda.split()[-2:] == ["-", "5.00"]
+
+
+def test_one_model_alone_has_no_ratios():
+    report = report_on(model=measured())
+    assert all(row.ratio is None for row in report.rows())
+    assert [line.split() for line in report.to_text().splitlines() if line.startswith(" ")] == [["model"]]
+    assert "is better" in plot(report).axes[0].get_title()
+
+
+def test_notes_say_what_would_mislead():
+    energy = EnergyEstimate(1.0, 0.5, "world average", 475.0, "guessed", 10, 1.0, {})
+    said = " ".join(notes(Workload(), {"baseline": measured(energy=energy), "model": measured(dtype="bfloat16")}))
+    assert "guessed; 475 g CO2e per kWh (world average)" in said
+    assert "could not estimate the energy of every model" in said
+    assert "different number formats" in said
+    assert "the same text can take more tokens" in said
+    alone = " ".join(notes(Workload(energy_seconds=0), {"model": measured()}))
+    assert "Python and its libraries take 200 MB (model) of it" in alone
+    assert "quartiles of the times lie up to 100% of a median apart" in alone
+    steady = {1: Spread(0.2, 0.19, 0.21, 5)}
+    quiet = " ".join(
+        notes(Workload(energy_seconds=0), {"model": measured(time_to_first_token=steady, tokens_per_second=steady)})
+    )
+    for word in ("codecarbon", "formats", "vocabulary", "idle"):
+        assert word not in quiet
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def command(monkeypatch, *arguments):
+    """The exit code of the command, run in this process."""
+    from optimum.commands.optimum_cli import main
+
+    monkeypatch.setattr(sys, "argv", ["optimum-cli", "flab", "bench", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ("--prompt-tokens", 4, "--new-tokens", 2, "--batch-size", 1, "--repeats", 1, "--warmup", 0)
+    assert command(monkeypatch, "-m", checkpoints[1], *small, "--energy-seconds", 0, "--device", "cpu") == 0
+    shown = capsys.readouterr().out
+    assert "time to first token, batch 1 (ms)" in shown
+    assert "written to flab-bench: flab_efficiency.json, flab_efficiency.png" in shown
+    written = json.loads((tmp_path / "flab-bench" / JSON_NAME).read_text(encoding="utf-8"))
+    assert written["workload"] == {
+        "prompt_tokens": 4,
+        "new_tokens": 2,
+        "batch_size": 1,
+        "repeats": 1,
+        "warmup": 0,
+        "energy_seconds": 0.0,
+    }
+    assert written["models"]["model"]["energy"] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["flab-bench"]
+
+    assert command(monkeypatch, "-m", checkpoints[1]) == 1
+    assert "flab_efficiency.json exists; name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((), 2, "the following arguments are required: -m/--model"),
+        (("-m", "./none"), 1, "model './none' does not exist"),
+        (("-m", "{model}", "--baseline", "./none"), 1, "model './none' does not exist"),
+        (("-m", "./none", "--batch-size", "0"), 2, "batch_size: 0 is not a number of at least 1"),
+        (("-m", "./none", "--repeats", "many"), 2, "argument --repeats: invalid int value: 'many'"),
+        (("-m", "./none", "--country", "XYZ"), 2, "country: 'XYZ' is not one of"),
+        (("-m", "./none", "--device", "nowhere"), 2, "device 'nowhere' cannot be used here"),
+        (("-m", "./none", "--dtype", "int8"), 2, "argument --dtype: invalid choice: 'int8'"),
+    ],
+)
+def test_bad_usage_ends_with_a_message_and_writes_nothing(
+    checkpoints, tmp_path, monkeypatch, capsys, arguments, code, message
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = [argument.format(model=checkpoints[1]) for argument in arguments]
+    assert command(monkeypatch, *arguments) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_gives_the_defaults_of_the_function_and_imports_nothing_heavy():
+    parser = ArgumentParser()
+    BenchCommand.parse_args(parser)
+    args = parser.parse_args(["-m", "x"])
+    assert {name: getattr(args, name) for name in asdict(Workload())} == asdict(Workload())
+    assert (
+        " ".join(parser.format_help().split()).count("(default: ") == len(parser._actions) - 2
+    )  # all but --help and --model
+
+    code = (
+        "import sys\n"
+        "from optimum.commands.optimum_cli import main\n"
+        "sys.argv = ['optimum-cli', 'flab', 'bench', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print([name for name in ('torch', 'transformers', 'codecarbon', 'matplotlib') if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
