@@ -95,7 +95,9 @@ class Isolation:
         """What a program can do in spite of this."""
         if self.bubblewrap:
             return ()
-        return (*(OWN_USER if self.own_user else SAME_USER), *NOT_STOPPED)
+        if self.own_user:
+            return (*OWN_USER, *NOT_STOPPED)
+        return (*(("everything that root can do",) if _is_root() else SAME_USER), *NOT_STOPPED)
 
     def command(self, role: str, control: int, limits: Limits, filter_file: int | None) -> list[str]:
         """The command line that starts [`serve.py`] as `guest` or `judge`.
@@ -119,7 +121,7 @@ class Isolation:
             # for serve.py alone: its children lose them as they become another user
             for capability in ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER"):
                 command += ["--cap-add", f"CAP_{capability}"]
-        command += ["--unshare-user"] if hasattr(os, "geteuid") and os.geteuid() != 0 else []
+        command += [] if _is_root() else ["--unshare-user"]
         command += ["--ro-bind", "/usr", "/usr"]
         for path in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
             if path.is_symlink():
@@ -132,6 +134,9 @@ class Isolation:
                     command += ["--perms", "0755", "--dir", str(parent)]
                 command += ["--ro-bind", prefix, prefix]
         command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc", "--dev", "/dev"]
+        # where the host is root these are writable for a program that runs as root without any capability
+        for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
+            command += ["--ro-bind-try", path, path]
         command += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
         command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PRIVATE]
         for name, value in environment(PRIVATE).items():
@@ -158,9 +163,13 @@ def environment(folder: str) -> dict[str, str]:
 def candidates() -> list[Isolation]:
     """Ways that may work here, best first."""
     bubblewrap = shutil.which("bwrap")
-    users = [True, False] if hasattr(os, "geteuid") and os.geteuid() == 0 else [False]
+    users = [True, False] if _is_root() else [False]
     paths = [bubblewrap, None] if bubblewrap else [None]
     return [Isolation(path, own_user) for path in paths for own_user in users]
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _python() -> str:
