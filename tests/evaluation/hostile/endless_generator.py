@@ -1,0 +1,6 @@
+"""Returns a generator that never ends."""
+
+
+def solve(x):
+    while True:
+        yield x

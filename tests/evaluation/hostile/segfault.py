@@ -1,0 +1,7 @@
+"""Reads address zero."""
+import ctypes
+
+
+def solve(x):
+    ctypes.string_at(0)
+    return x + 1

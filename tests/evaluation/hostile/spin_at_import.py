@@ -1,0 +1,7 @@
+"""Never ends while imported."""
+while True:
+    pass
+
+
+def solve(x):
+    return x + 1
