@@ -178,7 +178,7 @@ ATTACKS = [
     *table("out of memory, timed out", "memory_list memory_bytes memory_str memory_at_import"),
     *table("out of memory, timed out", "memory_held_on_to memory_by_power"),
     *table(ANY, "memory_mmap"),
-    *table(ANY, "memory_memfd", MEMORY),
+    *table(ANY, "memory_memfd memory_mmap_let_go memory_of_sockets", MEMORY),
     *table(ANY, "memory_shared_segments"),
     *table(ANY, "memory_shared_folder fill_disk_one_file fill_disk_many_files fill_disk_empty_files", WRITES),
     *table("failed, timed out", "endless_stdout endless_stderr"),
