@@ -40,7 +40,7 @@ def solve(x):
 def limits():
     from optimum_flab.evaluation.sandbox import Limits
 
-    return Limits(wall_seconds=3, cpu_seconds=2, memory_bytes=512 << 20, disk_bytes=32 << 20, file_bytes=16 << 20)
+    return Limits(wall_seconds=2.5, cpu_seconds=2, memory_bytes=512 << 20, disk_bytes=32 << 20, file_bytes=16 << 20)
 
 
 @lru_cache(maxsize=2)
@@ -187,6 +187,8 @@ class Bait:
         system = "/ /usr /usr/bin /etc /var /var/tmp /opt /srv /root /home /lib /bin /run /run/lock /dev/shm"
         folders = {*system.split(), tempfile.gettempdir(), os.getcwd(), str(Path.home()), os.path.dirname(os.__file__)}
         folders |= {*site.getsitepackages(), site.getusersitepackages(), *filter(None, sys.path)}
+        # in a virtual environment: of the interpreter that it was made from
+        folders |= {os.path.join(os.path.dirname(os.__file__), name) for name in ("site-packages", "dist-packages")}
         folders |= {str(parent) for parent in Path.cwd().parents} | {f"{folder}/__pycache__" for folder in folders}
         found = []
         for folder in {os.path.realpath(folder) for folder in folders if os.path.isdir(folder)}:
