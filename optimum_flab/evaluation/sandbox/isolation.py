@@ -116,7 +116,8 @@ class Isolation:
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
-        command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+        command += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session"]
+        command += ["--clearenv", "--cap-drop", "ALL"]
         if self.own_user:
             # for serve.py alone: its children lose them as they become another user
             for capability in ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER"):
@@ -133,26 +134,24 @@ class Isolation:
                 for parent in reversed(Path(prefix).parents[:-1]):
                     command += ["--perms", "0755", "--dir", str(parent)]
                 command += ["--ro-bind", prefix, prefix]
-        command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc", "--dev", "/dev"]
+        command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc"]
+        for device in ("null", "random", "urandom"):
+            command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
         # where the host is root these are writable for a program that runs as root without any capability
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             command += ["--ro-bind-try", path, path]
         command += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
-        command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", PRIVATE]
+        command += ["--remount-ro", "/", "--chdir", PRIVATE]
         for name, value in environment(PRIVATE).items():
             command += ["--setenv", name, value]
         return command
 
     def job(self, limits: Limits, folder: str, user: int) -> dict[str, Any]:
         """What `serve.py` is told about a program: its `folder`, and the `user` that it becomes where it can."""
-        degraded = self.bubblewrap is None and sys.platform.startswith("linux")
-        return {
-            "rlimits": limits.rlimits(),
-            "folder": folder,
-            "user": user if self.own_user else None,
-            "undumpable": degraded,
-            "subreaper": degraded and not self.own_user,
-        }
+        rlimits = limits.rlimits()
+        if self.bubblewrap is None and not self.own_user:
+            del rlimits["RLIMIT_NPROC"]  # it would count everything that the user runs
+        return {"rlimits": rlimits, "folder": folder, "user": user if self.own_user else None}
 
 
 def environment(folder: str) -> dict[str, str]:

@@ -10,10 +10,7 @@ import json
 import os
 import types
 
-from wire import Closed, decode, encode, receive, send
-
-
-KNOWN_MODULES = frozenset("collections copy datetime decimal fractions itertools math operator random re".split())
+from wire import COMMON_MODULES, Closed, decode, encode, receive, send
 
 
 class ProgramEnded(BaseException):
@@ -145,8 +142,8 @@ def judge(job: dict, link: Link) -> None:
         exec(helpers, space)
     link.ask({"do": "load"})
     for name in used - set(dir(builtins)) - set(space):
-        # a program must not supply the means of comparison, such as `math` where a test forgot to import it
-        space[name] = __import__(name) if name in KNOWN_MODULES else Refusing(link, {"name": name}, name)
+        # a program must not supply the means of comparison
+        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, {"name": name}, name)
     if entry:
         space[entry] = Refusing(link, {"name": entry}, entry)
     candidate = space.get(entry)

@@ -1,7 +1,8 @@
 """The system calls that bubblewrap is told to refuse, as the filter that the kernel reads.
 
-What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files),
-namespaces of a program's own, and the parts of the kernel that programs never need and attackers like.
+What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
+shared mappings, large socket buffers), namespaces of a program's own, and the parts of the kernel that programs never
+need and attackers like.
 """
 
 from __future__ import annotations
@@ -38,19 +39,21 @@ REFUSED = {
     "request_key": (249, 218),
     "semget": (64, 190),
     "setns": (308, 268),
+    "setsockopt": (54, 208),
     "shmget": (29, 194),
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
-CLONE, CLONE3 = (56, 220), (435, 435)
+CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and its like
+SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 FIRST_X32 = 0x40000000  # on x86_64: the same calls once more, under other numbers
 
 # offsets in struct seccomp_data
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 40
+LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 

@@ -15,6 +15,9 @@ from collections import Counter, OrderedDict, deque
 from itertools import islice
 
 
+# loaded once in a sandbox; a program must not supply them where a test forgot to import one
+COMMON_MODULES = """bisect collections copy datetime decimal fractions functools heapq itertools json math operator os
+random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
