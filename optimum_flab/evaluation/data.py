@@ -130,8 +130,8 @@ CODE = Format(
 )
 MBPP = Format(
     required={"task_id": task_id, "text": text, "test_list": texts},
-    optional={"test_setup_code": any_text, "test_imports": any_texts},
-    defaults={"test_setup_code": "", "test_imports": []},
+    optional={"code": any_text, "test_setup_code": any_text, "test_imports": any_texts},
+    defaults={"code": "", "test_setup_code": "", "test_imports": []},
 )
 CRUXEVAL = Format(
     required={"code": text, "input": any_text, "output": literal}, optional={"id": task_id}, defaults={"id": ""}

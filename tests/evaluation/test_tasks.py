@@ -103,6 +103,14 @@ def test_mbpp_programs_run_against_bare_assertions(tmp_path):
     assert verdicts[0]["passed"]
 
 
+def test_an_mbpp_function_may_be_named_like_a_builtin(tmp_path):
+    row = {**MBPP, "code": "def half(x): ...\ndef sum(a, b): ...", "test_list": ["assert sum(10, 15) == 6"]}
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    completions = ["\ndef sum(a, b):\n    return 6", "\ndef sum(a, b):\n    return 7"]
+    (verdicts,) = code.run_mbpp_completions([completions], [task.eval_docs[0]])
+    assert [verdict["passed"] for verdict in verdicts] == [True, False]
+
+
 def test_sanitized_mbpp_is_understood(tmp_path):
     row = {"task_id": 1, "prompt": "Double.", "test_imports": ["import math"], "test_list": MBPP["test_list"]}
     task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [row]))

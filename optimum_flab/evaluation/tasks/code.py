@@ -157,9 +157,19 @@ def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
     setup = "\n".join([*doc["test_imports"], doc["test_setup_code"]]).strip()
     # what the setup defines belongs to the program: a class of the test's side could not be handed over
     imports = [line for line in setup.splitlines() if line.startswith(("import ", "from "))]
+    test = "\n".join(doc["test_list"])
     return Program(
-        code=f"{setup}\n\n{code}" if setup else code, test="\n".join(doc["test_list"]), helpers="\n".join(imports)
+        code=f"{setup}\n\n{code}" if setup else code,
+        test=test,
+        entry_point=tested_function(doc["code"], test),
+        helpers="\n".join(imports),
     )
+
+
+def tested_function(reference: str, test: str) -> str | None:
+    """The function of the reference solution that a test calls: it may be named like a builtin, such as `sum`."""
+    defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)
+    return next((name for name in reversed(defined) if re.search(rf"\b{name}\s*\(", test)), None)
 
 
 def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
