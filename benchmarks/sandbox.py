@@ -97,9 +97,7 @@ def main() -> None:
     sandbox, reference, passes = [], [], 0
     for turn in range(args.rounds):
         start = time.perf_counter()
-        run_programs(
-            [canonical(problem) for problem in problems], confirm_run_unsafe_code=True, workers=args.workers
-        )
+        run_programs([canonical(problem) for problem in problems], confirm_run_unsafe_code=True, workers=args.workers)
         sandbox.append(time.perf_counter() - start)
         seconds, passes = reference_seconds(problems, args.workers, 10.0)
         reference.append(seconds)

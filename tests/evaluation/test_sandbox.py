@@ -176,6 +176,33 @@ def test_a_program_as_root_cannot_change_the_kernel():
     assert verdict.status == "forbidden", verdict
 
 
+REFUSED_CALLS = {
+    "memfd": "import os\ndef f(x): return os.memfd_create('m')",
+    "shared mapping": "import mmap\ndef f(x): return mmap.mmap(-1, 4096)",
+    "namespace": "import ctypes\ndef f(x): return call('unshare', 0x10000000)",
+    "segment": "import ctypes\ndef f(x): return call('shmget', 0, 4096, 0o1600)",
+    "process": "import ctypes\ndef f(x): return call('ptrace', 0, 0, 0, 0)",
+    "clone": "import ctypes, platform\ndef f(x):\n    number = 56 if platform.machine() == 'x86_64' else 220\n"
+    "    return call('syscall', number, 0x10000011, 0, 0, 0, 0)",
+}
+CALL = """
+import ctypes
+def call(name, *arguments):
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+"""
+
+
+@pytest.mark.parametrize("body", REFUSED_CALLS.values(), ids=REFUSED_CALLS)
+def test_system_calls_that_programs_never_need_are_refused(body):
+    isolation = best_isolation()
+    if not isolation.bubblewrap or refusing_filter() is None:
+        pytest.skip("bubblewrap does not work here, or the processor is unknown")
+    (verdict,) = run(isolation, program(CALL + body))
+    assert (verdict.status, "[Errno 1]" in verdict.detail) == ("forbidden", True), verdict
+
+
 # --- what a test can ask for ---------------------------------------------------------------------------------------
 
 

@@ -75,10 +75,8 @@ def refusing_filter() -> bytes | None:
         steps += refuse(EQUAL, numbers[column], errno.EPERM)
     # the C library then takes clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
-    steps += [
-        (EQUAL, 0, 3, CLONE[column]),
-        (LOAD, 0, 0, FIRST_ARGUMENT),
-        *refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM),
-    ]
-    steps += [(RETURN, 0, 0, ALLOW)]
+    steps += [(EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT)]
+    steps += [*refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM), (RETURN, 0, 0, ALLOW)]
+    steps += [(EQUAL, 0, 4, MMAP[column]), (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS)]
+    steps += [*refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM), (RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
