@@ -15,13 +15,23 @@ _LAZY = {
     "FlabOptimizer": ".optimizer",
     "FlabPrunerConfig": ".configuration",
     "PruningPlan": ".plan",
+    "evaluate": ".evaluation.harness",
 }
 
-__all__ = ["ConfigurationError", "FlabError", "FlabOptimizer", "FlabPrunerConfig", "PruningPlan", "__version__"]
+__all__ = [
+    "ConfigurationError",
+    "FlabError",
+    "FlabOptimizer",
+    "FlabPrunerConfig",
+    "PruningPlan",
+    "__version__",
+    "evaluate",
+]
 
 if TYPE_CHECKING:
     from .configuration import FlabPrunerConfig
     from .errors import ConfigurationError, FlabError
+    from .evaluation.harness import evaluate
     from .optimizer import FlabOptimizer
     from .plan import PruningPlan
 

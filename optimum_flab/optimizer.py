@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from .plan import PruningPlan
 from .report import build_report, measure_held_out, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
-from .surgery import check_plan, operate
+from .surgery import check_plan, copy_in, operate
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -56,6 +56,10 @@ from .vocabulary import (
     special_ids,
     token_lists,
 )
+
+
+if TYPE_CHECKING:
+    from .evaluation.harness import Evaluation
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -599,6 +603,32 @@ class FlabOptimizer:
                 model.generation_config = own
             texts[name] = tokenizer.decode(output[0], skip_special_tokens=True)
         return texts
+
+    def evaluate(self, tasks: Sequence[str], **options: Any) -> Evaluation:
+        """Evaluates the dense model, and the pruned one, if there is one, against it.
+
+        ```python
+        >>> print(optimizer.evaluate(["humaneval"], confirm_run_unsafe_code=True).to_text())
+        ```
+
+        Args:
+            tasks (`Sequence[str]`): names of tasks.
+            options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`]; both models are computed on
+                the dense one's device and in its dtype.
+        """
+        from .evaluation.harness import evaluate
+
+        if self.pruned is None:
+            return evaluate(self.dense, tasks=tasks, **options)
+        model = copy_in(self.pruned.model, self.dense.model.device, self.dense.model.dtype)
+        model.generation_config = self.pruned.model.generation_config
+        pruned = DenseModel(
+            model=model,
+            tokenizer=self.pruned.tokenizer,
+            name=f"{self.dense.name} (pruned)",
+            storage_dtype=self.pruned.model.dtype,
+        )
+        return evaluate(pruned, baseline=self.dense, tasks=tasks, **options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

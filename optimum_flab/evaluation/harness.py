@@ -18,12 +18,14 @@ import lm_eval
 import numpy as np
 import torch
 from lm_eval.api import metrics as lm_eval_metrics
+from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import architecture_for
 from ..errors import ConfigurationError, FlabError
 from ..loading import (
+    DenseModel,
     ModelFiles,
     _stored_dtype,
     check_vocabulary,
@@ -39,6 +41,7 @@ from ..loading import (
 from ..plan import PLAN_NAME
 from ..report import measure_held_out
 from ..settings import DataSettings
+from ..surgery import copy_in
 from . import comparison
 from .catalog import DIVERGENCE, LoadedTask, Sampling, divergence_texts, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
@@ -57,7 +60,7 @@ KNOWN_AGGREGATIONS = {
     "bits_per_byte": comparison.BITS_PER_UNIT,
 }
 
-Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | DenseModel
 
 
 @dataclass
@@ -226,6 +229,7 @@ def evaluate(
         check_chat_template(source, loaded)
 
     cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir())
+    cache.prepare()
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, dict[str, Any]] = {}
     for role, source in sources.items():
@@ -376,7 +380,7 @@ class ModelSource:
     Args:
         name (`str`): what the user called it.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        pair (*optional*): the model and the tokenizer, where they were in memory already.
+        memory ([`DenseModel`], *optional*): the model, where it was in memory already.
         files (`ModelFiles`, *optional*): else where they are.
         stored (`torch.dtype`): what the weights are stored in.
         dtype (`torch.dtype`): what to compute in.
@@ -388,7 +392,7 @@ class ModelSource:
     dtype: torch.dtype
     device: torch.device
     trust_remote_code: bool = False
-    pair: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    memory: DenseModel | None = None
     files: ModelFiles | None = None
 
     @classmethod
@@ -405,10 +409,10 @@ class ModelSource:
         Raises:
             [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
         """
-        if isinstance(model, tuple):
-            dense = dense_from_memory(*model)
-            here = dense.model
-            return cls(dense.name, dense.tokenizer, here.dtype, here.dtype, here.device, pair=model)
+        if isinstance(model, (tuple, DenseModel)):
+            memory = dense_from_memory(*model) if isinstance(model, tuple) else model
+            here = memory.model
+            return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
         files = find_model(model, revision)
         config = read_config(files, trust_remote_code)
         tokenizer = load_tokenizer(files, trust_remote_code)
@@ -419,18 +423,21 @@ class ModelSource:
 
     def load(self) -> JudgedModel:
         """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
-        if self.pair is not None:
-            dense = dense_from_memory(*self.pair)
-        else:
-            dense = load_dense(
-                self.name,
-                revision=self.files.revision,
-                trust_remote_code=self.trust_remote_code,
-                device="cpu",
-                dtype=self.stored,
-            )
+        dense = self.memory or load_dense(
+            self.name,
+            revision=self.files.revision,
+            trust_remote_code=self.trust_remote_code,
+            device="cpu",
+            dtype=self.stored,
+        )
         digest = weights_hash(dense.model, dense.storage_dtype)
-        model = dense.model if self.pair is not None else dense.model.to(device=self.device, dtype=self.dtype)
+        model = dense.model
+        if self.memory is None and self.dtype != self.stored:
+            # a cast would round the buffers that stay in float32
+            model = copy_in(dense.model, self.device, self.dtype)
+            model.generation_config = dense.model.generation_config
+        elif self.memory is None:
+            model = model.to(self.device)
         description = {
             "name": dense.name,
             "revision": dense.revision,
@@ -452,6 +459,7 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
         return lm_eval.simple_evaluate(
             model=lm,
             tasks=list(task.spec),
+            task_manager=TaskManager(include_defaults=False),  # the default one would read all of lm-eval's tasks
             limit=task.limit,
             apply_chat_template=task.chat_template,
             bootstrap_iters=0,

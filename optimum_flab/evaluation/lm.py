@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -53,30 +53,51 @@ class BatchCache:
         """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self.folder / digest[:2] / f"{digest}.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+        found = self._read(path)
+        if found is not None:
             self.reused += 1
             return found
-        except FileNotFoundError:
-            pass
-        except ValueError:  # a disk that lost its last writes; the batch is made again
-            path.unlink(missing_ok=True)
         result = make()
         self.made += 1
+        self._write(path, result)
+        return result
+
+    def prepare(self) -> None:
+        """Makes the folder; raises a [`FlabError`] if it cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise self._unusable(PermissionError("no permission"))
+
+    def _read(self, path: Path) -> list[Any] | None:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # a disk that lost its last writes; the batch is made again
+            return None
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _write(self, path: Path, result: list[Any]) -> None:
         partial = path.with_suffix(f".partial-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(result), encoding="utf-8")
             partial.replace(path)
-        except BaseException as error:
-            partial.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise FlabError(
-                    f"the cache folder {str(self.folder)!r} cannot be written ({error.strerror or error}); name"
-                    " another one with --cache-dir"
-                ) from error
-            raise
-        return result
+        except OSError as error:
+            raise self._unusable(error) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _unusable(self, error: OSError) -> FlabError:
+        return FlabError(
+            f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
+            " --cache-dir"
+        )
 
 
 class HasStopString(StoppingCriteria):

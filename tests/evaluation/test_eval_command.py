@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import byte_level_tokenizer, tiny_model
+
+from optimum_flab.commands.eval import parse_data
+from optimum_flab.errors import ConfigurationError
+
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "eval"]
+OUTPUTS = [{"code": "def f(x):\n    return x", "input": str(number), "output": str(number)} for number in range(4)]
+
+
+def cli(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dense and a pruned checkpoint, and problems."""
+    folder = tmp_path_factory.mktemp("eval")
+    tokenizer = byte_level_tokenizer(600)
+    for name in ("dense", "pruned"):
+        tiny_model("llama", 600, eos_token_id=0).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "outputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OUTPUTS), encoding="utf-8")
+    (folder / "faulty.jsonl").write_text('{"code": "x"}\n', encoding="utf-8")
+    return folder
+
+
+def test_the_table_is_printed_and_the_results_are_written(folder):
+    result = cli(
+        "-m", "pruned", "--baseline", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=outputs.jsonl",
+        "--limit", 3, "--max-new-tokens", 4, "--cache-dir", "cache", "-o", "results", cwd=folder,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("dense: dense (weights ")
+    assert lines[3].split() == ["task", "metric", "problems", "dense", "pruned", "retention"]
+    assert lines[5].split()[:3] == ["cruxeval_output", "exact_match", "3"]
+    assert lines[5].endswith("not a number")
+    assert lines[-1] == "results and samples are in results"
+    found = sorted(path.relative_to(folder / "results").as_posix() for path in (folder / "results").rglob("*.json*"))
+    assert found == [
+        "dense/results.json",
+        "dense/samples_cruxeval_output.jsonl",
+        "flab_evaluation.json",
+        "pruned/results.json",
+        "pruned/samples_cruxeval_output.jsonl",
+    ]
+
+
+def test_the_tasks_are_listed_without_a_model():
+    result = cli("--list-tasks")
+    assert result.returncode == 0, result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines() if line]
+    assert {"humaneval", "humaneval_instruct", "mbpp", "cruxeval_output", "cot_bleu", "recode", "divergence"} <= set(
+        names
+    )
+
+
+def test_every_flag_says_its_default():
+    result = cli("--help")
+    text = " ".join(result.stdout.split())
+    assert text.index("Required arguments:") < text.index("Optional arguments:")
+    flags = "--baseline --data --include-path --limit --samples --temperature --top-p --max-new-tokens --batch-size "
+    flags += "--seed --device --dtype --confirm-run-unsafe-code --cache-dir --output --overwrite"
+    for flag in flags.split():
+        start = text.rindex(f"{flag} ")
+        assert "(default: " in text[start : start + 420], flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--tasks", "humaneval"], 2, "the following arguments are required: -m/--model"),
+        (["-m", "dense"], 2, "the following arguments are required: --tasks"),
+        (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
+        (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "expected TASK=FILE"),
+        (["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"], 2, "--limit 0 leaves no problems"),
+        (
+            ["-m", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=faulty.jsonl"],
+            1,
+            "faulty.jsonl, line 1: field 'input' is missing (fields found: code)",
+        ),
+        (
+            ["-m", "nowhere/at", "--tasks", "cruxeval_output", "--data", "cruxeval_output=no.jsonl"],
+            1,
+            "data file 'no.jsonl' cannot be read (No such file or directory)",
+        ),
+        (
+            ["-m", "./nowhere", "--tasks", "cruxeval_output", "--data", "cruxeval_output=outputs.jsonl"],
+            1,
+            "model './nowhere' does not exist",
+        ),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_its_exit_code(folder, arguments, code, message):
+    result = cli(*arguments, cwd=folder)
+    assert result.returncode == code
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unknown_task_is_refused_with_near_names(folder):
+    result = cli("-m", "dense", "--tasks", "humanevall,mbpp", cwd=folder)
+    assert result.returncode == 2
+    assert "unknown task 'humanevall'; did you mean humaneval" in result.stderr
+
+
+def test_data_flags_are_files_by_task():
+    assert parse_data(["recode=a=b.jsonl", "mbpp=m.jsonl", "recode=c"]) == {
+        "recode": ["a=b.jsonl", "c"],
+        "mbpp": ["m.jsonl"],
+    }
+    for wrong in ("x", "=x", "x=", " =x"):
+        with pytest.raises(ConfigurationError, match="expected TASK=FILE"):
+            parse_data([wrong])

@@ -1,0 +1,530 @@
+"""Evaluation end to end on tiny models of real classes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROSE, TEXTS, byte_level_tokenizer, tiny_model
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation import harness
+from optimum_flab.evaluation.lm import BatchCache, FlabLM, HasStopString, batches_by_length, cut, tokenizer_hash
+from optimum_flab.loading import weights_hash
+
+
+VOCABULARY = 600
+PROBLEMS = [
+    {
+        "task_id": f"Test/{number}",
+        "prompt": f"def add_{name}(a, b):\n    '''Return the sum of {name} and b.'''\n",
+        "entry_point": f"add_{name}",
+        "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    }
+    for number, name in enumerate(["alpha", "beta", "gamma", "delta", "epsilon"])
+]
+OUTPUTS = [{"code": "def f(x):\n    return x", "input": str(number), "output": str(number)} for number in range(4)]
+PLANS = [{"prompt": problem["prompt"], "cot": "How to solve:\nStep 1. Return a plus b."} for problem in PROBLEMS]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    """lm-eval asks a dozen programs what machine this is, which takes seconds per task."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def dense(tokenizer):
+    return tiny_model("llama", len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+
+
+@pytest.fixture(scope="module")
+def other(tokenizer):
+    """Another model of the same size."""
+    model = tiny_model("llama", len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "prose.txt").write_text(PROSE[0], encoding="utf-8")
+    texts = [{"text": text} for text in [*TEXTS[:4], *PROSE[:2]]]
+    return {
+        "openeval": jsonl(folder / "openeval.jsonl", PROBLEMS),
+        "openeval_instruct": jsonl(folder / "chat.jsonl", PROBLEMS),
+        "cruxeval_output": jsonl(folder / "outputs.jsonl", OUTPUTS),
+        "cot_bleu": jsonl(folder / "plans.jsonl", PLANS),
+        "recode": jsonl(folder / "clean.jsonl", PROBLEMS[:2]),
+        "perplexity": jsonl(folder / "texts.jsonl", texts),
+        "divergence": jsonl(folder / "held_out.jsonl", texts),
+    }
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """`evaluate` with the data of the tasks named, consent, and a cache of the test's own."""
+
+    def call(model, *tasks, **options):
+        options.setdefault("data", {task: data[task] for task in tasks if task in data})
+        options.setdefault("cache_dir", tmp_path / "cache")
+        options.setdefault("confirm_run_unsafe_code", True)
+        options.setdefault("max_new_tokens", 12)
+        return evaluate(model, tasks=list(tasks), **options)
+
+    return call
+
+
+def lm_of(model, tokenizer, folder, **options) -> FlabLM:
+    return FlabLM(model, tokenizer, weights_hash="w", cache=BatchCache(Path(folder)), **options)
+
+
+def requests(prompts, repeats=1, **settings) -> list[Instance]:
+    settings = {"until": [], "do_sample": False, "max_gen_toks": 12, **settings}
+    found = []
+    for number, prompt in enumerate(prompts):
+        found += [Instance("generate_until", {}, (prompt, settings), 0, ("task", number, repeats))] * repeats
+    return found
+
+
+# --- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
+    tasks = ("openeval", "openeval_instruct", "cruxeval_output", "cot_bleu", "recode", "perplexity")
+    found = run((other, tokenizer), *tasks, baseline=(dense, tokenizer), output=tmp_path / "results")
+    rows = {(row.task, row.metric): row for row in found.comparisons}
+    assert rows["openeval", "pass@1"].problems == 5
+    assert rows["cruxeval_output", "exact_match"].problems == 4
+    assert {metric for task, metric in rows if task == "recode"} == {
+        "clean_pass@1",
+        "robust_pass@1",
+        "robustness_drop",
+        "pass@1[clean]",
+        "pass@1[docstring_comments]",
+        "pass@1[docstring_quotes]",
+        "pass@1[function_name]",
+    }
+    assert rows["recode", "robust_pass@1"].problems == 2
+    assert math.isnan(rows["openeval", "pass@1"].retention.value)
+    bits = rows["perplexity", "bits_per_byte"]
+    assert not bits.higher_is_better
+    low, high = bits.retention.interval
+    assert low <= bits.retention.value <= high
+    assert bits.retention.value == pytest.approx(bits.score.value / bits.dense.value)
+
+    table = (tmp_path / "results" / "flab_evaluation.txt").read_text(encoding="utf-8")
+    assert table == found.to_text() + "\n"
+    assert "not a number" in table
+    report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
+    assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
+    assert report["models"]["pruned"]["weights_sha256"] == weights_hash(other)
+    assert report["models"]["dense"]["weights_sha256"][:12] in table
+    assert report["scores"][0]["retention"] == {"value": None, "interval_95": None}
+    for role in ("dense", "pruned"):
+        results = json.loads((tmp_path / "results" / role / "results.json").read_text(encoding="utf-8"))
+        assert set(results["results"]) == set(tasks)
+        assert results["results"]["openeval"]["pass@1,executed"] == 0.0
+        assert results["model"]["weights_sha256"] == report["models"][role]["weights_sha256"]
+        lines = (tmp_path / "results" / role / "samples_openeval.jsonl").read_text(encoding="utf-8").splitlines()
+        samples = [json.loads(line) for line in lines]
+        assert [sample["doc"]["task_id"] for sample in samples] == [problem["task_id"] for problem in PROBLEMS]
+        for sample in samples:
+            ((verdict,),) = sample["filtered_resps"]
+            assert verdict["program"] == sample["doc"]["prompt"] + sample["resps"][0][0]
+            assert verdict["status"] == "failed"
+            assert verdict["detail"]
+    assert report["versions"]["lm_eval"]
+    assert not list(tmp_path.glob(".results*"))
+
+
+def test_results_of_a_task_do_not_depend_on_the_others_named(run, dense, tokenizer, tmp_path):
+    together = run((dense, tokenizer), "cruxeval_output", "cot_bleu", cache_dir=tmp_path / "a")
+    alone = run((dense, tokenizer), "cot_bleu", cache_dir=tmp_path / "b")
+    assert alone.comparisons == [row for row in together.comparisons if row.task == "cot_bleu"]
+    responses = [sample["resps"] for sample in alone.samples["model"]["cot_bleu"]]
+    assert responses == [sample["resps"] for sample in together.samples["model"]["cot_bleu"]]
+
+
+def test_a_second_run_reads_everything_from_the_cache(run, dense, tokenizer):
+    first = run((dense, tokenizer), "cruxeval_output", "perplexity", batch_size=2)
+    second = run((dense, tokenizer), "cruxeval_output", "perplexity", batch_size=2)
+    assert (first.reused, second.made, second.reused) == (0, 0, first.made)
+    assert first.to_text() == second.to_text()
+    assert first.samples == second.samples
+    third = run((dense, tokenizer), "cruxeval_output", batch_size=3)
+    assert third.reused == 0
+
+
+def test_a_checkpoint_has_one_hash_whatever_it_is_computed_in(run, dense, tokenizer, tmp_path):
+    dense.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for dtype in (None, "bfloat16"):
+        found = run(tmp_path / "model", "cruxeval_output", dtype=dtype)
+        assert found.models["model"]["weights_sha256"] == weights_hash(dense)
+        assert found.models["model"]["dtype"] == (dtype or "float32")
+        assert found.reused == 0
+
+
+def test_pass_at_k_draws_programs_that_a_seed_repeats(run, dense, tokenizer, tmp_path):
+    def drawn(seed, cache):
+        found = run(
+            (dense, tokenizer), "openeval", samples=4, temperature=1.5, top_p=1.0, seed=seed, batch_size=4,
+            cache_dir=tmp_path / cache,
+        )  # fmt: skip
+        assert {row.metric for row in found.comparisons} == {"pass@1", "pass@4"}
+        return [sample["resps"][0] for sample in found.samples["model"]["openeval"]]
+
+    first = drawn(0, "a")
+    assert all(len(set(texts)) > 1 for texts in first)
+    assert drawn(0, "b") == first
+    assert drawn(1, "a") != first
+
+
+def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
+    found = run((other, tokenizer), "divergence", baseline=(dense, tokenizer))
+    rows = {row.metric: row for row in found.comparisons}
+    assert rows["divergence"].score.value > 0
+    assert rows["bits_per_byte"].retention.value > 0
+    same = {row.metric: row for row in run((dense, tokenizer), "divergence", baseline=(dense, tokenizer)).comparisons}
+    assert same["divergence"].score.value == pytest.approx(0, abs=1e-6)
+    assert same["lost_mass"].score.value == 0
+    assert same["bits_per_byte"].retention.value == pytest.approx(1)
+
+
+def test_the_front_door_evaluates_what_it_pruned(data, tmp_path, dense, tokenizer):
+    corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS])
+    optimizer = FlabOptimizer(dense, tokenizer)
+    options = {
+        "data": {"divergence": data["divergence"], "cruxeval_output": data["cruxeval_output"]},
+        "cache_dir": tmp_path / "cache",
+    }
+    alone = optimizer.evaluate(
+        ["cruxeval_output"], cache_dir=tmp_path, data={"cruxeval_output": data["cruxeval_output"]}
+    )
+    assert set(alone.models) == {"model"}
+    pruned = optimizer.prune(
+        FlabPrunerConfig(data={"corpus": [corpus], "calibration_tokens": 512, "sequence_length": 64})
+    )
+    found = optimizer.evaluate(["cruxeval_output", "divergence"], **options)
+    assert found.models["dense"]["weights_sha256"] == pruned.report["base_model"]["weights_sha256"]
+    assert found.models["pruned"]["weights_sha256"] == pruned.report["weights_sha256"]
+    optimizer.save_pretrained(tmp_path / "out")
+    dense.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    again = evaluate(tmp_path / "out", tasks=["divergence", "cruxeval_output"], baseline=tmp_path / "dense", **options)
+    assert again.models["pruned"]["weights_sha256"] == pruned.report["weights_sha256"]
+    by_metric = [{row.metric: row.score.value for row in each.comparisons} for each in (found, again)]
+    assert by_metric[0] == pytest.approx(by_metric[1])
+    assert again.made == 0  # the same weights and the same tokenizer
+
+
+def test_a_task_of_the_user_is_scored_with_an_interval(run, dense, tokenizer, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: mine.jsonl}}\ntest_split: test\n"
+        'doc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+        'generation_kwargs: {until: ["\\n"], max_gen_toks: 4}\n'
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+        encoding="utf-8",
+    )
+    jsonl(tmp_path / "mine.jsonl", [{"question": f"{n}+1=", "answer": str(n + 1)} for n in range(6)])
+    found = run((dense, tokenizer), "mine", data={}, include_path=tmp_path, limit=4, baseline=(dense, tokenizer))
+    (row,) = found.comparisons
+    assert (row.task, row.metric, row.problems) == ("mine", "exact_match", 4)
+    assert math.isnan(row.retention.value)
+    assert row.score.interval == (0, 0)
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Reading weights is a fault."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(harness, "load_dense", refuse)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, dense, tokenizer):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    dense.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_an_instruct_task_needs_a_chat_template(run, checkpoint, no_weights, tmp_path, tokenizer, dense):
+    plain = byte_level_tokenizer(VOCABULARY)
+    plain.chat_template = None
+    dense.save_pretrained(tmp_path / "plain")
+    plain.save_pretrained(tmp_path / "plain")
+    with pytest.raises(FlabError) as error:
+        run(checkpoint, "openeval_instruct", baseline=tmp_path / "plain")
+    assert re.search("task 'openeval_instruct' needs a chat template, .*plain' has none; use the", str(error.value))
+    assert error.value.exit_code == 1
+
+
+def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint, no_weights, tmp_path):
+    tiny_model("llama", 500).save_pretrained(tmp_path / "small")
+    byte_level_tokenizer(VOCABULARY).save_pretrained(tmp_path / "small")
+    with pytest.raises(FlabError, match="small' has 600 tokens but the model embeds only 500"):
+        run(checkpoint, "cruxeval_output", baseline=tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "message"),
+    [
+        ([], {}, "no task was named"),
+        (["openeval"], {"limit": 0}, "--limit 0 leaves no problems"),
+        (["openeval"], {"samples": 0}, "--samples 0 is too small"),
+        (["openeval"], {"batch_size": 0}, "--batch-size 0 is too small"),
+        (["openeval"], {"max_new_tokens": -1}, "--max-new-tokens -1 is too small"),
+        (["openeval"], {"temperature": 0.0}, "--temperature 0.0 is not above 0"),
+        (["openeval"], {"top_p": 1.5}, "--top-p 1.5 is not above 0 and at most 1"),
+        (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for"),
+        (["openeval"], {"data": {"openeval": ["x", "y"]}}, "--data openeval: 2 files were given"),
+        (["divergence"], {}, "task 'divergence' compares two models; name the dense one with --baseline"),
+        (["divergence"], {"baseline": "x", "data": {}}, "give --data divergence=SOURCE"),
+        (["openeval"], {"confirm_run_unsafe_code": False}, "--confirm-run-unsafe-code"),
+        (["openeval"], {"dtype": "int8"}, "dtype 'int8' is not one of"),
+        (["openeval"], {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
+    ],
+)
+def test_bad_usage_is_refused_before_anything_is_loaded(run, no_weights, tmp_path, tasks, options, message):
+    with pytest.raises(ConfigurationError) as error:
+        run("no-such-model/at-all", *tasks, **options)
+    assert message in str(error.value)
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "cache").exists()
+
+
+def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tokenizer, no_weights, tmp_path):
+    found = run((dense, tokenizer), "cruxeval_output", output=tmp_path / "a" / "results")
+    before = sorted(path.name for path in (tmp_path / "a" / "results").iterdir())
+    with pytest.raises(FlabError, match="results' is not empty; name another, or allow it with --overwrite"):
+        run("no-model", "cruxeval_output", output=tmp_path / "a" / "results")
+    found.save(tmp_path / "a" / "results", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "a" / "results").iterdir()) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(FlabError, match="holds something else than an evaluation"):
+        found.save(tmp_path / "other", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(FlabError, match="file' is a file; name a folder"):
+        found.save(tmp_path / "file", overwrite=True)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["results"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(run, dense, tokenizer, tmp_path, monkeypatch):
+    found = run((dense, tokenizer), "cruxeval_output")
+
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(harness, "_write_json", full)
+    with pytest.raises(FlabError, match="could not be written \\(No space left on device\\); nothing was left behind"):
+        found.save(tmp_path / "deep" / "results")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_pruned_model_with_tokens_of_its_own_has_no_divergence(run, dense, tokenizer):
+    foreign = byte_level_tokenizer(VOCABULARY, special="<|other|>")
+    with pytest.raises(FlabError, match="tokens that .* lacks \\('<\\|other\\|>', for one\\); name the model"):
+        run((dense, foreign), "divergence", baseline=(dense, tokenizer))
+
+
+# --- the model for lm-eval -----------------------------------------------------------------------------------------
+
+
+def test_the_settings_of_a_checkpoint_do_not_leak_into_greedy_completions(dense, tokenizer, tmp_path):
+    prompts = [problem["prompt"] for problem in PROBLEMS]
+    plain = lm_of(dense, tokenizer, tmp_path / "a").generate_until(requests(prompts))
+    own = dense.generation_config
+    wild = GenerationConfig(
+        do_sample=True, temperature=5.0, repetition_penalty=9.0, max_new_tokens=2, eos_token_id=own.eos_token_id
+    )
+    dense.generation_config = wild
+    try:
+        assert lm_of(dense, tokenizer, tmp_path / "b").generate_until(requests(prompts)) == plain
+        assert dense.generation_config is wild
+    finally:
+        dense.generation_config = own
+
+
+def test_greedy_completions_are_those_of_generate_cut_at_the_first_stop_string(dense, tokenizer, tmp_path):
+    prompts = [problem["prompt"] for problem in PROBLEMS]
+    stops = ["e", "\ndef", "return"]
+    found = lm_of(dense, tokenizer, tmp_path, batch_size=1).generate_until(requests(prompts, until=stops))
+    for prompt, completion in zip(prompts, found, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        output = dense.generate(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        whole = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        assert completion == cut(whole, stops)
+    assert any(found)
+
+
+def test_a_row_ends_once_its_new_text_holds_a_stop_string(tokenizer):
+    stop = HasStopString(tokenizer, ["\n    return"], start=3)
+    rows = [tokenizer.encode(text) for text in ("x = 1\n    return", "x = 1\n    retur", "\n    return x = 1, 2")]
+    start = [tokenizer.encode("\n    return")[-1]] * 3  # the prompt may hold one
+    longest = max(map(len, rows))
+    done = None
+    for length in range(1, longest + 1):
+        ids = [start + (row + [tokenizer.pad_token_id] * longest)[:length] for row in rows]
+        done = stop(torch.tensor(ids), None)
+    assert done.tolist() == [True, False, True]
+
+
+def test_batches_are_of_like_length_and_hold_every_prompt_once():
+    prompts = [[1] * length for length in (3, 9, 3, 1, 9)]
+    assert batches_by_length(prompts, 2) == [[1, 4], [0, 2], [3]]
+    assert batches_by_length([], 2) == []
+
+
+def test_prompts_that_are_too_long_keep_their_end(dense, tokenizer, tmp_path):
+    lm = lm_of(dense, tokenizer, tmp_path)
+    (batch,) = lm.generation_batches(requests([" x" * 3000], max_gen_toks=10))
+    assert len(batch.prompts[0]) == lm.max_length - 10
+    (batch,) = lm.generation_batches(requests([" x" * 3000], max_gen_toks=100_000))
+    assert len(batch.prompts[0]) == lm.max_length // 2
+    assert isinstance(lm.generate_until(requests([" x" * 3000]))[0], str)
+
+
+def test_likelihoods_are_those_of_lm_eval(dense, tokenizer, tmp_path):
+    pairs = [(prompt, f" {word}") for prompt in ("def f(", "x =", "total") for word in ("a", "the value", "b")]
+    asked = [Instance("loglikelihood", {}, pair, 0, ("task", 0, 1)) for pair in pairs]
+    ours = lm_of(dense, tokenizer, tmp_path, batch_size=2).loglikelihood(asked)
+    theirs = HFLM(pretrained=dense, tokenizer=tokenizer, batch_size=2).loglikelihood(asked)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], rel=1e-4)
+
+
+def test_the_likelihood_of_a_long_text_counts_every_token_once(dense, tokenizer, tmp_path):
+    text = "\n".join(TEXTS[:6])
+    lm = lm_of(dense, tokenizer, tmp_path, batch_size=2)
+    asked = [Instance("loglikelihood_rolling", {}, (each,), 0, ("task", 0, 1)) for each in ("total = a", text)]
+    short, long = lm.loglikelihood_rolling(asked)
+    ids = [lm.prefix_token_id, *tokenizer.encode("total = a")]
+    logits = torch.log_softmax(dense(torch.tensor([ids])).logits[0], dim=-1)
+    assert short == pytest.approx(sum(float(logits[i, token]) for i, token in enumerate(ids[1:])), rel=1e-4)
+    assert len(tokenizer.encode(text)) > lm.max_length
+    assert long < 20 * short
+
+
+def test_a_cached_batch_that_is_damaged_is_made_again(tmp_path):
+    cache = BatchCache(tmp_path)
+    assert cache.get({"a": 1}, lambda: ["x"]) == ["x"]
+    assert cache.get({"a": 1}, lambda: ["y"]) == ["x"]
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text("[", encoding="utf-8")
+    assert cache.get({"a": 1}, lambda: ["z"]) == ["z"]
+    assert (cache.made, cache.reused) == (2, 1)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    cache = BatchCache(tmp_path / "file" / "cache")
+    for use in (cache.prepare, lambda: cache.get({}, list)):
+        with pytest.raises(FlabError, match="cache folder '.*cache' cannot be used .*--cache-dir"):
+            use()
+
+
+def test_the_hash_of_a_tokenizer_ignores_what_calls_leave_behind(tokenizer):
+    fresh = byte_level_tokenizer(VOCABULARY)
+    before = tokenizer_hash(fresh)
+    fresh(["a", "a b c"], padding=True, truncation=True, max_length=4)
+    assert tokenizer_hash(fresh) == before
+    fresh.chat_template = "x"
+    assert tokenizer_hash(fresh) != before
+
+
+# --- interruption --------------------------------------------------------------------------------------------------
+
+
+SCRIPT = """
+import sys
+from optimum_flab import evaluate
+model, baseline, data, cache, output = sys.argv[1:]
+found = evaluate(model, baseline=baseline, tasks=["openeval", "cruxeval_output"], batch_size=1, max_new_tokens=48,
+                 data={"openeval": data + "/openeval.jsonl", "cruxeval_output": data + "/outputs.jsonl"},
+                 confirm_run_unsafe_code=True, cache_dir=cache, output=output)
+print(found.made, found.reused)
+"""
+
+
+def files_of(cache: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
+
+
+def test_a_killed_evaluation_goes_on_where_it_was_and_ends_with_the_same_table(
+    data, dense, other, tokenizer, checkpoint, tmp_path
+):
+    other.save_pretrained(tmp_path / "pruned")
+    tokenizer.save_pretrained(tmp_path / "pruned")
+    folder = str(Path(data["openeval"]).parent)
+
+    def command(cache, output):
+        arguments = [tmp_path / "pruned", checkpoint, folder, tmp_path / cache, tmp_path / output]
+        return [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+
+    process = subprocess.Popen(
+        command("killed", "killed-out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(files_of(tmp_path / "killed")) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = files_of(tmp_path / "killed")
+    assert len(done) >= 3
+    assert not (tmp_path / "killed-out").exists()
+
+    outputs = {}
+    for cache, output in (("killed", "killed-out"), ("whole", "whole-out")):
+        result = subprocess.run(command(cache, output), capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+        made, reused = map(int, result.stdout.split()[-2:])
+        outputs[cache] = (made, reused, (tmp_path / output / "flab_evaluation.json").read_text(encoding="utf-8"))
+    total = 2 * (len(PROBLEMS) + len(OUTPUTS))
+    assert outputs["whole"][:2] == (total, 0)
+    assert outputs["killed"][:2] == (total - len(done), len(done))
+    assert outputs["killed"][2] == outputs["whole"][2]
+    after = files_of(tmp_path / "killed")
+    assert {name: after[name] for name in done} == done
+    assert set(after) == set(files_of(tmp_path / "whole"))
