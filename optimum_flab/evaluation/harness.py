@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import lm_eval
+import lm_eval.evaluator
 import numpy as np
 import torch
 from lm_eval.api import metrics as lm_eval_metrics
@@ -455,7 +456,8 @@ class ModelSource:
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
     """lm-eval's results of one task. Each task runs alone, so that its batches do not depend on the others named."""
-    with quiet():
+    # it would name the commit of whatever repository the user stands in, and git complain where there is none
+    with quiet(), patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None):
         return lm_eval.simple_evaluate(
             model=lm,
             tasks=list(task.spec),

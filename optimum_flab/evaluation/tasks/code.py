@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+LINE_ENDS = "\r\n"
 FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -113,7 +114,7 @@ def mbpp_instruct_prompt(doc: Mapping[str, Any]) -> str:
 
 def instruct_prompt(doc: Mapping[str, Any]) -> str:
     return (
-        f"Complete this Python function:\n\n```python\n{doc['prompt'].rstrip()}\n```\n\n"
+        f"Complete this Python function:\n\n```python\n{doc['prompt'].strip(LINE_ENDS)}\n```\n\n"
         "Answer with one code block that holds the whole function with the imports that it needs."
     )
 
