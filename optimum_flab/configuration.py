@@ -11,6 +11,7 @@ from optimum.configuration_utils import BaseConfig
 
 from . import __version__
 from .errors import ConfigurationError
+from .recovery.settings import RecoverySettings
 from .settings import (
     DataSettings,
     FFNSettings,
@@ -37,6 +38,8 @@ class FlabPrunerConfig(BaseConfig):
         vocabulary ([`~settings.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
         layers ([`~settings.LayerSettings`] or `dict`, *optional*): how layers are removed.
         ffn ([`~settings.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
+        recovery ([`~recovery.settings.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
+            afterwards, and how; without `recovery.data` it is not trained.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field, bad value and contradiction at once.
@@ -63,6 +66,7 @@ class FlabPrunerConfig(BaseConfig):
         vocabulary: VocabularySettings | Mapping[str, Any] | None = None,
         layers: LayerSettings | Mapping[str, Any] | None = None,
         ffn: FFNSettings | Mapping[str, Any] | None = None,
+        recovery: RecoverySettings | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         settings = check_settings(
@@ -73,6 +77,7 @@ class FlabPrunerConfig(BaseConfig):
                 "vocabulary": vocabulary,
                 "layers": layers,
                 "ffn": ffn,
+                "recovery": recovery,
                 **kwargs,
             }
         )
@@ -83,6 +88,7 @@ class FlabPrunerConfig(BaseConfig):
         self.vocabulary = settings.vocabulary
         self.layers = settings.layers
         self.ffn = settings.ffn
+        self.recovery = settings.recovery
 
     def validate(self) -> None:
         """Check the fields again: they may have been changed since.

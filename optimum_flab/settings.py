@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError
 
 from .errors import ConfigurationError
+from .recovery.settings import RecoverySettings, contradictions
+from .section import Section, Sources
 
 
 # Written beside the settings by us, optimum and transformers; they say nothing about the pruning.
@@ -21,28 +23,6 @@ BOOKKEEPING = frozenset(
 
 # The field of each component that pins its size.
 PINS = {"vocabulary": "size", "layers": "num_hidden_layers", "ffn": "intermediate_size"}
-
-
-def _as_sources(value: Any) -> Any:
-    values = [value] if isinstance(value, (str, os.PathLike)) else value
-    if not isinstance(values, (list, tuple)):
-        return value
-    return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in values]
-
-
-Sources = Annotated[list[str], BeforeValidator(_as_sources)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("is a yes or no; give a value of the field's own kind")
-        return value
 
 
 class DataSettings(Section):
@@ -124,6 +104,7 @@ class PrunerSettings(Section):
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
 
 
 SECTIONS = {
@@ -187,6 +168,7 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
             f"vocabulary.pad_to_multiple_of: {settings.vocabulary.pad_to_multiple_of} although vocabulary.enabled is "
             "false; drop it or switch vocabulary on"
         )
+    yield from contradictions(settings.recovery)
     data = settings.data
     if data.calibration_tokens < data.sequence_length:
         yield (
