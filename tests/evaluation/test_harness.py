@@ -51,6 +51,15 @@ def no_environment(monkeypatch):
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny models lose by threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return byte_level_tokenizer(VOCABULARY)
@@ -330,7 +339,7 @@ def test_bad_usage_is_refused_before_anything_is_loaded(run, no_weights, tmp_pat
 def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tokenizer, no_weights, tmp_path):
     found = run((dense, tokenizer), "cruxeval_output", output=tmp_path / "a" / "results")
     before = sorted(path.name for path in (tmp_path / "a" / "results").iterdir())
-    with pytest.raises(FlabError, match="results' is not empty; name another, or allow it with --overwrite"):
+    with pytest.raises(FlabError, match="results.* --overwrite"):
         run("no-model", "cruxeval_output", output=tmp_path / "a" / "results")
     found.save(tmp_path / "a" / "results", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "a" / "results").iterdir()) == before
@@ -339,7 +348,7 @@ def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tok
     with pytest.raises(FlabError, match="holds something else than an evaluation"):
         found.save(tmp_path / "other", overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(FlabError, match="file' is a file; name a folder"):
+    with pytest.raises(FlabError, match="file exists and is not a folder"):
         found.save(tmp_path / "file", overwrite=True)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["results"]
 
@@ -351,7 +360,7 @@ def test_a_write_that_fails_leaves_nothing_behind(run, dense, tokenizer, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(harness, "_write_json", full)
-    with pytest.raises(FlabError, match="could not be written \\(No space left on device\\); nothing was left behind"):
+    with pytest.raises(FlabError, match="could not be written \\(.*\\); nothing was left behind"):
         found.save(tmp_path / "deep" / "results")
     assert not (tmp_path / "deep").exists()
 
@@ -479,6 +488,8 @@ def test_the_hash_of_a_tokenizer_ignores_what_calls_leave_behind(tokenizer):
 
 SCRIPT = """
 import sys
+import torch
+torch.set_num_threads(1)
 from optimum_flab import evaluate
 model, baseline, data, cache, output = sys.argv[1:]
 found = evaluate(model, baseline=baseline, tasks=["openeval", "cruxeval_output"], batch_size=1, max_new_tokens=48,
