@@ -156,6 +156,15 @@ def read_source(spec: str | Source) -> SourceTexts:
     return SourceTexts(documents, skipped)
 
 
+def source_rows(source: Source) -> Iterable[Any]:
+    """The rows of a file with rows or of a Hub dataset, as they are.
+
+    Raises:
+        [`FlabError`]: it cannot be read.
+    """
+    return _load_hub_dataset(source) if source.dataset is not None else _file_rows(source.path)
+
+
 def read_sources(specs: Sequence[str]) -> SourceTexts:
     """Reads several sources, one after the other; all of them are parsed before the first is read."""
     sources = [parse_source(spec) for spec in specs]

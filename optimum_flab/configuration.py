@@ -171,6 +171,16 @@ class FlabPrunerConfig(BaseConfig):
         return isinstance(other, FlabPrunerConfig) and self.to_dict() == other.to_dict()
 
 
+def read_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
+    """The configuration beside a pruned checkpoint; `None` where a plan was applied, which leaves none.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read, or is faulty.
+    """
+    path = os.path.join(folder, FlabPrunerConfig.CONFIG_NAME)
+    return FlabPrunerConfig.from_dict(read_settings_file(path)) if os.path.isfile(path) else None
+
+
 def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
     """`values` as keyword arguments: YAML allows keys that are not text."""
     return {str(name): value for name, value in values.items()}

@@ -19,6 +19,7 @@ from .architectures import Architecture
 from .budget import count_parameters, shape_of
 from .calibration import PackedTokens, pack
 from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, predicting, total_bits
+from .errors import FlabError
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
 from .settings import DataSettings
@@ -183,6 +184,22 @@ def write_report(folder: str | Path, report: dict[str, Any]) -> None:
     Path(folder, REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """What `flab_report.json` says.
+
+    Raises:
+        [`FlabError`]: there is none that can be read.
+    """
+    path = Path(folder, REPORT_NAME)
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlabError(f"report {str(path)!r} cannot be read ({error}); name the folder of a pruned model") from error
+    if not isinstance(report, dict) or "base_model" not in report:
+        raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
+    return report
+
+
 def report_summary(report: dict[str, Any]) -> str:
     """The report as a table for the terminal."""
     dense, pruned, held_out = report["dense"], report["pruned"], report["held_out"]
@@ -213,6 +230,16 @@ def report_summary(report: dict[str, Any]) -> str:
             f"  dense mass lost        {held_out['lost_mass']:.3%}",
             f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
             f"({held_out['texts_cut_differently']} texts cut differently)",
+        ]
+    if recovery := report.get("recovery"):
+        before, after = recovery["held_out_before"], recovery["held_out_after"]
+        lines += [
+            "",
+            f"Recovery on {recovery['data']['sequences']:,} sequences ({recovery['data']['tokens']:,} tokens), "
+            f"{recovery['training']['best_step']:,} steps:",
+            f"  divergence             {before['divergence']:.4f} -> {after['divergence']:.4f}",
+            f"  bits per byte          {before['pruned_bits_per_byte']:.4f} -> {after['pruned_bits_per_byte']:.4f}",
+            *(f"  note: {note}" for note in recovery["notes"]),
         ]
     if changed := report.get("texts", {}).get("corpus_cut_differently"):
         lines.append(

@@ -19,6 +19,7 @@ class Architecture:
 
     Args:
         model_type (`str`): `config.model_type` of the family.
+        attention_out (`str`): the projection from the attention heads to the residual stream.
         ffn_norm (`str`): the norm whose input is the residual stream that the FFN reads.
         ffn_post_norm (`str`, *optional*): a norm between the FFN and the residual stream.
         per_layer_lists (`tuple[str, ...]`): config fields that hold one entry per layer.
@@ -34,6 +35,7 @@ class Architecture:
     mlp: str = "mlp"
     neuron_in: tuple[str, ...] = ("gate_proj", "up_proj")
     neuron_out: str = "down_proj"
+    attention_out: str = "self_attn.o_proj"
     ffn_norm: str = "post_attention_layernorm"
     ffn_post_norm: str | None = None
     per_layer_lists: tuple[str, ...] = ("layer_types",)

@@ -12,6 +12,7 @@ from .base import FlabVerb, add_model_arguments, argument_groups
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
+    from collections.abc import Sequence
 
 
 class Flag(NamedTuple):
@@ -67,7 +68,7 @@ class PruneCommand(FlabVerb):
             help="flab_plan.json of an earlier run, to be applied without any search (default: search)",
         )
         for flag in FLAGS:
-            _add(optional, flag)
+            add_flag(optional, flag)
         optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
         optional.add_argument(
             "--dtype",
@@ -77,6 +78,12 @@ class PruneCommand(FlabVerb):
         )
         optional.add_argument(
             "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
+        )
+        optional.add_argument(
+            "--confirm-run-unsafe-code",
+            action="store_true",
+            help="where the configuration file has data for recovery: consent to run the programs that the dense model"
+            " writes, in a sandbox (default: no)",
         )
         optional.add_argument(
             "--prompt",
@@ -104,6 +111,10 @@ class PruneCommand(FlabVerb):
         if args.plan is None:
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(work.data)
+            if work.recovery.data:
+                from ..recovery.pipeline import check_inputs
+
+                check_inputs(work.recovery, args.confirm_run_unsafe_code)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
             revision=args.revision,
@@ -116,6 +127,8 @@ class PruneCommand(FlabVerb):
         if args.plan is None:
             optimizer.check_space(args.output, work)
             optimizer.prune(work)
+            if work.recovery.data:
+                optimizer.recover(work.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
         else:
             optimizer.apply(work)
         optimizer.save_pretrained(args.output, overwrite=args.overwrite)
@@ -127,14 +140,19 @@ class PruneCommand(FlabVerb):
 
 def settings_from(args: Namespace) -> dict[str, Any]:
     """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
-    winning: dict[str, Any] = {}
-    for _, setting, _ in FLAGS:
+    below = {} if args.config is None else read_settings_file(args.config)
+    return {str(name): value for name, value in merge_settings(below, settings_of_flags(args, FLAGS)).items()}
+
+
+def settings_of_flags(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
+    """The settings that flags give; those that were not given are left out."""
+    given: dict[str, Any] = {}
+    for _, setting, _ in flags:
         value = getattr(args, setting, None)
         if value is not None:
             *section, name = setting.split(".")
-            (winning.setdefault(section[0], {}) if section else winning)[name] = value
-    below = {} if args.config is None else read_settings_file(args.config)
-    return {str(name): value for name, value in merge_settings(below, winning).items()}
+            (given.setdefault(section[0], {}) if section else given)[name] = value
+    return given
 
 
 def _refuse_search(args: Namespace) -> None:
@@ -150,7 +168,7 @@ def _refuse_search(args: Namespace) -> None:
         )
 
 
-def _add(group: _ArgumentGroup, flag: Flag) -> None:
+def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
     """Declare a flag from its setting; its value is None unless given, so that it hides no configuration file."""
     *section, name = flag.setting.split(".")
     field = (SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]

@@ -52,7 +52,8 @@ class RecoverySettings(Section):
     cross_entropy_share: float = Field(0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both")
     distill_on: Literal["all", "answer"] = Field("all", description="tokens that distillation looks at")
     teacher: Literal["cached", "resident"] = Field(
-        "cached", description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed"
+        "cached",
+        description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed",
     )
     top_k: int = Field(64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
     rank: int = Field(32, ge=1, description="rank of the LoRA matrices")

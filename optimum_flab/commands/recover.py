@@ -1,0 +1,135 @@
+"""`optimum-cli flab recover`, and the same under `accelerate launch -m optimum_flab.recovery`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..recovery.settings import check_recovery
+from ..settings import check_settings, merge_settings, read_settings_file
+from .base import FlabVerb, argument_groups
+from .prune import DTYPES, Flag, add_flag, settings_of_flags
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+FLAGS = (
+    Flag("--data", "recovery.data", "SOURCE"),
+    Flag("--exclude", "recovery.exclude", "SOURCE"),
+    Flag("--held-out", "recovery.held_out", "SOURCE"),
+    Flag("--most-examples", "recovery.most_examples", "N"),
+    Flag("--answers", "recovery.answers"),
+    Flag("--dense-share", "recovery.dense_share", "SHARE"),
+    Flag("--max-new-tokens", "recovery.max_new_tokens", "N"),
+    Flag("--generation-batch-size", "recovery.generation_batch_size", "N"),
+    Flag("--template", "recovery.template"),
+    Flag("--sequence-length", "recovery.sequence_length", "N"),
+    Flag("--validation-share", "recovery.validation_share", "SHARE"),
+    Flag("--no-closed-form", "recovery.closed_form"),
+    Flag("--closed-form-tokens", "recovery.closed_form_tokens", "N"),
+    Flag("--loss", "recovery.loss"),
+    Flag("--cross-entropy-share", "recovery.cross_entropy_share", "SHARE"),
+    Flag("--distill-on", "recovery.distill_on"),
+    Flag("--teacher-mode", "recovery.teacher"),
+    Flag("--top-k", "recovery.top_k", "K"),
+    Flag("--rank", "recovery.rank", "R"),
+    Flag("--alpha", "recovery.alpha", "A"),
+    Flag("--dropout", "recovery.dropout", "P"),
+    Flag("--target", "recovery.targets", "MODULE"),
+    Flag("--train-embeddings", "recovery.train_embeddings"),
+    Flag("--learning-rate", "recovery.learning_rate", "RATE"),
+    Flag("--weight-decay", "recovery.weight_decay", "DECAY"),
+    Flag("--warmup-share", "recovery.warmup_share", "SHARE"),
+    Flag("--epochs", "recovery.epochs", "N"),
+    Flag("--max-steps", "recovery.max_steps", "N"),
+    Flag("--batch-size", "recovery.batch_size", "N"),
+    Flag("--micro-batch-size", "recovery.micro_batch_size", "N"),
+    Flag("--evaluations", "recovery.evaluations", "N"),
+    Flag("--patience", "recovery.patience", "N"),
+    Flag("--gradient-checkpointing", "recovery.gradient_checkpointing"),
+    Flag("--training-dtype", "recovery.dtype"),
+    Flag("--keep-adapter", "recovery.keep_adapter"),
+    Flag("--seed", "recovery.seed", "N"),
+)
+
+
+class RecoverCommand(FlabVerb):
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        required, optional = argument_groups(parser)
+        required.add_argument("-m", "--model", metavar="FOLDER", type=Path, required=True, help="pruned checkpoint")
+        required.add_argument("output", type=Path, help="folder to write the recovered model to")
+        required.add_argument(
+            "--teacher",
+            metavar="MODEL",
+            required=True,
+            help="the dense model that it was pruned from: a Hub id, a local folder, or a GGUF file",
+        )
+        optional.add_argument(
+            "-c",
+            "--config",
+            metavar="FILE",
+            help="YAML or JSON file with a section `recovery`; flags win over it (default: none)",
+        )
+        optional.add_argument(
+            "--teacher-revision", help="branch, tag or commit of a teacher on the Hub (default: its main branch)"
+        )
+        for flag in FLAGS:
+            add_flag(optional, flag)
+        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+        optional.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            default="float32",
+            help="number format of the measurements on held-out text (default: %(default)s)",
+        )
+        optional.add_argument(
+            "--confirm-run-unsafe-code",
+            action="store_true",
+            help="consent to run the programs that the dense model writes, in a sandbox (default: no)",
+        )
+        optional.add_argument(
+            "--cache-dir",
+            metavar="FOLDER",
+            type=Path,
+            help="folder that keeps answers, predictions and checkpoints, so that an interrupted run goes on"
+            " (default: optimum_flab/recovery in HF_HOME)",
+        )
+        optional.add_argument(
+            "--overwrite", action="store_true", help="replace what is in the output folder (default: refuse)"
+        )
+
+    def execute(self) -> None:
+        args = self.args
+        settings = check_settings(settings_from(args)).recovery
+        check_recovery(settings)
+
+        from .. import FlabOptimizer
+        from ..plan import PruningPlan
+        from ..recovery.launch import is_first, process_device
+        from ..recovery.pipeline import check_inputs
+
+        FlabOptimizer.check_output(args.output, args.overwrite)
+        PruningPlan.load(args.model)
+        check_inputs(settings, args.confirm_run_unsafe_code)
+        optimizer = FlabOptimizer.from_pretrained(
+            args.teacher, revision=args.teacher_revision, device=process_device(args.device), dtype=args.dtype
+        )
+        optimizer.load_pruned(args.model)
+        optimizer.recover(
+            settings,
+            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+            cache_dir=args.cache_dir,
+            release_dense=True,
+        )
+        if is_first():
+            optimizer.save_pretrained(args.output, overwrite=args.overwrite)
+            print(optimizer.summary())
+
+
+def settings_from(args: Namespace) -> dict[str, Any]:
+    """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
+    below = {} if args.config is None else read_settings_file(args.config)
+    return {str(name): value for name, value in merge_settings(below, settings_of_flags(args, FLAGS)).items()}

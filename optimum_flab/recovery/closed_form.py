@@ -1,0 +1,191 @@
+"""The free step before training: what least squares can still win back on the model as it was pruned.
+
+Two streams of hidden states go up side by side, that of the dense model and that of the pruned one, as it is with the
+layers below already refitted. Layer by layer the attention's output projection and the FFN's are refitted so that the
+pruned stream is as near to the dense one as they can make it, at the place where the pruned model's next layer reads
+it: behind removed layers, whose linear part is so folded into the projection before them. A bias of the projection and
+the scale of the final norm are refitted too. The weights are pulled towards those there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..architectures import Architecture
+from ..calibration import PackedTokens
+from ..layerwise import layer_inputs, run_layer
+
+
+PULL = 0.1  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
+
+
+class LeastSquares:
+    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, accumulated in float32."""
+
+    def __init__(self, weight: torch.Tensor):
+        self.weight = weight.detach().float()
+        size = weight.shape[1]
+        self.gram = torch.zeros(size, size, device=weight.device)
+        # of the residual t - W₀ x, which is small: the sums then hold more digits
+        self.cross = torch.zeros_like(self.weight)
+
+    def add(self, inputs: torch.Tensor, errors: torch.Tensor, importance: torch.Tensor) -> None:
+        """Adds tokens.
+
+        Args:
+            inputs (`torch.Tensor` of shape `(tokens, in)`): what the projection reads.
+            errors (`torch.Tensor` of shape `(tokens, out)`): what its output lacks.
+            importance (`torch.Tensor` of shape `(tokens,)`): weight of each token.
+        """
+        root = importance.float().sqrt()[:, None]
+        scaled = inputs.float() * root
+        self.gram.addmm_(scaled.T, scaled)
+        self.cross.addmm_((errors.float() * root).T, scaled)
+
+    def solve(self, pull: float = PULL) -> torch.Tensor:
+        """The weights, float32; those there were if the tokens say nothing."""
+        strength = pull * self.gram.diagonal().mean()
+        if not torch.isfinite(strength) or strength <= 0:
+            return self.weight
+        matrix = self.gram.clone()
+        matrix.diagonal().add_(strength)
+        step = torch.cholesky_solve(self.cross.T, torch.linalg.cholesky(matrix)).T
+        return self.weight + step if torch.isfinite(step).all() else self.weight
+
+
+def importance_of(hidden: torch.Tensor) -> torch.Tensor:
+    """Weight of each token's error: the next layer reads the stream through an RMS norm."""
+    return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-12)
+
+
+@contextmanager
+def _inputs_seen(module: nn.Module):
+    """Notes what a module reads, at each run."""
+    seen: dict[str, torch.Tensor] = {}
+    handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def refit(
+    dense: nn.Module,
+    pruned: nn.Module,
+    architecture: Architecture,
+    kept_layers: Sequence[int],
+    dense_tokens: PackedTokens,
+    tokens: PackedTokens,
+    batch_size: int,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Refits a pruned model in place.
+
+    Args:
+        dense (`nn.Module`): the dense model, in the dtype to compute in.
+        pruned (`nn.Module`): a model of the same family, changed; on the same device.
+        kept_layers (`Sequence[int]`): dense index of each pruned layer.
+        dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either.
+        tick (`Callable`): called after every layer of the pruned model.
+    """
+    dense_inputs = [layer_inputs(dense, architecture, batch) for batch in dense_tokens.batches(batch_size)]
+    inputs = [layer_inputs(pruned, architecture, batch) for batch in tokens.batches(batch_size)]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
+    wanted, stream = [x.hidden for x in dense_inputs], [x.hidden for x in inputs]
+    dense_layers, layers = architecture.decoder_layers(dense), architecture.decoder_layers(pruned)
+    following = [*kept_layers[1:], len(dense_layers)]
+    done = 0
+    for index, layer in enumerate(layers):
+        middle = []  # the dense stream between attention and FFN
+        for number in range(done, following[index]):
+            with _inputs_seen(dense_layers[number].get_submodule(architecture.ffn_norm)) as seen:
+                for batch, x in enumerate(dense_inputs):
+                    wanted[batch] = run_layer(dense_layers[number], wanted[batch], x.kwargs[number])
+                    if number == kept_layers[index]:
+                        middle.append(seen["input"])
+        done = following[index]
+        if architecture.ffn_post_norm is None:
+            _refit_output(
+                architecture.attention_out, layer, index, architecture.ffn_norm, middle, stream, inputs, masks
+            )
+            del middle
+            _refit_output(
+                f"{architecture.mlp}.{architecture.neuron_out}", layer, index, None, wanted, stream, inputs, masks
+            )
+        stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
+        tick()
+    _refit_final_norm(
+        pruned.get_submodule(architecture.final_norm),
+        dense.get_submodule(architecture.final_norm),
+        wanted,
+        stream,
+        masks,
+    )
+
+
+def _refit_output(
+    name: str,
+    layer: nn.Module,
+    index: int,
+    read_by: str | None,
+    wanted: Sequence[torch.Tensor],
+    stream: Sequence[torch.Tensor],
+    inputs: Sequence,
+    masks: Sequence[torch.Tensor],
+) -> None:
+    """Refits one projection of a layer into the residual stream.
+
+    Args:
+        read_by (`str`, *optional*): the norm that reads the stream behind it; `None`: the next layer does.
+    """
+    projection = layer.get_submodule(name)
+    problem = LeastSquares(projection.weight)
+    error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
+    reader = layer.get_submodule(read_by) if read_by else projection
+    with _inputs_seen(projection) as seen, _inputs_seen(reader) as behind:
+        for batch, mask in enumerate(masks):
+            output = run_layer(layer, stream[batch], inputs[batch].kwargs[index])
+            now = behind["input"] if read_by else output
+            target = wanted[batch].to(now.device)[mask]
+            importance = importance_of(target)
+            error = target.float() - now[mask].float()
+            problem.add(seen["input"][mask], error, importance)
+            error_sum = error_sum + importance @ error
+            input_sum = input_sum + importance @ seen["input"][mask].float()
+            weight_sum = weight_sum + importance.sum()
+    solved = problem.solve()
+    if projection.bias is not None:
+        left = (error_sum - (solved - problem.weight) @ input_sum) / weight_sum
+        projection.bias.copy_(projection.bias.float() + left)
+    projection.weight.copy_(solved)
+
+
+def _refit_final_norm(
+    norm: nn.Module,
+    dense_norm: nn.Module,
+    wanted: Sequence[torch.Tensor],
+    stream: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+) -> None:
+    """Scales each channel of what the output head reads by least squares towards the dense model's."""
+    cross = square = 0.0
+    for target, hidden, mask in zip(wanted, stream, masks, strict=True):
+        should, now = dense_norm(target[mask]).float(), norm(hidden[mask]).float()
+        cross, square = cross + (should * now).sum(dim=0), square + now.square().sum(dim=0)
+    factor = torch.where(square > 0, cross / square.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+    # gemma's norms multiply by one more than their weight
+    shift = norm_offset(norm)
+    norm.weight.copy_((norm.weight.float() + shift) * factor - shift)
+
+
+def norm_offset(norm: nn.Module) -> float:
+    """What a norm adds to its weight before it multiplies: found by asking it."""
+    size = norm.weight.shape[0]
+    flat = torch.ones(1, size, device=norm.weight.device, dtype=torch.float32)
+    scaled = norm(flat.to(norm.weight.dtype)).float().mean()
+    return float(torch.round(scaled - norm.weight.float().mean()))

@@ -1,0 +1,160 @@
+"""Examples -> packed rows of tokens, with labels on the answers alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..calibration import PackedTokens, pack
+from ..divergence import predicting
+from ..errors import FlabError
+from ..vocabulary import special_ids
+from .instructions import Example
+
+
+IGNORED = -100
+TOKENIZED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as tokens; `answers` is true for the tokens that hold a part of the answer, and for its end."""
+
+    ids: list[int]
+    answers: list[bool]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Packed rows to train or to measure on.
+
+    Args:
+        tokens ([`PackedTokens`]): no document of a row sees another.
+        labels (`torch.LongTensor` of shape `(rows, length)`): at each position the next token if it belongs to an
+            answer, else -100.
+    """
+
+    tokens: PackedTokens
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, chosen: Sequence[int]) -> Sequences:
+        """Some of the rows."""
+        index = torch.as_tensor(chosen, dtype=torch.long)
+        tokens = self.tokens
+        return Sequences(
+            PackedTokens(tokens.input_ids[index], tokens.position_ids[index], tokens.mask[index]), self.labels[index]
+        )
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of tokens, positions and labels."""
+        digest = hashlib.sha256()
+        for tensor in (self.tokens.input_ids, self.tokens.position_ids, self.labels):
+            digest.update(f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def uses_chat(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Whether instructions are laid out by the tokenizer's chat template.
+
+    Raises:
+        [`FlabError`]: that is asked for, and there is none.
+    """
+    if template == "chat" and not tokenizer.chat_template:
+        raise FlabError("recovery.template: 'chat', but the tokenizer has no chat template; take 'plain' or 'auto'")
+    return template == "chat" or (template == "auto" and bool(tokenizer.chat_template))
+
+
+def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
+    """The text before an answer, special tokens of the chat template included; nothing of it is stripped or added,
+    except one line end between an instruction and its answer where there is no chat template."""
+    if example.continues:
+        return example.prompt
+    if not chat:
+        return example.prompt + "\n"
+    messages = [{"role": role, "content": text} for role, text in example.turns]
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates refuse what they do not know in their own ways
+        raise FlabError(
+            f"{example.place}: the tokenizer's chat template refuses it ({error}); set recovery.template to 'plain', "
+            "or leave the example out"
+        ) from error
+
+
+def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Encoded]:
+    """Tokens of prompt and answer as one text, so that they are cut as they will be when the text is read.
+
+    A token that holds a part of both belongs to the answer. The end-of-sequence token follows the answer.
+    """
+    prompts = [prompt_text(example, tokenizer, chat) for example in examples]
+    texts = [prompt + example.answer for prompt, example in zip(prompts, examples, strict=True)]
+    before, after = (list(ids) for ids in special_ids(tokenizer))
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if after[-1:] == end:
+        end = []
+    encoded = []
+    for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+        part = slice(start, start + TOKENIZED_AT_ONCE)
+        found = tokenizer(texts[part], add_special_tokens=False, return_offsets_mapping=True)
+        for ids, offsets, prompt, example in zip(
+            found["input_ids"], found["offset_mapping"], prompts[part], examples[part], strict=True
+        ):
+            # a chat template writes the beginning-of-sequence token itself
+            first = before if example.continues or not chat else []
+            answers = [stop > len(prompt) for _, stop in offsets]
+            tail = [*after, *end]
+            encoded.append(Encoded([*first, *ids, *tail], [False] * len(first) + answers + [True] * len(tail)))
+    return encoded
+
+
+def pack_examples(encoded: Sequence[Encoded], length: int) -> tuple[Sequences | None, int]:
+    """Lays examples into rows, first fit in the given order; the longer ones are left out.
+
+    Returns:
+        `tuple[Sequences | None, int]`: the rows (`None`: there are none), and how many examples were too long.
+    """
+    fitting = [example for example in encoded if len(example.ids) <= length]
+    if not fitting:
+        return None, len(encoded)
+    tokens = pack([example.ids for example in fitting], length, 0)
+    # the same lengths in the same order are laid out alike
+    answers = pack([[int(flag) for flag in example.answers] for example in fitting], length, 0).input_ids.bool()
+    wanted = predicting(tokens)
+    wanted[:, :-1] &= answers[:, 1:]
+    following = torch.zeros_like(tokens.input_ids)
+    following[:, :-1] = tokens.input_ids[:, 1:]
+    return Sequences(tokens, following.masked_fill(~wanted, IGNORED)), len(encoded) - len(fitting)
+
+
+def split_rows(number: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to train on and rows set aside, at least one each where there are two."""
+    order = np.random.default_rng(seed).permutation(number).tolist()
+    aside = min(max(1, round(number * share)), number - 1)
+    return order[aside:], sorted(order[:aside])
+
+
+def schedule(rows: int, steps: int, batch_size: int, seed: int) -> list[int]:
+    """The row of every place of every batch: pass after pass over all rows, each in an order of its own.
+
+    Fixed beforehand, so that it is the same for one process and for many, and after an interruption.
+    """
+    generator = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < steps * batch_size:
+        order += generator.permutation(rows).tolist()
+    return order[: steps * batch_size]
+
+
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of rows that are dictionaries of tensors."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

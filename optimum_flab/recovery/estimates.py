@@ -1,0 +1,95 @@
+"""How much memory, disk and time a recovery will take, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calibration import PackedTokens
+from .training import TrainingSizes
+
+
+TRAINED_BYTES = 16  # of a trained parameter: float32 weight, gradient and two moments of AdamW
+ACTIVATIONS_PER_LAYER = 18  # tensors as wide as the hidden states that one layer keeps for its backward pass
+WIDE_ACTIVATIONS_PER_LAYER = 6  # tensors as wide as the FFN
+LOGIT_COPIES = 4  # float32
+BACKWARD_COST = 3.0  # a training step against the forward pass of the same tokens
+CHECKPOINTS = 3  # on disk at once: two and the one being written
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training will take.
+
+    Args:
+        memory_bytes (`int`): of one process, beside the interpreter and what is freed before training.
+        disk_bytes (`int`): checkpoints, cached predictions and the result.
+        seconds (`float`): of the training steps, evaluations included.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+
+    def describe(self) -> str:
+        return (
+            f"training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
+            f"and {readable(self.seconds)}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def readable(seconds: float) -> str:
+    """A time in words, such as `12 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def training_memory(
+    config: Any, parameters: int, trained: int, sizes: TrainingSizes, length: int, itemsize: int, checkpointing: bool
+) -> int:
+    """Bytes of one process while it trains.
+
+    Args:
+        config (`PreTrainedConfig`): of the pruned model.
+        parameters, trained (`int`): frozen weights in the dtype of the training, and trained ones.
+        length (`int`): tokens per sequence.
+        itemsize (`int`): bytes of a number in the dtype of the training.
+    """
+    tokens = sizes.micro_batch_size * length
+    layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * config.intermediate_size) * (
+        tokens * itemsize
+    )
+    layers = config.num_hidden_layers
+    kept = layer + layers * tokens * config.hidden_size * itemsize if checkpointing else layer * layers
+    logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
+    return parameters * itemsize + trained * TRAINED_BYTES + kept + logits
+
+
+def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int) -> int:
+    """Bytes that checkpoints, cached predictions and the merged weights take on disk."""
+    return CHECKPOINTS * 3 * trained * torch.float32.itemsize + cache + parameters * output_itemsize
+
+
+def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int) -> float:
+    """Wall time of a forward pass per row, on a few rows."""
+    part = next(tokens.batches(rows))
+    inputs = part.model_inputs(next(model.parameters()).device)
+    with torch.inference_mode():
+        model.base_model(**inputs)  # the first pass is slower than the others
+        start = time.perf_counter()
+        model.base_model(**inputs)
+    return (time.perf_counter() - start) / len(part.input_ids)
+
+
+def training_seconds(per_row: float, sizes: TrainingSizes, validation_rows: int, processes: int) -> float:
+    """Wall time of all steps and evaluations."""
+    evaluations = 1 + sizes.steps // sizes.evaluate_every
+    return per_row * (BACKWARD_COST * sizes.steps * sizes.batch_size + evaluations * validation_rows) / processes

@@ -1,0 +1,585 @@
+"""From a pruned model and its dense model to a recovered one: the order of the steps, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..architectures import Architecture
+from ..calibration import PackedTokens, read_sources
+from ..errors import ConfigurationError, FlabError
+from ..evaluation.lm import BatchCache
+from ..evaluation.sandbox import run_programs
+from ..loading import DenseModel, weights_hash
+from ..plan import PruningPlan
+from ..surgery import check_plan, copy_in
+from .answers import Answerer
+from .closed_form import refit
+from .curve import CURVE_NAME, draw_curve
+from .encoding import Sequences, encode, pack_examples, split_rows, uses_chat
+from .estimates import Estimate, disk_needed, seconds_per_row, training_memory, training_seconds
+from .instructions import Example, read_instructions
+from .launch import process_state
+from .measure import DenseSide
+from .overlap import Forbidden, benchmark_texts, source_texts
+from .settings import RecoverySettings, check_recovery
+from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
+from .teacher import CachedTeacher, DenseTeacher, cache_bytes
+from .training import Training, TrainingSizes, merged, shares_of, train, training_sizes, with_lora
+
+
+ADAPTER_FOLDER = "adapter"
+HELD_OUT_EXAMPLES = 64  # most examples set aside to measure on, where no held-out source is named
+HELD_OUT_SHARE = 0.1
+MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
+VALIDATION_KEY = "validation"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The models a recovery is about.
+
+    Args:
+        dense ([`DenseModel`]): the dense model.
+        model (`PreTrainedModel`): the pruned one, as it is written.
+        tokenizer (`PreTrainedTokenizerBase`): the pruned one.
+        plan ([`PruningPlan`]): how they belong together.
+    """
+
+    dense: DenseModel
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and what only chooses or measures."""
+
+    rows: Sequences
+    validation: Sequences
+    held_out: list[str]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a recovery gives.
+
+    Args:
+        model (`PreTrainedModel`): of the pruned model's class, shape and dtype.
+        held_out (`dict`): of the report, measured anew.
+        section (`dict`): for the report, under `recovery`.
+        files (`dict[str, Path]`): what goes beside the weights, by its name there.
+    """
+
+    model: PreTrainedModel
+    held_out: dict[str, Any]
+    section: dict[str, Any]
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass
+class Steps:
+    """Seconds per step, and a word to the user at the start of each; quiet in all processes but the first."""
+
+    quiet: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
+
+    @contextmanager
+    def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:
+        with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=self.quiet) as bar:
+            yield bar.update
+
+
+def default_cache_dir() -> Path:
+    """Where answers, predictions and checkpoints are kept unless the user says otherwise."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME, "optimum_flab", "recovery")
+
+
+def check_teacher(work: Work) -> None:
+    """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
+    plan, name = work.plan, work.dense.name
+    check_plan(work.dense.model, work.architecture, plan)
+    found = weights_hash(work.dense.model, work.dense.storage_dtype)
+    if found != plan.base_hash:
+        raise FlabError(
+            f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
+            f"{plan.base_hash[:12]}…; give the model that it was pruned from"
+        )
+    rows = work.model.get_input_embeddings().weight.shape[0]
+    if rows != plan.vocab_size:
+        raise FlabError(
+            f"the pruned model has {rows:,} embedding rows, its plan says {plan.vocab_size:,}; the folder mixes files "
+            "of two prunings, prune again"
+        )
+    vocabulary = work.tokenizer.get_vocab()
+    dense_vocabulary = work.dense.tokenizer.get_vocab()
+    for token, number in vocabulary.items():
+        dense_number = (
+            number
+            if plan.kept_tokens is None
+            else (plan.kept_tokens[number] if number < len(plan.kept_tokens) else None)
+        )
+        if dense_vocabulary.get(token) != dense_number:
+            raise FlabError(
+                f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id "
+                f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the model "
+                "was pruned from"
+            )
+
+
+def check_inputs(settings: RecoverySettings, consent: bool) -> None:
+    """Refuses, before any model is read, settings and data that a recovery would refuse."""
+    check_recovery(settings)
+    check_consent(settings, read_instructions(settings.data), consent)
+    source_texts([*settings.exclude, *settings.held_out])
+
+
+def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
+    """Raises a [`ConfigurationError`] if programs would have to run and may not; called before any long work."""
+    if settings.answers == "dense" and not consent and any(example.test is not None for example in examples):
+        raise ConfigurationError(
+            "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
+            "--confirm-run-unsafe-code (confirm_run_unsafe_code=True), or learn from the references alone with "
+            "--answers reference"
+        )
+
+
+def recover(
+    work: Work,
+    settings: RecoverySettings,
+    *,
+    confirm_run_unsafe_code: bool = False,
+    cache_dir: str | Path | None = None,
+    release_dense: bool = False,
+) -> Recovered:
+    """Trains a pruned model back towards its dense model.
+
+    Everything that takes long is kept in `cache_dir` by content: a run that was interrupted goes on where it was, and
+    gives what an uninterrupted one gives. Under `accelerate launch` every process calls this; the first prepares, and
+    all train.
+
+    Args:
+        work ([`Work`]): the models.
+        settings ([`RecoverySettings`]): what is asked for.
+        confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
+        cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/recovery` in the folder of the Hugging Face
+            cache (`HF_HOME`).
+        release_dense (`bool`): give up the dense model's weights once they are no longer needed; it cannot be used
+            afterwards.
+
+    Raises:
+        [`ConfigurationError`]: faulty settings, or consent is missing.
+        [`FlabError`]: the dense model is another, the data is not usable, or the disk is full.
+    """
+    check_recovery(settings)
+    state, device = process_state(), work.dense.model.device
+    steps = Steps(quiet=not state.is_main_process)
+    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    cache = BatchCache(root / "answers")
+    cache.prepare()
+    examples = read_instructions(settings.data)
+    check_consent(settings, examples, confirm_run_unsafe_code)
+    with steps.step("checks"):
+        check_teacher(work)
+    dtype, resident = getattr(torch, settings.dtype), settings.teacher == "resident"
+    distils = shares_of(settings).distillation > 0
+    with state.main_process_first():
+        with steps.step("data"):
+            held_out = held_out_texts(settings, work.plan)
+            data = prepare(work, settings, examples, held_out, cache, steps, dtype)
+        sizes = training_sizes(settings, len(data.rows), state.num_processes)
+        key = run_key(work, settings, data, sizes)
+        folder = root / "runs" / key
+        estimate = _estimate(work, settings, data, sizes, distils and not resident, state.num_processes, dtype)
+        steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
+        steps.say(estimate.describe())
+        _check_space(root, estimate)
+        with steps.step("held-out measurement"):
+            side = _dense_side(work, data.held_out, settings) if state.is_main_process else None
+            before = side and side.measure(work.model)
+        computing = copy_in(work.dense.model, device, dtype)
+        teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
+        if distils and not resident:
+            with steps.step("dense predictions"):
+                teachers = _cached(work, computing, settings, data, root / "teacher", steps)
+        start, closed = work.model, None
+        if settings.closed_form:
+            with steps.step("closed form"):
+                start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype)
+    asked = None
+    if distils and resident:
+        asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens)
+    del computing
+    if release_dense and asked is None:
+        work.dense.model.to("meta")
+    with steps.step("training"):
+        training = train(
+            start, data.rows, data.validation, teachers, asked, settings, sizes, folder / "checkpoints", device
+        )
+    with steps.step("merge"):
+        model = merged(start, training, work.model.dtype)
+    if side is None:
+        return Recovered(model, {}, {})
+    with steps.step("held-out measurement"):
+        after = side.measure(model)
+    section = _section(settings, data, sizes, estimate, before, after, closed, training, steps, state.num_processes)
+    files = _files(folder, settings, start, training)
+    for note in training.notes:
+        steps.say(f"note: {note}")
+    return Recovered(model, asdict(after), section, files)
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
+    """Texts of the sources that only measure: those of the settings, else those of the pruning that are still there."""
+    named = settings.held_out
+    if named:
+        return [document.text for document in read_sources(named).documents]
+    try:
+        sources = plan.settings.get("data", {}).get("held_out", [])
+        return [document.text for document in read_sources(sources).documents] if sources else []
+    except FlabError:  # made on another machine
+        return []
+
+
+def prepare(
+    work: Work,
+    settings: RecoverySettings,
+    examples: list[Example],
+    held_out: list[str],
+    cache: BatchCache,
+    steps: Steps,
+    dtype: torch.dtype,
+) -> Data:
+    """Filters the examples, chooses their answers and lays them into rows."""
+    counts = Counts(read=len(examples))
+    forbidden = {name: Forbidden(texts) for name, texts in benchmark_texts().items()}
+    if settings.exclude:
+        forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
+    if held_out:
+        forbidden["held-out text"] = Forbidden(held_out)
+    examples = without_overlap(examples, forbidden, counts)
+    refuse_empty(examples, counts)
+    examples.sort(key=lambda example: _rank(settings.seed, example))
+    if settings.most_examples is not None:
+        counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
+        examples = examples[: settings.most_examples]
+    if not held_out:
+        aside = min(HELD_OUT_EXAMPLES, max(1, round(HELD_OUT_SHARE * len(examples))))
+        held_out, examples = [example.text for example in examples[:aside]], examples[aside:]
+        counts.drop("set aside to measure on", aside)
+        refuse_empty(examples, counts)
+    if settings.answers == "dense":
+        examples = _answered(work, settings, examples, cache, steps, dtype, counts)
+        # an answer of the dense model may recite what no reference held
+        examples = without_overlap(examples, forbidden, counts)
+    else:
+        counts.answers["reference"] = len(examples)
+    chat = uses_chat(work.tokenizer, settings.template)
+    packed, too_long = pack_examples(encode(examples, work.tokenizer, chat), settings.sequence_length)
+    counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
+    refuse_empty([] if packed is None else examples, counts)
+    counts.kept = len(examples) - too_long
+    if len(packed) < 2:
+        raise FlabError(
+            f"the data fills {len(packed)} sequence of {settings.sequence_length} tokens, and one is needed to choose "
+            "the checkpoint on; name more data (--data) or shorten the sequences (--sequence-length)"
+        )
+    rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
+    return Data(packed.rows(rows), packed.rows(aside), held_out, counts)
+
+
+def _rank(seed: int, example: Example) -> str:
+    return hashlib.sha256(f"{seed}\0{example.text}".encode("utf-8", "replace")).hexdigest()
+
+
+def _answered(
+    work: Work,
+    settings: RecoverySettings,
+    examples: list[Example],
+    cache: BatchCache,
+    steps: Steps,
+    dtype: torch.dtype,
+    counts: Counts,
+) -> list[Example]:
+    chosen = to_answer(examples, settings.dense_share, settings.seed)
+    dense = work.dense
+    model = copy_in(dense.model, dense.model.device, dtype)
+    model.generation_config = dense.model.generation_config
+    answerer = Answerer(
+        model,
+        dense.tokenizer,
+        weights_hash=work.plan.base_hash,
+        cache=cache,
+        batch_size=settings.generation_batch_size,
+        most_tokens=settings.max_new_tokens,
+        chat=uses_chat(dense.tokenizer, settings.template),
+    )
+    with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
+        answers = answerer([examples[index] for index in chosen], tick)
+    del model, answerer
+
+    def run(programs: list[Any]) -> list[bool]:
+        with steps.bar("Running programs", len(programs), "program") as tick:
+            verdicts = run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: tick(1))
+        return [verdict.passed for verdict in verdicts]
+
+    return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
+
+
+# --- before training -----------------------------------------------------------------------------------------------
+
+
+def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
+    """Names a training by everything that decides its result, but not by how many processes share it."""
+    values = {
+        "dense": work.plan.base_hash,
+        "pruned": weights_hash(work.model),
+        "rows": data.rows.digest,
+        VALIDATION_KEY: data.validation.digest,
+        "settings": settings.model_dump(exclude={"data", "exclude", "held_out", "keep_adapter", "micro_batch_size"}),
+        "steps": sizes.steps,
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _estimate(
+    work: Work,
+    settings: RecoverySettings,
+    data: Data,
+    sizes: TrainingSizes,
+    cached: bool,
+    processes: int,
+    dtype: torch.dtype,
+) -> Estimate:
+    probe = copy_in(work.model, work.dense.model.device, dtype)
+    per_row = seconds_per_row(probe, data.rows.tokens, sizes.micro_batch_size)
+    parameters = sum(parameter.numel() for parameter in probe.parameters())
+    trained = sum(p.numel() for p in with_lora(probe, settings).parameters() if p.requires_grad)
+    cache = cache_bytes(data.rows.tokens, settings.top_k) if cached else 0
+    return Estimate(
+        memory_bytes=training_memory(
+            work.model.config,
+            parameters,
+            trained,
+            sizes,
+            settings.sequence_length,
+            dtype.itemsize,
+            settings.gradient_checkpointing,
+        ),
+        disk_bytes=disk_needed(trained, parameters, work.model.dtype.itemsize, cache),
+        seconds=training_seconds(per_row, sizes, len(data.validation), processes),
+    )
+
+
+def _check_space(root: Path, estimate: Estimate) -> None:
+    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk."""
+    free = shutil.disk_usage(root).free
+    if free < estimate.disk_bytes:
+        raise FlabError(
+            f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
+            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with --cache-dir"
+        )
+
+
+def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) -> DenseSide:
+    return DenseSide(
+        work.dense.model,
+        work.dense.tokenizer,
+        work.tokenizer,
+        work.architecture,
+        work.plan.kept_tokens,
+        work.plan.vocab_size,
+        texts,
+        settings.sequence_length,
+        MEASURED_AT_ONCE,
+    )
+
+
+def _cached(
+    work: Work, dense: PreTrainedModel, settings: RecoverySettings, data: Data, folder: Path, steps: Steps
+) -> tuple[CachedTeacher, CachedTeacher]:
+    teacher = DenseTeacher(dense, work.architecture, work.plan.kept_tokens)
+    k = min(settings.top_k, teacher.head.weight.shape[0])
+    vocabulary = hashlib.sha256(json.dumps(work.plan.kept_tokens).encode()).hexdigest()
+    identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
+    rows = CachedTeacher(folder, data.rows.tokens, identity, k)
+    validation = CachedTeacher(folder, data.validation.tokens, identity, k)
+    with steps.bar("Predictions of the dense model", len(rows.missing()) + len(validation.missing()), "file") as tick:
+        for part in (validation, rows):
+            part.fill(teacher.likeliest, tick)
+    return rows, validation
+
+
+@torch.no_grad()
+def _closed_form(
+    work: Work,
+    dense: PreTrainedModel,
+    settings: RecoverySettings,
+    data: Data,
+    folder: Path,
+    steps: Steps,
+    dtype: torch.dtype,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was."""
+    kept, file = work.plan.kept_tokens, folder / "closed_form.safetensors"
+    ids = torch.arange(work.plan.vocab_size) if kept is None else torch.as_tensor(kept)
+
+    def as_dense(tokens: PackedTokens) -> PackedTokens:
+        return PackedTokens(ids[tokens.input_ids], tokens.position_ids, tokens.mask)
+
+    candidate = copy_in(work.model, torch.device("cpu"), work.model.dtype)
+    candidate.generation_config = work.model.generation_config
+    if file.is_file():
+        candidate.load_state_dict(load_file(file), strict=False)
+        candidate.tie_weights()
+    else:
+        computing = copy_in(work.model, dense.device, dtype)
+        most = max(1, settings.closed_form_tokens // settings.sequence_length)
+        tokens = next(data.rows.tokens.batches(most))
+        with steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
+            refit(
+                dense,
+                computing,
+                work.architecture,
+                work.plan.kept_layers,
+                as_dense(tokens),
+                tokens,
+                MEASURED_AT_ONCE,
+                lambda: tick(1),
+            )
+        candidate.load_state_dict(
+            {name: tensor.to("cpu", work.model.dtype) for name, tensor in computing.state_dict().items()}
+        )
+        candidate.tie_weights()
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        save_file({name: p.detach().contiguous() for name, p in candidate.named_parameters()}, partial)
+        partial.replace(file)
+    divergences = _divergences(work, dense, data.validation.tokens, as_dense, [work.model, candidate], dtype)
+    better = divergences[1] < divergences[0]
+    section = {"before": divergences[0], "after": divergences[1], "kept": better}
+    steps.say(
+        f"closed form: divergence {divergences[0]:.4f} -> {divergences[1]:.4f} on the sequences set aside"
+        + ("" if better else ", so it is left out")
+    )
+    return (candidate if better else work.model), section
+
+
+def _divergences(
+    work: Work,
+    dense: PreTrainedModel,
+    tokens: PackedTokens,
+    as_dense: Callable[[PackedTokens], PackedTokens],
+    models: Sequence[PreTrainedModel],
+    dtype: torch.dtype,
+) -> list[float]:
+    from ..divergence import OutputHead, final_hidden, mean_divergence
+
+    architecture, kept = work.architecture, work.plan.kept_tokens
+    rows = range(work.plan.vocab_size if kept is None else len(kept))
+    hidden = final_hidden(dense, architecture, as_dense(tokens), MEASURED_AT_ONCE)
+    head = OutputHead(dense, architecture, list(rows) if kept is None else kept)
+    found = []
+    for model in models:
+        measured = copy_in(model, dense.device, dtype)
+        own = final_hidden(measured, architecture, tokens, MEASURED_AT_ONCE)
+        found.append(mean_divergence(hidden, own, head, OutputHead(measured, architecture, rows)))
+    return found
+
+
+# --- afterwards ----------------------------------------------------------------------------------------------------
+
+
+def _section(
+    settings: RecoverySettings,
+    data: Data,
+    sizes: TrainingSizes,
+    estimate: Estimate,
+    before: Any,
+    after: Any,
+    closed: dict[str, Any] | None,
+    training: Training,
+    steps: Steps,
+    processes: int,
+) -> dict[str, Any]:
+    """The report's `recovery` section."""
+    return {
+        "settings": settings.model_dump(),
+        "data": {
+            "examples": data.counts.read,
+            "dropped": data.counts.dropped,
+            "kept": data.counts.kept,
+            "answers": data.counts.answers,
+            "answers_rejected": data.counts.rejected,
+            "sequences": len(data.rows),
+            "validation_sequences": len(data.validation),
+            "tokens": data.rows.tokens.tokens,
+            "answer_tokens": int((data.rows.labels >= 0).sum()),
+        },
+        "held_out_before": asdict(before),
+        "held_out_after": asdict(after),
+        "closed_form": closed,
+        "training": {
+            **asdict(sizes),
+            "processes": processes,
+            "steps_done": training.steps,
+            "best_step": training.best_step,
+            "start_loss": training.start_loss,
+            "best_loss": training.best_loss,
+            "curve": training.curve,
+        },
+        "estimate": estimate.to_dict(),
+        "seconds": steps.seconds,
+        "notes": training.notes,
+    }
+
+
+def _files(folder: Path, settings: RecoverySettings, start: PreTrainedModel, training: Training) -> dict[str, Path]:
+    """Writes the loss curve and, where asked for, the adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    curve = folder / CURVE_NAME
+    unit = {"distillation": "divergence (nats)", "cross-entropy": "cross-entropy (nats)", "both": "loss (nats)"}
+    draw_curve(training.curve, training.best_step, unit[settings.loss], curve)
+    files = {CURVE_NAME: curve}
+    if settings.keep_adapter and training.adapter is not None:
+        from peft import get_peft_model, set_peft_model_state_dict
+
+        adapter = folder / ADAPTER_FOLDER
+        model = get_peft_model(copy_in(start, torch.device("cpu"), start.dtype), training.config)
+        set_peft_model_state_dict(model, training.adapter)
+        model.save_pretrained(adapter)
+        files[ADAPTER_FOLDER] = adapter
+    return files

@@ -1,0 +1,196 @@
+"""Which answers are learned: the dense model's own where they pass a check, otherwise the references.
+
+The paper's data strategy (arXiv 2412.15921, section on customised code instruction data): a pruned model wins back what
+it could do sooner from answers that the dense model would have given itself. An answer that fails the problem's tests
+is not learned from.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import FlabError
+from ..evaluation.data import function_start
+from ..evaluation.sandbox import Program
+from ..evaluation.tasks.code import FENCED, answered, completed
+from .instructions import Example
+from .overlap import Forbidden, words
+
+
+MOST_REPEATED = 0.5  # of the runs of 4 words of an answer, at most this share may be a repetition of an earlier one
+LEAST_WORDS_TO_REPEAT = 24  # shorter answers repeat themselves by chance
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the function asked for
+
+
+@dataclass
+class Counts:
+    """What every filter left out or decided, by name, for the report."""
+
+    read: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
+
+    def drop(self, reason: str, number: int = 1) -> None:
+        if number:
+            self.dropped[reason] = self.dropped.get(reason, 0) + number
+
+    def describe(self) -> str:
+        parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
+        return f"of {self.read:,} examples {self.kept:,} stay" + (f" ({', '.join(parts)})" if parts else "")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the dense model answered, and whether it came to an end within its tokens."""
+
+    text: str
+    ended: bool
+
+
+def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden], counts: Counts) -> list[Example]:
+    """The examples that are not one another's duplicates and share no passage with a forbidden text.
+
+    Args:
+        forbidden (`dict[str, Forbidden]`): by the name that the report shows.
+    """
+    seen, kept = set(), []
+    for example in examples:
+        key = tuple(words(example.text))
+        if key in seen:
+            counts.drop("duplicates")
+            continue
+        seen.add(key)
+        name = next((name for name, texts in forbidden.items() if texts.overlaps(example.text)), None)
+        if name is not None:
+            counts.drop(f"overlapping {name}")
+            continue
+        kept.append(example)
+    return kept
+
+
+def to_answer(examples: Sequence[Example], dense_share: float, seed: int) -> list[int]:
+    """Indices of the examples that the dense model answers: those with tests, and a share of the others.
+
+    The choice depends on the text of an example alone, so that more data does not change it.
+    """
+    return [
+        index
+        for index, example in enumerate(examples)
+        if example.test is not None or _fraction(f"{seed}\0{example.text}") < dense_share
+    ]
+
+
+def _fraction(text: str) -> float:
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def program_for(example: Example, answer: str) -> Program:
+    """The program that tells whether an answer is right; as the evaluation tasks build it."""
+    if example.continues:
+        doc = {"prompt": example.prompt, "test": example.test, "entry_point": example.entry_point}
+        if example.entry_point is None:
+            return Program(code=example.prompt + answer, test=example.test or "")
+        return completed(doc, answer)
+    doc = {"prompt": "", "test": example.test, "entry_point": example.entry_point or ""}
+    if example.entry_point is None:
+        blocks = FENCED.findall(answer)
+        return Program(code=blocks[0] if blocks else answer, test=example.test or "")
+    if function_start(example.prompt, example.entry_point) is not None and "```" not in example.prompt:
+        doc["prompt"] = example.prompt
+    return answered(doc, answer)
+
+
+def fault_of(example: Example, completion: Completion) -> str | None:
+    """Why an answer to a problem without tests is not learned from; `None` where it may be."""
+    text = completion.text
+    if not text.strip():
+        return "empty"
+    if not completion.ended:
+        return "too long"
+    if repetition(text) > MOST_REPEATED:
+        return "repeats itself"
+    blocks = FENCED.findall(text)
+    code = example.prompt + text if example.continues else "\n".join(blocks) if blocks else text
+    if parses(reference_code(example)) and not parses(code):
+        return "does not parse"
+    return None
+
+
+def reference_code(example: Example) -> str:
+    blocks = FENCED.findall(example.answer)
+    return example.prompt + example.answer if example.continues else "\n".join(blocks) or example.answer
+
+
+def parses(code: str) -> bool:
+    """Whether it is a Python module that holds more than a bare expression or nothing."""
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    return any(not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call) for node in body)
+
+
+def repetition(text: str) -> float:
+    """Share of the runs of 4 words that occurred before; 0 for short texts."""
+    found = words(text)
+    if len(found) < LEAST_WORDS_TO_REPEAT:
+        return 0.0
+    runs = Counter(tuple(found[start : start + 4]) for start in range(len(found) - 3))
+    return 1 - len(runs) / sum(runs.values())
+
+
+def choose(
+    examples: Sequence[Example],
+    completions: dict[int, Completion],
+    run: Callable[[list[Program]], list[bool]],
+    counts: Counts,
+) -> list[Example]:
+    """The examples with the answers that are learned.
+
+    Args:
+        completions (`dict[int, Completion]`): the dense model's answers by index, see [`to_answer`].
+        run (`Callable`): runs programs; whether each passed its test.
+    """
+    tested = [index for index in completions if examples[index].test is not None]
+    passed = dict(
+        zip(
+            tested, run([program_for(examples[i], completions[i].text) for i in tested]) if tested else [], strict=True
+        )
+    )
+    chosen = []
+    for index, example in enumerate(examples):
+        completion = completions.get(index)
+        if completion is None:
+            _count(counts.answers, "reference")
+            chosen.append(example)
+            continue
+        if index in passed:
+            fault = None if passed[index] else "fails its tests"
+        else:
+            fault = fault_of(example, completion)
+        if fault is not None:
+            _count(counts.rejected, fault)
+            _count(counts.answers, "reference")
+            chosen.append(example)
+            continue
+        _count(counts.answers, "dense, tests passed" if index in passed else "dense, checked")
+        chosen.append(example.answered(completion.text))
+    return chosen
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def refuse_empty(examples: Sequence[object], counts: Counts) -> None:
+    """Raises a [`FlabError`] that shows what each filter left out, if nothing is left."""
+    counts.kept = len(examples)
+    if not examples:
+        raise FlabError(f"nothing is left to train on: {counts.describe()}; name more or other data (--data)")

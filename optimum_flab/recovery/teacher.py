@@ -1,0 +1,136 @@
+"""The dense model's predictions on the kept vocabulary: computed as needed, or their likeliest tokens kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..architectures import Architecture
+from ..calibration import PackedTokens
+from ..divergence import OutputHead
+from ..errors import FlabError
+
+
+ROWS_PER_FILE = 16
+POSITIONS_AT_ONCE = 1024
+FORMAT = 1  # of the files of a cache
+IDS = torch.int32  # safetensors cannot hold what torch cannot index; vocabularies exceed 16 bits
+
+
+class DenseTeacher:
+    """The dense model, asked in pruned ids.
+
+    Args:
+        model (`nn.Module`): the dense model, in the dtype to compute in.
+        kept (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        device (`torch.device`, *optional*): where answers are wanted; defaults to the model's.
+    """
+
+    def __init__(self, model: nn.Module, architecture: Architecture, kept: Sequence[int] | None):
+        self.model = model
+        self.head = OutputHead(model, architecture, kept)
+        rows = self.head.weight.shape[0] if kept is None else kept
+        self.kept = torch.arange(rows) if kept is None else torch.as_tensor(rows)
+
+    @torch.no_grad()
+    def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states before the output head for packed rows of pruned ids."""
+        device = self.head.weight.device
+        dense_ids = self.kept.to(input_ids.device)[input_ids]
+        output = self.model.base_model(
+            input_ids=dense_ids.to(device), position_ids=position_ids.to(device), attention_mask=None, use_cache=False
+        )
+        return output.last_hidden_state
+
+    @torch.no_grad()
+    def log_probabilities(self, input_ids: torch.Tensor, position_ids: torch.Tensor, wanted: torch.Tensor):
+        """float32 log-probabilities over the kept vocabulary at the wanted positions, `(positions, kept)`."""
+        hidden = self.hidden(input_ids, position_ids)
+        return self.head.log_probabilities(hidden[wanted.to(hidden.device)]).to(input_ids.device)
+
+    @torch.no_grad()
+    def likeliest(self, tokens: PackedTokens, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `k` largest log-probabilities of each position and their ids, each `(rows, length, k)`."""
+        hidden = self.hidden(tokens.input_ids, tokens.position_ids)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        values, ids = [], []
+        for start in range(0, len(flat), POSITIONS_AT_ONCE):
+            top = self.head.log_probabilities(flat[start : start + POSITIONS_AT_ONCE]).topk(k)
+            values.append(top.values.half().cpu())
+            ids.append(top.indices.to(IDS).cpu())
+        shape = (*tokens.input_ids.shape, k)
+        return torch.cat(values).view(shape), torch.cat(ids).view(shape)
+
+
+class CachedTeacher:
+    """The likeliest tokens of every position of some rows, in files of a few rows each.
+
+    Files are named by their content, so an interrupted run goes on where it was, and other settings share them.
+
+    Args:
+        folder (`Path`): made when the first file is written.
+        tokens ([`PackedTokens`]): the rows, as pruned ids.
+        identity (`dict`): plain values that say which dense model and which vocabulary.
+        k (`int`): tokens per position.
+    """
+
+    def __init__(self, folder: Path, tokens: PackedTokens, identity: dict[str, object], k: int):
+        self.tokens, self.k = tokens, k
+        self.files = []
+        for part in tokens.batches(ROWS_PER_FILE):
+            digest = hashlib.sha256(json.dumps({**identity, "k": k, "format": FORMAT}, sort_keys=True).encode())
+            digest.update(part.input_ids.numpy().tobytes() + part.position_ids.numpy().tobytes())
+            self.files.append(folder / f"{digest.hexdigest()}.safetensors")
+
+    def missing(self) -> list[int]:
+        """Numbers of the files that are not there yet, or are damaged."""
+        return [number for number, file in enumerate(self.files) if not _whole(file)]
+
+    def fill(self, teacher: Callable[[PackedTokens, int], tuple], tick: Callable[[], None] = lambda: None) -> None:
+        """Makes the files that are missing; `teacher` is [`~DenseTeacher.likeliest`]."""
+        parts = list(self.tokens.batches(ROWS_PER_FILE))
+        for number in self.missing():
+            values, ids = teacher(parts[number], self.k)
+            file = self.files[number]
+            partial = file.with_suffix(f".partial-{os.getpid()}")
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_file({"values": values, "ids": ids}, partial)
+                partial.replace(file)
+            except (OSError, SafetensorError) as error:
+                raise FlabError(
+                    f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some space, "
+                    "name another folder with --cache-dir, or take --teacher-mode resident"
+                ) from error
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+            tick()
+
+    def row(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and ids of one row, each `(length, k)`."""
+        with safe_open(self.files[number // ROWS_PER_FILE], "pt") as file:
+            at = number % ROWS_PER_FILE
+            return file.get_slice("values")[at], file.get_slice("ids")[at]
+
+
+def _whole(file: Path) -> bool:
+    try:
+        with safe_open(file, "pt") as opened:
+            return set(opened.keys()) == {"values", "ids"}
+    except (OSError, SafetensorError):
+        return False
+
+
+def cache_bytes(tokens: PackedTokens, k: int) -> int:
+    """What a [`CachedTeacher`] takes on disk."""
+    return tokens.input_ids.numel() * k * (torch.float16.itemsize + IDS.itemsize)
