@@ -35,7 +35,7 @@ SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.
 LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
 # everything that is read before the weights; the Hub matches case, so licences come in three spellings
 METADATA_PATTERNS = (
-    *("*.json", "*.jinja", "*.model", "*.txt", "*.py"),
+    *("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"),
     *(f"{spelling}*" for stem in LICENSE_STEMS for spelling in (stem, stem.capitalize(), stem.upper())),
 )
 TOKENIZER_FILES = (

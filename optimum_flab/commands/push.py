@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .base import FlabVerb, argument_groups
+from .card import add_terms
 
 
 if TYPE_CHECKING:
@@ -21,10 +22,32 @@ class PushCommand(FlabVerb):
         )
         optional.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
         optional.add_argument("--revision", help="branch to push to; made if it is missing (default: main)")
+        optional.add_argument(
+            "--create-pr", action="store_true", help="open a pull request instead of changing the branch (default: no)"
+        )
+        optional.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="only check, and say what would be done (default: no)",
+        )
+        optional.add_argument(
+            "--overwrite-card",
+            action="store_true",
+            help="replace a README.md on the Hub that was not written by this software (default: refuse)",
+        )
+        add_terms(optional)
+        optional.add_argument(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            default=300.0,
+            help="how long to wait for an answer before a request has failed (default: %(default)s)",
+        )
         # No --token: it would stay in the shell's history and show in the list of processes.
         parser.epilog = "The token is the one of `hf auth login`, or of the environment variable HF_TOKEN."
 
     def execute(self) -> None:
         from ..hub.push import push_to_hub
 
-        print(push_to_hub(self.args.folder, self.args.repo_id, private=self.args.private, revision=self.args.revision))
+        options = {name: value for name, value in vars(self.args).items() if name not in ("func", "folder", "repo_id")}
+        print(push_to_hub(self.args.folder, self.args.repo_id, **options).to_text())

@@ -1,197 +1,356 @@
-"""The model card of a pruned model, from the files that lie beside its weights."""
+"""The model card of a pruned model, from the files that lie beside its weights and from nothing else."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
-from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FlabError
+from ..errors import ConfigurationError, FlabError
+from . import tables
+from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, number_at, read_facts, score_rows
+from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, settle_terms
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 
-REPORT_NAME = "flab_report.json"
-CARD_NAME = "README.md"
-TAGS = ["flab-pruner", "pruned", "code"]
-
-# What the report measures, as paths into it. A path that leads nowhere is shown as a missing measurement.
-MEASUREMENTS = (
-    ("divergence from the dense model (nats per token)", ("held_out", "divergence")),
-    ("bits per byte, dense", ("held_out", "dense_bits_per_byte")),
-    ("bits per byte, pruned", ("held_out", "pruned_bits_per_byte")),
-    ("dense probability mass on removed tokens", ("held_out", "lost_mass")),
-    ("tokens measured on", ("held_out", "positions")),
-)
-
-_BODY = """
-# {title}
-
-{origin}
-
-The checkpoint is a stock one: it loads without custom code.
-
-## What was removed
-
-{removed}
-
-## What it cost
-
-Measured on held-out text that the pruning never saw.
-
-{cost}
-
-## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-model = AutoModelForCausalLM.from_pretrained("{repo}")
-inputs = tokenizer("def fibonacci(n):", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))
-```
-
-`flab_report.json` holds every figure, and `flab_plan.json` what was kept.{terms}
-"""
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+TAGS = ["flab-pruner", "pruned", "code", "optimum"]
+# the Hub knows adapter, finetune, merge and quantized; a pruned model has changed weights of its own
+RELATION = "finetune"
+CAPTIONS = {
+    PARAMETERS_PLOT: "Parameters by component, before and after",
+    LAYERS_PLOT: "Divergence from the dense model after each removed layer",
+}
+MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
+MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "([0-9a-f]{64})"))
+BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
+END = "<!-- your text: end -->"
 
 
-def render_card(folder: str | os.PathLike[str], repo_id: str | None = None) -> ModelCard:
-    """Render the card of a pruned model.
+@dataclass(frozen=True)
+class Rendered:
+    """A card that is not written yet.
+
+    Args:
+        card (`ModelCard`): metadata and text.
+        plots (`dict[str, bytes]`): the images that it shows.
+        terms ([`Terms`]): whose model was pruned, and its licence.
+        facts ([`Facts`]): what it was made from.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    card: ModelCard
+    plots: dict[str, bytes]
+    terms: Terms
+    facts: Facts
+    notes: tuple[str, ...]
+
+
+def render_card(
+    folder: str | os.PathLike[str],
+    repo_id: str | None = None,
+    *,
+    results: Sequence[str | Path] | None = None,
+    answers: Answers = NO_ANSWERS,
+    own_text: str | None = None,
+    fetch: Fetch | None = None,
+) -> Rendered:
+    """Renders the card of a pruned model.
 
     Args:
         folder (`str` or `os.PathLike`): the folder of the pruned model.
         repo_id (`str`, *optional*): where it is pushed to, for the title and the usage example. Without it the card
             depends on the files alone, not on the folder's name: the folder may still be renamed.
-
-    Returns:
-        `huggingface_hub.ModelCard`: metadata and text.
+        results (`Sequence[str | Path]`, *optional*): folders with evaluations and efficiency; `None`: those in
+            `folder`.
+        answers ([`Answers`]): base model and licence, where the files do not say.
+        own_text (`str`, *optional*): the user's text; `None`: that of the card in the folder.
+        fetch (`Callable`, *optional*): reads the base model's card on the Hub; without it the Hub is not asked.
 
     Raises:
-        [`FlabError`]: the report in the folder cannot be read.
+        [`FlabError`]: a file in the folder cannot be read.
+        [`ConfigurationError`]: the answers contradict the files, or results hold the same score twice.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     folder = Path(folder)
-    report = _read_report(folder)
-    base_model = base_model_on_the_hub(report)
-    data = ModelCardData(
-        base_model=base_model,
+    before = read_card(folder / CARD_NAME)
+    previous = metadata(before) if before is not None and is_generated(before) else None
+    facts = read_facts(folder, results)
+    terms = settle_terms(facts.report, previous, answers, fetch)
+    title = repo_id.split("/")[-1] if repo_id else f"{terms.name or 'A model'}, pruned"
+    plots = card_plots(facts.report, at(facts.settings, "layers", "criterion"))
+    if own_text is None:
+        own_text = text_of_user(before) if before is not None else ""
+    card = ModelCard.from_template(
+        card_data(facts, terms, title), template_path=str(TEMPLATE), **values(facts, terms, title, repo_id, plots),
+        own_text=own_text, begin=BEGIN, end=END, mark=MARK.format("0" * 64),
+    )  # fmt: skip
+    notes = [*facts.results.left_out, *terms.notes]
+    if terms.license is None:
+        notes.append("the licence of the base model is not known; give it with --license, as its card states it")
+    if terms.base_model is None:
+        notes.append("the base model's repository on the Hub is not known; give it with --base-model owner/name")
+    return Rendered(ModelCard(signed(str(card))), plots, terms, facts, tuple(notes))
+
+
+@dataclass(frozen=True)
+class WrittenCard:
+    """A card that was written: the file, and what the user should be told."""
+
+    path: Path
+    notes: tuple[str, ...]
+
+
+def write_card(
+    folder: str | os.PathLike[str],
+    repo_id: str | None = None,
+    *,
+    results: Sequence[str | Path] | None = None,
+    answers: Answers = NO_ANSWERS,
+    overwrite: bool = False,
+    fetch: Fetch | None = None,
+) -> WrittenCard:
+    """Writes the card of a pruned model to its folder, as `README.md`, with its plots.
+
+    Results from elsewhere are copied beside the weights, so that the next card states them too; they take the place of
+    those that were copied before.
+
+    Args:
+        overwrite (`bool`): whether a `README.md` may be replaced that somebody wrote or changed. What a user wrote
+            between the two marked lines stays in any case.
+
+    Raises:
+        [`FlabError`]: the folder cannot be written, or holds a `README.md` that was not written by this software.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigurationError(f"folder {str(folder)!r} does not exist; give what `optimum-cli flab prune` wrote")
+    before = read_card(folder / CARD_NAME)
+    if before is not None and not is_generated(before) and not overwrite:
+        raise FlabError(
+            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside of its marked lines;"
+            " move it away, or replace it with --overwrite-card"
+        )
+    rendered = render_card(folder, repo_id, results=results, answers=answers, fetch=fetch)
+    contents: dict[str, bytes | Path] = dict(rendered.plots)
+    if results is not None:
+        contents |= result_copies(rendered.facts.results.files)
+    contents[CARD_NAME] = str(rendered.card).encode()
+    stale = [path for path in folder.iterdir() if results is not None and is_result(path.name)]
+    stale += [folder / name for name in CAPTIONS]
+    write_files(folder, contents, [path for path in stale if path.name not in contents])
+    return WrittenCard(folder / CARD_NAME, rendered.notes)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def read_card(path: Path) -> str | None:
+    """The text of a card, or `None` where there is none.
+
+    Raises:
+        [`FlabError`]: the file is not text.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of this name holds an evaluation or efficiency."""
+    return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
+
+
+def result_copies(files: Sequence[Path]) -> dict[str, Path]:
+    """The names under which results are copied beside the weights, the second `flab_evaluation-2.json`."""
+    copies = {}
+    for name in (EVALUATION_NAME, EFFICIENCY_NAME):
+        own = [path for path in files if RESULT_NAMES[name].fullmatch(path.name)]
+        for number, path in enumerate(own, start=1):
+            copies[name if number == 1 else f"{name[:-5]}-{number}.json"] = path
+    return copies
+
+
+def write_files(folder: Path, contents: dict[str, bytes | Path], stale: Sequence[Path] = ()) -> None:
+    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
+
+    Raises:
+        [`FlabError`]: the folder cannot be written.
+    """
+    partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
+    try:
+        for name, content in contents.items():
+            if isinstance(content, bytes):
+                partial[name].write_bytes(content)
+            else:
+                shutil.copyfile(content, partial[name])
+        for name, path in partial.items():
+            path.replace(folder / name)
+        for path in stale:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
+    finally:
+        for path in partial.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+# --- whose text it is ----------------------------------------------------------------------------------------------
+
+
+def text_of_user(content: str) -> str:
+    """What the user wrote between the two marked lines of a card."""
+    _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
+    text, end, _ = after.rpartition(END)
+    return text.strip("\n") if begin and end else ""
+
+
+def checksum(content: str) -> str:
+    """SHA-256 of a card without its own checksum and without the user's text."""
+    content = MARKED.sub(MARK.format("0" * 64), content.replace("\r\n", "\n"), count=1)
+    before, _, after = content.partition(BEGIN)
+    after = after.rpartition(END)[2]
+    return hashlib.sha256(f"{before}{BEGIN}{END}{after}".strip().encode()).hexdigest()
+
+
+def signed(content: str) -> str:
+    """A card with its checksum filled in."""
+    return MARKED.sub(MARK.format(checksum(content)), content, count=1)
+
+
+def is_generated(content: str) -> bool:
+    """Whether a card is as this software wrote it, but for the user's text."""
+    mark = MARKED.search(content)
+    return mark is not None and mark[1] == checksum(content)
+
+
+def metadata(content: str) -> ModelCardData:
+    """The metadata of a card."""
+    from huggingface_hub import ModelCard
+
+    return ModelCard(content, ignore_metadata_errors=True).data
+
+
+# --- what it says --------------------------------------------------------------------------------------------------
+
+
+def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
+    """The metadata."""
+    from huggingface_hub import ModelCardData
+
+    found = eval_results(facts)
+    datasets = at(facts.report, "datasets")
+    return ModelCardData(
+        base_model=terms.base_model,
+        base_model_relation=RELATION if terms.base_model else None,
+        license=terms.license,
+        license_name=terms.license_name,
+        license_link=terms.license_link,
+        language=list(terms.language) or None,
+        datasets=datasets if isinstance(datasets, list) and datasets else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=list(TAGS),
+        model_name=name if found else None,
+        eval_results=found or None,
     )
-    terms = sorted(path.name for path in folder.glob("*") if path.name.upper().startswith(("LICENSE", "NOTICE")))
-    body = _BODY.format(
-        title=repo_id.split("/")[-1] if repo_id else f"{_base_name(report)}, pruned",
-        origin=_origin(report, base_model),
-        removed=_removed_table(report),
-        cost=_cost_table(report),
-        repo=repo_id or "path/to/this/folder",
-        terms=f" The base model's terms apply: see {', '.join(f'`{name}`' for name in terms)}." if terms else "",
+
+
+def eval_results(facts: Facts) -> list[EvalResult]:
+    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1."""
+    from huggingface_hub import EvalResult
+
+    found = []
+    for evaluation in facts.results.evaluations:
+        limit = number_at(evaluation, "settings", "limit")
+        for row in score_rows(evaluation):
+            value = number_at(row, "pruned", "value")
+            value = number_at(row, "score", "value") if value is None else value
+            if value is None:
+                continue
+            problems = number_at(row, "problems")
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=row["task"],
+                    dataset_name=row["task"] if limit is None else f"{row['task']} (first {limit} problems)",
+                    dataset_args=None if problems is None else {"problems": problems},
+                    metric_type=row["metric"],
+                    metric_value=value,
+                    metric_name=row["metric"],
+                )
+            )
+    return found
+
+
+def values(facts: Facts, terms: Terms, title: str, repo_id: str | None, plots: dict[str, bytes]) -> dict[str, Any]:
+    """What the template needs."""
+    report = facts.report
+    base = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else None
+    base = base or (f"`{terms.name}`" if terms.name else "a dense model that the files do not name")
+    removed_layers = at(report, "removed_layer_indices")
+    held_out = tables.held_out_rows(report)
+    return {
+        "title": title,
+        "repo_id": repo_id,
+        "lead": lead(report, base),
+        "summary": [*tables.size_rows(report), *tables.retention_rows(facts)],
+        "licence": licence(terms, facts.license_files),
+        "removed": tables.removed_rows(report),
+        "removed_layers": removed_layers if isinstance(removed_layers, list) else [],
+        "plots": {name: CAPTIONS[name] for name in plots},
+        "evaluations": tables.evaluation_tables(facts),
+        "held_out": held_out,
+        "held_out_lead": held_out_lead(report),
+        "efficiency": tables.efficiency_table(facts.results.efficiency, report),
+        "provenance": tables.provenance_rows(facts, base),
+        "settings": tables.settings_yaml(facts.settings) if facts.settings else None,
+        "limits": tables.limits(facts),
+        "citation": terms.citation,
+        "base_model": terms.base_model,
+        "base_name": f"`{terms.name}`" if terms.name else "not named in the files",
+    }
+
+
+def lead(report: dict[str, Any], base: str) -> str:
+    """The first sentence."""
+    before, after = (number_at(report, side, "parameters") for side in ("dense", "pruned"))
+    share = f" **without {1 - after / before:.1%} of its parameters**" if before and after is not None else ""
+    return (
+        f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned by `optimum-flab`. It is a stock"
+        " checkpoint: whatever runs the base model runs this one, without custom code."
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
 
 
-def write_card(folder: str | os.PathLike[str], repo_id: str | None = None) -> Path:
-    """Write the card of a pruned model to its folder, as `README.md`.
-
-    Args:
-        folder (`str` or `os.PathLike`): the folder of the pruned model.
-        repo_id (`str`, *optional*): where it will be pushed to.
-
-    Returns:
-        `Path`: the file.
-    """
-    path = Path(folder) / CARD_NAME
-    path.write_bytes(str(render_card(folder, repo_id)).encode())
-    return path
+def licence(terms: Terms, files: Sequence[str]) -> str:
+    """The licence, and that it is inherited; or that it is not known."""
+    kept = f" Licence files of the base model: {', '.join(f'[{name}]({name})' for name in files)}." if files else ""
+    if terms.license is None:
+        return (
+            "not known from the files of this model. The terms of the base model apply; see there before you use it."
+            f"{kept}"
+        )
+    name = f"{terms.license_name} ({terms.license})" if terms.license_name else terms.license
+    link = f"[{name}]({terms.license_link})" if terms.license_link else name
+    return f"{link}, that of the base model.{kept}"
 
 
-def base_model_on_the_hub(report: Mapping[str, Any]) -> str | None:
-    """The Hub id of the dense model, or `None` where it was read from a local file or folder.
-
-    A path says nothing to the card's readers, and the Hub refuses a `base_model` that is not an id.
-    """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    name = _at(report, ("base_model", "name"))
-    if not isinstance(name, str) or name.count("/") != 1 or Path(name).exists():
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
-
-
-def _read_report(folder: Path) -> dict[str, Any]:
-    path = folder / REPORT_NAME
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise FlabError(f"report {str(path)!r} cannot be read: {error}; prune again, or restore the file") from error
-    if not isinstance(report, dict):
-        raise FlabError(f"report {str(path)!r} is not a JSON object; prune again, or restore the file")
-    return report
-
-
-def _at(report: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    value: Any = report
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _origin(report: Mapping[str, Any], base_model: str | None) -> str:
-    if base_model:
-        revision = _at(report, ("base_model", "revision"))
-        at = f" at revision `{revision}`" if revision else ""
-        source = f"[{base_model}](https://huggingface.co/{base_model}){at}"
-    else:
-        source = _base_name(report)
-    return f"{source}, pruned by `optimum-flab`."
-
-
-def _base_name(report: Mapping[str, Any]) -> str:
-    name = _at(report, ("base_model", "name"))
-    return f"`{PureWindowsPath(name).name}`" if isinstance(name, str) and name else "A dense model"
-
-
-def _removed_table(report: Mapping[str, Any]) -> str:
-    dense, pruned = (_parameters(report, side) for side in ("dense", "pruned"))
-    if not dense or not pruned:
-        return "Not recorded: the report lists no parameter counts."
-    lines = ["| component | parameters before | parameters after | removed |", "|---|---:|---:|---:|"]
-    for name, before in dense.items():
-        after = pruned.get(name)
-        if after is None:
-            lines.append(f"| {name} | {before:,} | not recorded | – |")
-        else:
-            share = f"{1 - after / before:.1%}" if before else "–"
-            lines.append(f"| {name} | {before:,} | {after:,} | {share} |")
-    return "\n".join(lines)
-
-
-def _parameters(report: Mapping[str, Any], side: str) -> dict[str, int]:
-    """Parameters per component of the dense or the pruned model, and their total."""
-    components = _at(report, (side, "components"))
-    names = components if isinstance(components, Mapping) else {}
-    counts = {name: _at(report, (side, "components", name, "parameters")) for name in names}
-    counts["total"] = _at(report, (side, "parameters"))
-    return {name: count for name, count in counts.items() if isinstance(count, int)}
-
-
-def _cost_table(report: Mapping[str, Any]) -> str:
-    lines = ["| measurement | value |", "|---|---:|"]
-    for label, path in MEASUREMENTS:
-        value = _at(report, path)
-        measured = isinstance(value, (int, float)) and not isinstance(value, bool)
-        lines.append(f"| {label} | {f'{value:.4g}' if measured else 'not measured'} |")
-    return "\n".join(lines)
+def held_out_lead(report: dict[str, Any]) -> str:
+    """What the held-out measurements were taken on."""
+    texts, positions = (tables.count(number_at(report, "held_out", name)) for name in ("texts", "positions"))
+    return f"Measured on {texts} texts ({positions} predicted tokens) that decided nothing in the pruning."

@@ -1,16 +1,125 @@
-"""A plain push of a pruned model to the Hub."""
+"""The way to the Hub: look, check, upload, and change the repository in one commit or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import __version__
 from ..errors import ConfigurationError, FlabError
-from .card import CARD_NAME, render_card
+from .staging import Staged, blob_id, check_complete, sha256_of, size_of, stage
+from .terms import CARD_NAME, Answers, Fetch
 
 
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+MESSAGE = "Push a model pruned by optimum-flab"
+TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
+WAITS = (1, 2, 4)  # seconds before a request is repeated
+LONGEST_WAIT = 300  # seconds that the Hub may ask to wait
+PASSING = (408, 429, 500, 502, 503, 504)
+# what a checkpoint consists of: files of these names at the top that are not part of the new one go
+CHECKPOINT_FILES = (
+    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *("flab_*.json", "flab_*.safetensors", "flab_*.png"),
+)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a repository: its git object, and for a large file the SHA-256 of its content."""
+
+    size: int
+    blob_id: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a push goes, as it was when we looked.
+
+    Args:
+        repo_id (`str`): with its owner.
+        branch (`str`): that the commit goes to, or that a pull request is against.
+        create_pr (`bool`): whether it becomes a pull request.
+        exists (`bool`): whether the repository is there.
+        branch_exists (`bool`): whether the branch is; otherwise it starts from `main`.
+        head (`str`, *optional*): the commit that the new one follows; `None` where the repository is not there.
+        files (`dict[str, RemoteFile]`): what that commit holds.
+        pull_requests (`frozenset[str]`): the references of pull requests that are there.
+    """
+
+    repo_id: str
+    branch: str
+    create_pr: bool = False
+    exists: bool = False
+    branch_exists: bool = False
+    head: str | None = None
+    files: Mapping[str, RemoteFile] = field(default_factory=dict)
+    pull_requests: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a push does to a repository, as sorted paths.
+
+    Args:
+        send, unchanged (`tuple[str, ...]`): files of the new checkpoint that are not there yet, and that are.
+        delete (`tuple[str, ...]`): files of the old checkpoint that are not part of the new one.
+        keep (`tuple[str, ...]`): other files, which stay.
+    """
+
+    send: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    delete: tuple[str, ...]
+    keep: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a push did, or with `dry_run` would do.
+
+    Args:
+        url (`str`, *optional*): the commit or the pull request; `None` for a dry run.
+        target ([`Target`]): the repository as it was before.
+        changes ([`Changes`]): what was sent, deleted and kept.
+        size (`int`): bytes of what was sent.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    url: str | None
+    target: Target
+    changes: Changes
+    size: int
+    notes: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """What happened, for the terminal, and the address on the last line."""
+        target, changes = self.target, self.changes
+        new = "" if target.exists else " (new)"
+        where = f"{target.repo_id}{new}, {'a pull request to ' * target.create_pr}branch {target.branch}"
+        lines = [
+            f"{where}: {len(changes.send)} files of {self.size / 1e6:,.1f} MB to send, {len(changes.unchanged)} there"
+            f" already, {len(changes.delete)} to delete, {len(changes.keep)} kept"
+        ]
+        lines += [f"  + {path}" for path in changes.send]
+        lines += [f"  - {path}" for path in changes.delete]
+        lines += [f"  = {path} (kept)" for path in changes.keep]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
 
 def push_to_hub(
@@ -19,107 +128,524 @@ def push_to_hub(
     *,
     private: bool = False,
     revision: str | None = None,
-    token: str | None = None,
-) -> str:
-    """Push the folder of a pruned model to the Hub, in one commit.
+    create_pr: bool = False,
+    dry_run: bool = False,
+    overwrite_card: bool = False,
+    base_model: str | None = None,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    timeout: float = TIMEOUT,
+) -> Push:
+    """Pushes the folder of a pruned model to the Hub: all of it in one commit, or nothing.
+
+    The token is that of `hf auth login`, or of the environment variable `HF_TOKEN`.
 
     Args:
-        folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote. The card it wrote is made out to the
-            repository; one that was edited is pushed as it is.
-        repo_id (`str`): the repository, for example `me/my-model-flab`; made if it is missing.
-        private (`bool`, defaults to `False`): make a new repository private.
+        folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote.
+        repo_id (`str`): the repository, for example `me/my-model-flab`, made if it is missing; without an owner it is
+            one's own.
+        private (`bool`): make a new repository private.
         revision (`str`, *optional*): the branch to push to, made if it is missing; `main` by default.
-        token (`str`, *optional*): access token; by default that of `hf auth login` or of `HF_TOKEN`.
+        create_pr (`bool`): open a pull request instead; the same content is never proposed twice.
+        dry_run (`bool`): only look and check, and say what would be done.
+        overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
+        base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
+        license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
+        timeout (`float`): seconds without an answer after which a request has failed.
 
     Returns:
-        `str`: the address of the commit.
+        [`Push`]: its `url` is the address of the commit or the pull request.
 
     Raises:
-        [`ConfigurationError`]: the folder is not a complete pruned model, or the repository's name is not one.
-        [`FlabError`]: the Hub cannot be reached, or refuses.
+        [`ConfigurationError`]: an argument is not possible, the folder is not a complete pruned model, the licence is
+            not known, or a card may not be replaced.
+        [`FlabError`]: the files do not fit each other, there is no token that may write, or the Hub cannot be reached
+            or refuses. The repository is then as it was, unless the message says otherwise.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub import HfApi
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    answers = Answers(base_model, license, license_name, license_link)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ConfigurationError(
             f"repository {repo_id!r} is not a name the Hub accepts: {error}; give it as owner/name"
         ) from error
+    check_revision(revision, create_pr)
+    if not timeout > 0:
+        raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
     folder = Path(folder)
-    check_pruned_folder(folder)
-    card = card_to_push(folder, repo_id)
+    check_complete(folder)
 
-    api = HfApi(token=token, library_name="optimum-flab")
-    try:
-        repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-        if revision not in (None, "main"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # One commit rather than `upload_folder`, which may split into several: a reader never sees half a model.
-        commit = api.create_commit(
-            repo_id,
-            [
-                CommitOperationAdd(CARD_NAME, card),
-                *(CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files_to_push(folder)),
-            ],
-            commit_message="Push a model pruned by optimum-flab",
-            revision=revision,
+    def staging(name: str, card: str | None) -> Staged:
+        return stage(
+            folder,
+            name,
+            remote_card=card,
+            answers=answers,
+            overwrite_card=overwrite_card,
+            fetch=card_reader(hub),
         )
-    except (HTTPError, OSError, ValueError) as error:
+
+    hub = Conversation(HfApi(library_name="optimum-flab", library_version=__version__), timeout)
+    return push_staged(hub, repo_id, staging, private=private, revision=revision, create_pr=create_pr, dry_run=dry_run)
+
+
+def push_staged(
+    hub: Conversation,
+    repo_id: str,
+    staging: Callable[[str, str | None], Staged],
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> Push:
+    """The requests of a push, in their order; see [`push_to_hub`].
+
+    Args:
+        hub ([`Conversation`]): whom to ask.
+        staging (`Callable`): from the repository's name and the card that is there to what will be sent.
+    """
+    account = hub.account()
+    repo_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+    target = hub.look(repo_id, revision or "main", create_pr)
+    check_target(target, account, private and not hub.is_private(target))
+    staged = staging(repo_id, hub.card(target))
+    hub.check_card(staged.card)
+    changes = changes_between(staged.files, target.files)
+    size = sum(size_of(staged.files[path]) for path in changes.send)
+    if dry_run:
+        return Push(None, target, changes, size, staged.notes)
+    if not changes.send and not changes.delete:
+        return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes)
+    if create_pr and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
+        notes = (*staged.notes, "a pull request with this very content is open already")
+        return Push(found, target, changes, 0, notes)
+    before = target
+    if not target.exists:
+        hub.create(repo_id, private)
+        target = hub.look(repo_id, revision or "main", create_pr)
+        changes = changes_between(staged.files, target.files)
+    url = hub.deliver(target, staged.files, changes)
+    return Push(url, before, changes, size, staged.notes)
+
+
+# --- what can be told without the Hub ------------------------------------------------------------------------------
+
+
+def check_revision(revision: str | None, create_pr: bool) -> None:
+    """Raises a [`ConfigurationError`] if one cannot push to a revision."""
+    if revision is None:
+        return
+    if create_pr and revision != "main":
+        raise ConfigurationError(
+            f"--create-pr opens a pull request to main, so --revision {revision} contradicts it; give one of them"
+        )
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ConfigurationError(f"--revision {revision} is a commit, and a commit cannot be changed; name a branch")
+    if not re.fullmatch(r"(?![-/.])(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
+        raise ConfigurationError(f"--revision {revision!r} is not a name that git accepts for a branch")
+
+
+def check_target(target: Target, account: Mapping[str, Any], not_private: bool) -> None:
+    """Raises a [`FlabError`] if an account cannot push to a target.
+
+    Args:
+        account (`Mapping`): what the Hub says of the token's owner.
+        not_private (`bool`): the repository was asked to be private, exists, and is public.
+    """
+    owner = target.repo_id.split("/")[0]
+    mine = {account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")}
+    if owner not in mine and not (target.create_pr and target.exists):
+        others = ", ".join(sorted(mine))
         raise FlabError(
-            f"pushing {str(folder)!r} to {repo_id!r} failed: {error}\n"
-            "check the connection, and that `hf auth login` or HF_TOKEN gives a token that may write there"
-        ) from error
-    return commit.commit_url
+            f"{target.repo_id} belongs to {owner!r}, where the token of {account['name']!r} may not write (it may as"
+            f" {others}); name another repository, or propose the model with --create-pr"
+        )
+    if target.create_pr and not target.exists:
+        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out --create-pr")
+    if not_private:
+        raise FlabError(
+            f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
+            " leave out --private"
+        )
 
 
-def card_to_push(folder: Path, repo_id: str) -> bytes:
-    """The card of the folder, made out to `repo_id` unless somebody has edited it."""
-    path = folder / CARD_NAME
-    if path.exists() and path.read_bytes() != str(render_card(folder)).encode():
-        return path.read_bytes()
-    return str(render_card(folder, repo_id)).encode()
+def is_same(content: Path | bytes, remote: RemoteFile) -> bool:
+    """Whether a file is in a repository with this very content."""
+    if size_of(content) != remote.size:
+        return False
+    if remote.sha256 is not None:
+        return sha256_of(content) == remote.sha256
+    return blob_id(content) == remote.blob_id
 
 
-def files_to_push(folder: Path) -> list[Path]:
-    """The files of a pruned model but its card, sorted; hidden files and folders (caches, git) stay behind."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path != folder / CARD_NAME
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+def changes_between(files: Mapping[str, Path | bytes], remote: Mapping[str, RemoteFile]) -> Changes:
+    """What makes a repository hold the files of a checkpoint."""
+    unchanged = tuple(path for path in files if path in remote and is_same(files[path], remote[path]))
+    others = [path for path in sorted(remote) if path not in files]
+    delete = tuple(path for path in others if any(fnmatchcase(path, pattern) for pattern in CHECKPOINT_FILES))
+    return Changes(
+        send=tuple(path for path in files if path not in unchanged),
+        unchanged=unchanged,
+        delete=delete,
+        keep=tuple(path for path in others if path not in delete),
     )
 
 
-def check_pruned_folder(folder: str | os.PathLike[str]) -> None:
-    """Check that a folder holds a complete pruned model.
+def holds(remote: Mapping[str, RemoteFile], files: Mapping[str, Path | bytes], changes: Changes) -> bool:
+    """Whether a push has arrived: every file is there with its content, and what was to go is gone."""
+    return all(path in remote and is_same(content, remote[path]) for path, content in files.items()) and not any(
+        path in remote for path in changes.delete
+    )
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """Requests to the Hub, each repeated where that is safe, with errors that say what to do.
 
     Args:
-        folder (`str` or `os.PathLike`): the folder.
-
-    Raises:
-        [`ConfigurationError`]: names every file that is missing.
+        api (`HfApi`): the client; it takes the token from the standard places.
+        timeout (`float`): seconds without an answer after which a request has failed.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigurationError(f"folder {str(folder)!r} does not exist; give what `optimum-cli flab prune` wrote")
-    needed = ["config.json", "flab_plan.json"]
-    index = folder / WEIGHTS_INDEX
-    if index.exists():
+
+    def __init__(self, api: HfApi, timeout: float = TIMEOUT):
+        self.api, self.timeout = api, timeout
+
+    def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A request that may be repeated; raises what the client raises."""
+        for wait in (*WAITS, None):
+            try:
+                return self.once(call, *arguments, **options)
+            except Exception as error:
+                if wait is None or not passing(error):
+                    raise
+                time.sleep(asked_wait(error) or wait)
+        raise AssertionError
+
+    def once(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A request with our timeout; the client itself would wait for ever."""
+        from huggingface_hub.utils import get_session
+
+        get_session().timeout = self.timeout
+        return call(*arguments, **options)
+
+    def account(self) -> dict[str, Any]:
+        """Whom the token belongs to.
+
+        Raises:
+            [`FlabError`]: there is no token, it is not valid, or it may only read.
+        """
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
+        with told("the Hub could not be asked whom the token belongs to"):
+            account = self.ask(self.api.whoami)
+        access = (account.get("auth") or {}).get("accessToken") or {}
+        if access.get("role") == "read":
+            raise FlabError(
+                "the token may only read; make one that may write on https://huggingface.co/settings/tokens, and give"
+                " it with `hf auth login` or HF_TOKEN"
+            )
+        return account
+
+    def look(self, repo_id: str, branch: str, create_pr: bool) -> Target:
+        """The repository as it is."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        with told(f"{repo_id} could not be read"):
+            try:
+                refs = self.ask(self.api.list_repo_refs, repo_id, include_pull_requests=True)
+            except RepositoryNotFoundError:
+                return Target(repo_id, branch, create_pr)
+            if branch in {tag.name for tag in refs.tags}:
+                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+            requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
+            heads = {ref.name: ref.target_commit for ref in refs.branches}
+            head = heads.get(branch) or requests.get(branch)
+            start = head or heads.get("main")
+            return Target(
+                repo_id,
+                branch,
+                create_pr,
+                exists=True,
+                branch_exists=head is not None,
+                head=start,
+                files=self.files(repo_id, start) if start else {},
+                pull_requests=frozenset(requests),
+            )
+
+    def files(self, repo_id: str, revision: str) -> dict[str, RemoteFile]:
+        """The files of a commit."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self.ask(lambda: list(self.api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+        return {
+            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+    def is_private(self, target: Target) -> bool:
+        """Whether a repository is private, or will be, since it is not there yet."""
+        if not target.exists:
+            return True
+        with told(f"{target.repo_id} could not be read"):
+            return bool(self.ask(self.api.repo_info, target.repo_id).private)
+
+    def card(self, target: Target) -> str | None:
+        """The card in a repository."""
+        if CARD_NAME not in target.files:
+            return None
+        with told(f"the card of {target.repo_id} could not be read"):
+            path = self.ask(self.api.hf_hub_download, target.repo_id, CARD_NAME, revision=target.head)
+            return Path(path).read_bytes().decode("utf-8", "replace")
+
+    def check_card(self, card: str) -> None:
+        """Has the Hub check the metadata of a card.
+
+        Raises:
+            [`FlabError`]: lists what it finds wrong.
+        """
+        from huggingface_hub import ModelCard
+
+        with told("the Hub could not be asked to check the card"):
+            try:
+                self.ask(ModelCard(card).validate)
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
+                    " --license or --base-model, or the card"
+                ) from error
+
+    def create(self, repo_id: str, private: bool) -> None:
+        """Makes a repository; one that is there stays as it is."""
+        with told(f"{repo_id} could not be made"):
+            self.ask(self.api.create_repo, repo_id, private=private or None, exist_ok=True)
+
+    def pull_request_with(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, author: str
+    ) -> str | None:
+        """The address of an open pull request of the author's that proposes this very content."""
+        with told(f"the pull requests of {target.repo_id} could not be read"):
+            discussions = self.ask(
+                lambda: list(
+                    self.api.get_repo_discussions(target.repo_id, author=author, discussion_type="pull_request")
+                )
+            )
+            for discussion in discussions:
+                reference = f"refs/pr/{discussion.num}"
+                if discussion.status not in ("open", "draft") or reference not in target.pull_requests:
+                    continue
+                if holds(self.files(target.repo_id, reference), files, changes):
+                    return self.request_url(target.repo_id, reference)
+        return None
+
+    def deliver(self, target: Target, files: Mapping[str, Path | bytes], changes: Changes) -> str:
+        """Uploads what is large, and then changes the repository in one commit.
+
+        Returns:
+            `str`: the address of the commit or the pull request.
+
+        Raises:
+            [`FlabError`]: says in which state the repository is, and how to go on.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations = [CommitOperationAdd(path, files[path]) for path in changes.send]
+        with told(f"the files could not be uploaded, and {target.repo_id} is as it was{_new(target)}"):
+            # to main where the branch is not there yet: it is made when nothing but the commit is missing
+            self.once(
+                self.api.preupload_lfs_files,
+                target.repo_id,
+                operations,
+                revision=target.branch if target.branch_exists else "main",
+                create_pr=target.create_pr or None,
+                free_memory=False,
+            )
+            if not target.branch_exists and target.branch != "main":
+                self.ask(
+                    self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True
+                )
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in changes.delete]
+        for wait in (*WAITS, None):
+            try:
+                commit = self.once(
+                    self.api.create_commit,
+                    target.repo_id,
+                    [*operations, *deletions],
+                    commit_message=MESSAGE,
+                    revision=target.branch,
+                    create_pr=target.create_pr or None,
+                    parent_commit=target.head,
+                )
+                return commit.pr_url or commit.commit_url
+            except Exception as error:
+                if found := self.arrived(target, files, changes, error):
+                    return found
+                # with a parent, the Hub refuses what it already has; a pull request it would open twice
+                again = refused_unread(error) if target.create_pr else passing(error)
+                if wait is None or not again:
+                    raise FlabError(
+                        f"the commit was refused, and {target.repo_id} is as it was{_new(target)}: {described(error)}"
+                        if not passing(error)
+                        else f"no commit has arrived at {target.repo_id}, which is as it was{_new(target)}:"
+                        f" {described(error)}\nrun the same command again: what is uploaded is not sent twice"
+                    ) from error
+                time.sleep(asked_wait(error) or wait)
+        raise AssertionError
+
+    def arrived(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, error: Exception
+    ) -> str | None:
+        """The address of a commit or pull request whose reply was lost; `None` where there is none.
+
+        Raises:
+            [`FlabError`]: somebody else changed the repository, or it cannot be told.
+        """
         try:
-            needed += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigurationError(
-                f"{str(index)!r} is not a list of weight files: {error!r}; prune again"
-            ) from error
-    else:
-        needed.append(WEIGHTS)
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        raise ConfigurationError(
-            f"folder {str(folder)!r} is not a complete pruned model, since {', '.join(missing)} is missing; "
-            "give what `optimum-cli flab prune` wrote"
-        )
+            now = self.look(target.repo_id, target.branch, target.create_pr)
+            if target.create_pr:
+                for reference in sorted(now.pull_requests - target.pull_requests):
+                    if holds(self.files(target.repo_id, reference), files, changes):
+                        return self.request_url(target.repo_id, reference)
+                return None
+        except FlabError as lost:
+            raise FlabError(
+                f"the connection was lost while {target.repo_id} was changed, and whether the commit arrived is not"
+                f" known: {described(error)}\nrun the same command again: it looks first, and sends nothing twice"
+            ) from lost
+        if now.head == target.head:
+            return None
+        if holds(now.files, files, changes):
+            return self.commit_url(target.repo_id, now.head)
+        raise FlabError(
+            f"{target.repo_id} was changed by somebody else during the push, so nothing was committed; run the same"
+            " command again to push on top of it"
+        ) from error
+
+    def commit_url(self, repo_id: str, commit: str | None) -> str:
+        return f"{self.api.endpoint}/{repo_id}/commit/{commit}"
+
+    def request_url(self, repo_id: str, reference: str) -> str:
+        return f"{self.api.endpoint}/{repo_id}/discussions/{reference.removeprefix('refs/pr/')}"
+
+
+def card_reader(hub: Conversation) -> Fetch:
+    """Reads cards of other repositories; where that is not possible, says why."""
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+    def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
+        try:
+            path = hub.ask(hub.api.hf_hub_download, repo_id, CARD_NAME, revision=revision)
+            return Path(path).read_text(encoding="utf-8"), ""
+        except GatedRepoError:
+            return None, "it is gated; accept its terms on its page on the Hub, with the account of the token"
+        except RepositoryNotFoundError:
+            return None, "there is no such repository, or the token may not read it"
+        except EntryNotFoundError:
+            return None, "it has none"
+        except Exception as error:  # connection errors are of several libraries' classes
+            return None, described(error)
+
+    return fetch
+
+
+def hub_card_reader(timeout: float = 30.0) -> Fetch:
+    """[`card_reader`] of a conversation of its own."""
+    from huggingface_hub import HfApi
+
+    return card_reader(Conversation(HfApi(library_name="optimum-flab", library_version=__version__), timeout))
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+class told:
+    """Turns what the client raises into a [`FlabError`] that begins with what was attempted."""
+
+    def __init__(self, attempt: str):
+        self.attempt = attempt
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FlabError):
+            # errors of the connection, of the Hub and of the files are of several libraries' classes
+            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from error
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The status that the Hub answered with, also where the client wrapped the error."""
+    while error is not None:
+        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return status
+        error = error.__cause__
+    return None
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
+    from huggingface_hub.errors import HTTPError
+
+    status = status_of(error)
+    if status is not None:
+        # a reply of another status that does not parse was cut short
+        return status in PASSING or isinstance(error, json.JSONDecodeError)
+    return isinstance(error, (HTTPError, json.JSONDecodeError))
+
+
+def refused_unread(error: BaseException) -> bool:
+    """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
+    return status_of(error) == 429 or type(error).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def asked_wait(error: BaseException) -> float | None:
+    """Seconds that the Hub asks to wait."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    after = headers.get("Retry-After", "")
+    return min(float(after), LONGEST_WAIT) if after.isdigit() else None
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an error."""
+    status = status_of(error)
+    if status in (401, 403):
+        return "check that `hf auth login` or HF_TOKEN gives a token that may write there"
+    if passing(error) or (isinstance(error, OSError) and status is None):
+        return "check the connection, and run the same command again: what is uploaded is not sent twice"
+    return "correct that, and run the same command again"
+
+
+def described(error: BaseException) -> str:
+    """An error in a line, with its cause, without secrets."""
+    parts: list[str] = []
+    while error is not None and len(parts) < 3:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if not any(text in part for part in parts):
+            parts.append(text)
+        error = error.__cause__
+    return scrubbed(": ".join(parts))
+
+
+def scrubbed(text: str) -> str:
+    """Text without tokens, and without the queries of addresses: those of storage are signed."""
+    from huggingface_hub import get_token
+
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    token = get_token()
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
+
+
+def _new(target: Target) -> str:
+    return "" if target.files else " (empty)"

@@ -1,0 +1,327 @@
+"""From a folder to what will be sent: everything is checked before the first byte leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, FlabError
+from .card import is_generated, metadata, read_card, render_card, text_of_user
+from .facts import (
+    CONFIG_NAME,
+    PLAN_NAME,
+    REPORT_NAME,
+    RESULT_NAMES,
+    at,
+    file_name,
+    local_paths,
+    read_json,
+    weight_files,
+)
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch
+
+
+if TYPE_CHECKING:
+    import torch
+
+
+LARGEST_FILE = 50 * 10**9  # bytes, see "Storage limits" in the Hub's documentation
+MOST_FILES = 25_000  # in one commit
+RECORDS = (REPORT_NAME, PLAN_NAME, CONFIG_NAME)
+BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What will be sent.
+
+    Args:
+        files (`dict[str, Path | bytes]`): content by path in the repository, sorted by path.
+        card (`str`): the text of the card, which is one of the files.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    files: dict[str, Path | bytes]
+    card: str
+    notes: tuple[str, ...] = ()
+
+
+def stage(
+    folder: Path,
+    repo_id: str,
+    *,
+    remote_card: str | None = None,
+    answers: Answers = NO_ANSWERS,
+    overwrite_card: bool = False,
+    fetch: Fetch | None = None,
+    largest_file: int = LARGEST_FILE,
+) -> Staged:
+    """Checks a pruned model and puts together what will be sent.
+
+    A card that this software wrote is written anew for the repository; one that somebody wrote or changed is sent as
+    it is. In the records of the pruning, paths of this machine are reduced to the names of files.
+
+    Args:
+        folder (`Path`): of the pruned model.
+        repo_id (`str`): where it goes, with its owner.
+        remote_card (`str`, *optional*): the card that is there already.
+        answers ([`Answers`]): base model and licence, where the files do not say.
+        overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
+        fetch (`Callable`, *optional*): reads the base model's card on the Hub.
+        largest_file (`int`): most bytes of a file.
+
+    Raises:
+        [`ConfigurationError`]: the folder is not a complete pruned model, the licence is not known, or the card there
+            may not be replaced.
+        [`FlabError`]: the files do not fit each other, or the Hub does not take them.
+    """
+    check_complete(folder)
+    files = folder_files(folder)
+    check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
+    check_checkpoint_files(folder)
+    staged: dict[str, Path | bytes] = dict(files)
+    for name in files:
+        if name in RECORDS or any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values()):
+            staged[name] = portable_record(files[name])
+    own, notes = read_card(folder / CARD_NAME), ()
+    if own is None or is_generated(own):
+        kept = merged_text(own, remote_card, overwrite_card)
+        rendered = render_card(folder, repo_id, answers=answers, own_text=kept, fetch=fetch)
+        if rendered.terms.license is None:
+            raise ConfigurationError(
+                "the licence of the base model is not known, and a pruned model is under the same; give it with"
+                " --license (and --license-name, --license-link), as the base model's card states it"
+                + "".join(f"\n{note}" for note in rendered.terms.notes)
+            )
+        card, notes = str(rendered.card), rendered.notes
+        staged |= rendered.plots
+    else:
+        card = own
+        if not metadata(own).get("license"):
+            raise ConfigurationError(
+                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
+                " the base model's there, or have the card written anew with `optimum-cli flab card --overwrite-card`"
+            )
+        if any(value is not None for value in vars(answers).values()):
+            raise ConfigurationError(
+                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, is sent as it is, so that --base-model"
+                " and --license would have no effect; write them into it"
+            )
+        notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
+    staged[CARD_NAME] = card.encode()
+    if remote_card is not None and not overwrite_card:
+        check_replaceable(remote_card, card, repo_id)
+    return Staged(dict(sorted(staged.items())), card, notes)
+
+
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+def check_complete(folder: str | os.PathLike[str]) -> None:
+    """Checks that a folder holds every file of a pruned model.
+
+    Raises:
+        [`ConfigurationError`]: names every file that is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigurationError(f"folder {str(folder)!r} does not exist; give what `optimum-cli flab prune` wrote")
+    needed = [folder / name for name in ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)]
+    missing = [path.name for path in [*needed, *weight_files(folder)] if not path.is_file()]
+    if missing:
+        raise ConfigurationError(
+            f"folder {str(folder)!r} is not a complete pruned model, since {', '.join(missing)} is missing; "
+            "give what `optimum-cli flab prune` wrote"
+        )
+
+
+def folder_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their path in the repository, sorted; hidden ones (caches, git) stay behind."""
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    return dict(sorted(found.items()))
+
+
+def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, most_files: int = MOST_FILES) -> None:
+    """Raises a [`FlabError`] if the Hub would refuse files for their size or number.
+
+    Args:
+        sizes (`Mapping[str, int]`): bytes by path.
+    """
+    if len(sizes) > most_files:
+        raise FlabError(f"{len(sizes):,} files are more than the {most_files:,} of one commit; move some away")
+    if large := [f"{name} ({size / 1e9:,.1f} GB)" for name, size in sizes.items() if size > largest_file]:
+        raise FlabError(
+            f"{', '.join(large)}: the Hub takes files of {largest_file / 1e9:,.0f} GB at most; save the weights in"
+            " more shards (`save_pretrained(..., max_shard_size='5GB')`)"
+        )
+
+
+def portable_record(path: Path) -> Path | bytes:
+    """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
+
+    Raises:
+        [`FlabError`]: it is not JSON.
+    """
+    paths = local_paths(read_json(path))
+    if not paths:
+        return path
+    text = path.read_text(encoding="utf-8")
+    for local in sorted(paths, key=len, reverse=True):
+        for ascii in (True, False):  # plans are written in ASCII, reports are not
+            text = text.replace(
+                json.dumps(local, ensure_ascii=ascii), json.dumps(file_name(local), ensure_ascii=ascii)
+            )
+    return text.encode()
+
+
+def check_checkpoint_files(folder: Path) -> None:
+    """Checks that weights, configuration, tokenizer, plan and report belong together.
+
+    Raises:
+        [`FlabError`]: lists what does not fit.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from ..loading import check_vocabulary, weights_hash
+    from ..plan import PruningPlan
+    from ..vocabulary import config_token_ids
+
+    report, plan = read_json(folder / REPORT_NAME), PruningPlan.load(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        generation = (
+            GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
+        )
+    except Exception as error:  # damaged files fail in many ways
+        raise FlabError(f"{str(folder)!r} does not load ({error}); prune again") from error
+    check_vocabulary(tokenizer, config, str(folder))
+    weights = read_weights(folder)
+    faults = shape_faults(config, weights)
+    if config.vocab_size != plan.vocab_size:
+        faults.append(f"config.json says {config.vocab_size} tokens, the plan {plan.vocab_size}")
+    if config.num_hidden_layers != len(plan.kept_layers):
+        faults.append(f"config.json says {config.num_hidden_layers} layers, the plan keeps {len(plan.kept_layers)}")
+    if widths := {len(kept) for kept in plan.kept_neurons.values()} - {config.intermediate_size}:
+        faults.append(f"config.json says {config.intermediate_size} neurons, the plan keeps {max(widths)}")
+    if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
+        faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
+    recorded = at(report, "base_model", "weights_sha256")
+    if recorded is not None and plan.base_hash != recorded:
+        faults.append("plan and report are of different base models")
+    if not faults:  # a hash of other shapes says nothing
+        found, recorded = weights_hash(weights), at(report, "weights_sha256")
+        if found != recorded:
+            faults.append(
+                f"the weights have SHA-256 {found[:12]}…, and {REPORT_NAME} is of {str(recorded)[:12]}…: they were"
+                " changed since they were measured"
+            )
+    if faults:
+        raise FlabError(f"the files in {str(folder)!r} do not belong together: {'; '.join(faults)}; prune again")
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the weight files, mapped from disk.
+
+    Raises:
+        [`FlabError`]: a file is damaged, or the index names other tensors than there are.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            weights |= load_file(path)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise FlabError(f"the weights in {str(path)!r} cannot be read ({error}); prune again") from error
+    index = folder / "model.safetensors.index.json"
+    if index.exists() and set(read_json(index)["weight_map"]) != set(weights):
+        raise FlabError(f"{str(index)!r} names other tensors than its files hold; prune again")
+    return weights
+
+
+def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps weights from being loaded strictly into the stock class of a configuration; empty if nothing does."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    faults = [
+        f"{name} has shape {found[name]}, config.json asks for {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    if missing := sorted(expected.keys() - found.keys() - tied):
+        faults.append(f"tensors are missing: {', '.join(missing[:3])}{', …' * (len(missing) > 3)}")
+    if extra := sorted(found.keys() - expected.keys()):
+        faults.append(f"tensors that the class has not: {', '.join(extra[:3])}{', …' * (len(extra) > 3)}")
+    return faults[:5]
+
+
+# --- the card ------------------------------------------------------------------------------------------------------
+
+
+def merged_text(own: str | None, remote: str | None, overwrite: bool) -> str:
+    """The user's text for a card: that of the folder's card, or else what was written on the Hub.
+
+    Raises:
+        [`ConfigurationError`]: both hold text, and not the same.
+    """
+    here = text_of_user(own) if own is not None else ""
+    there = text_of_user(remote) if remote is not None and is_generated(remote) else ""
+    if here and there and here != there and not overwrite:
+        raise ConfigurationError(
+            f"between the marked lines the card on the Hub says something else than {CARD_NAME} in the folder; copy"
+            " what you need from there, and let yours win with --overwrite-card"
+        )
+    return here or there
+
+
+def check_replaceable(remote: str, card: str, repo_id: str) -> None:
+    """Raises a [`ConfigurationError`] if the card on the Hub is the work of somebody."""
+    if not is_generated(remote) and remote.replace("\r\n", "\n") != card.replace("\r\n", "\n"):
+        raise ConfigurationError(
+            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside of its marked"
+            " lines; copy it into the folder to keep it, or replace it with --overwrite-card"
+        )
+
+
+# --- hashes --------------------------------------------------------------------------------------------------------
+
+
+def size_of(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def sha256_of(content: Path | bytes) -> str:
+    """Hex SHA-256, by which large files are known on the Hub."""
+    return _digest(content, hashlib.sha256())
+
+
+def blob_id(content: Path | bytes) -> str:
+    """The id of the git object, by which other files are known."""
+    return _digest(content, hashlib.sha1(f"blob {size_of(content)}\0".encode()))
+
+
+def _digest(content: Path | bytes, digest: Any) -> str:
+    if isinstance(content, bytes):
+        digest.update(content)
+        return digest.hexdigest()
+    with content.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,351 @@
+"""Facts -> rows of text: what the card shows, and that something was not measured where it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .facts import Facts, against_dense, at, file_name, number_at, score_rows, without_paths
+
+
+TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
+MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
+MISSING = "not recorded"
+SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
+
+
+def cell(text: Any) -> str:
+    """Text that stays inside one cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|") or "–"
+
+
+def count(value: int | float | None) -> str:
+    return MISSING if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.0f}"
+
+
+def megabytes(value: int | float | None) -> str:
+    return MISSING if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def decimals(value: int | float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def change(before: int | float | None, after: int | float | None) -> str:
+    """`after` against `before` in percent, signed; a dash where one is missing."""
+    if before is None or after is None or not before:
+        return "–"
+    return f"{100 * (after / before - 1):+.1f}%".replace("-", "−")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a score is shown in percent."""
+    return "pass@" in metric or metric.split(",")[0] in SHARES
+
+
+def score(value: Any, percent: bool) -> str:
+    """A score as an evaluation file writes it, with its 95% interval where there is one."""
+    if value is None:
+        return "–"
+    number, ends = number_at(value, "value"), at(value, "interval_95")
+    if number is None:
+        return "not a number"
+    show = "{:.1%}".format if percent else "{:.4g}".format
+    if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends)):
+        return show(number)
+    return f"{show(number)} [{show(ends[0])}, {show(ends[1])}]"
+
+
+# --- the first screen ----------------------------------------------------------------------------------------------
+
+
+def size_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Parameters, bytes and shape: what, dense, pruned, change."""
+    before, after = (number_at(report, side, "parameters") for side in ("dense", "pruned"))
+    rows = [["parameters", count(before), count(after), change(before, after)]]
+    before, after = (number_at(report, side, "bytes") for side in ("dense", "pruned"))
+    dtype = at(report, "pruned", "dtype")
+    rows.append([f"weights ({cell(dtype)})" if dtype else "weights", megabytes(before), megabytes(after)])
+    rows[-1].append(change(before, after))
+    for name, field in (
+        ("vocabulary (tokens)", "vocab_size"),
+        ("layers", "num_hidden_layers"),
+        ("FFN width", "intermediate_size"),
+    ):
+        before, after = (number_at(report, side, field) for side in ("dense", "pruned"))
+        rows.append([name, count(before), count(after), "unchanged" if before == after else change(before, after)])
+    return rows
+
+
+def retention_rows(facts: Facts) -> list[list[str]]:
+    """The first scores of the evaluations, and bits per byte: what, dense, pruned, what is retained."""
+    rows = []
+    for evaluation in facts.results.evaluations:
+        for row in score_rows(evaluation)[: MOST_SCORES_ABOVE - len(rows)]:
+            percent = is_share(row["metric"])
+            paired = against_dense(evaluation, facts.report)
+            shown = [at(row, "dense") if paired else None, at(row, "pruned") or at(row, "score")]
+            cells = [score(value and {"value": at(value, "value")}, percent) for value in shown]
+            retained = score(at(row, "retention"), True) if paired and at(row, "retention") else "–"
+            kept = f"{retained} retained" if retained[0].isdigit() else retained
+            rows.append([f"{cell(row['task'])}, {cell(row['metric'])}{_problems(row, evaluation)}", *cells, kept])
+    if not rows:
+        rows.append(["benchmarks", "–", "not evaluated", "–"])
+    before, after = (number_at(facts.report, "held_out", f"{side}_bits_per_byte") for side in ("dense", "pruned"))
+    rows.append(["bits per byte of held-out text (less is better)", decimals(before), decimals(after)])
+    rows[-1].append(change(before, after))
+    return rows
+
+
+def _problems(row: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    number = number_at(row, "problems")
+    if number is None:
+        return ""
+    first = "first " if number_at(evaluation, "settings", "limit") is not None else ""
+    return f" ({first}{number:,} problems)"
+
+
+# --- the sections --------------------------------------------------------------------------------------------------
+
+
+def removed_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Parameters per component and in all: component, before, after, removed. Empty where nothing is recorded."""
+    rows = []
+    components = at(report, "dense", "components")
+    for name in components if isinstance(components, Mapping) else ():
+        sides = [number_at(report, side, "components", name, "parameters") for side in ("dense", "pruned")]
+        rows.append([cell(name), *map(count, sides), _removed(*sides)])
+    sides = [number_at(report, side, "parameters") for side in ("dense", "pruned")]
+    if rows and None not in sides:
+        rows.append(["**total**", *map(count, sides), _removed(*sides)])
+    return rows
+
+
+def _removed(before: int | float | None, after: int | float | None) -> str:
+    return f"{1 - after / before:.1%}" if before and after is not None else "–"
+
+
+def held_out_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """What pruning measured on text that decided nothing: measurement, value. Empty where nothing was measured."""
+    held_out = at(report, "held_out")
+    if not isinstance(held_out, Mapping):
+        return []
+    get = {name: number_at(held_out, name) for name in held_out}.get
+    lost, cut = get("lost_mass"), get("texts_cut_differently")
+    return [
+        [
+            "divergence from the dense model, KL(dense ‖ pruned) in nats per token, over the vocabulary that is left",
+            decimals(get("divergence")),
+        ],
+        ["bits per byte, dense", decimals(get("dense_bits_per_byte"))],
+        ["bits per byte, pruned", decimals(get("pruned_bits_per_byte"))],
+        [
+            "probability that the dense model gives to tokens that are gone",
+            "not measured" if lost is None else f"{lost:.2%}",
+        ],
+        ["tokens of the text, dense", count(get("dense_tokens"))],
+        ["tokens of the text, pruned", count(get("pruned_tokens"))],
+        ["texts cut into other pieces", MISSING if cut is None else f"{cut:,} of {count(get('texts'))}"],
+    ]
+
+
+def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
+    """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
+    tables = []
+    for evaluation in facts.results.evaluations:
+        paired = against_dense(evaluation, facts.report)
+        rows = []
+        for row in score_rows(evaluation):
+            percent = is_share(row["metric"])
+            metric = row["metric"] if at(row, "higher_is_better") is not False else f"{row['metric']} (less is better)"
+            own = score(at(row, "pruned") or at(row, "score"), percent)
+            cells = [score(at(row, "dense"), percent), own, score(at(row, "retention"), True)] if paired else [own]
+            rows.append([cell(row["task"]), cell(metric), count(number_at(row, "problems")), *cells])
+        heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
+        about = _how(evaluation)
+        if not paired:
+            other = at(evaluation, "models", "dense") is not None
+            about.append(
+                "The baseline of this evaluation was not the model that was pruned, so no retention is given."
+                if other
+                else "The dense model was not evaluated beside it, so no retention is known."
+            )
+        if rows:
+            tables.append({"heading": heading, "rows": rows, "about": about})
+    return tables
+
+
+def _how(evaluation: Mapping[str, Any]) -> list[str]:
+    settings = without_paths(at(evaluation, "settings") or {})
+    judged = at(evaluation, "models", "pruned") or at(evaluation, "models", "model")
+    said = []
+    if dtype := at(judged, "dtype"):
+        said.append(f"computed in {cell(dtype)}")
+    samples = number_at(settings, "samples")
+    if samples == 1:
+        said.append("greedy")
+    elif samples is not None:
+        said.append(f"{samples} samples per problem at temperature {at(settings, 'temperature')}")
+    if (limit := number_at(settings, "limit")) is not None:
+        said.append(f"**only the first {limit:,} problems of each task**")
+    if (seed := number_at(settings, "seed")) is not None:
+        said.append(f"seed {seed}")
+    if version := at(evaluation, "versions", "lm_eval"):
+        said.append(f"lm-eval {cell(version)}")
+    sentences = [f"{', '.join(said)[0].upper()}{', '.join(said)[1:]}."] if said else []
+    data = at(settings, "data")
+    if isinstance(data, Mapping) and data:
+        named = "; ".join(
+            f"{cell(task)} from {', '.join(f'`{cell(file)}`' for file in files)}" for task, files in data.items()
+        )
+        sentences.append(f"Local data: {named}.")
+    return sentences
+
+
+def efficiency_table(efficiency: Mapping[str, Any] | None, report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`heading`, `rows` and `about` of the efficiency; `None` where it was not measured."""
+    table = at(efficiency, "table")
+    if not isinstance(table, list):
+        return None
+    baseline = at(efficiency, "models", "baseline")
+    paired = baseline is not None and at(baseline, "parameters") == at(report, "dense", "parameters")
+    rows = []
+    for row in table:
+        unit = at(row, "unit")
+        label = f"{at(row, 'metric')} ({unit})" if unit else at(row, "metric")
+        ratio = number_at(row, "ratio")
+        dense = [_spread(at(row, "baseline"))] if paired else []
+        compared = ["–" if ratio is None else f"{ratio:.2f} ×"] if paired else []
+        rows.append([cell(label), *dense, _spread(at(row, "model")), *compared])
+    about = []
+    work, machine = at(efficiency, "workload"), at(efficiency, "machine")
+    if machine:
+        about.append(f"{cell(at(efficiency, 'device'))} ({cell(machine)}).")
+    if isinstance(work, Mapping):
+        about.append(
+            f"Prompts of {at(work, 'prompt_tokens')} tokens, {at(work, 'new_tokens')} generated; medians of "
+            f"{at(work, 'repeats')} rounds with quartiles."
+        )
+    notes = at(efficiency, "notes")
+    about += [f"{cell(note)[0].upper()}{cell(note)[1:]}." for note in notes] if isinstance(notes, list) else []
+    if not any("CO2e" in row[0] for row in rows):
+        about.append("Energy and CO2e were not measured.")
+    heading = ["", *(["dense", "pruned", "ratio"] if paired else ["pruned"])]
+    return {"heading": heading, "rows": rows, "about": about} if rows else None
+
+
+def _spread(value: Any) -> str:
+    ends = [number_at(value, name) for name in ("median", "lower_quartile", "upper_quartile")]
+    if None not in ends:
+        return f"{_short(ends[0])} [{_short(ends[1])}, {_short(ends[2])}]"
+    return _short(value) if isinstance(value, (int, float)) else "not measured"
+
+
+def _short(value: int | float) -> str:
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+# --- how it was made, and its limits -------------------------------------------------------------------------------
+
+
+def settings_yaml(settings: Mapping[str, Any]) -> str:
+    """A configuration as YAML, paths of this machine reduced to names."""
+    return yaml.safe_dump(without_paths(settings), sort_keys=False, allow_unicode=True).strip()
+
+
+def sources(settings: Mapping[str, Any] | None, kind: str) -> list[str]:
+    """The sources of text of a kind (`corpus`, `calibration`, `held_out`) as the user named them, without paths."""
+    named = at(settings, "data", kind)
+    return [file_name(name) for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
+    """What the model was computed from and with: what, value."""
+    report, rows = facts.report, []
+    revision = at(report, "base_model", "revision")
+    rows.append(["base model", f"{base}, revision `{cell(revision)}`" if revision else base])
+    for label, value in (
+        ("weights of the base model (SHA-256)", at(report, "base_model", "weights_sha256")),
+        ("weights of this model (SHA-256)", at(report, "weights_sha256")),
+        ("texts of the corpus (SHA-256)", facts.corpus_hash),
+    ):
+        rows.append([label, f"`{cell(value)}`" if value else MISSING])
+    for kind, label in (
+        ("corpus", "corpus: decides the vocabulary"),
+        ("calibration", "calibration: decides layers and neurons"),
+        ("held_out", "held-out text: only measured on"),
+    ):
+        number = number_at(report, "texts", kind)
+        named = sources(facts.settings, kind)
+        texts = "" if number is None else f" ({number:,} texts)"
+        default = "the default" if kind == "corpus" else "set aside from the others"
+        rows.append([label, (", ".join(f"`{cell(name)}`" for name in named) or default) + texts])
+    seed = at(report, "seed")
+    rows.append(["seed", MISSING if seed is None else str(seed)])
+    if dtype := at(report, "computation", "dtype"):
+        rows.append(["computed in", f"{cell(dtype)} on {cell(at(report, 'computation', 'device'))}"])
+    seconds = at(report, "seconds")
+    times = (
+        [time for time in seconds.values() if isinstance(time, (int, float))] if isinstance(seconds, Mapping) else []
+    )
+    if times:
+        rows.append(["time", f"{sum(times):,.0f} s, measurements included"])
+    versions = at(report, "versions")
+    if isinstance(versions, Mapping):
+        known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in versions.items() if version)
+        rows.append(["versions", known or MISSING])
+    return rows
+
+
+def unevaluated_tasks(evaluations: Iterable[Mapping[str, Any]], shipped: Sequence[str]) -> list[str]:
+    """Those of the shipped tasks that no evaluation holds; the instruct variant of a task counts as the task."""
+    done = {row["task"].removesuffix("_instruct") for evaluation in evaluations for row in score_rows(evaluation)}
+    plain = dict.fromkeys(name.removesuffix("_instruct") for name in shipped)
+    return [name for name in plain if not any(task == name or task.startswith(f"{name}_") for task in done)]
+
+
+def shipped_tasks() -> list[str]:
+    """Names of the tasks of this package, read off their files: lm-eval takes seconds to import."""
+    return sorted(path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml"))
+
+
+def limits(facts: Facts) -> list[str]:
+    """What the measurements say about limits, and what was not measured; a sentence or two each."""
+    report = facts.report
+    get = {name: number_at(report, "held_out", name) for name in at(report, "held_out") or ()}.get
+    said = []
+    before, after = (number_at(report, side, "vocab_size") for side in ("dense", "pruned"))
+    if before != after and before is not None and after is not None:
+        said.append(
+            f"The vocabulary fell from {before:,} to {after:,} tokens. Text unlike the corpus (prose, other scripts)"
+            " still round-trips, but takes more tokens and therefore more time; by how much was measured only on the"
+            " held-out text."
+        )
+    tokens = get("dense_tokens"), get("pruned_tokens")
+    if None not in tokens:
+        cut = get("texts_cut_differently")
+        said.append(
+            f"Held-out text takes {count(tokens[1])} tokens instead of {count(tokens[0])} ({change(*tokens)}); "
+            f"{count(cut)} of {count(get('texts'))} texts are cut into other pieces than before."
+        )
+    changed, corpus = number_at(report, "texts", "corpus_cut_differently"), number_at(report, "texts", "corpus")
+    if changed is not None and corpus is not None:
+        said.append(f"{changed:,} of the {corpus:,} texts of the corpus are cut into other pieces than before.")
+    missing = unevaluated_tasks(facts.results.evaluations, shipped_tasks())
+    if not facts.results.evaluations:
+        said.append(
+            "No task was evaluated on these weights: whether the model still writes working code is not known from"
+            f" this card. Not evaluated: {', '.join(missing)}."
+        )
+    elif missing:
+        said.append(f"Not evaluated: {', '.join(missing)}.")
+    if facts.results.efficiency is None:
+        said.append("Speed, memory, energy and CO2e were not measured.")
+    said.append("Safety, bias and languages other than those of the text above were not evaluated.")
+    notes = at(report, "notes")
+    if isinstance(notes, list):
+        said += [f"{cell(note)[0].upper()}{cell(note)[1:]}." for note in without_paths(notes) if note]
+    return said + [f"{sentence}." for sentence in facts.results.left_out]

@@ -1,0 +1,221 @@
+"""Whose model was pruned and on what terms: inherited from the base model's card or said by the user, not guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+    from ..settings import DataSettings
+
+
+CARD_NAME = "README.md"
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
+BIBTEX = re.compile(r"^```[a-z]*\s*\n(\s*@\w+\s*\{.*?)\n\s*```", re.MULTILINE | re.DOTALL)
+LONGEST_CITATION = 5_000  # characters
+
+# from a repository and a revision to the text of its card, or why it cannot be had
+Fetch = Callable[[str, "str | None"], "tuple[str | None, str]"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the user says where the files do not.
+
+    Args:
+        base_model (`str`, *optional*): Hub id of the dense model.
+        license (`str`, *optional*): identifier of its licence as the Hub spells it, for example `apache-2.0`.
+        license_name, license_link (`str`, *optional*): of a licence that has no identifier (`other`).
+
+    Raises:
+        [`ConfigurationError`]: a value is not one the Hub accepts.
+    """
+
+    base_model: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_model is not None and not is_repository(self.base_model):
+            raise ConfigurationError(
+                f"--base-model {self.base_model!r} is not the id of a model on the Hub; give it as owner/name"
+            )
+        if self.license is not None and not LICENSE_ID.fullmatch(self.license):
+            raise ConfigurationError(
+                f"--license {self.license!r} is not an identifier the Hub knows; they are spelled like apache-2.0, and"
+                " `other` goes with --license-name and --license-link"
+            )
+        if self.license == "other" and not (self.license_name and self.license_link):
+            raise ConfigurationError("--license other says too little; add --license-name and --license-link")
+        if self.license is None and (self.license_name or self.license_link):
+            raise ConfigurationError("--license-name and --license-link belong to a --license; give it as well")
+
+
+NO_ANSWERS = Answers()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the card says of the base model.
+
+    Args:
+        name (`str`, *optional*): what to call it; `None` where the files do not say.
+        base_model (`str`, *optional*): its id on the Hub; `None` where it is not known.
+        revision (`str`, *optional*): its commit.
+        language (`tuple[str, ...]`): as its card states them.
+        citation (`str`, *optional*): BibTeX that its card asks to cite.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    name: str | None = None
+    base_model: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: tuple[str, ...] = ()
+    citation: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository with its owner."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def read_base_card(text: str) -> dict[str, Any]:
+    """Licence, languages and citation from the text of a base model's card; only what it states."""
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        data = ModelCard(text, ignore_metadata_errors=True).data
+    except (ValueError, TypeError, yaml.YAMLError):
+        return {}
+    found: dict[str, Any] = {
+        field: data.get(field) for field in LICENSE_FIELDS if isinstance(data.get(field), str) and data.get(field)
+    }
+    languages = data.get("language")
+    languages = [languages] if isinstance(languages, str) else languages if isinstance(languages, list) else []
+    if languages := [tag for tag in languages if isinstance(tag, str) and LANGUAGE.fullmatch(tag)]:
+        found["language"] = languages
+    citations = "\n\n".join(match.strip() for match in BIBTEX.findall(text.replace("\r\n", "\n")))
+    if citations and len(citations) <= LONGEST_CITATION:
+        found["citation"] = citations
+    return found
+
+
+def base_card_of(folder: Path | None) -> dict[str, Any] | None:
+    """What the card in a dense model's folder states, for the report; `None` where there is no card."""
+    path = None if folder is None else folder / CARD_NAME
+    if path is None or not path.is_file():
+        return None
+    try:
+        return read_base_card(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def hub_datasets(data: DataSettings) -> list[str]:
+    """The ids of those sources of text that are datasets on the Hub, for the report."""
+    from ..calibration import parse_source
+
+    named = [parse_source(spec).dataset for spec in (*data.corpus, *data.calibration, *data.held_out)]
+    return list(dict.fromkeys(filter(None, named)))
+
+
+def settle_terms(
+    report: Mapping[str, Any],
+    previous: ModelCardData | None = None,
+    answers: Answers = NO_ANSWERS,
+    fetch: Fetch | None = None,
+) -> Terms:
+    """The terms, from the first that knows: the base model's card as pruning found it, the user, the card that was
+    written before, the base model's card on the Hub.
+
+    Args:
+        report (`Mapping`): `flab_report.json`.
+        previous (`ModelCardData`, *optional*): metadata of the card that is being written anew.
+        answers ([`Answers`]): what the user says.
+        fetch (`Callable`, *optional*): reads a card on the Hub; without it the Hub is not asked.
+
+    Raises:
+        [`ConfigurationError`]: the user contradicts the base model's card.
+    """
+    base = report.get("base_model")
+    base = base if isinstance(base, Mapping) else {}
+    before = {} if previous is None else previous.to_dict()
+    written = before.get("base_model")
+    found = repository_of(base)
+    if answers.base_model and found and answers.base_model != found:
+        raise ConfigurationError(
+            f"--base-model {answers.base_model}: the report says that the model was pruned from {found}; leave it out"
+        )
+    name = base.get("name")
+    terms = Terms(
+        name=PureWindowsPath(name).name if isinstance(name, str) and name else None,
+        base_model=answers.base_model or found or (written if isinstance(written, str) else None),
+        revision=base.get("revision") if isinstance(base.get("revision"), str) else None,
+    )
+    stated = base["card"] if isinstance(base.get("card"), Mapping) else {}
+    notes = []
+    if not stated.get("license") and terms.base_model and fetch is not None:
+        text, trouble = fetch(terms.base_model, terms.revision if found else None)
+        stated = read_base_card(text) if text is not None else {}
+        if text is None and not (answers.license or before.get("license")):
+            notes.append(f"the card of {terms.base_model} could not be read: {trouble}")
+    if answers.license and stated.get("license") and answers.license != stated["license"]:
+        raise ConfigurationError(
+            f"--license {answers.license}: the base model's card says {stated['license']}, and a pruned model is under"
+            " the same terms; leave it out"
+        )
+    said = {field: getattr(answers, field) for field in LICENSE_FIELDS}
+    license = next((source for source in (stated, said, before) if source.get("license")), {})
+    language = stated.get("language") or before.get("language") or ()
+    return replace(
+        terms,
+        license=license.get("license"),
+        license_name=license.get("license_name"),
+        license_link=_absolute(license.get("license_link"), terms.base_model),
+        language=(language,) if isinstance(language, str) else tuple(language),
+        citation=stated.get("citation"),
+        notes=tuple(notes),
+    )
+
+
+def repository_of(base: Mapping[str, Any]) -> str | None:
+    """The Hub id of the dense model that a report names, or `None` where it was read from local files.
+
+    Only models of the Hub have a revision: a folder `owner/name` is not taken for one.
+    """
+    name, revision = base.get("name"), base.get("revision")
+    if not isinstance(name, str) or not isinstance(revision, str) or not is_repository(name) or Path(name).exists():
+        return None
+    return name
+
+
+def _absolute(link: Any, base_model: str | None) -> str | None:
+    """A licence link that also holds in another repository."""
+    if not isinstance(link, str) or not link:
+        return None
+    if link.startswith(("https://", "http://")):
+        return link
+    # a path is one in the base model's repository
+    return f"https://huggingface.co/{base_model}/blob/main/{link.lstrip('./')}" if base_model else None
