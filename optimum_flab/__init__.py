@@ -15,6 +15,7 @@ _LAZY = {
     "FlabOptimizer": ".optimizer",
     "FlabPrunerConfig": ".configuration",
     "PruningPlan": ".plan",
+    "RecoveryConfig": ".recovery.settings",
     "evaluate": ".evaluation.harness",
 }
 
@@ -24,6 +25,7 @@ __all__ = [
     "FlabOptimizer",
     "FlabPrunerConfig",
     "PruningPlan",
+    "RecoveryConfig",
     "__version__",
     "evaluate",
 ]
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .evaluation.harness import evaluate
     from .optimizer import FlabOptimizer
     from .plan import PruningPlan
+    from .recovery.settings import RecoveryConfig
 
 
 def __getattr__(name: str) -> Any:

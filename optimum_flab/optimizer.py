@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +29,19 @@ from .budget import (
     shape_of,
 )
 from .calibration import Document, PackedTokens, TextSets, build_text_sets, pack
-from .configuration import FlabPrunerConfig
+from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
+from .folders import check_writable, existing_parent, written_whole
+from .hub.terms import base_card_of, hub_datasets
 from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
-from .plan import PruningPlan
-from .report import build_report, measure_held_out, report_summary, write_report
+from .plan import PLAN_NAME, PruningPlan
+from .recovery.settings import RecoverySettings
+from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .surgery import check_plan, copy_in, operate
@@ -60,6 +61,7 @@ from .vocabulary import (
 
 if TYPE_CHECKING:
     from .evaluation.harness import Evaluation
+    from .hub.push import Push
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -75,6 +77,7 @@ class PrunedModel:
         plan ([`PruningPlan`]): what was kept.
         report (`dict`): what was removed and what it cost, as in `flab_report.json`.
         config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
+        files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
     """
 
     model: PreTrainedModel
@@ -82,6 +85,7 @@ class PrunedModel:
     plan: PruningPlan
     report: dict[str, Any]
     config: FlabPrunerConfig | None
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -264,6 +268,7 @@ class FlabOptimizer:
         del calibration, narrowed, vocabulary, removals
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, natural, shape, texts))
+        pruned.report["datasets"] = hub_datasets(config.data)
         pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(config, texts, natural, kept)
         return pruned
 
@@ -317,6 +322,7 @@ class FlabOptimizer:
                     config.data,
                 )
         report = build_report(self.dense, self.architecture, model, plan, held_out, watch.seconds)
+        report["base_model"]["card"] = base_card_of(self.dense.folder)
         self.pruned = PrunedModel(model, tokenizer, plan, report, config)
         return self.pruned
 
@@ -502,20 +508,16 @@ class FlabOptimizer:
     def check_output(folder: str | Path, overwrite: bool = False) -> None:
         """Raises a [`FlabError`] if `folder` cannot become the output; called before any long work."""
         folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise FlabError(f"output {folder} exists and is not a folder; name another")
+        check_writable(folder)
         if folder.is_dir() and any(folder.iterdir()) and not overwrite:
             raise FlabError(f"output folder {folder} exists and is not empty; name another, or give --overwrite")
-        parent = _existing_parent(folder)
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder")
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
         parameters = sum(p.numel() for p in self.dense.model.parameters())
         # without a target the sizes are not known yet
         parameters = round(parameters * (1 - config.target_ratio - TOLERANCE)) if config.target_ratio else 0
-        free, needed = shutil.disk_usage(_existing_parent(folder)).free, parameters * self.output_dtype.itemsize
+        free, needed = shutil.disk_usage(existing_parent(folder)).free, parameters * self.output_dtype.itemsize
         if free < needed:
             raise FlabError(
                 f"the pruned weights take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB "
@@ -535,11 +537,7 @@ class FlabOptimizer:
 
         pruned = self._result()
         self.check_output(folder, overwrite)
-        folder = Path(folder).resolve()
-        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-        made = [parent for parent in folder.parents if not parent.exists()]
-        try:
-            partial.mkdir(parents=True)
+        with written_whole(folder) as partial:
             pruned.model.save_pretrained(partial)
             pruned.tokenizer.save_pretrained(partial)
             pruned.plan.save(partial)
@@ -547,33 +545,105 @@ class FlabOptimizer:
                 pruned.config.save_pretrained(partial)
             for file in self.dense.license_files:
                 shutil.copyfile(file, partial / file.name)
+            for name, path in pruned.files.items():
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
             write_report(partial, pruned.report)
             write_card(partial)
             check_checkpoint(partial, pruned.tokenizer)
-            old = replace_folder(partial, folder)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
-            if isinstance(error, OSError) or "No space left" in str(error):
-                reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-                raise FlabError(f"{folder} could not be written ({reason}); nothing was left behind") from error
-            raise
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
 
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
-    ) -> str:
-        """Saves the pruned checkpoint to a temporary folder and pushes it; returns the address of the commit."""
+    def push_to_hub(self, repo_id: str, **options: Any) -> Push:
+        """Pushes what was pruned to the Hub; where nothing was, the folder of a pruned checkpoint that was loaded.
+
+        ```python
+        >>> FlabOptimizer.from_pretrained("out").push_to_hub("me/my-model-flab", private=True).url
+        ```
+
+        Args:
+            repo_id (`str`): the repository, made if it is missing.
+            options: the other arguments of [`~optimum_flab.hub.push.push_to_hub`].
+
+        Raises:
+            [`FlabError`]: nothing was pruned, or the model in memory is not the one in its folder.
+        """
         from tempfile import TemporaryDirectory
 
         from .hub.push import push_to_hub
 
+        if self.pruned is None and self.dense.folder is not None and (self.dense.folder / PLAN_NAME).is_file():
+            if self._base_hash() != read_report(self.dense.folder).get("weights_sha256"):
+                raise FlabError(
+                    f"the weights in memory are not those that {self.dense.folder} was written with; save them to a"
+                    " folder of their own"
+                )
+            return push_to_hub(self.dense.folder, repo_id, **options)
         with TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary, "checkpoint"))
-            return push_to_hub(Path(temporary, "checkpoint"), repo_id, private=private, revision=revision, token=token)
+            return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
+
+    # --- recovery --------------------------------------------------------------------------------------------------
+
+    def load_pruned(self, folder: str | Path) -> PrunedModel:
+        """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.
+
+        Args:
+            folder (`str` or `Path`): what [`save_pretrained`] wrote.
+
+        Returns:
+            [`PrunedModel`]: also kept as `self.pruned`.
+
+        Raises:
+            [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
+        """
+        plan = PruningPlan.load(folder)
+        check_plan(self.dense.model, self.architecture, plan)
+        loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
+        self.pruned = PrunedModel(loaded.model, loaded.tokenizer, plan, read_report(folder), read_config(folder))
+        return self.pruned
+
+    def recover(
+        self,
+        config: RecoverySettings | None = None,
+        *,
+        confirm_run_unsafe_code: bool = False,
+        cache_dir: str | Path | None = None,
+        release_dense: bool = False,
+    ) -> PrunedModel:
+        """Trains the pruned model back towards the dense one.
+
+        ```python
+        >>> optimizer.load_pruned("out")
+        >>> optimizer.recover(RecoveryConfig(data="problems.jsonl"), confirm_run_unsafe_code=True)
+        >>> optimizer.save_pretrained("recovered")
+        ```
+
+        Args:
+            config ([`~recovery.RecoveryConfig`], *optional*): what is trained on, and how. Defaults to the `recovery`
+                section of the configuration that the model was pruned with.
+
+        The other arguments, and the errors, are those of [`~recovery.pipeline.recover`].
+
+        Returns:
+            [`PrunedModel`]: the recovered one, also kept as `self.pruned`; same configuration, tokenizer and plan.
+        """
+        from .recovery.pipeline import Work, recover
+
+        pruned = self._result()
+        settings = config or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
+        found = recover(
+            Work(self.dense, pruned.model, pruned.tokenizer, pruned.plan, self.architecture),
+            settings,
+            confirm_run_unsafe_code=confirm_run_unsafe_code,
+            cache_dir=cache_dir,
+            release_dense=release_dense,
+        )
+        report = {
+            **pruned.report,
+            "weights_sha256": weights_hash(found.model),
+            "held_out": found.held_out,
+            "recovery": found.section,
+        }
+        self.pruned = replace(pruned, model=found.model, report=report, files={**pruned.files, **found.files})
+        return self.pruned
 
     def summary(self) -> str:
         """What was removed and what it cost, for the terminal."""
@@ -748,28 +818,6 @@ def check_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{type(loaded).__name__}, this model's tokenizer class, changes the pruned tokenizer when it is loaded; "
             "save the dense tokenizer beside its model, load it again from there, and prune with that one"
         )
-
-
-def _existing_parent(folder: str | Path) -> Path:
-    parent = Path(folder).absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    return parent
-
-
-def replace_folder(new: Path, folder: Path) -> Path | None:
-    """Puts `new` where `folder` is; the old one is there until the new one is in its place, and returned."""
-    if not folder.exists():
-        new.rename(folder)
-        return None
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    return old
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import ConfigurationError, FlabError
+from ..folders import check_writable
 from ..loading import (
     COMPUTATION_DTYPES,
     ModelFiles,
@@ -130,16 +131,12 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
         overwrite (`bool`): whether results of an earlier run may be replaced.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FlabError(f"output {folder} exists and is not a folder; name another")
+    check_writable(folder)
     existing = [name for name in (JSON_NAME, PLOT_NAME) if (folder / name).exists()]
     if existing and not overwrite:
         raise FlabError(f"{folder / existing[0]} exists; name another folder, or give --overwrite")
-    parent = folder.absolute()
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise FlabError(f"output folder {folder} cannot be written: {parent} is not a writable folder")
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise FlabError(f"output folder {folder} cannot be written; name another")
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import architecture_for
 from ..errors import ConfigurationError, FlabError
+from ..folders import check_writable, written_whole
 from ..loading import (
     DenseModel,
     ModelFiles,
@@ -112,11 +110,7 @@ class Evaluation:
             [`FlabError`]: the folder exists and is not to be overwritten, or cannot be written.
         """
         check_output(folder, overwrite)
-        folder = Path(folder).resolve()
-        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-        made = [parent for parent in folder.parents if not parent.exists()]
-        try:
-            partial.mkdir(parents=True)
+        with written_whole(folder) as partial:
             _write_json(partial / RESULTS_NAME, self.to_dict())
             (partial / TABLE_NAME).write_text(self.to_text() + "\n", encoding="utf-8")
             for role, results in self.harness.items():
@@ -126,17 +120,6 @@ class Evaluation:
                     with (partial / role / f"samples_{_file_name(task)}.jsonl").open("w", encoding="utf-8") as file:
                         for sample in samples:
                             file.write(_as_json(sample) + "\n")
-            _replace(partial, folder)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                with suppress(OSError):
-                    parent.rmdir()
-            if isinstance(error, OSError):
-                raise FlabError(
-                    f"{folder} could not be written ({error.strerror or error}); nothing was left behind"
-                ) from error
-            raise
 
 
 def evaluate(
@@ -327,8 +310,7 @@ def check_settings(
 def check_output(folder: str | Path, overwrite: bool) -> None:
     """Raises a [`FlabError`] if results must not be written to `folder`."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise FlabError(f"output {str(path)!r} is a file; name a folder")
+    check_writable(path)
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise FlabError(f"output folder {str(path)!r} is not empty; name another, or allow it with --overwrite")
@@ -620,18 +602,3 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _file_name(task: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in task)
-
-
-def _replace(new: Path, folder: Path) -> None:
-    """Puts `new` where `folder` is or will be; the old one goes last."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
