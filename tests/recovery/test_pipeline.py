@@ -1,16 +1,24 @@
 """The whole way on a tiny model: real data files, real sandbox, real training, real checkpoints."""
 
+import errno
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, RecoveryConfig
+from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.loading import weights_hash
+from optimum_flab.recovery import pipeline
+from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, training_sizes
+
+from ..conftest import tiny_model
+from .conftest import problems, write_lines
 
 
 SMALL = {
+    "template": "plain",
     "sequence_length": 96,
     "max_new_tokens": 24,
     "rank": 4,
@@ -31,18 +39,17 @@ def optimizer_for(made) -> FlabOptimizer:
 
 
 def config_for(made, *, data=("problems.jsonl", "alpaca.json"), **changes) -> RecoveryConfig:
-    held_out = [f"{made / 'held_out.jsonl'}[text]"]
-    return RecoveryConfig(**{"data": [str(made / name) for name in data], "held_out": held_out, **SMALL, **changes})
+    return RecoveryConfig(**{"data": [str(made / name) for name in data], **SMALL, **changes})
 
 
-def recovered(made, **changes):
+def run(made, cache="cache", **changes):
     optimizer = optimizer_for(made)
-    optimizer.recover(config_for(made, **changes), confirm_run_unsafe_code=True, cache_dir=made / "cache")
+    optimizer.recover(config_for(made, **changes), confirm_run_unsafe_code=True, cache_dir=made / cache)
     return optimizer
 
 
 def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
-    optimizer = recovered(made, keep_adapter=True)
+    optimizer = run(made, keep_adapter=True)
     optimizer.save_pretrained(made / "recovered")
     loaded = AutoModelForCausalLM.from_pretrained(made / "recovered")
     before = AutoModelForCausalLM.from_pretrained(made / "pruned")
@@ -62,3 +69,209 @@ def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
     assert section["data"]["examples"] == 48
     assert sum(section["data"]["answers"].values()) <= 48
     assert section["estimate"]["memory_bytes"] > 0
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
+    whole = run(made)
+    steps = []
+    own_step = RecoveryTrainer.training_step
+
+    def killed_in_step_six(trainer, *args, **kwargs):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return own_step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(RecoveryTrainer, "training_step", killed_in_step_six)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, cache="other")
+    steps.clear()
+    monkeypatch.setattr(
+        RecoveryTrainer, "training_step", lambda trainer, *a, **k: steps.append(0) or own_step(trainer, *a, **k)
+    )
+    again = run(made, cache="other")
+    assert len(steps) == 4  # of 8: the first four were in the checkpoint
+    assert weights_hash(again.pruned.model) == weights_hash(whole.pruned.model)
+    assert again.pruned.report["recovery"]["training"] == whole.pruned.report["recovery"]["training"]
+
+
+def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
+    for step, whole in ((2, True), (4, True), (6, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}" if whole else '{"glob')
+    (tmp_path / "checkpoint-8").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(made, monkeypatch):
+    own_loss = RecoveryTrainer._loss
+
+    def broken_from_step_seven(trainer, logits, inputs):
+        loss = own_loss(trainer, logits, inputs)
+        return loss * float("nan") if trainer.state.global_step >= 6 else loss
+
+    monkeypatch.setattr(RecoveryTrainer, "_loss", broken_from_step_seven)
+    optimizer = run(made)
+    training = optimizer.pruned.report["recovery"]["training"]
+    assert training["best_step"] == 4
+    (note,) = optimizer.pruned.report["recovery"]["notes"]
+    assert "NaN at step 7" in note and "step 4 is kept" in note and "learning rate" in note
+    assert all(torch.isfinite(tensor).all() for tensor in optimizer.pruned.model.state_dict().values())
+    monkeypatch.undo()
+    short = run(made, max_steps=8, patience=1)
+    assert weights_hash(short.pruned.model) != weights_hash(optimizer.pruned.model)
+
+
+def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(made, monkeypatch):
+    monkeypatch.setattr(RecoveryTrainer, "_loss", lambda trainer, logits, inputs: logits.sum() * float("nan"))
+    optimizer = run(made, closed_form=False)
+    notes = " ".join(optimizer.pruned.report["recovery"]["notes"])
+    assert "NaN at step 1" in notes and "before the first checkpoint" in notes
+    before = AutoModelForCausalLM.from_pretrained(made / "pruned")
+    assert weights_hash(optimizer.pruned.model) == weights_hash(before)
+
+
+def test_training_that_only_harms_is_not_kept(made):
+    optimizer = run(made, learning_rate=50.0, closed_form=False)
+    section = optimizer.pruned.report["recovery"]
+    assert section["training"]["best_step"] == 0
+    assert any("no checkpoint was better" in note for note in section["notes"])
+    assert section["held_out_after"]["divergence"] == section["held_out_before"]["divergence"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teacher": "resident"},
+        {"loss": "cross-entropy"},
+        {"loss": "both", "distill_on": "answer"},
+        {"train_embeddings": True},
+        {"gradient_checkpointing": True, "targets": ["q_proj", "down_proj"]},
+        {"dtype": "bfloat16"},
+        {"answers": "reference", "template": "chat"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_way_of_training_lowers_its_loss(made, changes):
+    optimizer = run(made, closed_form=False, **changes)
+    training = optimizer.pruned.report["recovery"]["training"]
+    assert training["best_loss"] < training["start_loss"]
+    tied = optimizer.pruned.model
+    assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+
+
+def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(made):
+    curves = [
+        run(made, closed_form=False, **changes).pruned.report["recovery"]["training"]["curve"]
+        for changes in ({"top_k": 10_000}, {"teacher": "resident"})
+    ]
+    for cached, resident in zip(*curves, strict=True):
+        assert cached == pytest.approx(resident, abs=2e-3)
+
+
+def test_the_dense_weights_are_given_up_when_asked(made):
+    optimizer = optimizer_for(made)
+    optimizer.recover(
+        config_for(made, max_steps=1), confirm_run_unsafe_code=True, cache_dir=made / "cache", release_dense=True
+    )
+    assert optimizer.dense.model.device.type == "meta"
+    optimizer.save_pretrained(made / "recovered")
+
+
+def test_the_recovery_section_of_one_configuration_file_is_enough(made):
+    optimizer = FlabOptimizer.from_pretrained(made / "dense")
+    old = FlabPrunerConfig.from_dict(json.loads((made / "pruned" / "flab_config.json").read_text())).to_dict()
+    recovery = {**SMALL, "data": [str(made / "alpaca.json")], "max_steps": 2}
+    optimizer.prune(FlabPrunerConfig.from_dict({**old, "recovery": recovery}))
+    optimizer.recover(cache_dir=made / "cache")
+    assert optimizer.pruned.report["recovery"]["training"]["steps_done"] == 2
+
+
+def test_nothing_changes_without_data(made):
+    with pytest.raises(ConfigurationError, match="recovery.data: no source"):
+        optimizer_for(made).recover(RecoveryConfig())
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_with_other_weights_is_refused(made):
+    other = AutoModelForCausalLM.from_pretrained(made / "dense")
+    with torch.no_grad():
+        other.get_input_embeddings().weight[0, 0] += 1
+    other.save_pretrained(made / "dense")
+    with pytest.raises(FlabError, match="give the model that it was pruned from"):
+        run(made)
+
+
+def test_a_teacher_with_other_ids_is_refused(made):
+    optimizer = optimizer_for(made)
+    file = made / "dense" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = [token for token in vocabulary if len(token) == 1][:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    file.write_text(json.dumps(content))
+    optimizer.dense.tokenizer = AutoTokenizer.from_pretrained(made / "dense")
+    with pytest.raises(FlabError, match="in the pruned tokenizer.*give the teacher"):
+        optimizer.recover(config_for(made), confirm_run_unsafe_code=True, cache_dir=made / "cache")
+
+
+def test_a_teacher_of_another_shape_is_refused(made):
+    tiny_model("qwen2", vocab_size=608, num_hidden_layers=2).save_pretrained(made / "dense")
+    with pytest.raises(FlabError, match="made for another model"):
+        optimizer_for(made)
+
+
+def test_data_without_usable_columns_is_refused_with_those_it_has(made):
+    write_lines(made / "odd.jsonl", [{"frage": "?", "antwort": "!"}])
+    with pytest.raises(FlabError, match="columns found: frage, antwort"):
+        run(made, data=["odd.jsonl"])
+
+
+def test_an_empty_set_shows_what_each_filter_left_out(made):
+    texts = "\n".join(row["prompt"] + row["canonical_solution"] for row in problems())
+    (made / "benchmark.txt").write_text(texts)
+    write_lines(made / "twice.jsonl", problems() * 2)
+    with pytest.raises(FlabError, match=r"of 48 examples 0 stay \(.*overlapping excluded sources.*duplicates"):
+        run(made, data=["twice.jsonl"], exclude=[str(made / "benchmark.txt")])
+
+
+def test_sequences_that_are_all_too_long_are_refused(made):
+    with pytest.raises(FlabError, match="longer than 8 tokens"):
+        run(made, sequence_length=8, answers="reference")
+
+
+def test_tests_need_consent_before_anything_long(made):
+    with pytest.raises(ConfigurationError, match="--confirm-run-unsafe-code"):
+        optimizer_for(made).recover(config_for(made), cache_dir=made / "cache")
+    assert not list((made / "cache").glob("answers/*"))
+
+
+def test_no_space_for_checkpoints_is_said_before_training(made, monkeypatch):
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(FlabError, match="name another folder with --cache-dir"):
+        run(made)
+
+
+def test_a_disk_that_fills_up_while_training_is_said(made, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecoveryTrainer, "_save_checkpoint", full)
+    with pytest.raises(FlabError, match="no space for checkpoints"):
+        run(made)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused():
+    settings = RecoveryConfig(data="x", batch_size=6)
+    with pytest.raises(ConfigurationError, match="multiple of 4"):
+        training_sizes(settings, 10, 4)
+    assert training_sizes(settings, 10, 2).accumulation * training_sizes(settings, 10, 2).micro_batch_size == 3
+
+
+def test_an_unknown_target_names_the_linear_layers(made):
+    with pytest.raises(ConfigurationError, match="linear layers of this model: .*down_proj"):
+        run(made, targets=["no_such"], answers="reference")
