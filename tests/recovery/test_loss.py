@@ -1,0 +1,73 @@
+"""Laws of the losses."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.recovery.loss import cross_entropy, divergence, top_divergence
+
+
+def logits(positions: int, vocabulary: int, seed: int, scale: float = 3.0) -> torch.Tensor:
+    return torch.randn(positions, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+@settings(max_examples=40, deadline=None)
+@given(vocabulary=st.integers(2, 60), share=st.floats(0.01, 1), seed=st.integers(0, 10**6))
+def test_a_cached_teacher_never_claims_more_than_the_whole_divergence(vocabulary, share, seed):
+    student, teacher = logits(5, vocabulary, seed), logits(5, vocabulary, seed + 1).log_softmax(dim=-1)
+    top = teacher.topk(max(1, round(share * vocabulary)))
+    whole, part = divergence(student, teacher), top_divergence(student, top.values, top.indices)
+    assert (part <= whole + 1e-4).all()
+    assert (part >= -1e-4).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(vocabulary=st.integers(2, 60), seed=st.integers(0, 10**6))
+def test_with_all_tokens_it_is_the_whole_divergence_and_has_its_gradient(vocabulary, seed):
+    teacher = logits(4, vocabulary, seed + 1).log_softmax(dim=-1)
+    top = teacher.topk(vocabulary)
+    gradients = []
+    for loss in (divergence, lambda z, t: top_divergence(z, top.values, top.indices)):
+        student = logits(4, vocabulary, seed).requires_grad_(True)
+        value = loss(student, teacher).sum()
+        value.backward()
+        gradients.append((value.detach(), student.grad))
+    torch.testing.assert_close(gradients[0][0], gradients[1][0], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], atol=1e-3, rtol=1e-3)
+
+
+def test_the_divergence_of_a_model_from_itself_is_zero():
+    student = logits(6, 20, 0)
+    teacher = student.log_softmax(dim=-1)
+    top = teacher.topk(5)
+    assert divergence(student, teacher).abs().max() < 1e-5
+    assert top_divergence(student, top.values, top.indices).abs().max() < 1e-5
+
+
+def test_rows_that_only_pad_the_vocabulary_count_as_lost():
+    teacher = logits(3, 8, 0).log_softmax(dim=-1)
+    student = torch.cat([teacher, teacher.logsumexp(dim=-1, keepdim=True)], dim=-1)  # the padding has half of all
+    torch.testing.assert_close(divergence(student, teacher), torch.full((3,), 2.0).log())
+
+
+def test_cross_entropy_is_that_of_torch_in_float32():
+    student, labels = logits(9, 30, 2), torch.arange(9)
+    expected = torch.nn.functional.cross_entropy(student, labels, reduction="none")
+    torch.testing.assert_close(cross_entropy(student, labels), expected)
+    assert cross_entropy(student.bfloat16(), labels).dtype == torch.float32
+
+
+def test_the_gradient_is_finite_where_the_teacher_is_certain():
+    student = logits(2, 10, 0).requires_grad_(True)
+    values, ids = torch.tensor([[0.0], [-1e-7]]), torch.tensor([[3], [4]])
+    top_divergence(student, values, ids).sum().backward()
+    assert torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_the_gradient_is_finite_where_the_student_is_certain(scale):
+    student = (logits(4, 10, 0) * scale).requires_grad_(True)
+    top = logits(4, 10, 1).log_softmax(dim=-1).topk(3)
+    top_divergence(student, top.values, top.indices).sum().backward()
+    assert torch.isfinite(student.grad).all()
