@@ -108,7 +108,7 @@ class RecoverCommand(FlabVerb):
 
         from .. import FlabOptimizer
         from ..plan import PruningPlan
-        from ..recovery.launch import is_first, process_device
+        from ..recovery.launch import process_device, process_state
         from ..recovery.pipeline import check_inputs
 
         FlabOptimizer.check_output(args.output, args.overwrite)
@@ -124,7 +124,7 @@ class RecoverCommand(FlabVerb):
             cache_dir=args.cache_dir,
             release_dense=True,
         )
-        if is_first():
+        if process_state().is_main_process:
             optimizer.save_pretrained(args.output, overwrite=args.overwrite)
             print(optimizer.summary())
 

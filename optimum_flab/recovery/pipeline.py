@@ -202,7 +202,8 @@ def recover(
         [`FlabError`]: the dense model is another, the data is not usable, or the disk is full.
     """
     check_recovery(settings)
-    state, device = process_state(), work.dense.model.device
+    device = work.dense.model.device
+    state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     cache = BatchCache(root / "answers")

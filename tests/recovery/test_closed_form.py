@@ -1,0 +1,109 @@
+"""Least squares on a model as it was pruned."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.architectures import architecture_for
+from optimum_flab.divergence import final_hidden
+from optimum_flab.plan import PruningPlan
+from optimum_flab.recovery.closed_form import LeastSquares, norm_offset, refit
+from optimum_flab.surgery import copy_in, operate
+
+from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
+
+
+def pruned_and_dense(family: str, layers: list[int], width: int = WIDTH * 3 // 4):
+    dense = tiny_model(family, initializer_range=0.15)
+    plan = PruningPlan(
+        base_model="tiny",
+        base_revision=None,
+        base_hash="",
+        corpus_hash="",
+        kept_tokens=None,
+        vocab_size=dense.config.vocab_size,
+        kept_layers=layers,
+        kept_neurons={layer: list(range(width)) for layer in layers},
+        dtype="float32",
+        settings={},
+    )
+    return operate(dense, architecture_for(dense.config), plan), dense
+
+
+def distance(model, dense, tokens) -> float:
+    architecture = architecture_for(dense.config)
+    own, wanted = (final_hidden(one, architecture, tokens, 8) for one in (model, dense))
+    return float((own - wanted).square().mean())
+
+
+@pytest.mark.parametrize("layers", [[0, 1, 2, 3], [0, 2, 3], [1, 2], [0, 1]], ids=str)
+def test_the_pruned_stream_comes_nearer_to_the_dense_one(layers):
+    model, dense = pruned_and_dense("qwen2", layers)
+    tokens = random_tokens(documents=200)
+    before = distance(model, dense, tokens)
+    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    assert distance(model, dense, tokens) < 0.9 * before
+    other = random_tokens(documents=100, seed=1)
+    fresh, _ = pruned_and_dense("qwen2", layers)
+    assert distance(model, dense, other) < distance(fresh, dense, other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_refitted_without_harm(family):
+    layers = list(range(LAYERS))
+    model, dense = pruned_and_dense(family, layers)
+    tokens = random_tokens(documents=200)
+    before = distance(model, dense, tokens)
+    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    assert distance(model, dense, tokens) < before
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
+def test_a_model_that_lost_nothing_stays_as_it_is():
+    dense = tiny_model("qwen2")
+    model = copy_in(dense, torch.device("cpu"), torch.float32)
+    tokens = random_tokens()
+    refit(dense, model, architecture_for(dense.config), list(range(LAYERS)), tokens, tokens, 8)
+    for name, tensor in dense.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 8), st.integers(2, 6), st.floats(0.01, 2))
+def test_the_solution_minimises_the_pulled_error(seed, inside, outside, pull):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outside, inside, generator=generator)
+    inputs, targets = torch.randn(40, inside, generator=generator), torch.randn(40, outside, generator=generator)
+    importance = torch.rand(40, generator=generator) + 0.1
+    problem = LeastSquares(weight)
+    for rows in (slice(0, 10), slice(10, 40)):
+        problem.add(inputs[rows], targets[rows] - inputs[rows] @ weight.T, importance[rows])
+    solved = problem.solve(pull)
+    strength = pull * problem.gram.diagonal().mean()
+
+    def error(matrix):
+        fit = (importance[:, None] * (targets - inputs @ matrix.T).square()).sum()
+        return fit + strength * (matrix - weight).square().sum()
+
+    best = error(solved)
+    for _ in range(5):
+        assert error(solved + 0.05 * torch.randn(outside, inside, generator=generator)) >= best - 1e-3
+
+
+def test_tokens_that_say_nothing_change_nothing():
+    weight = torch.randn(3, 4)
+    problem = LeastSquares(weight)
+    torch.testing.assert_close(problem.solve(), weight)
+    problem.add(torch.full((2, 4), torch.nan), torch.zeros(2, 3), torch.ones(2))
+    torch.testing.assert_close(problem.solve(), weight)
+
+
+def test_the_offset_of_a_norm_is_found():
+    assert norm_offset(tiny_model("qwen2").model.norm) == 0
+    assert norm_offset(tiny_model("gemma3_text").model.norm) == 1
+    norm = copy.deepcopy(tiny_model("gemma3_text").model.norm)
+    norm.weight.data.uniform_(-0.4, 0.4)
+    assert norm_offset(norm) == 1

@@ -1,0 +1,85 @@
+"""The command line, alone and in two processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from optimum_flab.loading import weights_hash
+
+from .test_pipeline import SMALL
+
+
+FLAGS = [
+    word
+    for name, value in {**SMALL, "max_steps": 4, "answers": "reference"}.items()
+    for word in (
+        "--" + {"dtype": "training-dtype"}.get(name, name.replace("_", "-")),
+        str(value),
+    )
+]
+
+
+def command(made, output: str, *extra: str, cache: str = "cache") -> list[str]:
+    names = [word for name in ("problems.jsonl", "alpaca.json") for word in ("--data", str(made / name))]
+    folders = ["-m", str(made / "pruned"), str(made / output), "--teacher", str(made / "dense")]
+    return [*folders, *names, "--cache-dir", str(made / cache), *FLAGS, *extra]
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def flab(*words: str) -> subprocess.CompletedProcess:
+    return run(sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *words)
+
+
+def curve(folder) -> list[dict[str, float]]:
+    return json.loads((folder / "flab_report.json").read_text())["recovery"]["training"]["curve"]
+
+
+def test_two_processes_train_as_one_and_write_once(made):
+    alone = run(sys.executable, "-m", "optimum_flab.recovery", *command(made, "alone"))
+    assert alone.returncode == 0, alone.stderr
+    assert "divergence" in alone.stdout and "training takes about" in alone.stderr
+    # without MPI, `accelerate launch` starts one process on a CPU, and leaves more to torchrun
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    both = run(sys.executable, *launch, "-m", "optimum_flab.recovery", *command(made, "both", cache="other"))
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("Recovery on") == 1
+    for one, two in zip(curve(made / "alone"), curve(made / "both"), strict=True):
+        assert one == pytest.approx(two, abs=1e-3), (curve(made / "alone"), curve(made / "both"))
+    report = json.loads((made / "both" / "flab_report.json").read_text())
+    assert report["recovery"]["training"]["processes"] == 2
+    assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (["--batch-size", "many"], 2, "invalid int value"),
+        (["--learning-rate", "-1"], 2, "recovery.learning_rate: -1.0"),
+        (["--exclude", "nowhere.jsonl"], 1, "does not exist"),
+        (["--data", "nowhere.jsonl"], 1, "does not exist"),
+        (["--micro-batch-size", "3"], 2, "does not divide"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_bad_usage_is_one_line_before_any_model_is_read(made, words, code, message):
+    (made / "dense" / "model.safetensors").unlink()
+    result = flab("recover", *command(made, "out"), *words)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (made / "out").exists()
+
+
+def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made):
+    result = flab("recover", *command(made, "pruned"))
+    assert result.returncode == 1 and "is not empty" in result.stderr
+    (made / "pruned" / "flab_plan.json").unlink()
+    result = flab("recover", *command(made, "out"))
+    assert result.returncode == 1 and "flab_plan.json cannot be read" in result.stderr

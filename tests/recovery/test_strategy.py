@@ -1,0 +1,102 @@
+"""Which answers are learned."""
+
+import pytest
+
+from optimum_flab import FlabError
+from optimum_flab.evaluation.sandbox import run_programs
+from optimum_flab.recovery.instructions import Example
+from optimum_flab.recovery.overlap import Forbidden
+from optimum_flab.recovery.strategy import (
+    Completion,
+    Counts,
+    choose,
+    fault_of,
+    parses,
+    program_for,
+    refuse_empty,
+    repetition,
+    to_answer,
+    without_overlap,
+)
+
+
+TEST = "def check(candidate):\n    assert candidate(2) == 4\n"
+PROMPT = "import math\n\n\ndef double(x):\n    '''Twice x.'''\n"
+TESTED = Example("p#1", (("user", PROMPT),), "    return x + x\n", True, TEST, "double")
+ASKED = Example("p#2", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n", False, TEST, "double")
+BARE = Example("p#3", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n", False, "assert double(2) == 4")
+UNTESTED = Example("p#4", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n")
+PROSE = Example("p#5", (("user", "What is a list?"),), "A list is a mutable sequence.")
+
+
+def in_sandbox(programs):
+    return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
+
+
+def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_reference():
+    right = "    return 2 * x\n"
+    fenced = "Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone."
+    examples = [TESTED, TESTED, ASKED, ASKED, BARE, BARE]
+    answers = [right, "    return x\n", fenced, fenced.replace("2 *", "3 *"), fenced, "no code at all"]
+    counts = Counts()
+    found = choose(
+        examples, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts
+    )
+    assert [one.answer for one in found] == [right, TESTED.answer, fenced, ASKED.answer, fenced, BARE.answer]
+    assert counts.answers == {"dense, tests passed": 3, "reference": 3}
+    assert counts.rejected == {"fails its tests": 3}
+
+
+def test_references_pass_their_own_tests():
+    assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [True] * 3
+
+
+def test_answers_without_tests_are_checked():
+    faults = {
+        "": "empty",
+        "def double(x):\n    return (x": "does not parse",
+        "x = x + 1\n" * 30: "repeats itself",
+        "def double(x):\n    return 2 * x\n": None,
+        "Sure.\n```python\ndef double(x):\n    return 2 * x\n```": None,
+        "Sure.\n```python\ndef double(x:\n```": "does not parse",
+    }
+    assert {text: fault_of(UNTESTED, Completion(text, True)) for text in faults} == faults
+    assert fault_of(UNTESTED, Completion("def double(x):\n    return 2 * x\n", False)) == "too long"
+    assert fault_of(PROSE, Completion("It is a sequence that can be changed.", True)) is None
+
+
+def test_what_parses_is_code():
+    assert parses("x = 1") and parses("print(1)") and parses("def f():\n    pass")
+    assert not parses("Hello") and not parses("") and not parses("def f(") and not parses("\0")
+
+
+def test_repetition_needs_some_length():
+    assert repetition("a b c " * 3) == 0
+    assert repetition("a b c d " * 30) > 0.9
+    assert repetition(" ".join(map(str, range(60)))) == 0
+
+
+def test_only_a_share_of_the_problems_without_tests_is_answered_and_more_data_does_not_change_the_choice():
+    examples = [Example(f"p#{n}", (("user", f"Task {n}"),), f"answer {n}") for n in range(400)]
+    chosen = to_answer([*examples, TESTED], 0.3, seed=0)
+    assert 400 in chosen and 80 < len(chosen) < 160
+    assert to_answer(examples[:100], 0.3, seed=0) == [index for index in chosen if index < 100]
+    assert to_answer(examples, 0.3, seed=1) != chosen[:-1]
+    assert to_answer(examples, 0, 0) == [] and len(to_answer(examples, 1, 0)) == 400
+
+
+def test_duplicates_and_overlaps_are_counted_by_name():
+    counts = Counts(read=4)
+    long = Example("p#9", (("user", " ".join(f"word{n}" for n in range(20))),), "x")
+    kept = without_overlap([TESTED, TESTED, long, PROSE], {"HumanEval": Forbidden([long.prompt])}, counts)
+    assert kept == [TESTED, PROSE]
+    assert counts.dropped == {"duplicates": 1, "overlapping HumanEval": 1}
+
+
+def test_an_empty_set_shows_every_count():
+    counts = Counts(read=7)
+    counts.drop("duplicates", 3)
+    counts.drop("longer than 8 tokens", 4)
+    counts.drop("nothing", 0)
+    with pytest.raises(FlabError, match=r"of 7 examples 0 stay \(3 duplicates, 4 longer than 8 tokens\)"):
+        refuse_empty([], counts)
