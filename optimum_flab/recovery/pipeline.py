@@ -152,8 +152,8 @@ def check_teacher(work: Work) -> None:
         if dense_vocabulary.get(token) != dense_number:
             raise FlabError(
                 f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id "
-                f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the model "
-                "was pruned from"
+                f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the "
+                "model was pruned from"
             )
 
 
@@ -264,7 +264,7 @@ def recover(
 
 
 def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
-    """Texts of the sources that only measure: those of the settings, else those of the pruning that are still there."""
+    """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
     named = settings.held_out
     if named:
         return [document.text for document in read_sources(named).documents]

@@ -1,8 +1,7 @@
 """Which answers are learned: the dense model's own where they pass a check, otherwise the references.
 
-The paper's data strategy (arXiv 2412.15921, section on customised code instruction data): a pruned model wins back what
-it could do sooner from answers that the dense model would have given itself. An answer that fails the problem's tests
-is not learned from.
+The data strategy of arXiv 2412.15921: a pruned model wins back what it could do sooner from answers that the dense
+model would have given itself. An answer that fails the problem's tests is not learned from.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class CachedTeacher:
                 partial.replace(file)
             except (OSError, SafetensorError) as error:
                 raise FlabError(
-                    f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some space, "
-                    "name another folder with --cache-dir, or take --teacher-mode resident"
+                    f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some "
+                    "space, name another folder with --cache-dir, or take --teacher-mode resident"
                 ) from error
             finally:
                 with suppress(OSError):

@@ -347,8 +347,8 @@ def train(
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise FlabError(
-                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with --cache-dir, and "
-                "start again: training goes on from its last whole checkpoint"
+                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with --cache-dir, "
+                "and start again: training goes on from its last whole checkpoint"
             ) from error
         raise
     state = trainer.state

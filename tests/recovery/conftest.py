@@ -35,7 +35,8 @@ def alpaca(number: int = 24) -> list[dict[str, str]]:
         {
             "instruction": f"Write a class that holds {name} number {n}.",
             "input": f"value = {n}" if n % 2 else "",
-            "output": f"class {name.title()}Holder:\n    value = {n}\n    def get(self):\n        return self.value + {n * 7}\n",
+            "output": f"class {name.title()}Holder:\n    value = {n}\n"
+            f"    def get(self):\n        return self.value + {n * 7}\n",
         }
         for n, name in ((n, NAMES[n % len(NAMES)]) for n in range(number))
     ]

@@ -24,7 +24,9 @@ TEST = "def check(candidate):\n    assert candidate(2) == 4\n"
 PROMPT = "import math\n\n\ndef double(x):\n    '''Twice x.'''\n"
 TESTED = Example("p#1", (("user", PROMPT),), "    return x + x\n", True, TEST, "double")
 ASKED = Example("p#2", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n", False, TEST, "double")
-BARE = Example("p#3", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n", False, "assert double(2) == 4")
+BARE = Example(
+    "p#3", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n", False, "assert double(2) == 4"
+)
 UNTESTED = Example("p#4", (("user", "Write double(x)."),), "def double(x):\n    return x + x\n")
 PROSE = Example("p#5", (("user", "What is a list?"),), "A list is a mutable sequence.")
 
@@ -39,9 +41,7 @@ def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_refe
     examples = [TESTED, TESTED, ASKED, ASKED, BARE, BARE]
     answers = [right, "    return x\n", fenced, fenced.replace("2 *", "3 *"), fenced, "no code at all"]
     counts = Counts()
-    found = choose(
-        examples, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts
-    )
+    found = choose(examples, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
     assert [one.answer for one in found] == [right, TESTED.answer, fenced, ASKED.answer, fenced, BARE.answer]
     assert counts.answers == {"dense, tests passed": 3, "reference": 3}
     assert counts.rejected == {"fails its tests": 3}
