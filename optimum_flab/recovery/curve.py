@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def draw_curve(curve: Sequence[Mapping[str, float]], best_step: int, label: str,
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, shown in LABELS.items():
-        points = [(entry["step"], entry[name]) for entry in curve if name in entry]
+        points = [(entry["step"], entry[name]) for entry in curve if math.isfinite(entry.get(name, math.nan))]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o" if name == "validation_loss" else None, label=shown)
     if best_step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from ..evaluation.lm import BatchCache
 from ..evaluation.sandbox import run_programs
 from ..loading import DenseModel, weights_hash
 from ..plan import PruningPlan
+from ..report import HeldOut
 from ..surgery import check_plan, copy_in
 from .answers import Answerer
 from .closed_form import refit
@@ -38,14 +40,24 @@ from .overlap import Forbidden, benchmark_texts, source_texts
 from .settings import RecoverySettings, check_recovery
 from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
-from .training import Training, TrainingSizes, merged, shares_of, train, training_sizes, with_lora
+from .training import (
+    Training,
+    TrainingSizes,
+    load_training,
+    merged,
+    save_training,
+    shares_of,
+    train,
+    training_sizes,
+    with_lora,
+)
 
 
 ADAPTER_FOLDER = "adapter"
 HELD_OUT_EXAMPLES = 64  # most examples set aside to measure on, where no held-out source is named
 HELD_OUT_SHARE = 0.1
 MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
-VALIDATION_KEY = "validation"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -212,52 +224,113 @@ def recover(
     check_consent(settings, examples, confirm_run_unsafe_code)
     with steps.step("checks"):
         check_teacher(work)
-    dtype, resident = getattr(torch, settings.dtype), settings.teacher == "resident"
-    distils = shares_of(settings).distillation > 0
     with state.main_process_first():
-        with steps.step("data"):
-            held_out = held_out_texts(settings, work.plan)
-            data = prepare(work, settings, examples, held_out, cache, steps, dtype)
-        sizes = training_sizes(settings, len(data.rows), state.num_processes)
-        key = run_key(work, settings, data, sizes)
-        folder = root / "runs" / key
-        estimate = _estimate(work, settings, data, sizes, distils and not resident, state.num_processes, dtype)
-        steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
-        steps.say(estimate.describe())
-        _check_space(root, estimate)
-        with steps.step("held-out measurement"):
-            side = _dense_side(work, data.held_out, settings) if state.is_main_process else None
-            before = side and side.measure(work.model)
-        computing = copy_in(work.dense.model, device, dtype)
-        teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
-        if distils and not resident:
-            with steps.step("dense predictions"):
-                teachers = _cached(work, computing, settings, data, root / "teacher", steps)
-        start, closed = work.model, None
-        if settings.closed_form:
-            with steps.step("closed form"):
-                start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype)
-    asked = None
-    if distils and resident:
-        asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens)
-    del computing
-    if release_dense and asked is None:
-        work.dense.model.to("meta")
-    with steps.step("training"):
-        training = train(
-            start, data.rows, data.validation, teachers, asked, settings, sizes, folder / "checkpoints", device
+        ready = _before_training(
+            work,
+            settings,
+            examples,
+            cache,
+            root,
+            steps,
+            device,
+            state.num_processes,
+            state.is_main_process,
+            release_dense,
         )
+    with steps.step("training"):
+        training = _trained(ready, settings, device)
+    state.wait_for_everyone()  # the others may still read the best checkpoint
+    if state.is_main_process:
+        save_training(training, ready.folder)
     with steps.step("merge"):
-        model = merged(start, training, work.model.dtype)
-    if side is None:
+        model = merged(ready.start, training, work.model.dtype)
+    if ready.side is None:
         return Recovered(model, {}, {})
     with steps.step("held-out measurement"):
-        after = side.measure(model)
-    section = _section(settings, data, sizes, estimate, before, after, closed, training, steps, state.num_processes)
-    files = _files(folder, settings, start, training)
+        after = ready.side.measure(model)
     for note in training.notes:
         steps.say(f"note: {note}")
-    return Recovered(model, asdict(after), section, files)
+    section = _section(settings, ready, after, training, steps, state.num_processes)
+    return Recovered(model, asdict(after), section, _files(ready, settings, training))
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that training starts from.
+
+    Args:
+        folder (`Path`): for what this training keeps.
+        start (`PreTrainedModel`): the pruned model, refitted or as it was.
+        closed_form (`dict`, *optional*): what the refit did.
+        teachers (`tuple`): cached predictions for the rows to train on and those set aside.
+        dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
+        side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
+        before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
+    """
+
+    data: Data
+    sizes: TrainingSizes
+    estimate: Estimate
+    folder: Path
+    start: PreTrainedModel
+    closed_form: dict[str, Any] | None
+    teachers: tuple[CachedTeacher | None, CachedTeacher | None]
+    dense: DenseTeacher | None
+    side: DenseSide | None
+    before: HeldOut | None
+
+
+def _before_training(
+    work: Work,
+    settings: RecoverySettings,
+    examples: list[Example],
+    cache: BatchCache,
+    root: Path,
+    steps: Steps,
+    device: torch.device,
+    processes: int,
+    first: bool,
+    release_dense: bool,
+) -> Ready:
+    dtype = getattr(torch, settings.dtype)
+    distils = shares_of(settings).distillation > 0
+    cached = distils and settings.teacher == "cached"
+    with steps.step("data"):
+        held_out = held_out_texts(settings, work.plan)
+        data = prepare(work, settings, examples, held_out, cache, steps, dtype)
+    sizes = training_sizes(settings, len(data.rows), processes)
+    folder = root / "runs" / run_key(work, settings, data, sizes)
+    estimate = _estimate(work, settings, data, sizes, cached, processes, dtype)
+    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
+    steps.say(estimate.describe())
+    _check_space(root, estimate)
+    with steps.step("held-out measurement"):
+        side = _dense_side(work, data.held_out, settings) if first else None
+        before = side and side.measure(work.model)
+    computing = copy_in(work.dense.model, device, dtype) if distils or settings.closed_form else None
+    if release_dense:
+        work.dense.model.to("meta")
+    teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
+    if cached:
+        with steps.step("dense predictions"):
+            teachers = _cached(work, computing, settings, data, root / "teacher", steps)
+    start, closed = work.model, None
+    if settings.closed_form:
+        with steps.step("closed form"):
+            start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype)
+    asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if distils and not cached else None
+    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before)
+
+
+def _trained(ready: Ready, settings: RecoverySettings, device: torch.device) -> Training:
+    done = load_training(ready.folder, ready.start, settings)
+    if done is not None:
+        return done
+    folder = ready.folder / CHECKPOINTS
+    data = ready.data
+    return train(
+        ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
+    )
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
@@ -369,7 +442,7 @@ def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingS
         "dense": work.plan.base_hash,
         "pruned": weights_hash(work.model),
         "rows": data.rows.digest,
-        VALIDATION_KEY: data.validation.digest,
+        "validation": data.validation.digest,
         "settings": settings.model_dump(exclude={"data", "exclude", "held_out", "keep_adapter", "micro_batch_size"}),
         "steps": sizes.steps,
     }
@@ -525,18 +598,10 @@ def _divergences(
 
 
 def _section(
-    settings: RecoverySettings,
-    data: Data,
-    sizes: TrainingSizes,
-    estimate: Estimate,
-    before: Any,
-    after: Any,
-    closed: dict[str, Any] | None,
-    training: Training,
-    steps: Steps,
-    processes: int,
+    settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
 ) -> dict[str, Any]:
     """The report's `recovery` section."""
+    data = ready.data
     return {
         "settings": settings.model_dump(),
         "data": {
@@ -550,26 +615,32 @@ def _section(
             "tokens": data.rows.tokens.tokens,
             "answer_tokens": int((data.rows.labels >= 0).sum()),
         },
-        "held_out_before": asdict(before),
+        "held_out_before": asdict(ready.before),
         "held_out_after": asdict(after),
-        "closed_form": closed,
+        "closed_form": ready.closed_form,
         "training": {
-            **asdict(sizes),
+            **asdict(ready.sizes),
             "processes": processes,
             "steps_done": training.steps,
             "best_step": training.best_step,
-            "start_loss": training.start_loss,
-            "best_loss": training.best_loss,
-            "curve": training.curve,
+            "start_loss": _number(training.start_loss),
+            "best_loss": _number(training.best_loss),
+            "curve": [{name: _number(value) for name, value in point.items()} for point in training.curve],
         },
-        "estimate": estimate.to_dict(),
+        "estimate": ready.estimate.to_dict(),
         "seconds": steps.seconds,
         "notes": training.notes,
     }
 
 
-def _files(folder: Path, settings: RecoverySettings, start: PreTrainedModel, training: Training) -> dict[str, Path]:
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
     """Writes the loss curve and, where asked for, the adapter."""
+    folder, start = ready.folder, ready.start
     folder.mkdir(parents=True, exist_ok=True)
     curve = folder / CURVE_NAME
     unit = {"distillation": "divergence (nats)", "cross-entropy": "cross-entropy (nats)", "both": "loss (nats)"}

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
@@ -28,6 +30,7 @@ from .settings import RecoverySettings
 from .teacher import CachedTeacher, DenseTeacher
 
 
+TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
 STATE = "trainer_state.json"  # written last into a checkpoint
 MOST_ROWS_AT_ONCE = 4
 
@@ -408,6 +411,28 @@ def curve_of(history: Sequence[dict[str, Any]], start_loss: float) -> list[dict[
             if name in entry and entry.get("step"):
                 curve.append({"step": entry["step"], ours: entry[name]})
     return curve
+
+
+def save_training(training: Training, folder: Path) -> None:
+    """Keeps a finished training, and removes its checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, whole = folder / f".{TRAINING}.partial", folder / TRAINING
+    if training.adapter is not None:
+        save_file({name: tensor.contiguous() for name, tensor in training.adapter.items()}, folder / ADAPTER)
+    values = {name: value for name, value in vars(training).items() if name not in ("adapter", "config")}
+    partial.write_text(json.dumps({**values, "has_adapter": training.adapter is not None}), encoding="utf-8")
+    partial.replace(whole)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def load_training(folder: Path, start: nn.Module, settings: RecoverySettings) -> Training | None:
+    """A training that was finished in this folder; `None` where there is none that can be read."""
+    try:
+        values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        adapter = load_file(folder / ADAPTER) if values.pop("has_adapter") else None
+    except (OSError, ValueError, SafetensorError):
+        return None
+    return Training(adapter=adapter, config=lora_config(start, settings), **values)
 
 
 @torch.no_grad()

@@ -91,6 +91,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
     )
     again = run(made, cache="other")
     assert len(steps) == 4  # of 8: the first four were in the checkpoint
+    run(made, cache="other")
+    assert len(steps) == 4  # a training that was finished is not done again
+    assert not list((made / "other").rglob("checkpoint-*"))
     assert weights_hash(again.pruned.model) == weights_hash(whole.pruned.model)
     assert again.pruned.report["recovery"]["training"] == whole.pruned.report["recovery"]["training"]
 
@@ -131,6 +134,7 @@ def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(made, monk
     assert "NaN at step 1" in notes and "before the first checkpoint" in notes
     before = AutoModelForCausalLM.from_pretrained(made / "pruned")
     assert weights_hash(optimizer.pruned.model) == weights_hash(before)
+    json.dumps(optimizer.pruned.report, allow_nan=False)
 
 
 def test_training_that_only_harms_is_not_kept(made):
