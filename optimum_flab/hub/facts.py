@@ -155,7 +155,7 @@ def result_files(places: Iterable[str | Path], below: bool = True) -> list[Path]
             raise ConfigurationError(
                 f"results {str(place)!r} do not exist; name what `optimum-cli flab eval` or `flab bench` wrote"
             )
-        files = [place] if place.is_file() else sorted(place.rglob("*") if below else place.glob("*"))
+        files = [place] if place.is_file() else sorted(place.rglob("*") if below else place.glob("*"), key=_in_order)
         own = [path for path in files if path.is_file() and any(r.fullmatch(path.name) for r in RESULT_NAMES.values())]
         if below and not own:
             raise ConfigurationError(
@@ -164,6 +164,12 @@ def result_files(places: Iterable[str | Path], below: bool = True) -> list[Path]
             )
         found += own
     return list(dict.fromkeys(found))
+
+
+def _in_order(path: Path) -> tuple[str, int, str]:
+    """Sorts `flab_evaluation.json` before its `-2`, and that before its `-10`."""
+    number = re.search(r"-(\d+)\.json$", path.name)
+    return str(path.parent), int(number[1]) if number else 0, path.name
 
 
 def own_results(paths: Sequence[Path], report: Mapping[str, Any], size: int) -> Results:

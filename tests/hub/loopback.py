@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -53,6 +54,7 @@ class Blob:
 @dataclass
 class Repository:
     private: bool
+    numbers: Iterator[int]
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -60,9 +62,12 @@ class Repository:
     gated: bool = False
 
     def commit(self, branch: str, files: dict[str, Blob]) -> str:
-        sha = hashlib.sha1(f"{branch} {len(self.commits)} {sorted(files)}".encode()).hexdigest()
+        self.branches[branch] = self.record(files)
+        return self.branches[branch]
+
+    def record(self, files: dict[str, Blob]) -> str:
+        sha = hashlib.sha1(b"%d" % next(self.numbers)).hexdigest()
         self.commits[sha] = files
-        self.branches[branch] = sha
         return sha
 
     def resolve(self, revision: str) -> str | None:
@@ -81,6 +86,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.lock = threading.RLock()
+        self.numbers = itertools.count()  # clients cache by commit, so that none may come twice
         self.reset()
 
     def reset(self) -> None:
@@ -100,7 +106,7 @@ class Hub(ThreadingHTTPServer):
 
     def add(self, repo_id: str, files: dict[str, bytes], private: bool = False) -> Repository:
         """A repository with one commit."""
-        repository = self.repositories[repo_id] = Repository(private)
+        repository = self.repositories[repo_id] = Repository(private, self.numbers)
         repository.commit("main", {path: self.blob(content) for path, content in files.items()})
         return repository
 
@@ -143,6 +149,8 @@ class Hub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a reply in two packets would wait 40 ms for the client's acknowledgement
+    wbufsize = 1 << 16
     server: Hub
 
     def handle_any(self) -> None:
@@ -257,6 +265,8 @@ class Handler(BaseHTTPRequestHandler):
             return 200, b""
         if token and role is None:
             return failed(401, "Invalid credentials in Authorization header")
+        if path == "/api/agent-harnesses":
+            return ok({"standardEnvVars": [], "harnesses": {}})
         if path == "/api/whoami-v2":
             if role is None:
                 return failed(401, "Invalid credentials")
@@ -437,8 +447,7 @@ class Handler(BaseHTTPRequestHandler):
                     return failed(400, f"{value['path']} is not there")
         if create_pr:
             number = len(repository.requests) + 1
-            sha = hashlib.sha1(f"{number} {len(repository.commits)}".encode()).hexdigest()
-            repository.commits[sha] = files
+            sha = repository.record(files)
             request = {
                 "num": number,
                 "ref": f"refs/pr/{number}",

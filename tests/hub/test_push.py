@@ -1,220 +1,306 @@
+"""Pushes of a real tiny checkpoint with the real client to a Hub on loopback."""
+
 from __future__ import annotations
 
-import base64
 import json
-import os
+import re
 import subprocess
 import sys
-import threading
-from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from hub.client import RIGHT, execute, load, push
+from hub.loopback import Repository
+from safetensors.torch import load_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import render_card, write_card
-from optimum_flab.hub.push import card_to_push, check_pruned_folder, files_to_push, push_to_hub
-from optimum_flab.report import HeldOut
+from optimum_flab.hub.push import RemoteFile, changes_between, check_revision, scrubbed
 
 
-REPORT = {
-    "base_model": {"name": "someone/some-model", "revision": "0123abc"},
-    "dense": {
-        "parameters": 5000,
-        "components": {
-            "vocabulary": {"parameters": 1000, "bytes": 4000},
-            "ffn": {"parameters": 4000, "bytes": 16000},
-            "other": {"parameters": 0, "bytes": 0},
-        },
-    },
-    "pruned": {
-        "parameters": 4250,
-        "components": {
-            "vocabulary": {"parameters": 250, "bytes": 1000},
-            "ffn": {"parameters": 4000, "bytes": 16000},
-            "other": {"parameters": 0, "bytes": 0},
-        },
-    },
-    "held_out": asdict(HeldOut(3, 900, 200, 180, 210, 1, 0.0712345, 0.001, 0.41, 0.45)),
-}
+NAME = "me/tiny-flab"
+LICENSED = {"base_model": "someone/tiny"}
 
 
-@pytest.fixture
-def pruned(tmp_path):
-    folder = tmp_path / "pruned"
-    folder.mkdir()
-    for name in ("config.json", "flab_plan.json", "flab_config.json", "tokenizer.json"):
-        (folder / name).write_text("{}", encoding="utf-8")
-    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-    (folder / "LICENSE").write_text("terms", encoding="utf-8")
-    (folder / "flab_report.json").write_text(json.dumps(REPORT), encoding="utf-8")
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / "secret").write_text("x", encoding="utf-8")
-    return folder
+def files_there(hub, name=NAME, revision="main"):
+    return set(hub.files(name, revision)) - {".gitattributes"}
 
 
-def test_the_card_reads_back_with_its_metadata(pruned):
-    card = ModelCard.load(write_card(pruned))
-    assert card.data.to_dict() == {
-        "base_model": "someone/some-model",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["flab-pruner", "pruned", "code"],
+def test_a_push_comes_back_bit_for_bit_and_the_printed_code_runs(pruned, hub, client):
+    found = client(push, str(pruned), NAME, private=True, **LICENSED)
+    pushed = found.result()
+    assert pushed.url == f"{hub.url}/{NAME}/commit/{hub.repositories[NAME].branches['main']}"
+    assert hub.repositories[NAME].private
+    assert files_there(hub) == {path.name for path in pruned.iterdir()}
+    commits = [path for _, path in hub.requests if "/commit/" in path]
+    assert commits == [f"/api/models/{NAME}/commit/main"] == [hub.requests[-1][1]]
+    assert any(path.startswith("/lfs/") for _, path in hub.requests)
+    assert "model.safetensors" in found.output  # progress
+
+    there = client(load, NAME).result()
+    local = load_file(pruned / "model.safetensors")
+    for name, tensor in local.items():
+        assert (there["weights"][name] == tensor.float().numpy()).all() and name in there["weights"]
+    tokens = json.loads((pruned / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert tokens.items() <= there["tokens"].items()
+
+    card = hub.files(NAME)["README.md"].decode()
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert f'"{NAME}"' in code
+    ran = client(execute, code)
+    ran.result()
+    assert "def fibonacci(n):" in ran.output
+
+
+def test_a_second_push_of_the_same_changes_nothing(pruned, hub, client):
+    client(push, str(pruned), NAME, **LICENSED).result()
+    before = hub.state(NAME)
+    again = client(push, str(pruned), NAME, **LICENSED).result()
+    assert again.changes.send == () and hub.state(NAME) == before
+    assert len(hub.repositories[NAME].commits) == 2
+
+
+def test_an_update_removes_the_old_checkpoint_and_keeps_what_the_user_put_there(pruned, hub, client):
+    old = {
+        "model-00001-of-00002.safetensors": b"x" * 20_000,
+        "model.safetensors.index.json": b"{}",
+        "vocab.json": b"{}",
+        "flab_layers-old.png": b"x",
+        "notes.md": b"mine",
+        "images/plot.png": b"mine",
+        "onnx/model.safetensors": b"mine",
+        ".gitattributes": b"x",
     }
-    assert card.content.startswith("---\n")
-    assert "[someone/some-model](https://huggingface.co/someone/some-model) at revision `0123abc`" in card.text
-    assert "| vocabulary | 1,000 | 250 | 75.0% |" in card.text
-    assert "| total | 5,000 | 4,250 | 15.0% |" in card.text
-    assert "| other | 0 | 0 | – |" in card.text
-    assert "| divergence from the dense model (nats per token) | 0.07123 |" in card.text
-    assert "| bits per byte, pruned | 0.45 |" in card.text
-    assert "not measured" not in card.text and "not recorded" not in card.text
-    assert 'from_pretrained("path/to/this/folder")' in card.text and "# `some-model`, pruned" in card.text
-    assert "see `LICENSE`" in card.text
+    hub.add(NAME, old)
+    pushed = client(push, str(pruned), NAME, **LICENSED).result()
+    kept = {"notes.md", "images/plot.png", "onnx/model.safetensors", ".gitattributes"}
+    assert set(hub.files(NAME)) == {path.name for path in pruned.iterdir()} | kept
+    assert set(pushed.changes.keep) == kept and set(pushed.changes.delete) == old.keys() - kept
+    text = pushed.to_text()
+    assert "  - vocab.json" in text and "  = notes.md (kept)" in text
+    assert hub.files(NAME)["notes.md"] == b"mine"
 
 
-@pytest.mark.parametrize(
-    "report", [None, {}, {"dense": 3, "pruned": {"components": 3}, "held_out": [], "base_model": "x"}]
-)
-def test_a_card_without_measurements_says_so(pruned, report):
-    (pruned / "flab_report.json").unlink()
-    if report is not None:
-        (pruned / "flab_report.json").write_text(json.dumps(report), encoding="utf-8")
-    card = ModelCard.load(write_card(pruned))
-    assert card.data.base_model is None
-    assert "Not recorded: the report lists no parameter counts." in card.text
-    assert card.text.count("| not measured |") == 5
+def test_a_dry_run_sends_nothing(pruned, hub, client):
+    found = client(push, str(pruned), NAME, dry_run=True, **LICENSED).result()
+    assert found.url is None and "nothing was sent" in found.to_text() and "README.md" in found.changes.send
+    assert hub.state(NAME) is None
+    assert {method for method, path in hub.requests if path != "/api/validate-yaml"} == {"GET"}
 
 
-def test_a_card_does_not_depend_on_the_name_of_its_folder(pruned):
-    before = str(render_card(pruned))
-    assert str(render_card(pruned.rename(pruned.with_name(".other-name")))) == before
+def test_a_branch_starts_from_main_and_main_stays(pruned, hub, client):
+    hub.add(NAME, {"notes.md": b"mine"})
+    client(push, str(pruned), NAME, revision="v1/x", **LICENSED).result()
+    assert files_there(hub) == {"notes.md"}
+    assert files_there(hub, revision="v1/x") == {path.name for path in pruned.iterdir()} | {"notes.md"}
+    client(push, str(pruned), NAME, revision="v1/x", **LICENSED).result()
+    assert len(hub.repositories[NAME].commits) == 2
 
 
-@pytest.mark.parametrize("name", ["/home/me/private/model", "./model", "models/a/b", "model.gguf", "gone\\model", 7])
-def test_a_local_base_model_is_named_without_its_path(pruned, name):
-    (pruned / "flab_report.json").write_text(json.dumps({"base_model": {"name": name}}), encoding="utf-8")
-    card = render_card(pruned, "me/model-flab")
-    assert "base_model" not in card.data.to_dict()
-    assert "/home/me" not in card.content
-    assert "# model-flab" in card.text and 'from_pretrained("me/model-flab")' in card.text
+def test_the_same_is_proposed_once(pruned, hub, client):
+    hub.add(NAME, {"notes.md": b"mine"})
+    hub.add("other/model", {"notes.md": b"theirs"})
+    first = client(push, str(pruned), NAME, create_pr=True, **LICENSED).result()
+    assert first.url == f"{hub.url}/{NAME}/discussions/1" and files_there(hub) == {"notes.md"}
+    again = client(push, str(pruned), NAME, create_pr=True, **LICENSED).result()
+    assert again.url == first.url and len(hub.repositories[NAME].requests) == 1
+    hub.repositories[NAME].requests[0]["status"] = "closed"
+    assert client(push, str(pruned), NAME, create_pr=True, **LICENSED).result().url.endswith("/2")
+    assert client(push, str(pruned), "other/model", create_pr=True, **LICENSED).result().url.endswith("/1")
 
 
-def test_a_local_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, tmp_path, monkeypatch):
-    (tmp_path / "someone" / "some-model").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert "base_model" not in render_card(pruned).data.to_dict()
+def test_an_organisation_and_a_name_without_an_owner(pruned, hub, client):
+    client(push, str(pruned), "team/model", **LICENSED).result()
+    assert client(push, str(pruned), "model", **LICENSED).result().target.repo_id == "me/model"
+    assert set(hub.repositories) == {"team/model", "me/model"}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
-def test_a_broken_report_is_refused_by_name(pruned, content):
-    (pruned / "flab_report.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(FlabError, match=r"flab_report\.json"):
-        render_card(pruned)
-
-
-def test_hidden_files_stay_behind(pruned):
-    assert [path.name for path in files_to_push(pruned)] == sorted(
-        path.name for path in pruned.iterdir() if path.is_file()
+def test_the_licence_is_read_from_the_base_models_card(pruned, hub, client):
+    report = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))
+    report["base_model"] |= {"name": "someone/tiny", "revision": None, "card": None}
+    (pruned / "flab_report.json").write_text(json.dumps(report), encoding="utf-8")
+    (pruned / "README.md").unlink()
+    base = hub.add("someone/tiny", {"README.md": b"---\nlicense: mit\nlanguage: en\n---\n# tiny\n"})
+    client(push, str(pruned), NAME, base_model="someone/tiny").result()
+    card = hub.files(NAME)["README.md"].decode()
+    assert "license: mit" in card and "- en" in card and "base_model: someone/tiny" in card
+    base.gated = True
+    hub.add("someone/gated", {"README.md": b"x"}).gated = True
+    refused = client(push, str(pruned), "me/other", base_model="someone/gated").error
+    assert (
+        isinstance(refused, ConfigurationError)
+        and "it is gated" in str(refused)
+        and "me/other" not in hub.repositories
     )
-    assert not [path for path in files_to_push(pruned) if path.name == "secret"]
 
 
-@pytest.mark.parametrize("missing", ["config.json", "flab_plan.json", "model.safetensors"])
-def test_a_folder_that_lacks_a_part_is_refused(pruned, missing):
-    check_pruned_folder(pruned)
-    (pruned / missing).unlink()
-    with pytest.raises(ConfigurationError, match=f"since {missing} is missing"):
-        push_to_hub(pruned, "me/model")
-    assert not (pruned / "README.md").exists()
-
-
-def test_every_missing_part_and_shard_is_named(pruned):
-    (pruned / "model.safetensors").rename(pruned / "model-1.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-2.safetensors"}}
-    (pruned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    (pruned / "config.json").unlink()
-    with pytest.raises(ConfigurationError, match=r"since config.json, model-2.safetensors is missing"):
-        check_pruned_folder(pruned)
-    (pruned / "model.safetensors.index.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"is not a list of weight files"):
-        check_pruned_folder(pruned)
+# --- refused
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "me/über model", "me/--", "../x"])
-def test_a_repository_name_that_is_none_is_refused(pruned, name):
-    with pytest.raises(ConfigurationError) as caught:
-        push_to_hub(pruned, name)
-    assert repr(name) in str(caught.value)
+def test_a_repository_name_that_is_none(pruned, hub, client, name):
+    error = client(push, str(pruned), name).error
+    assert isinstance(error, ConfigurationError) and repr(name) in str(error) and hub.requests == []
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub as one push of small files needs; it keeps what it was sent."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.server.requests.append((self.path, token))
-        if token != self.server.token:
-            return self.reply(401, {"error": "Invalid credentials"})
-        if self.path == "/api/repos/create":
-            return self.reply(200, {"url": f"{self.server.url}/me/model"})
-        if self.path == "/api/validate-yaml":
-            return self.reply(200, {"errors": [], "warnings": []})
-        if self.path.startswith("/api/models/me/model/branch/"):
-            return self.reply(200, {})
-        if self.path.startswith("/api/models/me/model/preupload/"):
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                for file in json.loads(body)["files"]
-            ]
-            return self.reply(200, {"files": files})
-        if self.path.startswith("/api/models/me/model/commit/"):
-            lines = [json.loads(line) for line in body.splitlines()]
-            self.server.commits.append(
-                {
-                    line["value"]["path"]: base64.b64decode(line["value"]["content"])
-                    for line in lines
-                    if line["key"] == "file"
-                }
-            )
-            url = f"{self.server.url}/me/model/commit/{'0' * 40}"
-            return self.reply(200, {"commitUrl": url, "commitOid": "0" * 40, "success": True})
-        return self.reply(404, {"error": self.path})
-
-    def reply(self, code, value):
-        content = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
+@pytest.mark.parametrize(
+    ("revision", "create_pr", "message"),
+    [
+        ("v1", True, "contradicts"),
+        ("0" * 40, False, "cannot be changed"),
+        ("a b", False, "not a name"),
+        ("-x", False, "not a name"),
+        ("a..b", False, "not a name"),
+    ],
+)
+def test_a_revision_that_one_cannot_push_to(revision, create_pr, message):
+    with pytest.raises(ConfigurationError, match=message):
+        check_revision(revision, create_pr)
+    check_revision("feature/v1.0", False)
+    check_revision("main", True)
 
 
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    server.token, server.requests, server.commits = "hf_right", [], []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [(None, "there is no token"), ("hf_reader000", "may only read"), ("hf_unknown00", "HF_TOKEN")],
+)
+def test_a_token_that_may_not_write_is_reported_before_staging(pruned, hub, client, token, message):
+    (pruned / "model.safetensors").write_bytes(b"damaged")  # which staging would report
+    found = client(push, str(pruned), NAME, token=token, **LICENSED)
+    assert isinstance(found.error, FlabError) and message in str(found.error)
+    assert hub.state(NAME) is None and (token is None or token not in found.output + str(found.error))
 
 
-def push(hub, tmp_path, *arguments, token="hf_right") -> subprocess.CompletedProcess:
-    # A process of its own: huggingface_hub reads the address of the Hub when it is imported.
+@pytest.mark.parametrize("name", ["somebody/model", "watched/model"])
+def test_a_namespace_where_one_may_not_write(pruned, hub, client, name):
+    error = client(push, str(pruned), name, **LICENSED).error
+    assert "may not write (it may as me, team)" in str(error) and name not in hub.repositories
+
+
+def test_what_a_target_does_not_allow(pruned, hub, client):
+    repository = hub.add(NAME, {"notes.md": b"x"})
+    repository.tags["v1"] = repository.branches["main"]
+    assert "exists and is public" in str(client(push, str(pruned), NAME, private=True, **LICENSED).error)
+    assert "is a tag" in str(client(push, str(pruned), NAME, revision="v1", **LICENSED).error)
+    assert "nothing to propose to" in str(client(push, str(pruned), "me/new", create_pr=True, **LICENSED).error)
+    assert not any(method == "PUT" or "/commit/" in path for method, path in hub.requests)
+
+
+def test_a_card_on_the_hub_that_somebody_wrote_stays(pruned, hub, client):
+    hub.add(NAME, {"README.md": b"# theirs\n"})
+    error = client(push, str(pruned), NAME, **LICENSED).error
+    assert isinstance(error, ConfigurationError) and "--overwrite-card" in str(error)
+    assert hub.files(NAME) == {"README.md": b"# theirs\n"}
+    client(push, str(pruned), NAME, overwrite_card=True, **LICENSED).result()
+    assert b"optimum-flab" in hub.files(NAME)["README.md"]
+
+
+def test_metadata_that_the_hub_does_not_accept(pruned, hub, client):
+    (pruned / "README.md").write_text("---\nlicense: my-own\n---\n# mine\n", encoding="utf-8")
+    error = client(push, str(pruned), NAME).error
+    assert isinstance(error, ConfigurationError) and "known identifiers" in str(error) and hub.state(NAME) is None
+
+
+def test_a_concurrent_change_is_not_overwritten(pruned, hub, client):
+    hub.add(NAME, {"notes.md": b"x"})
+
+    def somebody(repository: Repository) -> None:
+        hub.before_commit = None
+        repository.commit("main", {"notes.md": hub.blob(b"changed")})
+
+    hub.before_commit = somebody
+    error = client(push, str(pruned), NAME, **LICENSED).error
+    assert "changed by somebody else" in str(error) and hub.files(NAME) == {"notes.md": b"changed"}
+    client(push, str(pruned), NAME, **LICENSED).result()
+    assert hub.files(NAME)["notes.md"] == b"changed" and "config.json" in hub.files(NAME)
+
+
+def test_offline(pruned, hub, client):
+    environment = {"HF_HUB_OFFLINE": "1"}
+    found = client(offline_push, str(pruned), NAME, environment=environment)
+    assert isinstance(found.error, FlabError) and "offline" in str(found.error).lower() and hub.requests == []
+
+
+def offline_push(*arguments):
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True  # read from the environment at import
+    return push(*arguments)
+
+
+def test_a_hub_that_cannot_be_reached(pruned, hub, client):
+    found = client(unreachable_push, str(pruned), NAME)
+    assert "check the connection" in str(found.error) and "Traceback" not in str(found.error)
+
+
+def unreachable_push(*arguments):
+    from huggingface_hub import constants
+
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    return push(*arguments)
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+@pytest.mark.parametrize("fault", [None, "500!", "reset!"])
+def test_a_token_shows_nowhere(pruned, hub, client, tmp_path, place, fault):
+    planted = "hf_plantedPLANTED1234"
+    hub.tokens[planted] = "write"
+    if fault:
+        hub.fault, hub.lasting = (4, fault.removesuffix("!")), True
+    (tmp_path / "token").write_text(planted, encoding="utf-8")
+    if place == "environment":
+        found = client(push, str(pruned), NAME, token=planted, **LICENSED)
+    else:
+        found = client(push_with_token_file, str(tmp_path / "token"), str(pruned), NAME, token=None, **LICENSED)
+    assert (found.error is None) == (fault is None)
+    assert planted not in found.output + found.failure + repr(found.error) + str(found.value)
+    for path in pruned.rglob("*"):
+        assert not path.is_file() or planted.encode() not in path.read_bytes()
+    if fault is None:
+        assert not any(planted.encode() in content for content in hub.files(NAME).values())
+    assert not any(planted.encode() in body for body in hub.bodies)
+    assert not any(planted in path for _, path in hub.requests)
+
+
+def push_with_token_file(path, *arguments, **options):
+    from huggingface_hub import constants
+
+    constants.HF_TOKEN_PATH = path
+    return push(*arguments, **options)
+
+
+def test_errors_are_scrubbed(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "my-own-token")
+    text = "PUT https://s3.example/x?X-Amz-Signature=abc failed with my-own-token and hf_abcdefgh"
+    assert scrubbed(text) == "PUT https://s3.example/x failed with *** and ***"
+
+
+# --- plain values, the command line, the front door
+
+
+def test_changes_between_a_checkpoint_and_a_repository():
+    files = {"README.md": b"card", "config.json": b"{}", "model.safetensors": b"weights"}
+    remote = {
+        "config.json": RemoteFile(2, "9e26dfeeb6e641a33dae4961196235bdb965b21b"),
+        "model.safetensors": RemoteFile(7, "x", "0" * 64),
+        "merges.txt": RemoteFile(1, "x"),
+        "deep/merges.txt": RemoteFile(1, "x"),
+    }
+    changes = changes_between(files, remote)
+    assert changes.unchanged == ("config.json",) and changes.send == ("README.md", "model.safetensors")
+    assert changes.delete == ("merges.txt",) and changes.keep == ("deep/merges.txt",)
+
+
+def command(hub, tmp_path, *arguments):
+    import os
+
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    if token:
-        environment["HF_TOKEN"] = token
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_TOKEN": RIGHT}
     return subprocess.run(
-        [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "push", *map(str, arguments)],
+        [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
@@ -222,44 +308,61 @@ def push(hub, tmp_path, *arguments, token="hf_right") -> subprocess.CompletedPro
     )
 
 
-def test_a_push_is_one_commit_of_every_file_with_a_card(pruned, hub, tmp_path):
-    result = push(hub, tmp_path, pruned, "me/model", "--revision", "pruned")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == f"{hub.url}/me/model/commit/{'0' * 40}"
-    (commit,) = hub.commits
-    card = commit.pop("README.md").decode()
-    assert commit == {path.name: path.read_bytes() for path in pruned.iterdir() if path.is_file()}
-    paths = [path for path, _ in hub.requests]
-    assert paths.index("/api/models/me/model/branch/pruned") < paths.index("/api/models/me/model/commit/pruned")
-    assert "base_model: someone/some-model" in card and 'from_pretrained("me/model")' in card
+def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
+    hub.add("someone/tiny", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
+    wrote = command(hub, tmp_path, "card", pruned, "--base-model", "someone/tiny", "--repo-id", NAME)
+    assert wrote.returncode == 0, wrote.stderr
+    assert wrote.stdout.strip() == str(pruned / "README.md")
+    assert "base_model: someone/tiny" in (pruned / "README.md").read_text(encoding="utf-8")
+    pushed = command(hub, tmp_path, "push", pruned, NAME, "--private")
+    assert pushed.returncode == 0, pushed.stderr
+    head = hub.repositories[NAME].branches["main"]
+    assert pushed.stdout.splitlines()[-1] == f"{hub.url}/{NAME}/commit/{head}"
+    assert "base_model: someone/tiny" in hub.files(NAME)["README.md"].decode()
 
 
-def test_the_card_that_pruning_wrote_is_made_out_to_the_repository(pruned):
-    written = write_card(pruned).read_bytes()
-    assert card_to_push(pruned, "me/model") == str(render_card(pruned, "me/model")).encode() != written
-    (pruned / "README.md").unlink()
-    assert card_to_push(pruned, "me/model") == str(render_card(pruned, "me/model")).encode()
+def test_the_command_line_tells_faults_of_usage_from_others(pruned, hub, tmp_path):
+    wrong = command(hub, tmp_path, "push", pruned, NAME, "--revision", "v1", "--create-pr")
+    assert wrong.returncode == 2 and "contradicts" in wrong.stderr
+    (pruned / "model.safetensors").write_bytes(b"damaged")
+    damaged = command(hub, tmp_path, "push", pruned, NAME)
+    assert damaged.returncode == 1 and "cannot be read" in damaged.stderr and "Traceback" not in damaged.stderr
 
 
-def test_a_card_that_was_edited_is_pushed_as_it_is(pruned, hub, tmp_path):
-    (pruned / "README.md").write_text("# mine\n", encoding="utf-8")
-    assert push(hub, tmp_path, pruned, "me/model").returncode == 0
-    assert hub.commits[0]["README.md"] == b"# mine\n"
-    assert not [path for path, _ in hub.requests if "/branch/" in path]
+def test_the_front_door_pushes_a_folder_that_was_pruned(pruned, hub, client):
+    found = client(push_loaded, str(pruned), NAME, **LICENSED)
+    assert found.result().url and files_there(hub) == {path.name for path in pruned.iterdir()}
+    assert "save them to a folder of their own" in str(client(push_changed, str(pruned), NAME, **LICENSED).error)
 
 
-@pytest.mark.parametrize("token", [None, "hf_wrong"])
-def test_a_push_without_the_right_token_says_what_to_do_and_does_not_show_the_token(pruned, hub, tmp_path, token):
-    result = push(hub, tmp_path, pruned, "me/model", token=token)
-    assert result.returncode == 1
-    assert "HF_TOKEN gives a token that may write there" in result.stderr
-    assert "Traceback" not in result.stderr and "hf_wrong" not in result.stderr + result.stdout
-    assert hub.commits == []
+def push_loaded(folder, name, **options):
+    from optimum_flab import FlabOptimizer
+
+    return FlabOptimizer.from_pretrained(folder).push_to_hub(name, **options)
 
 
-def test_a_hub_that_cannot_be_reached_is_an_error_of_the_connection(pruned, hub, tmp_path):
-    hub.shutdown()
-    hub.server_close()
-    result = push(hub, tmp_path, pruned, "me/model")
-    assert result.returncode == 1
-    assert "check the connection" in result.stderr and "Traceback" not in result.stderr
+def push_changed(folder, name, **options):
+    import torch
+
+    from optimum_flab import FlabOptimizer
+
+    optimizer = FlabOptimizer.from_pretrained(folder)
+    with torch.no_grad():
+        next(optimizer.dense.model.parameters()).add_(1)
+    return optimizer.push_to_hub(name, **options)
+
+
+def test_the_front_door_pushes_what_it_pruned(pruned, hub, client):
+    base = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["base_model"]["name"]
+    assert Path(base).is_dir()
+    client(push_applied, base, str(pruned), NAME, **LICENSED).result()
+    assert hub.files(NAME)["model.safetensors"] == (pruned / "model.safetensors").read_bytes()
+    assert "apache-2.0" in hub.files(NAME)["README.md"].decode()
+
+
+def push_applied(dense, pruned, name, **options):
+    from optimum_flab import FlabOptimizer, PruningPlan
+
+    optimizer = FlabOptimizer.from_pretrained(dense)
+    optimizer.apply(PruningPlan.load(pruned))
+    return optimizer.push_to_hub(name, **options)

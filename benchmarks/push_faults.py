@@ -1,0 +1,60 @@
+"""What a fault at any request of a push leaves in the repository.
+
+    python benchmarks/push_faults.py
+
+Pushes go to a Hub on loopback (the one of the tests, with LFS) through the real client, each in a process of its own.
+At every request of a push to a new repository, an update, a new branch and a pull request, every fault happens once,
+before and after the Hub has done what it was asked: connection reset, 429, 500, 503, 504, no answer, body cut short,
+process killed; with `--lasting` also a Hub that is down from that request on. After each the repository must hold the
+old or the new state, and the next push must complete with one commit and at most one pull request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from common import print_result, progress
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+LASTING = ("reset!", "503!")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--limit", type=int, help="only the first so many requests of each push (default: all)")
+    parser.add_argument("--lasting", action="store_true", help="also a Hub that is down from each request on")
+    args = parser.parse_args()
+
+    from hub.client import clients
+    from hub.faults import SCENARIOS, trials
+    from hub.loopback import FAULTS, Hub
+
+    found = []
+    with tempfile.TemporaryDirectory() as home, Hub().serving() as hub, clients(hub, Path(home)) as client:
+        kinds = (*FAULTS, *(LASTING if args.lasting else ()))
+        for done, name in enumerate(SCENARIOS):
+            progress(done, len(SCENARIOS), name)
+            for trial in trials(
+                hub, client, name, lambda number, path: kinds if args.limit is None or number < args.limit else ()
+            ):
+                found.append(trial)
+                if trial.wrong:
+                    print(f"{trial.scenario}, {trial.fault} at {trial.request}: {trial.wrong}", file=sys.stderr)
+    print_result(
+        "push_faults",
+        pushes_with_a_fault=len(found),
+        requests={name: len({t.request for t in found if t.scenario == name}) for name in SCENARIOS},
+        faults=list(kinds),
+        outcomes=dict(Counter(trial.outcome for trial in found)),
+        wrong=sum(bool(trial.wrong) for trial in found),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""Cards of tiny models that were really pruned."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+
+import pytest
+from hub.card_rules import card_errors
+from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of
+from huggingface_hub import ModelCard
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.hub.card import BEGIN, is_generated, render_card, text_of_user, write_card
+from optimum_flab.hub.facts import file_name, weight_bytes, without_paths
+from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
+from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
+
+
+ANSWERS = Answers("someone/tiny")
+
+
+def write_json(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path.parent
+
+
+def change_report(folder, **changes):
+    report = json.loads((folder / "flab_report.json").read_text(encoding="utf-8"))
+    write_json(folder / "flab_report.json", {**report, **changes})
+
+
+def sections(text):
+    """Headings with what stands below them."""
+    parts = re.split(r"^(#+ .*)$", re.sub(r"```.*?```", "code", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+@pytest.mark.parametrize("family", FIVE_FAMILIES)
+def test_ten_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(checkpoint(family), folder)
+    report = json.loads((folder / "flab_report.json").read_text(encoding="utf-8"))
+    results = None
+    if evaluated:
+        write_json(tmp_path / "results" / "flab_evaluation.json", evaluation_of(report))
+        write_json(tmp_path / "results" / "flab_efficiency.json", efficiency_of(report, weight_bytes(folder)))
+        results = [tmp_path / "results"]
+    written = write_card(folder, results=results, answers=ANSWERS)
+    assert written.notes == ()
+    content = written.path.read_text(encoding="utf-8")
+    card = ModelCard.load(written.path)
+    assert card_errors(content) == []
+    assert "None" not in content and "nan" not in card.data.to_yaml() and "/home/" not in content
+    assert str(tmp_path) not in content and str(checkpoint(family).parent) not in content
+    below = sections(card.text)
+    headings = list(below)
+    for heading, text in below.items():
+        deeper = headings[headings.index(heading) + 1 :][:1]
+        assert text.strip() or (deeper and deeper[0].startswith(heading.split()[0] + "#")), heading
+    for link in re.findall(r"\]\(([^)]+)\)", card.text):
+        assert link.startswith("https://") or (folder / link).is_file(), link
+    assert card.data.base_model == "someone/tiny" and card.data.base_model_relation == "finetune"
+    assert card.data.license == "apache-2.0" and card.data.language == ["en"]
+    assert "@misc{tiny2024" in card.text and "2412.15921" in card.text
+    if evaluated:
+        assert {result.metric_type: result.metric_value for result in card.data.eval_results} == {
+            "pass@1": 0.39,
+            "bits_per_byte": 0.45,
+        }
+        assert "| humaneval, pass@1 (164 problems) | 40.0% | 39.0% | 97.5% [90.0%, 110.0%] retained |" in card.text
+        assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not a number |" in card.text
+        assert "CO2e per 1000 tokens, estimate (g) | 0.5 | 0.4 | 0.80 ×" in card.text
+    else:
+        assert card.data.eval_results is None
+        assert "| benchmarks | – | not evaluated | – |" in card.text
+        assert "Speed, memory, energy and CO2e were not measured." in card.text
+
+
+def test_size_retention_licence_and_usage_come_first(pruned, report):
+    write_json(pruned / "flab_evaluation.json", evaluation_of(report))
+    text = render_card(pruned, "me/tiny-flab", answers=ANSWERS).card.text
+    first = text[: text.index("## What was removed")]
+    assert len(first.splitlines()) < 40
+    for wanted in (
+        "parameters",
+        "retained",
+        "**Licence:** [apache-2.0]",
+        'from_pretrained("me/tiny-flab")',
+        "# tiny-flab",
+    ):
+        assert wanted in first
+
+
+def test_the_plots_show_what_the_report_says(pruned):
+    from PIL import Image
+
+    plots = render_card(pruned).plots
+    assert list(plots) == [PARAMETERS_PLOT, LAYERS_PLOT]
+    assert plots == render_card(pruned).plots
+    for content in plots.values():
+        assert min(Image.open(io.BytesIO(content)).size) > 200
+    change_report(pruned, search={"removed_layers": []})
+    assert list(render_card(pruned).plots) == [PARAMETERS_PLOT]
+    change_report(pruned, dense=None)
+    assert render_card(pruned).plots == {}
+
+
+def test_what_was_not_measured_is_said_to_be_missing(pruned):
+    for name in ("flab_report.json", "flab_config.json", "flab_plan.json", "README.md"):
+        (pruned / name).unlink()
+    rendered = render_card(pruned)
+    text = rendered.card.text
+    for wanted in (
+        "The report lists no parameter counts per component.",
+        "| parameters | not recorded | not recorded | – |",
+        "Not evaluated: there is no evaluation of these weights.",
+        "The settings are not recorded.",
+        "**Licence:** not known from the files of this model.",
+    ):
+        assert wanted in text
+    assert text.count("Not measured") == 2
+    assert "None" not in text and rendered.card.data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
+    assert any("--license" in note for note in rendered.notes)
+
+
+@pytest.mark.parametrize("changes", [{"dense": 3, "pruned": {"components": 3}, "held_out": [], "base_model": "x"}])
+def test_a_report_of_another_form_is_read_as_far_as_it_goes(pruned, changes):
+    change_report(pruned, **changes, search=7, texts=[], seconds=0, versions=None, notes=3, datasets="x")
+    text = render_card(pruned).card.text
+    assert "None" not in text and "not measured" in text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("name", ["flab_report.json", "flab_evaluation.json", "flab_efficiency.json"])
+def test_a_broken_file_is_refused_by_name(pruned, name, content):
+    (pruned / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(FlabError, match=re.escape(name)):
+        render_card(pruned)
+
+
+# --- whose text it is
+
+
+def test_the_users_text_survives_a_refresh(pruned):
+    path = pruned / "README.md"
+    own = "Trained on a *Tuesday*.\n\n{{ not_a_template }} | a table? |"
+    path.write_text(path.read_text(encoding="utf-8").replace(BEGIN, f"{BEGIN}\n{own}"), encoding="utf-8")
+    assert is_generated(path.read_text(encoding="utf-8"))
+    change_report(pruned, seed=77)
+    write_card(pruned, answers=ANSWERS)
+    content = path.read_text(encoding="utf-8")
+    assert text_of_user(content) == own and "| seed | 77 |" in content
+    write_card(pruned)  # what was answered once is remembered
+    assert path.read_text(encoding="utf-8") == content
+    path.write_bytes(content.replace("\n", "\r\n").encode())
+    write_card(pruned)
+    assert text_of_user(path.read_text(encoding="utf-8")) == own
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda text: "# mine\n", lambda text: text.replace("apache-2.0", "mit"), lambda text: text + "x"]
+)
+def test_a_card_that_somebody_wrote_or_changed_is_not_overwritten_unless_asked(pruned, edit):
+    path = pruned / "README.md"
+    path.write_text(edit(path.read_text(encoding="utf-8")), encoding="utf-8")
+    mine = path.read_bytes()
+    with pytest.raises(FlabError, match="--overwrite-card"):
+        write_card(pruned)
+    assert path.read_bytes() == mine
+    write_card(pruned, overwrite=True)
+    assert is_generated(path.read_text(encoding="utf-8"))
+
+
+def test_a_card_does_not_depend_on_the_name_of_its_folder(pruned):
+    before = str(render_card(pruned).card)
+    assert str(render_card(pruned.rename(pruned.with_name(".other-name"))).card) == before
+
+
+def test_a_failed_write_leaves_the_old_card(pruned, monkeypatch):
+    before = {path.name: path.read_bytes() for path in pruned.iterdir()}
+
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(FlabError, match="No space left"):
+        write_card(pruned, answers=ANSWERS)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in pruned.iterdir()} == before
+
+
+# --- results
+
+
+def test_results_are_copied_and_used_again(pruned, report, tmp_path):
+    first = evaluation_of(report)
+    second = {**first, "scores": [{**first["scores"][0], "task": "mbpp"}]}
+    for name, content in (("one", first), ("two", second)):
+        write_json(tmp_path / name / "flab_evaluation.json", content)
+    write_card(pruned, results=[tmp_path / "one", tmp_path / "two"])
+    content = (pruned / "README.md").read_text(encoding="utf-8")
+    assert "mbpp" in content
+    assert sorted(path.name for path in pruned.glob("flab_evaluation*")) == [
+        "flab_evaluation-2.json",
+        "flab_evaluation.json",
+    ]
+    write_card(pruned)
+    assert (pruned / "README.md").read_text(encoding="utf-8") == content
+    write_card(pruned, results=[tmp_path / "two"])
+    assert [path.name for path in pruned.glob("flab_evaluation*")] == ["flab_evaluation.json"]
+    assert "humaneval, pass@1" not in (pruned / "README.md").read_text(encoding="utf-8")
+
+
+def test_results_of_other_weights_are_left_out_and_said_to_be(pruned, report):
+    other = evaluation_of({**report, "weights_sha256": "0" * 64})
+    write_json(pruned / "flab_evaluation.json", other)
+    write_json(pruned / "flab_efficiency.json", efficiency_of(report, 12345))
+    rendered = render_card(pruned, answers=ANSWERS)
+    assert rendered.card.data.eval_results is None
+    assert "flab_evaluation.json is an evaluation of other weights (SHA-256 000000000000…)" in rendered.card.text
+    assert "measures a checkpoint of another size" in rendered.card.text
+    assert len(rendered.notes) == 2
+
+
+def test_retention_is_given_against_the_model_that_was_pruned_only(pruned, report):
+    evaluation = evaluation_of(report)
+    evaluation["models"]["dense"]["weights_sha256"] = "f" * 64
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned).card.text
+    assert "39.0% [31.0%, 47.0%]" in text
+    assert "40.0%" not in text and "97.5%" not in text and "was not the model that was pruned" in text
+
+
+def test_a_part_of_the_problems_is_said_to_be_one(pruned, report):
+    settings = {"limit": 20, "samples": 5, "temperature": 0.8, "seed": 3}
+    write_json(pruned / "flab_evaluation.json", evaluation_of(report, settings=settings))
+    card = render_card(pruned).card
+    assert "**only the first 20 problems of each task**" in card.text and "5 samples per problem" in card.text
+    assert "(first 164 problems)" in card.text
+    assert card.data.eval_results[0].dataset_name == "humaneval (first 20 problems)"
+
+
+def test_the_same_score_twice_is_refused(pruned, report, tmp_path):
+    for name in ("one", "two"):
+        write_json(tmp_path / name / "flab_evaluation.json", evaluation_of(report))
+    with pytest.raises(ConfigurationError, match="pass@1 of humaneval is in both"):
+        write_card(pruned, results=[tmp_path / "one", tmp_path / "two"])
+
+
+@pytest.mark.parametrize("place", ["nothing", "empty"])
+def test_results_that_are_none_are_refused(pruned, tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=place):
+        write_card(pruned, results=[tmp_path / place])
+
+
+# --- terms
+
+
+def fetched(text):
+    return lambda repo_id, revision: (text, "")
+
+
+def test_the_licence_is_inherited_and_never_guessed():
+    report = {"base_model": {"name": "someone/tiny", "revision": "abc"}}
+    card = "---\nlicense: other\nlicense_name: gemma\nlicense_link: LICENSE\nlanguage: en\n---\n"
+    terms = settle_terms(report, fetch=fetched(card))
+    assert (terms.license, terms.license_name, terms.language) == ("other", "gemma", ("en",))
+    assert terms.license_link == "https://huggingface.co/someone/tiny/blob/main/LICENSE"
+    assert settle_terms(report).license is None
+    assert settle_terms(report, answers=Answers(license="mit")).license == "mit"
+    gone = settle_terms(report, fetch=lambda repo_id, revision: (None, "it is gated"))
+    assert gone.license is None and "it is gated" in gone.notes[0]
+    with pytest.raises(ConfigurationError, match="the base model's card says other"):
+        settle_terms(report, answers=Answers(license="mit"), fetch=fetched(card))
+    with pytest.raises(ConfigurationError, match="pruned from someone/tiny"):
+        settle_terms(report, answers=Answers("someone/else"))
+
+
+@pytest.mark.parametrize(
+    "name", ["/home/me/model", "./model", "models/a/b", "model.gguf", "gone\\model", 7, "some/folder"]
+)
+def test_a_local_base_model_is_named_without_its_path_and_not_linked(pruned, name):
+    (pruned / "README.md").unlink()
+    change_report(pruned, base_model={"name": name, "revision": None})
+    card = render_card(pruned, "me/model-flab").card
+    assert "base_model" not in card.data.to_dict()
+    assert "/home/me" not in card.content and "huggingface.co" not in card.content
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, tmp_path, monkeypatch):
+    (tmp_path / "someone" / "some-model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    change_report(pruned, base_model={"name": "someone/some-model", "revision": "abc"})
+    assert "base_model" not in render_card(pruned).card.data.to_dict()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "---\n- a\n---\n", "---\nlicense: [1\n---\n", "---\nlicense: 7\nlanguage: 3\n---\nx"]
+)
+def test_a_base_card_of_another_form_states_nothing(text):
+    assert read_base_card(text) == {}
+
+
+@pytest.mark.parametrize(
+    "values", [("no owner",), ("a/b/c",), (None, "Apache 2.0"), (None, "other"), (None, None, "x", "https://x")]
+)
+def test_answers_that_the_hub_would_refuse(values):
+    with pytest.raises(ConfigurationError):
+        Answers(*values)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/data/valid.jsonl[prompt,answer]", "valid.jsonl[prompt,answer]"),
+        ("C:\\data\\valid.jsonl", "valid.jsonl"),
+        ("~/data/corpus", "corpus"),
+        ("/srv/corpus/", "corpus"),
+        ("org/dataset:train[text]", "org/dataset:train[text]"),
+        ("python-stdlib", "python-stdlib"),
+        ("//", "//"),
+        ("/*", "/*"),
+    ],
+)
+def test_paths_of_the_machine_are_reduced_to_names(text, shown):
+    assert file_name(text) == shown
+    assert without_paths({"a": [text, 3, None]}) == {"a": [shown, 3, None]}

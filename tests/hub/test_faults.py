@@ -1,0 +1,40 @@
+"""A push with one fault leaves the old state or the new one, and the next push completes.
+
+`benchmarks/push_faults.py` has every fault at every request; here each request gets some of them, the commit all.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hub.faults import REPOSITORY, SCENARIOS, STAGED, push_constant, trials
+from hub.loopback import FAULTS
+
+
+def some(number, path):
+    if "/commit/" in path:
+        return (*FAULTS, "reset!", "503!")
+    return [FAULTS[(number + step) % len(FAULTS)] for step in (0, 5)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_fault_leaves_no_mixture(name, hub, client):
+    found = list(trials(hub, client, name, some))
+    assert len(found) > 30
+    assert [trial for trial in found if trial.wrong] == []
+    assert {trial.outcome for trial in found} == {"pushed", "refused", "killed"}
+
+
+@pytest.mark.parametrize("fault", ["reset-after", "timeout-after", "truncated-after", "500-after", "504-after"])
+@pytest.mark.parametrize("name", ["an update", "a pull request"])
+def test_a_reply_that_is_lost_is_no_reason_to_send_again(name, fault, hub, client):
+    scenario = SCENARIOS[name]
+    for _ in range(2):
+        scenario.prepare(hub)
+        client(push_constant, STAGED, REPOSITORY, **scenario.options).result()
+    last = len(hub.requests) - 1
+    scenario.prepare(hub)
+    hub.fault = (last, fault)
+    found = client(push_constant, STAGED, REPOSITORY, timeout=0.3, **scenario.options).result()
+    commits = [path for method, path in hub.requests if "/commit/" in path]
+    assert len(commits) == 1 and len(hub.repositories[REPOSITORY].commits) == 2
+    assert found.url.startswith(f"{hub.url}/{REPOSITORY}/")
