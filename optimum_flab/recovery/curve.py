@@ -33,5 +33,6 @@ def draw_curve(curve: Sequence[Mapping[str, float]], best_step: int, label: str,
         axes.axvline(best_step, linestyle=":", color="grey", label="kept")
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     figure.savefig(path, dpi=120, metadata={"Software": None})

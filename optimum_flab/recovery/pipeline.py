@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..architectures import Architecture
 from ..calibration import PackedTokens, read_sources
 from ..errors import ConfigurationError, FlabError
 from ..evaluation.lm import BatchCache
-from ..evaluation.sandbox import run_programs
+from ..evaluation.sandbox import Program, run_programs
 from ..loading import DenseModel, weights_hash
 from ..plan import PruningPlan
 from ..report import HeldOut
@@ -57,6 +57,7 @@ ADAPTER_FOLDER = "adapter"
 HELD_OUT_EXAMPLES = 64  # most examples set aside to measure on, where no held-out source is named
 HELD_OUT_SHARE = 0.1
 MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
+PROGRAMS_AT_ONCE = 64
 CHECKPOINTS = "checkpoints"
 
 
@@ -425,12 +426,23 @@ def _answered(
         answers = answerer([examples[index] for index in chosen], tick)
     del model, answerer
 
-    def run(programs: list[Any]) -> list[bool]:
+    def run(programs: list[Program]) -> list[bool]:
         with steps.bar("Running programs", len(programs), "program") as tick:
-            verdicts = run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: tick(1))
-        return [verdict.passed for verdict in verdicts]
+            return verdicts(programs, cache, tick)
 
     return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
+
+
+def verdicts(programs: Sequence[Program], cache: BatchCache, tick: Callable[[int], Any]) -> list[bool]:
+    """Whether each program passes its test. Kept on disk: a program near its time limit is judged once, not once a
+    process, and not anew after an interruption."""
+    found: list[bool] = []
+    for start in range(0, len(programs), PROGRAMS_AT_ONCE):
+        part = programs[start : start + PROGRAMS_AT_ONCE]
+        key = {"kind": "recovery verdicts", "programs": [list(vars(program).values()) for program in part]}
+        found += cache.get(key, lambda part=part: [v.passed for v in run_programs(part, confirm_run_unsafe_code=True)])
+        tick(len(part))
+    return found
 
 
 # --- before training -----------------------------------------------------------------------------------------------
@@ -650,7 +662,9 @@ def _files(ready: Ready, settings: RecoverySettings, training: Training) -> dict
         from peft import get_peft_model, set_peft_model_state_dict
 
         adapter = folder / ADAPTER_FOLDER
-        model = get_peft_model(copy_in(start, torch.device("cpu"), start.dtype), training.config)
+        base = copy_in(start, torch.device("cpu"), start.dtype)
+        base.config._name_or_path = base.name_or_path = ""  # the pruned checkpoint, wherever it will lie
+        model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
         set_peft_model_state_dict(model, training.adapter)
         model.save_pretrained(adapter)
         files[ADAPTER_FOLDER] = adapter

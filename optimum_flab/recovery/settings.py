@@ -127,6 +127,11 @@ def contradictions(settings: RecoverySettings) -> list[str]:
             f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
             f"({settings.batch_size}); take a divisor"
         )
+    if settings.keep_adapter and settings.closed_form:
+        faults.append(
+            "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
+            "refits them first; switch closed_form off (--no-closed-form)"
+        )
     for source in settings.held_out:
         if source in settings.data:
             faults.append(

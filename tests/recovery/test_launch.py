@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -29,13 +30,13 @@ def command(made, output: str, *extra: str, cache: str = "cache") -> list[str]:
     return [*folders, *names, "--cache-dir", str(made / cache), *FLAGS, *extra]
 
 
-def run(*words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def run(made: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(made / "home")}
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
 
 
-def flab(*words: str) -> subprocess.CompletedProcess:
-    return run(sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *words)
+def flab(made: Path, *words: str) -> subprocess.CompletedProcess:
+    return run(made, sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *words)
 
 
 def curve(folder) -> list[dict[str, float]]:
@@ -43,12 +44,12 @@ def curve(folder) -> list[dict[str, float]]:
 
 
 def test_two_processes_train_as_one_and_write_once(made):
-    alone = run(sys.executable, "-m", "optimum_flab.recovery", *command(made, "alone"))
+    alone = run(made, sys.executable, "-m", "optimum_flab.recovery", *command(made, "alone"))
     assert alone.returncode == 0, alone.stderr
     assert "divergence" in alone.stdout and "training takes about" in alone.stderr
     # without MPI, `accelerate launch` starts one process on a CPU, and leaves more to torchrun
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both = run(sys.executable, *launch, "-m", "optimum_flab.recovery", *command(made, "both", cache="other"))
+    both = run(made, sys.executable, *launch, "-m", "optimum_flab.recovery", *command(made, "both", cache="other"))
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("Recovery on") == 1
     for one, two in zip(curve(made / "alone"), curve(made / "both"), strict=True):
@@ -71,15 +72,28 @@ def test_two_processes_train_as_one_and_write_once(made):
 )
 def test_bad_usage_is_one_line_before_any_model_is_read(made, words, code, message):
     (made / "dense" / "model.safetensors").unlink()
-    result = flab("recover", *command(made, "out"), *words)
+    result = flab(made, "recover", *command(made, "out"), *words)
     assert result.returncode == code, result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
     assert not (made / "out").exists()
 
 
 def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made):
-    result = flab("recover", *command(made, "pruned"))
+    result = flab(made, "recover", *command(made, "pruned"))
     assert result.returncode == 1 and "is not empty" in result.stderr
     (made / "pruned" / "flab_plan.json").unlink()
-    result = flab("recover", *command(made, "out"))
+    result = flab(made, "recover", *command(made, "out"))
     assert result.returncode == 1 and "flab_plan.json cannot be read" in result.stderr
+
+
+def test_prune_and_recover_are_one_command(made):
+    settings = {
+        **json.loads((made / "pruned" / "flab_config.json").read_text()),
+        "recovery": {**SMALL, "data": [str(made / "alpaca.json")], "max_steps": 2, "answers": "reference"},
+    }
+    (made / "flab.json").write_text(json.dumps(settings))
+    result = flab(made, "prune", "-m", str(made / "dense"), str(made / "both"), "-c", str(made / "flab.json"))
+    assert result.returncode == 0, result.stderr
+    assert "Recovery on" in result.stdout
+    report = json.loads((made / "both" / "flab_report.json").read_text())
+    assert report["recovery"]["training"]["steps_done"] == 2

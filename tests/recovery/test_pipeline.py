@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
@@ -49,7 +50,7 @@ def run(made, cache="cache", **changes):
 
 
 def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
-    optimizer = run(made, keep_adapter=True)
+    optimizer = run(made)
     optimizer.save_pretrained(made / "recovered")
     loaded = AutoModelForCausalLM.from_pretrained(made / "recovered")
     before = AutoModelForCausalLM.from_pretrained(made / "pruned")
@@ -65,10 +66,22 @@ def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
         assert (made / "recovered" / name).read_bytes() == (made / "pruned" / name).read_bytes(), name
     assert AutoTokenizer.from_pretrained(made / "recovered").chat_template
     assert (made / "recovered" / "flab_recovery_loss.png").read_bytes()[:4] == b"\x89PNG"
-    assert (made / "recovered" / "adapter" / "adapter_model.safetensors").is_file()
     assert section["data"]["examples"] == 48
     assert sum(section["data"]["answers"].values()) <= 48
     assert section["estimate"]["memory_bytes"] > 0
+
+
+def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
+    with pytest.raises(ConfigurationError, match="--no-closed-form"):
+        run(made, keep_adapter=True)
+    optimizer = run(made, keep_adapter=True, closed_form=False)
+    optimizer.save_pretrained(made / "recovered")
+    base = AutoModelForCausalLM.from_pretrained(made / "pruned")
+    with_adapter = PeftModel.from_pretrained(base, made / "recovered" / "adapter").merge_and_unload()
+    for name, tensor in optimizer.pruned.model.state_dict().items():
+        torch.testing.assert_close(with_adapter.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
+    for file in (made / "recovered" / "adapter").iterdir():
+        assert str(made).encode() not in file.read_bytes(), file
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
