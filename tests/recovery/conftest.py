@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
@@ -45,6 +46,15 @@ def alpaca(number: int = 24) -> list[dict[str, str]]:
 def write_lines(path: Path, rows: list[dict]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """Models this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.loading import weights_hash
 
 from .test_pipeline import SMALL
@@ -59,31 +61,49 @@ def test_two_processes_train_as_one_and_write_once(made):
     assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
 
 
+def refused(words: list[str], capsys) -> tuple[int, str]:
+    """Exit code and message of a command line, in this process."""
+    parser = ArgumentParser()
+    RecoverCommand.parse_args(parser)
+    with pytest.raises(SystemExit) as ended:
+        command = RecoverCommand.__new__(RecoverCommand)
+        command.args = parser.parse_args(words)
+        command.run()
+    return ended.value.code, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, code, message",
     [
         (["--batch-size", "many"], 2, "invalid int value"),
         (["--learning-rate", "-1"], 2, "recovery.learning_rate: -1.0"),
         (["--exclude", "nowhere.jsonl"], 1, "does not exist"),
+        (["--held-out", "nowhere.jsonl"], 1, "does not exist"),
         (["--data", "nowhere.jsonl"], 1, "does not exist"),
         (["--micro-batch-size", "3"], 2, "does not divide"),
+        (["--answers", "dense"], 2, "--confirm-run-unsafe-code"),
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_bad_usage_is_one_line_before_any_model_is_read(made, words, code, message):
+def test_bad_usage_is_one_line_before_any_model_is_read(made, capsys, words, code, message):
     (made / "dense" / "model.safetensors").unlink()
-    result = flab(made, "recover", *command(made, "out"), *words)
-    assert result.returncode == code, result.stderr
-    assert message in result.stderr and "Traceback" not in result.stderr
+    status, said = refused([*command(made, "out"), *words], capsys)
+    assert status == code and message in said
     assert not (made / "out").exists()
 
 
-def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made):
-    result = flab(made, "recover", *command(made, "pruned"))
-    assert result.returncode == 1 and "is not empty" in result.stderr
+def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, capsys):
+    status, said = refused(command(made, "pruned"), capsys)
+    assert status == 1 and "is not empty" in said
     (made / "pruned" / "flab_plan.json").unlink()
-    result = flab(made, "recover", *command(made, "out"))
-    assert result.returncode == 1 and "flab_plan.json cannot be read" in result.stderr
+    status, said = refused(command(made, "out"), capsys)
+    assert status == 1 and "flab_plan.json cannot be read" in said
+
+
+def test_no_data_is_bad_usage(made, capsys):
+    words = ["-m", str(made / "pruned"), str(made / "out"), "--teacher", str(made / "dense")]
+    status, said = refused(words, capsys)
+    assert status == 2 and "give --data" in said
 
 
 def test_prune_and_recover_are_one_command(made):
