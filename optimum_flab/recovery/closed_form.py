@@ -20,7 +20,7 @@ from ..calibration import PackedTokens
 from ..layerwise import layer_inputs, run_layer
 
 
-PULL = 0.1  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
+PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
 
 
 class LeastSquares:
