@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from tqdm import tqdm
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..divergence import predicting
@@ -195,6 +196,39 @@ def _all_finite(trainer: Trainer, loss: torch.Tensor) -> bool:
     return bool(torch.isfinite(trainer.accelerator.gather(loss.detach())).all())
 
 
+class Progress(TrainerCallback):
+    """One bar on stderr: steps, time left, the training loss and the loss on the rows set aside."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="Training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        for name, shown in (("loss", "loss"), ("eval_loss", "set aside")):
+            if name in (logs or {}):
+                self.shown[shown] = f"{logs[name]:.4f}"
+        if self.bar is not None:
+            self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
 @dataclass
 class Training:
     """What training gave.
@@ -297,6 +331,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         report_to="none",
+        disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
     )
@@ -337,10 +372,11 @@ def train(
         train_dataset=train_set,
         eval_dataset=Rows(validation, teacher=teachers[1], distill_on=settings.distill_on),
         data_collator=collate,
-        callbacks=[EarlyStoppingCallback(settings.patience)],
+        callbacks=[EarlyStoppingCallback(settings.patience), Progress()],
         shares=shares_of(settings),
         dense=dense,
     )
+    trainer.remove_callback(PrinterCallback)
     start_loss = trainer.evaluate()["eval_loss"]
     notes = []
     try:

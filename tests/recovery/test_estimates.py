@@ -1,0 +1,80 @@
+"""What is said before a training starts, and the picture afterwards."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab import RecoveryConfig
+from optimum_flab.recovery.curve import draw_curve
+from optimum_flab.recovery.estimates import disk_needed, readable, training_memory, training_seconds
+from optimum_flab.recovery.training import TrainingSizes, curve_of, shares_of, training_sizes
+
+
+QWEN = SimpleNamespace(hidden_size=896, intermediate_size=3136, num_hidden_layers=24, vocab_size=28_672)
+
+
+def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, itemsize: int = 2) -> int:
+    return training_memory(
+        QWEN, 272_000_000, 13_600_000, TrainingSizes(10, 8, micro, 8 // micro, 5), length, itemsize, checkpointing
+    )
+
+
+def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing():
+    assert memory() < memory(length=512) < memory(length=512, itemsize=4)
+    assert memory(micro=4) < memory(micro=8)
+    assert memory(checkpointing=True) < memory()
+    assert 1e9 < memory() < 5e9  # the weights alone are 0.5e9, and all of it fits a laptop
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 4), st.floats(0.1, 5), st.integers(1, 20))
+def test_sizes_share_every_batch_and_cover_the_epochs(rows, per_process, processes, epochs, evaluations):
+    batch = per_process * processes
+    config = RecoveryConfig(data="x", batch_size=batch, epochs=epochs, evaluations=evaluations)
+    sizes = training_sizes(config, rows, processes)
+    assert sizes.micro_batch_size * sizes.accumulation * processes == batch
+    assert (sizes.steps - 1) * batch < max(epochs * rows, 1) <= sizes.steps * batch or sizes.steps == 1
+    assert 1 <= sizes.evaluate_every <= sizes.steps
+    assert sizes.evaluate_every * evaluations >= sizes.steps
+    # the same steps for one process
+    assert training_sizes(config, rows).steps == sizes.steps
+
+
+def test_time_is_shared_by_processes():
+    sizes = TrainingSizes(100, 8, 4, 2, 25)
+    assert training_seconds(0.1, sizes, 10, 2) == pytest.approx(training_seconds(0.1, sizes, 10, 1) / 2)
+
+
+def test_disk_counts_checkpoints_cache_and_result():
+    assert disk_needed(0, 100, 2, 50) == 250
+    assert disk_needed(10, 0, 2, 0) > 0
+
+
+@pytest.mark.parametrize("seconds, text", [(3, "3 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_times_are_readable(seconds, text):
+    assert readable(seconds) == text
+
+
+@pytest.mark.parametrize("loss, shares", [("distillation", (0, 1)), ("cross-entropy", (1, 0)), ("both", (0.25, 0.75))])
+def test_the_losses_share_one(loss, shares):
+    found = shares_of(RecoveryConfig(data="x", loss=loss, cross_entropy_share=0.25))
+    assert (found.cross_entropy, found.distillation) == shares
+
+
+def test_the_curve_has_a_point_for_every_loss_that_was_logged(tmp_path):
+    history = [
+        {"loss": 2.0, "step": 1},
+        {"eval_loss": 1.5, "step": 2},
+        {"loss": float("nan"), "step": 3},
+        {"epoch": 1},
+    ]
+    curve = curve_of(history, 3.0)
+    assert curve[0] == {"step": 0, "validation_loss": 3.0}
+    assert [point["step"] for point in curve] == [0, 1, 2, 3]
+    for name, points in (("a.png", curve), ("b.png", [])):
+        draw_curve(points, 2, "divergence (nats)", tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    draw_curve(curve, 2, "divergence (nats)", tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a.png").read_bytes()
