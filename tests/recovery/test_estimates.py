@@ -1,5 +1,6 @@
 """What is said before a training starts, and the picture afterwards."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +68,7 @@ def test_the_curve_has_a_point_for_every_loss_that_was_logged(tmp_path):
     history = [
         {"loss": 2.0, "step": 1},
         {"eval_loss": 1.5, "step": 2},
-        {"loss": float("nan"), "step": 3},
+        {"loss": math.nan, "step": 3},
         {"epoch": 1},
     ]
     curve = curve_of(history, 3.0)

@@ -211,6 +211,23 @@ def test_nothing_changes_without_data(made):
         optimizer_for(made).recover(RecoveryConfig())
 
 
+def test_held_out_text_is_what_was_named_else_that_of_the_pruning(made, tmp_path):
+    named, pruning = (str(made / name) for name in ("held_out.jsonl", "corpus.jsonl"))
+    plan = SimpleNamespace(settings={"data": {"held_out": [pruning]}})
+    assert len(pipeline.held_out_texts(RecoveryConfig(data="x", held_out=named), plan)) == 6
+    assert len(pipeline.held_out_texts(RecoveryConfig(data="x"), plan)) == 16
+    gone = SimpleNamespace(settings={"data": {"held_out": [str(tmp_path / "gone.jsonl")]}})
+    assert pipeline.held_out_texts(RecoveryConfig(data="x"), gone) == []
+
+
+def test_no_text_that_measures_is_trained_on(made):
+    file = write_lines(
+        made / "measured.jsonl", [{"text": row["prompt"] + row["canonical_solution"]} for row in problems(4)]
+    )
+    optimizer = run(made, max_steps=1, held_out=f"{file}[text]", answers="reference")
+    assert optimizer.pruned.report["recovery"]["data"]["dropped"] == {"overlapping held-out text": 4}
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 
