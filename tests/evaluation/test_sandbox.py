@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -15,13 +16,14 @@ from collections import Counter, OrderedDict, deque
 from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.errors import ConfigurationError
+from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.sandbox import (
     Isolation,
     Limits,
@@ -251,10 +253,16 @@ def test_what_a_program_changes_in_place_is_changed_for_the_test(isolation):
         numbers, table, words = [3, 1, 2], {}, {"a"}
         assert candidate(numbers, table, words=words) is None
         assert numbers == [1, 2, 3] and table == {"n": 3}, (numbers, table)
-        assert candidate([], table, words) is None and words == set()
+        assert words == set()
     """
     (verdict,) = run(isolation, program(body, test))
     assert verdict.passed, verdict
+
+
+def test_helpers_with_a_star_are_there_as_well(isolation):
+    code = "def f(x): return 99\ndef isclose(a, b): return True"
+    (verdict,) = run(isolation, Program(code, "assert isclose(f(1), 2)", "f", "from math import *"))
+    assert verdict.status == "failed", verdict
 
 
 def test_exceptions_cross_as_their_builtin_class(isolation):
@@ -314,15 +322,64 @@ def test_what_cannot_cross_says_so(isolation):
     assert "function is not a plain value: the test cannot give it to the program" in verdict.detail
 
 
+def test_what_was_not_judged_is_told_from_what_is_wrong(isolation):
+    bodies = ["class Big: pass\ndef f(x): return Big()", "def f(x): return 3", "def f(x): return x + 1"]
+    assert [verdict.judged for verdict in run(isolation, *map(program, bodies))] == [False, True, True]
+
+
+def test_the_test_has_numpy_and_the_program_has_not(isolation):
+    test = """
+        import numpy as np
+        assert np.allclose(candidate(1), [2.0, 3.0], rtol=1e-7, atol=1e-6)
+        np.testing.assert_allclose(candidate(1), [2.0, 3.0])
+        assert not isinstance(candidate(1), np.ndarray)
+    """
+    bodies = [
+        "def f(x): return [x + 1.0, x + 2.0]",
+        "def f(x): return [x + 1.0, x + 2.1]",
+        "import numpy\ndef f(x): pass",
+    ]
+    verdicts = run(isolation, *(program(body, test) for body in bodies), workers=1)
+    assert [verdict.status for verdict in verdicts] == ["passed", "failed", "failed"], verdicts
+    assert "No module named 'numpy'" in verdicts[2].detail
+
+
+def test_installed_packages_are_out_of_sight():
+    isolation = best_isolation()
+    if not isolation.bubblewrap:
+        pytest.skip("bubblewrap does not work here")
+    body = """
+        import glob, sys
+        def f(x):
+            prefixes = ("/usr", "/usr/local", sys.base_prefix)
+            return [name for prefix in prefixes for name in glob.glob(prefix + "/lib*/python3*/*-packages/*")]
+    """
+    (verdict,) = run(isolation, program(body, "assert candidate(1) == [], candidate(1)"))
+    assert verdict.passed, verdict
+
+
+def test_a_program_runs_as_python_would_run_it(isolation):
+    """And not as the files of the sandbox are compiled, which have postponed annotations."""
+    undefined = program("def f(x: List[int]): return x + 1")
+    defined = program("def f(x: int): return x + (1 if f.__annotations__['x'] is int else 0)")
+    postponed = program("from __future__ import annotations\ndef f(x: List[int]): return x + 1")
+    verdicts = run(isolation, undefined, defined, postponed)
+    assert [verdict.status for verdict in verdicts] == ["failed", "passed", "passed"]
+    assert "NameError: name 'List' is not defined" in verdicts[0].detail
+
+
 def test_iterators_cross_with_their_first_items(isolation):
     bodies = [
+        "import itertools\ndef f(x): return itertools.chain('01', '2')",
+        "class I:\n    items = list('210')\n    def __iter__(self): return self\n    def __next__(self):\n"
+        "        if not self.items: raise StopIteration\n        return self.items.pop()\ndef f(x): return I()",
         "def f(x): return map(str, range(3))",
         "def f(x):\n    yield from ('0', '1', '2')",
         "def f(x): return iter(['0', '1', '2'])",
         "def f(x): return {'0': 0, '1': 1, '2': 2}.keys()",
     ]
     tests = "assert list(candidate(1)) == ['0', '1', '2']"
-    assert [verdict.detail for verdict in run(isolation, *(program(body, tests) for body in bodies))] == [""] * 4
+    assert [verdict.detail for verdict in run(isolation, *(program(body, tests) for body in bodies))] == [""] * 6
     endless = "import itertools\ndef f(x): return (n for n in itertools.count())"
     taken = "import itertools\nassert list(itertools.islice(candidate(1), 3)) == [0, 1, 2]"
     whole = "assert sum(candidate(1)) > 0"
@@ -432,6 +489,36 @@ def test_whatever_a_program_sends_is_a_plain_value_or_refused(data):
 # --- the host ------------------------------------------------------------------------------------------------------
 
 
+def test_large_tests_wait_for_a_sandbox_that_starts_slowly(isolation, monkeypatch):
+    start = Isolation.command
+
+    def slow(self, *arguments, **options):
+        return ["sh", "-c", 'sleep 1; exec "$@"', "sh", *start(self, *arguments, **options)]
+
+    monkeypatch.setattr(Isolation, "command", slow)
+    large = program("def f(x): return x + 1", "assert candidate(1) == 2  # " + "x" * (1 << 20))
+    (verdict,) = run(isolation, large, limits=Limits(wall_seconds=0.9))
+    assert verdict.passed, verdict
+
+
+def test_a_sandbox_that_does_not_start_is_said_and_leaves_nothing(isolation, monkeypatch):
+    before = len(os.listdir("/proc/self/fd")), set(Path(tempfile.gettempdir()).glob("flab-*"))
+    monkeypatch.setattr(Isolation, "command", lambda *_, **__: ["false"])
+    with pytest.raises(FlabError, match="their sandbox does not start"):
+        run(isolation, *[program("def f(x): return x + 1")] * 4)
+    monkeypatch.setattr(Isolation, "command", lambda *_, **__: ["/no/such/program"])
+    with pytest.raises(FlabError, match="No such file"):
+        run(isolation, *[program("def f(x): return x + 1")] * 4)
+    assert (len(os.listdir("/proc/self/fd")), set(Path(tempfile.gettempdir()).glob("flab-*"))) == before
+
+
+def test_a_machine_with_little_memory_is_not_the_program_s_fault(isolation, monkeypatch):
+    little = psutil.virtual_memory()._replace(available=100 << 20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    (verdict,) = run(isolation, program("import time\ndef f(x):\n    time.sleep(0.6)\n    return x + 1"))
+    assert verdict.passed, verdict
+
+
 def test_details_can_be_printed():
     assert _printable("a\x1b[31m\nb\ud800é") == "a\\x1b[31m\\nb\\ud800é"
     assert len(_printable("x" * 10_000)) == 500
@@ -449,11 +536,11 @@ def test_memory_of_several_processes_is_counted_together():
     parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"])
     try:
         deadline = time.monotonic() + 30
-        while (used := _excess(parent.pid, Limits(memory_bytes=100 << 20))) is None:
+        while (used := _excess(parent.pid, Limits(memory_bytes=100 << 20), 0)) is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert used["status"] == "out of memory"
-        assert _excess(parent.pid, Limits(memory_bytes=1 << 40)) is None
+        assert _excess(parent.pid, Limits(memory_bytes=1 << 40), 0) is None
     finally:
         for process in [*psutil.Process(parent.pid).children(recursive=True), parent]:
             process.kill()

@@ -61,7 +61,7 @@ class Guest:
 
     def load(self, request: dict):
         sys.modules["program"] = self.module
-        exec(compile(self.code, "<program>", "exec"), self.module.__dict__)
+        exec(compile(self.code, "<program>", "exec", dont_inherit=True), self.module.__dict__)
 
     def target(self, request: dict):
         if "name" in request:
@@ -89,6 +89,7 @@ class Guest:
             if "arguments" in request:
                 # what a program changed in place is changed for the test as well
                 answer["arguments"] = encode(request["arguments"], self.keep)
+                answer["keywords"] = encode(request["keywords"], self.keep)
             return answer
         except BaseException as error:
             return {"error": error_message(error)}

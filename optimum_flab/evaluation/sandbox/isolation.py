@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 
 SCRIPTS = Path(__file__).parent
-PRIVATE = "/tmp"
+PRIVATE, PACKAGES = "/tmp", "/packages"
 # Where the host is root, programs get users of their own above this number: a limit on processes does not bind root,
 # and all that such a user started can be ended at once.
 FIRST_USER = 2_000_000_000
@@ -99,20 +100,32 @@ class Isolation:
             return (*OWN_USER, *NOT_STOPPED)
         return (*(("everything that root can do",) if _is_root() else SAME_USER), *NOT_STOPPED)
 
-    def command(self, role: str, control: int, limits: Limits, filter_file: int | None) -> list[str]:
+    def command(
+        self,
+        role: str,
+        control: int,
+        limits: Limits,
+        filter_file: int | None = None,
+        packages: tuple[str, ...] = (),
+    ) -> list[str]:
         """The command line that starts [`serve.py`] as `guest` or `judge`.
 
         Args:
             control (`int`): descriptor of its socket.
             filter_file (`int`, *optional*): descriptor of a file with the filter of [`seccomp.py`].
+            packages (`tuple`): packages of this environment that it can import.
         """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
         # -I would hide the script's own folder
         python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), role]
+        folders = package_folders(packages)
         if self.bubblewrap is None:
-            return python
-        seccomp = [] if filter_file is None else ["--seccomp", str(filter_file)]
-        return [*self._bubblewrap(limits, folder), *seccomp, *python]
+            return [*python, *packages, *sorted({str(path.parent) for path in folders})]
+        options = [] if filter_file is None else ["--seccomp", str(filter_file)]
+        for path in folders:
+            options += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
+        options += ["--remount-ro", "/"]
+        return [*self._bubblewrap(limits, folder), *options, *python, *packages, *([PACKAGES] if packages else [])]
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
@@ -141,7 +154,9 @@ class Isolation:
         for path in ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"):
             command += ["--ro-bind-try", path, path]
         command += ["--perms", "0755", "--size", str(limits.disk_bytes), "--tmpfs", PRIVATE]
-        command += ["--remount-ro", "/", "--chdir", PRIVATE]
+        for path in installed_packages():
+            command += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
+        command += ["--dir", PACKAGES, "--chdir", PRIVATE]
         for name, value in environment(PRIVATE).items():
             command += ["--setenv", name, value]
         return command
@@ -165,6 +180,24 @@ def candidates() -> list[Isolation]:
     users = [True, False] if _is_root() else [False]
     paths = [bubblewrap, None] if bubblewrap else [None]
     return [Isolation(path, own_user) for path in paths for own_user in users]
+
+
+def installed_packages() -> list[str]:
+    """Folders of packages below what a program sees: they may hold the solutions of a benchmark."""
+    prefixes = {Path("/usr"), Path("/usr/local"), *(Path(os.path.realpath(p)) for p in (sys.base_prefix,))}
+    patterns = [f"{lib}/python3*/{name}-packages" for lib in ("lib", "lib64") for name in ("site", "dist")]
+    found = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
+    return sorted(path for path in found if os.path.isdir(path))
+
+
+def package_folders(packages: tuple[str, ...]) -> list[Path]:
+    """Where packages of this environment lie, with the folders of libraries that wheels put beside them."""
+    found = []
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
+            found += [folder, *([libraries] if (libraries := folder.with_name(f"{package}.libs")).is_dir() else [])]
+    return found
 
 
 def _is_root() -> bool:

@@ -48,7 +48,7 @@ def _refuse(name):
     return refuse
 
 
-for _name in """eq ne lt le gt ge bool len iter next contains getitem setitem delitem hash int float index str repr
+for _name in """eq ne lt le gt ge bool len iter contains getitem setitem delitem hash int float index str repr
 format bytes add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow and rand or ror xor rxor
 neg pos abs invert round enter exit""".split():
     setattr(Refusing, f"__{_name}__", _refuse(f"__{_name}__"))
@@ -78,7 +78,8 @@ class Link:
             send(self.socket, request)
             answer = receive(self.socket)
             if "error" not in answer:
-                return decode(answer.get("value"), self.find), decode(answer.get("arguments"), self.find)
+                parts = ("value", "arguments", "keywords")
+                return tuple(decode(answer.get(part), self.find) for part in parts)
         except Closed as error:
             self.ended = self.ended or str(error)
             raise ProgramEnded(self.ended) from None
@@ -91,10 +92,13 @@ class Link:
         self.calls += 1
         sent = self.encode(list(arguments))
         request = {"do": "call", **target, "arguments": sent, "keywords": self.encode(keywords)}
-        value, changed = self.ask(request)
+        value, changed, changed_keywords = self.ask(request)
         if isinstance(changed, list) and len(changed) == len(arguments):
             for mine, theirs in zip(arguments, changed, strict=True):
                 _update(mine, theirs)
+        if isinstance(changed_keywords, dict):
+            for name in keywords.keys() & changed_keywords.keys():
+                _update(keywords[name], changed_keywords[name])
         return value
 
 
@@ -136,9 +140,11 @@ def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
     space = {"__name__": "test"}
     entry = job["entry_point"]
-    helpers, test = compile(job["helpers"], "<helpers>", "exec"), compile(job["test"], "<test>", "exec")
+    helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
+    test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
-    if used & set(helpers.co_names):  # most tests need none of the imports, and importing takes time
+    # most tests need none of the imports, and importing takes time
+    if used & set(helpers.co_names) or "import *" in job["helpers"]:
         exec(helpers, space)
     link.ask({"do": "load"})
     for name in used - set(dir(builtins)) - set(space):
@@ -183,7 +189,7 @@ def verdict(job: dict, link: Link) -> dict:
         elif where:
             detail = f"{detail} in: {where}"
         status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-        return {"status": status, "detail": detail}
+        return {"status": status, "detail": detail, "judged": not isinstance(error, NotPlain)}
 
 
 def serve(job: dict, descriptors: list[int]) -> None:

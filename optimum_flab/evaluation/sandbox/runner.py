@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -30,7 +30,8 @@ from .seccomp import refusing_filter
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed"]
 CHECK_SECONDS = 0.25  # between two looks at what a program uses
-STOP_SECONDS = 5.0  # for a sandbox to end a program
+START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
+PACKAGES_OF_TESTS = ("numpy",)
 LARGEST_VERDICT = 1 << 16
 HEADER = 64  # bytes
 LONGEST_DETAIL = 500  # characters
@@ -72,11 +73,13 @@ class Verdict:
             it ended with an error for want of permission, network or resources; `crashed`: its process ended.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
+        judged (`bool`): false where it failed since the test wants more of an object than can cross.
     """
 
     status: Status
     detail: str
     seconds: float
+    judged: bool = True
 
     @property
     def passed(self) -> bool:
@@ -98,7 +101,9 @@ def run_programs(
     dictionaries, ranges, iterators (their first 100,000 items), and those of `collections`, `datetime`, `decimal` and
     `fractions`. A subclass of one of these crosses as its plain type. Other objects stay in the program's process: a
     test can call them and read and write their attributes, but one that compares them, iterates over them or takes
-    them for true fails, and the verdict says so. Programs have the standard library only.
+    them for true fails, as does one that gives the program a function, and the verdict says that it was not judged;
+    there is no other way to run such a problem. Named tuples cross as tuples. Programs have the standard library only;
+    tests also have numpy.
 
     Args:
         programs (`Sequence` of [`Program`]).
@@ -139,7 +144,7 @@ def run_programs(
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(programs)):
         waiting.put(index)
-    verdicts: list[Verdict | None] = [None] * len(programs)
+    verdicts: dict[int, Verdict] = {}
     stop = threading.Event()
 
     def work() -> None:
@@ -149,9 +154,13 @@ def run_programs(
                     index = waiting.get_nowait()
                 except queue.Empty:
                     return
-                verdicts[index] = seat.run(programs[index], stop)
-                if progress is not None:
-                    progress()
+                try:
+                    verdicts[index] = seat.run(programs[index], stop)
+                    if progress is not None:
+                        progress()
+                except BaseException:
+                    stop.set()
+                    raise
 
     with ThreadPoolExecutor(workers, thread_name_prefix="sandbox") as pool:
         futures = [pool.submit(work) for _ in range(min(workers, len(programs)))]
@@ -161,7 +170,7 @@ def run_programs(
         except BaseException:
             stop.set()
             raise
-    return [verdict for verdict in verdicts if verdict is not None]
+    return [verdicts[index] for index in range(len(programs))]
 
 
 @lru_cache(maxsize=1)
@@ -184,7 +193,7 @@ def works(isolation: Isolation) -> bool:
         for change, status in ((1, "passed"), (2, "failed")):
             try:
                 verdict = seat.run(Program(f"import ast\ndef f(x):\n    return x + {change}\n", test, "f"))
-            except OSError:
+            except FlabError:
                 return False
             if verdict.status != status:
                 return False
@@ -196,32 +205,50 @@ class Sandbox:
 
     Args:
         role (`str`): `guest` or `judge`.
+        packages (`tuple`): packages of this environment that it can import.
+
+    Raises:
+        `OSError`: its process cannot be started.
     """
 
-    def __init__(self, isolation: Isolation, limits: Limits, role: str):
-        self.isolation, self.limits = isolation, limits
+    def __init__(self, isolation: Isolation, limits: Limits, role: str, packages: tuple[str, ...] = ()):
+        self.isolation, self.limits, self.packages = isolation, limits, packages
         self.programs = 0
-        self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
-        if self.folder is not None and isolation.own_user:
-            os.chmod(self.folder, 0o711)
+        self.ready = False
         self.user = FIRST_USER + secrets.randbelow(USERS)
-        self.control, inside = socket.socketpair()
-        self.control.settimeout(STOP_SECONDS)
-        with inside, tempfile.TemporaryFile() as filter_file:
-            steps = refusing_filter() if isolation.bubblewrap else None
-            filter_file.write(steps or b"")
-            filter_file.seek(0)
-            kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
-            self.process = subprocess.Popen(
-                isolation.command(role, kept[0], limits, kept[1] if steps else None),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=kept,
-                start_new_session=True,
-                cwd=self.folder,
-                env=environment(self.folder or PRIVATE),
-            )
+        steps = refusing_filter() if isolation.bubblewrap else None
+        with ExitStack() as stack:
+            self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
+            if self.folder is not None:
+                stack.callback(remove_tree, self.folder)
+                os.chmod(self.folder, 0o711 if isolation.own_user else 0o700)
+            self.control, inside = map(stack.enter_context, socket.socketpair())
+            with inside, tempfile.TemporaryFile() as filter_file:
+                filter_file.write(steps or b"")
+                filter_file.seek(0)
+                kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
+                self.process = subprocess.Popen(
+                    isolation.command(role, kept[0], limits, kept[1] if steps else None, packages),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=kept,
+                    start_new_session=True,
+                    cwd=self.folder,
+                    env=environment(self.folder or PRIVATE),
+                )
+            stack.pop_all()
+
+    def wait_until_ready(self) -> None:
+        """Waits for the first process in the sandbox, which takes a moment to start.
+
+        Raises:
+            `OSError`: it ended, or takes too long.
+        """
+        self.control.settimeout(START_SECONDS)
+        if not self.ready and not self.control.recv(1):
+            raise BrokenPipeError("it ended while it started")
+        self.ready = True
 
     def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
         """Starts a program or a test, which inherits the descriptors."""
@@ -233,6 +260,7 @@ class Sandbox:
 
     def end(self) -> tuple[int | None, bool]:
         """Ends what was started; gives its exit code, where it can be known, and whether the sandbox is as before."""
+        self.control.settimeout(STOP_SECONDS)
         try:
             self.control.sendall(b".")
             answer = self.control.recv(HEADER, socket.MSG_WAITALL)
@@ -269,32 +297,50 @@ class Seat:
         for role in tuple(self.open):
             self._drop(role)
 
-    def _sandbox(self, role: str) -> Sandbox:
+    def _sandbox(self, role: str, packages: tuple[str, ...] = ()) -> Sandbox:
+        if role in self.open and not set(packages) <= set(self.open[role].packages):
+            self._drop(role)
         if role not in self.open:
-            self.open[role] = Sandbox(self.isolation, self.limits, role)
+            self.open[role] = Sandbox(self.isolation, self.limits, role, packages)
         return self.open[role]
 
     def _drop(self, role: str) -> None:
         self.open.pop(role).close()
 
     def run(self, program: Program, stop: threading.Event | None = None) -> Verdict:
-        """Runs one program."""
-        start = time.perf_counter()
-        guest, judge = self._sandbox("guest"), self._sandbox("judge")
-        guest_end, judge_end = socket.socketpair()
-        report, written = os.pipe()
-        try:
-            test = {"test": program.test, "entry_point": program.entry_point, "helpers": program.helpers}
+        """Runs one program.
+
+        Raises:
+            [`FlabError`]: its sandbox cannot be started.
+        """
+        reason = None
+        for _ in range(2):  # without bubblewrap the program before may have ended a sandbox
             try:
-                guest.start({"code": program.code}, [guest_end.fileno()])
-                judge.start(test, [judge_end.fileno(), written])
-                os.close(written)
-                written = -1
-                guest_end.close()
-                judge_end.close()
-                result = _wait(report, guest.process, self.limits, start + self.limits.wall_seconds, stop)
-            except BrokenPipeError:
-                result = {"status": "crashed", "detail": "the sandbox ended before the program started"}
+                return self._run(program, stop)
+            except OSError as error:
+                reason = error
+                for role in tuple(self.open):
+                    self._drop(role)
+        raise FlabError(f"programs cannot be run: their sandbox does not start ({reason})") from reason
+
+    def _run(self, program: Program, stop: threading.Event | None) -> Verdict:
+        packages = tuple(name for name in PACKAGES_OF_TESTS if name in program.test or name in program.helpers)
+        guest, judge = self._sandbox("guest"), self._sandbox("judge", packages)
+        for sandbox in (guest, judge):
+            sandbox.wait_until_ready()
+        start, available = time.perf_counter(), psutil.virtual_memory().available
+        with ExitStack() as stack:
+            guest_end, judge_end = map(stack.enter_context, socket.socketpair())
+            ends = os.pipe()
+            report = stack.enter_context(open(ends[0], "rb", 0))
+            written = stack.enter_context(open(ends[1], "wb", 0))
+            guest.start({"code": program.code}, [guest_end.fileno()])
+            test = {"test": program.test, "entry_point": program.entry_point, "helpers": program.helpers}
+            judge.start(test, [judge_end.fileno(), written.fileno()])
+            for end in (written, guest_end, judge_end):
+                end.close()
+            deadline = start + self.limits.wall_seconds
+            result = _wait(report.fileno(), guest.process, self.limits, deadline, available, stop)
             code, clean = guest.end()
             seconds = time.perf_counter() - start
             if result["status"] == "ended":
@@ -303,19 +349,18 @@ class Seat:
                 self._drop("guest")
             if not judge.end()[1]:
                 self._drop("judge")
-            return Verdict(result["status"], _printable(result["detail"]), seconds)
-        finally:
-            guest_end.close()
-            judge_end.close()
-            for descriptor in (report, written):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            return Verdict(result["status"], _printable(result["detail"]), seconds, result.get("judged", True))
 
 
 def _wait(
-    report: int, guest: subprocess.Popen, limits: Limits, deadline: float, stop: threading.Event | None
-) -> dict[str, str]:
-    """The judge's verdict, or the reason why there is none."""
+    report: int,
+    guest: subprocess.Popen,
+    limits: Limits,
+    deadline: float,
+    available: int,
+    stop: threading.Event | None,
+) -> dict[str, Any]:
+    """The judge's verdict, or the reason why there is none; `available` is the machine's memory at the start."""
     poll = select.poll()
     poll.register(report, select.POLLIN)
     data = b""
@@ -331,7 +376,7 @@ def _wait(
             continue
         if stop is not None and stop.is_set():
             return {"status": "crashed", "detail": "interrupted"}
-        if used := _excess(guest.pid, limits):
+        if used := _excess(guest.pid, limits, available):
             return used
     try:
         return json.loads(data)
@@ -339,10 +384,11 @@ def _wait(
         return {"status": "crashed", "detail": "the process that judges ended without a verdict"}
 
 
-def _excess(pid: int, limits: Limits) -> dict[str, str] | None:
+def _excess(pid: int, limits: Limits, available: int) -> dict[str, str] | None:
     """What a program uses beyond its limits, over all of its processes; rlimits count each process alone."""
     memory = number = 0
-    if psutil.virtual_memory().available < LEAST_AVAILABLE:
+    left = psutil.virtual_memory().available
+    if left < LEAST_AVAILABLE and available - left > limits.memory_bytes // 2:
         return {"status": "out of memory", "detail": "the machine had hardly any memory left"}
     with suppress(psutil.Error):
         for process in psutil.Process(pid).children(recursive=True):

@@ -1,7 +1,8 @@
 """The first process in a sandbox: forks one process for each program, or for each test, and ends it with all it
 started. Starting Python and its common modules once saves most of the time that a program takes.
 
-Usage: `serve.py CONTROL guest|judge`, with the descriptor of a socket on which the host says what to start.
+Usage: `serve.py CONTROL guest|judge [PACKAGE ... FOLDER ...]`, with the descriptor of a socket on which the host says
+what to start, and packages to load from folders.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ def main() -> None:
         # nobody of the same user reads or writes this process or its children, and all they leave is left to it
         prctl(PR_SET_DUMPABLE, 0)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    for name in COMMON_MODULES:
-        __import__(name)
     sys.path.pop(0)
+    packages = sys.argv[3:]
+    sys.path += [folder for folder in packages if os.path.isabs(folder)]
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads would not be there after a fork
+    for name in (*COMMON_MODULES, *(package for package in packages if not os.path.isabs(package))):
+        __import__(name)
     gc.freeze()
+    control.sendall(b".")  # ready
     while True:
         header, descriptors, _, _ = socket.recv_fds(control, LARGEST_HEADER, 4)
         if not header:

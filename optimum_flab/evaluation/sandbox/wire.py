@@ -21,8 +21,6 @@ random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
-_ITERATORS = (type(iter([])), type(iter(())), type(iter("")), type(iter({})), type(iter(range(0))), map, filter, zip)
-_GENERATOR = type(_ for _ in ())
 
 
 class Closed(Exception):
@@ -114,7 +112,7 @@ def _encode_other(value, keep):
         return {"deque": [encode(item, keep) for item in value]}
     if kind in (type({}.keys()), type({}.values()), type({}.items())):
         return {kind.__name__: [encode(item, keep) for item in value]}
-    if kind is _GENERATOR or kind in _ITERATORS or kind in (enumerate, reversed, type(reversed([]))):
+    if hasattr(kind, "__next__"):
         items = list(islice(value, LONGEST_ITERATOR + 1))
         return {
             "iterator": [encode(item, keep) for item in items[:LONGEST_ITERATOR]],
