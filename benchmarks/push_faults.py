@@ -49,7 +49,7 @@ def main() -> None:
     print_result(
         "push_faults",
         pushes_with_a_fault=len(found),
-        requests={name: len({t.request for t in found if t.scenario == name}) for name in SCENARIOS},
+        requests={name: len({trial.number for trial in found if trial.scenario == name}) for name in SCENARIOS},
         faults=list(kinds),
         outcomes=dict(Counter(trial.outcome for trial in found)),
         wrong=sum(bool(trial.wrong) for trial in found),

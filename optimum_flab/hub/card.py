@@ -333,7 +333,7 @@ def lead(report: dict[str, Any], base: str) -> str:
     share = f" **without {1 - after / before:.1%} of its parameters**" if before and after is not None else ""
     return (
         f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned by `optimum-flab`. It is a stock"
-        " checkpoint: whatever runs the base model runs this one, without custom code."
+        " checkpoint, which `transformers` loads without custom code."
     )
 
 

@@ -648,4 +648,5 @@ def scrubbed(text: str) -> str:
 
 
 def _new(target: Target) -> str:
-    return "" if target.files else " (empty)"
+    """That a repository holds nothing yet; the Hub puts `.gitattributes` into new ones."""
+    return "" if set(target.files) - {".gitattributes"} else " (empty)"

@@ -191,6 +191,8 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
         said.append(f"{samples} samples per problem at temperature {at(settings, 'temperature')}")
     if (limit := number_at(settings, "limit")) is not None:
         said.append(f"**only the first {limit:,} problems of each task**")
+    if (tokens := number_at(settings, "max_new_tokens")) is not None:
+        said.append(f"at most {tokens:,} new tokens")
     if (seed := number_at(settings, "seed")) is not None:
         said.append(f"seed {seed}")
     if version := at(evaluation, "versions", "lm_eval"):

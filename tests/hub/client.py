@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 import transformers
 
 from optimum_flab.errors import FlabError
@@ -27,6 +28,11 @@ from optimum_flab.hub.staging import Staged
 
 TESTS = Path(__file__).parent.parent
 RIGHT = "hf_right0000"
+# what takes seconds to import
+PRELOADED = [
+    *("hub.client", "optimum_flab.optimizer", "optimum_flab.hub.card", "transformers.models.qwen2.modeling_qwen2"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "transformers.models.qwen2.tokenization_qwen2"),
+]
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def clients(hub: Any, home: Path) -> Iterator[Client]:
     os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "PYTHONPATH": str(TESTS)}
     client = Client(hub)
-    client.context.set_forkserver_preload(["hub.client", "optimum_flab.loading", "transformers.models.auto"])
+    client.context.set_forkserver_preload(PRELOADED)
     try:
         client.context.Process(target=time.sleep, args=(0,)).start()  # starts the server, with this environment
     finally:
@@ -149,10 +155,15 @@ def push_constant(staged: Staged, repo_id: str, timeout: float = 30.0, **options
 
 
 def load(repo_id: str, revision: str | None = None) -> dict[str, Any]:
-    """The weights of a model on the Hub as numpy arrays, and its tokenizer's vocabulary."""
+    """The weights of a model on the Hub as bytes, and its tokenizer's vocabulary."""
     model = transformers.AutoModelForCausalLM.from_pretrained(repo_id, revision=revision)
     tokenizer = transformers.AutoTokenizer.from_pretrained(repo_id, revision=revision)
-    return {"weights": {name: t.numpy() for name, t in model.state_dict().items()}, "tokens": tokenizer.get_vocab()}
+    weights = {name: tensor_bytes(tensor) for name, tensor in model.state_dict().items()}
+    return {"weights": weights, "tokens": tokenizer.get_vocab()}
+
+
+def tensor_bytes(tensor: Any) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def execute(code: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from optimum_flab.hub.staging import Staged
 
 from .client import Client, push_constant
-from .loopback import Hub
+from .loopback import Blob, Hub
 
 
 REPOSITORY = "me/model"
@@ -56,11 +56,11 @@ class Scenario:
         if self.old is not None:
             hub.add(REPOSITORY, self.old)
 
-    def states(self, hub: Hub) -> tuple[list[Any], Any]:
+    def states(self) -> tuple[list[Any], Any]:
         """The states that count as the old one, and the new one."""
 
         def oids(files: dict[str, bytes]) -> dict[str, str]:
-            return {path: hub.blob(content).oid for path, content in files.items()}
+            return {path: Blob.stored(content).oid for path, content in files.items()}
 
         old = oids(FIRST if self.old is None else self.old)
         kept = {path: oid for path, oid in old.items() if path in ("notes.md", ".gitattributes")}
@@ -87,12 +87,13 @@ class Trial:
     """What came of one fault.
 
     Args:
-        request (`str`): at which it happened.
+        number (`int`), request (`str`): at which it happened.
         outcome (`str`): of the faulty push: `pushed`, `refused` (with a message) or `killed`.
         wrong (`str`): what should not be; empty if nothing.
     """
 
     scenario: str
+    number: int
     request: str
     fault: str
     outcome: str
@@ -104,7 +105,7 @@ def requests_of(hub: Hub, client: Client, scenario: Scenario) -> list[tuple[str,
     for _ in range(2):  # the client's very first request asks for a list that it then keeps
         scenario.prepare(hub)
         client(push_constant, STAGED, REPOSITORY, **scenario.options).result()
-    assert hub.state(REPOSITORY) == scenario.states(hub)[1]
+    assert hub.state(REPOSITORY) == scenario.states()[1]
     return list(hub.requests)
 
 
@@ -112,7 +113,7 @@ def trial(hub: Hub, client: Client, name: str, number: int, request: str, fault:
     """One push with a fault, and the next without."""
     scenario = SCENARIOS[name]
     scenario.prepare(hub)
-    old, new = scenario.states(hub)
+    old, new = scenario.states()
     hub.fault, hub.lasting = (number, fault), lasting
     first = client(push_constant, STAGED, REPOSITORY, timeout=0.3, **scenario.options)
     state, hub.fault, hub.lasting = hub.state(REPOSITORY), None, False
@@ -134,7 +135,7 @@ def trial(hub: Hub, client: Client, name: str, number: int, request: str, fault:
     elif len(hub.repositories[REPOSITORY].commits) != 2:
         wrong.append(f"{len(hub.repositories[REPOSITORY].commits)} commits instead of two")
     kind = f"{fault}, lasting" if lasting else fault
-    return Trial(name, request, kind, outcome, "; ".join(wrong))
+    return Trial(name, number, request, kind, outcome, "; ".join(wrong))
 
 
 def trials(hub: Hub, client: Client, name: str, faults: Callable[[int, str], Sequence[str]]) -> Iterator[Trial]:
