@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +19,7 @@ from .terms import CARD_NAME, Answers, Fetch
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 
 MESSAGE = "Push a model pruned by optimum-flab"
@@ -303,6 +303,15 @@ def holds(remote: Mapping[str, RemoteFile], files: Mapping[str, Path | bytes], c
     )
 
 
+def check_ignored(target: Target, operations: Sequence[CommitOperationAdd]) -> None:
+    """Raises a [`FlabError`] if a repository's `.gitignore` would keep files out of the commit without a word."""
+    if ignored := [operation.path_in_repo for operation in operations if getattr(operation, "_should_ignore", False)]:
+        raise FlabError(
+            f"the .gitignore of {target.repo_id} keeps out {', '.join(ignored)}; change it there, and run the same"
+            " command again"
+        )
+
+
 # --- requests ------------------------------------------------------------------------------------------------------
 
 
@@ -332,8 +341,12 @@ class Conversation:
         """A request with our timeout; the client itself would wait for ever."""
         from huggingface_hub.utils import get_session
 
-        get_session().timeout = self.timeout
-        return call(*arguments, **options)
+        session = get_session()
+        before, session.timeout = session.timeout, self.timeout
+        try:
+            return call(*arguments, **options)
+        finally:
+            session.timeout = before
 
     def account(self) -> dict[str, Any]:
         """Whom the token belongs to.
@@ -471,6 +484,7 @@ class Conversation:
                 create_pr=target.create_pr or None,
                 free_memory=False,
             )
+            check_ignored(target, operations)
             if not target.branch_exists and target.branch != "main":
                 self.ask(
                     self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -398,6 +399,7 @@ class Handler(BaseHTTPRequestHandler):
             if repository.resolve(match[1]) is None:
                 return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
             there = repository.commits[repository.resolve(match[1])]
+            ignored = there[".gitignore"].content.decode().splitlines() if ".gitignore" in there else []
             files = []
             for given in json.loads(body)["files"]:
                 blob = there.get(given["path"])
@@ -406,7 +408,7 @@ class Handler(BaseHTTPRequestHandler):
                     {
                         "path": given["path"],
                         "uploadMode": "lfs" if large else "regular",
-                        "shouldIgnore": False,
+                        "shouldIgnore": any(fnmatch(given["path"], pattern) for pattern in ignored),
                         "oid": None if blob is None else blob.sha256 or blob.oid,
                     }
                 )

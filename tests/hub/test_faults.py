@@ -1,6 +1,6 @@
 """A push with one fault leaves the old state or the new one, and the next push completes.
 
-`benchmarks/push_faults.py` has every fault at every request; here each request gets some of them, the commit all.
+`benchmarks/push_faults.py` has every fault at every request; here each request gets one of them, the commit all.
 """
 
 from __future__ import annotations
@@ -10,16 +10,29 @@ from hub.faults import REPOSITORY, SCENARIOS, STAGED, push_constant, trials
 from hub.loopback import FAULTS
 
 
-def some(number, path):
-    if "/commit/" in path:
-        return (*FAULTS, "reset!", "503!")
-    return [FAULTS[(number + step) % len(FAULTS)] for step in (0, 5)]
+LASTING = ("reset!", "503!")
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_fault_leaves_no_mixture(name, hub, client):
-    found = list(trials(hub, client, name, some))
-    assert len(found) > 30
+def one(number, path):
+    return [LASTING[0] if "/commit/" in path else FAULTS[5 * number % len(FAULTS)]]
+
+
+def all_of_the_commit(number, path):
+    return (*FAULTS, *LASTING) if "/commit/" in path else one(number, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        ("a new repository", one),
+        ("an update", all_of_the_commit),
+        ("a new branch", one),
+        ("a pull request", all_of_the_commit),
+    ],
+)
+def test_a_fault_leaves_no_mixture(name, faults, hub, client):
+    found = list(trials(hub, client, name, faults))
+    assert len(found) > 10
     assert [trial for trial in found if trial.wrong] == []
     assert {trial.outcome for trial in found} == {"pushed", "refused", "killed"}
 

@@ -194,6 +194,13 @@ def test_a_card_on_the_hub_that_somebody_wrote_stays(pruned, hub, client):
     assert b"optimum-flab" in hub.files(NAME)["README.md"]
 
 
+def test_a_gitignore_that_would_keep_the_weights_out(pruned, hub, client):
+    hub.add(NAME, {".gitignore": b"*.safetensors"})
+    error = client(push, str(pruned), NAME, **LICENSED).error
+    assert ".gitignore" in str(error) and "model.safetensors" in str(error)
+    assert set(hub.files(NAME)) == {".gitignore"}
+
+
 def test_metadata_that_the_hub_does_not_accept(pruned, hub, client):
     (pruned / "README.md").write_text("---\nlicense: my-own\n---\n# mine\n", encoding="utf-8")
     error = client(push, str(pruned), NAME).error
