@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .errors import FlabError
 
@@ -60,8 +61,11 @@ def check_writable(folder: str | Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise FlabError(f"output {folder} exists and is not a folder; name another")
     parent = existing_parent(folder)
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder")
+    try:
+        with TemporaryDirectory(dir=parent):
+            pass
+    except OSError as error:
+        raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder") from error
 
 
 def existing_parent(folder: str | Path) -> Path:

@@ -683,9 +683,12 @@ class FlabOptimizer:
 
         Args:
             tasks (`Sequence[str]`): names of tasks.
-            options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`]; both models are computed on
-                the dense one's device and in its dtype.
+            options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`] but `baseline`; both models
+                are computed on the dense one's device and in its dtype (`from_pretrained` loads it in float32, while
+                the command line evaluates in the dtype of the weights).
         """
+        if "baseline" in options:
+            raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
         from .evaluation.harness import evaluate
 
         if self.pruned is None:

@@ -46,10 +46,10 @@ def argument_groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGr
     return parser.add_argument_group("Required arguments"), parser.add_argument_group("Optional arguments")
 
 
-def add_model_arguments(required: _ArgumentGroup, optional: _ArgumentGroup) -> None:
-    """Declare the flags that say which dense model to read."""
+def add_model_arguments(required: _ArgumentGroup, optional: _ArgumentGroup, role: str = "dense model") -> None:
+    """Declare the flags that say which model to read; `role` is what the help calls it."""
     required.add_argument(
-        "-m", "--model", metavar="MODEL", required=True, help="dense model: a Hub id, a local folder, or a GGUF file"
+        "-m", "--model", metavar="MODEL", required=True, help=f"{role}: a Hub id, a local folder, or a GGUF file"
     )
     optional.add_argument("--revision", help="branch, tag or commit of a model on the Hub (default: its main branch)")
     optional.add_argument(

@@ -18,7 +18,7 @@ class BenchCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
-        add_model_arguments(required, optional)
+        add_model_arguments(required, optional, "model to measure, usually a pruned one")
         optional.add_argument(
             "--baseline",
             metavar="MODEL",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Action
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..evaluation.settings import check_settings
 from .base import FlabVerb, add_model_arguments, argument_groups
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Sequence
+
+    from ..evaluation.harness import Evaluation
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +40,7 @@ class EvalCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
-        add_model_arguments(required, optional)
+        add_model_arguments(required, optional, "model to judge, usually a pruned one")
         required.add_argument(
             "--tasks",
             required=True,
@@ -125,10 +129,41 @@ class EvalCommand(FlabVerb):
         args = self.args
         tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
         data = parse_data(args.data)
+        check_settings(
+            tasks,
+            data,
+            limit=args.limit,
+            samples=args.samples,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            batch_size=args.batch_size,
+            max_new_tokens=args.max_new_tokens,
+            seed=args.seed,
+            has_baseline=args.baseline is not None,
+        )
 
+        from ..evaluation.harness import check_output
+
+        if args.output is not None:
+            check_output(args.output, args.overwrite)
+        try:
+            found = self.evaluated(tasks, data)
+        except KeyboardInterrupt:
+            print("\nfinished batches are kept; the same command goes on from there", file=sys.stderr)
+            raise
+        # shown first: a full disk must not cost the user what took hours
+        print(found.to_text())
+        if found.reused:
+            print(f"{found.reused} of {found.reused + found.made} batches were there from before", file=sys.stderr)
+        if args.output is not None:
+            found.save(args.output, overwrite=args.overwrite)
+            print(f"\nresults and samples are in {args.output}")
+
+    def evaluated(self, tasks: list[str], data: dict[str, list[str]]) -> Evaluation:
         from ..evaluation.harness import evaluate
 
-        found = evaluate(
+        args = self.args
+        return evaluate(
             args.model,
             tasks=tasks,
             baseline=args.baseline,
@@ -145,15 +180,10 @@ class EvalCommand(FlabVerb):
             seed=args.seed,
             confirm_run_unsafe_code=args.confirm_run_unsafe_code,
             cache_dir=args.cache_dir,
-            output=args.output,
-            overwrite=args.overwrite,
             revision=args.revision,
             baseline_revision=args.baseline_revision,
             trust_remote_code=args.trust_remote_code,
         )
-        print(found.to_text())
-        if args.output is not None:
-            print(f"\nresults and samples are in {args.output}")
 
 
 def parse_data(given: Sequence[str]) -> dict[str, list[str]]:

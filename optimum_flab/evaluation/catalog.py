@@ -21,11 +21,11 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from ..errors import ConfigurationError, FlabError
 from .comparison import counts_of_k
 from .data import FORMATS
+from .settings import DIVERGENCE
 from .tasks.text import read_texts
 
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
-DIVERGENCE = "divergence"  # needs both models, so it is no task of lm-eval's
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 EXECUTES = ("exec", "eval")  # calls that run what they are given
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
@@ -80,6 +80,7 @@ def load_tasks(
     include_path: str | Path | None = None,
     limit: int | None = None,
     sampling: Sampling = Sampling(),
+    max_new_tokens: int | None = None,
     confirm_run_unsafe_code: bool = False,
 ) -> list[LoadedTask]:
     """Loads tasks and their data.
@@ -106,7 +107,14 @@ def load_tasks(
                     f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, say so with"
                     " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
                 )
-    return [_load(name, manager, data.get(name, ()), limit, sampling) for name in names]
+    loaded = [_load(name, manager, data.get(name, ()), limit, sampling, max_new_tokens) for name in names]
+    repeats = [task.config.repeats for named in loaded for task in named.tasks.values()]
+    if sampling.samples > 1 and names and sampling.samples not in repeats:
+        raise ConfigurationError(
+            f"--samples {sampling.samples}: none of {', '.join(names)} draws programs; leave it out, or name a code"
+            " generation task"
+        )
+    return loaded
 
 
 def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManager:
@@ -202,7 +210,15 @@ def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
         return
     config = _config(entry)
     if _runs_in_sandbox(config, entry):
-        reason = None if config.get("unsafe_code") else "does not say 'unsafe_code: true' although it runs programs"
+        if not config.get("unsafe_code"):
+            raise FlabError(f"task {name!r} runs programs: add 'unsafe_code: true' to {entry.yaml_path}")
+        scored = _reference(config.get("process_results"), entry) or ""
+        if not scored.startswith(f"{__package__}.tasks."):
+            raise FlabError(
+                f"task {name!r} runs programs but does not score their verdicts: add 'process_results: !function"
+                f" {__package__}.tasks.code.score' and the metric pass@1 to {entry.yaml_path}"
+            )
+        reason = None
     else:
         reason = "is marked as running code" if config.get("unsafe_code") else None
     for module in _modules(config, entry):
@@ -256,7 +272,14 @@ def executing_call(module: Path) -> str | None:
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-def _load(name: str, manager: TaskManager, files: Sequence[str], limit: int | None, sampling: Sampling) -> LoadedTask:
+def _load(
+    name: str,
+    manager: TaskManager,
+    files: Sequence[str],
+    limit: int | None,
+    sampling: Sampling,
+    max_new_tokens: int | None,
+) -> LoadedTask:
     entry = manager.task_index[name]
     single = entry.kind is Kind.TASK
     if files and not single:
@@ -266,7 +289,7 @@ def _load(name: str, manager: TaskManager, files: Sequence[str], limit: int | No
             if single:
                 config = load_yaml(entry.yaml_path, resolve_func=True)
                 own = _is_own_loader(config.get("custom_dataset"))
-                task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling))
+                task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling, max_new_tokens))
                 spec, tasks = [task], {name: task}
                 chat_template = bool((config.get("metadata") or {}).get("chat_template"))
             else:
@@ -297,8 +320,9 @@ def _prepared(
     files: Sequence[str],
     limit: int | None,
     sampling: Sampling,
+    max_new_tokens: int | None,
 ) -> dict[str, Any]:
-    """The configuration of a single task with the user's data, limit and sampling in it."""
+    """The configuration of a single task with the user's data, limit, sampling and length in it."""
     prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
     metadata = prepared.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, Mapping) else {"_metadata": metadata} if metadata else {}
@@ -318,6 +342,8 @@ def _prepared(
         options["data_files"] = _beside(options["data_files"], entry.yaml_path.parent)
     if options:
         prepared["dataset_kwargs"] = options
+    if max_new_tokens is not None and prepared.get("generation_kwargs"):
+        prepared["generation_kwargs"] = {**prepared["generation_kwargs"], "max_gen_toks": max_new_tokens}
     if sampling.samples > 1 and metadata.get("sampling"):
         prepared["repeats"] = sampling.samples
         prepared["generation_kwargs"] = {

@@ -234,7 +234,11 @@ def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
         metric = row.metric if row.higher_is_better else f"{row.metric} (less is better)"
         cells = [row.task, metric, f"{row.problems:,}"]
         for name in names:
-            cells.append(_cell(getattr(row, name), percent=name == "retention" or _is_share(row.metric)))
+            if name == "retention":
+                show = "{:.1%}".format if row.higher_is_better else _change
+            else:
+                show = "{:.1%}".format if _is_share(row.metric) else "{:.4g}".format
+            cells.append(_cell(getattr(row, name), show))
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
@@ -245,12 +249,15 @@ def _is_share(metric: str) -> bool:
     return "pass@" in metric or metric in ("exact_match", "robustness_drop", "acc", "acc_norm")
 
 
-def _cell(score: Score | None, percent: bool) -> str:
+def _change(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _cell(score: Score | None, show: Callable[[float], str]) -> str:
     if score is None:
         return "-"
     if math.isnan(score.value):
         return "not a number"
-    show = "{:.1%}".format if percent else "{:.4g}".format
     if score.interval is None:
         return show(score.value)
     low, high = score.interval

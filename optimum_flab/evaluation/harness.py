@@ -37,15 +37,16 @@ from ..loading import (
     read_config,
     weights_hash,
 )
-from ..plan import PLAN_NAME
+from ..plan import PLAN_NAME, PruningPlan
 from ..report import measure_held_out
 from ..settings import DataSettings
 from ..surgery import copy_in
 from . import comparison
-from .catalog import DIVERGENCE, LoadedTask, Sampling, divergence_texts, load_tasks, quiet
+from .catalog import LoadedTask, Sampling, divergence_texts, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
-from .lm import BatchCache, FlabLM, tokenizer_hash
+from .lm import BatchCache, FlabLM, config_hash, tokenizer_hash
 from .sandbox import best_isolation
+from .settings import DIVERGENCE, check_settings, listed
 
 
 RESULTS_NAME = "flab_evaluation.json"
@@ -62,7 +63,7 @@ KNOWN_AGGREGATIONS = {
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | DenseModel
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """What an evaluation found.
 
@@ -84,6 +85,9 @@ class Evaluation:
     reused: int = 0
     made: int = 0
 
+    def __repr__(self) -> str:
+        return self.to_text()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the samples."""
         return {
@@ -94,14 +98,34 @@ class Evaluation:
         }
 
     def to_text(self) -> str:
-        """The table for the terminal; brackets are 95% intervals."""
+        """The table for the terminal; brackets are 95% intervals. Where less is better, retention is the change."""
         paired = "dense" in self.models
         headings = {"dense": "dense", "score": "pruned", "retention": "retention"} if paired else {"score": "score"}
         lines = [
             f"{role}: {model['name']} (weights {model['weights_sha256'][:12]}, {model['dtype']})"
             for role, model in self.models.items()
         ]
-        return "\n".join([*lines, "", comparison.table(self.comparisons, headings)])
+        notes = [f"note: {note}" for note in self.notes()]
+        return "\n".join([*lines, "", comparison.table(self.comparisons, headings), *([""] if notes else []), *notes])
+
+    def notes(self) -> list[str]:
+        """What a reader of the table must know."""
+        found = []
+        for role, tasks in self.samples.items():
+            for task, samples in tasks.items():
+                unjudged = sum(1 for sample in samples if not all(_judged(sample)))
+                if unjudged:
+                    found.append(
+                        f"{task}, {role}: {unjudged} of {len(samples)} problems have a program that counts as failed"
+                        " because the test wants more of a value than can cross to it; see the samples' details"
+                    )
+        if any(row.task == DIVERGENCE for row in self.comparisons):
+            found.append(
+                "divergence is over the vocabulary that is left (lost_mass is what the dense model gave to the rest),"
+                f" computed in {self.settings['divergence_dtype']}, and its bits per byte leave out the first token of"
+                " every text, which perplexity counts"
+            )
+        return found
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the table, its numbers, and lm-eval's results and samples per model.
@@ -124,8 +148,8 @@ class Evaluation:
 
 def evaluate(
     model: Model,
+    tasks: str | Sequence[str],
     *,
-    tasks: Sequence[str],
     baseline: Model | None = None,
     data: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
     include_path: str | Path | None = None,
@@ -154,7 +178,7 @@ def evaluate(
     Args:
         model: the model that is judged: a Hub id, a folder, a GGUF file, or a model with its tokenizer, which then
             stay where they are and in their dtype.
-        tasks (`Sequence[str]`): names of our tasks, of tasks in `include_path`, or of lm-eval's own.
+        tasks (`str` or `Sequence[str]`): names of our tasks, of tasks in `include_path`, or of lm-eval's own.
         baseline (*optional*): the dense model, given like `model`.
         data (`Mapping`, *optional*): for some tasks, the file (for `recode` several) that replaces their data.
         include_path (`str` or `Path`, *optional*): folder with tasks of your own, a YAML and its data each.
@@ -170,6 +194,8 @@ def evaluate(
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/evaluation` in the folder of the Hugging
             Face cache (`HF_HOME`).
         output (`str` or `Path`, *optional*): folder to write the results to.
+        overwrite (`bool`): whether an evaluation that is there may be replaced.
+        trust_remote_code (`bool`): run the Python code that a model's repository brings.
         revision, baseline_revision (`str`, *optional*): branch, tag or commit of models on the Hub.
 
     Returns:
@@ -181,11 +207,15 @@ def evaluate(
             needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of it before weights are
             read, where that is possible.
     """
-    names = list(dict.fromkeys(tasks))
-    files = {name: _listed(given) for name, given in (data or {}).items()}
+    if data is not None and not isinstance(data, Mapping):
+        raise ConfigurationError(
+            f"data {data!r} is not a mapping from tasks to files, such as {{'humaneval': 'x.jsonl'}}"
+        )
+    names = list(dict.fromkeys(name for given in listed(tasks) for name in map(str.strip, given.split(",")) if name))
+    files = {name: listed(given) for name, given in (data or {}).items()}
     check_settings(
         names, files, limit=limit, samples=samples, temperature=temperature, top_p=top_p, batch_size=batch_size,
-        max_new_tokens=max_new_tokens, has_baseline=baseline is not None,
+        max_new_tokens=max_new_tokens, seed=seed, has_baseline=baseline is not None,
     )  # fmt: skip
     if output is not None:
         check_output(output, overwrite)
@@ -197,6 +227,7 @@ def evaluate(
         include_path=include_path,
         limit=limit,
         sampling=Sampling(samples, temperature, top_p),
+        max_new_tokens=max_new_tokens,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
     if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
@@ -212,6 +243,8 @@ def evaluate(
     for source in sources.values():
         check_chat_template(source, loaded)
 
+    if texts is not None:
+        kept = kept_tokens(sources["dense"], sources["pruned"])
     cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir())
     cache.prepare()
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -229,7 +262,10 @@ def evaluate(
                 max_new_tokens=max_new_tokens,
                 seed=seed,
             )
-        runs[role] = [run_task(lm, task, seed, confirm_run_unsafe_code) for task in loaded]
+        runs[role] = []
+        for task in loaded:
+            lm.doing = f" ({role}, {task.name})"
+            runs[role].append(run_task(lm, task, seed, confirm_run_unsafe_code))
         del lm, judged
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -242,7 +278,7 @@ def evaluate(
     if texts is not None:
         # by default in float32, in which pruning measures it too
         dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
-        rows += measure_divergence(dense, pruned, texts, batch_size)
+        rows += measure_divergence(dense, pruned, kept, texts, batch_size)
     settings = {
         "tasks": names,
         "data": files,
@@ -252,6 +288,7 @@ def evaluate(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
+        **({"divergence_dtype": str(dtype or torch.float32).removeprefix("torch.")} if texts is not None else {}),
     }
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
@@ -269,42 +306,6 @@ def evaluate(
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
-
-
-def check_settings(
-    names: Sequence[str],
-    files: Mapping[str, Sequence[str]],
-    *,
-    limit: int | None,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    batch_size: int,
-    max_new_tokens: int | None,
-    has_baseline: bool,
-) -> None:
-    """Raises a [`ConfigurationError`] if a setting is out of range or means nothing."""
-    if not names:
-        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
-    if limit is not None and limit < 1:
-        raise ConfigurationError(f"--limit {limit} leaves no problems; give at least 1, or leave it out")
-    for flag, number in (("--samples", samples), ("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
-        if number is not None and number < 1:
-            raise ConfigurationError(f"{flag} {number} is too small; give at least 1")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigurationError(f"--temperature {temperature} is not above 0; for greedy completions use --samples 1")
-    if not 0 < top_p <= 1:
-        raise ConfigurationError(f"--top-p {top_p} is not above 0 and at most 1")
-    for name in files:
-        if name not in names:
-            raise ConfigurationError(
-                f"--data {name}={files[name][0]}: task {name!r} is not among those asked for ({', '.join(names)})"
-            )
-    if DIVERGENCE in names:
-        if not has_baseline:
-            raise ConfigurationError("task 'divergence' compares two models; name the dense one with --baseline")
-        if not files.get(DIVERGENCE):
-            raise ConfigurationError("task 'divergence' measures on text that you name; give --data divergence=SOURCE")
 
 
 def check_output(folder: str | Path, overwrite: bool) -> None:
@@ -338,10 +339,6 @@ def default_cache_dir() -> Path:
     from huggingface_hub.constants import HF_HOME
 
     return Path(HF_HOME, "optimum_flab", "evaluation")
-
-
-def _listed(given: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(given)] if isinstance(given, (str, Path)) else [str(path) for path in given]
 
 
 # --- models --------------------------------------------------------------------------------------------------------
@@ -425,6 +422,7 @@ class ModelSource:
             "name": dense.name,
             "revision": dense.revision,
             "weights_sha256": digest,
+            "config_sha256": config_hash(model),
             "tokenizer_sha256": tokenizer_hash(dense.tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
@@ -546,7 +544,7 @@ def merge_results(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any],
 
 
 def measure_divergence(
-    dense: ModelSource, pruned: ModelSource, texts: Sequence[str], batch_size: int
+    dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[str], batch_size: int
 ) -> list[Comparison]:
     """Divergence and bits per byte of both models on texts; holds both in memory."""
     before, after = dense.load(), pruned.load()
@@ -556,7 +554,7 @@ def measure_divergence(
         after.model,
         after.tokenizer,
         architecture_for(before.model.config),
-        kept_tokens(dense, pruned),
+        kept,
         texts,
         DataSettings(batch_size=batch_size),
     )
@@ -574,10 +572,19 @@ def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
     Raises:
         [`FlabError`]: the pruned model has tokens that the dense one lacks.
     """
+    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
     plan = pruned.files.folder / PLAN_NAME if pruned.files is not None else None
     if plan is not None and plan.is_file():
-        return json.loads(plan.read_text(encoding="utf-8"))["kept_tokens"]
-    ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
+        kept = PruningPlan.load(plan).kept_tokens
+        names = {number: name for name, number in ids.items()}
+        at = range(len(own)) if kept is None else kept
+        wrong = [name for name, number in own.items() if number >= len(at) or names.get(at[number]) != name]
+        if wrong:
+            raise FlabError(
+                f"task 'divergence': {PLAN_NAME} of {pruned.name!r} was not made from {dense.name!r}: their tokens"
+                f" differ ({wrong[0]!r}, for one); name the model that it was pruned from as the baseline"
+            )
+        return kept
     if own == ids:
         return None
     names = sorted(own, key=own.get)
@@ -598,6 +605,14 @@ def _as_json(value: Any, indent: int | None = None) -> str:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(_as_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _judged(sample: Mapping[str, Any]) -> Iterator[bool]:
+    """Of each program of a sample whether it was judged; nothing for samples of other tasks."""
+    for verdicts in sample.get("filtered_resps") or ():
+        for verdict in verdicts if isinstance(verdicts, (list, tuple)) else [verdicts]:
+            if isinstance(verdict, Mapping):
+                yield bool(verdict.get("judged", True))
 
 
 def _file_name(task: str) -> str:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 LOGITS_AT_ONCE = 1 << 28  # bounds the logits of a scoring batch: 1 GiB in float32
 WINDOW = 1024  # most tokens of a text that are scored in one go
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
+ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
+CACHE_FORMAT = 1  # of batches; one more whenever generating, cutting or scoring changes
 
 
 @dataclass
@@ -121,7 +123,7 @@ class HasStopString(StoppingCriteria):
         rows = torch.nonzero(~self.done).flatten()
         if len(rows):
             ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
-            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True)
+            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             found = [any(stop in text for stop in self.stops) for text in texts]
             self.done[rows] = torch.tensor(found, device=input_ids.device)
         return self.done
@@ -180,15 +182,19 @@ class FlabLM(HFLM):
         self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
         ends = model.generation_config.eos_token_id
         ends = [ends] if isinstance(ends, int) else list(ends or [])
+        self.doing = ""  # what the progress bars say beside the step
         self.end_ids = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
         self.identity = {
+            "format": CACHE_FORMAT,
             "weights": weights_hash,
+            "config": config_hash(model),
             "tokenizer": tokenizer_hash(tokenizer),
             "dtype": str(model.dtype),
             "device": model.device.type,
             "attention": getattr(model.config, "_attn_implementation", None),
             "torch": version("torch"),
             "transformers": version("transformers"),
+            "lm_eval": version("lm_eval"),
         }
 
     def get_model_info(self) -> dict[str, Any]:
@@ -213,7 +219,7 @@ class FlabLM(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Completions of prompts, each cut at its first stop string."""
         texts: list[str] = [""] * len(requests)
-        with tqdm(total=len(requests), desc="Generating", unit="request", dynamic_ncols=True) as bar:
+        with tqdm(total=len(requests), desc=f"Generating{self.doing}", unit="request", dynamic_ncols=True) as bar:
             for batch in self.generation_batches(requests):
                 completions = self.cache.get(self._generation_key(batch), lambda batch=batch: self._complete(batch))
                 for index, completion in zip(batch.indices, completions, strict=True):
@@ -276,11 +282,17 @@ class FlabLM(HFLM):
                 generation_config=config,
                 stopping_criteria=[HasStopString(self.tokenizer, stops, width)] if stops else None,
             )
-        return [cut(self._text(row), stops) for row in output[:, width:].tolist()]
+        completions = zip(batch.prompts, output[:, width:].tolist(), strict=True)
+        return [cut(self._text(prompt, ids), stops) for prompt, ids in completions]
 
-    def _text(self, ids: list[int]) -> str:
+    def _text(self, prompt: list[int], ids: list[int]) -> str:
+        """A completion as text, read behind the end of its prompt: some decoders strip the space of a first token."""
         end = min((ids.index(token) for token in self.end_ids if token in ids), default=len(ids))
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        before, whole = (self._decoded(prompt[-ANCHOR:] + more) for more in ([], ids[:end]))
+        return whole[len(before) :] if whole.startswith(before) else self._decoded(ids[:end])
+
+    def _decoded(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _generation_config(self, settings: Mapping[str, Any], new_tokens: int) -> GenerationConfig:
         """Nothing but what is asked for: what a checkpoint would rather do stays out."""
@@ -322,7 +334,7 @@ class FlabLM(HFLM):
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         found: list[Any] = [None] * len(requests)
-        with tqdm(total=len(requests), desc="Scoring", unit="request", dynamic_ncols=True) as bar:
+        with tqdm(total=len(requests), desc=f"Scoring{self.doing}", unit="request", dynamic_ncols=True) as bar:
             for chosen in self._scoring_batches(requests):
                 rows = [requests[index] for index in chosen]
                 key = {
@@ -373,6 +385,14 @@ def _seeded(device: torch.device, name: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def config_hash(model: PreTrainedModel) -> str:
+    """Hex SHA-256 of the configuration, which decides what weights compute."""
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "dtype"):
+        config.pop(name, None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

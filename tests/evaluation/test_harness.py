@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import harness
 from optimum_flab.evaluation.lm import BatchCache, FlabLM, HasStopString, batches_by_length, cut, tokenizer_hash
 from optimum_flab.loading import weights_hash
+from optimum_flab.plan import PruningPlan
 
 
 VOCABULARY = 600
@@ -135,7 +137,6 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
         "clean_pass@1",
         "robust_pass@1",
         "robustness_drop",
-        "pass@1[clean]",
         "pass@1[docstring_comments]",
         "pass@1[docstring_quotes]",
         "pass@1[function_name]",
@@ -189,6 +190,27 @@ def test_a_second_run_reads_everything_from_the_cache(run, dense, tokenizer):
     assert first.samples == second.samples
     third = run((dense, tokenizer), "cruxeval_output", batch_size=3)
     assert third.reused == 0
+
+
+def test_two_configurations_of_the_same_weights_share_no_batch(run, dense, tokenizer, tmp_path):
+    other = type(dense)(type(dense.config).from_dict({**dense.config.to_dict(), "rms_norm_eps": 0.1}))
+    other.load_state_dict(dense.state_dict())
+    other.generation_config = dense.generation_config
+    first = run((dense, tokenizer), "cruxeval_output")
+    second = run((other.eval(), tokenizer), "cruxeval_output")
+    assert (first.reused, second.reused) == (0, 0)
+    a, b = (found.models["model"] for found in (first, second))
+    assert a["weights_sha256"] == b["weights_sha256"]
+    assert a["config_sha256"] != b["config_sha256"]
+
+
+def test_a_plan_of_another_dense_model_is_refused_before_anything_is_generated(run, checkpoint, no_weights, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "pruned")
+    shuffled = list(range(VOCABULARY))[::-1]
+    plan = PruningPlan("x", None, "0" * 64, "0" * 64, shuffled, VOCABULARY, [0, 1, 2, 3], {}, "float32", {}, {})
+    plan.save(folder)
+    with pytest.raises(FlabError, match="was not made from"):
+        run(folder, "divergence", baseline=checkpoint, data={"divergence": str(folder / "config.json")})
 
 
 def test_a_checkpoint_has_one_hash_whatever_it_is_computed_in(run, dense, tokenizer, tmp_path):
@@ -314,10 +336,12 @@ def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint
     [
         ([], {}, "no task was named"),
         (["openeval"], {"limit": 0}, "--limit 0 leaves no problems"),
-        (["openeval"], {"samples": 0}, "--samples 0 is too small"),
-        (["openeval"], {"batch_size": 0}, "--batch-size 0 is too small"),
-        (["openeval"], {"max_new_tokens": -1}, "--max-new-tokens -1 is too small"),
+        (["openeval"], {"samples": 0}, "--samples 0 is not a whole number of at least 1"),
+        (["openeval"], {"batch_size": 0}, "--batch-size 0 is not a whole number of at least 1"),
+        (["openeval"], {"max_new_tokens": -1}, "--max-new-tokens -1 is not a whole number of at least 1"),
         (["openeval"], {"temperature": 0.0}, "--temperature 0.0 is not above 0"),
+        (["openeval"], {"seed": -1}, "--seed -1 is not between 0 and 4294967295"),
+        (["openeval"], {"data": "x.jsonl"}, "data 'x.jsonl' is not a mapping from tasks to files"),
         (["openeval"], {"top_p": 1.5}, "--top-p 1.5 is not above 0 and at most 1"),
         (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for"),
         (["openeval"], {"data": {"openeval": ["x", "y"]}}, "--data openeval: 2 files were given"),

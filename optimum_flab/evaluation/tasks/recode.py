@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FlabError
 from ..data import CODE, as_dataset, checked, located, read_file
 from .code import humaneval_rows
-from .perturbations import ON_THE_FLY
+from .perturbations import ON_THE_FLY, renamed
 
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
     """The perturbed prompts of a file by problem; there may be several of one problem."""
     rows = read_file(path)
     found: dict[str, list[dict[str, Any]]] = {}
-    for row, document in zip(rows, checked(rows, CODE), strict=True):
+    for row, document in zip(rows, checked(rows, CODE, unique=False), strict=True):
         if document["task_id"] not in clean:
             raise FlabError(
                 f"{row.place}: field 'task_id' is malformed: there is no clean problem {document['task_id']!r};"
@@ -84,7 +84,9 @@ def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict
         for name, change in ON_THE_FLY.items():
             if changed := change(row["prompt"], row["entry_point"]):
                 prompt, entry_point = changed
-                document = {**row, "prompt": prompt, "entry_point": entry_point, "variant": name}
+                # a test may call the function by its name as well
+                test = renamed(row["test"], row["entry_point"], entry_point)
+                document = {**row, "prompt": prompt, "entry_point": entry_point, "test": test, "variant": name}
                 made.setdefault(problem, []).append(document)
     return made
 
@@ -116,5 +118,5 @@ def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> di
         "clean_pass@1": item,
         "robust_pass@1": item,
         "robustness_drop": item,
-        f"pass@1[{doc['variant']}]": passed,
+        **({f"pass@1[{doc['variant']}]": passed} if doc["perturbed"] else {}),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FlabError
+from ...errors import ConfigurationError
 from ..data import as_dataset
 
 
@@ -17,7 +17,7 @@ def read_texts(task: str, sources: str | list[str] | None) -> list[str]:
     from ...calibration import read_sources
 
     if not sources:
-        raise FlabError(f"task {task!r} measures on text that you name; give it with --data {task}=SOURCE")
+        raise ConfigurationError(f"task {task!r} measures on text that you name; give it with --data {task}=SOURCE")
     named = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     return [document.text for document in read_sources(named).documents]
 
