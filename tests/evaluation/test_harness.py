@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import torch
 from conftest import PROSE, TEXTS, byte_level_tokenizer, tiny_model
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tokenizers import decoders
 from transformers import GenerationConfig
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
@@ -209,8 +211,9 @@ def test_a_plan_of_another_dense_model_is_refused_before_anything_is_generated(r
     shuffled = list(range(VOCABULARY))[::-1]
     plan = PruningPlan("x", None, "0" * 64, "0" * 64, shuffled, VOCABULARY, [0, 1, 2, 3], {}, "float32", {}, {})
     plan.save(folder)
+    (tmp_path / "text.txt").write_text("x = 1\n", encoding="utf-8")
     with pytest.raises(FlabError, match="was not made from"):
-        run(folder, "divergence", baseline=checkpoint, data={"divergence": str(folder / "config.json")})
+        run(folder, "divergence", baseline=checkpoint, data={"divergence": str(tmp_path / "text.txt")})
 
 
 def test_a_checkpoint_has_one_hash_whatever_it_is_computed_in(run, dense, tokenizer, tmp_path):
@@ -429,6 +432,17 @@ def test_greedy_completions_are_those_of_generate_cut_at_the_first_stop_string(d
         whole = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         assert completion == cut(whole, stops)
     assert any(found)
+
+
+def test_a_completion_keeps_the_space_that_a_decoder_strips_from_first_tokens(dense, tokenizer, tmp_path):
+    """As those of Llama 2 and Mistral do."""
+    stripping = copy.deepcopy(tokenizer)
+    stripping.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    lm = FlabLM(dense, stripping, weights_hash="x", cache=BatchCache(tmp_path))
+    completion = "    total = a\n    return total"
+    prompt, ids = (stripping(text)["input_ids"] for text in ("def add(a):\n", completion))
+    assert stripping.decode(ids) == completion[1:]
+    assert lm._text(prompt, ids) == completion
 
 
 def test_a_row_ends_once_its_new_text_holds_a_stop_string(tokenizer):
