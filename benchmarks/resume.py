@@ -1,7 +1,7 @@
 """`flab eval --baseline` killed half-way and started again, against a run that nothing stopped.
 
-Both runs have a cache of their own, empty at first. The first is killed (SIGKILL) once half of the batches of both
-models are in its cache. What is compared is the table's numbers (`scores` of `flab_evaluation.json`) and the samples.
+Both runs have a cache of their own, empty at first. The first is killed (SIGKILL) once a quarter of all batches is in
+its cache, in the middle of the dense model's, started again, killed at three quarters, and started again. What is compared is the table's numbers (`scores` of `flab_evaluation.json`) and the samples.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ def main() -> None:
 
         expected = 2 * math.ceil(args.limit / args.batch_size)
         cache = folder / "cache-resumed"
-        process = subprocess.Popen(command("resumed"))
-        while batches(cache) < expected // 2 and process.poll() is None:
-            time.sleep(0.1)
-        process.kill()
-        process.wait()
-        at_kill = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
+        at_kill: dict[Path, int] = {}
+        kills = []
+        for share in (1, 3):
+            process = subprocess.Popen(command("resumed"))
+            while batches(cache) < share * expected // 4 and process.poll() is None:
+                time.sleep(0.1)
+            process.kill()
+            process.wait()
+            kills.append(batches(cache))
+            at_kill |= {path: path.stat().st_mtime_ns for path in cache.rglob("*.json") if path not in at_kill}
         finished_before_kill = (folder / "resumed").exists()
         start = time.perf_counter()
         subprocess.run(command("resumed"), check=True)
@@ -70,7 +74,7 @@ def main() -> None:
             baseline=args.baseline,
             problems=args.limit,
             batches=expected,
-            batches_at_kill=len(at_kill),
+            batches_at_kills=kills,
             killed_before_the_end=not finished_before_kill,
             batches_made_again=rewritten,
             same_table=scores["resumed"] == scores["whole"],

@@ -17,16 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from common import humaneval_problems, print_result, progress
 
 from optimum_flab.evaluation.sandbox import Program, best_isolation, run_programs
-
-
-def helpers(problem: dict[str, str]) -> str:
-    """What the prompt brings before the function: imports, and functions that the test may use."""
-    return problem["prompt"].split(f"def {problem['entry_point']}(")[0]
+from optimum_flab.evaluation.tasks.code import completed
 
 
 def canonical(problem: dict[str, str]) -> Program:
-    code = problem["prompt"] + problem["canonical_solution"]
-    return Program(code, problem["test"], problem["entry_point"], helpers(problem))
+    """The solution as a completion, put together as evaluation does."""
+    return completed(problem, problem["canonical_solution"])
 
 
 class _Replace(ast.NodeTransformer):
