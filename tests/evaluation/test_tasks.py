@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -518,6 +519,14 @@ def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):
     (tmp_path / "mine.yaml").write_text(unscored, encoding="utf-8")
     with pytest.raises(FlabError, match="does not score their verdicts: add 'process_results: !function"):
         load("my_code", include_path=tmp_path)
+
+
+def test_the_example_of_a_task_works():
+    (loaded,) = load("word_problems", include_path=Path(__file__).parents[2] / "examples" / "tasks")
+    docs = list(loaded.tasks["word_problems"].eval_docs)
+    right = ["    return len(text.split())\n", "    return max(text.split(), key=len, default='')\n"]
+    verdicts = code.run_completions([[solution, "    return 1\n"] for solution in right], docs)
+    assert [[verdict["passed"] for verdict in both] for both in verdicts] == [[True, False]] * 2
 
 
 @pytest.mark.parametrize(
