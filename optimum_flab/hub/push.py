@@ -111,9 +111,10 @@ class Push:
         target, changes = self.target, self.changes
         new = "" if target.exists else " (new)"
         where = f"{target.repo_id}{new}, {'a pull request to ' * target.create_pr}branch {target.branch}"
+        sent, deleted = ("to send", "to delete") if self.url is None else ("sent", "deleted")
         lines = [
-            f"{where}: {len(changes.send)} files of {self.size / 1e6:,.1f} MB to send, {len(changes.unchanged)} there"
-            f" already, {len(changes.delete)} to delete, {len(changes.keep)} kept"
+            f"{where}: {len(changes.send)} files of {self.size / 1e6:,.1f} MB {sent}, {len(changes.unchanged)} there"
+            f" already, {len(changes.delete)} {deleted}, {len(changes.keep)} kept"
         ]
         lines += [f"  + {path}" for path in changes.send]
         lines += [f"  - {path}" for path in changes.delete]
@@ -223,7 +224,7 @@ def push_staged(
         return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes)
     if create_pr and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
         notes = (*staged.notes, "a pull request with this very content is open already")
-        return Push(found, target, changes, 0, notes)
+        return Push(found, target, Changes((), tuple(staged.files), (), changes.keep), 0, notes)
     before = target
     if not target.exists:
         hub.create(repo_id, private)
