@@ -45,7 +45,7 @@ from . import comparison
 from .catalog import LoadedTask, Sampling, divergence_texts, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
 from .lm import BatchCache, FlabLM, config_hash, tokenizer_hash
-from .sandbox import best_isolation
+from .sandbox import best_isolation, warn_of
 from .settings import DIVERGENCE, check_settings, listed
 
 
@@ -111,6 +111,8 @@ class Evaluation:
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
         found = []
+        if self.settings.get("isolation") == "degraded":
+            found.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
                 unjudged = sum(1 for sample in samples if not all(_judged(sample)))
@@ -230,8 +232,10 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
+    isolation = None
     if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
-        best_isolation()  # refused now, not after hours of generation
+        isolation = best_isolation()  # refused now, not after hours of generation
+        warn_of(isolation)
     texts = divergence_texts(files.get(DIVERGENCE, ()), limit) if DIVERGENCE in names else None
 
     given = {"model": (model, revision)}
@@ -288,6 +292,7 @@ def evaluate(
         "batch_size": batch_size,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
+        "isolation": None if isolation is None else isolation.name,
         **({"divergence_dtype": str(dtype or torch.float32).removeprefix("torch.")} if texts is not None else {}),
     }
     merged = {role: merge_results(results) for role, results in runs.items()}

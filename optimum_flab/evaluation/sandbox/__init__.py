@@ -9,7 +9,7 @@ by how it exits, or by the objects that it returns.
 """
 
 from .isolation import Isolation, Limits, candidates
-from .runner import Program, SandboxWarning, Verdict, best_isolation, run_programs, works
+from .runner import Program, SandboxWarning, Verdict, best_isolation, run_programs, warn_of, works
 
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "best_isolation",
     "candidates",
     "run_programs",
+    "warn_of",
     "works",
 ]

@@ -133,14 +133,7 @@ def run_programs(
     if not programs:
         return []
     isolation = isolation or best_isolation()
-    if isolation.not_stopped:
-        warnings.warn(
-            "bubblewrap is not installed or does not work here, so programs run with resource limits only. Not "
-            f"stopped: {'; '.join(isolation.not_stopped)}. Install bubblewrap, or use a machine you can afford to "
-            "lose",
-            SandboxWarning,
-            stacklevel=2,
-        )
+    warn_of(isolation)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(programs)):
         waiting.put(index)
@@ -171,6 +164,18 @@ def run_programs(
             stop.set()
             raise
     return [verdicts[index] for index in range(len(programs))]
+
+
+def warn_of(isolation: Isolation) -> None:
+    """Warns with a [`SandboxWarning`] of what an isolation does not stop."""
+    if isolation.not_stopped:
+        warnings.warn(
+            "bubblewrap is not installed or does not work here, so programs run with resource limits only. Not "
+            f"stopped: {'; '.join(isolation.not_stopped)}. Install bubblewrap, or use a machine you can afford to "
+            "lose",
+            SandboxWarning,
+            stacklevel=3,
+        )
 
 
 @lru_cache(maxsize=1)
