@@ -5,8 +5,8 @@
 
 What follows `--` goes to `optimum-cli flab recover`, and `--confirm-run-unsafe-code` with it where programs may run.
 The time is that of the whole command, from start to exit; the memory the largest sum over its process tree (PSS: a
-page shared by several processes counts once), sampled every second. Divergences are those of the recovery's own report,
-on text that it neither trained on nor chose a checkpoint by.
+page shared by several processes counts once), sampled every second. Divergences are those of the recovery's own
+report, on text that it neither trained on nor chose a checkpoint by.
 
 `--plain FOLDER` runs it a second time into that folder, as plain fine-tuning on the reference answers (cross-entropy
 alone, no closed-form step) with the same sequences per step and as many steps, and prints both.
