@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +51,7 @@ def main() -> None:
         at_kill: dict[Path, int] = {}
         kills = []
         for share in (1, 3):
-            process = subprocess.Popen(command("resumed"))
+            process = subprocess.Popen(command("resumed"), stdout=sys.stderr)
             while batches(cache) < share * expected // 4 and process.poll() is None:
                 time.sleep(0.1)
             process.kill()
@@ -59,11 +60,11 @@ def main() -> None:
             at_kill |= {path: path.stat().st_mtime_ns for path in cache.rglob("*.json") if path not in at_kill}
         finished_before_kill = (folder / "resumed").exists()
         start = time.perf_counter()
-        subprocess.run(command("resumed"), check=True)
+        subprocess.run(command("resumed"), check=True, stdout=sys.stderr)
         resumed_seconds = time.perf_counter() - start
         rewritten = sum(path.stat().st_mtime_ns != before for path, before in at_kill.items())
         start = time.perf_counter()
-        subprocess.run(command("whole"), check=True)
+        subprocess.run(command("whole"), check=True, stdout=sys.stderr)
         whole_seconds = time.perf_counter() - start
         scores = {
             name: json.loads((folder / name / "flab_evaluation.json").read_text())["scores"]
