@@ -409,13 +409,15 @@ def _excess(pid: int, limits: Limits, available: int) -> dict[str, str] | None:
 
 def _ending(code: int | None, detail: str, limits: Limits, seconds: float) -> dict[str, str]:
     """The verdict on a program whose process ended by itself, `seconds` after its start."""
+    if detail != "gone":  # it is ended for what it did on the socket; how it then ended is the host's doing
+        return {"status": "crashed", "detail": detail}
     number = -code if code is not None and code < 0 else 0
     if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= limits.cpu_seconds):
         return {"status": "timed out", "detail": f"more than {limits.cpu_seconds} s of processor time"}
     if number > 0:
         with suppress(ValueError):
             return {"status": "crashed", "detail": f"ended by {signal.Signals(number).name}"}
-    return {"status": "crashed", "detail": detail if detail != "gone" else f"ended with exit code {code}"}
+    return {"status": "crashed", "detail": f"ended with exit code {code}"}
 
 
 def remove_tree(folder: str) -> None:
