@@ -4,7 +4,9 @@ Two streams of hidden states go up side by side, that of the dense model and tha
 layers below already refitted. Layer by layer the attention's output projection and the FFN's are refitted so that the
 pruned stream is as near to the dense one as they can make it, at the place where the pruned model's next layer reads
 it: behind removed layers, whose linear part is so folded into the projection before them. A bias of the projection and
-the scale of the final norm are refitted too. The weights are pulled towards those there are.
+the scale of the final norm are refitted too. The weights are pulled towards those there are, and a projection that
+reads more numbers than the tokens can tell apart is left as it is. (Where a norm stands between the FFN and the
+stream, only the final norm is refitted.)
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ..calibration import PackedTokens
 from ..layerwise import layer_inputs, run_layer
 
 
+TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise
 PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
 
 
@@ -114,9 +117,8 @@ def refit(
                 architecture.attention_out, layer, index, architecture.ffn_norm, middle, stream, inputs, masks
             )
             del middle
-            _refit_output(
-                f"{architecture.mlp}.{architecture.neuron_out}", layer, index, None, wanted, stream, inputs, masks
-            )
+            out = f"{architecture.mlp}.{architecture.neuron_out}"
+            _refit_output(out, layer, index, None, wanted, stream, inputs, masks)
         stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
         tick()
     _refit_final_norm(
@@ -144,6 +146,8 @@ def _refit_output(
         read_by (`str`, *optional*): the norm that reads the stream behind it; `None`: the next layer does.
     """
     projection = layer.get_submodule(name)
+    if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * projection.weight.shape[1]:
+        return
     problem = LeastSquares(projection.weight)
     error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
     reader = layer.get_submodule(read_by) if read_by else projection
@@ -189,3 +193,16 @@ def norm_offset(norm: nn.Module) -> float:
     flat = torch.ones(1, size, device=norm.weight.device, dtype=torch.float32)
     scaled = norm(flat.to(norm.weight.dtype)).float().mean()
     return float(torch.round(scaled - norm.weight.float().mean()))
+
+
+@torch.no_grad()
+def between(start: nn.Module, refitted: nn.Module, share: float, result: nn.Module) -> None:
+    """Gives `result` the weights of `start` and this share of what the refit changed; summed in float32.
+
+    Least squares on the hidden states aims past what is best for the predictions; part of the way often helps more.
+    """
+    goal = dict(refitted.named_parameters())
+    target = dict(result.named_parameters())
+    for name, parameter in start.named_parameters():
+        own = parameter.float()
+        target[name].copy_(own + share * (goal[name].to(own.device).float() - own))

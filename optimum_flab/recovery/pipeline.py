@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import Architecture
 from ..calibration import PackedTokens, read_sources
+from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
 from ..evaluation.lm import BatchCache
 from ..evaluation.sandbox import Program, run_programs
@@ -29,7 +31,7 @@ from ..plan import PruningPlan
 from ..report import HeldOut
 from ..surgery import check_plan, copy_in
 from .answers import Answerer
-from .closed_form import refit
+from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
 from .encoding import Sequences, encode, pack_examples, split_rows, uses_chat
 from .estimates import Estimate, disk_needed, seconds_per_row, training_memory, training_seconds
@@ -58,6 +60,7 @@ HELD_OUT_EXAMPLES = 64  # most examples set aside to measure on, where no held-o
 HELD_OUT_SHARE = 0.1
 MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
 PROGRAMS_AT_ONCE = 64
+REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
 CHECKPOINTS = "checkpoints"
 
 
@@ -546,64 +549,68 @@ def _closed_form(
     def as_dense(tokens: PackedTokens) -> PackedTokens:
         return PackedTokens(ids[tokens.input_ids], tokens.position_ids, tokens.mask)
 
-    candidate = copy_in(work.model, torch.device("cpu"), work.model.dtype)
-    candidate.generation_config = work.model.generation_config
+    best = copy_in(work.model, torch.device("cpu"), work.model.dtype)
+    best.generation_config = work.model.generation_config
     if file.is_file():
-        candidate.load_state_dict(load_file(file), strict=False)
-        candidate.tie_weights()
-    else:
-        computing = copy_in(work.model, dense.device, dtype)
-        most = max(1, settings.closed_form_tokens // settings.sequence_length)
-        tokens = next(data.rows.tokens.batches(most))
-        with steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
-            refit(
-                dense,
-                computing,
-                work.architecture,
-                work.plan.kept_layers,
-                as_dense(tokens),
-                tokens,
-                MEASURED_AT_ONCE,
-                lambda: tick(1),
-            )
-        candidate.load_state_dict(
-            {name: tensor.to("cpu", work.model.dtype) for name, tensor in computing.state_dict().items()}
+        with safe_open(file, "pt") as opened:
+            section = json.loads(opened.metadata()["section"])
+        if section["kept"]:
+            best.load_state_dict(load_file(file), strict=False)
+            best.tie_weights()
+        return (best if section["kept"] else work.model), section
+    computing = copy_in(work.model, dense.device, dtype)
+    most = max(1, settings.closed_form_tokens // settings.sequence_length)
+    tokens = next(data.rows.tokens.batches(most))
+    with steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
+        refit(
+            dense,
+            computing,
+            work.architecture,
+            work.plan.kept_layers,
+            as_dense(tokens),
+            tokens,
+            MEASURED_AT_ONCE,
+            lambda: tick(1),
         )
-        candidate.tie_weights()
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({name: p.detach().contiguous() for name, p in candidate.named_parameters()}, partial)
-        partial.replace(file)
-    divergences = _divergences(work, dense, data.validation.tokens, as_dense, [work.model, candidate], dtype)
-    better = divergences[1] < divergences[0]
-    section = {"before": divergences[0], "after": divergences[1], "kept": better}
+    measure = _validation_divergence(work, dense, data.validation.tokens, as_dense, dtype)
+    found = {0.0: measure(work.model)}
+    for share in REFIT_SHARES:
+        between(work.model, computing, share, best)
+        found[share] = measure(best)
+    share = min(found, key=found.__getitem__)
+    between(work.model, computing, share, best)
+    section = {"before": found[0.0], "after": found[share], "share": share, "kept": share > 0}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section["kept"] else {}
+    save_file(weights, partial, metadata={"section": json.dumps(section)})
+    partial.replace(file)
     steps.say(
-        f"closed form: divergence {divergences[0]:.4f} -> {divergences[1]:.4f} on the sequences set aside"
-        + ("" if better else ", so it is left out")
+        f"closed form: divergence {section['before']:.4f} -> {section['after']:.4f} on the sequences set aside, "
+        + (f"going {share:.0%} of the way" if section["kept"] else "so it is left out")
     )
-    return (candidate if better else work.model), section
+    return (best if section["kept"] else work.model), section
 
 
-def _divergences(
+def _validation_divergence(
     work: Work,
     dense: PreTrainedModel,
     tokens: PackedTokens,
     as_dense: Callable[[PackedTokens], PackedTokens],
-    models: Sequence[PreTrainedModel],
     dtype: torch.dtype,
-) -> list[float]:
-    from ..divergence import OutputHead, final_hidden, mean_divergence
-
+) -> Callable[[PreTrainedModel], float]:
+    """A model's divergence on the sequences set aside."""
     architecture, kept = work.architecture, work.plan.kept_tokens
     rows = range(work.plan.vocab_size if kept is None else len(kept))
     hidden = final_hidden(dense, architecture, as_dense(tokens), MEASURED_AT_ONCE)
     head = OutputHead(dense, architecture, list(rows) if kept is None else kept)
-    found = []
-    for model in models:
+
+    def measure(model: PreTrainedModel) -> float:
         measured = copy_in(model, dense.device, dtype)
         own = final_hidden(measured, architecture, tokens, MEASURED_AT_ONCE)
-        found.append(mean_divergence(hidden, own, head, OutputHead(measured, architecture, rows)))
-    return found
+        return mean_divergence(hidden, own, head, OutputHead(measured, architecture, rows))
+
+    return measure
 
 
 # --- afterwards ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from .teacher import CachedTeacher, DenseTeacher
 
 TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
 STATE = "trainer_state.json"  # written last into a checkpoint
-MOST_ROWS_AT_ONCE = 4
+MOST_TOKENS_AT_ONCE = 1024  # per forward pass, unless the user says otherwise: bounds the memory of activations
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def training_sizes(settings: RecoverySettings, rows: int, processes: int = 1) ->
             f"multiple of {processes}"
         )
     own = settings.batch_size // processes
-    micro = settings.micro_batch_size or max(n for n in range(1, min(own, MOST_ROWS_AT_ONCE) + 1) if own % n == 0)
+    most = max(1, MOST_TOKENS_AT_ONCE // settings.sequence_length)
+    micro = settings.micro_batch_size or max(n for n in range(1, min(own, most) + 1) if own % n == 0)
     if own % micro:
         raise ConfigurationError(
             f"recovery.micro_batch_size: {micro} does not divide the {own} sequences per step of each of {processes} "

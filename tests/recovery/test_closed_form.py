@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optimum_flab.architectures import architecture_for
 from optimum_flab.divergence import final_hidden
 from optimum_flab.plan import PruningPlan
-from optimum_flab.recovery.closed_form import LeastSquares, norm_offset, refit
+from optimum_flab.recovery.closed_form import LeastSquares, between, norm_offset, refit
 from optimum_flab.surgery import copy_in, operate
 
 from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
@@ -107,3 +107,24 @@ def test_the_offset_of_a_norm_is_found():
     norm = copy.deepcopy(tiny_model("gemma3_text").model.norm)
     norm.weight.data.uniform_(-0.4, 0.4)
     assert norm_offset(norm) == 1
+
+
+def test_too_few_tokens_leave_a_projection_as_it_is():
+    layers = list(range(LAYERS))
+    model, dense = pruned_and_dense("qwen2", layers)
+    before = copy.deepcopy(model.state_dict())
+    tokens = random_tokens(documents=16)
+    assert 8 * 32 < tokens.tokens < 8 * WIDTH * 3 // 4
+    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    changed = {name.split(".")[-2] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
+    assert changed == {"o_proj", "norm"}
+
+
+def test_part_of_the_way_lies_between():
+    start, goal, result = (tiny_model("qwen2") for _ in range(3))
+    for parameter in goal.parameters():
+        parameter.data.add_(1.0)
+    for share in (0.25, 1.0, 0.0):
+        between(start, goal, share, result)
+        for own, found in zip(start.parameters(), result.parameters(), strict=True):
+            torch.testing.assert_close(found, own + share)

@@ -26,7 +26,7 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing():
     assert memory() < memory(length=512) < memory(length=512, itemsize=4)
     assert memory(micro=4) < memory(micro=8)
     assert memory(checkpointing=True) < memory()
-    assert 1e9 < memory() < 5e9  # the weights alone are 0.5e9, and all of it fits a laptop
+    assert 2e9 < memory() < 6e9  # the weights alone are 0.5e9, and all of it fits a laptop
 
 
 @settings(max_examples=40, deadline=None)
