@@ -61,8 +61,12 @@ class CardCommand(FlabVerb):
 
         from ..hub.card import write_card
         from ..hub.push import hub_card_reader
-        from ..hub.terms import Answers
+        from ..hub.staging import check_complete
+        from ..hub.terms import Answers, check_repo_id
 
+        check_complete(args.folder)
+        if args.repo_id is not None:
+            check_repo_id(args.repo_id)
         written = write_card(
             args.folder,
             args.repo_id,

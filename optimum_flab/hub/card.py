@@ -60,6 +60,7 @@ def render_card(
     folder: str | os.PathLike[str],
     repo_id: str | None = None,
     *,
+    revision: str | None = None,
     results: Sequence[str | Path] | None = None,
     answers: Answers = NO_ANSWERS,
     own_text: str | None = None,
@@ -71,6 +72,7 @@ def render_card(
         folder (`str` or `os.PathLike`): the folder of the pruned model.
         repo_id (`str`, *optional*): where it is pushed to, for the title and the usage example. Without it the card
             depends on the files alone, not on the folder's name: the folder may still be renamed.
+        revision (`str`, *optional*): the branch that the usage example loads; `main` by default.
         results (`Sequence[str | Path]`, *optional*): folders with evaluations and efficiency; `None`: those in
             `folder`.
         answers ([`Answers`]): base model and licence, where the files do not say.
@@ -79,7 +81,8 @@ def render_card(
 
     Raises:
         [`FlabError`]: a file in the folder cannot be read.
-        [`ConfigurationError`]: the answers contradict the files, or results hold the same score twice.
+        [`ConfigurationError`]: the answers contradict the files, results hold the same score twice, or the line is
+            missing that ends the user's text.
     """
     from huggingface_hub import ModelCard
 
@@ -93,9 +96,16 @@ def render_card(
     if own_text is None:
         own_text = text_of_user(before) if before is not None else ""
     card = ModelCard.from_template(
-        card_data(facts, terms, title), template_path=str(TEMPLATE), **values(facts, terms, title, repo_id, plots),
-        own_text=own_text, begin=BEGIN, end=END, mark=MARK.format("0" * 64),
-    )  # fmt: skip
+        card_data(facts, terms, title),
+        template_path=str(TEMPLATE),
+        **values(facts, terms, title, plots),
+        repo_id=repo_id,
+        revision=None if revision == "main" else revision,
+        own_text=own_text,
+        begin=BEGIN,
+        end=END,
+        mark=MARK.format("0" * 64),
+    )
     notes = [*facts.results.left_out, *terms.notes]
     if terms.license is None:
         notes.append("the licence of the base model is not known; give it with --license, as its card states it")
@@ -214,10 +224,18 @@ def write_files(folder: Path, contents: dict[str, bytes | Path], stale: Sequence
 
 
 def text_of_user(content: str) -> str:
-    """What the user wrote between the two marked lines of a card."""
+    """What the user wrote between the two marked lines of a card.
+
+    Raises:
+        [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
+    """
     _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
     text, end, _ = after.rpartition(END)
-    return text.strip("\n") if begin and end else ""
+    if begin and not end:
+        raise ConfigurationError(
+            f"a card has the line {BEGIN!r}, but not the one that ends your text; put {END!r} below it"
+        )
+    return text.strip("\n")
 
 
 def checksum(content: str) -> str:
@@ -254,7 +272,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     found = eval_results(facts)
-    datasets = at(facts.report, "datasets")
+    datasets = tables.datasets(facts)
     return ModelCardData(
         base_model=terms.base_model,
         base_model_relation=RELATION if terms.base_model else None,
@@ -262,7 +280,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
         license_name=terms.license_name,
         license_link=terms.license_link,
         language=list(terms.language) or None,
-        datasets=datasets if isinstance(datasets, list) and datasets else None,
+        datasets=datasets or None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=list(TAGS),
@@ -298,28 +316,27 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     return found
 
 
-def values(facts: Facts, terms: Terms, title: str, repo_id: str | None, plots: dict[str, bytes]) -> dict[str, Any]:
+def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> dict[str, Any]:
     """What the template needs."""
     report = facts.report
     base = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else None
     base = base or (f"`{terms.name}`" if terms.name else "a dense model that the files do not name")
     removed_layers = at(report, "removed_layer_indices")
-    held_out = tables.held_out_rows(report)
     return {
         "title": title,
-        "repo_id": repo_id,
-        "lead": lead(report, base),
+        "lead": lead(facts, base),
         "summary": [*tables.size_rows(report), *tables.retention_rows(facts)],
         "licence": licence(terms, facts.license_files),
         "removed": tables.removed_rows(report),
         "removed_layers": removed_layers if isinstance(removed_layers, list) else [],
         "plots": {name: CAPTIONS[name] for name in plots},
         "evaluations": tables.evaluation_tables(facts),
-        "held_out": held_out,
-        "held_out_lead": held_out_lead(report),
+        "held_out": tables.held_out_table(facts),
+        "held_out_lead": held_out_lead(facts),
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
         "provenance": tables.provenance_rows(facts, base),
-        "settings": tables.settings_yaml(facts.settings) if facts.settings else None,
+        "loss_curve": facts.loss_curve,
+        "settings": tables.settings_yaml(facts) if facts.settings else None,
         "limits": tables.limits(facts),
         "citation": terms.citation,
         "base_model": terms.base_model,
@@ -327,13 +344,14 @@ def values(facts: Facts, terms: Terms, title: str, repo_id: str | None, plots: d
     }
 
 
-def lead(report: dict[str, Any], base: str) -> str:
+def lead(facts: Facts, base: str) -> str:
     """The first sentence."""
-    before, after = (number_at(report, side, "parameters") for side in ("dense", "pruned"))
+    trained = " and then trained" if facts.recovery else ""
+    before, after = (number_at(facts.report, side, "parameters") for side in ("dense", "pruned"))
     share = f" **without {1 - after / before:.1%} of its parameters**" if before and after is not None else ""
     return (
-        f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned by `optimum-flab`. It is a stock"
-        " checkpoint, which `transformers` loads without custom code."
+        f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned{trained} by `optimum-flab`. It is"
+        " a stock checkpoint, which `transformers` loads without custom code."
     )
 
 
@@ -350,7 +368,8 @@ def licence(terms: Terms, files: Sequence[str]) -> str:
     return f"{link}, that of the base model.{kept}"
 
 
-def held_out_lead(report: dict[str, Any]) -> str:
+def held_out_lead(facts: Facts) -> str:
     """What the held-out measurements were taken on."""
-    texts, positions = (tables.count(number_at(report, "held_out", name)) for name in ("texts", "positions"))
-    return f"Measured on {texts} texts ({positions} predicted tokens) that decided nothing in the pruning."
+    texts, positions = (tables.count(number_at(facts.report, "held_out", name)) for name in ("texts", "positions"))
+    other = "were not trained on" if facts.recovery else "decided nothing in the pruning"
+    return f"Measured on {texts} texts ({positions} predicted tokens) that {other}."

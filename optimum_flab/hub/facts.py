@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
+from ..recovery.curve import CURVE_NAME
 
 
 REPORT_NAME = "flab_report.json"
@@ -17,6 +19,7 @@ PLAN_NAME = "flab_plan.json"
 CONFIG_NAME = "flab_config.json"
 EVALUATION_NAME = "flab_evaluation.json"
 EFFICIENCY_NAME = "flab_efficiency.json"
+EFFICIENCY_PLOT, EVALUATION_TABLE = "flab_efficiency.png", "flab_evaluation.txt"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT_NAMES = {
@@ -24,7 +27,10 @@ RESULT_NAMES = {
 }
 # at least one folder and something in it, so that a token such as `//` or `/*` is none
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
-BRACKETS = re.compile(r"(?P<path>[^\[\]]*)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
+BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
+# under these names, in settings and results, stand sources of text; under those, models
+SOURCE_KEYS = frozenset({"data", "corpus", "calibration", "held_out", "exclude"})
+MODEL_KEYS = frozenset({"base_model", "models"})
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Facts:
         corpus_hash (`str`, *optional*): of the texts that decided the vocabulary.
         results ([`Results`]): evaluations and efficiency of this checkpoint.
         license_files (`tuple[str, ...]`): licences and notices in the folder.
+        loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
     """
 
     report: dict[str, Any]
@@ -61,6 +68,13 @@ class Facts:
     corpus_hash: str | None
     results: Results
     license_files: tuple[str, ...]
+    loss_curve: str | None = None
+
+    @property
+    def recovery(self) -> Mapping[str, Any] | None:
+        """What the report says of the training after pruning; `None` where there was none."""
+        section = at(self.report, "recovery")
+        return section if isinstance(section, Mapping) else None
 
 
 def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Facts:
@@ -86,6 +100,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         license_files=tuple(
             sorted(path.name for path in folder.glob("*") if is_license_file(path.name) and path.is_file())
         ),
+        loss_curve=CURVE_NAME if at(report, "recovery") and (folder / CURVE_NAME).is_file() else None,
     )
 
 
@@ -117,22 +132,29 @@ def at(values: Any, *path: str | int) -> Any:
 
 
 def number_at(values: Any, *path: str | int) -> int | float | None:
-    """The number at a path; `None` where there is none."""
+    """The finite number at a path; `None` where there is none."""
     value = at(values, *path)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return value if is_number(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number: neither YAML nor the Hub's model-index takes a NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that the weights are read from, sorted; they need not exist.
 
     Raises:
-        [`ConfigurationError`]: the index does not list files.
+        [`ConfigurationError`]: the index does not list files of this folder.
     """
     index = folder / WEIGHTS_INDEX
     if not index.exists():
         return [folder / WEIGHTS]
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if outside := [name for name in names if PureWindowsPath(name).name != name]:
+            raise ValueError(f"{outside[0]!r} is not a name in the same folder")
         return sorted(folder / name for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"{str(index)!r} is not a list of weight files: {error!r}; prune again") from error
@@ -242,29 +264,68 @@ def against_dense(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> b
 
 
 def file_name(text: str) -> str:
-    """A text that is a path of this machine as the name of the file, columns kept; any other text as it is.
+    """A text that has the form of an absolute path as the name of the file, columns kept; any other text as it is.
 
     `/home/me/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
     """
-    match = BRACKETS.fullmatch(text)
-    if match is None or "\n" in text or not LOCAL_PATH.fullmatch(text):
+    if "\n" in text or not LOCAL_PATH.fullmatch(BRACKETS.fullmatch(text)["path"]):
         return text
+    return last_name(text)
+
+
+def last_name(path: str) -> str:
+    """The name of the file that a path leads to, columns kept."""
+    match = BRACKETS.fullmatch(path)
     return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
 
 
-def without_paths(value: Any) -> Any:
-    """Plain values with every path of this machine reduced to the name of its file."""
+def dataset_of(source: str) -> str | None:
+    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library."""
+    from ..calibration import parse_source
+
+    try:
+        return parse_source(source).dataset
+    except FlabError:  # a file that is not on this machine
+        return None
+
+
+def without_paths(value: Any, holds: str = "") -> Any:
+    """Plain values with every path of this machine reduced to the name of its file.
+
+    Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
+    path is known by being absolute.
+
+    Args:
+        holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
+    """
     if isinstance(value, str):
+        if holds == "path" or (holds == "sources" and dataset_of(value) is None):
+            return last_name(value)
         return file_name(value)
     if isinstance(value, Mapping):
-        return {without_paths(key): without_paths(item) for key, item in value.items()}
-    return [without_paths(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {without_paths(key): without_paths(item, _held(value, key, holds)) for key, item in value.items()}
+    return [without_paths(item, holds) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def local_paths(value: Any) -> set[str]:
-    """Every text in plain values that is a path of this machine."""
-    if isinstance(value, str):
-        return {value} if file_name(value) != value else set()
-    if isinstance(value, Mapping):
-        return local_paths(list(value)).union(*map(local_paths, value.values()))
-    return set().union(*map(local_paths, value)) if isinstance(value, (list, tuple)) else set()
+def _held(values: Mapping[str, Any], key: str, above: str) -> str:
+    """What the item `key` of `values` holds, see [`without_paths`]; models of the Hub have a revision."""
+    if key in SOURCE_KEYS:
+        return "sources"
+    if isinstance(values[key], Mapping) and (key in MODEL_KEYS or above == "models"):
+        return "models"
+    named = key == "base_model" or (key == "name" and above == "models")
+    if named and not (values.get("revision") or values.get("base_revision")):
+        return "path"
+    return above if above == "sources" else ""
+
+
+def replaced_texts(before: Any, after: Any) -> dict[str, str]:
+    """The texts in which two plain values of the same form differ."""
+    if isinstance(before, str):
+        return {} if before == after else {before: after}
+    if isinstance(before, Mapping):
+        before, after = ([*values, *values.values()] for values in (before, after))
+    found: dict[str, str] = {}
+    for pair in zip(before, after, strict=False) if isinstance(before, list) else ():
+        found |= replaced_texts(*pair)
+    return found

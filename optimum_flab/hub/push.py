@@ -8,14 +8,26 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
+from .card import is_result
+from .facts import (
+    CONFIG_NAME,
+    CURVE_NAME,
+    EFFICIENCY_PLOT,
+    EVALUATION_TABLE,
+    PLAN_NAME,
+    REPORT_NAME,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    at,
+)
+from .plots import LAYERS_PLOT, PARAMETERS_PLOT
 from .staging import Staged, blob_id, check_complete, sha256_of, size_of, stage
-from .terms import CARD_NAME, Answers, Fetch
+from .terms import CARD_NAME, Answers, Fetch, check_repo_id
 
 
 if TYPE_CHECKING:
@@ -27,14 +39,15 @@ TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 300  # seconds that the Hub may ask to wait
 PASSING = (408, 429, 500, 502, 503, 504)
-# what a checkpoint consists of: files of these names at the top that are not part of the new one go
-CHECKPOINT_FILES = (
+# what `transformers` and this software write: files of these very names that are not part of the new checkpoint go
+CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *("flab_*.json", "flab_*.safetensors", "flab_*.png"),
-)
+    *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, "flab_plan.safetensors"),
+    *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
+}
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 T = TypeVar("T")
 
 
@@ -165,15 +178,9 @@ def push_to_hub(
             or refuses. The repository is then as it was, unless the message says otherwise.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     answers = Answers(base_model, license, license_name, license_link)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ConfigurationError(
-            f"repository {repo_id!r} is not a name the Hub accepts: {error}; give it as owner/name"
-        ) from error
+    check_repo_id(repo_id)
     check_revision(revision, create_pr)
     if not timeout > 0:
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
@@ -184,6 +191,7 @@ def push_to_hub(
         return stage(
             folder,
             name,
+            revision=revision,
             remote_card=card,
             answers=answers,
             overwrite_card=overwrite_card,
@@ -218,17 +226,20 @@ def push_staged(
     hub.check_card(staged.card)
     changes = changes_between(staged.files, target.files)
     size = sum(size_of(staged.files[path]) for path in changes.send)
+    differs = bool(changes.send or changes.delete)
+    if create_pr and differs and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
+        notes = (*staged.notes, f"a pull request with this very content is open already: {found}")
+        changes = Changes((), tuple(staged.files), (), changes.keep)
+        return Push(None if dry_run else found, target, changes, 0, notes)
     if dry_run:
         return Push(None, target, changes, size, staged.notes)
-    if not changes.send and not changes.delete:
+    if not differs:
         return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes)
-    if create_pr and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
-        notes = (*staged.notes, "a pull request with this very content is open already")
-        return Push(found, target, Changes((), tuple(staged.files), (), changes.keep), 0, notes)
     before = target
     if not target.exists:
         hub.create(repo_id, private)
         target = hub.look(repo_id, revision or "main", create_pr)
+        check_made(target, private and not hub.is_private(target))
         changes = changes_between(staged.files, target.files)
     url = hub.deliver(target, staged.files, changes)
     return Push(url, before, changes, size, staged.notes)
@@ -247,6 +258,8 @@ def check_revision(revision: str | None, create_pr: bool) -> None:
         )
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ConfigurationError(f"--revision {revision} is a commit, and a commit cannot be changed; name a branch")
+    if revision == "HEAD" or revision.startswith("refs/"):
+        raise ConfigurationError(f"--revision {revision} is a reference of git, not a branch; name a branch, as `v1`")
     if not re.fullmatch(r"(?![-/.])(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
         raise ConfigurationError(f"--revision {revision!r} is not a name that git accepts for a branch")
 
@@ -268,10 +281,38 @@ def check_target(target: Target, account: Mapping[str, Any], not_private: bool) 
         )
     if target.create_pr and not target.exists:
         raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out --create-pr")
+    if owner in mine and not may_write(account, target.repo_id):
+        raise FlabError(
+            f"the token is a fine-grained one that may not write to {target.repo_id}; let it write to repositories of"
+            f" {owner!r} on https://huggingface.co/settings/tokens, or give another with `hf auth login` or HF_TOKEN"
+        )
     if not_private:
         raise FlabError(
             f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
             " leave out --private"
+        )
+
+
+def may_write(account: Mapping[str, Any], repo_id: str) -> bool:
+    """Whether a fine-grained token may write to a repository, or to all of its owner; others say so by their role."""
+    scoped = at(account, "auth", "accessToken", "fineGrained", "scoped")
+    if at(account, "auth", "accessToken", "role") != "fineGrained" or not isinstance(scoped, list):
+        return True
+    names = (repo_id, repo_id.split("/")[0])
+    return any(at(scope, "entity", "name") in names and "repo.write" in scope["permissions"] for scope in scoped)
+
+
+def check_made(target: Target, not_private: bool) -> None:
+    """Raises a [`FlabError`] if a repository is not as we made it: somebody else made it after we had looked, and it
+    is theirs.
+
+    Args:
+        not_private (`bool`): it was asked to be private, and is public.
+    """
+    if not_private or set(target.files) - {".gitattributes"}:
+        raise FlabError(
+            f"{target.repo_id} was made by somebody else meanwhile{' and is public' * not_private}, so nothing was"
+            " sent; look at it, and run the same command again to push on top of it"
         )
 
 
@@ -288,7 +329,7 @@ def changes_between(files: Mapping[str, Path | bytes], remote: Mapping[str, Remo
     """What makes a repository hold the files of a checkpoint."""
     unchanged = tuple(path for path in files if path in remote and is_same(files[path], remote[path]))
     others = [path for path in sorted(remote) if path not in files]
-    delete = tuple(path for path in others if any(fnmatchcase(path, pattern) for pattern in CHECKPOINT_FILES))
+    delete = tuple(path for path in others if path in CHECKPOINT_FILES or SHARD.fullmatch(path) or is_result(path))
     return Changes(
         send=tuple(path for path in files if path not in unchanged),
         unchanged=unchanged,
@@ -382,7 +423,7 @@ class Conversation:
                 raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
             requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
             heads = {ref.name: ref.target_commit for ref in refs.branches}
-            head = heads.get(branch) or requests.get(branch)
+            head = heads.get(branch)
             start = head or heads.get("main")
             return Target(
                 repo_id,
@@ -438,7 +479,7 @@ class Conversation:
                 raise ConfigurationError(
                     f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
                     " --license or --base-model, or the card"
-                ) from error
+                ) from None
 
     def create(self, repo_id: str, private: bool) -> None:
         """Makes a repository; one that is there stays as it is."""
@@ -486,7 +527,12 @@ class Conversation:
                 free_memory=False,
             )
             check_ignored(target, operations)
-            if not target.branch_exists and target.branch != "main":
+        made = not target.branch_exists and target.branch != "main"
+        if made:
+            with told(
+                f"branch {target.branch} could not be made; if it is there all the same, it holds what main holds, and"
+                f" the rest of {target.repo_id} is as it was"
+            ):
                 self.ask(
                     self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True
                 )
@@ -509,14 +555,28 @@ class Conversation:
                 # with a parent, the Hub refuses what it already has; a pull request it would open twice
                 again = refused_unread(error) if target.create_pr else passing(error)
                 if wait is None or not again:
-                    raise FlabError(
-                        f"the commit was refused, and {target.repo_id} is as it was{_new(target)}: {described(error)}"
-                        if not passing(error)
-                        else f"no commit has arrived at {target.repo_id}, which is as it was{_new(target)}:"
-                        f" {described(error)}\nrun the same command again: what is uploaded is not sent twice"
-                    ) from error
+                    attempt = self.not_committed(target, made, error)
+                    raise FlabError(f"{attempt}: {described(error)}\n{advice(error)}") from None
                 time.sleep(asked_wait(error) or wait)
         raise AssertionError
+
+    def not_committed(self, target: Target, made: bool, error: Exception) -> str:
+        """What a commit that did not arrive leaves. Where it was refused, and cannot arrive later, a branch that was
+        made for it is taken back.
+
+        Args:
+            made (`bool`): whether the branch was made for the commit.
+        """
+        if not passing(error):
+            try:
+                if made:
+                    self.once(self.api.delete_branch, target.repo_id, branch=target.branch)
+                return f"the commit was refused, and {target.repo_id} is as it was{_new(target)}"
+            except Exception:  # the refusal is what the user must know
+                attempt = "the commit was refused"
+        else:
+            attempt = f"no commit had arrived at {target.repo_id}{_new(target)} when we looked"
+        return attempt + f", and the new branch {target.branch} held what main holds" * made
 
     def arrived(
         self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, error: Exception
@@ -533,11 +593,11 @@ class Conversation:
                     if holds(self.files(target.repo_id, reference), files, changes):
                         return self.request_url(target.repo_id, reference)
                 return None
-        except FlabError as lost:
+        except FlabError:
             raise FlabError(
                 f"the connection was lost while {target.repo_id} was changed, and whether the commit arrived is not"
                 f" known: {described(error)}\nrun the same command again: it looks first, and sends nothing twice"
-            ) from lost
+            ) from None
         if now.head == target.head:
             return None
         if holds(now.files, files, changes):
@@ -545,7 +605,7 @@ class Conversation:
         raise FlabError(
             f"{target.repo_id} was changed by somebody else during the push, so nothing was committed; run the same"
             " command again to push on top of it"
-        ) from error
+        ) from None
 
     def commit_url(self, repo_id: str, commit: str | None) -> str:
         return f"{self.api.endpoint}/{repo_id}/commit/{commit}"
@@ -556,7 +616,12 @@ class Conversation:
 
 def card_reader(hub: Conversation) -> Fetch:
     """Reads cards of other repositories; where that is not possible, says why."""
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
         try:
@@ -566,6 +631,8 @@ def card_reader(hub: Conversation) -> Fetch:
             return None, "it is gated; accept its terms on its page on the Hub, with the account of the token"
         except RepositoryNotFoundError:
             return None, "there is no such repository, or the token may not read it"
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a client without a connection
+            return None, f"the Hub cannot be reached ({described(error)})"
         except EntryNotFoundError:
             return None, "it has none"
         except Exception as error:  # connection errors are of several libraries' classes
@@ -596,7 +663,7 @@ class told:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, FlabError):
             # errors of the connection, of the Hub and of the files are of several libraries' classes
-            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from error
+            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -635,9 +702,9 @@ def advice(error: BaseException) -> str:
     """What to do about an error."""
     status = status_of(error)
     if status in (401, 403):
-        return "check that `hf auth login` or HF_TOKEN gives a token that may write there"
+        return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
     if passing(error) or (isinstance(error, OSError) and status is None):
-        return "check the connection, and run the same command again: what is uploaded is not sent twice"
+        return "check the connection, and run the same command again: it looks first, and sends nothing twice"
     return "correct that, and run the same command again"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from .facts import (
     PLAN_NAME,
     REPORT_NAME,
     RESULT_NAMES,
+    WEIGHTS,
+    WEIGHTS_INDEX,
     at,
-    file_name,
-    local_paths,
     read_json,
+    replaced_texts,
     weight_files,
+    without_paths,
 )
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch
 
@@ -34,6 +37,12 @@ LARGEST_FILE = 50 * 10**9  # bytes, see "Storage limits" in the Hub's documentat
 MOST_FILES = 25_000  # in one commit
 RECORDS = (REPORT_NAME, PLAN_NAME, CONFIG_NAME)
 BLOCK = 1 << 22
+SHARD = re.compile(r"model-.*-of-.*\.safetensors")
+# weights that nothing here checks and that may be loaded in place of ours, and the state of a training
+NEVER_SENT = re.compile(
+    r"(pytorch_model|tf_model|flax_model|adapter_model|adapter_config)\W.*|rng_state.*\.pth"
+    r"|(optimizer|scheduler|scaler|training_args|trainer_state)\.(bin|pt|json|safetensors)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def stage(
     folder: Path,
     repo_id: str,
     *,
+    revision: str | None = None,
     remote_card: str | None = None,
     answers: Answers = NO_ANSWERS,
     overwrite_card: bool = False,
@@ -69,6 +79,7 @@ def stage(
     Args:
         folder (`Path`): of the pruned model.
         repo_id (`str`): where it goes, with its owner.
+        revision (`str`, *optional*): the branch it goes to; `main` by default.
         remote_card (`str`, *optional*): the card that is there already.
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
@@ -91,7 +102,7 @@ def stage(
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
-        rendered = render_card(folder, repo_id, answers=answers, own_text=kept, fetch=fetch)
+        rendered = render_card(folder, repo_id, revision=revision, answers=answers, own_text=kept, fetch=fetch)
         if rendered.terms.license is None:
             raise ConfigurationError(
                 "the licence of the base model is not known, and a pruned model is under the same; give it with"
@@ -123,10 +134,10 @@ def stage(
 
 
 def check_complete(folder: str | os.PathLike[str]) -> None:
-    """Checks that a folder holds every file of a pruned model.
+    """Checks that a folder holds every file of a pruned model, and no weights beside those that are checked.
 
     Raises:
-        [`ConfigurationError`]: names every file that is missing.
+        [`ConfigurationError`]: names every file that is missing, or that may not be there.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -137,6 +148,18 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
         raise ConfigurationError(
             f"folder {str(folder)!r} is not a complete pruned model, since {', '.join(missing)} is missing; "
             "give what `optimum-cli flab prune` wrote"
+        )
+    names, read = {path.name for path in folder.iterdir()}, {path.name for path in weight_files(folder)}
+    # whoever finds both reads the single file, and not what the index names
+    read -= {WEIGHTS} if WEIGHTS_INDEX in names else set()
+    if stray := sorted(
+        name
+        for name in names
+        if ((name == WEIGHTS or SHARD.fullmatch(name)) and name not in read) or NEVER_SENT.fullmatch(name)
+    ):
+        raise ConfigurationError(
+            f"folder {str(folder)!r} also holds {', '.join(stray)}, which is not part of the pruned model and might be"
+            " loaded in its place; move it away"
         )
 
 
@@ -171,15 +194,16 @@ def portable_record(path: Path) -> Path | bytes:
     Raises:
         [`FlabError`]: it is not JSON.
     """
-    paths = local_paths(read_json(path))
-    if not paths:
+    content = read_json(path)
+    portable = without_paths(content)
+    if portable == content:
         return path
-    text = path.read_text(encoding="utf-8")
-    for local in sorted(paths, key=len, reverse=True):
+    text = path.read_text(encoding="utf-8")  # whose lines stay as they are, so that plans can be compared
+    for local, name in replaced_texts(content, portable).items():
         for ascii in (True, False):  # plans are written in ASCII, reports are not
-            text = text.replace(
-                json.dumps(local, ensure_ascii=ascii), json.dumps(file_name(local), ensure_ascii=ascii)
-            )
+            text = text.replace(json.dumps(local, ensure_ascii=ascii), json.dumps(name, ensure_ascii=ascii))
+    if json.loads(text) != portable:  # the same text stands elsewhere too, and is no path there
+        text = json.dumps(portable, indent=2, ensure_ascii=False) + "\n"
     return text.encode()
 
 
@@ -244,7 +268,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             weights |= load_file(path)
         except (OSError, SafetensorError, ValueError) as error:
             raise FlabError(f"the weights in {str(path)!r} cannot be read ({error}); prune again") from error
-    index = folder / "model.safetensors.index.json"
+    index = folder / WEIGHTS_INDEX
     if index.exists() and set(read_json(index)["weight_map"]) != set(weights):
         raise FlabError(f"{str(index)!r} names other tensors than its files hold; prune again")
     return weights
@@ -279,10 +303,10 @@ def merged_text(own: str | None, remote: str | None, overwrite: bool) -> str:
     """The user's text for a card: that of the folder's card, or else what was written on the Hub.
 
     Raises:
-        [`ConfigurationError`]: both hold text, and not the same.
+        [`ConfigurationError`]: both hold text, and not the same; or it cannot be told where the text ends.
     """
     here = text_of_user(own) if own is not None else ""
-    there = text_of_user(remote) if remote is not None and is_generated(remote) else ""
+    there = text_of_user(remote) if remote is not None else ""
     if here and there and here != there and not overwrite:
         raise ConfigurationError(
             f"between the marked lines the card on the Hub says something else than {CARD_NAME} in the folder; copy"

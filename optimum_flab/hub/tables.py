@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .facts import Facts, against_dense, at, file_name, number_at, score_rows, without_paths
+from .facts import Facts, against_dense, at, dataset_of, is_number, number_at, score_rows, without_paths
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
@@ -20,6 +20,11 @@ SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 def cell(text: Any) -> str:
     """Text that stays inside one cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|") or "–"
+
+
+def code(texts: Any) -> list[str]:
+    """The texts of a list in the type of code, anything else left out."""
+    return [f"`{cell(text)}`" for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
 
 
 def count(value: int | float | None) -> str:
@@ -54,7 +59,7 @@ def score(value: Any, percent: bool) -> str:
     if number is None:
         return "not a number"
     show = "{:.1%}".format if percent else "{:.4g}".format
-    if not (isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends)):
+    if not (isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))):
         return show(number)
     return f"{show(number)} [{show(ends[0])}, {show(ends[1])}]"
 
@@ -128,28 +133,37 @@ def _removed(before: int | float | None, after: int | float | None) -> str:
     return f"{1 - after / before:.1%}" if before and after is not None else "–"
 
 
-def held_out_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """What pruning measured on text that decided nothing: measurement, value. Empty where nothing was measured."""
-    held_out = at(report, "held_out")
-    if not isinstance(held_out, Mapping):
-        return []
+def held_out_table(facts: Facts) -> dict[str, Any] | None:
+    """`heading` and `rows` of what was measured on held-out text, where the model was trained before and after it;
+    `None` where nothing was measured."""
+    sides = {"value": at(facts.report, "held_out")}
+    if facts.recovery:
+        sides = {
+            "pruned": at(facts.recovery, "held_out_before"),
+            "trained": at(facts.recovery, "held_out_after") or sides["value"],
+        }
+    sides = {name: values for name, values in sides.items() if isinstance(values, Mapping)}
+    columns = [_held_out_cells(values) for values in sides.values()]
+    rows = [[label, *(column[label] for column in columns)] for label in columns[0]] if columns else []
+    return {"heading": ["measurement", *sides], "rows": rows} if rows else None
+
+
+def _held_out_cells(held_out: Mapping[str, Any]) -> dict[str, str]:
     get = {name: number_at(held_out, name) for name in held_out}.get
     lost, cut = get("lost_mass"), get("texts_cut_differently")
-    return [
-        [
-            "divergence from the dense model, KL(dense ‖ pruned) in nats per token, over the vocabulary that is left",
-            decimals(get("divergence")),
-        ],
-        ["bits per byte, dense", decimals(get("dense_bits_per_byte"))],
-        ["bits per byte, pruned", decimals(get("pruned_bits_per_byte"))],
-        [
-            "probability that the dense model gives to tokens that are gone",
-            "not measured" if lost is None else f"{lost:.2%}",
-        ],
-        ["tokens of the text, dense", count(get("dense_tokens"))],
-        ["tokens of the text, pruned", count(get("pruned_tokens"))],
-        ["texts cut into other pieces", MISSING if cut is None else f"{cut:,} of {count(get('texts'))}"],
-    ]
+    return {
+        "divergence from the dense model, KL(dense ‖ pruned) in nats per token, over the vocabulary that is left": (
+            decimals(get("divergence"))
+        ),
+        "bits per byte, dense": decimals(get("dense_bits_per_byte")),
+        "bits per byte, this model": decimals(get("pruned_bits_per_byte")),
+        "probability that the dense model gives to tokens that are gone": (
+            "not measured" if lost is None else f"{lost:.2%}"
+        ),
+        "tokens of the text, dense": count(get("dense_tokens")),
+        "tokens of the text, this model": count(get("pruned_tokens")),
+        "texts cut into other pieces": MISSING if cut is None else f"{cut:,} of {count(get('texts'))}",
+    }
 
 
 def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
@@ -188,7 +202,8 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
     if samples == 1:
         said.append("greedy")
     elif samples is not None:
-        said.append(f"{samples} samples per problem at temperature {at(settings, 'temperature')}")
+        temperature = number_at(settings, "temperature")
+        said.append(f"{samples} samples per problem" + (f" at temperature {temperature}" if temperature else ""))
     if (limit := number_at(settings, "limit")) is not None:
         said.append(f"**only the first {limit:,} problems of each task**")
     if (tokens := number_at(settings, "max_new_tokens")) is not None:
@@ -199,9 +214,11 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
         said.append(f"lm-eval {cell(version)}")
     sentences = [f"{', '.join(said)[0].upper()}{', '.join(said)[1:]}."] if said else []
     data = at(settings, "data")
-    if isinstance(data, Mapping) and data:
+    files = {task: names for task, names in data.items() if names} if isinstance(data, Mapping) else {}
+    if files:
         named = "; ".join(
-            f"{cell(task)} from {', '.join(f'`{cell(file)}`' for file in files)}" for task, files in data.items()
+            f"{cell(task)} from {', '.join(code([names] if isinstance(names, str) else names))}"
+            for task, names in files.items()
         )
         sentences.append(f"Local data: {named}.")
     return sentences
@@ -216,6 +233,8 @@ def efficiency_table(efficiency: Mapping[str, Any] | None, report: Mapping[str, 
     paired = baseline is not None and at(baseline, "parameters") == at(report, "dense", "parameters")
     rows = []
     for row in table:
+        if not isinstance(at(row, "metric"), str):
+            continue
         unit = at(row, "unit")
         label = f"{at(row, 'metric')} ({unit})" if unit else at(row, "metric")
         ratio = number_at(row, "ratio")
@@ -225,12 +244,12 @@ def efficiency_table(efficiency: Mapping[str, Any] | None, report: Mapping[str, 
     about = []
     work, machine = at(efficiency, "workload"), at(efficiency, "machine")
     if machine:
-        about.append(f"{cell(at(efficiency, 'device'))} ({cell(machine)}).")
-    if isinstance(work, Mapping):
-        about.append(
-            f"Prompts of {at(work, 'prompt_tokens')} tokens, {at(work, 'new_tokens')} generated; medians of "
-            f"{at(work, 'repeats')} rounds with quartiles."
-        )
+        about.append(f"{cell(at(efficiency, 'device') or 'device not recorded')} ({cell(machine)}).")
+    about.append(
+        f"Tokens per prompt: {count(number_at(work, 'prompt_tokens'))}; generated: "
+        f"{count(number_at(work, 'new_tokens'))}; rounds: {count(number_at(work, 'repeats'))}, of which medians with"
+        " quartiles are shown."
+    )
     notes = at(efficiency, "notes")
     about += [f"{cell(note)[0].upper()}{cell(note)[1:]}." for note in notes] if isinstance(notes, list) else []
     if not any("CO2e" in row[0] for row in rows):
@@ -243,7 +262,7 @@ def _spread(value: Any) -> str:
     ends = [number_at(value, name) for name in ("median", "lower_quartile", "upper_quartile")]
     if None not in ends:
         return f"{_short(ends[0])} [{_short(ends[1])}, {_short(ends[2])}]"
-    return _short(value) if isinstance(value, (int, float)) else "not measured"
+    return _short(value) if is_number(value) else "not measured"
 
 
 def _short(value: int | float) -> str:
@@ -253,15 +272,73 @@ def _short(value: int | float) -> str:
 # --- how it was made, and its limits -------------------------------------------------------------------------------
 
 
-def settings_yaml(settings: Mapping[str, Any]) -> str:
-    """A configuration as YAML, paths of this machine reduced to names."""
+def settings_yaml(facts: Facts) -> str:
+    """The configuration as YAML, paths of this machine reduced to names; of a training only what it was done with,
+    which need not be what the model was pruned with."""
+    settings = {name: section for name, section in facts.settings.items() if name != "recovery"}
+    if asked := at(facts.recovery, "settings"):
+        settings["recovery"] = asked
     return yaml.safe_dump(without_paths(settings), sort_keys=False, allow_unicode=True).strip()
 
 
-def sources(settings: Mapping[str, Any] | None, kind: str) -> list[str]:
-    """The sources of text of a kind (`corpus`, `calibration`, `held_out`) as the user named them, without paths."""
-    named = at(settings, "data", kind)
-    return [file_name(name) for name in named if isinstance(name, str)] if isinstance(named, list) else []
+def sources(named: Any, default: str) -> str:
+    """Sources of text as the user named them, without paths; `default` where the user named none."""
+    if not isinstance(named, list):
+        return MISSING
+    return ", ".join(code(without_paths(named, "sources"))) or default
+
+
+def datasets(facts: Facts) -> list[str]:
+    """The ids of the Hub datasets that a model was pruned and trained with."""
+    recorded, trained = at(facts.report, "datasets"), at(facts.recovery, "settings", "data")
+    found = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    found += [dataset_of(name) for name in trained if isinstance(name, str)] if isinstance(trained, list) else []
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def source_rows(facts: Facts) -> list[list[str]]:
+    """The texts of a pruning, and what they decided: what, value."""
+    enabled = {name for name in ("vocabulary", "layers", "ffn") if at(facts.settings, name, "enabled")}
+    decided = [label for name, label in (("layers", "layers"), ("ffn", "neurons")) if name in enabled]
+    rows = []
+    for kind, label, default in (
+        ("corpus", "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled), "`python-stdlib`, the default"),
+        (
+            "calibration",
+            "calibration" + f": decides {' and '.join(decided)}" * bool(decided),
+            "a sample of the corpus",
+        ),
+        ("held_out", "held-out text: only measured on", "set aside from the calibration text"),
+    ):
+        number = number_at(facts.report, "texts", kind)
+        texts = "" if number is None else f" ({number:,} texts)"
+        rows.append([label, sources(at(facts.settings, "data", kind), default) + texts])
+    return rows
+
+
+def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
+    """What a pruned model was trained with: what, value."""
+    settings, data, training = (at(recovery, name) for name in ("settings", "data", "training"))
+    aside = at(data, "dropped", "set aside to measure on")
+    loss, answers, rate = (at(settings, name) for name in ("loss", "answers", "learning_rate"))
+    how = [f"loss: {cell(loss)}"] if loss else []
+    how += [f"answers: {cell(answers)}"] if answers else []
+    how += [f"learning rate: {rate:g}"] if is_number(rate) else []
+    how += [f"{label}: {at(settings, name)}" for name, label in (("rank", "LoRA rank"), ("seed", "seed"))
+            if number_at(settings, name) is not None]  # fmt: skip
+    kept, read = (count(number_at(data, name)) for name in ("kept", "examples"))
+    done, best = (count(number_at(training, name)) for name in ("steps_done", "best_step"))
+    sequences, tokens = (count(number_at(data, name)) for name in ("sequences", "tokens"))
+    return [
+        ["training data", sources(at(settings, "data"), MISSING)],
+        ["training examples", f"{kept} of {read} read, in {sequences} sequences of {tokens} tokens in all"],
+        ["training settings", ", ".join(how) or MISSING],
+        ["training steps", f"{done} done; the weights are those after step {best}"],
+        [
+            "held-out text of the training: only measured on",
+            sources(at(settings, "held_out"), "that of the pruning" if aside is None else "set aside from its data"),
+        ],
+    ]
 
 
 def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
@@ -275,26 +352,21 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
         ("texts of the corpus (SHA-256)", facts.corpus_hash),
     ):
         rows.append([label, f"`{cell(value)}`" if value else MISSING])
-    for kind, label in (
-        ("corpus", "corpus: decides the vocabulary"),
-        ("calibration", "calibration: decides layers and neurons"),
-        ("held_out", "held-out text: only measured on"),
-    ):
-        number = number_at(report, "texts", kind)
-        named = sources(facts.settings, kind)
-        texts = "" if number is None else f" ({number:,} texts)"
-        default = "the default" if kind == "corpus" else "set aside from the others"
-        rows.append([label, (", ".join(f"`{cell(name)}`" for name in named) or default) + texts])
+    rows += source_rows(facts)
+    rows += recovery_rows(facts.recovery) if facts.recovery else []
     seed = at(report, "seed")
     rows.append(["seed", MISSING if seed is None else str(seed)])
     if dtype := at(report, "computation", "dtype"):
-        rows.append(["computed in", f"{cell(dtype)} on {cell(at(report, 'computation', 'device'))}"])
+        device = at(report, "computation", "device")
+        rows.append(["computed in", f"{cell(dtype)} on {cell(device)}" if device else cell(dtype)])
     seconds = at(report, "seconds")
     times = (
         [time for time in seconds.values() if isinstance(time, (int, float))] if isinstance(seconds, Mapping) else []
     )
     if times:
-        rows.append(["time", f"{sum(times):,.0f} s, measurements included"])
+        rows.append(
+            ["time of the pruning" if facts.recovery else "time", f"{sum(times):,.0f} s, measurements included"]
+        )
     versions = at(report, "versions")
     if isinstance(versions, Mapping):
         known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in versions.items() if version)
@@ -347,7 +419,6 @@ def limits(facts: Facts) -> list[str]:
     if facts.results.efficiency is None:
         said.append("Speed, memory, energy and CO2e were not measured.")
     said.append("Safety, bias and languages other than those of the text above were not evaluated.")
-    notes = at(report, "notes")
-    if isinstance(notes, list):
+    for notes in filter(lambda found: isinstance(found, list), (at(report, "notes"), at(facts.recovery, "notes"))):
         said += [f"{cell(note)[0].upper()}{cell(note)[1:]}." for note in without_paths(notes) if note]
     return said + [f"{sentence}." for sentence in facts.results.left_out]

@@ -100,6 +100,18 @@ def is_repository(name: str) -> bool:
     return name.count("/") == 1
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigurationError(
+            f"repository {repo_id!r} is not a name the Hub accepts: {error}; give it as owner/name"
+        ) from error
+
+
 def read_base_card(text: str) -> dict[str, Any]:
     """Licence, languages and citation from the text of a base model's card; only what it states."""
     import yaml
@@ -174,7 +186,7 @@ def settle_terms(
         base_model=answers.base_model or found or (written if isinstance(written, str) else None),
         revision=base.get("revision") if isinstance(base.get("revision"), str) else None,
     )
-    stated = base["card"] if isinstance(base.get("card"), Mapping) else {}
+    stated: Mapping[str, Any] = base["card"] if isinstance(base.get("card"), Mapping) else {}
     notes = []
     if not stated.get("license") and terms.base_model and fetch is not None:
         text, trouble = fetch(terms.base_model, terms.revision if found else None)
@@ -188,6 +200,8 @@ def settle_terms(
         )
     said = {field: getattr(answers, field) for field in LICENSE_FIELDS}
     license = next((source for source in (stated, said, before) if source.get("license")), {})
+    if license is stated:
+        license = completed_license(stated, said, before, terms.base_model)
     language = stated.get("language") or before.get("language") or ()
     return replace(
         terms,
@@ -198,6 +212,30 @@ def settle_terms(
         citation=stated.get("citation"),
         notes=tuple(notes),
     )
+
+
+def completed_license(
+    stated: Mapping[str, Any], said: Mapping[str, Any], before: Mapping[str, Any], base_model: str | None
+) -> dict[str, Any]:
+    """A licence as the base model's card states it, and what that leaves open as the user says it, now or before: a
+    card may lack a name, and a link into a repository that is not known leads nowhere.
+
+    Raises:
+        [`ConfigurationError`]: the user contradicts the card.
+    """
+    found = dict(stated)
+    for field in ("license_name", "license_link"):
+        own, mine = stated.get(field), said.get(field)
+        if field == "license_link" and not str(own).startswith(("https://", "http://")):
+            own = None
+        if own and mine and own != mine:
+            raise ConfigurationError(
+                f"--{field.replace('_', '-')} {mine}: the base model's card says {own}, and a pruned model is under"
+                " the same terms; leave it out"
+            )
+        remembered = before.get(field) if before.get("license") == stated["license"] and not base_model else None
+        found[field] = own or mine or remembered or stated.get(field)
+    return found
 
 
 def repository_of(base: Mapping[str, Any]) -> str | None:
