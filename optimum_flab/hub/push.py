@@ -298,8 +298,8 @@ def may_write(account: Mapping[str, Any], repo_id: str) -> bool:
     scoped = at(account, "auth", "accessToken", "fineGrained", "scoped")
     if at(account, "auth", "accessToken", "role") != "fineGrained" or not isinstance(scoped, list):
         return True
-    names = (repo_id, repo_id.split("/")[0])
-    return any(at(scope, "entity", "name") in names and "repo.write" in scope["permissions"] for scope in scoped)
+    allowed = {at(scope, "entity", "name") for scope in scoped if "repo.write" in (at(scope, "permissions") or ())}
+    return bool(allowed & {repo_id, repo_id.split("/")[0]})
 
 
 def check_made(target: Target, not_private: bool) -> None:

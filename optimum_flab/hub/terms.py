@@ -201,22 +201,26 @@ def settle_terms(
     said = {field: getattr(answers, field) for field in LICENSE_FIELDS}
     license = next((source for source in (stated, said, before) if source.get("license")), {})
     if license is stated:
-        license = completed_license(stated, said, before, terms.base_model)
+        license = completed_license(stated, said, before)
+    link = _absolute(license.get("license_link"), terms.base_model)
+    if license.get("license") == "other" and not (link and license.get("license_name")):
+        notes.append(
+            "name or text of the licence are not known; give them with --license other, --license-name and"
+            " --license-link, as the base model's card states them"
+        )
     language = stated.get("language") or before.get("language") or ()
     return replace(
         terms,
         license=license.get("license"),
         license_name=license.get("license_name"),
-        license_link=_absolute(license.get("license_link"), terms.base_model),
+        license_link=link,
         language=(language,) if isinstance(language, str) else tuple(language),
         citation=stated.get("citation"),
         notes=tuple(notes),
     )
 
 
-def completed_license(
-    stated: Mapping[str, Any], said: Mapping[str, Any], before: Mapping[str, Any], base_model: str | None
-) -> dict[str, Any]:
+def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """A licence as the base model's card states it, and what that leaves open as the user says it, now or before: a
     card may lack a name, and a link into a repository that is not known leads nowhere.
 
@@ -233,7 +237,7 @@ def completed_license(
                 f"--{field.replace('_', '-')} {mine}: the base model's card says {own}, and a pruned model is under"
                 " the same terms; leave it out"
             )
-        remembered = before.get(field) if before.get("license") == stated["license"] and not base_model else None
+        remembered = before.get(field) if before.get("license") == stated["license"] else None
         found[field] = own or mine or remembered or stated.get(field)
     return found
 

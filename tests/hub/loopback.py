@@ -343,7 +343,7 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.repository(name, role)
         if isinstance(repository, tuple):
             return repository
-        writes = self.command == "POST" and not rest.startswith("paths-info")
+        writes = self.command in ("POST", "DELETE") and not rest.startswith("paths-info")
         if writes and role != "write":
             return failed(403, "no write access")
         if rest == "refs":
@@ -390,6 +390,8 @@ class Handler(BaseHTTPRequestHandler):
             ]
             return ok({"count": len(found), "start": 0, "discussions": found})
         if match := re.fullmatch(r"branch/(.+)", rest):
+            if self.command == "DELETE":
+                return (200, b"{}") if repository.branches.pop(match[1], None) else failed(404, "no such revision")
             if match[1] in repository.branches:
                 return failed(409, "Reference already exists")
             start = repository.resolve(json.loads(body or b"{}").get("startingPoint") or "main")

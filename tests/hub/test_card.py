@@ -14,9 +14,10 @@ from huggingface_hub import ModelCard
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import BEGIN, is_generated, render_card, text_of_user, write_card
-from optimum_flab.hub.facts import file_name, weight_bytes, without_paths
+from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
+from optimum_flab.recovery import RecoverySettings
 
 
 ANSWERS = Answers("someone/tiny")
@@ -141,6 +142,86 @@ def test_a_broken_file_is_refused_by_name(pruned, name, content):
     (pruned / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(FlabError, match=re.escape(name)):
         render_card(pruned)
+
+
+def test_a_card_states_what_is_recorded_and_no_more(pruned, report):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    text = render_card(pruned).card.text
+    assert "recovery" in config and "recovery:" not in text and "then trained" not in text
+    assert "| calibration: decides layers and neurons | a sample of the corpus (" in text
+    assert "| held-out text: only measured on | set aside from the calibration text (" in text
+    off = {"enabled": False}
+    write_json(pruned / "flab_config.json", {**config, "layers": off, "ffn": off})
+    assert "| calibration | a sample of the corpus (" in render_card(pruned).card.text
+    write_json(pruned / "flab_config.json", {})
+    assert "| corpus | not recorded (" in render_card(pruned).card.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"data": {"humaneval": None, "mbpp": "file", "recode": 3}, "samples": 5}},
+        {"versions": None},
+        {"scores": [{"task": "a", "metric": "b", "pruned": 3}]},
+    ],
+)
+def test_an_evaluation_of_another_form_is_read_as_far_as_it_goes(pruned, report, changes):
+    write_json(pruned / "flab_evaluation.json", evaluation_of(report, **changes))
+    content = render_card(pruned).card.content
+    assert "None" not in content
+
+
+def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
+    evaluation = evaluation_of(report)
+    evaluation["scores"][0]["pruned"] = {"value": float("nan"), "interval_95": [0.1, float("nan")]}
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    card = render_card(pruned, answers=ANSWERS).card
+    assert [result.metric_type for result in card.data.eval_results] == ["bits_per_byte"]
+    assert "not a number" in card.text and "nan" not in card.content.lower().replace("finance", "")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"workload": {}}, {"workload": None, "device": None}, {"table": [{"metric": None}, {"metric": "x"}]}]
+)
+def test_efficiency_of_another_form_is_read_as_far_as_it_goes(pruned, report, changes):
+    write_json(pruned / "flab_efficiency.json", efficiency_of(report, weight_bytes(pruned), **changes))
+    assert "None" not in render_card(pruned).card.text
+
+
+def test_a_model_that_was_trained_says_so(pruned, report):
+    before = {**report["held_out"], "divergence": 0.5}
+    settings = RecoverySettings(data=["/home/me/x.jsonl", "owner/taught"], learning_rate=7e-4).model_dump()
+    recovery = {
+        "settings": settings,
+        "data": {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}},
+        "held_out_before": before,
+        "held_out_after": {**before, "divergence": 0.25},
+        "training": {"steps_done": 33, "best_step": 22},
+        "notes": ["stopped early"],
+    }
+    change_report(pruned, recovery=recovery)
+    (pruned / CURVE_NAME).write_bytes(b"a picture")
+    card = render_card(pruned).card
+    assert card.data.datasets == ["owner/taught"]
+    for wanted in (
+        "pruned and then trained by",
+        "| training data | `x.jsonl`, `owner/taught` |",
+        "| training examples | 1,500 of 2,000 read, in 90 sequences of 40,000 tokens in all |",
+        "learning rate: 0.0007, LoRA rank: 32",
+        "| training steps | 33 done; the weights are those after step 22 |",
+        "| measurement | pruned | trained |",
+        "over the vocabulary that is left | 0.5 | 0.25 |",
+        "that were not trained on.",
+        f"]({CURVE_NAME})",
+        "learning_rate: 0.0007",
+        "- Stopped early.",
+    ):
+        assert wanted in card.text
+    assert "None" not in card.content
+    change_report(pruned, recovery={"data": 3, "settings": "x"})
+    (pruned / CURVE_NAME).unlink()
+    bare = render_card(pruned).card.text
+    assert "None" not in bare and CURVE_NAME not in bare and "| training data | not recorded |" in bare
 
 
 # --- whose text it is
@@ -280,6 +361,22 @@ def test_the_licence_is_inherited_and_never_guessed():
         settle_terms(report, answers=Answers(license="mit"), fetch=fetched(card))
     with pytest.raises(ConfigurationError, match="pruned from someone/tiny"):
         settle_terms(report, answers=Answers("someone/else"))
+
+
+def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(pruned):
+    stated = {"license": "other", "license_name": "a-name", "license_link": "LICENSE"}
+    report = {"base_model": {"name": "/x/tiny", "revision": None, "card": stated}}
+    assert "--license-link" in settle_terms(report).notes[0]
+    answers = Answers(None, "other", "a-name", "https://x.org/L")
+    terms = settle_terms(report, answers=answers)
+    assert (terms.license_name, terms.license_link, terms.notes) == ("a-name", "https://x.org/L", ())
+    (pruned / "README.md").unlink()
+    change_report(pruned, **report)
+    write_card(pruned, answers=answers)
+    write_card(pruned)  # what was answered once is remembered
+    assert "license_link: https://x.org/L" in (pruned / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="--license-name another: .*says a-name"):
+        settle_terms(report, answers=Answers(None, "other", "another", "https://x.org/L"))
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,29 @@ import json
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from hub.client import RIGHT, execute, load, push, tensor_bytes
+from hub.client import RIGHT, execute, load, push, push_constant, tensor_bytes
+from hub.faults import REPOSITORY, SCENARIOS, STAGED, requests_of
 from hub.loopback import Repository
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.push import RemoteFile, changes_between, check_revision, scrubbed
+from optimum_flab.hub.push import (
+    Conversation,
+    RemoteFile,
+    Target,
+    card_reader,
+    changes_between,
+    check_revision,
+    check_target,
+    scrubbed,
+    told,
+)
 
 
 NAME = "me/tiny-flab"
@@ -64,7 +78,12 @@ def test_an_update_removes_the_old_checkpoint_and_keeps_what_the_user_put_there(
         "model-00001-of-00002.safetensors": b"x" * 20_000,
         "model.safetensors.index.json": b"{}",
         "vocab.json": b"{}",
-        "flab_layers-old.png": b"x",
+        "flab_layers.png": b"x",
+        "flab_evaluation-2.json": b"{}",
+        "flab_training_curve.png": b"mine",
+        "flab_notes/mine.json": b"mine",
+        "model-a/b-of-c.safetensors": b"mine",
+        "model-old-of-mine.safetensors": b"mine",
         "notes.md": b"mine",
         "images/plot.png": b"mine",
         "onnx/model.safetensors": b"mine",
@@ -72,9 +91,11 @@ def test_an_update_removes_the_old_checkpoint_and_keeps_what_the_user_put_there(
     }
     hub.add(NAME, old)
     pushed = client(push, str(pruned), NAME, **LICENSED).result()
-    kept = {"notes.md", "images/plot.png", "onnx/model.safetensors", ".gitattributes"}
-    assert set(hub.files(NAME)) == {path.name for path in pruned.iterdir()} | kept
-    assert set(pushed.changes.keep) == kept and set(pushed.changes.delete) == old.keys() - kept
+    kept = {"notes.md", "images/plot.png", "onnx/model.safetensors", ".gitattributes", "flab_training_curve.png"}
+    kept |= {"flab_notes/mine.json", "model-a/b-of-c.safetensors", "model-old-of-mine.safetensors"}
+    new = {path.name for path in pruned.iterdir()}
+    assert set(hub.files(NAME)) == new | kept
+    assert set(pushed.changes.keep) == kept and set(pushed.changes.delete) == old.keys() - kept - new
     text = pushed.to_text()
     assert "  - vocab.json" in text and "  = notes.md (kept)" in text
     assert hub.files(NAME)["notes.md"] == b"mine"
@@ -96,11 +117,21 @@ def test_a_branch_starts_from_main_and_main_stays(pruned, hub, client):
     assert len(hub.repositories[NAME].commits) == 2
 
 
+def test_the_printed_code_of_a_branch_loads_the_branch(pruned, hub, client):
+    client(push, str(pruned), NAME, revision="v1", **LICENSED).result()
+    card = hub.files(NAME, "v1")["README.md"].decode()
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert code.count(f'("{NAME}", revision="v1")') == 2
+    client(execute, code).result()
+
+
 def test_the_same_is_proposed_once(pruned, hub, client):
     hub.add(NAME, {"notes.md": b"mine"})
     hub.add("other/model", {"notes.md": b"theirs"})
     first = client(push, str(pruned), NAME, create_pr=True, **LICENSED).result()
     assert first.url == f"{hub.url}/{NAME}/discussions/1" and files_there(hub) == {"notes.md"}
+    tried = client(push, str(pruned), NAME, create_pr=True, dry_run=True, **LICENSED).result()
+    assert tried.url is None and tried.changes.send == () and first.url in tried.to_text()
     again = client(push, str(pruned), NAME, create_pr=True, **LICENSED).result()
     assert again.url == first.url and len(hub.repositories[NAME].requests) == 1
     hub.repositories[NAME].requests[0]["status"] = "closed"
@@ -150,6 +181,8 @@ def test_a_repository_name_that_is_none(pruned, hub, client, name):
         ("a b", False, "not a name"),
         ("-x", False, "not a name"),
         ("a..b", False, "not a name"),
+        ("HEAD", False, "not a branch"),
+        ("refs/pr/7", False, "not a branch"),
     ],
 )
 def test_a_revision_that_one_cannot_push_to(revision, create_pr, message):
@@ -221,6 +254,85 @@ def test_a_concurrent_change_is_not_overwritten(pruned, hub, client):
     assert hub.files(NAME)["notes.md"] == b"changed" and "config.json" in hub.files(NAME)
 
 
+@pytest.mark.parametrize(
+    ("files", "hidden", "message"),
+    [({"README.md": b"# theirs"}, True, "meanwhile, so"), ({}, False, "meanwhile and is public")],
+)
+def test_a_repository_that_somebody_else_makes_meanwhile_is_theirs(pruned, hub, client, files, hidden, message):
+    add = hub.add
+
+    def somebody(name, _, private=False):
+        hub.add = add
+        return add(name, {".gitattributes": b"x", **files}, hidden)
+
+    hub.add = somebody
+    error = client(push, str(pruned), NAME, private=True, **LICENSED).error
+    assert message in str(error) and "again" in str(error)
+    assert hub.files(NAME) == {".gitattributes": b"x", **files}
+
+
+@pytest.mark.parametrize(
+    ("fault", "lasting", "messages", "branches"),
+    [
+        ("403", False, ("commit was refused, and me/model is as it was", "token that may write"), {"main"}),
+        ("413", False, ("commit was refused, and me/model is as it was", "again"), {"main"}),
+        ("403", True, ("whether the commit arrived is not known",), {"main", "v1"}),
+        ("500", True, ("whether the commit arrived is not known",), {"main", "v1"}),
+    ],
+)
+def test_a_branch_that_was_made_for_a_refused_commit_is_taken_back(hub, client, fault, lasting, messages, branches):
+    scenario = SCENARIOS["a new branch"]
+    number = next(n for n, (_, path) in enumerate(requests_of(hub, client, scenario)) if "/commit/" in path)
+    scenario.prepare(hub)
+    hub.fault, hub.lasting = (number, fault), lasting
+    error = client(push_constant, STAGED, REPOSITORY, timeout=0.3, revision="v1").error
+    assert all(message in str(error) for message in messages), error
+    assert set(hub.repositories[REPOSITORY].branches) == branches
+
+
+def test_what_cannot_be_taken_back_is_said():
+    class Api:
+        def delete_branch(self, *arguments, **options):
+            raise OSError("no")
+
+    hub, target = Conversation(Api()), Target(NAME, "v1", head="0", files={"notes.md": RemoteFile(1, "x")})
+    left = "the new branch v1 held what main holds"
+    assert hub.not_committed(target, True, ValueError()) == f"the commit was refused, and {left}"
+    late = hub.not_committed(target, True, HTTPError(""))
+    assert late == f"no commit had arrived at {NAME} when we looked, and {left}"
+    assert hub.not_committed(target, False, ValueError()) == f"the commit was refused, and {NAME} is as it was"
+
+
+def test_a_fine_grained_token_must_be_one_for_the_owner():
+    def account(*scoped):
+        access = {"role": "fineGrained", "fineGrained": {"global": [], "scoped": list(scoped)}}
+        return {"name": "me", "auth": {"accessToken": access}}
+
+    def scope(name, permission):
+        return {"entity": {"type": "user", "name": name}, "permissions": ["repo.content.read", permission]}
+
+    target = Target(NAME, "main")
+    check_target(target, account(scope("me", "repo.write")), False)
+    check_target(target, account(scope(NAME, "repo.write")), False)
+    for wrong in (
+        account(),
+        account(scope("team", "repo.write")),
+        account(scope("me", "discussion.write")),
+        account({}),
+    ):
+        with pytest.raises(FlabError, match="fine-grained"):
+            check_target(target, wrong, False)
+
+
+def test_a_base_card_that_cannot_be_read_offline_is_not_said_to_be_missing():
+    def offline(*arguments, **options):
+        raise LocalEntryNotFoundError("offline mode is enabled")
+
+    api = SimpleNamespace(hf_hub_download=offline)
+    text, trouble = card_reader(Conversation(api))("someone/tiny", None)
+    assert text is None and "cannot be reached" in trouble and "it has none" not in trouble
+
+
 def test_offline(pruned, hub, client):
     environment = {"HF_HUB_OFFLINE": "1"}
     found = client(offline_push, str(pruned), NAME, environment=environment)
@@ -280,6 +392,10 @@ def push_with_token_file(path, *arguments, **options):
 
 def test_errors_are_scrubbed(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "my-own-token")
+    with pytest.raises(FlabError) as raised, told("x"):
+        raise OSError("PUT https://s3.example/x?X-Amz-Signature=abc my-own-token")
+    trace = "".join(traceback.format_exception(raised.value))
+    assert "Signature" not in trace and "my-own-token" not in trace
     text = "PUT https://s3.example/x?X-Amz-Signature=abc failed with my-own-token and hf_abcdefgh"
     assert scrubbed(text) == "PUT https://s3.example/x failed with *** and ***"
 
@@ -331,6 +447,11 @@ def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
 def test_the_command_line_tells_faults_of_usage_from_others(pruned, hub, tmp_path):
     wrong = command(hub, tmp_path, "push", pruned, NAME, "--revision", "v1", "--create-pr")
     assert wrong.returncode == 2 and "contradicts" in wrong.stderr
+    named = command(hub, tmp_path, "card", pruned, "--repo-id", "a/b/c")
+    assert named.returncode == 2 and "a/b/c" in named.stderr
+    (tmp_path / "empty").mkdir()
+    other = command(hub, tmp_path, "card", tmp_path / "empty")
+    assert other.returncode == 2 and "flab_report.json" in other.stderr and not list((tmp_path / "empty").iterdir())
     (pruned / "model.safetensors").write_bytes(b"damaged")
     damaged = command(hub, tmp_path, "push", pruned, NAME)
     assert damaged.returncode == 1 and "cannot be read" in damaged.stderr and "Traceback" not in damaged.stderr

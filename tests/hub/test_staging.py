@@ -11,7 +11,7 @@ from hub.conftest import evaluation_of
 from safetensors.torch import load_file, save_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import BEGIN, is_generated, text_of_user
+from optimum_flab.hub.card import BEGIN, END, is_generated, text_of_user
 from optimum_flab.hub.staging import (
     blob_id,
     check_complete,
@@ -66,6 +66,35 @@ def test_no_path_of_this_machine_leaves_it(pruned, report):
     )
 
 
+def test_relative_paths_are_known_by_where_they_stand(pruned, report):
+    private, secret = "private-client/tiny", ["private-client/secret corpus.jsonl[a]", "org/dataset", "python-stdlib"]
+    sections = {"data": {"corpus": secret, "held_out": ["private-client/x"]}, "recovery": {"data": secret}}
+    sections["vocabulary"] = {"keep_tokens": ["private-client/tiny"]}  # a token of that name stays
+    (pruned / "private-client").mkdir()
+    (pruned / "private-client" / "x").write_text("text", encoding="utf-8")
+    evaluation = evaluation_of(report)
+    evaluation["settings"]["data"] = {"humaneval": secret}
+    evaluation["models"]["dense"] |= {"name": private, "revision": None}
+    (pruned / "flab_evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": private})
+    change_json(pruned / "flab_report.json", recovery={"settings": {"data": secret, "exclude": secret[:1]}})
+    change_json(pruned / "flab_plan.json", base_model=private, settings=sections)
+    (pruned / "flab_config.json").write_text(json.dumps({**sections, "vocabulary": {}}), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pruned)  # where private-client/x exists and is not taken for a dataset
+        staged = stage(pruned, NAME)
+    for name in ("README.md", "flab_config.json", "flab_report.json", "flab_evaluation.json"):
+        content = staged.files[name]
+        assert b"private-client" not in content and b"secret corpus.jsonl[a]" in content, name
+        assert b"org/dataset" in content, name
+    plan = json.loads(staged.files["flab_plan.json"])
+    assert plan["base_model"] == "tiny" and plan["settings"]["vocabulary"] == sections["vocabulary"]
+    assert plan["settings"]["data"] == {
+        "corpus": ["secret corpus.jsonl[a]", "org/dataset", "python-stdlib"],
+        "held_out": ["x"],
+    }
+
+
 @pytest.mark.parametrize(
     "missing", ["config.json", "flab_plan.json", "flab_report.json", "model.safetensors", "tokenizer.json"]
 )
@@ -101,6 +130,50 @@ def test_shards_are_checked_together(pruned):
     (pruned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(FlabError, match="names other tensors than its files hold"):
         stage(pruned, NAME)
+
+
+def test_weights_that_nothing_checks_are_refused(pruned):
+    weights = load_file(pruned / "model.safetensors")
+    (pruned / "model.safetensors").rename(pruned / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "model-00001-of-00001.safetensors")}
+    (pruned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    check_complete(pruned)
+    # from_pretrained would load this one
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_file(zeros, pruned / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigurationError, match="also holds model.safetensors, "):
+        check_complete(pruned)
+    index["weight_map"] = dict.fromkeys(weights, "model.safetensors")
+    (pruned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="also holds model-00001-of-00001.safetensors, model.safetensors"):
+        check_complete(pruned)
+    index["weight_map"] = dict.fromkeys(weights, "../model.safetensors")
+    (pruned / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="is not a name in the same folder"):
+        check_complete(pruned)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model-00001-of-00002.safetensors", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin"),
+        *(
+            "pytorch_model.bin.index.json",
+            "optimizer.pt",
+            "rng_state_0.pth",
+            "training_args.bin",
+            "trainer_state.json",
+        ),
+        "adapter_config.json",
+    ],
+)
+def test_files_of_a_training_and_other_weights_are_refused(pruned, name):
+    (pruned / name).write_bytes(b"junk")
+    with pytest.raises(ConfigurationError, match=f"also holds {name}, .*move it away"):
+        check_complete(pruned)
+    (pruned / "mine").mkdir()
+    (pruned / name).rename(pruned / "mine" / name)
+    check_complete(pruned)
 
 
 def change_weights(folder, change):
@@ -214,6 +287,13 @@ def test_text_that_was_written_on_the_hub_survives(pruned):
     with pytest.raises(ConfigurationError, match="says something else"):
         stage(pruned, NAME, remote_card=remote)
     assert text_of_user(stage(pruned, NAME, remote_card=remote, overwrite_card=True).card) == "written here"
+
+
+def test_text_in_a_changed_card_survives_where_it_can_be_told(pruned):
+    remote = with_own_text(stage(pruned, NAME).card, "written on the Hub").replace("# tiny", "# my tiny")
+    assert text_of_user(stage(pruned, NAME, remote_card=remote, overwrite_card=True).card) == "written on the Hub"
+    with pytest.raises(ConfigurationError, match="not the one that ends your text"):
+        stage(pruned, NAME, remote_card=remote.replace(END, ""), overwrite_card=True)
 
 
 def test_files_are_known_by_the_ids_that_git_and_the_hub_give_them(tmp_path):
