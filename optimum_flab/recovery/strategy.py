@@ -171,7 +171,8 @@ def choose(
             chosen.append(example)
             continue
         if index in passed:
-            fault = None if passed[index] else "fails its tests"
+            # what follows its code may be cut off, and would be learned as an end
+            fault = None if passed[index] and completion.ended else "too long" if passed[index] else "fails its tests"
         else:
             fault = fault_of(example, completion)
         if fault is not None:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -283,10 +290,21 @@ def with_lora(model: nn.Module, settings: RecoverySettings) -> PeftModel:
     Raises:
         [`ConfigurationError`]: a module to train does not exist.
     """
+    if getattr(model.config, "tie_word_embeddings", False):
+        shared = {
+            _name_of(model, module).rpartition(".")[-1]
+            for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        }
+        shared |= {"lm_head"}
+        if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
+            raise ConfigurationError(
+                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which matrices of "
+                "the head alone would be merged as well; leave it out, or train both with --train-embeddings"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         try:
-            return get_peft_model(model, lora_config(model, settings))
+            adapted = get_peft_model(model, lora_config(model, settings))
         except ValueError as error:
             linear = sorted(
                 {name.rpartition(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -295,17 +313,23 @@ def with_lora(model: nn.Module, settings: RecoverySettings) -> PeftModel:
                 f"recovery.targets: {', '.join(settings.targets) or 'all-linear'} cannot be trained ({error}); linear "
                 f"layers of this model: {', '.join(linear)}"
             ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            # small steps on bfloat16 weights would be rounded away
+            parameter.data = parameter.data.float()
+    return adapted
 
 
 def training_arguments(
     settings: RecoverySettings, sizes: TrainingSizes, folder: Path, device: torch.device
 ) -> TrainingArguments:
     """What the settings ask of the Trainer."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=sizes.steps,
         per_device_train_batch_size=sizes.micro_batch_size,
-        per_device_eval_batch_size=sizes.micro_batch_size,
+        per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
+        restore_callback_states_from_checkpoint=True,  # early stopping counts on where it was
         gradient_accumulation_steps=sizes.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -336,6 +360,9 @@ def training_arguments(
         seed=settings.seed,
         data_seed=settings.seed,
     )
+    # several visible GPUs without a launcher would each take a batch of their own
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def train(
@@ -384,7 +411,7 @@ def train(
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     except NotFinite as error:
         notes.append(_fall_back(trainer, model, str(error)))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise FlabError(
                 f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with --cache-dir, "
@@ -416,18 +443,11 @@ def _fall_back(trainer: Trainer, model: PeftModel, where: str) -> str:
     best = trainer.state.best_model_checkpoint
     if best is None:
         return f"the loss became NaN at {where}, before the first checkpoint; try a lower learning rate"
-    set_peft_model_state_dict(model, adapter_in(Path(best), model))
+    set_peft_model_state_dict(model, load_peft_weights(best, device="cpu"))
     return (
         f"the loss became NaN at {where}; training stopped, and the checkpoint of step "
         f"{trainer.state.best_global_step} is kept. Try a lower learning rate"
     )
-
-
-def adapter_in(checkpoint: Path, model: PeftModel) -> dict[str, torch.Tensor]:
-    """The LoRA matrices of a checkpoint."""
-    from peft import load_peft_weights
-
-    return load_peft_weights(str(checkpoint), device="cpu")
 
 
 def last_checkpoint(folder: Path) -> str | None:

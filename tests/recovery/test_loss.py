@@ -18,8 +18,9 @@ def test_a_cached_teacher_never_claims_more_than_the_whole_divergence(vocabulary
     student, teacher = logits(5, vocabulary, seed), logits(5, vocabulary, seed + 1).log_softmax(dim=-1)
     top = teacher.topk(max(1, round(share * vocabulary)))
     whole, part = divergence(student, teacher), top_divergence(student, top.values, top.indices)
-    assert (part <= whole + 1e-4).all()
-    assert (part >= -1e-4).all()
+    # the mass of the tokens left out is a difference of numbers near one
+    assert (part <= whole + 1e-3).all()
+    assert (part >= -1e-3).all()
 
 
 @settings(max_examples=20, deadline=None)

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.loading import weights_hash
 from optimum_flab.recovery import pipeline
-from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, training_sizes
+from optimum_flab.recovery.settings import RecoverySettings
+from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, training_sizes, with_lora
+from optimum_flab.surgery import copy_in
 
 from ..conftest import tiny_model
 from .conftest import problems, write_lines
@@ -109,6 +111,66 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
     assert not list((made / "other").rglob("checkpoint-*"))
     assert weights_hash(again.pruned.model) == weights_hash(whole.pruned.model)
     assert again.pruned.report["recovery"]["training"] == whole.pruned.report["recovery"]["training"]
+
+
+def test_early_stopping_counts_on_where_a_killed_run_was(made, monkeypatch):
+    """The loss on the rows set aside is scripted: better once, then never again."""
+    losses = {0: 5.0, 2: 1.0}
+    loop = RecoveryTrainer.evaluation_loop
+
+    def scripted(self, *arguments, **options):
+        output = loop(self, *arguments, **options)
+        output.metrics["eval_loss"] = losses.get(self.state.global_step, 2.0)
+        return output
+
+    monkeypatch.setattr(RecoveryTrainer, "evaluation_loop", scripted)
+    wanted = {"max_steps": 16, "evaluations": 8, "patience": 3, "answers": "reference"}
+    whole = run(made, cache="a", **wanted).pruned.report["recovery"]
+    save = RecoveryTrainer._save_checkpoint
+
+    def killed(self, *arguments, **options):
+        save(self, *arguments, **options)
+        if self.state.global_step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RecoveryTrainer, "_save_checkpoint", killed)
+        run(made, cache="b", **wanted)
+    resumed = run(made, cache="b", **wanted).pruned.report["recovery"]
+    assert (whole["training"]["steps_done"], whole["training"]["best_step"]) == (8, 2)
+    assert (resumed["training"]["steps_done"], resumed["training"]["best_step"]) == (8, 2)
+
+
+def test_text_set_aside_to_measure_on_shares_no_passage_with_what_is_trained_on(made):
+    rows = [
+        {"instruction": f"Number {n}: write it.", "output": " ".join(f"word{w}" for w in range(30)) + f" {n}"}
+        for n in range(20)
+    ]
+    other = [
+        {"instruction": f"Make {n}.", "output": f"def f{n}(): return {' + '.join(str(n * k) for k in range(1, 20))}"}
+        for n in range(20)
+    ]
+    (made / "near.json").write_text(json.dumps(rows + other), encoding="utf-8")
+    plan_without_text = made / "pruned" / "flab_plan.json"
+    plan = json.loads(plan_without_text.read_text())
+    plan["settings"]["data"]["held_out"] = []
+    plan_without_text.write_text(json.dumps(plan))
+    counts = run(made, data=("near.json",), answers="reference", max_steps=2).pruned.report["recovery"]["data"]
+    assert counts["dropped"]["overlapping text set aside"] >= 15
+
+
+def test_matrices_of_a_head_that_shares_its_weights_are_refused(made):
+    with pytest.raises(ConfigurationError, match="lm_head shares its weights with the embeddings"):
+        run(made, targets=["lm_head", "q_proj"], answers="reference")
+
+
+def test_what_is_trained_is_held_in_float32(made):
+    optimizer = optimizer_for(made)
+    model = with_lora(
+        copy_in(optimizer.pruned.model, torch.device("cpu"), torch.bfloat16),
+        RecoverySettings(**SMALL | {"train_embeddings": True}),
+    )
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
 def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):

@@ -47,6 +47,13 @@ def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_refe
     assert counts.rejected == {"fails its tests": 3}
 
 
+def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes():
+    counts = Counts()
+    cut = Completion("    return 2 * x\n    # then we expl", ended=False)
+    (found,) = choose([TESTED], {0: cut}, in_sandbox, counts)
+    assert (found, counts.rejected) == (TESTED, {"too long": 1})
+
+
 def test_references_pass_their_own_tests():
     assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [True] * 3
 
