@@ -140,7 +140,7 @@ def load_dense(
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded)
-    storage_dtype = torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config)
+    storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
             f"the weights are stored in {_plain(storage_dtype)} and were rounded to {_plain(dtype)}, the type of the"
@@ -555,7 +555,7 @@ def _tie(model: PreTrainedModel, tensor: gguf.ReaderTensor) -> None:
     model.tie_weights()
 
 
-def _stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
+def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     """The type that most weights are stored in; without safetensors files what the configuration says."""
     dtypes, sizes = [], []
     for path in _weight_files(folder):

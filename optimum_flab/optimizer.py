@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,6 +43,7 @@ from .recovery.settings import RecoverySettings
 from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
+from .stopwatch import Stopwatch
 from .surgery import check_plan, copy_in, operate
 from .vocabulary import (
     balanced_uses,
@@ -86,21 +86,6 @@ class PrunedModel:
     report: dict[str, Any]
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
-
-
-@dataclass
-class Stopwatch:
-    """Seconds per step of a run."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
 @dataclass(frozen=True)

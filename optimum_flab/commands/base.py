@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, _ArgumentGroup
 
 
+DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
+
+
 @contextmanager
 def terminal() -> Iterator[None]:
     """End with a one-line message and an exit code where the user is to blame."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import FlabVerb, add_model_arguments, argument_groups
+from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class BenchCommand(FlabVerb):

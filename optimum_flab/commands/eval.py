@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..evaluation.settings import check_settings
-from .base import FlabVerb, add_model_arguments, argument_groups
+from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..evaluation.harness import Evaluation
 
 
-DTYPES = ("float32", "bfloat16", "float16")
+NUMBERS = ("limit", "samples", "temperature", "top_p", "batch_size", "max_new_tokens", "seed")
 
 
 class ListTasks(Action):
@@ -129,25 +129,15 @@ class EvalCommand(FlabVerb):
         args = self.args
         tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
         data = parse_data(args.data)
-        check_settings(
-            tasks,
-            data,
-            limit=args.limit,
-            samples=args.samples,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            batch_size=args.batch_size,
-            max_new_tokens=args.max_new_tokens,
-            seed=args.seed,
-            has_baseline=args.baseline is not None,
-        )
+        numbers = {name: getattr(args, name) for name in NUMBERS}
+        check_settings(tasks, data, has_baseline=args.baseline is not None, **numbers)
 
         from ..evaluation.harness import check_output
 
         if args.output is not None:
             check_output(args.output, args.overwrite)
         try:
-            found = self.evaluated(tasks, data)
+            found = self.evaluated(tasks, data, numbers)
         except KeyboardInterrupt:
             print("\nfinished batches are kept; the same command goes on from there", file=sys.stderr)
             raise
@@ -159,7 +149,7 @@ class EvalCommand(FlabVerb):
             found.save(args.output, overwrite=args.overwrite)
             print(f"\nresults and samples are in {args.output}")
 
-    def evaluated(self, tasks: list[str], data: dict[str, list[str]]) -> Evaluation:
+    def evaluated(self, tasks: list[str], data: dict[str, list[str]], numbers: dict[str, Any]) -> Evaluation:
         from ..evaluation.harness import evaluate
 
         args = self.args
@@ -169,20 +159,14 @@ class EvalCommand(FlabVerb):
             baseline=args.baseline,
             data=data,
             include_path=args.include_path,
-            limit=args.limit,
-            samples=args.samples,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            batch_size=args.batch_size,
-            max_new_tokens=args.max_new_tokens,
             dtype=args.dtype,
             device=args.device,
-            seed=args.seed,
             confirm_run_unsafe_code=args.confirm_run_unsafe_code,
             cache_dir=args.cache_dir,
             revision=args.revision,
             baseline_revision=args.baseline_revision,
             trust_remote_code=args.trust_remote_code,
+            **numbers,
         )
 
 

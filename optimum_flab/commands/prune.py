@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..settings import SECTIONS, PrunerSettings, check_settings, merge_settings, read_settings_file
-from .base import FlabVerb, add_model_arguments, argument_groups
+from ..settings import check_settings
+from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
+from .flags import Flag, add_flag, settings_from
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace, _ArgumentGroup
-    from collections.abc import Sequence
-
-
-class Flag(NamedTuple):
-    """A flag of the command line and the setting it gives; the setting says the type, the choices and the default."""
-
-    flag: str
-    setting: str
-    metavar: str | None = None
+    from argparse import ArgumentParser, Namespace
 
 
 FLAGS = (
@@ -47,7 +39,6 @@ FLAGS = (
     Flag("--ffn-criterion", "ffn.criterion"),
     Flag("--no-ffn", "ffn.enabled"),
 )
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class PruneCommand(FlabVerb):
@@ -98,7 +89,7 @@ class PruneCommand(FlabVerb):
         args = self.args
         # Faults of the command line are reported before torch is imported.
         if args.plan is None:
-            given = settings_from(args)
+            given = settings_from(args, FLAGS)
             check_settings(given)
         else:
             _refuse_search(args)
@@ -138,23 +129,6 @@ class PruneCommand(FlabVerb):
                 print(f"\n--- completion by the {name} model\n{text}")
 
 
-def settings_from(args: Namespace) -> dict[str, Any]:
-    """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
-    below = {} if args.config is None else read_settings_file(args.config)
-    return {str(name): value for name, value in merge_settings(below, settings_of_flags(args, FLAGS)).items()}
-
-
-def settings_of_flags(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
-    """The settings that flags give; those that were not given are left out."""
-    given: dict[str, Any] = {}
-    for _, setting, _ in flags:
-        value = getattr(args, setting, None)
-        if value is not None:
-            *section, name = setting.split(".")
-            (given.setdefault(section[0], {}) if section else given)[name] = value
-    return given
-
-
 def _refuse_search(args: Namespace) -> None:
     given = [flag.flag for flag in FLAGS if getattr(args, flag.setting) is not None]
     if args.config is not None:
@@ -166,31 +140,3 @@ def _refuse_search(args: Namespace) -> None:
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "
             "drop --plan to search anew, or drop the rest to apply the plan as it is"
         )
-
-
-def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
-    """Declare a flag from its setting; its value is None unless given, so that it hides no configuration file."""
-    *section, name = flag.setting.split(".")
-    field = (SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
-    if field.annotation is bool:
-        text = f"do not {field.description} (default: do)" if field.default else f"{field.description} (default: no)"
-        group.add_argument(
-            flag.flag, dest=flag.setting, action="store_const", const=not field.default, help=text.replace("%", "%%")
-        )
-        return
-    description = field.description or ""
-    if "default: " in description:
-        help_text = description
-    elif field.default == []:
-        help_text = f"{description}; may be given several times (default: none)"
-    else:
-        help_text = f"{description} (default: {'none' if field.default is None else field.default})"
-    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
-    options: dict[str, Any] = {"metavar": flag.metavar}
-    if get_origin(field.annotation) is Literal:
-        options["choices"] = kinds
-    elif get_origin(field.annotation) is list:
-        options["action"] = "append"
-    else:
-        options["type"] = kinds[0] if kinds else field.annotation
-    group.add_argument(flag.flag, dest=flag.setting, help=help_text.replace("%", "%%"), **options)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..recovery.settings import check_recovery
-from ..settings import check_settings, merge_settings, read_settings_file
-from .base import FlabVerb, argument_groups
-from .prune import DTYPES, Flag, add_flag, settings_of_flags
+from ..settings import check_settings
+from .base import DTYPES, FlabVerb, argument_groups
+from .flags import Flag, add_flag, settings_from
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import ArgumentParser
 
 
 FLAGS = (
@@ -103,7 +103,7 @@ class RecoverCommand(FlabVerb):
 
     def execute(self) -> None:
         args = self.args
-        settings = check_settings(settings_from(args)).recovery
+        settings = check_settings(settings_from(args, FLAGS)).recovery
         check_recovery(settings)
 
         from .. import FlabOptimizer
@@ -127,9 +127,3 @@ class RecoverCommand(FlabVerb):
         if process_state().is_main_process:
             optimizer.save_pretrained(args.output, overwrite=args.overwrite)
             print(optimizer.summary())
-
-
-def settings_from(args: Namespace) -> dict[str, Any]:
-    """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
-    below = {} if args.config is None else read_settings_file(args.config)
-    return {str(name): value for name, value in merge_settings(below, settings_of_flags(args, FLAGS)).items()}

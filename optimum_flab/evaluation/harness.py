@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..architectures import architecture_for
 from ..errors import ConfigurationError, FlabError
 from ..folders import check_writable, written_whole
+from ..generation import BatchCache, config_hash, tokenizer_hash
 from ..loading import (
     DenseModel,
     ModelFiles,
-    _stored_dtype,
     check_vocabulary,
     computation_device,
     computation_dtype,
@@ -35,6 +35,7 @@ from ..loading import (
     load_dense,
     load_tokenizer,
     read_config,
+    stored_dtype,
     weights_hash,
 )
 from ..plan import PLAN_NAME, PruningPlan
@@ -44,7 +45,7 @@ from ..surgery import copy_in
 from . import comparison
 from .catalog import LoadedTask, Sampling, divergence_texts, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
-from .lm import BatchCache, FlabLM, config_hash, tokenizer_hash
+from .lm import FlabLM
 from .sandbox import best_isolation, warn_of
 from .settings import DIVERGENCE, check_settings, listed
 
@@ -402,7 +403,7 @@ class ModelSource:
         config = read_config(files, trust_remote_code)
         tokenizer = load_tokenizer(files, trust_remote_code)
         check_vocabulary(tokenizer, config, files.name)
-        stored = torch.bfloat16 if files.gguf is not None else _stored_dtype(files.folder, config)
+        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
         stored = torch.float32 if stored == torch.float64 else stored
         return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
 

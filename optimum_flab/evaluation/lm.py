@@ -9,12 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,9 +20,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import FlabError
+from ..generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
 
 
 if TYPE_CHECKING:
@@ -33,105 +31,6 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 1 << 28  # bounds the logits of a scoring batch: 1 GiB in float32
 WINDOW = 1024  # most tokens of a text that are scored in one go
-TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
-ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
-CACHE_FORMAT = 1  # of batches; one more whenever generating, cutting or scoring changes
-
-
-@dataclass
-class BatchCache:
-    """One JSON file per batch.
-
-    Args:
-        folder (`Path`): made when the first batch is stored.
-        made, reused (`int`): batches computed and read so far.
-    """
-
-    folder: Path
-    made: int = 0
-    reused: int = 0
-
-    def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
-        """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = self.folder / digest[:2] / f"{digest}.json"
-        found = self._read(path)
-        if found is not None:
-            self.reused += 1
-            return found
-        result = make()
-        self.made += 1
-        self._write(path, result)
-        return result
-
-    def prepare(self) -> None:
-        """Makes the folder; raises a [`FlabError`] if it cannot be written to."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
-        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
-            raise self._unusable(PermissionError("no permission"))
-
-    def _read(self, path: Path) -> list[Any] | None:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:  # a disk that lost its last writes; the batch is made again
-            return None
-        except OSError as error:
-            raise self._unusable(error) from error
-
-    def _write(self, path: Path, result: list[Any]) -> None:
-        partial = path.with_suffix(f".partial-{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(result), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise self._unusable(error) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-
-    def _unusable(self, error: OSError) -> FlabError:
-        return FlabError(
-            f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
-            " --cache-dir"
-        )
-
-
-class HasStopString(StoppingCriteria):
-    """Ends a row once its new text holds a stop string.
-
-    Only the last tokens are decoded: a stop string has not been there before, and each of its bytes takes at most one
-    token.
-
-    Args:
-        start (`int`): tokens of the (padded) prompt.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
-        self.done: torch.Tensor | None = None
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
-        if self.done is None:
-            self.done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        rows = torch.nonzero(~self.done).flatten()
-        if len(rows):
-            ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
-            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            found = [any(stop in text for stop in self.stops) for text in texts]
-            self.done[rows] = torch.tensor(found, device=input_ids.device)
-        return self.done
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 @dataclass(frozen=True)
@@ -142,12 +41,6 @@ class Batch:
     prompts: list[list[int]]
     settings: dict[str, Any] = field(default_factory=dict)
     number: int = 0
-
-
-def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
-    """Indices of prompts in batches, the longest first, equal lengths in the given order."""
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 class FlabLM(HFLM):
@@ -180,22 +73,9 @@ class FlabLM(HFLM):
             tokenizer.pad_token_id = 0
         super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
         self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
-        ends = model.generation_config.eos_token_id
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.doing = ""  # what the progress bars say beside the step
-        self.end_ids = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
-        self.identity = {
-            "format": CACHE_FORMAT,
-            "weights": weights_hash,
-            "config": config_hash(model),
-            "tokenizer": tokenizer_hash(tokenizer),
-            "dtype": str(model.dtype),
-            "device": model.device.type,
-            "attention": getattr(model.config, "_attn_implementation", None),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            "lm_eval": version("lm_eval"),
-        }
+        self.end_ids = end_ids(model, tokenizer)
+        self.identity = {**model_identity(model, tokenizer, weights_hash), "lm_eval": version("lm_eval")}
 
     def get_model_info(self) -> dict[str, Any]:
         return {
@@ -265,34 +145,18 @@ class FlabLM(HFLM):
             "length": self.max_length,
         }
 
-    @torch.inference_mode()
     def _complete(self, batch: Batch) -> list[str]:
-        pad = self.tokenizer.pad_token_id
-        width = max(map(len, batch.prompts))
-        rows = [[pad] * (width - len(prompt)) + prompt for prompt in batch.prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch.prompts]
         settings = dict(batch.settings)
         stops = settings.pop("until")
-        new_tokens = max(1, min(settings.pop("max_gen_toks"), self.max_length - width))
-        config = self._generation_config(settings, new_tokens)
-        with _only(self.model, config), _seeded(self.device, f"{self.seed},{batch.number}"):
-            output = self.model.generate(
-                input_ids=torch.tensor(rows, device=self.device),
-                attention_mask=torch.tensor(mask, device=self.device),
-                generation_config=config,
-                stopping_criteria=[HasStopString(self.tokenizer, stops, width)] if stops else None,
-            )
-        completions = zip(batch.prompts, output[:, width:].tolist(), strict=True)
-        return [cut(self._text(prompt, ids), stops) for prompt, ids in completions]
-
-    def _text(self, prompt: list[int], ids: list[int]) -> str:
-        """A completion as text, read behind the end of its prompt: some decoders strip the space of a first token."""
-        end = min((ids.index(token) for token in self.end_ids if token in ids), default=len(ids))
-        before, whole = (self._decoded(prompt[-ANCHOR:] + more) for more in ([], ids[:end]))
-        return whole[len(before) :] if whole.startswith(before) else self._decoded(ids[:end])
-
-    def _decoded(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
+        config = self._generation_config(settings, most)
+        with _seeded(self.device, f"{self.seed},{batch.number}"):
+            found = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
+        texts = [
+            text_behind(self.tokenizer, prompt, ids, self.end_ids)[0]
+            for prompt, ids in zip(batch.prompts, found, strict=True)
+        ]
+        return [cut(text, stops) for text in texts]
 
     def _generation_config(self, settings: Mapping[str, Any], new_tokens: int) -> GenerationConfig:
         """Nothing but what is asked for: what a checkpoint would rather do stays out."""
@@ -369,36 +233,9 @@ class FlabLM(HFLM):
 
 
 @contextmanager
-def _only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """While the block runs, the model has this generation config: a call takes what it leaves open from there."""
-    own, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = own
-
-
-@contextmanager
 def _seeded(device: torch.device, name: str) -> Iterator[None]:
     """While the block runs, random numbers depend on `name` alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def config_hash(model: PreTrainedModel) -> str:
-    """Hex SHA-256 of the configuration, which decides what weights compute."""
-    config = model.config.to_diff_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype"):
-        config.pop(name, None)
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # left behind by the last call
-        backend.pop(name, None)
-    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()

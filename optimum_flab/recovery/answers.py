@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
 
-import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation.lm import BatchCache, HasStopString, batches_by_length, cut, tokenizer_hash
+from ..generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
 from .encoding import prompt_text
 from .instructions import Example
 from .strategy import STOP_STRINGS, Completion
@@ -38,18 +36,12 @@ class Answerer:
     ):
         self.model, self.tokenizer, self.cache = model, tokenizer, cache
         self.batch_size, self.most_tokens, self.chat = batch_size, most_tokens, chat
-        ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
-        self.ends = sorted({*ends, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])})
+        self.ends = end_ids(model, tokenizer)
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.ends or [0])[0]
         self.identity = {
+            **model_identity(model, tokenizer, weights_hash),
             "kind": "recovery answers",
-            "weights": weights_hash,
-            "tokenizer": tokenizer_hash(tokenizer),
-            "dtype": str(model.dtype),
-            "device": model.device.type,
             "most_tokens": most_tokens,
-            "versions": [version("torch"), version("transformers")],
         }
 
     def __call__(
@@ -77,11 +69,7 @@ class Answerer:
                 tick(len(batch))
         return found
 
-    @torch.inference_mode()
     def _generate(self, prompts: list[list[int]], stops: list[str]) -> list[list[Any]]:
-        width = max(map(len, prompts))
-        rows = [[self.pad] * (width - len(prompt)) + prompt for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         config = GenerationConfig(
             num_beams=1,
             do_sample=False,
@@ -89,23 +77,11 @@ class Answerer:
             eos_token_id=self.ends or None,
             pad_token_id=self.pad,
         )
-        own, self.model.generation_config = self.model.generation_config, config
-        try:
-            output = self.model.generate(
-                input_ids=torch.tensor(rows, device=self.model.device),
-                attention_mask=torch.tensor(mask, device=self.model.device),
-                generation_config=config,
-                stopping_criteria=[HasStopString(self.tokenizer, stops, width)] if stops else None,
-            )
-        finally:
-            self.model.generation_config = own
-        return [self._answer(ids, stops) for ids in output[:, width:].tolist()]
+        found = new_tokens(self.model, self.tokenizer, prompts, stops, config)
+        return [self._answer(prompt, ids, stops) for prompt, ids in zip(prompts, found, strict=True)]
 
-    def _answer(self, ids: list[int], stops: list[str]) -> list[Any]:
+    def _answer(self, prompt: list[int], ids: list[int], stops: list[str]) -> list[Any]:
         """The text before its end, and whether it came to one."""
-        end = min((ids.index(token) for token in self.ends if token in ids), default=None)
-        text = self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text, ended = text_behind(self.tokenizer, prompt, ids, self.ends)
         shortened = cut(text, stops)
-        if shortened != text:
-            return [shortened + "\n", True]
-        return [text, end is not None]
+        return [shortened + "\n", True] if shortened != text else [text, ended]

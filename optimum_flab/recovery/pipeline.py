@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,11 +23,12 @@ from ..architectures import Architecture
 from ..calibration import PackedTokens, read_sources
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
-from ..evaluation.lm import BatchCache
 from ..evaluation.sandbox import Program, run_programs
+from ..generation import BatchCache
 from ..loading import DenseModel, weights_hash
 from ..plan import PruningPlan
 from ..report import HeldOut
+from ..stopwatch import Stopwatch
 from ..surgery import check_plan, copy_in
 from .answers import Answerer
 from .closed_form import between, refit
@@ -110,23 +110,14 @@ class Recovered:
 
 
 @dataclass
-class Steps:
-    """Seconds per step, and a word to the user at the start of each; quiet in all processes but the first."""
+class Steps(Stopwatch):
+    """A stopwatch that has a word with the user; quiet in all processes but the first."""
 
-    quiet: bool
-    seconds: dict[str, float] = field(default_factory=dict)
+    quiet: bool = False
 
     def say(self, text: str) -> None:
         if not self.quiet:
             tqdm.write(text, file=sys.stderr)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:

@@ -11,7 +11,8 @@ from functools import lru_cache
 import pytest
 
 from optimum_flab.commands.base import terminal
-from optimum_flab.commands.prune import FLAGS, PruneCommand, settings_from
+from optimum_flab.commands.flags import settings_from
+from optimum_flab.commands.prune import FLAGS, PruneCommand
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.settings import PrunerSettings, check_settings
 
@@ -34,7 +35,7 @@ def help_of(*verb: str) -> str:
 def parse(*arguments) -> dict:
     parser = ArgumentParser()
     PruneCommand.parse_args(parser)
-    return settings_from(parser.parse_args(["-m", "model", "out", *map(str, arguments)]))
+    return settings_from(parser.parse_args(["-m", "model", "out", *map(str, arguments)]), FLAGS)
 
 
 @pytest.mark.parametrize("arguments", [[], ["flab"], ["flab", "prune"], ["flab", "inspect"], ["flab", "push"]])

@@ -25,7 +25,16 @@ from transformers import GenerationConfig
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import harness
-from optimum_flab.evaluation.lm import BatchCache, FlabLM, HasStopString, batches_by_length, cut, tokenizer_hash
+from optimum_flab.evaluation.lm import FlabLM
+from optimum_flab.generation import (
+    BatchCache,
+    HasStopString,
+    batches_by_length,
+    cut,
+    end_ids,
+    text_behind,
+    tokenizer_hash,
+)
 from optimum_flab.loading import weights_hash
 from optimum_flab.plan import PruningPlan
 
@@ -434,15 +443,14 @@ def test_greedy_completions_are_those_of_generate_cut_at_the_first_stop_string(d
     assert any(found)
 
 
-def test_a_completion_keeps_the_space_that_a_decoder_strips_from_first_tokens(dense, tokenizer, tmp_path):
+def test_a_completion_keeps_the_space_that_a_decoder_strips_from_first_tokens(dense, tokenizer):
     """As those of Llama 2 and Mistral do."""
     stripping = copy.deepcopy(tokenizer)
     stripping.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    lm = FlabLM(dense, stripping, weights_hash="x", cache=BatchCache(tmp_path))
     completion = "    total = a\n    return total"
     prompt, ids = (stripping(text)["input_ids"] for text in ("def add(a):\n", completion))
     assert stripping.decode(ids) == completion[1:]
-    assert lm._text(prompt, ids) == completion
+    assert text_behind(stripping, prompt, ids, end_ids(dense, stripping)) == (completion, False)
 
 
 def test_a_row_ends_once_its_new_text_holds_a_stop_string(tokenizer):
