@@ -558,7 +558,7 @@ def _tie(model: PreTrainedModel, tensor: gguf.ReaderTensor) -> None:
 def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     """The type that most weights are stored in; without safetensors files what the configuration says."""
     dtypes, sizes = [], []
-    for path in _weight_files(folder):
+    for path in shards(folder):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
@@ -571,16 +571,14 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+def shards(folder: Path, name: str = "model.safetensors") -> list[Path]:
+    """The files that weights of this kind are read from, sorted; those that are missing are left out."""
+    single, index = folder / name, folder / f"{name}.index.json"
     if single.is_file():
         return [single]
     if index.is_file():
-        return [
-            folder / name
-            for name in sorted(set(_read_json(index)["weight_map"].values()))
-            if (folder / name).is_file()
-        ]
+        listed = sorted(set(_read_json(index)["weight_map"].values()))
+        return [folder / shard for shard in listed if (folder / shard).is_file()]
     return []
 
 

@@ -40,6 +40,7 @@ from ..loading import (
     load_dense,
     load_tokenizer,
     read_config,
+    shards,
 )
 
 
@@ -499,14 +500,7 @@ def weight_files(files: ModelFiles) -> list[Path]:
     """
     if files.gguf is not None:
         return [files.gguf]
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        single, index = files.folder / name, files.folder / f"{name}.index.json"
-        if single.is_file():
-            return [single]
-        if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return sorted(files.folder / shard for shard in shards)
-    return []
+    return shards(files.folder) or shards(files.folder, "pytorch_model.bin")
 
 
 def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
