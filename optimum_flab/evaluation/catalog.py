@@ -331,7 +331,7 @@ def _prepared(
     if _is_own_loader(prepared.get("custom_dataset")):
         options |= {"task": name, "limit": limit}
         if files:
-            options["file"] = _one_or_all(name, files)
+            options["file"] = _one_or_all(name, files, bool(metadata.get("several_files")))
     elif files:
         if prepared.get("custom_dataset") is not None or "class" in prepared:
             raise FlabError(f"--data {name}={files[0]}: task {name!r} makes its own data, so no file can replace it")
@@ -359,11 +359,10 @@ def _prepared(
     return prepared
 
 
-def _one_or_all(name: str, files: Sequence[str]) -> str | list[str]:
-    several = ("recode", "perplexity")
+def _one_or_all(name: str, files: Sequence[str], several: bool) -> str | list[str]:
     if len(files) == 1:
         return files[0]
-    if name not in several:
+    if not several:
         raise ConfigurationError(f"--data {name}: {len(files)} files were given, but the task takes one")
     return list(files)
 
