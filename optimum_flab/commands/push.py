@@ -35,6 +35,12 @@ class PushCommand(FlabVerb):
             action="store_true",
             help="replace a README.md on the Hub that was not written by this software (default: refuse)",
         )
+        optional.add_argument(
+            "--adapter-of",
+            metavar="OWNER/NAME",
+            help="push only the LoRA adapter that `flab recover --keep-adapter` kept in the folder; the repository of"
+            " the pruned model that it goes with (default: push the model)",
+        )
         add_terms(optional)
         optional.add_argument(
             "--timeout",

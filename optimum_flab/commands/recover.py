@@ -19,6 +19,7 @@ FLAGS = (
     Flag("--data", "recovery.data", "SOURCE"),
     Flag("--exclude", "recovery.exclude", "SOURCE"),
     Flag("--held-out", "recovery.held_out", "SOURCE"),
+    Flag("--held-out-tokens", "recovery.held_out_tokens", "N"),
     Flag("--most-examples", "recovery.most_examples", "N"),
     Flag("--answers", "recovery.answers"),
     Flag("--dense-share", "recovery.dense_share", "SHARE"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
+from .adapter import check_adapter, stage_adapter
 from .card import is_result
 from .facts import (
     CONFIG_NAME,
@@ -145,6 +146,7 @@ def push_to_hub(
     create_pr: bool = False,
     dry_run: bool = False,
     overwrite_card: bool = False,
+    adapter_of: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
     license_name: str | None = None,
@@ -164,6 +166,8 @@ def push_to_hub(
         create_pr (`bool`): open a pull request instead; the same content is never proposed twice.
         dry_run (`bool`): only look and check, and say what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
+        adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
+            repository of the pruned model that it goes with.
         base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
         license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
         timeout (`float`): seconds without an answer after which a request has failed.
@@ -185,9 +189,22 @@ def push_to_hub(
     if not timeout > 0:
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
     folder = Path(folder)
-    check_complete(folder)
+    if adapter_of is None:
+        check_complete(folder)
+    else:
+        check_adapter(folder, adapter_of)
 
     def staging(name: str, card: str | None) -> Staged:
+        if adapter_of is not None:
+            return stage_adapter(
+                folder,
+                name,
+                adapter_of,
+                remote_card=card,
+                answers=answers,
+                overwrite_card=overwrite_card,
+                fetch=card_reader(hub),
+            )
         return stage(
             folder,
             name,
@@ -225,6 +242,10 @@ def push_staged(
     staged = staging(repo_id, hub.card(target))
     hub.check_card(staged.card)
     changes = changes_between(staged.files, target.files)
+    if changes.delete and not staged.replaces:
+        raise ConfigurationError(
+            f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to a repository of its own"
+        )
     size = sum(size_of(staged.files[path]) for path in changes.send)
     differs = bool(changes.send or changes.delete)
     if create_pr and differs and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):

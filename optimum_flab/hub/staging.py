@@ -53,11 +53,13 @@ class Staged:
         files (`dict[str, Path | bytes]`): content by path in the repository, sorted by path.
         card (`str`): the text of the card, which is one of the files.
         notes (`tuple[str, ...]`): what the user should be told.
+        replaces (`bool`): whether it takes the place of a checkpoint that is there.
     """
 
     files: dict[str, Path | bytes]
     card: str
     notes: tuple[str, ...] = ()
+    replaces: bool = True
 
 
 def stage(

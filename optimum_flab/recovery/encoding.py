@@ -29,6 +29,10 @@ class Encoded:
     ids: list[int]
     answers: list[bool]
 
+    def cut(self, length: int) -> Encoded:
+        """Its first tokens."""
+        return Encoded(self.ids[:length], self.answers[:length])
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -91,13 +95,29 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
         ) from error
 
 
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template writes behind an answer, without the white space that only parts it from the next turn;
+    empty where the template says nothing."""
+    mark = "\ufdd0answer\ufdd0"
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2].rstrip()
+    except Exception:  # a template that knows no such turns; its examples say so themselves
+        return ""
+
+
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Encoded]:
     """Tokens of prompt and answer as one text, so that they are cut as they will be when the text is read.
 
-    A token that holds a part of both belongs to the answer. The end-of-sequence token follows the answer.
+    A token that holds a part of both belongs to the answer. The end of the turn follows the answer in a chat, else the
+    end-of-sequence token.
     """
+    closing = turn_end(tokenizer) if chat else ""
     prompts = [prompt_text(example, tokenizer, chat) for example in examples]
-    texts = [prompt + example.answer for prompt, example in zip(prompts, examples, strict=True)]
+    texts = [
+        prompt + example.answer + ("" if example.continues else closing)
+        for prompt, example in zip(prompts, examples, strict=True)
+    ]
     before, after = (list(ids) for ids in special_ids(tokenizer))
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     if after[-1:] == end:
@@ -112,7 +132,7 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat
             # a chat template writes the beginning-of-sequence token itself
             first = before if example.continues or not chat else []
             answers = [stop > len(prompt) for _, stop in offsets]
-            tail = [*after, *end]
+            tail = [] if closing and not example.continues else [*after, *end]
             encoded.append(Encoded([*first, *ids, *tail], [False] * len(first) + answers + [True] * len(tail)))
     return encoded
 

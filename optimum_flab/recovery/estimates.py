@@ -32,15 +32,20 @@ class Estimate:
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
+        answer_seconds (`float`): of the dense model's answers, if each is as long as it may be.
     """
 
     memory_bytes: int
     disk_bytes: int
     seconds: float
+    answer_seconds: float = 0.0
 
     def describe(self) -> str:
+        answers = (
+            f"the dense model's answers take at most {readable(self.answer_seconds)}; " if self.answer_seconds else ""
+        )
         return (
-            f"training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
+            f"{answers}training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
             f"and {readable(self.seconds)}"
         )
 
@@ -91,6 +96,16 @@ def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int) -> float:
         start = time.perf_counter()
         model.base_model(**inputs)
     return (time.perf_counter() - start) / len(part.input_ids)
+
+
+def seconds_per_token(model: nn.Module, batch_size: int) -> float:
+    """Wall time of one more token for each prompt of a batch."""
+    inputs = torch.zeros(max(1, batch_size), 1, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.inference_mode():
+        model(input_ids=inputs)  # the first pass is slower than the others
+        start = time.perf_counter()
+        model(input_ids=inputs)
+    return time.perf_counter() - start
 
 
 def training_seconds(per_row: float, sizes: TrainingSizes, validation_rows: int, processes: int) -> float:

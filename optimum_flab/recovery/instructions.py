@@ -65,6 +65,11 @@ class Example:
         """Everything that it shows a model."""
         return self.prompt + ("" if self.continues else "\n") + self.answer
 
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing to ask or nothing to learn."""
+        return not (self.prompt.strip() and self.answer.strip())
+
     def answered(self, answer: str) -> Example:
         """The same exercise with another answer."""
         return replace(self, answer=answer)
@@ -158,7 +163,7 @@ def recognise(columns: Sequence[str], mapping: Mapping[str, str]) -> Columns | N
 
 
 def examples_from_rows(rows: Any, name: str, mapping: Mapping[str, str]) -> Iterator[Example]:
-    """Examples of the rows of one file or dataset; rows whose prompt or answer is blank are left out.
+    """Examples of the rows of one file or dataset, one for each; some may be blank.
 
     Raises:
         [`FlabError`]: a row has no usable columns, or a chat is not one; names the row, counted from 1.
@@ -173,9 +178,7 @@ def examples_from_rows(rows: Any, name: str, mapping: Mapping[str, str]) -> Iter
                 f"{name}, row {number}: no usable columns; columns found: {', '.join(map(str, row)) or 'none'}; "
                 f"map them by name, '{name}[prompt=COLUMN,answer=COLUMN]'"
             )
-        example = _from_chat(row, columns, place) if columns.chat else _from_pair(row, columns, place)
-        if example is not None and example.answer.strip() and example.prompt.strip():
-            yield example
+        yield _from_chat(row, columns, place) if columns.chat else _from_pair(row, columns, place)
 
 
 def _from_pair(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
@@ -188,8 +191,8 @@ def _from_pair(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
     )
 
 
-def _from_chat(row: Mapping[str, Any], columns: Columns, place: str) -> Example | None:
-    """The turns up to the last answer of the assistant; `None` where nobody answers."""
+def _from_chat(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
+    """The turns up to the last answer of the assistant; blank where nobody answers."""
     messages = row[columns.chat]
     turns = []
     for message in messages if isinstance(messages, (list, tuple)) else [None]:
@@ -203,7 +206,7 @@ def _from_chat(row: Mapping[str, Any], columns: Columns, place: str) -> Example 
     while turns and turns[-1][0] != "assistant":
         turns.pop()
     if len(turns) < 2:
-        return None
+        return Example(place, (), "")
     return Example(place, tuple(turns[:-1]), turns[-1][1], False, *_tests(row, columns, place))
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import Architecture
-from ..calibration import PackedTokens, read_sources
+from ..calibration import PASSAGE_CHARACTERS_PER_TOKEN, PackedTokens, read_sources, split_passages
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
 from ..evaluation.sandbox import Program, run_programs
@@ -34,9 +34,16 @@ from .answers import Answerer
 from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
 from .encoding import Sequences, encode, pack_examples, split_rows, uses_chat
-from .estimates import Estimate, disk_needed, seconds_per_row, training_memory, training_seconds
+from .estimates import (
+    Estimate,
+    disk_needed,
+    seconds_per_row,
+    seconds_per_token,
+    training_memory,
+    training_seconds,
+)
 from .instructions import Example, read_instructions
-from .launch import process_state
+from .launch import check_agreement, process_state
 from .measure import DenseSide
 from .overlap import Forbidden, benchmark_texts, source_texts, unchecked_benchmarks
 from .settings import RecoverySettings, check_recovery
@@ -80,6 +87,21 @@ class Work:
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan
     architecture: Architecture
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Examples that may be trained on, still with their reference answers.
+
+    Args:
+        held_out (`list[str]`): texts that only measure.
+        forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
+    """
+
+    examples: list[Example]
+    held_out: list[str]
+    forbidden: dict[str, Forbidden]
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -232,6 +254,7 @@ def recover(
             state.is_main_process,
             release_dense,
         )
+    check_agreement(ready.folder.name, state)
     with steps.step("training"):
         training = _trained(ready, settings, device)
     state.wait_for_everyone()  # the others may still read the best checkpoint
@@ -291,16 +314,21 @@ def _before_training(
     distils = shares_of(settings).distillation > 0
     cached = distils and settings.teacher == "cached"
     with steps.step("data"):
-        held_out = held_out_texts(settings, work.plan)
-        data = prepare(work, settings, examples, held_out, cache, steps, dtype)
-    sizes = training_sizes(settings, len(data.rows), processes)
-    folder = root / "runs" / run_key(work, settings, data, sizes)
-    estimate = _estimate(work, settings, data, sizes, cached, processes, dtype)
-    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
+        selected = select(settings, examples, held_out_texts(settings, work.plan), steps)
+        # everything that the settings could be refused for, with the references in place of the answers to come
+        expected = expected_rows(work, settings, selected)
+        sizes = training_sizes(settings, len(expected), processes)
+        estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
     steps.say(estimate.describe())
     _check_space(root, estimate)
+    with steps.step("answers"):
+        data = prepare(work, settings, selected, cache, steps, dtype)
+    sizes = training_sizes(settings, len(data.rows), processes)
+    folder = root / "runs" / run_key(work, settings, data, sizes)
+    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
     with steps.step("held-out measurement"):
-        side = _dense_side(work, data.held_out, settings) if first else None
+        measured = within_tokens(work, data.held_out, settings) if first else []
+        side = _dense_side(work, measured, settings) if first else None
         before = side and side.measure(work.model)
     computing = copy_in(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense:
@@ -343,17 +371,23 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
         return []
 
 
-def prepare(
-    work: Work,
-    settings: RecoverySettings,
-    examples: list[Example],
-    held_out: list[str],
-    cache: BatchCache,
-    steps: Steps,
-    dtype: torch.dtype,
-) -> Data:
-    """Filters the examples, chooses their answers and lays them into rows."""
+def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
+    """The first passages of some texts that have as many tokens as are measured on, at least one."""
+    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    left, taken = settings.held_out_tokens, []
+    for passage in (passage for text in texts for passage in split_passages(text, most)):
+        left -= len(work.dense.tokenizer(passage, add_special_tokens=False)["input_ids"])
+        if left < 0 and taken:
+            break
+        taken.append(passage)
+    return taken
+
+
+def select(settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps) -> Selected:
+    """Leaves out what must not be trained on, and sets texts aside to measure on where none are named."""
     counts = Counts(read=len(examples))
+    examples = [example for example in examples if not example.blank]
+    counts.drop("without a prompt or an answer", counts.read - len(examples))
     known = benchmark_texts()
     if note := unchecked_benchmarks(known):
         steps.say(f"note: {note}")
@@ -375,10 +409,35 @@ def prepare(
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
+    return Selected(examples, held_out, forbidden, counts)
+
+
+def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
+    """The rows that there would be with the reference answers; raises what the data could be refused for."""
+    chat = uses_chat(work.tokenizer, settings.template)
+    if settings.answers == "dense":
+        uses_chat(work.dense.tokenizer, settings.template)
+    encoded = encode(selected.examples, work.tokenizer, chat)
+    length = settings.sequence_length
+    packed, too_long = pack_examples(encoded, length)
+    if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
+        # the references are too long, but the dense model may answer more shortly
+        packed, too_long = pack_examples([e.cut(length) for e in encoded], length)
+    if packed is None:
+        selected.counts.drop(f"longer than {length} tokens", too_long)
+        refuse_empty([], selected.counts)
+    return packed
+
+
+def prepare(
+    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
+) -> Data:
+    """Chooses the answers of the examples and lays them into rows."""
+    examples, counts = selected.examples, selected.counts
     if settings.answers == "dense":
         examples = _answered(work, settings, examples, cache, steps, dtype, counts)
         # an answer of the dense model may recite what no reference held
-        examples = without_overlap(examples, forbidden, counts)
+        examples = without_overlap(examples, selected.forbidden, counts)
     else:
         counts.answers["reference"] = len(examples)
     chat = uses_chat(work.tokenizer, settings.template)
@@ -392,7 +451,7 @@ def prepare(
             "the checkpoint on; name more data (--data) or shorten the sequences (--sequence-length)"
         )
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
-    return Data(packed.rows(rows), packed.rows(aside), held_out, counts)
+    return Data(packed.rows(rows), packed.rows(aside), selected.held_out, counts)
 
 
 def _rank(seed: int, example: Example) -> str:
@@ -454,7 +513,9 @@ def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingS
         "pruned": weights_hash(work.model),
         "rows": data.rows.digest,
         "validation": data.validation.digest,
-        "settings": settings.model_dump(exclude={"data", "exclude", "held_out", "keep_adapter", "micro_batch_size"}),
+        "settings": settings.model_dump(
+            exclude={"data", "exclude", "held_out", "held_out_tokens", "keep_adapter", "micro_batch_size"}
+        ),
         "steps": sizes.steps,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
@@ -463,17 +524,27 @@ def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingS
 def _estimate(
     work: Work,
     settings: RecoverySettings,
-    data: Data,
+    selected: Selected,
+    expected: Sequences,
     sizes: TrainingSizes,
     cached: bool,
     processes: int,
     dtype: torch.dtype,
 ) -> Estimate:
     probe = copy_in(work.model, work.dense.model.device, dtype)
-    per_row = seconds_per_row(probe, data.rows.tokens, sizes.micro_batch_size)
+    per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
     parameters = sum(parameter.numel() for parameter in probe.parameters())
     trained = sum(p.numel() for p in with_lora(probe, settings).parameters() if p.requires_grad)
-    cache = cache_bytes(data.rows.tokens, settings.top_k) if cached else 0
+    del probe
+    answers = 0.0
+    if settings.answers == "dense":
+        number = len(to_answer(selected.examples, settings.dense_share, settings.seed))
+        answerer = copy_in(work.dense.model, work.dense.model.device, dtype)
+        per_token = seconds_per_token(answerer, min(number, settings.generation_batch_size))
+        answers = per_token * settings.max_new_tokens * math.ceil(number / settings.generation_batch_size)
+    itemsize = work.model.dtype.itemsize
+    cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
+    refitted = parameters * itemsize if settings.closed_form else 0
     return Estimate(
         memory_bytes=training_memory(
             work.model.config,
@@ -484,8 +555,9 @@ def _estimate(
             dtype.itemsize,
             settings.gradient_checkpointing,
         ),
-        disk_bytes=disk_needed(trained, parameters, work.model.dtype.itemsize, cache),
-        seconds=training_seconds(per_row, sizes, len(data.validation), processes),
+        disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted),
+        seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
+        answer_seconds=answers,
     )
 
 

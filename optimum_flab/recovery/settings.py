@@ -26,6 +26,7 @@ class RecoverySettings(Section):
         description="sources of text that only measure; default: those of the pruning, or a part set aside from the"
         " data",
     )
+    held_out_tokens: int = Field(8192, ge=1, description="most tokens that are measured on")
     most_examples: int | None = Field(None, ge=1, description="most examples to use, a seeded choice; default: all")
     answers: Literal["dense", "reference"] = Field(
         "dense",

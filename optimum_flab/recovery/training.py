@@ -389,6 +389,8 @@ def train(
         [`FlabError`]: the checkpoints find no space.
     """
     dtype = getattr(torch, settings.dtype)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
     model = with_lora(copy_in(start, device, dtype), settings)
     config = model.peft_config["default"]
     train_set = Rows(

@@ -13,6 +13,7 @@ from optimum_flab.recovery.encoding import (
     prompt_text,
     schedule,
     split_rows,
+    turn_end,
     uses_chat,
 )
 from optimum_flab.recovery.instructions import Example
@@ -53,6 +54,22 @@ def test_the_chat_template_stands_before_the_answer_and_does_not_trim_it():
     (encoded,) = encode([one], tokenizer, chat=True)
     text = tokenizer.decode(encoded.ids)
     assert text == "<|pad|>system\ns\n<|pad|>user\nu\n<|pad|>assistant\n\n    return 1  \n<|endoftext|>"
+
+
+def test_an_answer_in_a_chat_ends_as_the_template_ends_it():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|pad|>{{ m['role'] }}\n{{ m['content'] }}<|endoftext|>|\n{% endfor %}"
+        "{% if add_generation_prompt %}<|pad|>assistant\n{% endif %}"
+    )
+    assert turn_end(tokenizer) == "<|endoftext|>|"
+    (encoded,) = encode([example("u", "return 1", False)], tokenizer, chat=True)
+    assert tokenizer.decode(encoded.ids) == "<|pad|>user\nu<|endoftext|>|\n<|pad|>assistant\nreturn 1<|endoftext|>|"
+    assert tokenizer.decode([i for i, flag in zip(encoded.ids, encoded.answers, strict=True) if flag]) == (
+        "return 1<|endoftext|>|"
+    )
+    (continued,) = encode([example("def f():\n", "    return 1", True)], tokenizer, chat=True)
+    assert tokenizer.decode(continued.ids) == "def f():\n    return 1<|endoftext|>"
 
 
 def test_a_template_that_refuses_is_named():

@@ -38,8 +38,9 @@ def test_the_chat_form_ends_with_the_last_answer(tmp_path, names):
         for part in (turns, [*turns, ("user", "e")], turns[:2])
     ]
     found = read_instructions([write_lines(tmp_path / "c.jsonl", rows)])
-    assert [example.turns for example in found] == [tuple(turns[:-1])] * 2
-    assert {example.answer for example in found} == {"  d  "}
+    assert [example.blank for example in found] == [False, False, True]
+    assert [example.turns for example in found[:2]] == [tuple(turns[:-1])] * 2
+    assert {example.answer for example in found[:2]} == {"  d  "}
 
 
 def test_columns_are_mapped_by_name(tmp_path):
@@ -70,10 +71,11 @@ def test_parquet_and_folders_are_read(tmp_path):
     assert [example.continues for example in found] == [True, True, False, False, False]
 
 
-def test_blank_rows_are_left_out_and_their_neighbours_keep_their_places(tmp_path):
+def test_blank_rows_are_told_apart_and_their_neighbours_keep_their_places(tmp_path):
     rows = [{"prompt": "a", "response": " "}, {"prompt": "", "response": "x"}, {"prompt": "b", "response": "y"}]
-    (example,) = read_instructions([write_lines(tmp_path / "r.jsonl", rows)])
-    assert example.place.endswith("r.jsonl#3")
+    found = read_instructions([write_lines(tmp_path / "r.jsonl", rows)])
+    assert [example.blank for example in found] == [True, True, False]
+    assert found[2].place.endswith("r.jsonl#3")
 
 
 @pytest.mark.parametrize("row", [{"messages": "hello"}, {"messages": [{"role": "user"}]}, {"messages": [1]}])

@@ -371,3 +371,43 @@ def test_a_batch_that_processes_cannot_share_is_refused():
 def test_an_unknown_target_names_the_linear_layers(made):
     with pytest.raises(ConfigurationError, match="linear layers of this model: .*down_proj"):
         run(made, targets=["no_such"], answers="reference")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"targets": ["no_such"]}, "linear layers of this model"),
+        ({"sequence_length": 8}, "longer than 8 tokens"),
+        ({"template": "chat"}, "refuses it"),
+    ],
+    ids=["target", "length", "template"],
+)
+def test_what_would_fail_later_is_said_before_the_dense_model_answers(made, monkeypatch, changes, message):
+    def never(*args, **kwargs):
+        raise AssertionError("the dense model was asked")
+
+    monkeypatch.setattr(pipeline, "_answered", never)
+    file = made / "pruned" / "chat_template.jinja"
+    file.write_text("{{ raise_exception('unknown') }}")
+    write_lines(made / "plain.jsonl", [{"instruction": f"Write {n}.", "output": f"x = {n}"} for n in range(30)])
+    with pytest.raises(FlabError, match=message):
+        run(made, data=["plain.jsonl"], **changes)
+
+
+def test_rows_without_prompt_or_answer_are_counted(made):
+    rows = [{"instruction": " ", "output": "x = 1"}, {"instruction": "Write it.", "output": ""}]
+    write_lines(made / "blank.jsonl", rows)
+    section = run(made, data=["blank.jsonl", "alpaca.json"], answers="reference", max_steps=1).pruned.report[
+        "recovery"
+    ]
+    assert section["data"]["examples"] == 26
+    assert section["data"]["dropped"]["without a prompt or an answer"] == 2
+
+
+def test_only_as_many_tokens_are_measured_on_as_asked(made):
+    held_out = f"{made / 'held_out.jsonl'}[text]"
+    options = {"held_out": held_out, "answers": "reference", "max_steps": 1}
+    whole = run(made, **options).pruned.report["held_out"]
+    part = run(made, **options, held_out_tokens=whole["dense_tokens"] // 2).pruned.report["held_out"]
+    assert 0 < part["dense_tokens"] <= whole["dense_tokens"] // 2
+    assert run(made, **options, held_out_tokens=1).pruned.report["held_out"]["texts"] == 1

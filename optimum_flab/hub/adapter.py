@@ -1,0 +1,154 @@
+"""A LoRA adapter alone: what is sent of it, and its card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, FlabError
+from .card import BEGIN, END, MARK, TAGS, licence, signed, text_of_user
+from .facts import REPORT_NAME, at, number_at, read_json
+from .staging import Staged, check_limits, check_replaceable
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, is_repository, settle_terms
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+
+ADAPTER_FOLDER = "adapter"  # in the folder of a recovered model
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TEMPLATE = Path(__file__).with_name("adapter.md.jinja")
+
+
+def check_adapter(folder: Path, pruned: str) -> Path:
+    """The folder of the adapter that lies in the folder of a recovered model.
+
+    Args:
+        pruned (`str`): the repository of the model that the adapter goes with.
+
+    Raises:
+        [`ConfigurationError`]: there is none, or the repository has no possible name.
+    """
+    if not is_repository(pruned):
+        raise ConfigurationError(
+            f"--adapter-of {pruned!r} is not the id of a model on the Hub; give the pruned model, pushed before its"
+            " recovery, as owner/name"
+        )
+    adapter = folder / ADAPTER_FOLDER
+    missing = [path.name for path in (adapter / ADAPTER_CONFIG, adapter / ADAPTER_WEIGHTS) if not path.is_file()]
+    missing += [] if (folder / REPORT_NAME).is_file() else [REPORT_NAME]
+    if missing:
+        raise ConfigurationError(
+            f"folder {str(folder)!r} holds no adapter, since {', '.join(missing)} is missing; recover with"
+            " --keep-adapter and give what `optimum-cli flab recover` wrote"
+        )
+    return adapter
+
+
+def stage_adapter(
+    folder: Path,
+    repo_id: str,
+    pruned: str,
+    *,
+    remote_card: str | None = None,
+    answers: Answers = NO_ANSWERS,
+    overwrite_card: bool = False,
+    fetch: Fetch | None = None,
+) -> Staged:
+    """Checks an adapter and puts together what will be sent.
+
+    Args:
+        folder (`Path`): of the recovered model that it was kept with.
+        repo_id (`str`): where it goes, with its owner.
+        pruned (`str`): the repository of the pruned model, as it was before its recovery.
+
+    Raises:
+        [`ConfigurationError`]: there is no adapter, the licence is not known, or the card there may not be replaced.
+        [`FlabError`]: the files are damaged.
+    """
+    from huggingface_hub import ModelCard
+
+    adapter = check_adapter(folder, pruned)
+    config, report = read_json(adapter / ADAPTER_CONFIG), read_json(folder / REPORT_NAME)
+    check_matrices(adapter / ADAPTER_WEIGHTS)
+    recovery = at(report, "recovery")
+    if not isinstance(recovery, Mapping):
+        raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing of a recovery; recover again")
+    terms = settle_terms(report, None, answers, fetch)
+    if terms.license is None:
+        raise ConfigurationError(
+            "the licence of the base model is not known, and an adapter to it is under the same; give it with"
+            " --license (and --license-name, --license-link), as the base model's card states it"
+            + "".join(f"\n{note}" for note in terms.notes)
+        )
+    card = ModelCard.from_template(
+        adapter_card_data(pruned, terms),
+        template_path=str(TEMPLATE),
+        title=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        pruned=pruned,
+        rank=config.get("r"),
+        measured=measured_rows(recovery),
+        positions=number_at(recovery, "held_out_after", "positions"),
+        licence=licence(terms, ()),
+        own_text=text_of_user(remote_card) if remote_card is not None else "",
+        begin=BEGIN,
+        end=END,
+        mark=MARK.format("0" * 64),
+    )
+    text = signed(str(card))
+    if remote_card is not None and not overwrite_card:
+        check_replaceable(remote_card, text, repo_id)
+    files: dict[str, Path | bytes] = {
+        CARD_NAME: text.encode(),
+        ADAPTER_CONFIG: (json.dumps({**config, "base_model_name_or_path": pruned}, indent=2) + "\n").encode(),
+        ADAPTER_WEIGHTS: adapter / ADAPTER_WEIGHTS,
+    }
+    check_limits({ADAPTER_WEIGHTS: (adapter / ADAPTER_WEIGHTS).stat().st_size})
+    return Staged(files, text, terms.notes, replaces=False)
+
+
+def check_matrices(path: Path) -> None:
+    """Raises a [`FlabError`] if a file of LoRA matrices is damaged or holds none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise FlabError(f"the adapter in {str(path)!r} cannot be read ({error}); recover again") from error
+    if not any("lora_" in name for name in names):
+        raise FlabError(f"{str(path)!r} holds no LoRA matrices; recover again")
+
+
+def adapter_card_data(pruned: str, terms: Terms) -> ModelCardData:
+    """The metadata."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        base_model=pruned,
+        base_model_relation="adapter",
+        license=terms.license,
+        license_name=terms.license_name,
+        license_link=terms.license_link,
+        language=list(terms.language) or None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=[*TAGS, "lora"],
+    )
+
+
+def measured_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
+    """What held-out text costs the pruned model without and with the adapter."""
+    rows = []
+    for name, label in (
+        ("divergence", "divergence from the dense model (nats per token)"),
+        ("pruned_bits_per_byte", "bits per byte"),
+    ):
+        before, after = (number_at(recovery, side, name) for side in ("held_out_before", "held_out_after"))
+        if before is not None and after is not None:
+            rows.append([label, f"{before:.4f}", f"{after:.4f}"])
+    return rows

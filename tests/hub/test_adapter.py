@@ -1,0 +1,93 @@
+"""A LoRA adapter is pushed alone, and is then loaded on the pruned model by stock peft."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from hub.card_rules import card_errors
+from hub.client import push
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.hub.adapter import stage_adapter
+from optimum_flab.hub.card import is_generated, metadata
+
+
+NAME, PRUNED = "me/tiny-lora", "me/tiny-flab"
+MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
+
+
+@pytest.fixture
+def recovered(pruned):
+    """A pruned model beside which an adapter was kept, as `flab recover --keep-adapter` leaves it."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32),
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(pruned / "adapter")
+    path = pruned / "flab_report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["recovery"] = {"held_out_before": MEASURED, "held_out_after": {**MEASURED, "divergence": 0.1}}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    return pruned
+
+
+def test_an_adapter_arrives_alone_and_fits_the_pruned_model(recovered, hub, client, tmp_path):
+    found = client(push, str(recovered), NAME, adapter_of=PRUNED).result()
+    assert set(hub.files(NAME)) - {".gitattributes"} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert found.changes.delete == ()
+    there = tmp_path / "there"
+    there.mkdir()
+    for name, content in hub.files(NAME).items():
+        (there / name).write_bytes(content)
+    assert json.loads((there / "adapter_config.json").read_text())["base_model_name_or_path"] == PRUNED
+    base = AutoModelForCausalLM.from_pretrained(recovered, dtype=torch.float32)
+    ids = torch.arange(12)[None]
+    before = base(ids).logits
+    after = PeftModel.from_pretrained(base, there)(ids).logits
+    assert not torch.equal(before, after)
+    sent, kept = (load_file(folder / "adapter_model.safetensors") for folder in (there, recovered / "adapter"))
+    assert sent.keys() == kept.keys() and all(torch.equal(sent[name], kept[name]) for name in sent)
+
+
+def test_its_card_names_the_pruned_model_and_what_was_measured(recovered):
+    staged = stage_adapter(recovered, NAME, PRUNED)
+    data = metadata(staged.card)
+    assert is_generated(staged.card)
+    assert data.base_model == PRUNED and data.library_name == "peft" and data.license == "apache-2.0"
+    assert "| divergence from the dense model (nats per token) | 0.2000 | 0.1000 |" in staged.card
+    assert f'from_pretrained("{PRUNED}")' in staged.card and f'"{NAME}"' in staged.card
+    assert str(recovered) not in staged.card + json.dumps(staged.files["adapter_config.json"].decode())
+    assert card_errors(staged.card) == []
+
+
+def test_a_model_is_not_replaced_by_an_adapter(recovered, hub, client):
+    plain = shutil.copytree(recovered, recovered.with_name("plain"))
+    shutil.rmtree(plain / "adapter")
+    client(push, str(plain), PRUNED).result()
+    before = hub.state(PRUNED)
+    error = client(push, str(recovered), PRUNED, adapter_of=PRUNED).error
+    assert isinstance(error, ConfigurationError) and "of its own" in str(error)
+    assert hub.state(PRUNED) == before
+
+
+def test_what_holds_no_adapter_is_refused(recovered, pruned):
+    with pytest.raises(ConfigurationError, match="--adapter-of"):
+        stage_adapter(recovered, NAME, "not a repository")
+    weights = recovered / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(FlabError, match="cannot be read"):
+        stage_adapter(recovered, NAME, PRUNED)
+    weights.unlink()
+    with pytest.raises(ConfigurationError, match="--keep-adapter"):
+        stage_adapter(recovered, NAME, PRUNED)
