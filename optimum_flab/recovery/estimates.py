@@ -41,13 +41,13 @@ class Estimate:
     answer_seconds: float = 0.0
 
     def describe(self) -> str:
-        answers = (
-            f"the dense model's answers take at most {readable(self.answer_seconds)}; " if self.answer_seconds else ""
-        )
-        return (
-            f"{answers}training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
+        training = (
+            f"training takes about {self.memory_bytes / 1e9:.1f} GB of memory, {self.disk_bytes / 1e9:.1f} GB of disk "
             f"and {readable(self.seconds)}"
         )
+        if not self.answer_seconds:
+            return training
+        return f"the dense model's answers take at most {readable(self.answer_seconds)}; {training}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -69,6 +69,8 @@ MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
 PROGRAMS_AT_ONCE = 64
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
 CHECKPOINTS = "checkpoints"
+# settings whose effect on a training is in its rows, or that have none
+DECIDE_NOTHING = {"data", "exclude", "held_out", "held_out_tokens", "keep_adapter", "micro_batch_size"}
 
 
 @dataclass(frozen=True)
