@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FLAGS = (
     Flag("--data", "recovery.data", "SOURCE"),
+    Flag("--text", "recovery.text", "SOURCE"),
+    Flag("--text-tokens", "recovery.text_tokens", "N"),
     Flag("--exclude", "recovery.exclude", "SOURCE"),
     Flag("--held-out", "recovery.held_out", "SOURCE"),
     Flag("--held-out-tokens", "recovery.held_out_tokens", "N"),

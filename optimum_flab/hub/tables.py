@@ -332,6 +332,7 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
     return [
         ["training data", sources(at(settings, "data"), MISSING)],
         ["training examples", f"{kept} of {read} read, in {sequences} sequences of {tokens} tokens in all"],
+        *([["plain text of the training", sources(text, MISSING)]] if (text := at(settings, "text")) else []),
         ["training settings", ", ".join(how) or MISSING],
         ["training steps", f"{done} done; the weights are those after step {best}"],
         [

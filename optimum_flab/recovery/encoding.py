@@ -58,6 +58,14 @@ class Sequences:
             PackedTokens(tokens.input_ids[index], tokens.position_ids[index], tokens.mask[index]), self.labels[index]
         )
 
+    def with_rows(self, others: Sequences) -> Sequences:
+        """These rows and further ones of the same length."""
+        first, second = self.tokens, others.tokens
+        parts = (
+            torch.cat([getattr(first, name), getattr(second, name)]) for name in ("input_ids", "position_ids", "mask")
+        )
+        return Sequences(PackedTokens(*parts), torch.cat([self.labels, others.labels]))
+
     @property
     def digest(self) -> str:
         """Hex SHA-256 of tokens, positions and labels."""
@@ -135,6 +143,14 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat
             tail = [] if closing and not example.continues else [*after, *end]
             encoded.append(Encoded([*first, *ids, *tail], [False] * len(first) + answers + [True] * len(tail)))
     return encoded
+
+
+def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Encoded:
+    """The first tokens of a plain text, none of which is an answer."""
+    before, after = (list(ids) for ids in special_ids(tokenizer))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [*before, *ids[: max(0, length - len(before) - len(after))], *after]
+    return Encoded(ids, [False] * len(ids))
 
 
 def pack_examples(encoded: Sequence[Encoded], length: int) -> tuple[Sequences | None, int]:

@@ -50,6 +50,11 @@ class Forbidden:
         return not self.runs.isdisjoint(grams(text, self.size))
 
 
+def overlapped(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:
+    """The name of the first of some forbidden texts that a text shares a run of words with; `None`: with none."""
+    return next((name for name, texts in forbidden.items() if texts.overlaps(text)), None)
+
+
 NOT_CHECKED = ("HumanEval", "MBPP")  # unless their texts are at hand
 
 

@@ -33,7 +33,7 @@ from ..surgery import check_plan, copy_in
 from .answers import Answerer
 from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
-from .encoding import Sequences, encode, pack_examples, split_rows, uses_chat
+from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .estimates import (
     Estimate,
     disk_needed,
@@ -45,7 +45,7 @@ from .estimates import (
 from .instructions import Example, read_instructions
 from .launch import check_agreement, process_state
 from .measure import DenseSide
-from .overlap import Forbidden, benchmark_texts, source_texts, unchecked_benchmarks
+from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
 from .settings import RecoverySettings, check_recovery
 from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
@@ -70,7 +70,16 @@ PROGRAMS_AT_ONCE = 64
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
 CHECKPOINTS = "checkpoints"
 # settings whose effect on a training is in its rows, or that have none
-DECIDE_NOTHING = {"data", "exclude", "held_out", "held_out_tokens", "keep_adapter", "micro_batch_size"}
+DECIDE_NOTHING = {
+    "data",
+    "text",
+    "text_tokens",
+    "exclude",
+    "held_out",
+    "held_out_tokens",
+    "keep_adapter",
+    "micro_batch_size",
+}
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,14 @@ class Selected:
     Args:
         held_out (`list[str]`): texts that only measure.
         forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
+        plain ([`Sequences`], *optional*): rows of plain text, without labels.
     """
 
     examples: list[Example]
     held_out: list[str]
     forbidden: dict[str, Forbidden]
     counts: Counts
+    plain: Sequences | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +204,7 @@ def check_inputs(settings: RecoverySettings, consent: bool) -> None:
     check_recovery(settings)
     check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
+    read_sources(settings.text)
 
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
@@ -316,7 +328,7 @@ def _before_training(
     distils = shares_of(settings).distillation > 0
     cached = distils and settings.teacher == "cached"
     with steps.step("data"):
-        selected = select(settings, examples, held_out_texts(settings, work.plan), steps)
+        selected = select(work, settings, examples, held_out_texts(settings, work.plan), steps)
         # everything that the settings could be refused for, with the references in place of the answers to come
         expected = expected_rows(work, settings, selected)
         sizes = training_sizes(settings, len(expected), processes)
@@ -385,7 +397,9 @@ def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) 
     return taken
 
 
-def select(settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps) -> Selected:
+def select(
+    work: Work, settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps
+) -> Selected:
     """Leaves out what must not be trained on, and sets texts aside to measure on where none are named."""
     counts = Counts(read=len(examples))
     examples = [example for example in examples if not example.blank]
@@ -400,7 +414,7 @@ def select(settings: RecoverySettings, examples: list[Example], held_out: list[s
         forbidden["held-out text"] = Forbidden(held_out)
     examples = without_overlap(examples, forbidden, counts)
     refuse_empty(examples, counts)
-    examples.sort(key=lambda example: _rank(settings.seed, example))
+    examples.sort(key=lambda example: _rank(settings.seed, example.text))
     if settings.most_examples is not None:
         counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
         examples = examples[: settings.most_examples]
@@ -411,7 +425,33 @@ def select(settings: RecoverySettings, examples: list[Example], held_out: list[s
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
-    return Selected(examples, held_out, forbidden, counts)
+    plain = plain_rows(work.tokenizer, settings, forbidden, counts) if settings.text else None
+    return Selected(examples, held_out, forbidden, counts, plain)
+
+
+def plain_rows(
+    tokenizer: PreTrainedTokenizerBase, settings: RecoverySettings, forbidden: dict[str, Forbidden], counts: Counts
+) -> Sequences | None:
+    """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
+    length = settings.sequence_length
+    passages = {
+        passage: None
+        for document in read_sources(settings.text).documents
+        for passage in split_passages(document.text, PASSAGE_CHARACTERS_PER_TOKEN * length)
+        if passage.strip()
+    }
+    left, taken = settings.text_tokens, []
+    for passage in sorted(passages, key=lambda text: _rank(settings.seed, text)):
+        if left <= 0:
+            break
+        if name := overlapped(passage, forbidden):
+            counts.drop(f"passages of plain text overlapping {name}")
+            continue
+        encoded = encode_text(passage, tokenizer, min(length, left))
+        left -= len(encoded.ids)
+        taken.append(encoded)
+        counts.passages += 1
+    return pack_examples(taken, length)[0]
 
 
 def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
@@ -428,7 +468,7 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts)
-    return packed
+    return packed if selected.plain is None else packed.with_rows(selected.plain)
 
 
 def prepare(
@@ -453,11 +493,14 @@ def prepare(
             "the checkpoint on; name more data (--data) or shorten the sequences (--sequence-length)"
         )
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
-    return Data(packed.rows(rows), packed.rows(aside), selected.held_out, counts)
+    training = packed.rows(rows)
+    # what is set aside is like the instructions, which are what a recovery is for
+    training = training if selected.plain is None else training.with_rows(selected.plain)
+    return Data(training, packed.rows(aside), selected.held_out, counts)
 
 
-def _rank(seed: int, example: Example) -> str:
-    return hashlib.sha256(f"{seed}\0{example.text}".encode("utf-8", "replace")).hexdigest()
+def _rank(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
 
 
 def _answered(
@@ -515,9 +558,7 @@ def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingS
         "pruned": weights_hash(work.model),
         "rows": data.rows.digest,
         "validation": data.validation.digest,
-        "settings": settings.model_dump(
-            exclude={"data", "exclude", "held_out", "held_out_tokens", "keep_adapter", "micro_batch_size"}
-        ),
+        "settings": settings.model_dump(exclude=DECIDE_NOTHING),
         "steps": sizes.steps,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
@@ -697,6 +738,7 @@ def _section(
             "examples": data.counts.read,
             "dropped": data.counts.dropped,
             "kept": data.counts.kept,
+            "passages_of_plain_text": data.counts.passages,
             "answers": data.counts.answers,
             "answers_rejected": data.counts.rejected,
             "sequences": len(data.rows),

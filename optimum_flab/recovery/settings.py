@@ -18,6 +18,12 @@ class RecoverySettings(Section):
         description="sources of instruction data: files, folders or Hub datasets, columns mapped by name in brackets,"
         " such as 'file.jsonl[prompt=question,answer=code,test=tests]'",
     )
+    text: Sources = Field(
+        [],
+        description="sources of plain text that distillation reads beside the instruction data, such as"
+        " 'python-stdlib'; default: none",
+    )
+    text_tokens: int = Field(65536, ge=1, description="most tokens of plain text, a seeded choice")
     exclude: Sources = Field(
         [], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
     )
@@ -78,7 +84,7 @@ class RecoverySettings(Section):
     keep_adapter: bool = Field(False, description="keep the LoRA adapter in the output, beside the merged weights")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
 
-    @field_validator("data", "exclude", "held_out")
+    @field_validator("data", "text", "exclude", "held_out")
     @classmethod
     def _refuse_empty_names(cls, value: list[str]) -> list[str]:
         if any(not source.strip() for source in value):
@@ -133,8 +139,13 @@ def contradictions(settings: RecoverySettings) -> list[str]:
             "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
             "refits them first; switch closed_form off (--no-closed-form)"
         )
+    if settings.text and (settings.loss == "cross-entropy" or settings.distill_on == "answer"):
+        faults.append(
+            "recovery.text: plain text has no answers, so that recovery.loss 'cross-entropy' and recovery.distill_on "
+            "'answer' learn nothing from it; leave it out (--text)"
+        )
     for source in settings.held_out:
-        if source in settings.data:
+        if source in (*settings.data, *settings.text):
             faults.append(
                 f"recovery.held_out: {source!r} is also trained on; text that only measures must be other text"
             )

@@ -17,7 +17,7 @@ from ..evaluation.data import function_start
 from ..evaluation.sandbox import Program
 from ..evaluation.tasks.code import FENCED, answered, completed
 from .instructions import Example
-from .overlap import Forbidden, words
+from .overlap import Forbidden, overlapped, words
 
 
 MOST_REPEATED = 0.5  # of the runs of 4 words of an answer, at most this share may be a repetition of an earlier one
@@ -34,6 +34,7 @@ class Counts:
     answers: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     kept: int = 0
+    passages: int = 0
 
     def drop(self, reason: str, number: int = 1) -> None:
         if number:
@@ -41,7 +42,9 @@ class Counts:
 
     def describe(self) -> str:
         parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
-        return f"of {self.read:,} examples {self.kept:,} stay" + (f" ({', '.join(parts)})" if parts else "")
+        text = f" and {self.passages:,} passages of plain text" if self.passages else ""
+        left_out = f" ({', '.join(parts)})" if parts else ""
+        return f"of {self.read:,} examples {self.kept:,} stay{left_out}{text}"
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden]
             counts.drop("duplicates")
             continue
         seen.add(key)
-        name = next((name for name, texts in forbidden.items() if texts.overlaps(example.text)), None)
-        if name is not None:
+        if name := overlapped(example.text, forbidden):
             counts.drop(f"overlapping {name}")
             continue
         kept.append(example)

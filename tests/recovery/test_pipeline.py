@@ -2,6 +2,7 @@
 
 import errno
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -411,3 +412,48 @@ def test_only_as_many_tokens_are_measured_on_as_asked(made):
     part = run(made, **options, held_out_tokens=whole["dense_tokens"] // 2).pruned.report["held_out"]
     assert 0 < part["dense_tokens"] <= whole["dense_tokens"] // 2
     assert run(made, **options, held_out_tokens=1).pruned.report["held_out"]["texts"] == 1
+
+
+def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
+    passages = [{"text": f"value_{n} = {n}\nprint(value_{n} + {n * 3})\n" * 3} for n in range(40)]
+    shown = problems(1)[0]
+    passages.append({"text": shown["prompt"] + shown["canonical_solution"]})
+    source = f"{write_lines(made / 'plain.jsonl', passages)}[text]"
+    settings = config_for(made, text=source, text_tokens=400, answers="reference", exclude=[str(made / "mine.txt")])
+    (made / "mine.txt").write_text(shown["prompt"] + shown["canonical_solution"])
+    optimizer = optimizer_for(made)
+    work = pipeline.Work(
+        optimizer.dense,
+        optimizer.pruned.model,
+        optimizer.pruned.tokenizer,
+        optimizer.pruned.plan,
+        optimizer.architecture,
+    )
+    steps = pipeline.Steps(quiet=True)
+    selected = pipeline.select(work, settings, pipeline.read_instructions(settings.data), ["nothing"], steps)
+    data = pipeline.prepare(work, settings, selected, None, steps, torch.float32)
+    plain = selected.plain
+    assert 300 < plain.tokens.tokens <= 400 and bool((plain.labels < 0).all())
+    assert torch.equal(data.rows.tokens.input_ids[-len(plain) :], plain.tokens.input_ids)
+    without = pipeline.prepare(work, settings, replace(selected, plain=None), None, steps, torch.float32)
+    assert data.validation.digest == without.validation.digest
+    assert len(data.rows) == len(without.rows) + len(plain)
+    text = work.tokenizer.decode(plain.tokens.input_ids.flatten())
+    assert "value_" in text and shown["entry_point"] not in text
+    every = config_for(made, text=source, text_tokens=10**6, answers="reference", exclude=[str(made / "mine.txt")])
+    counts = pipeline.select(work, every, pipeline.read_instructions(every.data), ["nothing"], steps).counts
+    assert counts.passages == 40
+    assert counts.dropped["passages of plain text overlapping excluded sources"] == 1
+
+
+def test_plain_text_lowers_the_divergence_too(made):
+    source = f"{made / 'held_out.jsonl'}[text]"
+    section = run(made, text=source, answers="reference", max_steps=4).pruned.report["recovery"]
+    assert section["data"]["passages_of_plain_text"] > 0
+    assert section["training"]["best_loss"] < section["training"]["start_loss"]
+
+
+@pytest.mark.parametrize("changes", [{"loss": "cross-entropy"}, {"distill_on": "answer"}], ids=str)
+def test_plain_text_needs_a_loss_that_reads_it(made, changes):
+    with pytest.raises(ConfigurationError, match="recovery.text: plain text has no answers"):
+        run(made, text="python-stdlib", **changes)
