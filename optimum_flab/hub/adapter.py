@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from .card import BEGIN, END, MARK, TAGS, licence, signed, text_of_user
+from ..recovery.settings import ADAPTER_FOLDER
+from .card import BEGIN, END, MARK, TAGS, is_generated, licence, metadata, read_card, signed, text_of_user
 from .facts import REPORT_NAME, at, number_at, read_json
 from .staging import Staged, check_limits, check_replaceable
-from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, is_repository, settle_terms
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, check_licence, is_repository, settle_terms
 
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
 
-ADAPTER_FOLDER = "adapter"  # in the folder of a recovered model
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TEMPLATE = Path(__file__).with_name("adapter.md.jinja")
 
@@ -38,6 +38,13 @@ def check_adapter(folder: Path, pruned: str) -> Path:
             " recovery, as owner/name"
         )
     adapter = folder / ADAPTER_FOLDER
+    if not adapter.exists() and (folder / REPORT_NAME).is_file():
+        recovery = at(read_json(folder / REPORT_NAME), "recovery")
+        if at(recovery, "settings", "keep_adapter") and number_at(recovery, "training", "best_step") == 0:
+            raise ConfigurationError(
+                f"folder {str(folder)!r} holds no adapter: no checkpoint of that training was better than the model"
+                " before it"
+            )
     missing = [path.name for path in (adapter / ADAPTER_CONFIG, adapter / ADAPTER_WEIGHTS) if not path.is_file()]
     missing += [] if (folder / REPORT_NAME).is_file() else [REPORT_NAME]
     if missing:
@@ -71,19 +78,21 @@ def stage_adapter(
     """
     from huggingface_hub import ModelCard
 
+    if repo_id == pruned:
+        raise ConfigurationError(
+            f"{repo_id} is named both for the adapter and for the model that it goes with; give the adapter a"
+            " repository of its own"
+        )
     adapter = check_adapter(folder, pruned)
     config, report = read_json(adapter / ADAPTER_CONFIG), read_json(folder / REPORT_NAME)
     check_matrices(adapter / ADAPTER_WEIGHTS)
     recovery = at(report, "recovery")
     if not isinstance(recovery, Mapping):
         raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing of a recovery; recover again")
-    terms = settle_terms(report, None, answers, fetch)
-    if terms.license is None:
-        raise ConfigurationError(
-            "the licence of the base model is not known, and an adapter to it is under the same; give it with"
-            " --license (and --license-name, --license-link), as the base model's card states it"
-            + "".join(f"\n{note}" for note in terms.notes)
-        )
+    before = read_card(folder / CARD_NAME)
+    previous = metadata(before) if before is not None and is_generated(before) else None
+    terms = settle_terms(report, previous, answers, fetch)
+    check_licence(terms)
     card = ModelCard.from_template(
         adapter_card_data(pruned, terms),
         template_path=str(TEMPLATE),
@@ -91,6 +100,7 @@ def stage_adapter(
         repo_id=repo_id,
         pruned=pruned,
         rank=config.get("r"),
+        weights=at(recovery, "pruned_weights_sha256"),
         measured=measured_rows(recovery),
         positions=number_at(recovery, "held_out_after", "positions"),
         licence=licence(terms, ()),
@@ -104,11 +114,20 @@ def stage_adapter(
         check_replaceable(remote_card, text, repo_id)
     files: dict[str, Path | bytes] = {
         CARD_NAME: text.encode(),
-        ADAPTER_CONFIG: (json.dumps({**config, "base_model_name_or_path": pruned}, indent=2) + "\n").encode(),
+        ADAPTER_CONFIG: (json.dumps(portable_config(config, pruned), indent=2) + "\n").encode(),
         ADAPTER_WEIGHTS: adapter / ADAPTER_WEIGHTS,
     }
     check_limits({ADAPTER_WEIGHTS: (adapter / ADAPTER_WEIGHTS).stat().st_size})
     return Staged(files, text, terms.notes, replaces=False)
+
+
+def portable_config(config: Mapping[str, Any], pruned: str) -> dict[str, Any]:
+    """The configuration of an adapter to the model in a repository; lists that peft makes of sets in a fixed order."""
+    listed = {
+        name: sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+        for name, value in config.items()
+    }
+    return {**listed, "base_model_name_or_path": pruned}
 
 
 def check_matrices(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
-from .adapter import check_adapter, stage_adapter
+from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
 from .card import is_result
 from .facts import (
     CONFIG_NAME,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 
-MESSAGE = "Push a model pruned by optimum-flab"
+MESSAGE = "Push what was made by optimum-flab"
 TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 300  # seconds that the Hub may ask to wait
@@ -245,6 +245,11 @@ def push_staged(
     if changes.delete and not staged.replaces:
         raise ConfigurationError(
             f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to a repository of its own"
+        )
+    if staged.replaces and (stray := sorted(set(changes.keep) & {ADAPTER_CONFIG, ADAPTER_WEIGHTS})):
+        raise ConfigurationError(
+            f"{repo_id} holds an adapter ({', '.join(stray)}), which would be loaded in place of the model; push the"
+            " model to a repository of its own, or delete the adapter there"
         )
     size = sum(size_of(staged.files[path]) for path in changes.send)
     differs = bool(changes.send or changes.delete)

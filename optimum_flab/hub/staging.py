@@ -26,7 +26,7 @@ from .facts import (
     weight_files,
     without_paths,
 )
-from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
 
 if TYPE_CHECKING:
@@ -105,12 +105,7 @@ def stage(
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
         rendered = render_card(folder, repo_id, revision=revision, answers=answers, own_text=kept, fetch=fetch)
-        if rendered.terms.license is None:
-            raise ConfigurationError(
-                "the licence of the base model is not known, and a pruned model is under the same; give it with"
-                " --license (and --license-name, --license-link), as the base model's card states it"
-                + "".join(f"\n{note}" for note in rendered.terms.notes)
-            )
+        check_licence(rendered.terms)
         card, notes = str(rendered.card), rendered.notes
         staged |= rendered.plots
     else:

@@ -329,10 +329,15 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
     kept, read = (count(number_at(data, name)) for name in ("kept", "examples"))
     done, best = (count(number_at(training, name)) for name in ("steps_done", "best_step"))
     sequences, tokens = (count(number_at(data, name)) for name in ("sequences", "tokens"))
+    passages = number_at(data, "plain_text", "passages")
     return [
         ["training data", sources(at(settings, "data"), MISSING)],
         ["training examples", f"{kept} of {read} read, in {sequences} sequences of {tokens} tokens in all"],
-        *([["plain text of the training", sources(text, MISSING)]] if (text := at(settings, "text")) else []),
+        *(
+            [["plain text among them", f"{count(passages)} passages of {sources(at(settings, 'text'), MISSING)}"]]
+            if passages
+            else []
+        ),
         ["training settings", ", ".join(how) or MISSING],
         ["training steps", f"{done} done; the weights are those after step {best}"],
         [

@@ -220,6 +220,16 @@ def settle_terms(
     )
 
 
+def check_licence(terms: Terms) -> None:
+    """Raises a [`ConfigurationError`] if the licence is not known that what was made of a base model inherits."""
+    if terms.license is None:
+        raise ConfigurationError(
+            "the licence of the base model is not known, and what is made of it is under the same; give it with"
+            " --license (and --license-name, --license-link), as the base model's card states it"
+            + "".join(f"\n{note}" for note in terms.notes)
+        )
+
+
 def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """A licence as the base model's card states it, and what that leaves open as the user says it, now or before: a
     card may lack a name, and a link into a repository that is not known leads nowhere.

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
-from .encoding import prompt_text
+from .encoding import prompt_text, turn_end
 from .instructions import Example
 from .strategy import STOP_STRINGS, Completion
 
@@ -37,11 +37,14 @@ class Answerer:
         self.model, self.tokenizer, self.cache = model, tokenizer, cache
         self.batch_size, self.most_tokens, self.chat = batch_size, most_tokens, chat
         self.ends = end_ids(model, tokenizer)
+        if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
+            self.ends = sorted({*self.ends, *end})
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.ends or [0])[0]
         self.identity = {
             **model_identity(model, tokenizer, weights_hash),
             "kind": "recovery answers",
             "most_tokens": most_tokens,
+            "ends": self.ends,
         }
 
     def __call__(

@@ -109,7 +109,8 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     mark = "\ufdd0answer\ufdd0"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)[2].rstrip()
+        _, found, end = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)
+        return end.rstrip() if found else ""
     except Exception:  # a template that knows no such turns; its examples say so themselves
         return ""
 
@@ -117,8 +118,8 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Encoded]:
     """Tokens of prompt and answer as one text, so that they are cut as they will be when the text is read.
 
-    A token that holds a part of both belongs to the answer. The end of the turn follows the answer in a chat, else the
-    end-of-sequence token.
+    A token that holds a part of both belongs to the answer. In a chat the end of the turn follows the answer, and in
+    any case the end-of-sequence token.
     """
     closing = turn_end(tokenizer) if chat else ""
     prompts = [prompt_text(example, tokenizer, chat) for example in examples]
@@ -140,17 +141,18 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat
             # a chat template writes the beginning-of-sequence token itself
             first = before if example.continues or not chat else []
             answers = [stop > len(prompt) for _, stop in offsets]
-            tail = [] if closing and not example.continues else [*after, *end]
+            tail = [*after, *([] if ids[-1:] == end else end)]
             encoded.append(Encoded([*first, *ids, *tail], [False] * len(first) + answers + [True] * len(tail)))
     return encoded
 
 
-def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Encoded:
-    """The first tokens of a plain text, none of which is an answer."""
+def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
+    """A plain text in pieces of at most `length` tokens, none of which is an answer."""
     before, after = (list(ids) for ids in special_ids(tokenizer))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    ids = [*before, *ids[: max(0, length - len(before) - len(after))], *after]
-    return Encoded(ids, [False] * len(ids))
+    own = max(1, length - len(before) - len(after))
+    pieces = [[*before, *ids[start : start + own], *after] for start in range(0, len(ids), own)]
+    return [Encoded(piece, [False] * len(piece)) for piece in pieces]
 
 
 def pack_examples(encoded: Sequence[Encoded], length: int) -> tuple[Sequences | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ class Estimate:
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers, if each is as long as it may be.
+        answer_seconds (`float`): of the dense model's answers, if none is kept from before and each is as long as it
+            may be.
     """
 
     memory_bytes: int
@@ -47,7 +49,7 @@ class Estimate:
         )
         if not self.answer_seconds:
             return training
-        return f"the dense model's answers take at most {readable(self.answer_seconds)}; {training}"
+        return f"the dense model's answers take about {readable(self.answer_seconds)}; {training}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -91,20 +93,24 @@ def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int) -> float:
     """Wall time of a forward pass per row, on a few rows."""
     part = next(tokens.batches(rows))
     inputs = part.model_inputs(next(model.parameters()).device)
-    with torch.inference_mode():
-        model.base_model(**inputs)  # the first pass is slower than the others
-        start = time.perf_counter()
-        model.base_model(**inputs)
-    return (time.perf_counter() - start) / len(part.input_ids)
+    return _seconds(lambda: model.base_model(**inputs), inputs["input_ids"].device) / len(part.input_ids)
 
 
 def seconds_per_token(model: nn.Module, batch_size: int) -> float:
-    """Wall time of one more token for each prompt of a batch."""
-    inputs = torch.zeros(max(1, batch_size), 1, dtype=torch.long, device=next(model.parameters()).device)
+    """Wall time of one more token for each prompt of a batch, without what attention to the prompts takes."""
+    inputs = torch.zeros(batch_size, 1, dtype=torch.long, device=next(model.parameters()).device)
+    return _seconds(lambda: model(input_ids=inputs), inputs.device)
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     with torch.inference_mode():
-        model(input_ids=inputs)  # the first pass is slower than the others
+        run()  # the first time is slower than the others
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         start = time.perf_counter()
-        model(input_ids=inputs)
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

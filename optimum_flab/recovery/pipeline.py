@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from .instructions import Example, read_instructions
 from .launch import check_agreement, process_state
 from .measure import DenseSide
 from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
-from .settings import RecoverySettings, check_recovery
+from .settings import ADAPTER_FOLDER, RecoverySettings, check_recovery
 from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
 from .training import (
@@ -62,9 +63,7 @@ from .training import (
 )
 
 
-ADAPTER_FOLDER = "adapter"
-HELD_OUT_EXAMPLES = 64  # most examples set aside to measure on, where no held-out source is named
-HELD_OUT_SHARE = 0.1
+HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
 MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
 PROGRAMS_AT_ONCE = 64
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
@@ -119,12 +118,13 @@ class Selected:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, and what only chooses or measures."""
+    """What is trained on, and what only chooses or measures; the last `plain` rows to train on are plain text."""
 
     rows: Sequences
     validation: Sequences
     held_out: list[str]
     counts: Counts
+    plain: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,11 @@ def check_inputs(settings: RecoverySettings, consent: bool) -> None:
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
     """Raises a [`ConfigurationError`] if programs would have to run and may not; called before any long work."""
-    if settings.answers == "dense" and not consent and any(example.test is not None for example in examples):
+    if (
+        settings.answers == "dense"
+        and not consent
+        and any(example.test is not None and not example.blank for example in examples)
+    ):
         raise ConfigurationError(
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
             "--confirm-run-unsafe-code (confirm_run_unsafe_code=True), or learn from the references alone with "
@@ -298,6 +302,7 @@ class Ready:
         dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
         side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
+        pruned_hash (`str`): SHA-256 of the pruned model's weights.
     """
 
     data: Data
@@ -310,6 +315,7 @@ class Ready:
     dense: DenseTeacher | None
     side: DenseSide | None
     before: HeldOut | None
+    pruned_hash: str = ""
 
 
 def _before_training(
@@ -338,7 +344,8 @@ def _before_training(
     with steps.step("answers"):
         data = prepare(work, settings, selected, cache, steps, dtype)
     sizes = training_sizes(settings, len(data.rows), processes)
-    folder = root / "runs" / run_key(work, settings, data, sizes)
+    pruned_hash = weights_hash(work.model)
+    folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
     steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
     with steps.step("held-out measurement"):
         measured = within_tokens(work, data.held_out, settings) if first else []
@@ -356,7 +363,7 @@ def _before_training(
         with steps.step("closed form"):
             start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype)
     asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if distils and not cached else None
-    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before)
+    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 
 def _trained(ready: Ready, settings: RecoverySettings, device: torch.device) -> Training:
@@ -386,15 +393,25 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
 
 
 def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
-    """The first passages of some texts that have as many tokens as are measured on, at least one."""
-    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
     left, taken = settings.held_out_tokens, []
-    for passage in (passage for text in texts for passage in split_passages(text, most)):
-        left -= len(work.dense.tokenizer(passage, add_special_tokens=False)["input_ids"])
+    for passage in passages_of(texts, settings):
+        left -= _tokens(work, passage)
         if left < 0 and taken:
             break
         taken.append(passage)
     return taken
+
+
+def passages_of(texts: Sequence[str], settings: RecoverySettings) -> list[str]:
+    """The different passages of some texts, about as long as a sequence, in a seeded order."""
+    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    passages = {passage for text in texts for passage in split_passages(text, most) if passage.strip()}
+    return sorted(passages, key=lambda passage: _rank(settings.seed, passage))
+
+
+def _tokens(work: Work, text: str) -> int:
+    return len(work.dense.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def select(
@@ -419,13 +436,19 @@ def select(
         counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
         examples = examples[: settings.most_examples]
     if not held_out:
-        aside = min(HELD_OUT_EXAMPLES, max(1, round(HELD_OUT_SHARE * len(examples))))
+        aside = max(1, round(HELD_OUT_SHARE * len(examples)))
+        spent = list(accumulate(_tokens(work, example.text) for example in examples[:aside]))
+        aside = max(1, sum(tokens <= settings.held_out_tokens for tokens in spent))
         held_out, examples = [example.text for example in examples[:aside]], examples[aside:]
         counts.drop("set aside to measure on", aside)
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
-    plain = plain_rows(work.tokenizer, settings, forbidden, counts) if settings.text else None
+    plain = None
+    if settings.text:
+        # what is set aside of the instruction data must not be seen as plain text
+        never = {**forbidden, "the instruction data": Forbidden(example.text for example in examples)}
+        plain = plain_rows(work.tokenizer, settings, never, counts)
     return Selected(examples, held_out, forbidden, counts, plain)
 
 
@@ -433,25 +456,19 @@ def plain_rows(
     tokenizer: PreTrainedTokenizerBase, settings: RecoverySettings, forbidden: dict[str, Forbidden], counts: Counts
 ) -> Sequences | None:
     """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
-    length = settings.sequence_length
-    passages = {
-        passage: None
-        for document in read_sources(settings.text).documents
-        for passage in split_passages(document.text, PASSAGE_CHARACTERS_PER_TOKEN * length)
-        if passage.strip()
-    }
     left, taken = settings.text_tokens, []
-    for passage in sorted(passages, key=lambda text: _rank(settings.seed, text)):
+    for passage in passages_of([document.text for document in read_sources(settings.text).documents], settings):
         if left <= 0:
             break
         if name := overlapped(passage, forbidden):
-            counts.drop(f"passages of plain text overlapping {name}")
+            counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
             continue
-        encoded = encode_text(passage, tokenizer, min(length, left))
-        left -= len(encoded.ids)
-        taken.append(encoded)
+        for piece in encode_text(passage, tokenizer, settings.sequence_length):
+            if left > 0:
+                taken.append(piece.cut(left))
+                left -= len(piece.ids)
         counts.passages += 1
-    return pack_examples(taken, length)[0]
+    return pack_examples(taken, settings.sequence_length)[0]
 
 
 def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
@@ -468,7 +485,18 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts)
+    if len(packed) == 1:
+        longest = settings.max_new_tokens if settings.answers == "dense" else 0
+        if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
+            _refuse_one_row(length)
     return packed if selected.plain is None else packed.with_rows(selected.plain)
+
+
+def _refuse_one_row(length: int) -> None:
+    raise FlabError(
+        f"the data fills 1 sequence of {length} tokens, and one is needed to choose the checkpoint on; name more data "
+        "(--data) or shorten the sequences (--sequence-length)"
+    )
 
 
 def prepare(
@@ -488,15 +516,12 @@ def prepare(
     refuse_empty([] if packed is None else examples, counts)
     counts.kept = len(examples) - too_long
     if len(packed) < 2:
-        raise FlabError(
-            f"the data fills {len(packed)} sequence of {settings.sequence_length} tokens, and one is needed to choose "
-            "the checkpoint on; name more data (--data) or shorten the sequences (--sequence-length)"
-        )
+        _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
     training = packed.rows(rows)
     # what is set aside is like the instructions, which are what a recovery is for
     training = training if selected.plain is None else training.with_rows(selected.plain)
-    return Data(training, packed.rows(aside), selected.held_out, counts)
+    return Data(training, packed.rows(aside), selected.held_out, counts, len(training) - len(rows))
 
 
 def _rank(seed: int, text: str) -> str:
@@ -551,11 +576,11 @@ def verdicts(programs: Sequence[Program], cache: BatchCache, tick: Callable[[int
 # --- before training -----------------------------------------------------------------------------------------------
 
 
-def run_key(work: Work, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
+def run_key(work: Work, pruned_hash: str, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
     """Names a training by everything that decides its result, but not by how many processes share it."""
     values = {
         "dense": work.plan.base_hash,
-        "pruned": weights_hash(work.model),
+        "pruned": pruned_hash,
         "rows": data.rows.digest,
         "validation": data.validation.digest,
         "settings": settings.model_dump(exclude=DECIDE_NOTHING),
@@ -582,9 +607,10 @@ def _estimate(
     answers = 0.0
     if settings.answers == "dense":
         number = len(to_answer(selected.examples, settings.dense_share, settings.seed))
-        answerer = copy_in(work.dense.model, work.dense.model.device, dtype)
-        per_token = seconds_per_token(answerer, min(number, settings.generation_batch_size))
-        answers = per_token * settings.max_new_tokens * math.ceil(number / settings.generation_batch_size)
+        batch = min(number, settings.generation_batch_size)
+        if number:
+            per_token = seconds_per_token(copy_in(work.dense.model, work.dense.model.device, dtype), batch)
+            answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
     refitted = parameters * itemsize if settings.closed_form else 0
@@ -605,9 +631,10 @@ def _estimate(
 
 
 def _check_space(root: Path, estimate: Estimate) -> None:
-    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk."""
+    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, with what is there of them."""
     free = shutil.disk_usage(root).free
-    if free < estimate.disk_bytes:
+    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
+    if free + there < estimate.disk_bytes:
         raise FlabError(
             f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
             f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with --cache-dir"
@@ -733,12 +760,17 @@ def _section(
     """The report's `recovery` section."""
     data = ready.data
     return {
+        "pruned_weights_sha256": ready.pruned_hash,
         "settings": settings.model_dump(),
         "data": {
             "examples": data.counts.read,
             "dropped": data.counts.dropped,
             "kept": data.counts.kept,
-            "passages_of_plain_text": data.counts.passages,
+            "plain_text": {
+                "passages": data.counts.passages,
+                "overlapping": data.counts.passages_dropped,
+                "sequences": data.plain,
+            },
             "answers": data.counts.answers,
             "answers_rejected": data.counts.rejected,
             "sequences": len(data.rows),

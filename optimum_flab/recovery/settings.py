@@ -10,6 +10,9 @@ from ..errors import ConfigurationError
 from ..section import Section, Sources
 
 
+ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
+
+
 class RecoverySettings(Section):
     """What a pruned model is trained on, and how."""
 
@@ -68,7 +71,7 @@ class RecoverySettings(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
     targets: Sources = Field([], description="modules that get LoRA; default: all linear layers but the head")
     train_embeddings: bool = Field(False, description="train the embeddings and the output head too")
-    learning_rate: float = Field(3e-4, gt=0, description="largest learning rate")
+    learning_rate: float = Field(2e-4, gt=0, description="largest learning rate")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     epochs: float = Field(3.0, gt=0, description="passes over the training sequences")

@@ -35,6 +35,7 @@ class Counts:
     rejected: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     passages: int = 0
+    passages_dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str, number: int = 1) -> None:
         if number:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.adapter import stage_adapter
-from optimum_flab.hub.card import is_generated, metadata
+from optimum_flab.hub.card import BEGIN, is_generated, metadata
 
 
 NAME, PRUNED = "me/tiny-lora", "me/tiny-flab"
@@ -81,7 +81,52 @@ def test_a_model_is_not_replaced_by_an_adapter(recovered, hub, client):
     assert hub.state(PRUNED) == before
 
 
+def test_an_adapter_is_not_hidden_by_a_model(recovered, hub, client):
+    client(push, str(recovered), NAME, adapter_of=PRUNED).result()
+    shutil.rmtree(recovered / "adapter")
+    before = hub.state(NAME)
+    error = client(push, str(recovered), NAME).error
+    assert isinstance(error, ConfigurationError) and "in place of the model" in str(error)
+    assert hub.state(NAME) == before
+
+
+def test_the_same_adapter_is_pushed_once(recovered, hub, client):
+    client(push, str(recovered), NAME, adapter_of=PRUNED).result()
+    path = recovered / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"].reverse()  # peft writes a set
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert client(push, str(recovered), NAME, adapter_of=PRUNED).result().changes.send == ()
+
+
+def test_the_users_text_in_the_card_stays(recovered):
+    first = stage_adapter(recovered, NAME, PRUNED).card.replace(BEGIN, f"{BEGIN}\nMine.")
+    assert "\nMine.\n" in stage_adapter(recovered, NAME, PRUNED, remote_card=first).card
+
+
+def test_a_licence_that_is_not_known_is_asked_for(recovered):
+    path = recovered / "flab_report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["base_model"].pop("card")
+    path.write_text(json.dumps(report), encoding="utf-8")
+    (recovered / "README.md").unlink()
+    with pytest.raises(ConfigurationError, match="--license"):
+        stage_adapter(recovered, NAME, PRUNED)
+
+
+def test_a_training_that_kept_no_adapter_is_told_apart(recovered):
+    shutil.rmtree(recovered / "adapter")
+    path = recovered / "flab_report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["recovery"] |= {"settings": {"keep_adapter": True}, "training": {"best_step": 0}}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="no checkpoint of that training"):
+        stage_adapter(recovered, NAME, PRUNED)
+
+
 def test_what_holds_no_adapter_is_refused(recovered, pruned):
+    with pytest.raises(ConfigurationError, match="of its own"):
+        stage_adapter(recovered, PRUNED, PRUNED)
     with pytest.raises(ConfigurationError, match="--adapter-of"):
         stage_adapter(recovered, NAME, "not a repository")
     weights = recovered / "adapter" / "adapter_model.safetensors"

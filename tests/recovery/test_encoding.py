@@ -9,6 +9,7 @@ from optimum_flab import FlabError
 from optimum_flab.recovery.encoding import (
     IGNORED,
     encode,
+    encode_text,
     pack_examples,
     prompt_text,
     schedule,
@@ -64,12 +65,44 @@ def test_an_answer_in_a_chat_ends_as_the_template_ends_it():
     )
     assert turn_end(tokenizer) == "<|endoftext|>|"
     (encoded,) = encode([example("u", "return 1", False)], tokenizer, chat=True)
-    assert tokenizer.decode(encoded.ids) == "<|pad|>user\nu<|endoftext|>|\n<|pad|>assistant\nreturn 1<|endoftext|>|"
+    assert tokenizer.decode(encoded.ids) == (
+        "<|pad|>user\nu<|endoftext|>|\n<|pad|>assistant\nreturn 1<|endoftext|>|<|endoftext|>"
+    )
     assert tokenizer.decode([i for i, flag in zip(encoded.ids, encoded.answers, strict=True) if flag]) == (
-        "return 1<|endoftext|>|"
+        "return 1<|endoftext|>|<|endoftext|>"
     )
     (continued,) = encode([example("def f():\n", "    return 1", True)], tokenizer, chat=True)
     assert tokenizer.decode(continued.ids) == "def f():\n    return 1<|endoftext|>"
+
+
+def test_a_turn_that_ends_with_the_end_of_sequence_has_one_of_them():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<|endoftext|>\n{% endfor %}"
+    (encoded,) = encode([example("u", "return 1", False)], tokenizer, chat=True)
+    assert tokenizer.decode(encoded.ids) == "u<|endoftext|>\nreturn 1<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['content'] | upper }}|{% endfor %}",
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}|{% endif %}{% endfor %}",
+        "{{ raise_exception('no') }}",
+    ],
+    ids=["changes", "leaves out", "refuses"],
+)
+def test_a_template_that_does_not_show_the_answer_says_nothing_of_its_end(template):
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.chat_template = template
+    assert turn_end(tokenizer) == ""
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(CODE, min_size=1, max_size=8).map("".join), st.integers(1, 12))
+def test_no_token_of_a_plain_text_is_lost_and_none_is_an_answer(text, length):
+    pieces = encode_text(text, TOKENIZER, length)
+    assert all(0 < len(piece.ids) <= length and not any(piece.answers) for piece in pieces)
+    assert TOKENIZER.decode([i for piece in pieces for i in piece.ids]) == text
 
 
 def test_a_template_that_refuses_is_named():

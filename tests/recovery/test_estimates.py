@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 
 from optimum_flab import RecoveryConfig
 from optimum_flab.recovery.curve import draw_curve
-from optimum_flab.recovery.estimates import disk_needed, readable, training_memory, training_seconds
+from optimum_flab.recovery.estimates import (
+    Estimate,
+    disk_needed,
+    readable,
+    seconds_per_token,
+    training_memory,
+    training_seconds,
+)
 from optimum_flab.recovery.training import TrainingSizes, curve_of, shares_of, training_sizes
+
+from ..conftest import tiny_model
 
 
 QWEN = SimpleNamespace(hidden_size=896, intermediate_size=3136, num_hidden_layers=24, vocab_size=28_672)
@@ -79,3 +88,10 @@ def test_the_curve_has_a_point_for_every_loss_that_was_logged(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     draw_curve(curve, 2, "divergence (nats)", tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_answers_are_timed_only_where_there_are_any():
+    model = tiny_model("qwen2")
+    assert seconds_per_token(model, 2) > 0
+    assert "answers" not in Estimate(1, 1, 60.0).describe()
+    assert "the dense model's answers take about 10 min; training" in Estimate(1, 1, 60.0, 600.0).describe()

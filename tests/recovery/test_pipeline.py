@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -380,8 +381,9 @@ def test_an_unknown_target_names_the_linear_layers(made):
         ({"targets": ["no_such"]}, "linear layers of this model"),
         ({"sequence_length": 8}, "longer than 8 tokens"),
         ({"template": "chat"}, "refuses it"),
+        ({"sequence_length": 4096}, "fills 1 sequence"),
     ],
-    ids=["target", "length", "template"],
+    ids=["target", "length", "template", "one row"],
 )
 def test_what_would_fail_later_is_said_before_the_dense_model_answers(made, monkeypatch, changes, message):
     def never(*args, **kwargs):
@@ -405,13 +407,24 @@ def test_rows_without_prompt_or_answer_are_counted(made):
     assert section["data"]["dropped"]["without a prompt or an answer"] == 2
 
 
-def test_only_as_many_tokens_are_measured_on_as_asked(made):
-    held_out = f"{made / 'held_out.jsonl'}[text]"
-    options = {"held_out": held_out, "answers": "reference", "max_steps": 1}
-    whole = run(made, **options).pruned.report["held_out"]
-    part = run(made, **options, held_out_tokens=whole["dense_tokens"] // 2).pruned.report["held_out"]
-    assert 0 < part["dense_tokens"] <= whole["dense_tokens"] // 2
-    assert run(made, **options, held_out_tokens=1).pruned.report["held_out"]["texts"] == 1
+def work_of(made) -> pipeline.Work:
+    optimizer = optimizer_for(made)
+    pruned = optimizer.pruned
+    return pipeline.Work(optimizer.dense, pruned.model, pruned.tokenizer, pruned.plan, optimizer.architecture)
+
+
+def test_only_as_many_tokens_are_measured_on_as_asked_from_all_texts(made):
+    work, texts = work_of(made), ["".join(f"n_{n}_{line} = {n}\n" for line in range(40)) for n in range(30)]
+
+    def tokens(passages):
+        return sum(len(work.dense.tokenizer(passage)["input_ids"]) for passage in passages)
+
+    whole = pipeline.within_tokens(work, ["\n \n", *texts], config_for(made, held_out_tokens=10**6))
+    assert sorted("".join(whole)) == sorted("".join(texts))
+    part = pipeline.within_tokens(work, texts, config_for(made, held_out_tokens=tokens(whole) // 3))
+    assert tokens(whole) // 6 < tokens(part) <= tokens(whole) // 3 and part == whole[: len(part)]
+    assert any(passage in "".join(texts[15:]) for passage in part)
+    assert len(pipeline.within_tokens(work, texts, config_for(made, held_out_tokens=1))) == 1
 
 
 def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
@@ -421,14 +434,7 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
     source = f"{write_lines(made / 'plain.jsonl', passages)}[text]"
     settings = config_for(made, text=source, text_tokens=400, answers="reference", exclude=[str(made / "mine.txt")])
     (made / "mine.txt").write_text(shown["prompt"] + shown["canonical_solution"])
-    optimizer = optimizer_for(made)
-    work = pipeline.Work(
-        optimizer.dense,
-        optimizer.pruned.model,
-        optimizer.pruned.tokenizer,
-        optimizer.pruned.plan,
-        optimizer.architecture,
-    )
+    work = work_of(made)
     steps = pipeline.Steps(quiet=True)
     selected = pipeline.select(work, settings, pipeline.read_instructions(settings.data), ["nothing"], steps)
     data = pipeline.prepare(work, settings, selected, None, steps, torch.float32)
@@ -442,15 +448,29 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
     assert "value_" in text and shown["entry_point"] not in text
     every = config_for(made, text=source, text_tokens=10**6, answers="reference", exclude=[str(made / "mine.txt")])
     counts = pipeline.select(work, every, pipeline.read_instructions(every.data), ["nothing"], steps).counts
-    assert counts.passages == 40
-    assert counts.dropped["passages of plain text overlapping excluded sources"] == 1
+    assert counts.passages == 40 and counts.passages_dropped == {"excluded sources": 1}
 
 
-def test_plain_text_lowers_the_divergence_too(made):
-    source = f"{made / 'held_out.jsonl'}[text]"
-    section = run(made, text=source, answers="reference", max_steps=4).pruned.report["recovery"]
-    assert section["data"]["passages_of_plain_text"] > 0
-    assert section["training"]["best_loss"] < section["training"]["start_loss"]
+def test_plain_text_does_not_show_what_is_set_aside_of_the_instructions(made):
+    rows = [{"text": row["prompt"] + row["canonical_solution"]} for row in problems(4)]
+    rows.append({"text": "something = 'else'\n" * 3})
+    source = f"{write_lines(made / 'same.jsonl', rows)}[text]"
+    settings = config_for(made, text=source, answers="reference")
+    examples = pipeline.read_instructions(settings.data)
+    counts = pipeline.select(work_of(made), settings, examples, ["nothing"], pipeline.Steps(quiet=True)).counts
+    assert counts.passages == 1 and counts.passages_dropped == {"the instruction data": 4}
+
+
+def test_plain_text_is_learned_from(made):
+    """What is measured on is like the plain text, not like the instructions."""
+    choose = random.Random(0)
+    lines = [{"text": " ".join(choose.choices(["UVW", "+ -", "QRS", "7 8", "%%"], k=40))} for _ in range(80)]
+    texts, measured = write_lines(made / "like.jsonl", lines[:60]), write_lines(made / "upper.jsonl", lines[60:])
+    options = {"answers": "reference", "held_out": f"{measured}[text]", "closed_form": False, "max_steps": 12}
+    without = run(made, **options).pruned.report["held_out"]["divergence"]
+    report = run(made, **options, text=f"{texts}[text]", text_tokens=10_000).pruned.report
+    assert report["recovery"]["data"]["plain_text"]["passages"] > 0
+    assert report["held_out"]["divergence"] < without
 
 
 @pytest.mark.parametrize("changes", [{"loss": "cross-entropy"}, {"distill_on": "answer"}], ids=str)
