@@ -93,6 +93,24 @@ def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[lis
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+@contextmanager
+def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
+    """Lets the output head read contiguous hidden states.
+
+    After a prompt it is given the last position of each row, a strided view. Torch multiplies such a view by a weight
+    that needs no gradient row by row, each time with a copy of the weight: gigabytes for a large vocabulary.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.inference_mode()
 def new_tokens(
     model: PreTrainedModel,
@@ -111,7 +129,7 @@ def new_tokens(
     width = max(map(len, prompts))
     rows = [[config.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    with only_config(model, config):
+    with only_config(model, config), contiguous_head_input(model):
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
