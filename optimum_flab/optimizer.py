@@ -613,6 +613,11 @@ class FlabOptimizer:
         from .recovery.pipeline import Work, recover
 
         pruned = self._result()
+        if pruned.report.get("recovery"):
+            raise ConfigurationError(
+                "this model was recovered already; give the pruned model as it was before, which the training starts "
+                "from (with other data or settings, it starts anew)"
+            )
         settings = config or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
         found = recover(
             Work(self.dense, pruned.model, pruned.tokenizer, pruned.plan, self.architecture),

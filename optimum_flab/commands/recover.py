@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigurationError
 from ..recovery.settings import check_recovery
 from ..settings import check_settings
 from .base import DTYPES, FlabVerb, argument_groups
@@ -110,11 +111,21 @@ class RecoverCommand(FlabVerb):
         check_recovery(settings)
 
         from .. import FlabOptimizer
-        from ..plan import PruningPlan
+        from ..plan import PLAN_NAME, PruningPlan
         from ..recovery.launch import process_device, process_state
         from ..recovery.pipeline import check_inputs
 
         FlabOptimizer.check_output(args.output, args.overwrite)
+        if args.output.resolve() == args.model.resolve():
+            raise ConfigurationError(
+                f"the output folder {str(args.output)!r} is that of the pruned model, which is still needed; name"
+                " another"
+            )
+        if not (args.model / PLAN_NAME).is_file():
+            raise ConfigurationError(
+                f"{str(args.model)!r} is no pruned model, since {PLAN_NAME} is missing; give what `optimum-cli flab "
+                "prune` wrote"
+            )
         PruningPlan.load(args.model)
         check_inputs(settings, args.confirm_run_unsafe_code)
         optimizer = FlabOptimizer.from_pretrained(

@@ -29,7 +29,7 @@ RESULT_NAMES = {
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
 BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
 # under these names, in settings and results, stand sources of text; under those, models
-SOURCE_KEYS = frozenset({"data", "corpus", "calibration", "held_out", "exclude"})
+SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
 MODEL_KEYS = frozenset({"base_model", "models"})
 
 
@@ -309,7 +309,7 @@ def without_paths(value: Any, holds: str = "") -> Any:
 
 def _held(values: Mapping[str, Any], key: str, above: str) -> str:
     """What the item `key` of `values` holds, see [`without_paths`]; models of the Hub have a revision."""
-    if key in SOURCE_KEYS:
+    if key in SOURCE_KEYS and not (key == "text" and isinstance(values[key], str)):
         return "sources"
     if isinstance(values[key], Mapping) and (key in MODEL_KEYS or above == "models"):
         return "models"

@@ -173,6 +173,11 @@ def examples_from_rows(rows: Any, name: str, mapping: Mapping[str, str]) -> Iter
         if not isinstance(row, Mapping):
             raise FlabError(f"{name}, row {number}: expected an object with columns, found {type(row).__name__}")
         columns = recognise(list(row), mapping)
+        if mapping and (absent := sorted(set(mapping.values()) - set(row))):
+            raise FlabError(
+                f"{name}, row {number}: no column {', '.join(absent)}, which the brackets of its source name; columns"
+                f" found: {', '.join(map(str, row)) or 'none'}"
+            )
         if columns is None:
             raise FlabError(
                 f"{name}, row {number}: no usable columns; columns found: {', '.join(map(str, row)) or 'none'}; "

