@@ -78,7 +78,7 @@ class RecoverySettings(Section):
     max_steps: int | None = Field(None, ge=1, description="steps, whatever the epochs say; default: by the epochs")
     batch_size: int = Field(8, ge=1, description="sequences per step, over all processes")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="sequences per forward pass of a process; default: about 1,024 tokens"
+        None, ge=1, description="sequences per forward pass of a process; default: about 512 tokens"
     )
     evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
     patience: int = Field(3, ge=1, description="evaluations without improvement after which training stops")

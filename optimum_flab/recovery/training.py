@@ -40,7 +40,7 @@ from .teacher import CachedTeacher, DenseTeacher
 
 TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
 STATE = "trainer_state.json"  # written last into a checkpoint
-MOST_TOKENS_AT_ONCE = 1024  # per forward pass, unless the user says otherwise: bounds the memory of activations
+MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations
 
 
 @dataclass(frozen=True)
