@@ -408,7 +408,7 @@ def train(
         dense=dense,
     )
     trainer.remove_callback(PrinterCallback)
-    start_loss = trainer.evaluate()["eval_loss"]
+    start_loss = loss_of(trainer, trainer.eval_dataset)
     notes = []
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
@@ -439,6 +439,21 @@ def train(
         curve=curve_of(state.log_history, start_loss),
         notes=notes,
     )
+
+
+@torch.no_grad()
+def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
+    """Mean loss over rows before the training, the same in every process.
+
+    Not by `Trainer.evaluate`: accelerate then takes the model for prepared, and several processes would train apart.
+    """
+    model, device = trainer.model.eval(), trainer.args.device
+    total = 0.0
+    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
+        for number in range(len(rows)):
+            inputs = {name: tensor.to(device) for name, tensor in collate([rows[number]]).items()}
+            total += float(trainer.compute_loss(model, inputs))
+    return total / len(rows)
 
 
 def _fall_back(trainer: Trainer, model: PeftModel, where: str) -> str:
