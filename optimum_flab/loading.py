@@ -307,7 +307,7 @@ def computation_device(device: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise ConfigurationError(
             f"device {str(device)!r} cannot be used here ({_first_line(error)}); try 'cpu'"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,9 +40,9 @@ class FlabVerb(BaseOptimumCLICommand):
         with terminal():
             self.execute()
 
+    @abstractmethod
     def execute(self) -> None:
         """Validate, call the front door and print; imports of torch and transformers belong in here."""
-        raise NotImplementedError
 
 
 def argument_groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGroup]:

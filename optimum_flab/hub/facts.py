@@ -266,7 +266,7 @@ def against_dense(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> b
 def file_name(text: str) -> str:
     """A text that has the form of an absolute path as the name of the file, columns kept; any other text as it is.
 
-    `/home/me/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
+    `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
     """
     if "\n" in text or not LOCAL_PATH.fullmatch(BRACKETS.fullmatch(text)["path"]):
         return text

@@ -6,35 +6,27 @@ import hashlib
 import json
 import math
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from ..architectures import Architecture
-from ..calibration import PASSAGE_CHARACTERS_PER_TOKEN, PackedTokens, read_sources, split_passages
+from ..calibration import PackedTokens, read_sources
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
-from ..evaluation.sandbox import Program, run_programs
 from ..generation import BatchCache
-from ..loading import DenseModel, weights_hash
-from ..plan import PruningPlan
+from ..loading import weights_hash
 from ..report import HeldOut
-from ..stopwatch import Stopwatch
 from ..surgery import check_plan, copy_in
-from .answers import Answerer
 from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
-from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
+from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
+from .encoding import Sequences
 from .estimates import (
     Estimate,
     disk_needed,
@@ -46,9 +38,9 @@ from .estimates import (
 from .instructions import Example, read_instructions
 from .launch import check_agreement, process_state
 from .measure import DenseSide
-from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
+from .overlap import source_texts
 from .settings import ADAPTER_FOLDER, RecoverySettings, check_recovery
-from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
+from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
 from .training import (
     Training,
@@ -61,14 +53,12 @@ from .training import (
     training_sizes,
     with_lora,
 )
+from .work import Steps, Work
 
 
-HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
 MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
-PROGRAMS_AT_ONCE = 64
 REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
 CHECKPOINTS = "checkpoints"
-LONGER = "lengthen the sequences (--sequence-length), or name other data (--data)"
 # settings whose effect on a training is in its rows, or that have none
 DECIDE_NOTHING = {
     "data",
@@ -80,52 +70,6 @@ DECIDE_NOTHING = {
     "keep_adapter",
     "micro_batch_size",
 }
-
-
-@dataclass(frozen=True)
-class Work:
-    """The models a recovery is about.
-
-    Args:
-        dense ([`DenseModel`]): the dense model.
-        model (`PreTrainedModel`): the pruned one, as it is written.
-        tokenizer (`PreTrainedTokenizerBase`): the pruned one.
-        plan ([`PruningPlan`]): how they belong together.
-    """
-
-    dense: DenseModel
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    plan: PruningPlan
-    architecture: Architecture
-
-
-@dataclass(frozen=True)
-class Selected:
-    """Examples that may be trained on, still with their reference answers.
-
-    Args:
-        held_out (`list[str]`): texts that only measure.
-        forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
-        plain ([`Sequences`], *optional*): rows of plain text, without labels.
-    """
-
-    examples: list[Example]
-    held_out: list[str]
-    forbidden: dict[str, Forbidden]
-    counts: Counts
-    plain: Sequences | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """What is trained on, and what only chooses or measures; the last `plain` rows to train on are plain text."""
-
-    rows: Sequences
-    validation: Sequences
-    held_out: list[str]
-    counts: Counts
-    plain: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,22 +87,6 @@ class Recovered:
     held_out: dict[str, Any]
     section: dict[str, Any]
     files: dict[str, Path] = field(default_factory=dict)
-
-
-@dataclass
-class Steps(Stopwatch):
-    """A stopwatch that has a word with the user; quiet in all processes but the first."""
-
-    quiet: bool = False
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
-
-    @contextmanager
-    def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:
-        with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=self.quiet) as bar:
-            yield bar.update
 
 
 def default_cache_dir() -> Path:
@@ -317,7 +245,7 @@ class Ready:
     dense: DenseTeacher | None
     side: DenseSide | None
     before: HeldOut | None
-    pruned_hash: str = ""
+    pruned_hash: str
 
 
 def _before_training(
@@ -379,202 +307,6 @@ def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, ste
     return train(
         ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
     )
-
-
-# --- data ----------------------------------------------------------------------------------------------------------
-
-
-def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
-    """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
-    named = settings.held_out
-    if named:
-        return [document.text for document in read_sources(named).documents]
-    try:
-        sources = plan.settings.get("data", {}).get("held_out", [])
-        return [document.text for document in read_sources(sources).documents] if sources else []
-    except FlabError:  # made on another machine
-        return []
-
-
-def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
-    """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
-    left, taken = settings.held_out_tokens, []
-    for passage in passages_of(texts, settings):
-        left -= _tokens(work, passage)
-        if left < 0 and taken:
-            break
-        taken.append(passage)
-    return taken
-
-
-def passages_of(texts: Sequence[str], settings: RecoverySettings) -> list[str]:
-    """The different passages of some texts, about as long as a sequence, in a seeded order."""
-    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    passages = {passage for text in texts for passage in split_passages(text, most) if passage.strip()}
-    return sorted(passages, key=lambda passage: _rank(settings.seed, passage))
-
-
-def _tokens(work: Work, text: str) -> int:
-    return len(work.dense.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def select(
-    work: Work, settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps
-) -> Selected:
-    """Leaves out what must not be trained on, and sets texts aside to measure on where none are named."""
-    counts = Counts(read=len(examples))
-    examples = [example for example in examples if not example.blank]
-    counts.drop("without a prompt or an answer", counts.read - len(examples))
-    known = benchmark_texts()
-    if note := unchecked_benchmarks(known, settings.exclude):
-        steps.say(f"note: {note}")
-    forbidden = {name: Forbidden(texts) for name, texts in known.items()}
-    if settings.exclude:
-        forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
-    if held_out:
-        forbidden["held-out text"] = Forbidden(held_out)
-    examples = without_overlap(examples, forbidden, counts)
-    refuse_empty(examples, counts)
-    examples.sort(key=lambda example: _rank(settings.seed, example.text))
-    if settings.most_examples is not None:
-        counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
-        examples = examples[: settings.most_examples]
-    if not held_out:
-        aside = max(1, round(HELD_OUT_SHARE * len(examples)))
-        spent = list(accumulate(_tokens(work, example.text) for example in examples[:aside]))
-        aside = max(1, sum(tokens <= settings.held_out_tokens for tokens in spent))
-        held_out, examples = [example.text for example in examples[:aside]], examples[aside:]
-        counts.drop("set aside to measure on", aside)
-        forbidden["text set aside"] = Forbidden(held_out)
-        examples = without_overlap(examples, forbidden, counts)
-        refuse_empty(examples, counts)
-    plain = None
-    if settings.text:
-        # what is set aside of the instruction data must not be seen as plain text
-        never = {**forbidden, "the instruction data": Forbidden(example.text for example in examples)}
-        plain = plain_rows(work.tokenizer, settings, never, counts)
-    return Selected(examples, held_out, forbidden, counts, plain)
-
-
-def plain_rows(
-    tokenizer: PreTrainedTokenizerBase, settings: RecoverySettings, forbidden: dict[str, Forbidden], counts: Counts
-) -> Sequences | None:
-    """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
-    left, taken = settings.text_tokens, []
-    for passage in passages_of([document.text for document in read_sources(settings.text).documents], settings):
-        if left <= 0:
-            break
-        if name := overlapped(passage, forbidden):
-            counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
-            continue
-        for piece in encode_text(passage, tokenizer, settings.sequence_length):
-            if left > 0:
-                taken.append(piece.cut(left))
-                left -= len(piece.ids)
-        counts.passages += 1
-    return pack_examples(taken, settings.sequence_length)[0]
-
-
-def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
-    """The rows that there would be with the reference answers; raises what the data could be refused for."""
-    chat = uses_chat(work.tokenizer, settings.template)
-    if settings.answers == "dense":
-        uses_chat(work.dense.tokenizer, settings.template)
-    encoded = encode(selected.examples, work.tokenizer, chat)
-    length = settings.sequence_length
-    packed, too_long = pack_examples(encoded, length)
-    if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
-        # the references are too long, but the dense model may answer more shortly
-        packed, too_long = pack_examples([e.cut(length) for e in encoded], length)
-    if packed is None:
-        selected.counts.drop(f"longer than {length} tokens", too_long)
-        refuse_empty([], selected.counts, LONGER)
-    if len(packed) == 1:
-        longest = settings.max_new_tokens if settings.answers == "dense" else 0
-        if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
-            _refuse_one_row(length)
-    return packed if selected.plain is None else packed.with_rows(selected.plain)
-
-
-def _refuse_one_row(length: int) -> None:
-    raise FlabError(
-        f"the data fills 1 sequence of {length} tokens, and one is needed to choose the checkpoint on; name more data "
-        "(--data) or shorten the sequences (--sequence-length)"
-    )
-
-
-def prepare(
-    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
-) -> Data:
-    """Chooses the answers of the examples and lays them into rows."""
-    examples, counts = selected.examples, selected.counts
-    if settings.answers == "dense":
-        examples = _answered(work, settings, examples, cache, steps, dtype, counts)
-        # an answer of the dense model may recite what no reference held
-        examples = without_overlap(examples, selected.forbidden, counts)
-    else:
-        counts.answers["reference"] = len(examples)
-    chat = uses_chat(work.tokenizer, settings.template)
-    packed, too_long = pack_examples(encode(examples, work.tokenizer, chat), settings.sequence_length)
-    counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
-    refuse_empty([] if packed is None else examples, counts, LONGER)
-    counts.kept = len(examples) - too_long
-    if len(packed) < 2:
-        _refuse_one_row(settings.sequence_length)
-    rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
-    training = packed.rows(rows)
-    # what is set aside is like the instructions, which are what a recovery is for
-    training = training if selected.plain is None else training.with_rows(selected.plain)
-    return Data(training, packed.rows(aside), selected.held_out, counts, len(training) - len(rows))
-
-
-def _rank(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
-
-
-def _answered(
-    work: Work,
-    settings: RecoverySettings,
-    examples: list[Example],
-    cache: BatchCache,
-    steps: Steps,
-    dtype: torch.dtype,
-    counts: Counts,
-) -> list[Example]:
-    chosen = to_answer(examples, settings.dense_share, settings.seed)
-    dense = work.dense
-    model = copy_in(dense.model, dense.model.device, dtype)
-    model.generation_config = dense.model.generation_config
-    answerer = Answerer(
-        model,
-        dense.tokenizer,
-        weights_hash=work.plan.base_hash,
-        cache=cache,
-        batch_size=settings.generation_batch_size,
-        most_tokens=settings.max_new_tokens,
-        chat=uses_chat(dense.tokenizer, settings.template),
-    )
-    with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
-        answers = answerer([examples[index] for index in chosen], tick)
-    del model, answerer
-
-    def run(programs: list[Program]) -> list[bool]:
-        with steps.bar("Running programs", len(programs), "program") as tick:
-            return verdicts(programs, cache, tick)
-
-    return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
-
-
-def verdicts(programs: Sequence[Program], cache: BatchCache, tick: Callable[[int], Any]) -> list[bool]:
-    """Whether each program passes its test. Kept on disk: a program near its time limit is judged once, not once a
-    process, and not anew after an interruption."""
-    found: list[bool] = []
-    for start in range(0, len(programs), PROGRAMS_AT_ONCE):
-        part = programs[start : start + PROGRAMS_AT_ONCE]
-        key = {"kind": "recovery verdicts", "programs": [list(vars(program).values()) for program in part]}
-        found += cache.get(key, lambda part=part: [v.passed for v in run_programs(part, confirm_run_unsafe_code=True)])
-        tick(len(part))
-    return found
 
 
 # --- before training -----------------------------------------------------------------------------------------------
@@ -773,7 +505,6 @@ def _section(
             "plain_text": {
                 "passages": data.counts.passages,
                 "overlapping": data.counts.passages_dropped,
-                "sequences": data.plain,
             },
             "answers": data.counts.answers,
             "answers_rejected": data.counts.rejected,

@@ -170,15 +170,14 @@ class RecoveryTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        output = model(
-            input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=None, use_cache=False
-        )
-        loss = self._loss(output.logits, inputs) / len(inputs["labels"])
+        output = predictions(model, inputs)
+        loss = self.loss(output.logits, inputs)
         if model.training and not _all_finite(self, loss):
             raise NotFinite(f"step {self.state.global_step + 1}")
         return (loss, output) if return_outputs else loss
 
-    def _loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean loss of a batch's rows."""
         total = torch.zeros((), device=logits.device)
         if self.shares.cross_entropy:
             labelled = inputs["labels"] != IGNORED
@@ -194,7 +193,14 @@ class RecoveryTrainer(Trainer):
                 teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
                 costs = divergence(logits[distilled], teacher)
             total = total + self.shares.distillation * inputs["distill_weight"][0] * costs.sum()
-        return total
+        return total / len(inputs["labels"])
+
+
+def predictions(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    """What a model says about a batch of packed rows."""
+    return model(
+        input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=None, use_cache=False
+    )
 
 
 def _all_finite(trainer: Trainer, loss: torch.Tensor) -> bool:
@@ -449,10 +455,11 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     """
     model, device = trainer.model.eval(), trainer.args.device
     total = 0.0
-    with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
-        for number in range(len(rows)):
-            inputs = {name: tensor.to(device) for name, tensor in collate([rows[number]]).items()}
-            total += float(trainer.compute_loss(model, inputs))
+    for number in range(len(rows)):
+        inputs = {name: tensor.to(device) for name, tensor in collate([rows[number]]).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=trainer.args.bf16):
+            output = predictions(model, inputs)
+        total += float(trainer.loss(output.logits, inputs))
     return total / len(rows)
 
 

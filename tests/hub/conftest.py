@@ -116,15 +116,15 @@ def evaluation_of(report, **changes):
     dense, pruned = report["base_model"]["weights_sha256"], report["weights_sha256"]
     return {
         "models": {
-            "dense": {"name": "/home/somebody/dense", "weights_sha256": dense, "dtype": "bfloat16"},
-            "pruned": {"name": "/home/somebody/out", "weights_sha256": pruned, "dtype": "bfloat16"},
+            "dense": {"name": "/data/somebody/dense", "weights_sha256": dense, "dtype": "bfloat16"},
+            "pruned": {"name": "/data/somebody/out", "weights_sha256": pruned, "dtype": "bfloat16"},
         },
         "scores": [row.to_dict() for row in rows],
         "settings": {
             "limit": None,
             "samples": 1,
             "seed": 0,
-            "data": {"humaneval": ["/home/somebody/HumanEval.jsonl"]},
+            "data": {"humaneval": ["/data/somebody/HumanEval.jsonl"]},
         },
         "versions": {"python": "3.11", "lm_eval": "0.4.13"},
         **changes,

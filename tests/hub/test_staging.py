@@ -55,7 +55,7 @@ def test_no_path_of_this_machine_leaves_it(pruned, report):
     staged = stage(pruned, NAME)
     for name, content in staged.files.items():
         content = content if isinstance(content, bytes) else content.read_bytes()
-        assert str(Path(base).parent).encode() not in content and b"/home/somebody" not in content, name
+        assert str(Path(base).parent).encode() not in content and b"/data/somebody" not in content, name
     records = {name: json.loads(staged.files[name]) for name in ("flab_report.json", "flab_plan.json")}
     assert records["flab_report.json"]["base_model"]["name"] == "tiny-qwen2"
     own = json.loads((pruned / "flab_plan.json").read_text(encoding="utf-8"))

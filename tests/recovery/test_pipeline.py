@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.loading import weights_hash
+from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import pipeline
 from optimum_flab.recovery.estimates import Estimate
+from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.settings import RecoverySettings
 from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, training_sizes, with_lora
+from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.surgery import copy_in
 
 from ..conftest import tiny_model
@@ -279,10 +282,10 @@ def test_nothing_changes_without_data(made):
 def test_held_out_text_is_what_was_named_else_that_of_the_pruning(made, tmp_path):
     named, pruning = (str(made / name) for name in ("held_out.jsonl", "corpus.jsonl"))
     plan = SimpleNamespace(settings={"data": {"held_out": [pruning]}})
-    assert len(pipeline.held_out_texts(RecoveryConfig(data="x", held_out=named), plan)) == 6
-    assert len(pipeline.held_out_texts(RecoveryConfig(data="x"), plan)) == 16
+    assert len(data_room.held_out_texts(RecoveryConfig(data="x", held_out=named), plan)) == 6
+    assert len(data_room.held_out_texts(RecoveryConfig(data="x"), plan)) == 16
     gone = SimpleNamespace(settings={"data": {"held_out": [str(tmp_path / "gone.jsonl")]}})
-    assert pipeline.held_out_texts(RecoveryConfig(data="x"), gone) == []
+    assert data_room.held_out_texts(RecoveryConfig(data="x"), gone) == []
 
 
 def test_no_text_that_measures_is_trained_on(made):
@@ -400,7 +403,7 @@ def test_what_would_fail_later_is_said_before_the_dense_model_answers(made, monk
     def never(*args, **kwargs):
         raise AssertionError("the dense model was asked")
 
-    monkeypatch.setattr(pipeline, "_answered", never)
+    monkeypatch.setattr(data_room, "_answered", never)
     file = made / "pruned" / "chat_template.jinja"
     file.write_text("{{ raise_exception('unknown') }}")
     write_lines(made / "plain.jsonl", [{"instruction": f"Write {n}.", "output": f"x = {n}"} for n in range(30)])
@@ -418,10 +421,10 @@ def test_rows_without_prompt_or_answer_are_counted(made):
     assert section["data"]["dropped"]["without a prompt or an answer"] == 2
 
 
-def work_of(made) -> pipeline.Work:
+def work_of(made) -> Work:
     optimizer = optimizer_for(made)
     pruned = optimizer.pruned
-    return pipeline.Work(optimizer.dense, pruned.model, pruned.tokenizer, pruned.plan, optimizer.architecture)
+    return Work(optimizer.dense, pruned.model, pruned.tokenizer, pruned.plan, optimizer.architecture)
 
 
 def test_only_as_many_tokens_are_measured_on_as_asked_from_all_texts(made):
@@ -430,12 +433,12 @@ def test_only_as_many_tokens_are_measured_on_as_asked_from_all_texts(made):
     def tokens(passages):
         return sum(len(work.dense.tokenizer(passage)["input_ids"]) for passage in passages)
 
-    whole = pipeline.within_tokens(work, ["\n \n", *texts], config_for(made, held_out_tokens=10**6))
+    whole = data_room.within_tokens(work, ["\n \n", *texts], config_for(made, held_out_tokens=10**6))
     assert sorted("".join(whole)) == sorted("".join(texts))
-    part = pipeline.within_tokens(work, texts, config_for(made, held_out_tokens=tokens(whole) // 3))
+    part = data_room.within_tokens(work, texts, config_for(made, held_out_tokens=tokens(whole) // 3))
     assert tokens(whole) // 6 < tokens(part) <= tokens(whole) // 3 and part == whole[: len(part)]
     assert any(passage in "".join(texts[15:]) for passage in part)
-    assert len(pipeline.within_tokens(work, texts, config_for(made, held_out_tokens=1))) == 1
+    assert len(data_room.within_tokens(work, texts, config_for(made, held_out_tokens=1))) == 1
 
 
 def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
@@ -446,19 +449,19 @@ def test_plain_text_is_distilled_up_to_its_budget_and_chooses_nothing(made):
     settings = config_for(made, text=source, text_tokens=400, answers="reference", exclude=[str(made / "mine.txt")])
     (made / "mine.txt").write_text(shown["prompt"] + shown["canonical_solution"])
     work = work_of(made)
-    steps = pipeline.Steps(quiet=True)
-    selected = pipeline.select(work, settings, pipeline.read_instructions(settings.data), ["nothing"], steps)
-    data = pipeline.prepare(work, settings, selected, None, steps, torch.float32)
+    steps = Steps(quiet=True)
+    selected = data_room.select(work, settings, read_instructions(settings.data), ["nothing"], steps)
+    data = data_room.prepare(work, settings, selected, None, steps, torch.float32)
     plain = selected.plain
     assert 300 < plain.tokens.tokens <= 400 and bool((plain.labels < 0).all())
     assert torch.equal(data.rows.tokens.input_ids[-len(plain) :], plain.tokens.input_ids)
-    without = pipeline.prepare(work, settings, replace(selected, plain=None), None, steps, torch.float32)
+    without = data_room.prepare(work, settings, replace(selected, plain=None), None, steps, torch.float32)
     assert data.validation.digest == without.validation.digest
     assert len(data.rows) == len(without.rows) + len(plain)
     text = work.tokenizer.decode(plain.tokens.input_ids.flatten())
     assert "value_" in text and shown["entry_point"] not in text
     every = config_for(made, text=source, text_tokens=10**6, answers="reference", exclude=[str(made / "mine.txt")])
-    counts = pipeline.select(work, every, pipeline.read_instructions(every.data), ["nothing"], steps).counts
+    counts = data_room.select(work, every, read_instructions(every.data), ["nothing"], steps).counts
     assert counts.passages == 40 and counts.passages_dropped == {"excluded sources": 1}
 
 
@@ -467,8 +470,8 @@ def test_plain_text_does_not_show_what_is_set_aside_of_the_instructions(made):
     rows.append({"text": "something = 'else'\n" * 3})
     source = f"{write_lines(made / 'same.jsonl', rows)}[text]"
     settings = config_for(made, text=source, answers="reference")
-    examples = pipeline.read_instructions(settings.data)
-    counts = pipeline.select(work_of(made), settings, examples, ["nothing"], pipeline.Steps(quiet=True)).counts
+    examples = read_instructions(settings.data)
+    counts = data_room.select(work_of(made), settings, examples, ["nothing"], Steps(quiet=True)).counts
     assert counts.passages == 1 and counts.passages_dropped == {"the instruction data": 4}
 
 

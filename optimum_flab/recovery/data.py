@@ -1,0 +1,251 @@
+"""From examples to rows: what is trained on, what chooses the checkpoint, and what only measures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, NoReturn
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..calibration import PASSAGE_CHARACTERS_PER_TOKEN, read_sources, split_passages
+from ..errors import FlabError
+from ..evaluation.sandbox import Program, run_programs
+from ..generation import BatchCache
+from ..plan import PruningPlan
+from ..surgery import copy_in
+from .answers import Answerer
+from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
+from .instructions import Example
+from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
+from .settings import RecoverySettings
+from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
+from .work import Steps, Work
+
+
+HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
+PROGRAMS_AT_ONCE = 64
+LONGER = "lengthen the sequences (--sequence-length), or name other data (--data)"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Examples that may be trained on, still with their reference answers.
+
+    Args:
+        held_out (`list[str]`): texts that only measure.
+        forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
+        plain ([`Sequences`], *optional*): rows of plain text, without labels.
+    """
+
+    examples: list[Example]
+    held_out: list[str]
+    forbidden: dict[str, Forbidden]
+    counts: Counts
+    plain: Sequences | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on, and what only chooses or measures."""
+
+    rows: Sequences
+    validation: Sequences
+    held_out: list[str]
+    counts: Counts
+
+
+def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
+    """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
+    named = settings.held_out
+    if named:
+        return [document.text for document in read_sources(named).documents]
+    try:
+        sources = plan.settings.get("data", {}).get("held_out", [])
+        return [document.text for document in read_sources(sources).documents] if sources else []
+    except FlabError:  # made on another machine
+        return []
+
+
+def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
+    """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
+    left, taken = settings.held_out_tokens, []
+    for passage in passages_of(texts, settings):
+        left -= _tokens(work, passage)
+        if left < 0 and taken:
+            break
+        taken.append(passage)
+    return taken
+
+
+def passages_of(texts: Sequence[str], settings: RecoverySettings) -> list[str]:
+    """The different passages of some texts, about as long as a sequence, in a seeded order."""
+    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    passages = {passage for text in texts for passage in split_passages(text, most) if passage.strip()}
+    return sorted(passages, key=lambda passage: _rank(settings.seed, passage))
+
+
+def _tokens(work: Work, text: str) -> int:
+    return len(work.dense.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def select(
+    work: Work, settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps
+) -> Selected:
+    """Leaves out what must not be trained on, and sets texts aside to measure on where none are named."""
+    counts = Counts(read=len(examples))
+    examples = [example for example in examples if not example.blank]
+    counts.drop("without a prompt or an answer", counts.read - len(examples))
+    known = benchmark_texts()
+    if note := unchecked_benchmarks(known, settings.exclude):
+        steps.say(f"note: {note}")
+    forbidden = {name: Forbidden(texts) for name, texts in known.items()}
+    if settings.exclude:
+        forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
+    if held_out:
+        forbidden["held-out text"] = Forbidden(held_out)
+    examples = without_overlap(examples, forbidden, counts)
+    refuse_empty(examples, counts)
+    examples.sort(key=lambda example: _rank(settings.seed, example.text))
+    if settings.most_examples is not None:
+        counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
+        examples = examples[: settings.most_examples]
+    if not held_out:
+        aside = max(1, round(HELD_OUT_SHARE * len(examples)))
+        spent = list(accumulate(_tokens(work, example.text) for example in examples[:aside]))
+        aside = max(1, sum(tokens <= settings.held_out_tokens for tokens in spent))
+        held_out, examples = [example.text for example in examples[:aside]], examples[aside:]
+        counts.drop("set aside to measure on", aside)
+        forbidden["text set aside"] = Forbidden(held_out)
+        examples = without_overlap(examples, forbidden, counts)
+        refuse_empty(examples, counts)
+    plain = None
+    if settings.text:
+        # what is set aside of the instruction data must not be seen as plain text
+        never = {**forbidden, "the instruction data": Forbidden(example.text for example in examples)}
+        plain = plain_rows(work.tokenizer, settings, never, counts)
+    return Selected(examples, held_out, forbidden, counts, plain)
+
+
+def plain_rows(
+    tokenizer: PreTrainedTokenizerBase, settings: RecoverySettings, forbidden: dict[str, Forbidden], counts: Counts
+) -> Sequences | None:
+    """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
+    left, taken = settings.text_tokens, []
+    for passage in passages_of([document.text for document in read_sources(settings.text).documents], settings):
+        if left <= 0:
+            break
+        if name := overlapped(passage, forbidden):
+            counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
+            continue
+        for piece in encode_text(passage, tokenizer, settings.sequence_length):
+            if left > 0:
+                taken.append(piece.cut(left))
+                left -= len(piece.ids)
+        counts.passages += 1
+    return pack_examples(taken, settings.sequence_length)[0]
+
+
+def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
+    """The rows that there would be with the reference answers; raises what the data could be refused for."""
+    chat = uses_chat(work.tokenizer, settings.template)
+    if settings.answers == "dense":
+        uses_chat(work.dense.tokenizer, settings.template)
+    encoded = encode(selected.examples, work.tokenizer, chat)
+    length = settings.sequence_length
+    packed, too_long = pack_examples(encoded, length)
+    if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
+        # the references are too long, but the dense model may answer more shortly
+        packed, too_long = pack_examples([e.cut(length) for e in encoded], length)
+    if packed is None:
+        selected.counts.drop(f"longer than {length} tokens", too_long)
+        refuse_empty([], selected.counts, LONGER)
+    if len(packed) == 1:
+        longest = settings.max_new_tokens if settings.answers == "dense" else 0
+        if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
+            _refuse_one_row(length)
+    return packed if selected.plain is None else packed.with_rows(selected.plain)
+
+
+def _refuse_one_row(length: int) -> NoReturn:
+    raise FlabError(
+        f"the data fills 1 sequence of {length} tokens, and one is needed to choose the checkpoint on; name more data "
+        "(--data) or shorten the sequences (--sequence-length)"
+    )
+
+
+def prepare(
+    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
+) -> Data:
+    """Chooses the answers of the examples and lays them into rows."""
+    examples, counts = selected.examples, selected.counts
+    if settings.answers == "dense":
+        examples = _answered(work, settings, examples, cache, steps, dtype, counts)
+        # an answer of the dense model may recite what no reference held
+        examples = without_overlap(examples, selected.forbidden, counts)
+    else:
+        counts.answers["reference"] = len(examples)
+    chat = uses_chat(work.tokenizer, settings.template)
+    packed, too_long = pack_examples(encode(examples, work.tokenizer, chat), settings.sequence_length)
+    counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
+    refuse_empty([] if packed is None else examples, counts, LONGER)
+    counts.kept = len(examples) - too_long
+    if len(packed) < 2:
+        _refuse_one_row(settings.sequence_length)
+    rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
+    training = packed.rows(rows)
+    # what is set aside is like the instructions, which are what a recovery is for
+    training = training if selected.plain is None else training.with_rows(selected.plain)
+    return Data(training, packed.rows(aside), selected.held_out, counts)
+
+
+def _rank(seed: int, text: str) -> str:
+    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
+
+
+def _answered(
+    work: Work,
+    settings: RecoverySettings,
+    examples: list[Example],
+    cache: BatchCache,
+    steps: Steps,
+    dtype: torch.dtype,
+    counts: Counts,
+) -> list[Example]:
+    chosen = to_answer(examples, settings.dense_share, settings.seed)
+    dense = work.dense
+    model = copy_in(dense.model, dense.model.device, dtype)
+    model.generation_config = dense.model.generation_config
+    answerer = Answerer(
+        model,
+        dense.tokenizer,
+        weights_hash=work.plan.base_hash,
+        cache=cache,
+        batch_size=settings.generation_batch_size,
+        most_tokens=settings.max_new_tokens,
+        chat=uses_chat(dense.tokenizer, settings.template),
+    )
+    with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
+        answers = answerer([examples[index] for index in chosen], tick)
+    del model, answerer
+
+    def run(programs: list[Program]) -> list[bool]:
+        with steps.bar("Running programs", len(programs), "program") as tick:
+            return verdicts(programs, cache, tick)
+
+    return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
+
+
+def verdicts(programs: Sequence[Program], cache: BatchCache, tick: Callable[[int], Any]) -> list[bool]:
+    """Whether each program passes its test. Kept on disk: a program near its time limit is judged once, not once a
+    process, and not anew after an interruption."""
+    found: list[bool] = []
+    for start in range(0, len(programs), PROGRAMS_AT_ONCE):
+        part = programs[start : start + PROGRAMS_AT_ONCE]
+        key = {"kind": "recovery verdicts", "programs": [list(vars(program).values()) for program in part]}
+        found += cache.get(key, lambda part=part: [v.passed for v in run_programs(part, confirm_run_unsafe_code=True)])
+        tick(len(part))
+    return found

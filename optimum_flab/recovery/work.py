@@ -1,0 +1,51 @@
+"""What a recovery is about, and how it speaks to the user meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..architectures import Architecture
+from ..loading import DenseModel
+from ..plan import PruningPlan
+from ..stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Work:
+    """The models a recovery is about.
+
+    Args:
+        dense ([`DenseModel`]): the dense model.
+        model (`PreTrainedModel`): the pruned one, as it is written.
+        tokenizer (`PreTrainedTokenizerBase`): the pruned one.
+        plan ([`PruningPlan`]): how they belong together.
+    """
+
+    dense: DenseModel
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    architecture: Architecture
+
+
+@dataclass
+class Steps(Stopwatch):
+    """A stopwatch that has a word with the user; quiet in all processes but the first."""
+
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
+
+    @contextmanager
+    def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:
+        with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=self.quiet) as bar:
+            yield bar.update
