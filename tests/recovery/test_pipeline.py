@@ -190,13 +190,13 @@ def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
 
 
 def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(made, monkeypatch):
-    own_loss = RecoveryTrainer._loss
+    own_loss = RecoveryTrainer.loss
 
     def broken_from_step_seven(trainer, logits, inputs):
         loss = own_loss(trainer, logits, inputs)
         return loss * float("nan") if trainer.state.global_step >= 6 else loss
 
-    monkeypatch.setattr(RecoveryTrainer, "_loss", broken_from_step_seven)
+    monkeypatch.setattr(RecoveryTrainer, "loss", broken_from_step_seven)
     optimizer = run(made)
     training = optimizer.pruned.report["recovery"]["training"]
     assert training["best_step"] == 4
@@ -209,7 +209,7 @@ def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(made, 
 
 
 def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(made, monkeypatch):
-    monkeypatch.setattr(RecoveryTrainer, "_loss", lambda trainer, logits, inputs: logits.sum() * float("nan"))
+    monkeypatch.setattr(RecoveryTrainer, "loss", lambda trainer, logits, inputs: logits.sum() * float("nan"))
     optimizer = run(made, closed_form=False)
     notes = " ".join(optimizer.pruned.report["recovery"]["notes"])
     assert "NaN at step 1" in notes and "before the first checkpoint" in notes
