@@ -21,6 +21,7 @@ from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
 from ..generation import BatchCache
 from ..loading import weights_hash
+from ..memory import give_back_memory
 from ..report import HeldOut
 from ..surgery import check_plan, copy_in
 from .closed_form import between, refit
@@ -203,11 +204,13 @@ def recover(
             release_dense,
         )
     check_agreement(ready.folder.name, state)
+    give_back_memory()
     with steps.step("training"):
         training = _trained(ready, settings, device, steps)
     state.wait_for_everyone()  # the others may still read the best checkpoint
     if state.is_main_process:
         save_training(training, ready.folder)
+    give_back_memory()
     with steps.step("merge"):
         model = merged(ready.start, training, work.model.dtype)
     if ready.side is None:
@@ -285,6 +288,7 @@ def _before_training(
     computing = copy_in(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense:
         work.dense.model.to("meta")
+        give_back_memory()
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
