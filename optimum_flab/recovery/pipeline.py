@@ -48,6 +48,7 @@ from .training import (
     TrainingSizes,
     load_training,
     merged,
+    number_format,
     save_training,
     shares_of,
     train,
@@ -181,6 +182,7 @@ def recover(
     """
     check_recovery(settings)
     device = work.dense.model.device
+    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
@@ -279,7 +281,7 @@ def _before_training(
     sizes = training_sizes(settings, len(data.rows), processes)
     pruned_hash = weights_hash(work.model)
     folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
-    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps")
+    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps in {settings.dtype}")
     steps.say(data.counts.describe_answers())
     with steps.step("held-out measurement"):
         measured = within_tokens(work, data.held_out, settings) if first else []
@@ -523,6 +525,7 @@ def _section(
         "training": {
             **asdict(ready.sizes),
             "processes": processes,
+            "dtype": settings.dtype,
             "steps_done": training.steps,
             "best_step": training.best_step,
             "start_loss": _number(training.start_loss),

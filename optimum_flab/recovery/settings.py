@@ -83,7 +83,10 @@ class RecoverySettings(Section):
     evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
     patience: int = Field(3, ge=1, description="evaluations without improvement after which training stops")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="number format of the training")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="number format of the training; auto: bfloat16 where the device multiplies it, else float32",
+    )
     keep_adapter: bool = Field(False, description="keep the LoRA adapter in the output, beside the merged weights")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
 

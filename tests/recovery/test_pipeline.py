@@ -18,7 +18,13 @@ from optimum_flab.recovery import pipeline
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.settings import RecoverySettings
-from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, training_sizes, with_lora
+from optimum_flab.recovery.training import (
+    RecoveryTrainer,
+    last_checkpoint,
+    number_format,
+    training_sizes,
+    with_lora,
+)
 from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.surgery import copy_in
 
@@ -235,6 +241,7 @@ def test_training_that_only_harms_is_not_kept(made):
         {"train_embeddings": True},
         {"gradient_checkpointing": True, "targets": ["q_proj", "down_proj"]},
         {"dtype": "bfloat16"},
+        {"dtype": "auto"},
         {"answers": "reference", "template": "chat"},
     ],
     ids=lambda changes: "-".join(changes),
@@ -245,6 +252,16 @@ def test_every_way_of_training_lowers_its_loss(made, changes):
     assert training["best_loss"] < training["start_loss"]
     tied = optimizer.pruned.model
     assert tied.get_input_embeddings().weight is tied.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx2": True, "avx512_bf16": True}, "bfloat16"), ({"avx2": True, "avx512_bf16": False}, "float32")],
+)
+def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert number_format("auto", torch.device("cpu")) == expected
+    assert number_format("bfloat16", torch.device("cpu")) == "bfloat16"
 
 
 def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(made):
