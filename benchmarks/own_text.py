@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="dense checkpoint folder")
     parser.add_argument("--output", required=True, type=Path, help="JSONL file to write")
-    parser.add_argument("--texts", type=int, default=512, help="texts to sample, default 512")
+    parser.add_argument("--texts", type=int, default=256, help="texts to sample, default 256")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=176)
     parser.add_argument("--dtype", default="float32")
