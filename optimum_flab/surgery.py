@@ -124,6 +124,12 @@ def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
     return copied.to(device).eval().requires_grad_(False)
 
 
+def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A model to read only: itself where it already is there in this dtype, else a copy."""
+    there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
+    return model if there else copy_in(model, device, dtype)
+
+
 @torch.no_grad()
 def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> nn.Module:
     """Applies a plan.

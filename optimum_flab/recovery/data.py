@@ -16,7 +16,7 @@ from ..errors import FlabError
 from ..evaluation.sandbox import Program, run_programs
 from ..generation import BatchCache
 from ..plan import PruningPlan
-from ..surgery import copy_in
+from ..surgery import placed
 from .answers import Answerer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
@@ -217,7 +217,7 @@ def _answered(
 ) -> list[Example]:
     chosen = to_answer(examples, settings.dense_share, settings.seed)
     dense = work.dense
-    model = copy_in(dense.model, dense.model.device, dtype)
+    model = placed(dense.model, dense.model.device, dtype)
     model.generation_config = dense.model.generation_config
     answerer = Answerer(
         model,

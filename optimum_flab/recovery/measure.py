@@ -12,7 +12,7 @@ from ..architectures import Architecture
 from ..calibration import pack
 from ..divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, total_bits
 from ..report import HeldOut
-from ..surgery import copy_in
+from ..surgery import placed
 from ..vocabulary import special_ids, token_lists
 
 
@@ -72,7 +72,7 @@ class DenseSide:
     @torch.no_grad()
     def measure(self, pruned: PreTrainedModel) -> HeldOut:
         """What a pruned model costs on the texts."""
-        model = copy_in(pruned, self.device, self.dtype)
+        model = placed(pruned, self.device, self.dtype)
         hidden = final_hidden(model, self.architecture, self.tokens, self.batch_size)
         bits = total_bits(hidden, OutputHead(model, self.architecture), self.tokens)
         head = OutputHead(model, self.architecture, range(len(self.kept)))

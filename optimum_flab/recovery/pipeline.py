@@ -23,7 +23,7 @@ from ..generation import BatchCache
 from ..loading import weights_hash
 from ..memory import give_back_memory
 from ..report import HeldOut
-from ..surgery import check_plan, copy_in
+from ..surgery import check_plan, copy_in, placed
 from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
@@ -287,10 +287,17 @@ def _before_training(
         measured = within_tokens(work, data.held_out, settings) if first else []
         side = _dense_side(work, measured, settings) if first else None
         before = side and side.measure(work.model)
-    computing = copy_in(work.dense.model, device, dtype) if distils or settings.closed_form else None
-    if release_dense:
+    computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
+    if release_dense and computing is not work.dense.model:
         work.dense.model.to("meta")
         give_back_memory()
+
+    def give_up_dense() -> None:
+        """Frees the weights that no later step reads."""
+        if computing is not None and (not distils or cached) and (release_dense or computing is not work.dense.model):
+            computing.to("meta")
+            give_back_memory()
+
     teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
     if cached:
         with steps.step("dense predictions"):
@@ -298,7 +305,8 @@ def _before_training(
     start, closed = work.model, None
     if settings.closed_form:
         with steps.step("closed form"):
-            start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype)
+            start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype, give_up_dense)
+    give_up_dense()
     asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if distils and not cached else None
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
@@ -351,7 +359,7 @@ def _estimate(
         number = len(to_answer(selected.examples, settings.dense_share, settings.seed))
         batch = min(number, settings.generation_batch_size)
         if number:
-            per_token = seconds_per_token(copy_in(work.dense.model, work.dense.model.device, dtype), batch)
+            per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
             answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
@@ -421,23 +429,32 @@ def _closed_form(
     folder: Path,
     steps: Steps,
     dtype: torch.dtype,
+    give_up_dense: Callable[[], None],
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was."""
+    """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was.
+
+    `give_up_dense` is called once the dense model's weights are no longer read here.
+    """
     kept, file = work.plan.kept_tokens, folder / "closed_form.safetensors"
     ids = torch.arange(work.plan.vocab_size) if kept is None else torch.as_tensor(kept)
 
     def as_dense(tokens: PackedTokens) -> PackedTokens:
         return PackedTokens(ids[tokens.input_ids], tokens.position_ids, tokens.mask)
 
-    best = copy_in(work.model, torch.device("cpu"), work.model.dtype)
-    best.generation_config = work.model.generation_config
+    def beginning() -> PreTrainedModel:
+        model = copy_in(work.model, torch.device("cpu"), work.model.dtype)
+        model.generation_config = work.model.generation_config
+        return model
+
     if file.is_file():
         with safe_open(file, "pt") as opened:
             section = json.loads(opened.metadata()["section"])
-        if section["kept"]:
-            best.load_state_dict(load_file(file), strict=False)
-            best.tie_weights()
-        return (best if section["kept"] else work.model), section
+        if not section["kept"]:
+            return work.model, section
+        best = beginning()
+        best.load_state_dict(load_file(file), strict=False)
+        best.tie_weights()
+        return best, section
     computing = copy_in(work.model, dense.device, dtype)
     most = max(1, settings.closed_form_tokens // settings.sequence_length)
     tokens = next(data.rows.tokens.batches(most))
@@ -453,6 +470,8 @@ def _closed_form(
             lambda: tick(1),
         )
     measure = _validation_divergence(work, dense, data.validation.tokens, as_dense, dtype)
+    give_up_dense()
+    best = beginning()
     found = {0.0: measure(work.model)}
     for share in REFIT_SHARES:
         between(work.model, computing, share, best)
@@ -481,12 +500,12 @@ def _validation_divergence(
 ) -> Callable[[PreTrainedModel], float]:
     """A model's divergence on the sequences set aside."""
     architecture, kept = work.architecture, work.plan.kept_tokens
-    rows = range(work.plan.vocab_size if kept is None else len(kept))
+    device, rows = dense.device, range(work.plan.vocab_size if kept is None else len(kept))
     hidden = final_hidden(dense, architecture, as_dense(tokens), MEASURED_AT_ONCE)
     head = OutputHead(dense, architecture, list(rows) if kept is None else kept)
 
     def measure(model: PreTrainedModel) -> float:
-        measured = copy_in(model, dense.device, dtype)
+        measured = placed(model, device, dtype)
         own = final_hidden(measured, architecture, tokens, MEASURED_AT_ONCE)
         return mean_divergence(hidden, own, head, OutputHead(measured, architecture, rows))
 

@@ -273,13 +273,20 @@ def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(made):
         assert cached == pytest.approx(resident, abs=2e-3)
 
 
-def test_the_dense_weights_are_given_up_when_asked(made):
-    optimizer = optimizer_for(made)
-    optimizer.recover(
-        config_for(made, max_steps=1), confirm_run_unsafe_code=True, cache_dir=made / "cache", release_dense=True
-    )
-    assert optimizer.dense.model.device.type == "meta"
-    optimizer.save_pretrained(made / "recovered")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the dense model's own, and another: a copy computes then
+@pytest.mark.parametrize("teacher", ["cached", "resident"])
+def test_the_dense_weights_are_given_up_only_when_asked(made, dtype, teacher):
+    for release, device in ((False, "cpu"), (True, "meta")):
+        optimizer = optimizer_for(made)
+        optimizer.recover(
+            config_for(made, max_steps=1, dtype=dtype, teacher=teacher),
+            confirm_run_unsafe_code=True,
+            cache_dir=made / "cache",
+            release_dense=release,
+        )
+        read_on = (dtype, teacher) == ("float32", "resident")  # by the training
+        assert optimizer.dense.model.device.type == ("cpu" if read_on else device)
+        optimizer.save_pretrained(made / f"recovered-{device}")
 
 
 def test_the_recovery_section_of_one_configuration_file_is_enough(made):
