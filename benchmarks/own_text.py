@@ -62,8 +62,9 @@ def main() -> None:
             ]
             for prompt, ids in zip(prompts, new_tokens(model, tokenizer, prompts, [], settings), strict=True):
                 text = tokenizer.decode([*prompt, *ids], skip_special_tokens=True)
-                if forbidden.overlaps(text) or text in seen:
-                    counts["overlapping" if forbidden.overlaps(text) else "repeated"] += 1
+                fault = "overlapping" if forbidden.overlaps(text) else "repeated" if text in seen else None
+                if fault:
+                    counts[fault] += 1
                     continue
                 seen.add(text)
                 counts["kept"] += 1

@@ -268,6 +268,7 @@ def _before_training(
     dtype = getattr(torch, settings.dtype)
     distils = shares_of(settings).distillation > 0
     cached = distils and settings.teacher == "cached"
+    resident = distils and not cached
     with steps.step("data"):
         selected = select(work, settings, examples, held_out_texts(settings, work.plan), steps)
         # everything that the settings could be refused for, with the references in place of the answers to come
@@ -294,7 +295,7 @@ def _before_training(
 
     def give_up_dense() -> None:
         """Frees the weights that no later step reads."""
-        if computing is not None and (not distils or cached) and (release_dense or computing is not work.dense.model):
+        if computing is not None and not resident and (release_dense or computing is not work.dense.model):
             computing.to("meta")
             give_back_memory()
 
@@ -307,7 +308,7 @@ def _before_training(
         with steps.step("closed form"):
             start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype, give_up_dense)
     give_up_dense()
-    asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if distils and not cached else None
+    asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if resident else None
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 
