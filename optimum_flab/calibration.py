@@ -114,6 +114,15 @@ def parse_source(spec: str) -> Source:
     return Source(spec, dataset=match["name"], split=match["split"] or "train", columns=columns)
 
 
+def local_paths(specs: Iterable[str]) -> list[Path]:
+    """The files and folders among some sources.
+
+    Raises:
+        [`FlabError`]: see [`parse_source`].
+    """
+    return [source.path for source in map(parse_source, specs) if source.path is not None]
+
+
 def read_source(spec: str | Source) -> SourceTexts:
     """Reads the texts of one source, in a fixed order.
 

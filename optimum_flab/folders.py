@@ -1,76 +1,236 @@
-"""Folders that are written whole: beside their place, renamed at the end."""
+"""Folders that become a result whole, or stay as they were."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .errors import FlabError
+from filelock import FileLock, Timeout
+
+from .errors import ConfigurationError, FlabError
 
 
-@contextmanager
-def written_whole(folder: str | Path) -> Iterator[Path]:
-    """Gives a new folder to write to, which replaces `folder` when the block ends, and is gone where it raises.
+# In this hidden folder a run writes, under these names. It lies in the output folder where that is there already (a
+# mount point cannot be renamed, and its parent need not be writable), else beside it.
+WORK = ".flab-output"
+LOCK, NEW, READY, OLD = "lock", "new", "ready", "old"
+# what file systems and desktops put into folders: neither in the way nor moved
+IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
+# a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
+READ_FIRST = "config.json"
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an output folder holds; only a folder of its own kind is ever replaced.
+
+    Args:
+        name (`str`): for messages, for example `"a pruned model"`.
+        mark (`str`): a file that every such folder has.
+        owns (`Callable`): whether something of this name, at the top of such a folder, is part of it.
+    """
+
+    name: str
+    mark: str
+    owns: Callable[[str], bool]
+
+
+class OutputFolder:
+    """A folder that a run will write, reserved from `with` to its end.
+
+    ```python
+    >>> with OutputFolder("out", KIND, overwrite=True, inputs=["model"]) as output:
+    ...     result = hours_of_work()
+    ...     with output.written() as folder:
+    ...         result.save(folder)
+    ```
+
+    What could be refused at the end is refused at the start. Until [`written`] ends, the folder is as it was; a folder
+    that was there stays the same one, with its mode and owner. What a killed run left is put right by the next one.
+
+    Args:
+        folder (`str` or `Path`): made where it is missing, with its parents.
+        kind ([`Kind`]): what it will hold.
+        overwrite (`bool`): whether a folder of this kind that is not empty may be replaced.
+        inputs (`Iterable`): files and folders that the run reads; those that do not exist, such as Hub ids, are none.
 
     Raises:
-        [`FlabError`]: something could not be written; nothing was left behind.
+        [`ConfigurationError`]: the folder is or holds one of the inputs.
+        [`FlabError`]: it is a file, is not empty and may not be replaced, cannot be written, or another run writes to
+            it.
     """
-    folder = Path(folder).resolve()
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    made = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        old = replace_folder(partial, folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
+
+    def __init__(
+        self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+    ):
+        self.named, self.folder = folder, Path(folder).resolve()
+        self.kind, self.overwrite = kind, overwrite
+        self.inputs = [Path(path).expanduser() for path in inputs if path is not None]
+
+    def __enter__(self) -> OutputFolder:
+        self._inside = self.folder.is_dir()
+        self._work = self.folder / WORK if self._inside else self.folder.with_name(f".{self.folder.name}{WORK}")
+        if not self._work.exists():
+            self.check()
+        self._reserve()
+        try:
+            self._settle()
+            self.check()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """Gives an empty folder to write to, whose content takes its place when the block ends, and is gone where it
+        raises.
+
+        Raises:
+            [`FlabError`]: something could not be written; the output folder is as it was.
+        """
+        new = self._work / NEW
+        try:
+            new.mkdir()
+            yield new
+            self.check()  # somebody may have put something there meanwhile
+            if self._inside:
+                self._move_in()
+            else:
+                new.rename(self.folder)
+        except BaseException as error:
+            self._settle()
+            if isinstance(error, OSError) or "No space left" in str(error):
+                reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+                raise FlabError(f"{self.folder} could not be written ({reason}); nothing was left behind") from error
+            raise
+
+    def check(self) -> None:
+        """Raises what entering raises, but for another run that writes there; changes nothing."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FlabError(f"output {self.named} exists and is not a folder; name another")
+        for path in self.inputs:
+            if is_in(path, self.folder):
+                what = "is" if path.resolve() == self.folder else "holds"
+                raise ConfigurationError(
+                    f"output folder {self.named} {what} {path}, which this run reads and would replace; name another"
+                )
+        names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.is_dir() else []
+        if names and not self.overwrite:
+            raise FlabError(
+                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
+                " --overwrite"
+            )
+        if names and self.kind.mark not in names:
+            raise FlabError(
+                f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
+                f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
+            )
+        if foreign := [name for name in names if not self.kind.owns(name)]:
+            raise FlabError(
+                f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
+                f" {listed(foreign)}; move that away, or name another folder"
+            )
+
+    # --- the hidden folder ---------------------------------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        self._made = [parent for parent in self._work.parents if not parent.exists()]
+        self._lock = FileLock(self._work / LOCK)
+        try:
+            while True:
+                self._work.mkdir(parents=True, exist_ok=True)
+                with suppress(NotImplementedError):  # a file system without locks
+                    self._lock.acquire(blocking=False)
+                if (self._work / LOCK).exists() or not self._lock.is_locked:
+                    return
+                self._lock.release()  # the run that had it ended, and took the file along
+        except Timeout:
+            raise FlabError(
+                f"another run is writing to output folder {self.named}; wait until it ends, or name another"
+            ) from None
+        except OSError as error:
+            self._remove_parents()
+            where = self.folder if self._inside else nearest_folder(self.folder)
+            raise FlabError(
+                f"output folder {self.named} cannot be written: {where} is not a writable folder"
+                f" ({error.strerror or error})"
+            ) from error
+
+    def _release(self) -> None:
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._lock.release()
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        for parent in self._made:
+            with suppress(OSError):  # not empty: the output is there
                 parent.rmdir()
-        if isinstance(error, OSError) or "No space left" in str(error):
-            reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-            raise FlabError(f"{folder} could not be written ({reason}); nothing was left behind") from error
-        raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+
+    def _move_in(self) -> None:
+        (self._work / OLD).mkdir()
+        move_content(self.folder, self._work / OLD)
+        # from here on the new content is complete, and what is interrupted goes on instead of back
+        (self._work / NEW).rename(self._work / READY)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Ends what was begun: forward where the new content was complete, else back."""
+        new, ready, old = (self._work / name for name in (NEW, READY, OLD))
+        if ready.is_dir():
+            move_content(ready, self.folder)
+        elif old.is_dir():
+            move_content(old, self.folder)
+        for folder in (new, ready, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def replace_folder(new: Path, folder: Path) -> Path | None:
-    """Puts `new` where `folder` is; the old one is there until the new one is in its place, and returned."""
-    if not folder.exists():
-        new.rename(folder)
-        return None
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except BaseException:
-        old.rename(folder)
-        raise
-    return old
+def move_content(source: Path, target: Path) -> None:
+    """Moves what is in one folder to another of the same file system, so that at no time both halves of a checkpoint
+    can be read as one."""
+    arriving = target.name != OLD
+    for name in sorted(os.listdir(source), key=lambda name: (name == READ_FIRST) is arriving):
+        if name not in IGNORED:
+            (source / name).rename(target / name)
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raises a [`FlabError`] if `folder` is a file, or cannot be made or written where it would be."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
+    """Raises a [`FlabError`] if `folder` is a file, or cannot be made or written."""
+    if Path(folder).exists() and not Path(folder).is_dir():
         raise FlabError(f"output {folder} exists and is not a folder; name another")
-    parent = existing_parent(folder)
+    nearest = nearest_folder(folder)
     try:
-        with TemporaryDirectory(dir=parent):
+        with TemporaryDirectory(dir=nearest):
             pass
     except OSError as error:
-        raise FlabError(f"output folder {folder} cannot be made: {parent} is not a writable folder") from error
+        raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
 
 
-def existing_parent(folder: str | Path) -> Path:
-    """The nearest folder above `folder` that is there."""
-    parent = Path(folder).absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    return parent
+def is_in(path: Path, folder: Path) -> bool:
+    """Whether `path` exists and is `folder` or below it, whatever they are called."""
+    path = path.resolve()
+    return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
+
+
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def nearest_folder(folder: str | Path) -> Path:
+    """A folder, or where it is not there yet the nearest one above it that is."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,13 +33,16 @@ from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
-from .folders import check_writable, existing_parent, written_whole
-from .hub.terms import base_card_of, hub_datasets
+from .folders import Kind, OutputFolder, nearest_folder
+from .hub.card import is_result
+from .hub.facts import is_license_file
+from .hub.push import CHECKPOINT_FILES, SHARD
+from .hub.terms import CARD_NAME, base_card_of, hub_datasets
 from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
 from .plan import PLAN_NAME, PruningPlan
-from .recovery.settings import RecoverySettings
+from .recovery.settings import ADAPTER_FOLDER, RecoverySettings
 from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
@@ -65,6 +68,19 @@ if TYPE_CHECKING:
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
+
+
+def is_own_file(name: str) -> bool:
+    """Whether a file or folder of this name, at the top of a pruned model, was written by this software."""
+    return (
+        name in {*CHECKPOINT_FILES, CARD_NAME, ADAPTER_FOLDER}
+        or is_license_file(name)
+        or is_result(name)
+        or SHARD.fullmatch(name) is not None
+    )
+
+
+CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_own_file)
 
 
 @dataclass(frozen=True)
@@ -490,19 +506,28 @@ class FlabOptimizer:
     # --- results ---------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def check_output(folder: str | Path, overwrite: bool = False) -> None:
-        """Raises a [`FlabError`] if `folder` cannot become the output; called before any long work."""
-        folder = Path(folder)
-        check_writable(folder)
-        if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-            raise FlabError(f"output folder {folder} exists and is not empty; name another, or give --overwrite")
+    def output(
+        folder: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+    ) -> OutputFolder:
+        """Reserves the folder of a checkpoint before any long work, for [`save_to`].
+
+        ```python
+        >>> with FlabOptimizer.output("out", inputs=["model"]) as output:
+        ...     optimizer = FlabOptimizer.from_pretrained("model")
+        ...     optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
+        ...     optimizer.save_to(output)
+        ```
+
+        The arguments and errors are those of [`~folders.OutputFolder`].
+        """
+        return OutputFolder(folder, CHECKPOINT, overwrite=overwrite, inputs=inputs)
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
         parameters = sum(p.numel() for p in self.dense.model.parameters())
         # without a target the sizes are not known yet
         parameters = round(parameters * (1 - config.target_ratio - TOLERANCE)) if config.target_ratio else 0
-        free, needed = shutil.disk_usage(existing_parent(folder)).free, parameters * self.output_dtype.itemsize
+        free, needed = shutil.disk_usage(nearest_folder(folder)).free, parameters * self.output_dtype.itemsize
         if free < needed:
             raise FlabError(
                 f"the pruned weights take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB "
@@ -512,17 +537,27 @@ class FlabOptimizer:
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.
 
-        All is written beside `folder` and renamed at the end, so that nothing half-written is left behind.
+        All of it or nothing, see [`~folders.OutputFolder`].
+
+        Args:
+            folder (`str` or `Path`): made where it is missing.
+            overwrite (`bool`): whether a pruned model that is there may be replaced.
 
         Raises:
-            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false, or the disk is
-            full.
+            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false or holds something
+                else, or the disk is full.
+            [`ConfigurationError`]: the folder is or holds the dense model.
         """
+        self._result()
+        with self.output(folder, overwrite=overwrite, inputs=[self.dense.folder]) as output:
+            self.save_to(output)
+
+    def save_to(self, output: OutputFolder) -> None:
+        """[`save_pretrained`] to a folder that was reserved by [`output`]."""
         from .hub.card import write_card
 
         pruned = self._result()
-        self.check_output(folder, overwrite)
-        with written_whole(folder) as partial:
+        with output.written() as partial:
             pruned.model.save_pretrained(partial)
             pruned.tokenizer.save_pretrained(partial)
             pruned.plan.save(partial)
@@ -749,12 +784,17 @@ def asked_shapes(
     """
     if config.target_ratio is None:
         vocabulary = limits.largest.vocabulary if config.vocabulary.size else natural
-        layers, width = config.layers.num_hidden_layers, config.ffn.intermediate_size
-        return [[Shape(vocabulary, layers or dense.layers, width or dense.width)]]
+        return [[replace(asked_sizes(config, dense), vocabulary=vocabulary)]]
     rows = candidate_shapes(counts, limits, natural, parameters_to_keep(counts, dense, config.target_ratio))
     shapes = [shape for row in rows for shape in row]
     reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
     return [near for row in rows if (near := [shape for shape in row if shape in reached])]
+
+
+def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
+    """The dense sizes with the pinned numbers of layers and neurons in their place."""
+    layers, width = config.layers.num_hidden_layers, config.ffn.intermediate_size
+    return replace(dense, layers=layers or dense.layers, width=width or dense.width)
 
 
 def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape) -> None:
@@ -762,6 +802,11 @@ def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape)
     limits = size_limits(config, dense, dense.vocabulary)
     if config.target_ratio is not None:
         check_target(counts, dense, limits, config.target_ratio, TOLERANCE)
+    elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
+        raise ConfigurationError(
+            f"nothing would be pruned: the vocabulary is switched off, and all {dense.layers:,} layers with their"
+            f" {dense.width:,} neurons stay; give target_ratio, or a smaller num_hidden_layers or intermediate_size"
+        )
 
 
 def search_section(

@@ -47,6 +47,11 @@ class DataSettings(Section):
     sequence_length: int = Field(512, ge=8, description="tokens per packed sequence")
     batch_size: int = Field(8, ge=1, description="sequences per forward pass")
 
+    @property
+    def sources(self) -> list[str]:
+        """Every source that is read."""
+        return [*self.corpus, *self.calibration, *self.held_out]
+
 
 class VocabularySettings(Section):
     """How the vocabulary is pruned."""

@@ -322,12 +322,13 @@ def test_completion_is_greedy_whatever_the_model_says(tokenizer, corpus):
 def test_overwriting_through_a_link_replaces_what_it_points_to(tokenizer, corpus, tmp_path):
     optimizer = optimizer_for(tokenizer)
     optimizer.prune(settings(corpus))
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "old").write_text("old")
+    optimizer.save_pretrained(tmp_path / "real")
+    (tmp_path / "real" / "model-00001-of-00002.safetensors").write_text("of an earlier run")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     optimizer.save_pretrained(tmp_path / "link", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
-    assert (tmp_path / "real" / "config.json").is_file() and not (tmp_path / "real" / "old").exists()
+    assert (tmp_path / "real" / "config.json").is_file()
+    assert not list((tmp_path / "real").glob("model-*"))
 
 
 def test_a_disk_too_small_is_said_before_the_work(tokenizer, corpus, tmp_path, monkeypatch):
@@ -355,6 +356,21 @@ def test_a_plan_that_was_edited_is_refused(tokenizer, corpus):
             optimizer.apply(replace(plan, **changes))
 
 
+@pytest.mark.parametrize(
+    "sizes", [{}, {"layers": {"num_hidden_layers": LAYERS}, "ffn": {"intermediate_size": 64}}], ids=["off", "pinned"]
+)
+def test_everything_switched_off_says_that_nothing_would_be_pruned(tokenizer, corpus, tmp_path, sizes):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.dense.model.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    (tmp_path / "dense" / "model.safetensors").write_text("never read")
+    asked = settings(corpus, vocabulary={"enabled": False}, **sizes)
+    with pytest.raises(ConfigurationError, match="nothing would be pruned: the vocabulary is switched off, and all 4"):
+        optimizer.prune(asked)
+    with pytest.raises(ConfigurationError, match="nothing would be pruned"):
+        FlabOptimizer.from_pretrained(tmp_path / "dense", config=asked)
+
+
 def test_nan_weights_are_refused(tokenizer, corpus):
     optimizer = optimizer_for(tokenizer)
     optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0] = torch.nan
@@ -365,13 +381,22 @@ def test_nan_weights_are_refused(tokenizer, corpus):
 def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokenizer, corpus, tmp_path):
     optimizer = optimizer_for(tokenizer)
     optimizer.prune(settings(corpus))
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
     with pytest.raises(FlabError, match="not empty"):
-        optimizer.save_pretrained(tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    optimizer.save_pretrained(tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "mine.txt").exists()
+        optimizer.save_pretrained(out)
+    with pytest.raises(FlabError, match=r"is not a pruned model, since flab_plan.json is missing.*holds mine.txt"):
+        optimizer.save_pretrained(out, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    (out / "mine.txt").unlink()
+    optimizer.save_pretrained(out)
+    optimizer.save_pretrained(out, overwrite=True)
+    for name in ("mine.txt", ".git", "results"):
+        (out / name).mkdir()
+        with pytest.raises(FlabError, match=f"holds more than a pruned model.* delete {name}; move that away"):
+            optimizer.save_pretrained(out, overwrite=True)
+        (out / name).rmdir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +22,27 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
+
+
+def _end(*_: object) -> None:
+    raise Terminated
+
+
 @contextmanager
 def terminal() -> Iterator[None]:
-    """End with a one-line message and an exit code where the user is to blame."""
+    """End with a one-line message and an exit code where the user is to blame, and clear up before any end."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     try:
         yield
     except FlabError as error:
         print(f"optimum-cli flab: error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    except Terminated as end:
+        print("optimum-cli flab: terminated", file=sys.stderr)
+        raise SystemExit(143) from end
     except KeyboardInterrupt as interrupt:
         print("optimum-cli flab: interrupted", file=sys.stderr)
         raise SystemExit(130) from interrupt

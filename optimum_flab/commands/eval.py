@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Action
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,22 +133,28 @@ class EvalCommand(FlabVerb):
         numbers = {name: getattr(args, name) for name in NUMBERS}
         check_settings(tasks, data, has_baseline=args.baseline is not None, **numbers)
 
-        from ..evaluation.harness import check_output
+        from ..evaluation.harness import EVALUATION
+        from ..folders import OutputFolder
 
-        if args.output is not None:
-            check_output(args.output, args.overwrite)
-        try:
-            found = self.evaluated(tasks, data, numbers)
-        except KeyboardInterrupt:
-            print("\nfinished batches are kept; the same command goes on from there", file=sys.stderr)
-            raise
-        # shown first: a full disk must not cost the user what took hours
-        print(found.to_text())
-        if found.reused:
-            print(f"{found.reused} of {found.reused + found.made} batches were there from before", file=sys.stderr)
-        if args.output is not None:
-            found.save(args.output, overwrite=args.overwrite)
-            print(f"\nresults and samples are in {args.output}")
+        with ExitStack() as stack:
+            output = None
+            if args.output is not None:
+                inputs = [args.model, args.baseline, *(file for files in data.values() for file in files)]
+                output = stack.enter_context(
+                    OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
+                )
+            try:
+                found = self.evaluated(tasks, data, numbers)
+            except KeyboardInterrupt:
+                print("\nfinished batches are kept; the same command goes on from there", file=sys.stderr)
+                raise
+            # shown first: a full disk must not cost the user what took hours
+            print(found.to_text())
+            if found.reused:
+                print(f"{found.reused} of {found.reused + found.made} batches were there from before", file=sys.stderr)
+            if output is not None:
+                found.save_to(output)
+                print(f"\nresults and samples are in {args.output}")
 
     def evaluated(self, tasks: list[str], data: dict[str, list[str]], numbers: dict[str, Any]) -> Evaluation:
         from ..evaluation.harness import evaluate

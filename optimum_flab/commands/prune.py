@@ -95,34 +95,37 @@ class PruneCommand(FlabVerb):
             _refuse_search(args)
 
         from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
-        from ..calibration import check_sources
+        from ..calibration import check_sources, local_paths
 
-        FlabOptimizer.check_output(args.output, args.overwrite)
-        work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
-        if args.plan is None:
-            # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
-            check_sources(work.data)
-            if work.recovery.data:
-                from ..recovery.pipeline import check_inputs
+        config = FlabPrunerConfig(**given) if args.plan is None else None
+        sources = [*config.data.sources, *config.recovery.sources] if config is not None else []
+        inputs = [args.model, args.plan, args.config, *local_paths(sources)]
+        with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs) as output:
+            plan = None if args.plan is None else PruningPlan.load(args.plan)
+            if config is not None:
+                # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
+                check_sources(config.data)
+                if config.recovery.data:
+                    from ..recovery.pipeline import check_inputs
 
-                check_inputs(work.recovery, args.confirm_run_unsafe_code)
-        optimizer = FlabOptimizer.from_pretrained(
-            args.model,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-            device=args.device,
-            dtype=args.dtype,
-            output_dtype=args.output_dtype,
-            config=work if args.plan is None else None,
-        )
-        if args.plan is None:
-            optimizer.check_space(args.output, work)
-            optimizer.prune(work)
-            if work.recovery.data:
-                optimizer.recover(work.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
-        else:
-            optimizer.apply(work)
-        optimizer.save_pretrained(args.output, overwrite=args.overwrite)
+                    check_inputs(config.recovery, args.confirm_run_unsafe_code)
+            optimizer = FlabOptimizer.from_pretrained(
+                args.model,
+                revision=args.revision,
+                trust_remote_code=args.trust_remote_code,
+                device=args.device,
+                dtype=args.dtype,
+                output_dtype=args.output_dtype,
+                config=config,
+            )
+            if plan is not None:
+                optimizer.apply(plan)
+            else:
+                optimizer.check_space(args.output, config)
+                optimizer.prune(config)
+                if config.recovery.data:
+                    optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
+            optimizer.save_to(output)
         print(optimizer.summary())
         if args.prompt is not None:
             for name, text in optimizer.complete(args.prompt).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,33 +112,34 @@ class RecoverCommand(FlabVerb):
         check_recovery(settings)
 
         from .. import FlabOptimizer
+        from ..calibration import local_paths
         from ..plan import PLAN_NAME, PruningPlan
         from ..recovery.launch import process_device, process_state
         from ..recovery.pipeline import check_inputs
 
-        FlabOptimizer.check_output(args.output, args.overwrite)
-        if args.output.resolve() == args.model.resolve():
-            raise ConfigurationError(
-                f"the output folder {str(args.output)!r} is that of the pruned model, which is still needed; name"
-                " another"
-            )
         if not (args.model / PLAN_NAME).is_file():
             raise ConfigurationError(
                 f"{str(args.model)!r} is no pruned model, since {PLAN_NAME} is missing; give what `optimum-cli flab "
                 "prune` wrote"
             )
-        PruningPlan.load(args.model)
-        check_inputs(settings, args.confirm_run_unsafe_code)
-        optimizer = FlabOptimizer.from_pretrained(
-            args.teacher, revision=args.teacher_revision, device=process_device(args.device), dtype=args.dtype
-        )
-        optimizer.load_pruned(args.model)
-        optimizer.recover(
-            settings,
-            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-            cache_dir=args.cache_dir,
-            release_dense=True,
-        )
-        if process_state().is_main_process:
-            optimizer.save_pretrained(args.output, overwrite=args.overwrite)
-            print(optimizer.summary())
+        inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
+        device = process_device(args.device)
+        with ExitStack() as stack:
+            output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
+            if process_state().is_main_process:
+                stack.enter_context(output)
+            PruningPlan.load(args.model)
+            check_inputs(settings, args.confirm_run_unsafe_code)
+            optimizer = FlabOptimizer.from_pretrained(
+                args.teacher, revision=args.teacher_revision, device=device, dtype=args.dtype
+            )
+            optimizer.load_pruned(args.model)
+            optimizer.recover(
+                settings,
+                confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                cache_dir=args.cache_dir,
+                release_dense=True,
+            )
+            if process_state().is_main_process:
+                optimizer.save_to(output)
+                print(optimizer.summary())

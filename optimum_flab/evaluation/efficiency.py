@@ -136,8 +136,6 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     existing = [name for name in (JSON_NAME, PLOT_NAME) if (folder / name).exists()]
     if existing and not overwrite:
         raise FlabError(f"{folder / existing[0]} exists; name another folder, or give --overwrite")
-    if folder.is_dir() and not os.access(folder, os.W_OK):
-        raise FlabError(f"output folder {folder} cannot be written; name another")
 
 
 # --- what is measured ----------------------------------------------------------------------------------------------

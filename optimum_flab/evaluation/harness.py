@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import architecture_for
 from ..errors import ConfigurationError, FlabError
-from ..folders import check_writable, written_whole
+from ..folders import Kind, OutputFolder
 from ..generation import BatchCache, config_hash, tokenizer_hash
 from ..loading import (
     DenseModel,
@@ -52,6 +52,7 @@ from .settings import DIVERGENCE, check_settings, listed
 
 RESULTS_NAME = "flab_evaluation.json"
 TABLE_NAME = "flab_evaluation.txt"
+EVALUATION = Kind("an evaluation", RESULTS_NAME, {RESULTS_NAME, TABLE_NAME, "model", "dense", "pruned"}.__contains__)
 PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")
 # lm-eval's aggregations that are functions of sums, by their name in its registry
 KNOWN_AGGREGATIONS = {
@@ -136,8 +137,12 @@ class Evaluation:
         Raises:
             [`FlabError`]: the folder exists and is not to be overwritten, or cannot be written.
         """
-        check_output(folder, overwrite)
-        with written_whole(folder) as partial:
+        with OutputFolder(folder, EVALUATION, overwrite=overwrite) as output:
+            self.save_to(output)
+
+    def save_to(self, output: OutputFolder) -> None:
+        """[`save`] to a folder that was reserved before."""
+        with output.written() as partial:
             _write_json(partial / RESULTS_NAME, self.to_dict())
             (partial / TABLE_NAME).write_text(self.to_text() + "\n", encoding="utf-8")
             for role, results in self.harness.items():
@@ -221,7 +226,7 @@ def evaluate(
         max_new_tokens=max_new_tokens, seed=seed, has_baseline=baseline is not None,
     )  # fmt: skip
     if output is not None:
-        check_output(output, overwrite)
+        OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
     dtype = None if dtype is None else computation_dtype(dtype)
     loaded = load_tasks(
@@ -312,20 +317,6 @@ def evaluate(
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
-
-
-def check_output(folder: str | Path, overwrite: bool) -> None:
-    """Raises a [`FlabError`] if results must not be written to `folder`."""
-    path = Path(folder)
-    check_writable(path)
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise FlabError(f"output folder {str(path)!r} is not empty; name another, or allow it with --overwrite")
-        if not (path / RESULTS_NAME).is_file():
-            raise FlabError(
-                f"output folder {str(path)!r} holds something else than an evaluation and is not replaced; name"
-                " another"
-            )
 
 
 def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> None:

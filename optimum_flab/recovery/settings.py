@@ -90,6 +90,11 @@ class RecoverySettings(Section):
     keep_adapter: bool = Field(False, description="keep the LoRA adapter in the output, beside the merged weights")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
 
+    @property
+    def sources(self) -> list[str]:
+        """Every source that is read."""
+        return [*self.data, *self.text, *self.exclude, *self.held_out]
+
     @field_validator("data", "text", "exclude", "held_out")
     @classmethod
     def _refuse_empty_names(cls, value: list[str]) -> list[str]:

@@ -270,7 +270,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
 def test_an_output_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     check_output(tmp_path)
-    for output, message in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "x", "cannot be made")):
+    for output, message in ((tmp_path / "file", "is not a folder"), (tmp_path / "file" / "x", "cannot be written")):
         with pytest.raises(FlabError, match=message):
             check_output(output)
 

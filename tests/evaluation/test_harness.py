@@ -381,7 +381,7 @@ def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tok
     assert sorted(path.name for path in (tmp_path / "a" / "results").iterdir()) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(FlabError, match="holds something else than an evaluation"):
+    with pytest.raises(FlabError, match="is not an evaluation.* holds thesis.tex"):
         found.save(tmp_path / "other", overwrite=True)
     (tmp_path / "file").touch()
     with pytest.raises(FlabError, match="file exists and is not a folder"):

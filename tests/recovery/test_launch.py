@@ -133,8 +133,11 @@ def test_bad_usage_is_one_line_before_any_model_is_read(made, capsys, words, cod
 
 
 def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, capsys):
-    status, said = refused(command(made, "pruned"), capsys)
+    (made / "out").mkdir()
+    (made / "out" / "mine").touch()
+    status, said = refused(command(made, "out"), capsys)
     assert status == 1 and "is not empty" in said
+    (made / "out" / "mine").unlink()
     (made / "pruned" / "flab_plan.json").unlink()
     status, said = refused(command(made, "out"), capsys)
     assert status == 2 and "is no pruned model, since flab_plan.json is missing" in said
@@ -142,7 +145,8 @@ def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, cap
 
 def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
     code, message = refused([*command(made, "pruned"), "--overwrite"], capsys)
-    assert code == 2 and "still needed" in message
+    assert code == 2 and "which this run reads and would replace" in message
+    assert (made / "pruned" / "model.safetensors").is_file()
 
 
 def test_no_data_is_bad_usage(made, capsys):

@@ -1,0 +1,109 @@
+"""What the verbs do to folders that are there, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
+
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
+SMALL = """
+data: {calibration_tokens: 256, validation_tokens: 64, held_out_tokens: 64, sequence_length: 32, corpus: [texts]}
+vocabulary: {keep_merges: 0}
+ffn: {multiple_of: 4}
+"""
+
+
+def flab(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    tiny_model("qwen2", 600).save_pretrained(folder / "model")
+    byte_level_tokenizer(600).save_pretrained(folder / "model")
+    (folder / "texts").mkdir()
+    for number, text in enumerate(TEXTS):
+        (folder / "texts" / f"{number}.py").write_text(text)
+    (folder / "small.yaml").write_text(SMALL)
+    return folder
+
+
+@pytest.fixture
+def project(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "project"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["prune", "-m", "project/model", "project"], 2, "output folder project holds project/model, which this run"),
+        (["prune", "-m", "project/model", "project/model"], 2, "project/model is project/model, which this run"),
+        (
+            ["prune", "-m", "org/name", "--corpus", "project/texts/0.py[text]", "project"],
+            2,
+            "holds project/texts/0.py",
+        ),
+        (["prune", "-m", "org/name", "--plan", "project/small.yaml", "project"], 2, "holds project/small.yaml"),
+        (["prune", "-m", "org/name", "project"], 1, "is not a pruned model, since flab_plan.json is missing"),
+        (["eval", "-m", "project/model", "-o", "project", "--tasks", "perplexity"], 2, "holds project/model"),
+        (["eval", "-m", "org/name", "-o", "project/model", "--tasks", "perplexity"], 1, "is not an evaluation"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_overwriting_never_deletes_what_is_read_or_is_not_ours(project, arguments, code, message):
+    before = files(project)
+    result = flab(project.parent, *arguments, "--overwrite")
+    assert (result.returncode, result.stdout) == (code, "")
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert files(project) == before
+
+
+def test_a_pruned_model_is_replaced_when_asked_but_not_by_itself_nor_an_evaluation(project):
+    prune = ["prune", "-m", "model", "out", "-c", "small.yaml", "--intermediate-size", "48"]
+    assert flab(project, *prune).returncode == 0
+    first = files(project / "out")
+    result = flab(project, *prune, "--overwrite")
+    assert result.returncode == 0, result.stderr
+    assert files(project / "out").keys() == first.keys()
+    assert files(project / "out")["model.safetensors"] == first["model.safetensors"]
+    (project / "out" / "flab_evaluation.json").write_text("{}")  # as `flab card --results` copies it
+    for arguments in (["prune", "-m", "out", "out"], ["eval", "-m", "model", "-o", "out", "--tasks", "perplexity"]):
+        before = files(project / "out")
+        result = flab(project, *arguments, "--overwrite")
+        assert result.returncode in (1, 2) and result.stdout == "", result.stderr
+        assert files(project / "out") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, number):
+    prune = [*COMMAND, "prune", "-m", "model", "new/out", "-c", "small.yaml", "--target-ratio", "0.3"]
+    run = subprocess.Popen(
+        prune, cwd=project, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert any("Counting tokens" in line for line in run.stderr)
+    run.send_signal(signal.SIGSTOP)
+    second = flab(project, *prune[len(COMMAND) :])
+    assert second.returncode == 1 and "another run is writing to output folder new/out" in second.stderr
+    run.send_signal(number)
+    run.send_signal(signal.SIGCONT)
+    run.communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert run.returncode == 143 and not (project / "new").exists()
+    result = flab(project, *prune[len(COMMAND) :])
+    assert result.returncode == 0, result.stderr
+    assert os.listdir(project / "new") == ["out"]
+    assert not [name for name in os.listdir(project / "new" / "out") if name.startswith(".")]

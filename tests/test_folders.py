@@ -1,0 +1,274 @@
+"""Output folders: whole or as they were, one run at a time, and nobody's data is replaced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.folders import WORK, Kind, OutputFolder
+
+
+KIND = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+
+
+def fill(folder: Path, text: str = "new") -> None:
+    (folder / "part").mkdir()
+    for name in ("mark.json", "config.json", "part/weights"):
+        (folder / name).write_text(text)
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def write(folder: Path, text: str = "new", **options) -> None:
+    with OutputFolder(folder, KIND, **options) as output, output.written() as new:
+        fill(new, text)
+
+
+NEW = {"config.json": "new", "mark.json": "new", "part/weights": "new"}
+
+
+def test_a_folder_that_is_not_there_appears_whole(tmp_path):
+    folder = tmp_path / "a" / "b" / "out"
+    with OutputFolder(folder, KIND) as output, output.written() as new:
+        fill(new)
+        assert not folder.exists()
+    assert content(tmp_path) == {f"a/b/out/{name}": text for name, text in NEW.items()}
+
+
+def test_a_folder_that_is_there_stays_the_same_one(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir(0o750)
+    folder.chmod(0o2750)
+    before = folder.stat()
+    for options in ({}, {"overwrite": True}):
+        write(folder, **options)
+        after = folder.stat()
+        assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+        assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_error_leaves_everything_as_it_was(tmp_path, there):
+    folder = tmp_path / "deep" / "out"
+    if there:
+        folder.mkdir(parents=True)
+        fill(folder, "old")
+    before = content(tmp_path)
+    with pytest.raises(ZeroDivisionError), OutputFolder(folder, KIND, overwrite=True) as output:
+        with output.written() as new:
+            fill(new)
+            raise ZeroDivisionError
+    assert content(tmp_path) == before and (tmp_path / "deep").exists() == there
+
+
+def test_the_input_is_never_the_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "project" / "model"
+    model.mkdir(parents=True)
+    fill(model)
+    (tmp_path / "link").symlink_to(model)
+    for named, read, word in (
+        ("project/model", "project/model", "is"),
+        ("project/model", model, "is"),
+        ("project/model/", tmp_path / "link", "is"),
+        ("link", model, "is"),
+        ("project", model, "holds"),
+        (".", "project/model", "holds"),
+        ("project/../project/model", model / "part" / "weights", "holds"),
+    ):
+        with pytest.raises(
+            ConfigurationError, match=f"{word} .* which this run reads and would replace; name another"
+        ):
+            write(Path(named), overwrite=True, inputs=[None, "org/name", read])
+    assert content(model) == NEW
+    write(Path("project/model/below"), inputs=[model])  # takes nothing away
+
+
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+    for name in "abcdefg":
+        (tmp_path / name).touch()
+    with pytest.raises(
+        FlabError, match=r"is not a result, since mark.json is missing.* holds a, b, c, d, e and 2 more;"
+    ):
+        write(tmp_path, overwrite=True)
+    (tmp_path / "mark.json").touch()
+    with pytest.raises(FlabError, match="holds more than a result.* delete a, b, c, d, e and 2 more; move that away"):
+        write(tmp_path, overwrite=True)
+    assert sorted(os.listdir(tmp_path)) == [*"abcdefg", "mark.json"]
+
+
+def test_what_file_systems_and_desktops_put_there_is_not_in_the_way(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    write(tmp_path)
+    write(tmp_path, overwrite=True)
+    assert content(tmp_path) == NEW and (tmp_path / "lost+found").is_dir()
+
+
+def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
+    folder = tmp_path / "out"
+    with pytest.raises(FlabError, match="exists and is not empty .it holds theirs"):
+        with OutputFolder(folder, KIND) as output, output.written() as new:
+            fill(new)
+            folder.mkdir()
+            (folder / "theirs").touch()
+    assert content(tmp_path) == {"out/theirs": ""}
+
+
+RUN = """
+    import sys, time
+    from optimum_flab.folders import Kind, OutputFolder
+    kind = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+    with OutputFolder(sys.argv[1], kind, overwrite=True) as output, output.written() as new:
+        (new / "mark.json").write_text("half")
+        print("begun", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_cleared(tmp_path, there):
+    folder = tmp_path / "out"
+    if there:
+        write(folder, "old")
+    before = content(tmp_path)
+    run = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout.readline() == "begun\n"
+    with pytest.raises(FlabError, match="another run is writing to output folder .*out; wait until it ends"):
+        write(folder, overwrite=True)
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert content(tmp_path).items() > before.items()  # it left something
+    write(folder, overwrite=True)
+    assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
+
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from optimum_flab.folders import Kind, OutputFolder
+    moves = [int(sys.argv[2])]
+    rename = Path.rename
+    def dying(self, target):
+        if not moves[0]:
+            os._exit(9)
+        moves[0] -= 1
+        return rename(self, target)
+    Path.rename = dying
+    kind = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+    with OutputFolder(sys.argv[1], kind, overwrite=True) as output, output.written() as new:
+        for name in ("config.json", "mark.json"):
+            (new / name).write_text("new")
+"""
+
+
+def test_killed_at_any_moment_of_the_exchange_it_is_never_a_mixture(tmp_path):
+    """After every number of renames: what can be read is old or new or nothing, and the next run puts it right."""
+    folder, states = tmp_path / "out", []
+    for moves in range(12):
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder, "old")
+        code = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(moves)]
+        returned = subprocess.run(code, check=False).returncode
+        found = {name: text for name, text in content(folder).items() if not name.startswith(WORK)}
+        assert "config.json" not in found or len(set(found.values())) == 1
+        with OutputFolder(folder, KIND, overwrite=True):
+            after = content(folder)
+        after = content(folder)
+        assert set(after.values()) in ({"old"}, {"new"}) and "config.json" in after and "mark.json" in after
+        states.append((returned, after["config.json"]))
+    killed = [text for returned, text in states if returned == 9]
+    assert killed == sorted(killed, reverse=True) and set(killed) == {"old", "new"}
+    assert states[-1] == (0, "new")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_mount_point_is_written_inside(tmp_path, overwrite):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("this machine does not let root mount")
+    try:
+        if overwrite:
+            write(folder, "old")
+        write(folder, overwrite=overwrite)
+        assert os.path.ismount(folder) and content(folder) == NEW
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becoming somebody else needs root")
+def test_a_folder_whose_parent_is_not_ours_is_written_inside(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    os.chown(folder, 1234, 1234)
+    for parent in (tmp_path, *tmp_path.parents[:-1]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    code = f"""
+    import os, sys
+    sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+    from optimum_flab.folders import Kind, OutputFolder
+    from optimum_flab.errors import FlabError
+    os.setgid(1234); os.setuid(1234)
+    kind = Kind("a result", "mark.json", lambda name: True)
+    with OutputFolder("mine", kind) as output, output.written() as new:
+        (new / "mark.json").write_text("new")
+    try:
+        with OutputFolder("other", kind):
+            pass
+    except FlabError as error:
+        print(error)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert f"other cannot be written: {tmp_path} is not a writable folder" in result.stdout
+    assert content(tmp_path) == {"mine/mark.json": "new"}
+
+
+def test_a_file_in_the_place_is_refused(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(FlabError, match="is not a folder"):
+        write(tmp_path / "out", overwrite=True)
+    with pytest.raises(FlabError, match="cannot be written"):
+        write(tmp_path / "out" / "below")
+
+
+NAMES = st.sampled_from(["config.json", "mark.json", "part", "a", "b", ".git", "README.md"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(names=st.sets(NAMES), overwrite=st.booleans())
+def test_only_what_is_of_our_kind_is_ever_lost(tmp_path_factory, names, overwrite):
+    folder = tmp_path_factory.mktemp("out")
+    for name in names:
+        (folder / name).write_text("old")
+    allowed = not names or (overwrite and "mark.json" in names and all(map(KIND.owns, names)))
+    if allowed:
+        write(folder, overwrite=overwrite)
+        assert content(folder) == NEW
+    else:
+        with pytest.raises(FlabError):
+            write(folder, overwrite=overwrite)
+        assert content(folder) == dict.fromkeys(sorted(names), "old")
+    assert stat.S_ISDIR(folder.stat().st_mode) and WORK not in os.listdir(folder)
