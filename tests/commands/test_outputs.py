@@ -55,7 +55,7 @@ def project(made, tmp_path) -> Path:
         (
             ["prune", "-m", "org/name", "--corpus", "project/texts/0.py[text]", "project"],
             2,
-            "holds project/texts/0.py",
+            "holds project/texts",
         ),
         (["prune", "-m", "org/name", "--plan", "project/small.yaml", "project"], 2, "holds project/small.yaml"),
         (["prune", "-m", "org/name", "project"], 1, "is not a pruned model, since flab_plan.json is missing"),
