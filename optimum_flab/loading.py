@@ -7,9 +7,8 @@ import copy
 import hashlib
 import json
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,13 @@ if TYPE_CHECKING:
 COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 # what a safetensors header calls the types that weights are stored in
 SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+# what often lies in the place of a large file, by how it begins
+STAND_INS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with `git lfs pull`",
+    b"<": "a web page; download it again",
+    b"": "empty; download it again",
+}
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
 LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
 # everything that is read before the weights; the Hub matches case, so licences come in three spellings
 METADATA_PATTERNS = (
@@ -46,6 +52,7 @@ TOKENIZER_FILES = (
 # 15% at 3 bits; matrices trained apart differ by more than 100%
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
+WEIGHTS = "model.safetensors"
 
 
 @dataclass
@@ -140,6 +147,8 @@ def load_dense(
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded)
+    if files.gguf is None and files.revision is None:
+        check_weight_files(files.folder)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
@@ -324,6 +333,8 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
 
     stock = True
     if files.gguf is None:
+        if (files.folder / "generation_config.json").is_file():
+            _read_json(files.folder / "generation_config.json")  # transformers passes over one that it cannot read
         raw = _read_json(files.folder / "config.json")
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
@@ -343,6 +354,8 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
     architecture_for(config)
+    if faults := [f"{name} {size}" for name in SIZES if (size := getattr(config, name, 1)) < 1]:
+        raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
     return config
 
 
@@ -358,16 +371,24 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
-    quantisation = raw.get("quantization_config") or raw.get("compression_config")
-    if quantisation:
-        raise FlabError(_quantised(name, quantisation.get("quant_method") or "unknown method"))
-    auto_map = raw.get("auto_map") or {}
+    for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
+        if quantisation is not None:
+            method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+            raise FlabError(_quantised(name, method or "by an unknown method"))
+    auto_map = raw.get("auto_map") if isinstance(raw.get("auto_map"), Mapping) else {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
         raise FlabError(
             f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"
             " with --trust-remote-code"
         )
     architectures = raw.get("architectures") or []
+    architectures = [architectures] if isinstance(architectures, str) else list(map(str, architectures))
+    if isinstance(text := raw.get("text_config"), Mapping):
+        raise FlabError(
+            f"model {name!r} is a multimodal model ({', '.join(architectures) or model_type}) around a text model of"
+            f" type {text.get('model_type') or 'unknown'!r}, and only text models can be pruned; save that one as a"
+            " checkpoint of its own, and prune it"
+        )
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     known = {known} if isinstance(known, str) else set(known or ())
     if model_type not in CONFIG_MAPPING:
@@ -435,7 +456,7 @@ def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
 
 
-def _quantised(name: str, method: str) -> str:
+def _quantised(name: str, method: Any) -> str:
     return (
         f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
         " (GGUF files can be read)"
@@ -446,10 +467,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({_first_line(error)})") from error
+        raise FlabError(f"{str(path)!r} {_damage(path, error)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} holds a {type(content).__name__}, not an object")
     return content
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _plain(dtype: torch.dtype) -> str:
@@ -457,7 +482,8 @@ def _plain(dtype: torch.dtype) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 # --- weights -------------------------------------------------------------------------------------------------------
@@ -484,8 +510,17 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise FlabError(f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {shown}")
+        raise FlabError(
+            f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
+        )
+    unknown = report["unexpected_keys"] if files.gguf is None else unknown_gguf_tensors(files.gguf, model)
+    if unknown := sorted(map(str, unknown)):
+        number = "1 tensor" if len(unknown) == 1 else f"{len(unknown)} tensors"
+        raise FlabError(
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({number}:"
+            f" {_shown(unknown)}); without that it would be another model, so check its config.json, or name a"
+            " checkpoint of the stock class"
+        )
     if files.gguf is not None:
         _forget_quantisation(model)
     return model
@@ -527,6 +562,32 @@ def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
     return (finer if relative <= LARGEST_QUANTISATION_DIFFERENCE else None), relative
 
 
+def unknown_gguf_tensors(path: Path, model: PreTrainedModel) -> list[str]:
+    """The tensors of a GGUF file that stand for no parameter of a model; transformers passes over them."""
+    import gguf
+
+    family, names = _gguf_tensor_names(path)
+    architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family), None)
+    if architecture is None:
+        return []
+    known = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
+    mapped = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()}
+    return [name for name in names if name not in mapped]
+
+
+def _gguf_tensor_names(path: Path) -> tuple[str, Sequence[str]]:
+    """The architecture that a GGUF file names, and the names of its tensors."""
+    try:
+        from transformers.integrations.gguf.reader import read_gguf_metadata
+    except ImportError:  # in older releases; gguf's own reader looks at every token and takes seconds
+        import gguf
+
+        reader = gguf.GGUFReader(path)
+        return reader.fields["general.architecture"].contents(), [tensor.name for tensor in reader.tensors]
+    metadata, names = read_gguf_metadata(str(path))
+    return metadata["general.architecture"], names
+
+
 def _bits_per_weight(tensor: gguf.ReaderTensor) -> float:
     import gguf
 
@@ -556,30 +617,72 @@ def _tie(model: PreTrainedModel, tensor: gguf.ReaderTensor) -> None:
 
 
 def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
-    """The type that most weights are stored in; without safetensors files what the configuration says."""
+    """The type that most weights are stored in; without safetensors files what the configuration says.
+
+    Raises:
+        [`FlabError`]: a weight file is not one.
+    """
+    from safetensors import SafetensorError, safe_open
+
     dtypes, sizes = [], []
     for path in shards(folder):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__" and tensor["dtype"] in SAFETENSORS_DTYPES:
-                dtypes.append(SAFETENSORS_DTYPES[tensor["dtype"]])
-                sizes.append(torch.Size(tensor["shape"]).numel())
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = [file.get_slice(name) for name in file.keys()]
+                found = [(tensor.get_dtype(), torch.Size(tensor.get_shape()).numel()) for tensor in tensors]
+        except (OSError, SafetensorError) as error:
+            raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
+        dtypes += [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
+        sizes += [size for dtype, size in found if dtype in SAFETENSORS_DTYPES]
     if dtypes:
         return _most_common(dtypes, sizes)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def shards(folder: Path, name: str = "model.safetensors") -> list[Path]:
-    """The files that weights of this kind are read from, sorted; those that are missing are left out."""
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that cannot be read, and what to do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip()
+    except OSError:
+        return f"cannot be read ({_first_line(error)})"
+    for begin, what in STAND_INS.items():
+        if start.startswith(begin) if begin else not start:
+            return f"is {what}"
+    return f"is damaged ({_first_line(error)}); download it again"
+
+
+def shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
+    """The files that weights of this kind are read from, sorted; those that are missing are left out.
+
+    Raises:
+        [`FlabError`]: the index of the files is not one.
+    """
+    return [path for path in _listed_shards(folder, name) if path.is_file()]
+
+
+def _listed_shards(folder: Path, name: str) -> list[Path]:
     single, index = folder / name, folder / f"{name}.index.json"
-    if single.is_file():
+    if single.is_file() or not index.is_file():
         return [single]
-    if index.is_file():
-        listed = sorted(set(_read_json(index)["weight_map"].values()))
-        return [folder / shard for shard in listed if (folder / shard).is_file()]
-    return []
+    names = _read_json(index).get("weight_map")
+    names = list(names.values()) if isinstance(names, dict) else None
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise FlabError(f"{str(index)!r} does not name the weight files of its folder; download it again")
+    return [folder / name for name in sorted(set(names))]
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raises a [`FlabError`] if weight files are missing in a local folder."""
+    listed = _listed_shards(folder, WEIGHTS)
+    missing = [path.name for path in listed if not path.is_file()]
+    if missing == [WEIGHTS] and any(folder.glob("pytorch_model*.bin")):
+        return
+    if missing:
+        raise FlabError(
+            f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {_shown(missing)};"
+            " download them"
+        )
 
 
 def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:

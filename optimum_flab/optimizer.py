@@ -484,7 +484,6 @@ class FlabOptimizer:
         kept_layers: list[int],
         narrowed: dict[int, NarrowLayer],
     ) -> PruningPlan:
-        name = f"{self.architecture.layers}.{{}}.{self.architecture.mlp}.{self.architecture.neuron_out}.weight"
         return PruningPlan(
             base_model=self.dense.name,
             base_revision=self.dense.revision,
@@ -497,7 +496,7 @@ class FlabOptimizer:
             dtype=str(self.output_dtype).removeprefix("torch."),
             settings=config.to_dict(),
             weights={
-                name.format(index): layer.weight.to("cpu", self.output_dtype)
+                self.architecture.down_proj_name(index): layer.weight.to("cpu", self.output_dtype)
                 for index, layer in narrowed.items()
                 if layer.weight is not None
             },

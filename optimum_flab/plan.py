@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import FlabError
 
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
 FORMAT = 1
+Index = Annotated[int, Field(ge=0)]
+
+
+class _File(BaseModel):
+    """What `flab_plan.json` holds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    base_model: str
+    base_revision: str | None
+    base_hash: str
+    corpus_hash: str
+    kept_tokens: list[Index] | None
+    vocab_size: Annotated[int, Field(ge=1)]
+    kept_layers: list[Index]
+    kept_neurons: dict[Annotated[str, Field(pattern=r"^\d+$")], list[Index]]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    settings: dict[str, Any]
+    compensated: list[str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +114,8 @@ class PruningPlan:
         """Reads a plan from a folder or from its `flab_plan.json`; the tensors lie beside it.
 
         Raises:
-            [`FlabError`]: the file is missing, is not a plan, or its tensors are not there.
+            [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
+                for [`~surgery.check_plan`].
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -101,20 +123,29 @@ class PruningPlan:
         path = Path(path)
         file = path / PLAN_NAME if path.is_dir() else path
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            version, compensated = fields.pop("format"), fields.pop("compensated")
+            content = json.loads(file.read_text(encoding="utf-8"))
+            version = content.pop("format")
             if version != FORMAT:
                 raise FlabError(f"{file} is a plan of format {version}, this version reads {FORMAT}; prune again")
-            fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
-            plan = cls(**fields)
+            fields = _File.model_validate(content).model_dump()
         except OSError as error:
             raise FlabError(
                 f"plan {file} cannot be read: {error.strerror}; name a folder or its {PLAN_NAME}"
+            ) from error
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+            more = f" and {len(faults) - 3} more faults" if len(faults) > 3 else ""
+            raise FlabError(
+                f"{file} is not a pruning plan ({'; '.join(faults[:3])}{more}); name the {PLAN_NAME} of a pruned"
+                " checkpoint, as it was written"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FlabError(
                 f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint"
             ) from error
+        compensated = fields.pop("compensated")
+        fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
+        plan = cls(**fields)
         if not compensated:
             return plan
         tensors = file.with_name(WEIGHTS_NAME)

@@ -86,7 +86,7 @@ def _is_choice(numbers: Sequence[int], most: int) -> bool:
 
 def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be one of this model."""
-    dense, state = shape_of(model, architecture), model.state_dict()
+    dense = shape_of(model, architecture)
     faults = []
     if not _is_choice(plan.kept_layers, dense.layers):
         faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense.layers}")
@@ -101,16 +101,34 @@ def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) 
     if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, dense.vocabulary)):
         faults.append(f"its tokens are not ascending numbers below the model's vocabulary of {dense.vocabulary}")
     rows = dense.vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
-    if plan.vocab_size < rows or (plan.kept_tokens is None and plan.vocab_size != rows):
-        faults.append(f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay")
+    multiple = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of") or 1
+    if plan.vocab_size != (rows if plan.kept_tokens is None else -(-rows // multiple) * multiple):
+        faults.append(
+            f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
+        )
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
         faults.append(f"its dtype {plan.dtype!r} is none")
-    for name, tensor in plan.weights.items():
-        old = state.get(name)
-        if old is None or old.shape[:1] != tensor.shape[:1]:
-            faults.append(f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, which the model has not")
+    faults += [
+        f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
+        for name, tensor in plan.weights.items()
+        if tuple(tensor.shape) != (wanted := _pruned_shape(model, architecture, plan, name))
+    ]
     if faults:
-        raise FlabError(f"the plan was made for another model ({plan.base_model}): {'; '.join(faults)}")
+        raise FlabError(
+            f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; give that model, and"
+            " the plan as it was written"
+        )
+
+
+def _pruned_shape(
+    model: nn.Module, architecture: Architecture, plan: PruningPlan, name: str
+) -> tuple[int, ...] | None:
+    """The shape that the weight of an output projection will have; `None` for any other name."""
+    for index, layer in enumerate(architecture.decoder_layers(model)):
+        if index in plan.kept_layers and name == architecture.down_proj_name(index):
+            outputs, neurons = architecture.down_proj(layer).weight.shape
+            return outputs, len(plan.kept_neurons.get(index, range(neurons)))
+    return None
 
 
 def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

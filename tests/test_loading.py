@@ -149,7 +149,7 @@ def test_refused_before_weights_are_read(broken):
     with pytest.raises(FlabError, match="embeds only 10"):
         load_dense(folder)
     change(vocab_size=VOCABULARY)
-    with pytest.raises(FlabError, match="the weights of .* cannot be loaded"):
+    with pytest.raises(FlabError, match=r"weight files are missing in .*: model.safetensors; download them"):
         load_dense(folder)
 
 
@@ -180,14 +180,6 @@ def test_config_that_is_no_json_object(broken, content):
     folder, _ = broken
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(FlabError, match=r"config\.json"):
-        load_dense(folder)
-
-
-def test_damaged_weights(broken):
-    folder, _ = broken
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(FlabError, match="the weights of .* cannot be loaded"):
         load_dense(folder)
 
 

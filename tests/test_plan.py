@@ -83,3 +83,46 @@ def test_a_plan_of_a_later_format_is_refused(tmp_path):
     file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(FlabError, match="format 2"):
         PruningPlan.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kept_layers", ["a"]),
+        ("kept_layers", [True]),
+        ("kept_layers", [-1]),
+        ("kept_layers", {"0": 1}),
+        ("kept_layers", None),
+        ("kept_tokens", "all"),
+        ("kept_tokens", [0.5]),
+        ("kept_neurons", {"first": [1]}),
+        ("kept_neurons", {"0": [None]}),
+        ("kept_neurons", [[1]]),
+        ("dtype", "int8"),
+        ("dtype", None),
+        ("base_hash", None),
+        ("base_model", 7),
+        ("vocab_size", "2"),
+        ("vocab_size", 0),
+        ("settings", []),
+        ("compensated", "w"),
+        ("extra", 1),
+    ],
+    ids=str,
+)
+def test_a_plan_with_a_value_of_another_kind_is_refused_by_its_name(tmp_path, field, value):
+    plan().save(tmp_path)
+    content = json.loads((tmp_path / PLAN_NAME).read_text())
+    (tmp_path / PLAN_NAME).write_text(json.dumps({**content, field: value}))
+    with pytest.raises(FlabError, match=rf"is not a pruning plan \({field}"):
+        PruningPlan.load(tmp_path)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(
+    st.sampled_from(["format", "kept_layers", "kept_neurons", "dtype", "x"]), v), max_leaves=8))  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_no_json_gives_a_traceback(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("plan") / PLAN_NAME
+    file.write_text(json.dumps(content))
+    with pytest.raises(FlabError):
+        PruningPlan.load(file)

@@ -39,7 +39,7 @@ def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_to
         kept_layers=list(kept_layers),
         kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
         dtype="float32",
-        settings={},
+        settings={"vocabulary": {"pad_to_multiple_of": vocab_size}},
         weights={
             f"model.layers.{index}.mlp.down_proj.weight": layer.weight
             for index, layer in narrowed.items()

@@ -50,6 +50,10 @@ class Architecture:
         neurons)`."""
         return layer.get_submodule(f"{self.mlp}.{self.neuron_out}")
 
+    def down_proj_name(self, index: int) -> str:
+        """The name of that weight, of the layer at `index`, in the model's state dict."""
+        return f"{self.layers}.{index}.{self.mlp}.{self.neuron_out}.weight"
+
 
 ARCHITECTURES = {
     architecture.model_type: architecture

@@ -1,0 +1,235 @@
+"""Weight files and configurations that are not what they should be are refused by name, and never read as another
+model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from optimum_flab.errors import FlabError
+from optimum_flab.loading import check_config, load_dense, stored_dtype
+
+from .conftest import byte_level_tokenizer, tiny_model
+from .test_loading import F32, write_gguf
+
+
+VOCABULARY = 600
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 988097824\n"
+PAGE = b"\n<!DOCTYPE html><html><body>Not found</body></html>"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    tiny_model("llama", VOCABULARY).save_pretrained(folder)
+    byte_level_tokenizer(VOCABULARY).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def change(folder: Path, **fields) -> None:
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+def refusal(model: Path) -> str:
+    with pytest.raises(FlabError) as caught:
+        load_dense(model)
+    assert str(model.parent) in str(caught.value)
+    return str(caught.value)
+
+
+def sharded(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    tiny_model("llama", VOCABULARY).save_pretrained(folder, max_shard_size="50KB")
+
+
+@pytest.mark.parametrize("in_shards", [False, True])
+def test_tensors_that_the_stock_class_does_not_have_are_refused(folder, in_shards):
+    if in_shards:
+        sharded(folder)
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+    path = folder / (index["weight_map"]["model.norm.weight"] if in_shards else "model.safetensors")
+    extra = {f"model.layers.{layer}.self_attn.q_norm.weight": torch.ones(16) for layer in range(4)}
+    save_file({**load_file(path), **extra}, path, {"format": "pt"})
+    if in_shards:
+        index["weight_map"] |= dict.fromkeys(extra, path.name)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    change(folder, auto_map={"AutoModelForCausalLM": "modeling.NormedLlama"})
+    said = refusal(folder)
+    assert "hold what LlamaForCausalLM does not have (4 tensors: model.layers.0.self_attn.q_norm.weight" in said
+
+
+def test_more_layers_in_the_weights_than_in_the_configuration_are_refused(folder):
+    change(folder, num_hidden_layers=3, layer_types=None)
+    assert "does not have (9 tensors: model.layers.3." in refusal(folder)
+
+
+@pytest.mark.parametrize("head", ["model.layers.1.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"])
+def test_what_the_class_itself_says_can_be_left_out_is_no_fault(folder, head):
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), head: torch.ones(8)}, path, {"format": "pt"})
+    load_dense(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["rope_freqs.weight", "blk.0.attn_q_norm.weight", "blk.4.attn_q.weight", "blk.0.attn_output.bias", "x"]
+)
+def test_the_same_in_a_gguf_file(tmp_path, name, monkeypatch):
+    model = tiny_model("qwen2", VOCABULARY)
+    embedding = (model.model.embed_tokens.weight.numpy(), F32)
+    write_gguf(tmp_path / "good.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    load_dense(tmp_path / "good.gguf")
+    finish = gguf.GGUFWriter.write_header_to_file
+
+    def with_one_more(writer, *arguments):
+        writer.add_tensor(name, np.ones(32, dtype=np.float32))
+        return finish(writer, *arguments)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_one_more)
+    write_gguf(tmp_path / "more.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    assert f"does not have (1 tensor: {name})" in refusal(tmp_path / "more.gguf")
+
+
+def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    header = struct.unpack("<Q", whole[:8])[0]
+    for content, words in (
+        (POINTER, "is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"),
+        (PAGE, "is a web page; download it again"),
+        (b"", "is empty; download it again"),
+        (b"abc", "is damaged"),
+        (whole[: 8 + header // 2], "is damaged"),
+        (whole[:-100], "is damaged"),
+        (whole + b"more", "is damaged"),
+        (struct.pack("<Q", 1 << 50) + b"{}", "is damaged"),
+        (struct.pack("<Q", 2) + b"[]", "is damaged"),
+        (struct.pack("<Q", 9) + b'{"a": 1 }', "is damaged"),
+        (struct.pack("<Q", 9) + b'{"a":{} }', "is damaged"),
+    ):
+        path.write_bytes(content)
+        assert f"weight file '{path}' {words}" in refusal(folder)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=200))
+def test_no_bytes_give_a_traceback(checkpoint, tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "model.safetensors").write_bytes(content)
+    try:
+        stored_dtype(folder, tiny_model("llama").config)
+    except FlabError as error:
+        assert "model.safetensors" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("garbage", "is damaged"),
+        (POINTER.decode(), "is a Git LFS pointer"),
+        ("[]", "holds a list"),
+        ("{}", "does not name the weight files"),
+        ('{"weight_map": "x"}', "does not name the weight files"),
+        ('{"weight_map": {"a": 1}}', "does not name the weight files"),
+        ('{"weight_map": {"a": "../copy/elsewhere.safetensors"}}', "does not name the weight files"),
+        ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "weight files are missing"),
+    ],
+)
+def test_an_index_that_is_none_or_names_what_is_not_there(folder, index, words):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert words in refusal(folder)
+
+
+def test_a_shard_that_is_missing_or_broken_is_named(folder):
+    sharded(folder)
+    path = sorted(folder.glob("model-*"))[1]
+    whole = path.read_bytes()
+    path.write_bytes(POINTER)
+    assert f"weight file '{path}' is a Git LFS pointer" in refusal(folder)
+    path.unlink()
+    assert f"weight files are missing in '{folder}' (1 of " in refusal(folder)
+    path.write_bytes(whole)
+    load_dense(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(("content", "words"), [(POINTER, "Git LFS pointer"), (PAGE, "web page"), (b"{", "damaged")])
+def test_configuration_files_that_are_none(folder, name, content, words):
+    (folder / name).write_bytes(content)
+    assert f"{name}' is a" in (said := refusal(folder)) or "is damaged" in said
+    assert words in said
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"])
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_that_cannot_be(folder, field, size):
+    change(folder, **{field: size, "layer_types": None})
+    said = refusal(folder)  # transformers sees some of them itself
+    assert f"cannot be right: it says {field} {size}" in said or f"size ({size}) is not a multiple" in said
+
+
+def test_sizes_of_another_kind(folder):
+    change(folder, num_hidden_layers="4", layer_types=None)
+    assert "num_hidden_layers" in refusal(folder) and "expected int, got str" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", ["gptq", ["gptq"], 4, {}, {"quant_method": "gptq"}, {"bits": 4}])
+@pytest.mark.parametrize("field", ["quantization_config", "compression_config"])
+def test_a_quantised_model_is_refused_however_it_says_so(folder, field, value):
+    change(folder, **{field: value})
+    assert "is quantised (" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {
+                "model_type": "mistral3",
+                "architectures": ["Mistral3ForConditionalGeneration"],
+                "text_config": {"model_type": "mistral"},
+            },
+            "multimodal model (Mistral3ForConditionalGeneration) around a text model of type 'mistral'",
+        ),
+        (
+            {
+                "model_type": "llama4",
+                "architectures": ["Llama4ForConditionalGeneration"],
+                "text_config": {"model_type": "llama4_text"},
+            },
+            "multimodal model (Llama4ForConditionalGeneration)",
+        ),
+        (
+            {
+                "model_type": "qwen3_5",
+                "architectures": ["Qwen3_5ForConditionalGeneration"],
+                "text_config": {"model_type": "qwen3_5_text"},
+            },
+            "multimodal model (Qwen3_5ForConditionalGeneration)",
+        ),
+        ({"architectures": [1]}, "not a causal language model (1)"),
+    ],
+)
+def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
+    change(folder, **fields)
+    assert words in refusal(folder)
+
+
+def test_one_architecture_may_stand_alone():
+    check_config({"model_type": "llama", "architectures": "LlamaForCausalLM", "auto_map": "x"}, "tiny")
