@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture, architecture_for
@@ -42,6 +40,7 @@ from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
 from .plan import PLAN_NAME, PruningPlan
+from .progress import progress, progress_bar
 from .recovery.settings import ADAPTER_FOLDER, RecoverySettings
 from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
@@ -114,22 +113,24 @@ class NaturalVocabulary:
 
 
 class FirstRemovals:
-    """Removals computed as far as somebody asks, and remembered."""
+    """Removals computed as far as somebody asks, and remembered.
 
-    def __init__(self, removals: Iterator[Removal]):
-        self._removals = removals
+    Args:
+        start (`Callable`): given what to call after each step, begins to compute removals.
+        description (`str`): of the progress bar that is there meanwhile.
+    """
+
+    def __init__(self, start: Callable[[Callable[[], None]], Iterator[Removal]], description: str):
+        self._removals = start(lambda: self._tick())
+        self._description = description
         self._drawn: list[Removal] = []
 
     def __call__(self, number: int) -> list[Removal]:
-        while len(self._drawn) < number:
-            self._drawn.append(next(self._removals))
+        if len(self._drawn) < number:
+            with progress(self._description, None, "candidate") as self._tick:
+                while len(self._drawn) < number:
+                    self._drawn.append(next(self._removals))
         return self._drawn[:number]
-
-
-@contextmanager
-def _progress(description: str, total: int | None, unit: str) -> Iterator[Callable[[], None]]:
-    with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True) as bar:
-        yield bar.update
 
 
 class FlabOptimizer:
@@ -243,7 +244,7 @@ class FlabOptimizer:
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
-        removals = FirstRemovals(self._removals(config, calibration, OutputHead(model, architecture, kept)))
+        removals = self._removals(config, calibration, OutputHead(model, architecture, kept))
         rows = asked_shapes(config, counts, dense_shape, limits, natural)
         shape, candidates = natural_shape(rows[0], natural), []
         if len(rows) > 1 or len(rows[0]) > 1:
@@ -353,7 +354,7 @@ class FlabOptimizer:
             sources.setdefault(document.source, []).append(document.text)
         size = sum(len(document.text.encode("utf-8")) for document in texts.corpus)
         counts = []
-        with tqdm(total=size, desc="Counting tokens", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
+        with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
             for part in sources.values():
                 before = bar.n
                 usage = count_tokens(
@@ -388,11 +389,13 @@ class FlabOptimizer:
         rows = max(1, config.layers.search_tokens // config.data.sequence_length)
         return next(calibration.batches(rows))
 
-    def _removals(self, config: FlabPrunerConfig, calibration: PackedTokens, head: OutputHead) -> Iterator[Removal]:
+    def _removals(self, config: FlabPrunerConfig, calibration: PackedTokens, head: OutputHead) -> FirstRemovals:
         order = LAYER_CRITERIA[config.layers.criterion].removals
         tokens = self._search_rows(config, calibration)
-        with _progress(f"Ranking layers by {config.layers.criterion}", None, "candidate") as tick:
-            yield from order(self.dense.model, self.architecture, tokens, config.data.batch_size, head, tick)
+        return FirstRemovals(
+            lambda tick: order(self.dense.model, self.architecture, tokens, config.data.batch_size, head, tick),
+            f"Ranking layers by {config.layers.criterion}",
+        )
 
     def _searched(
         self,
@@ -411,7 +414,7 @@ class FlabOptimizer:
         if widths:
             # half of the set tells shapes apart; the chosen one is decided on all of it
             half = next(calibration.batches(-(-len(calibration.input_ids) // 2)))
-            with _progress("Surveying FFN widths", dense.layers, "layer") as tick:
+            with progress("Surveying FFN widths", dense.layers, "layer") as tick:
                 surveyed = survey(
                     model,
                     architecture,
@@ -423,7 +426,7 @@ class FlabOptimizer:
                     tick,
                 )
 
-        with _progress("Measuring shapes", None, "shape") as tick:
+        with progress("Measuring shapes", None, "shape") as tick:
 
             def measure(shape: Shape) -> Candidate:
                 removed = [removal.layer for removal in removals(dense.layers - shape.layers)]
@@ -459,7 +462,7 @@ class FlabOptimizer:
         criterion = FFN_CRITERIA[config.ffn.criterion]
         if width == dense.width and not criterion.compensates:
             return {}
-        with _progress(f"Narrowing FFNs to {width:,}", dense.layers, "layer") as tick:
+        with progress(f"Narrowing FFNs to {width:,}", dense.layers, "layer") as tick:
             return narrow(
                 self.dense.model,
                 self.architecture,

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture
@@ -22,6 +21,7 @@ from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_diver
 from .errors import FlabError
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
+from .progress import progress
 from .settings import DataSettings
 from .surgery import copy_in
 from .vocabulary import special_ids, token_lists
@@ -93,21 +93,21 @@ def measure_held_out(
     sides = [(shared, full), (new, kept_head), (new, kept_head), *([(own, full)] if changed else [])]
     steps = sum(len(head.chunks(int(predicting(tokens).sum()))) for tokens, head in sides)
     steps += sum(-(-len(tokens.input_ids) // data.batch_size) for tokens in (shared, new, *([own] if changed else [])))
-    with tqdm(total=steps, desc="Measuring on held-out text", unit="step", dynamic_ncols=True) as bar:
+    with progress("Measuring on held-out text", steps, "step") as tick:
 
         def read(model: PreTrainedModel, tokens: PackedTokens) -> torch.Tensor:
-            return final_hidden(model, architecture, tokens, data.batch_size, tick=bar.update)
+            return final_hidden(model, architecture, tokens, data.batch_size, tick=tick)
 
         hidden = read(dense, shared)
-        dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, bar.update)
+        dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, tick)
         if changed:
-            dense_bits = total_bits(read(dense, own), full, own, bar.update)
+            dense_bits = total_bits(read(dense, own), full, own, tick)
         del full, sides
         measured = copy_in(pruned, dense.device, dense.dtype)
         pruned_hidden = read(measured, new)
-        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, bar.update)
+        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, tick)
         pruned_head = OutputHead(measured, architecture, range(len(kept)))
-        divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, bar.update)
+        divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, tick)
     return HeldOut(
         texts=len(texts),
         bytes=size,

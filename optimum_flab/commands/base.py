@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING
 from optimum.commands.base import BaseOptimumCLICommand
 
 from ..errors import FlabError
+from ..progress import bars_as_lines, duration
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, _ArgumentGroup
+    from pathlib import Path
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
@@ -52,8 +55,13 @@ class FlabVerb(BaseOptimumCLICommand):
     """One verb of `optimum-cli flab`: `parse_args` declares its flags, `execute` does the work."""
 
     def run(self) -> None:
-        with terminal():
+        self.start = time.perf_counter()
+        with bars_as_lines(), terminal():
             self.execute()
+
+    def ending(self, folder: Path) -> str:
+        """The last line of what a verb says: where its result is, and how long it took."""
+        return f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}"
 
     @abstractmethod
     def execute(self) -> None:

@@ -88,4 +88,4 @@ class BenchCommand(FlabVerb):
         # shown first: a full disk must not cost the user what took minutes
         print(report.to_text())
         report.save(args.output, overwrite=args.overwrite)
-        print(f"\nwritten to {args.output}: flab_efficiency.json, flab_efficiency.png")
+        print(self.ending(args.output))

@@ -154,7 +154,7 @@ class EvalCommand(FlabVerb):
                 print(f"{found.reused} of {found.reused + found.made} batches were there from before", file=sys.stderr)
             if output is not None:
                 found.save_to(output)
-                print(f"\nresults and samples are in {args.output}")
+                print(self.ending(args.output))
 
     def evaluated(self, tasks: list[str], data: dict[str, list[str]], numbers: dict[str, Any]) -> Evaluation:
         from ..evaluation.harness import evaluate

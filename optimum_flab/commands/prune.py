@@ -127,6 +127,7 @@ class PruneCommand(FlabVerb):
                     optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
             optimizer.save_to(output)
         print(optimizer.summary())
+        print(self.ending(args.output))
         if args.prompt is not None:
             for name, text in optimizer.complete(args.prompt).items():
                 print(f"\n--- completion by the {name} model\n{text}")

@@ -143,3 +143,4 @@ class RecoverCommand(FlabVerb):
             if process_state().is_main_process:
                 optimizer.save_to(output)
                 print(optimizer.summary())
+                print(self.ending(args.output))

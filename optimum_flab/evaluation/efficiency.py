@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..errors import ConfigurationError, FlabError
 from ..folders import check_writable
@@ -42,6 +41,7 @@ from ..loading import (
     read_config,
     shards,
 )
+from ..progress import progress_bar
 
 
 if TYPE_CHECKING:
@@ -926,7 +926,7 @@ def measure_efficiency(
     }
     prompt = prompt_ids([subject.vocabulary for subject in subjects.values()], batch_size, prompt_tokens)
     apart, flops = {}, {}
-    for name in tqdm(asked, desc="Memory and energy", unit="model", dynamic_ncols=True):
+    for name in progress_bar("Memory and energy", len(asked), "model", iterable=asked):
         path, of_revision = asked[name]
         apart[name] = measure_apart(
             Request(
@@ -953,7 +953,7 @@ def measure_efficiency(
                 dtype=subjects[name].dtype,
             )
     rounds = (warmup + repeats) * len(workload.batches)
-    with tqdm(total=len(loaded) * rounds, desc="Timing", unit="run", dynamic_ncols=True) as bar:
+    with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
 
         def run(name: str, batch: int) -> Run:
             bar.set_postfix_str(f"{name}, batch {batch}")

@@ -19,10 +19,10 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..progress import progress
 
 
 if TYPE_CHECKING:
@@ -99,12 +99,12 @@ class FlabLM(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Completions of prompts, each cut at its first stop string."""
         texts: list[str] = [""] * len(requests)
-        with tqdm(total=len(requests), desc=f"Generating{self.doing}", unit="request", dynamic_ncols=True) as bar:
+        with progress(f"Generating{self.doing}", len(requests), "request") as tick:
             for batch in self.generation_batches(requests):
                 completions = self.cache.get(self._generation_key(batch), lambda batch=batch: self._complete(batch))
                 for index, completion in zip(batch.indices, completions, strict=True):
                     texts[index] = completion
-                bar.update(len(batch.indices))
+                tick(len(batch.indices))
         return texts
 
     def generation_batches(self, requests: Sequence[Instance]) -> list[Batch]:
@@ -198,7 +198,7 @@ class FlabLM(HFLM):
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         found: list[Any] = [None] * len(requests)
-        with tqdm(total=len(requests), desc=f"Scoring{self.doing}", unit="request", dynamic_ncols=True) as bar:
+        with progress(f"Scoring{self.doing}", len(requests), "request") as tick:
             for chosen in self._scoring_batches(requests):
                 rows = [requests[index] for index in chosen]
                 key = {
@@ -210,7 +210,7 @@ class FlabLM(HFLM):
                 values = self.cache.get(key, lambda rows=rows: self._score(rows))
                 for index, (value, greedy) in zip(chosen, values, strict=True):
                     found[index] = (value, greedy)
-                bar.update(len(chosen))
+                tick(len(chosen))
         return found
 
     def _score(self, rows: list[Any]) -> list[list[Any]]:

@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
-from tqdm import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..divergence import predicting
 from ..errors import ConfigurationError, FlabError
+from ..progress import progress_bar
 from ..surgery import copy_in
 from .encoding import IGNORED, Sequences, collate, schedule
 from .loss import cross_entropy, divergence, top_divergence
@@ -214,16 +214,15 @@ class Progress(TrainerCallback):
     """One bar on stderr: steps, time left, the training loss and the loss on the rows set aside."""
 
     def __init__(self) -> None:
-        self.bar: tqdm | None = None
+        self.bar: Any = None
         self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps,
+        self.bar = progress_bar(
+            "Training",
+            state.max_steps,
+            "step",
             initial=state.global_step,
-            desc="Training",
-            unit="step",
-            dynamic_ncols=True,
             disable=not state.is_world_process_zero,
         )
 

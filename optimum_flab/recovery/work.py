@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..architectures import Architecture
 from ..loading import DenseModel
 from ..plan import PruningPlan
+from ..progress import progress
 from ..stopwatch import Stopwatch
 
 
@@ -47,5 +48,5 @@ class Steps(Stopwatch):
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:
-        with tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=self.quiet) as bar:
-            yield bar.update
+        with progress(description, total, unit, disable=self.quiet) as tick:
+            yield tick

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,3 +109,38 @@ def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, n
     assert result.returncode == 0, result.stderr
     assert os.listdir(project / "new") == ["out"]
     assert not [name for name in os.listdir(project / "new" / "out") if name.startswith(".")]
+
+
+def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
+    prune = ["prune", "-m", "model", "out", "-c", "small.yaml", "--target-ratio", "0.5"]
+    result = flab(project, *prune)
+    assert result.returncode == 0, result.stderr
+    assert "\r" not in result.stderr and "\x1b" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert max(sum(line.startswith(word) for line in lines) for word in ("Counting", "Ranking", "Narrowing")) <= 4
+    ended = [number for number, line in enumerate(lines) if line.startswith("Ranking layers")]
+    narrowing = [number for number, line in enumerate(lines) if line.startswith("Narrowing")]
+    assert ended and narrowing and max(ended) < min(narrowing)
+    assert re.fullmatch(r"written to out in \d+ s", result.stdout.splitlines()[-1])
+
+
+def test_two_runs_differ_in_nothing_but_their_times(project):
+    for name, seed in (("one", "1"), ("two", "2")):
+        (project / name).mkdir()
+        for part in ("model", "texts", "small.yaml"):
+            (project / name / part).symlink_to(project / part)
+        result = subprocess.run(
+            [*COMMAND, "prune", "-m", "model", "out", "-c", "small.yaml", "--target-ratio", "0.5"],
+            cwd=project / name,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = (files(project / name / "out") for name in ("one", "two"))
+    reports = [json.loads(content.pop("flab_report.json")) for content in (one, two)]
+    for report in reports:
+        assert report.pop("seconds")
+    assert one == two and reports[0] == reports[1]

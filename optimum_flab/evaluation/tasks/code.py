@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ...errors import ConfigurationError
+from ...progress import progress
 from ..comparison import counts_of_k, pass_at_k
 from ..data import (
     CODE,
@@ -202,8 +201,8 @@ def judged(
     one of these filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    with tqdm(total=len(programs), desc="Running programs", unit="program", dynamic_ncols=True) as bar:
-        found = run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: bar.update(1))
+    with progress("Running programs", len(programs), "program") as tick:
+        found = run_programs(programs, confirm_run_unsafe_code=True, progress=tick)
     verdicts = iter(
         [
             {

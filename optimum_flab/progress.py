@@ -1,0 +1,109 @@
+"""Progress bars, and what a log file gets of them. Light."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+LINE_SECONDS = 30.0  # between two lines of one bar
+# a bar below another one is reached by moving the cursor, which means nothing in a file
+CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class LogStream:
+    """A text stream for progress bars that is no terminal: a bar that is drawn over and over becomes a line every so
+    often, and its last state a line too. Whatever else is written passes as it is.
+
+    Args:
+        stream (`TextIO`): where the lines go.
+        seconds (`float`): at least so long between two lines of a bar that moves.
+    """
+
+    def __init__(self, stream: TextIO, seconds: float = LINE_SECONDS):
+        self._stream, self._seconds = stream, seconds
+        self._moving = False  # since a carriage return
+        self._state, self._shown = "", ""
+        self._next = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        for part in re.split(r"([\r\n])", text):
+            if part == "\r":
+                self._moving, self._state = True, ""
+            elif not self._moving:
+                self._stream.write(part)
+            elif part == "\n":
+                self._show()
+                self._moving = False
+            else:
+                self._state += CURSOR.sub("", part)
+        if self._moving and time.monotonic() >= self._next:
+            self._show()
+        return len(text)
+
+    def _show(self) -> None:
+        state = self._state.strip()
+        if state and state != self._shown:
+            self._stream.write(f"{state}\n")
+            self._stream.flush()
+            self._shown, self._next = state, time.monotonic() + self._seconds
+
+
+def log_stream(stream: TextIO) -> TextIO:
+    """The stream itself if it draws bars (a terminal, a notebook), else one that makes lines of them."""
+    if stream.isatty() or isinstance(stream, LogStream) or "ipykernel" in sys.modules:
+        return stream
+    return LogStream(stream)  # type: ignore[return-value]
+
+
+@contextmanager
+def bars_as_lines() -> Iterator[None]:
+    """While the block runs, the bars of all libraries become lines where standard error is no terminal."""
+    before = sys.stderr
+    sys.stderr = log_stream(before)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+def progress_bar(description: str, total: int | None, unit: str, **options: Any) -> Any:
+    """A `tqdm` bar on standard error, see [`LogStream`] for what a file gets of it.
+
+    Args:
+        description (`str`): what is being done.
+        total (`int`, *optional*): how many units there are, where that is known.
+        options: further arguments of `tqdm`.
+    """
+    from tqdm import tqdm
+
+    stream = log_stream(sys.stderr)
+    # on a terminal a bar within another one goes when it is done
+    options = {
+        **({"dynamic_ncols": True, "leave": None} if stream.isatty() else {"ncols": 0, "position": 0}),
+        **options,
+    }
+    return tqdm(desc=description, total=total, unit=unit, file=stream, **options)
+
+
+@contextmanager
+def progress(description: str, total: int | None, unit: str, **options: Any) -> Iterator[Callable[..., Any]]:
+    """A [`progress_bar`] as a block; gives what is called after each unit."""
+    with progress_bar(description, total, unit, **options) as bar:
+        yield bar.update
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 12 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
