@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ LOCK, NEW, READY, OLD = "lock", "new", "ready", "old"
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
 READ_FIRST = "config.json"
+# what a card or a table was written to when its writer was killed
+LEFT_OVER = re.compile(r"\..+\.partial-\d+")
 MOST_NAMED = 5
 
 
@@ -136,7 +139,7 @@ class OutputFolder:
                 f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
                 f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
             )
-        if foreign := [name for name in names if not self.kind.owns(name)]:
+        if foreign := [name for name in names if not (self.kind.owns(name) or LEFT_OVER.fullmatch(name))]:
             raise FlabError(
                 f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
                 f" {listed(foreign)}; move that away, or name another folder"

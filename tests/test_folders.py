@@ -115,6 +115,13 @@ def test_what_file_systems_and_desktops_put_there_is_not_in_the_way(tmp_path):
     assert content(tmp_path) == NEW and (tmp_path / "lost+found").is_dir()
 
 
+def test_what_a_killed_writer_of_a_card_left_is_cleared(tmp_path):
+    write(tmp_path)
+    (tmp_path / ".README.md.partial-123").touch()
+    write(tmp_path, overwrite=True)
+    assert content(tmp_path) == NEW
+
+
 def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
     folder = tmp_path / "out"
     with pytest.raises(FlabError, match="exists and is not empty .it holds theirs"):

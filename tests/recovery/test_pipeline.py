@@ -347,7 +347,7 @@ def test_a_teacher_with_other_ids_is_refused(made):
 
 def test_a_teacher_of_another_shape_is_refused(made):
     tiny_model("qwen2", vocab_size=608, num_hidden_layers=2).save_pretrained(made / "dense")
-    with pytest.raises(FlabError, match="made for another model"):
+    with pytest.raises(FlabError, match="does not fit this model: it keeps layers"):
         optimizer_for(made)
 
 
