@@ -413,10 +413,9 @@ def load_tokenizer(
             " must load without; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
     if files.gguf is not None:
-        loaded = rebuild_tokenizer(loaded, config.model_type)
-        return settle_tokenizer(loaded, files.name, config.model_type), None
-    has_json = (files.folder / "tokenizer.json").is_file()
-    if not has_json and not (files.folder / "tokenizer.model").is_file():
+        return settle_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
+    has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    if not (has_json or has_model):
         return settle_tokenizer(loaded, files.name, config.model_type), None
     try:
         frame = {} if has_json else _sentencepiece_frame(files.folder / "tokenizer_config.json")

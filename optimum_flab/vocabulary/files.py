@@ -213,7 +213,8 @@ def _saved_and_loaded(tokenizer: PreTrainedTokenizerBase, model_type: str | None
 
 def differences(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
     """The parts of `tokenizer.json` in which two fast tokenizers differ."""
-    return json_differences(*(json.loads(side.backend_tokenizer.to_str()) for side in (one, other)))
+    before, after = (side.backend_tokenizer.to_str() for side in (one, other))
+    return [] if before == after else json_differences(json.loads(before), json.loads(after))
 
 
 def json_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

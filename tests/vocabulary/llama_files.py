@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from .tiny_tokenizers import BYTES, TRAINING_TEXTS
 
@@ -107,3 +108,13 @@ def write_llama(folder: Path, kind: str) -> Tokenizer:
     ):
         (folder / name).write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def llama() -> PreTrainedTokenizerFast:
+    """The pipeline of Llama 2, with the infilling tokens of Code Llama outside of the vocabulary."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=llama_backend(), unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.add_special_tokens({"extra_special_tokens": list(INFILLING)})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

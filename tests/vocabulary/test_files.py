@@ -144,6 +144,20 @@ def test_a_class_that_cuts_otherwise_is_told(tmp_path):
     assert load(tmp_path, "qwen3")[1] is None
 
 
+def test_digits_stay_apart_where_the_class_would_join_them(tmp_path):
+    """As in SmolLM2: a Llama model whose tokenizer is named one of GPT-2."""
+    backend = byte_level_backend()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    tokenizer, note = load(tmp_path, "llama")
+    assert backend_json(tokenizer)["pre_tokenizer"] == json.loads(backend.to_str())["pre_tokenizer"]
+    assert "as GPT2Tokenizer, which cuts" in note
+
+
 def test_a_tokenizer_in_memory_is_settled_or_refused():
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=llama_backend(), unk_token="<unk>", bos_token="<s>", eos_token="</s>", padding_side="left"

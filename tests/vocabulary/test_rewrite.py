@@ -35,7 +35,7 @@ def pruned(tokenizers):
     return result
 
 
-@pytest.fixture(params=["byte_level", "ignore_merges", "qwen", "gemma"])
+@pytest.fixture(params=["byte_level", "ignore_merges", "qwen", "gemma", "llama"])
 def case(request, pruned):
     return pruned[request.param]
 
