@@ -128,7 +128,8 @@ class FlabOptimizer:
     Args:
         model (`PreTrainedModel`): the dense model. Its weights are not changed; it is put in evaluation mode and its
             parameters stop requiring gradients.
-        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
+        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer, which is copied. Refused if transformers makes
+            another one of its files.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
     """

@@ -24,6 +24,7 @@ TEXTS = [
     "\n\n\tx",
     "naïve cafe\u0301 中文 日本 🙂",
     "▁a<0x41>",
+    "f ( a , b ) . c do n't",
 ]
 
 

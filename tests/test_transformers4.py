@@ -68,6 +68,8 @@ def dense_folder(folder: Path, family, rope, tokenizer, fields) -> None:
     else:
         made = tokenizer()
         made.save_pretrained(folder)
+        file = folder / "tokenizer_config.json"  # with a setting of Llama 3's
+        file.write_text(json.dumps({**json.loads(file.read_text()), "clean_up_tokenization_spaces": True}))
         rows, ids = len(made), {"eos_token_id": made.eos_token_id, "pad_token_id": made.pad_token_id}
     model = tiny_model(family, rows, rope_parameters=rope_of(family, rope), **ids, **fields)
     model.save_pretrained(folder)

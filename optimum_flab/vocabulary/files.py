@@ -79,6 +79,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, older
     elif config.get("add_prefix_space") is None:
         config.pop("add_prefix_space", None)
     config.update({name: getattr(tokenizer, name) for name in SETTINGS})
+    # version 5 does not do this to the spaces of a BPE, whatever is asked for; version 4 would
+    if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
+        config["clean_up_tokenization_spaces"] = False
     config["tokenizer_class"] = OLDER_CLASS if older else "TokenizersBackend"
     write_json(file, config)
 
@@ -97,10 +100,10 @@ def load_saved(like: PreTrainedTokenizerBase, folder: str | Path, model_type: st
         model_type (`str`, *optional*): of the model beside it, by which transformers may choose another class than
             the files name.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, __version__
 
     if model_type is not None:
-        write_json(Path(folder, "config.json"), {"model_type": model_type})
+        write_json(Path(folder, "config.json"), {"model_type": model_type, "transformers_version": __version__})
     new = AutoTokenizer.from_pretrained(folder)
     new.name_or_path = like.name_or_path
     if "name_or_path" in like.init_kwargs:

@@ -200,6 +200,13 @@ def test_the_space_that_a_byte_level_tokenizer_puts_in_front_stays(tmp_path):
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["add_prefix_space"] is True
 
 
+def test_several_chat_templates_stay(tmp_path):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level_backend(), eos_token="<|endoftext|>")
+    tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": "{{ tools }}"}
+    again = written(settle_tokenizer(tokenizer, "tiny", "llama"), tmp_path / "out", "llama")
+    assert again.chat_template == tokenizer.chat_template
+
+
 def test_writing_what_was_read_gives_the_same_bytes(settled, tmp_path):
     for (kind, family), (_, tokenizer, again, _) in settled.items():
         first, second = tmp_path / f"{kind}-{family}-1", tmp_path / f"{kind}-{family}-2"
