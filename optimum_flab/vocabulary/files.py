@@ -193,13 +193,14 @@ def settle_stated(
     effects, class_name = _effects(stated, loaded), type(loaded).__name__
     new = _saved_and_loaded(stated, model_type)
     if differences(stated, new):
-        what = f"whatever its files say, transformers loads the tokenizer of {name!r}, a {model_type} model, as"
+        what = f"whatever its files say, transformers loads the tokenizer of a {model_type} model as {class_name}"
         if lost := _read_back_otherwise(stated, loaded):
             raise FlabError(
-                f"{what} {class_name}, which does not give back {len(lost)} of {len(sample_texts(stated))} sample"
+                f"{what}: that of {name!r} then does not give back {len(lost)} of {len(sample_texts(stated))} sample"
                 f" texts ({lost[0]!r}); no checkpoint of this model works with this version of transformers"
             )
-        note = f"{what} {class_name}, which {effects}; what it loads is counted, measured and written"
+        # no name: notes go to the Hub, and a name can be a path of this machine
+        note = f"{what}, which {effects}; what it loads is counted, measured and written"
         return settle_tokenizer(loaded, name, model_type), note if effects else None
     note = (
         f"transformers would load the tokenizer as {class_name}, which {effects}; it is read and written as its files"
