@@ -19,7 +19,7 @@ import torch
 from .architectures import architecture_for
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
-from .vocabulary import settle_tokenizer
+from .vocabulary import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
 
 
 if TYPE_CHECKING:
@@ -130,10 +130,11 @@ def load_dense(
     dtype, device = computation_dtype(dtype), computation_device(device)
     files = find_model(model_name_or_path, revision)
     config = read_config(files, trust_remote_code)
-    tokenizer = load_tokenizer(files, trust_remote_code)
+    tokenizer, tokenizer_note = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
 
     notes = [DEMO_TERMS] if files.name == DEMO_NAME else []
+    notes += [tokenizer_note] if tokenizer_note else []
     if revision is not None and files.revision is None:
         notes.append(f"revision {revision!r} means nothing for local files and was ignored")
     finer_copy = None
@@ -180,17 +181,18 @@ def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Takes a model and a tokenizer that are in memory already, after the checks of [`load_dense`].
 
     The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
-    gradients.
+    gradients. The tokenizer is copied.
 
     Raises:
         [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the
-            tokenizer is not fast or does not fit.
+            tokenizer is not fast, does not fit, or is another one when it is loaded from its files.
     """
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)
     architecture_for(model.config)
     _check_fast(tokenizer, name)
     check_vocabulary(tokenizer, model.config, name)
+    tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None
     return DenseModel(
         model=model.eval().requires_grad_(False),
@@ -404,11 +406,17 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
         )
 
 
-def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Loads the fast tokenizer of a model.
+def load_tokenizer(
+    files: ModelFiles, config: PreTrainedConfig, trust_remote_code: bool = False
+) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """Loads the fast tokenizer of a model, with the pieces that its own files state.
+
+    Returns:
+        `tuple[PreTrainedTokenizerBase, str | None]`: a tokenizer that loading it from what we write gives, and what
+            the user should be told: transformers loads some otherwise than their files state.
 
     Raises:
-        [`FlabError`]: there is none, or only a slow one.
+        [`FlabError`]: there is none, only a slow one, or one that is another when it is saved and loaded.
     """
     from transformers import AutoTokenizer
 
@@ -416,22 +424,46 @@ def load_tokenizer(files: ModelFiles, trust_remote_code: bool = False) -> PreTra
         # transformers would make up an empty one
         raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            files.load_from, trust_remote_code=trust_remote_code, **files.options
-        )
+        loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
     except Exception as error:  # conversions fail in many ways
+        raise FlabError(_no_tokenizer(files, error)) from error
+    _check_fast(loaded, files.name)
+    if type(loaded).__module__.startswith("transformers_modules."):
         raise FlabError(
-            f"the tokenizer of {files.name!r} cannot be loaded as a fast tokenizer ({_first_line(error)}); it needs a"
-            " tokenizer.json"
-        ) from error
-    _check_fast(tokenizer, files.name)
-    if type(tokenizer).__module__.startswith("transformers_modules."):
-        raise FlabError(
-            f"the tokenizer of {files.name!r} is custom code ({type(tokenizer).__name__}), and a pruned checkpoint"
+            f"the tokenizer of {files.name!r} is custom code ({type(loaded).__name__}), and a pruned checkpoint"
             " must load without; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
         )
-    # a tokenizer made from a GGUF file is not yet what loading the saved one gives
-    return settle_tokenizer(tokenizer) if files.gguf is not None else tokenizer
+    if files.gguf is not None:
+        return settle_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
+    has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    if not (has_json or has_model):
+        return settle_tokenizer(loaded, files.name, config.model_type), None
+    try:
+        frame = {} if has_json else _sentencepiece_frame(files.folder / "tokenizer_config.json")
+        stated = read_stated(loaded, files.load_from, **files.options, **frame)
+    except Exception as error:
+        raise FlabError(_no_tokenizer(files, error)) from error
+    return settle_stated(loaded, stated, files.name, config.model_type)
+
+
+def _sentencepiece_frame(path: Path) -> dict[str, bool]:
+    """Which tokens frame a text where only a SentencePiece model says how it is cut: it has no such rule itself, and
+    transformers 4 took these defaults."""
+    stated = _read_json(path) if path.is_file() else {}
+    return {"add_bos_token": stated.get("add_bos_token", True), "add_eos_token": stated.get("add_eos_token", False)}
+
+
+def _no_tokenizer(files: ModelFiles, error: Exception) -> str:
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    message = f"the tokenizer of {files.name!r} cannot be loaded as a fast tokenizer"
+    known = is_sentencepiece_available() and is_protobuf_available()
+    if (files.folder / "tokenizer.model").is_file() and not (files.folder / "tokenizer.json").is_file() and not known:
+        return (
+            f"{message}: it has a tokenizer.model and no tokenizer.json; put one beside it, or install what reads the"
+            " other (pip install sentencepiece protobuf)"
+        )
+    return f"{message} ({_first_line(error)}); it needs a tokenizer.json"
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, name: str) -> None:

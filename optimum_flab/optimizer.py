@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import Architecture, architecture_for
 from .budget import (
@@ -26,6 +25,7 @@ from .budget import (
     shape_of,
 )
 from .calibration import Document, PackedTokens, TextSets, build_text_sets, pack
+from .checkpoint import save_checkpoint
 from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
@@ -145,7 +145,8 @@ class FlabOptimizer:
     Args:
         model (`PreTrainedModel`): the dense model. Its weights are not changed; it is put in evaluation mode and its
             parameters stop requiring gradients.
-        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
+        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer, which is copied. Refused if transformers makes
+            another one of its files.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
     """
@@ -370,7 +371,7 @@ class FlabOptimizer:
     def _tokenizer_for(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         if len(kept) >= len(self.dense.tokenizer) and np.array_equal(kept, np.arange(len(kept))):
             return self.dense.tokenizer
-        return rewrite_tokenizer(self.dense.tokenizer, kept)
+        return rewrite_tokenizer(self.dense.tokenizer, kept, self.dense.model.config.model_type)
 
     def _packed(
         self,
@@ -560,8 +561,7 @@ class FlabOptimizer:
 
         pruned = self._result()
         with output.written() as partial:
-            pruned.model.save_pretrained(partial)
-            pruned.tokenizer.save_pretrained(partial)
+            save_checkpoint(pruned.model, pruned.tokenizer, partial)
             pruned.plan.save(partial)
             if pruned.config is not None:
                 pruned.config.save_pretrained(partial)
@@ -571,7 +571,6 @@ class FlabOptimizer:
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
             write_report(partial, pruned.report)
             write_card(partial)
-            check_checkpoint(partial, pruned.tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
         """Pushes what was pruned to the Hub; where nothing was, the folder of a pruned checkpoint that was loaded.
@@ -840,24 +839,6 @@ def search_section(
             "skipped_files": texts.skipped_files,
         },
     }
-
-
-def check_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a [`FlabError`] if the tokenizer that anybody will load from `folder` is not the one that was meant.
-
-    Some tokenizer classes change what they are loaded from, for example add special tokens that they miss.
-    """
-    loaded = AutoTokenizer.from_pretrained(folder)
-    if extra := sorted(set(loaded.get_vocab()) - set(tokenizer.get_vocab())):
-        raise FlabError(
-            f"{type(loaded).__name__}, this model's tokenizer class, adds {', '.join(map(repr, extra))} when it is "
-            "loaded, beyond the rows of the embedding; give the dense tokenizer these tokens and prune again"
-        )
-    if json.loads(loaded.backend_tokenizer.to_str()) != json.loads(tokenizer.backend_tokenizer.to_str()):
-        raise FlabError(
-            f"{type(loaded).__name__}, this model's tokenizer class, changes the pruned tokenizer when it is loaded; "
-            "save the dense tokenizer beside its model, load it again from there, and prune with that one"
-        )
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -38,6 +38,9 @@ def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, wi
     fields.update(num_hidden_layers=layers, intermediate_size=width, vocab_size=plan.vocab_size)
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
+    rope = fields.get("rope_parameters") or {}
+    if rope.get("rope_type") == "longrope":  # where transformers 4 looks for it
+        fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     return type(config)(**fields)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, T5Config
+from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.loading import (
@@ -43,6 +43,7 @@ def checkpoint(tmp_path_factory, tokenizer):
     folder = tmp_path_factory.mktemp("models") / "tiny-qwen2"
     tiny_model("qwen2", VOCABULARY).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)  # of the class that the family has
     (folder / "LICENSE.txt").write_text("licence")
     (folder / "Notice").write_text("notice")
     return folder

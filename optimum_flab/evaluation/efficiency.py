@@ -996,7 +996,7 @@ def _subject(
     """Finds a model and refuses, before any weights are read, what cannot be measured."""
     files = find_model(path, revision)
     config = read_config(files, trust_remote_code)
-    tokenizer = load_tokenizer(files, trust_remote_code)
+    tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
     asked, longest = workload.prompt_tokens + workload.new_tokens, getattr(config, "max_position_embeddings", None)
     if longest is not None and asked > longest:

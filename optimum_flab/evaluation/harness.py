@@ -392,7 +392,7 @@ class ModelSource:
             return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
         files = find_model(model, revision)
         config = read_config(files, trust_remote_code)
-        tokenizer = load_tokenizer(files, trust_remote_code)
+        tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
         check_vocabulary(tokenizer, config, files.name)
         stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
         stored = torch.float32 if stored == torch.float64 else stored

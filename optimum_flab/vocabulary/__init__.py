@@ -15,11 +15,21 @@ from .closure import (
     shrink,
     with_ancestors,
 )
-from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer, settle_tokenizer
+from .files import (
+    OLDER_CLASS,
+    differences,
+    read_stated,
+    rebuild_tokenizer,
+    save_tokenizer,
+    settle_stated,
+    settle_tokenizer,
+)
+from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, token_lists
 
 
 __all__ = [
+    "OLDER_CLASS",
     "TokenUsage",
     "TokenizerSpec",
     "Vocabulary",
@@ -27,15 +37,20 @@ __all__ = [
     "changed_texts",
     "config_token_ids",
     "count_tokens",
+    "differences",
     "grow",
     "natural_keep_set",
     "natural_vocabulary",
     "protected_ids",
     "read_spec",
+    "read_stated",
+    "rebuild_tokenizer",
     "remap_config_ids",
     "remap_token_ids",
     "resize",
     "rewrite_tokenizer",
+    "save_tokenizer",
+    "settle_stated",
     "settle_tokenizer",
     "shrink",
     "special_ids",

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import FlabError
 from .closure import _pairs, processor_ids
+from .files import json_differences, load_saved, save_tokenizer, write_json
 from .usage import encode_chunks
 
 
@@ -27,16 +28,19 @@ GENERATION_FIELDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"
 # --- the tokenizer -------------------------------------------------------------------------------------------------
 
 
-def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray) -> PreTrainedTokenizerBase:
+def rewrite_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray, model_type: str | None = None
+) -> PreTrainedTokenizerBase:
     """Makes the tokenizer of a pruned vocabulary, as it will be loaded from its files.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one, fast; left as it is.
         kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under merge ancestors; the
             position is the new id.
+        model_type (`str`, *optional*): of the model that the files will lie beside.
 
     Returns:
-        `PreTrainedTokenizerBase`: of the same class, with ids 0 to `len(kept) - 1`, the same template and settings.
+        `PreTrainedTokenizerBase`: with ids 0 to `len(kept) - 1`, the same template and settings.
 
     Raises:
         [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes
@@ -45,14 +49,14 @@ def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | 
     kept = [int(index) for index in kept]
     mapping = {index: position for position, index in enumerate(kept)}
     with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         file = Path(folder, "tokenizer.json")
         content = json.loads(file.read_text(encoding="utf-8"))
         _check_kept(tokenizer, content, kept)
         content = _rewrite_json(content, mapping)
         file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         _rewrite_config(Path(folder, "tokenizer_config.json"), tokenizer, mapping, content)
-        new = _load(tokenizer, folder)
+        new = load_saved(tokenizer, folder, model_type)
     _check_same(content, new)
     dense, tokens = tokenizer.get_vocab(), new.get_vocab()
     if len(new) != len(kept) or sorted(tokens.values()) != list(range(len(kept))):
@@ -70,33 +74,6 @@ def rewrite_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | 
     for name, token in tokenizer.special_tokens_map.items():
         if new.special_tokens_map.get(name) != token or mapping.get(dense[token]) != tokens[token]:
             raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} in loading")
-    return new
-
-
-def settle_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer that loading a saved one gives.
-
-    Some classes rebuild parts of a tokenizer by rules of their own when they are loaded (one read from a GGUF file
-    gains its normalizer then). What is counted and measured must be what is loaded later, so settle such a tokenizer
-    first.
-    """
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return _load(tokenizer, folder)
-
-
-def _load(like: PreTrainedTokenizerBase, folder: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    # custom code is not among the saved files
-    stock = type(like).__module__.startswith("transformers.")
-    new = (AutoTokenizer if stock else type(like)).from_pretrained(folder)
-    new.name_or_path = like.name_or_path
-    if "name_or_path" in like.init_kwargs:
-        new.init_kwargs["name_or_path"] = like.init_kwargs["name_or_path"]
-    else:
-        new.init_kwargs.pop("name_or_path", None)
-    new.chat_template = copy.deepcopy(like.chat_template)  # reading a file turns its line ends into \n
     return new
 
 
@@ -180,10 +157,7 @@ def _rewrite_config(
             for index, token in config["added_tokens_decoder"].items()
             if int(index) in mapping
         }
-    for name in ("padding_side", "truncation_side"):
-        if getattr(tokenizer, name) != getattr(type(tokenizer), name):  # saving forgets what was set after loading
-            config[name] = getattr(tokenizer, name)
-    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(file, config)
 
 
 def _check_same(content: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -191,9 +165,7 @@ def _check_same(content: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> 
     from tokenizers import Tokenizer
 
     written = json.loads(Tokenizer.from_str(json.dumps(content, ensure_ascii=False)).to_str())
-    loaded = json.loads(tokenizer.backend_tokenizer.to_str())
-    different = [name for name in written if written[name] != loaded.get(name) and name != "model"]
-    different += [f"model.{name}" for name in written["model"] if written["model"][name] != loaded["model"].get(name)]
+    different = json_differences(written, json.loads(tokenizer.backend_tokenizer.to_str()))
     if different:
         raise FlabError(
             f"{type(tokenizer).__name__} changes {', '.join(different)} of the pruned tokenizer when it is loaded;"

@@ -12,6 +12,7 @@ import numpy as np
 
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -102,14 +103,15 @@ def encode_chunks(
             size += len(texts[stop])
             stop += 1
         chunk = texts[start:stop]
-        with _whole_texts(backend):
+        with whole_texts(backend):
             encodings = backend.encode_batch_fast(list(chunk), add_special_tokens=False)
         yield chunk, [encoding.ids for encoding in encodings]
         start = stop
 
 
 @contextmanager
-def _whole_texts(backend) -> Iterator[None]:
+def whole_texts(backend: Tokenizer) -> Iterator[None]:
+    """Switches truncation and padding of a backend off for a while."""
     truncation, padding = backend.truncation, backend.padding
     if truncation is None and padding is None:
         yield

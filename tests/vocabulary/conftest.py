@@ -1,6 +1,10 @@
 import pytest
 
-from .tiny_tokenizers import MAKERS
+from . import tiny_tokenizers
+from .llama_files import llama
+
+
+MAKERS = {**tiny_tokenizers.MAKERS, "llama": llama}
 
 
 @pytest.fixture(scope="session")

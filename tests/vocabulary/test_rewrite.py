@@ -13,6 +13,7 @@ from optimum_flab.vocabulary import (
     count_tokens,
     natural_keep_set,
     read_spec,
+    rebuild_tokenizer,
     remap_config_ids,
     remap_token_ids,
     resize,
@@ -34,7 +35,7 @@ def pruned(tokenizers):
     return result
 
 
-@pytest.fixture(params=["byte_level", "ignore_merges", "qwen", "gemma"])
+@pytest.fixture(params=["byte_level", "ignore_merges", "qwen", "gemma", "llama"])
 def case(request, pruned):
     return pruned[request.param]
 
@@ -135,7 +136,7 @@ def test_ids_of_post_processor_padding_and_truncation(kind):
         backend.post_processor = kind(("<sep>", sep), ("<cls>", cls))
     backend.enable_padding(pad_id=pad, pad_token="<pad>", length=12)
     backend.enable_truncation(12)
-    tokenizer = settle_tokenizer(tokenizer)
+    tokenizer = settle_tokenizer(tokenizer, "tiny")
     kept = natural_keep_set(read_spec(tokenizer), count_tokens(tokenizer, ["return items"]).counts)
     new = rewrite_tokenizer(tokenizer, kept)
     assert new.convert_tokens_to_ids("<cls>") != cls
@@ -201,9 +202,13 @@ def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     everything = range(len(tokenizer))
     with pytest.raises(FlabError, match=r"Qwen2Tokenizer changes normalizer .* load it again"):
-        rewrite_tokenizer(tokenizer, everything)
-    settled = settle_tokenizer(tokenizer)
-    assert len(rewrite_tokenizer(settled, everything)) == len(tokenizer)
+        rewrite_tokenizer(tokenizer, everything, "qwen2")
+    with pytest.raises(FlabError, match=r"'tiny' as Qwen2Tokenizer, which changes its normalizer and cuts 1 of \d+"):
+        settle_tokenizer(tokenizer, "tiny", "qwen2")
+    # beside a model of another family it stays what it is
+    assert backend_json(settle_tokenizer(tokenizer, "tiny", "qwen3"))["normalizer"] is None
+    settled = settle_tokenizer(rebuild_tokenizer(tokenizer, "qwen2"), "tiny", "qwen2")
+    assert len(rewrite_tokenizer(settled, everything, "qwen2")) == len(tokenizer)
     assert settled.name_or_path == tokenizer.name_or_path and settled.chat_template == tokenizer.chat_template
 
 
