@@ -121,7 +121,7 @@ class FirstRemovals:
     """
 
     def __init__(self, start: Callable[[Callable[[], None]], Iterator[Removal]], description: str):
-        self._removals = start(lambda: self._tick())
+        self._removals = self._begun(start)
         self._description = description
         self._drawn: list[Removal] = []
 
@@ -131,6 +131,9 @@ class FirstRemovals:
                 while len(self._drawn) < number:
                     self._drawn.append(next(self._removals))
         return self._drawn[:number]
+
+    def _begun(self, start: Callable[[Callable[[], None]], Iterator[Removal]]) -> Iterator[Removal]:
+        yield from start(lambda: self._tick())  # some rank all layers as soon as they are called
 
 
 class FlabOptimizer:
