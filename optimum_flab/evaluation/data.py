@@ -6,9 +6,11 @@ import ast
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv")
+LAYOUT = frozenset(
+    (
+        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+        tokenize.ERRORTOKEN,
+    )
+)  # fmt: skip
 Check = Callable[[Any], "str | None"]  # what is wrong with a value, or None
 
 
@@ -128,6 +136,34 @@ def function_start(code: str, name: str) -> int | None:
     """Where the last definition of a function at the left margin begins."""
     found = list(re.finditer(rf"^(async +)?def +{re.escape(name)}\s*\(", code, re.MULTILINE))
     return found[-1].start() if found else None
+
+
+def holds_code(code: str, name: str) -> bool:
+    """Whether the body of a function holds more than a docstring, comments, `pass` and `...`; it may be cut off."""
+    body = itertools.takewhile(lambda token: token.start[1] > 0, behind_docstring(code, name))
+    return any(token.string not in ("pass", "...", ";") for token in body)
+
+
+def behind_docstring(code: str, name: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens from the body of a function on, without its docstring, to the end of the source."""
+    start = function_start(code, name)
+    tokens = iter(()) if start is None else tokens_of(code[start:])
+    depth = 0
+    for token in tokens:
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0)
+        if token.string == ":" and depth == 0:
+            break
+    for number, token in enumerate(tokens):
+        if number or token.type != tokenize.STRING:
+            yield token
+
+
+def tokens_of(code: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens of source that may be cut off or broken, as far as it can be read; without layout and comments."""
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type not in LAYOUT:
+                yield token
 
 
 def _kind(value: Any) -> str:
