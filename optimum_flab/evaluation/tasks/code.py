@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from ..data import (
     read_hub,
 )
 from ..sandbox import Program, run_programs
+from .answers import fenced_code
 
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 LINE_ENDS = "\r\n"
 FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
-FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
 # --- problems ------------------------------------------------------------------------------------------------------
@@ -127,16 +126,6 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 def head(doc: Mapping[str, Any]) -> str:
     """The part of a prompt before the function that is asked for: imports and helpers."""
     return doc["prompt"][: function_start(doc["prompt"], doc["entry_point"]) or 0]
-
-
-def fenced_code(answer: str, wanted: str | None = None) -> str:
-    """The code of a chat answer: the first code block that defines `wanted`, else the first one, else all of it."""
-    blocks = [textwrap.dedent(block) for block in FENCED.findall(answer)]
-    if wanted is not None:
-        for block in blocks:
-            if function_start(block, wanted) is not None:
-                return block
-    return blocks[0] if blocks else answer
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
-from ..data import CODE, any_text, as_dataset, behind_docstring, checked, located, read_file, tokens_of
+from ..data import CODE, any_text, as_dataset, behind_docstring, checked, located, read_file, source, tokens_of
 from .code import humaneval_rows
 from .perturbations import ON_THE_FLY, renamed
 
@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 CLEAN = "clean"
 SPLIT = "@@this is the line to split##"  # what ReCode writes where it divides a solution
 # rows of ReCode's files name the clean prompt in `partial`: up to the line with the mark
-PERTURBED = replace(CODE, optional={**CODE.optional, "partial": any_text}, defaults={**CODE.defaults, "partial": ""})
+PERTURBED = replace(
+    CODE,
+    optional={**CODE.optional, "partial": any_text},
+    defaults={**CODE.defaults, "partial": ""},
+    cleaned={**CODE.cleaned, "partial": source},
+)
 # what two ways to write the same code differ in: brackets and commas, and which side of a comparison comes first
 FREE, TURNED = frozenset("(),;"), {">": "<", ">=": "<="}
 
