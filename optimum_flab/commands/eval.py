@@ -30,8 +30,8 @@ class ListTasks(Action):
 
         tasks = shipped_tasks()
         width = max(map(len, tasks))
-        for name, description in tasks.items():
-            print(f"{name:<{width}}  {description}")
+        for name, (description, protocol) in tasks.items():
+            print(f"{name:<{width}}  {description}\n{'':<{width}}  {protocol}")
         print("\nlm-eval's own tasks are found by their names as well.")
         parser.exit()
 
@@ -47,7 +47,9 @@ class EvalCommand(FlabVerb):
             metavar="TASK[,TASK...]",
             help="what to evaluate on: tasks of this package (--list-tasks), of --include-path, or lm-eval's own",
         )
-        optional.add_argument("--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package and end")
+        optional.add_argument(
+            "--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package, how each asks, and end"
+        )
         optional.add_argument(
             "--baseline",
             metavar="MODEL",

@@ -349,7 +349,7 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
 
 
 def _as_fault(fault: str) -> str:
-    return fault if fault.startswith(("is ", "defines ")) else f"is malformed: {fault}"
+    return fault if fault.startswith(("is ", "has ", "defines ")) else f"is malformed: {fault}"
 
 
 def located(file: str | Path, config_source: str | None) -> Path:

@@ -12,7 +12,6 @@ from ...errors import ConfigurationError
 from ..comparison import counts_of_k, pass_at_k
 from ..data import (
     CODE,
-    MBPP,
     Row,
     as_dataset,
     checked,
@@ -45,6 +44,7 @@ def humaneval(
 
 
 def humaneval_rows(task: str, file: str | None = None, config_source: str | None = None) -> list[Row]:
+    """The rows of a file, else of a dataset of the Hub."""
     if file is not None:
         return read_file(located(file, config_source))
     return humaneval_package() or read_hub("openai/openai_humaneval", task)
@@ -62,33 +62,13 @@ def problems(
     **_: Any,
 ) -> dict[str, Dataset]:
     """Problems with the fields task_id, prompt, entry_point and test, from a file or a dataset of the Hub."""
-    return as_dataset(checked(_rows(task, file, hub, name, split, config_source), CODE), limit)
+    return as_dataset(checked(rows_of(task, file, hub, name, split, config_source), CODE), limit)
 
 
-def mbpp(
-    *,
-    task: str = "mbpp",
-    file: str | None = None,
-    hub: str = "google-research-datasets/mbpp",
-    name: str = "full",
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """MBPP from a file or the Hub; the sanitized variant, whose text is called prompt, is understood too."""
-    rows = [
-        Row(row.place, {**row.values, "text": row.values["prompt"]})
-        if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values
-        else row
-        for row in _rows(task, file, hub, name, split, config_source)
-    ]
-    return as_dataset(checked(rows, MBPP), limit)
-
-
-def _rows(
+def rows_of(
     task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
 ) -> list[Row]:
+    """The rows of a file, else of a dataset of the Hub."""
     if file is not None:
         return read_file(located(file, config_source))
     if hub is None:
@@ -97,20 +77,6 @@ def _rows(
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
-
-
-def mbpp_completion_prompt(doc: Mapping[str, Any]) -> str:
-    """The problem and its tests as the docstring of a module that the model goes on with."""
-    lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
-    return f'"""\n{lines}\n"""\n'
-
-
-def mbpp_instruct_prompt(doc: Mapping[str, Any]) -> str:
-    tests = "\n".join(doc["test_list"])
-    return (
-        f"{doc['text'].strip()}\nWrite it in Python. It must pass these tests:\n\n```python\n{tests}\n```\n\n"
-        "Answer with one code block that holds the whole program without the tests."
-    )
 
 
 def instruct_prompt(doc: Mapping[str, Any]) -> str:
@@ -150,33 +116,6 @@ def behind(before: str, code: str) -> str:
     return first + before.rstrip() + "\n\n" + FUTURE.sub("", code) if before.strip() else code
 
 
-def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
-    setup = "\n".join([*doc["test_imports"], doc["test_setup_code"]]).strip()
-    # what the setup defines belongs to the program: a class of the test's side could not be handed over
-    imports = [line for line in setup.splitlines() if line.startswith(("import ", "from "))]
-    test = "\n".join(doc["test_list"])
-    return Program(
-        code=behind(setup, code),
-        test=test,
-        entry_point=tested_function(doc["code"], test),
-        helpers="\n".join(imports),
-    )
-
-
-def tested_function(reference: str, test: str) -> str | None:
-    """The function of the reference solution that a test calls: it may be named like a builtin, such as `sum`."""
-    defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)
-    return next((name for name in reversed(defined) if re.search(rf"\b{name}\s*\(", test)), None)
-
-
-def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
-    return _mbpp_program(doc, completion)
-
-
-def mbpp_answered(doc: Mapping[str, Any], answer: str) -> Program:
-    return _mbpp_program(doc, fenced_code(answer, tested_function(doc["code"], "\n".join(doc["test_list"]))))
-
-
 # --- filters and scores --------------------------------------------------------------------------------------------
 
 
@@ -214,16 +153,6 @@ def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, 
 
 def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     return judged(resps, docs, answered)
-
-
-def run_mbpp_completions(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
-) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, mbpp_completed)
-
-
-def run_mbpp_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, mbpp_answered)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:
