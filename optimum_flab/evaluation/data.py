@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
+from .values import read_value
 
 
 if TYPE_CHECKING:
@@ -97,13 +98,14 @@ def any_texts(value: Any) -> str | None:
     return None if value == [] else texts(value)
 
 
-def literal(value: Any) -> str | None:
+def readable(value: Any) -> str | None:
+    """What [`read_value`] reads."""
     if fault := text(value):
         return fault
     try:
-        ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return f"{_short(value)} is not a Python literal"
+        read_value(value)
+    except ValueError:
+        return f"{_short(value)} is no value that can be read without running it"
     return None
 
 
@@ -199,7 +201,7 @@ MBPP = Format(
     cleaned={"task_id": str.strip},
 )
 CRUXEVAL = Format(
-    required={"code": text, "input": any_text, "output": literal},
+    required={"code": text, "input": any_text, "output": readable},
     optional={"id": task_id},
     defaults={"id": ""},
     cleaned={"code": source},

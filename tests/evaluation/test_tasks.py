@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import gzip
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import datasets
 import lm_eval.tasks
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -24,6 +27,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
     renamed,
     renamed_function,
 )
+from optimum_flab.evaluation.values import read_value
 
 
 PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
@@ -201,12 +205,12 @@ def test_mbpp_asks_as_lm_eval_does(tmp_path):
 
 
 def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
+    said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     folder = Path(lm_eval.tasks.__file__).parent
-    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in shipped_tasks()}
+    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
     assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp"}
     theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
     ours = {name: load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False) for name in shared}
-    said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     for name in ("humaneval", "humaneval_plus"):
         assert theirs[name]["doc_to_text"] == "{{prompt}}" and ours[name]["doc_to_text"] == "prompt"
         limits = {"max_gen_toks": 1024}
@@ -262,10 +266,91 @@ def test_a_problem_with_fewer_tests_than_the_prompt_shows_is_refused(tmp_path):
         ("", "''", False),
         (" " + "[" * 5000, "[]", False),
         (" -1.5", "-1.5", True),
+        # what Python calls equal is equal, as in the benchmark's own scorer
+        (" {1, 2}", "frozenset({2, 1})", True),
+        (" frozenset([1, 2])", "{2, 1}", True),
+        (" set()", "set()", True),
+        (" frozenset()", "set()", True),
+        (" {}", "set()", False),
+        (" set([])", "set()", True),
+        (" [{1}, frozenset()]", "[frozenset({1}), set()]", True),
+        (" {frozenset({1}): 'a'}", "{frozenset([1]): 'a'}", True),
+        (" range(0, 3)", "range(3)", True),
+        (" [0, 1, 2]", "range(3)", False),
+        (" bytearray(b'a')", "b'a'", True),
+        (" Counter({'a': 1})", "{'a': 1}", True),
+        (" collections.Counter(a=1)", "Counter({'a': 1})", True),
+        (" OrderedDict([('a', 1), ('b', 2)])", "{'b': 2, 'a': 1}", True),
+        (" OrderedDict([('a', 1), ('b', 2)])", "OrderedDict({'b': 2, 'a': 1})", False),
+        (" deque([1, 2], maxlen=2)", "deque([1, 2])", True),
+        (" [1, 2]", "deque([1, 2])", False),
+        (" dict(a=1)", "{'a': 1}", True),
+        (" float('inf')", "inf", True),
+        (" -inf", "float('-inf')", True),
+        (" [math.inf, 1]", "[inf, 1]", True),
+        (" nan", "nan", False),
+        (" 1 == 1", "True", False),
+        (" 1", "True", True),
+        (" 2+3j", "complex(2, 3)", True),
+        (" {**{'a': 1}}", "{'a': 1}", False),
+        (" [*[1], 2]", "[1, 2]", False),
+        (" {[1]: 2}", "{}", False),
+        (" set([[1]])", "set()", False),
+        # nothing is made that is larger than what is written
+        (" bytearray(10000000000)", "b''", False),
+        (" bytes(3)", "b'\\x00\\x00\\x00'", False),
+        (" list(range(10000000000))", "[]", False),
+        (" set(range(10 ** 10))", "set()", False),
+        (" deque(range(3))", "deque([0, 1, 2])", False),
+        (" Counter(range(3))", "Counter([0, 1, 2])", False),
+        (" dict.fromkeys('ab')", "{'a': None, 'b': None}", False),
+        (" 'a' * 5", "'aaaaa'", False),
+        (" 10 ** 10 ** 10", "1", False),
+        (" open('x')", "'x'", False),
+        (" os.frozenset({1})", "{1}", False),
+        (" frozenset({1}, {2})", "{1}", False),
+        (" " + "9" * 5000, "9", False),
     ],
 )
-def test_outputs_are_compared_as_literals(answer, reference, right):
+def test_outputs_are_compared_as_values(answer, reference, right):
     assert output_prediction.score({"output": reference}, [answer]) == {"exact_match": float(right)}
+
+
+def test_every_form_of_output_is_a_value_of_a_data_file(tmp_path):
+    outputs = ["frozenset({1})", "set()", "range(3)", "deque([1])", "inf", "Counter()", "bytearray(b'x')", "{1: 2}"]
+    rows = [{"code": "def f(x):\n    return x", "input": "1", "output": output} for output in outputs]
+    task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", rows))
+    scores = [output_prediction.score(doc, [f" {doc['output']}"]) for doc in task.eval_docs]
+    assert scores == [{"exact_match": 1.0}] * len(outputs)
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=3)
+        | st.frozensets(st.integers() | st.text(max_size=3), max_size=3)
+        | st.sets(st.integers(), max_size=3)
+        | st.builds(collections.deque, st.lists(inner, max_size=2), st.none() | st.just(3))
+        | st.builds(collections.Counter, st.lists(st.text(max_size=2), max_size=3))
+        | st.builds(collections.OrderedDict, st.dictionaries(st.text(max_size=2), inner, max_size=2))
+        | st.builds(bytearray, st.binary(max_size=3))
+        | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3))
+    ),
+    max_leaves=8,
+)
+
+
+@given(value=PLAIN)
+def test_what_python_shows_of_a_value_is_read_as_that_value(value):
+    assert output_prediction.score({"output": repr(value)}, [f" {value!r}"]) == {"exact_match": 1.0}
+    assert read_value(repr(value)) == value
 
 
 def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
@@ -448,7 +533,7 @@ def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, c
         (
             "cruxeval_output",
             {"code": "x", "input": "1", "output": "f(x)"},
-            "field 'output' is malformed: f(x) is not a",
+            "field 'output' is malformed: f(x) is no value that can be read without running it",
         ),
         ("cot_bleu", {"prompt": "x"}, "field 'cot' is missing"),
         ("recode", without("entry_point"), "field 'entry_point' is missing"),
