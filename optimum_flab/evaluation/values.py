@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,7 +29,9 @@ def read_value(text: str) -> Any:
         `ValueError`: it is something else, and would have to be run.
     """
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, on what a model wrote
+            return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"not read as a value ({type(error).__name__})") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -115,7 +116,9 @@ def bare_code(text: str) -> str:
     lines = text.split("\n")
     while lines:
         try:
-            ast.parse("\n".join(lines))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse("\n".join(lines))
         except SyntaxError as error:
             fault = min(error.lineno or 1, len(lines)) - 1
             if begin := next((number for number, line in enumerate(lines) if CODE_BEGINS.match(line)), 0):

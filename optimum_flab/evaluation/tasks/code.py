@@ -21,7 +21,7 @@ from ..data import (
     read_file,
     read_hub,
 )
-from ..sandbox import Program, run_programs
+from ..sandbox import Program, Verdict, run_programs
 from .answers import fenced_code
 
 
@@ -110,6 +110,11 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
     )
 
 
+def solved(doc: Mapping[str, Any]) -> Program | None:
+    """The program of the reference solution."""
+    return completed(doc, doc["canonical_solution"]) if doc["canonical_solution"].strip() else None
+
+
 def behind(before: str, code: str) -> str:
     """A module that begins with other source; what it imports from `__future__` must stay in front."""
     first = "".join(FUTURE.findall(code))
@@ -130,8 +135,7 @@ def judged(
     one of these filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    with tqdm(total=len(programs), desc="Running programs", unit="program", dynamic_ncols=True) as bar:
-        found = run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: bar.update(1))
+    found = run_with_progress(programs, confirm_run_unsafe_code=True)
     verdicts = iter(
         [
             {
@@ -145,6 +149,11 @@ def judged(
         ]
     )
     return [[next(verdicts) for _ in texts] for texts in responses]
+
+
+def run_with_progress(programs: Sequence[Program], *, confirm_run_unsafe_code: bool) -> list[Verdict]:
+    with tqdm(total=len(programs), desc="Running programs", unit="program", dynamic_ncols=True) as bar:
+        return run_programs(programs, confirm_run_unsafe_code=confirm_run_unsafe_code, progress=lambda: bar.update(1))
 
 
 def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:

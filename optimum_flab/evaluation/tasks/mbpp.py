@@ -182,6 +182,11 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
     return completed(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
 
 
+def solved(doc: Mapping[str, Any]) -> Program | None:
+    """The program of the reference solution."""
+    return completed(doc, doc["code"]) if doc["code"].strip() else None
+
+
 def tested_function(reference: str, tests: Sequence[str]) -> str | None:
     """The function of the reference solution that tests call: it may be named like a builtin, such as `sum`."""
     defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)

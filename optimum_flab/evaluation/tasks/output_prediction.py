@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
+from ..sandbox import Program
 from ..values import read_value
 
 
@@ -29,6 +30,8 @@ def f(number):
 assert f(120) == '120021'
 
 """
+ANSWER = "answer_of_f"
+NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # of outputs
 
 
 def problems(
@@ -48,6 +51,13 @@ def problems(
 
 def prompt(doc: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}{doc['code'].strip()}\nassert f({doc['input']}) =="
+
+
+def solved(doc: Mapping[str, Any]) -> Program:
+    """A program that passes if the function gives the output that is said to be its."""
+    # the call is made by the program: an input may be a function, which cannot cross to it
+    call = f"def {ANSWER}():\n    return f({doc['input']})\n"
+    return Program(code=f"{doc['code']}\n\n\n{call}", test=f"assert {ANSWER}() == {doc['output']}", helpers=NAMES)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
