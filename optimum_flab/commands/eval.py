@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..evaluation.settings import check_settings
+from ..evaluation.settings import check_settings, check_tasks
 from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
@@ -167,8 +167,7 @@ class EvalCommand(FlabVerb):
         args = self.args
         if args.output is not None:
             raise ConfigurationError("--check-references writes nothing; leave out --output")
-        if args.limit is not None and args.limit < 1:
-            raise ConfigurationError(f"--limit {args.limit} leaves no problems; give at least 1, or leave it out")
+        check_tasks(tasks, data, args.limit)
 
         from ..evaluation.references import check_references
 

@@ -12,7 +12,7 @@ from lm_eval.api.task import Task
 from ..errors import ConfigurationError, FlabError
 from .catalog import load_tasks
 from .sandbox import Program
-from .settings import DIVERGENCE, listed
+from .settings import DIVERGENCE, check_tasks, listed
 from .tasks import code, mbpp, output_prediction
 from .tasks.code import run_with_progress
 
@@ -76,22 +76,26 @@ def check_references(
         [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
         [`FlabError`]: data is malformed or cannot be had, or has no reference solution at all.
     """
-    names = [name for given in listed(tasks) for name in map(str.strip, given.split(",")) if name]
-    if not names:
-        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
+    names = list(dict.fromkeys(name for given in listed(tasks) for name in map(str.strip, given.split(",")) if name))
+    files = {name: listed(given) for name, given in (data or {}).items()}
+    check_tasks(names, files, limit)
     if DIVERGENCE in names:
         raise _without_programs(DIVERGENCE)
-    files = {name: listed(given) for name, given in (data or {}).items()}
+    if not confirm_run_unsafe_code:
+        raise ConfigurationError(
+            "--check-references runs code of the data, in a sandbox; if you accept that, say so with"
+            " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
+        )
     loaded = load_tasks(
         names, data=files, include_path=include_path, limit=limit, confirm_run_unsafe_code=confirm_run_unsafe_code
     )
     programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
-    return [_run(name, of_problems, confirm_run_unsafe_code) for name, of_problems in programs.items()]
+    return [_run(name, of_problems) for name, of_problems in programs.items()]
 
 
-def _run(task: str, programs: Sequence[tuple[str, Program | None]], confirm_run_unsafe_code: bool) -> References:
+def _run(task: str, programs: Sequence[tuple[str, Program | None]]) -> References:
     ours = [(problem, program) for problem, program in programs if program is not None]
-    verdicts = run_with_progress([program for _, program in ours], confirm_run_unsafe_code=confirm_run_unsafe_code)
+    verdicts = run_with_progress([program for _, program in ours])
     failures = [
         (problem, f"{verdict.status}: {verdict.detail}")
         for (problem, _), verdict in zip(ours, verdicts, strict=True)

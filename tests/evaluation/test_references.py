@@ -164,6 +164,9 @@ def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path
     code, _, faults = cli("--check-references", "--tasks", "humaneval", "-o", tmp_path / "out")
     assert code == 2
     assert "--check-references writes nothing; leave out --output" in faults
+    code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
+    assert code == 2
+    assert "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for (humaneval)" in faults
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
     assert "the following arguments are required: -m/--model (only --check-references does without)" in faults

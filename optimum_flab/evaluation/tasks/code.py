@@ -111,8 +111,9 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
 
 
 def solved(doc: Mapping[str, Any]) -> Program | None:
-    """The program of the reference solution."""
-    return completed(doc, doc["canonical_solution"]) if doc["canonical_solution"].strip() else None
+    """The program of the reference solution, where there is one."""
+    solution = doc.get("canonical_solution") or ""
+    return completed(doc, solution) if solution.strip() else None
 
 
 def behind(before: str, code: str) -> str:
@@ -135,7 +136,7 @@ def judged(
     one of these filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    found = run_with_progress(programs, confirm_run_unsafe_code=True)
+    found = run_with_progress(programs)
     verdicts = iter(
         [
             {
@@ -151,9 +152,10 @@ def judged(
     return [[next(verdicts) for _ in texts] for texts in responses]
 
 
-def run_with_progress(programs: Sequence[Program], *, confirm_run_unsafe_code: bool) -> list[Verdict]:
+def run_with_progress(programs: Sequence[Program]) -> list[Verdict]:
+    """Runs programs in the sandbox, to which the user has agreed."""
     with tqdm(total=len(programs), desc="Running programs", unit="program", dynamic_ncols=True) as bar:
-        return run_programs(programs, confirm_run_unsafe_code=confirm_run_unsafe_code, progress=lambda: bar.update(1))
+        return run_programs(programs, confirm_run_unsafe_code=True, progress=lambda: bar.update(1))
 
 
 def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -183,7 +183,7 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
 
 
 def solved(doc: Mapping[str, Any]) -> Program | None:
-    """The program of the reference solution."""
+    """The program of the reference solution, where there is one."""
     return completed(doc, doc["code"]) if doc["code"].strip() else None
 
 
