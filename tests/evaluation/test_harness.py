@@ -205,6 +205,15 @@ def test_a_second_run_reads_everything_from_the_cache(run, dense, tokenizer):
     assert third.reused == 0
 
 
+def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer, tmp_path):
+    tests = ["assert f(1) == 1", "assert f(2) == 2", "assert f(3) == 3"]
+    path = jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 11, "text": "Return it.", "test_list": tests}])
+    found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
+    assert (found.made, found.reused) == (2, 0)
+    assert {row.task for row in found.comparisons} == {"mbpp", "mbpp_zero_shot"}
+    assert found.protocols["mbpp"].startswith("as lm-eval's mbpp: three examples")
+
+
 def test_two_configurations_of_the_same_weights_share_no_batch(run, dense, tokenizer, tmp_path):
     other = type(dense)(type(dense.config).from_dict({**dense.config.to_dict(), "rms_norm_eps": 0.1}))
     other.load_state_dict(dense.state_dict())
