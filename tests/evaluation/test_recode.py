@@ -154,6 +154,9 @@ def test_a_prompt_with_code_and_the_whole_solution_beside_it_is_refused(tmp_path
     row = {**LONGEST_RUN, "prompt": fair(LONGEST_RUN)}
     with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
         documents(tmp_path, PROBLEMS, natgen=[row])
+    row["prompt"] = LONGEST_RUN["prompt"] + "    bypass()\n"
+    with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
+        documents(tmp_path, PROBLEMS, natgen=[row])
     row["canonical_solution"] = ""
     with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
         documents(tmp_path, PROBLEMS, natgen=[row])

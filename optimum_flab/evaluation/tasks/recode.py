@@ -200,7 +200,10 @@ def _code_given(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
     """The tokens of code in a prompt from the body of the function on; text such as a docstring is none."""
     # natgen sometimes loses the indentation, so what stands behind the function counts
     tokens = behind_docstring(row["prompt"], row["entry_point"])
-    return _in_one_way(token for token in tokens if not token.string.endswith(('"""', "'''", "pass", "...")))
+    texts = ('"""', "'''")
+    return _in_one_way(
+        token for token in tokens if token.string not in ("pass", "...") and not token.string.endswith(texts)
+    )
 
 
 def _code_behind(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
