@@ -211,7 +211,7 @@ def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer
     found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
     assert (found.made, found.reused) == (2, 0)
     assert {row.task for row in found.comparisons} == {"mbpp", "mbpp_zero_shot"}
-    assert found.protocols["mbpp"].startswith("as lm-eval's mbpp: three examples")
+    assert found.protocols["mbpp"].startswith("as lm-eval's mbpp, with its prompt, three examples")
 
 
 def test_two_configurations_of_the_same_weights_share_no_batch(run, dense, tokenizer, tmp_path):
