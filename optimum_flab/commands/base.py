@@ -73,10 +73,15 @@ def argument_groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGr
     return parser.add_argument_group("Required arguments"), parser.add_argument_group("Optional arguments")
 
 
-def add_model_arguments(required: _ArgumentGroup, optional: _ArgumentGroup, role: str = "dense model") -> None:
-    """Declare the flags that say which model to read; `role` is what the help calls it."""
+def add_model_arguments(
+    required: _ArgumentGroup, optional: _ArgumentGroup, role: str = "dense model", always: bool = True
+) -> None:
+    """Declare the flags that say which model to read; `role` is what the help calls it.
+
+    Where it is not `always` needed, the verb says when it is.
+    """
     required.add_argument(
-        "-m", "--model", metavar="MODEL", required=True, help=f"{role}: a Hub id, a local folder, or a GGUF file"
+        "-m", "--model", metavar="MODEL", required=always, help=f"{role}: a Hub id, a local folder, or a GGUF file"
     )
     optional.add_argument("--revision", help="branch, tag or commit of a model on the Hub (default: its main branch)")
     optional.add_argument(

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
-from ..evaluation.settings import check_settings
+from ..errors import ConfigurationError, FlabError
+from ..evaluation.settings import check_settings, check_tasks
 from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
@@ -31,8 +31,8 @@ class ListTasks(Action):
 
         tasks = shipped_tasks()
         width = max(map(len, tasks))
-        for name, description in tasks.items():
-            print(f"{name:<{width}}  {description}")
+        for name, (description, protocol) in tasks.items():
+            print(f"{name:<{width}}  {description}\n{'':<{width}}  {protocol}")
         print("\nlm-eval's own tasks are found by their names as well.")
         parser.exit()
 
@@ -41,14 +41,22 @@ class EvalCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
-        add_model_arguments(required, optional, "model to judge, usually a pruned one")
+        add_model_arguments(required, optional, "model to judge, usually a pruned one", always=False)
         required.add_argument(
             "--tasks",
             required=True,
             metavar="TASK[,TASK...]",
             help="what to evaluate on: tasks of this package (--list-tasks), of --include-path, or lm-eval's own",
         )
-        optional.add_argument("--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package and end")
+        optional.add_argument(
+            "--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package, how each asks, and end"
+        )
+        optional.add_argument(
+            "--check-references",
+            action="store_true",
+            help="instead of a model's programs run the reference solutions of the tasks' problems, name those that"
+            " fail, and end with exit code 1 if there are any; needs no --model (default: evaluate a model)",
+        )
         optional.add_argument(
             "--baseline",
             metavar="MODEL",
@@ -131,6 +139,12 @@ class EvalCommand(FlabVerb):
         tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
         data = parse_data(args.data)
         numbers = {name: getattr(args, name) for name in NUMBERS}
+        if args.check_references:
+            return self.check_references(tasks, data)
+        if args.model is None:
+            raise ConfigurationError(
+                "the following arguments are required: -m/--model (only --check-references does without)"
+            )
         check_settings(tasks, data, has_baseline=args.baseline is not None, **numbers)
 
         from ..evaluation.harness import EVALUATION
@@ -155,6 +169,29 @@ class EvalCommand(FlabVerb):
             if output is not None:
                 found.save_to(output)
                 print(self.ending(args.output))
+
+    def check_references(self, tasks: list[str], data: dict[str, list[str]]) -> None:
+        args = self.args
+        if args.output is not None:
+            raise ConfigurationError("--check-references writes nothing; leave out --output")
+        check_tasks(tasks, data, args.limit)
+
+        from ..evaluation.references import check_references
+
+        found = check_references(
+            tasks,
+            data=data,
+            include_path=args.include_path,
+            limit=args.limit,
+            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+        )
+        for references in found:
+            print(references.to_text())
+        if failures := sum(len(references.failures) for references in found):
+            raise FlabError(
+                f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; where a right answer would"
+                " fail too, that lowers every score: see the reasons, and leave such problems out or mend them"
+            )
 
     def evaluated(self, tasks: list[str], data: dict[str, list[str]], numbers: dict[str, Any]) -> Evaluation:
         from ..evaluation.harness import evaluate

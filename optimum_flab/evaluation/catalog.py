@@ -27,6 +27,7 @@ from .tasks.text import read_texts
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
+DIVERGENCE_PROTOCOL = "over the vocabulary that is left, both models on the pieces of the pruned one's tokenizer"
 EXECUTES = ("exec", "eval")  # calls that run what they are given
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
@@ -54,6 +55,7 @@ class LoadedTask:
         spec (`list`): what `simple_evaluate` takes: tasks, or a group.
         tasks (`dict[str, Task]`): the tasks that it comes to.
         chat_template (`bool`): whether prompts go through the model's chat template.
+        protocol (`str`, *optional*): how it asks, and whether lm-eval's task of its name does so too.
         limit (`int`, *optional*): for lm-eval; `None` where the data is already cut.
     """
 
@@ -61,15 +63,16 @@ class LoadedTask:
     spec: list[Task | Group]
     tasks: dict[str, Task]
     chat_template: bool
+    protocol: str | None
     limit: int | None
 
 
-def shipped_tasks() -> dict[str, str]:
-    """The names of our own tasks, each with a line on what it is."""
-    found = {DIVERGENCE: DIVERGENCE_TEXT}
+def shipped_tasks() -> dict[str, tuple[str, str]]:
+    """The names of our own tasks, each with a line on what it is and one on its protocol."""
+    found = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = load_yaml(path, resolve_func=False)
-        found[config["task"]] = config["metadata"]["description"]
+        found[config["task"]] = (config["metadata"]["description"], config["metadata"]["protocol"])
     return dict(sorted(found.items()))
 
 
@@ -191,9 +194,8 @@ def _is_unsafe(entry: Entry) -> bool:
 def _runs_in_sandbox(config: Mapping[str, Any], entry: Entry) -> bool:
     filters = [function for item in config.get("filter_list") or [] for function in item.get("filter") or []]
     references = (_reference(function.get("filter_fn"), entry) for function in filters)
-    return any(
-        reference is not None and reference.startswith(f"{__package__}.tasks.code.") for reference in references
-    )
+    ours = (f"{__package__}.tasks.code.", f"{__package__}.tasks.mbpp.")
+    return any(reference is not None and reference.startswith(ours) for reference in references)
 
 
 def _reference(value: Any, entry: Entry) -> str | None:
@@ -291,10 +293,11 @@ def _load(
                 own = _is_own_loader(config.get("custom_dataset"))
                 task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling, max_new_tokens))
                 spec, tasks = [task], {name: task}
-                chat_template = bool((config.get("metadata") or {}).get("chat_template"))
+                metadata = config.get("metadata") or {}
+                chat_template, protocol = bool(metadata.get("chat_template")), metadata.get("protocol")
             else:
                 loaded = manager.load([name])
-                own, chat_template, tasks = False, False, loaded["tasks"]
+                own, chat_template, protocol, tasks = False, False, None, loaded["tasks"]
                 spec = [loaded["groups"][name]] if name in loaded.get("groups", {}) else list(tasks.values())
         except FlabError:
             raise
@@ -306,7 +309,7 @@ def _load(
     for leaf, task in tasks.items():
         if not len(task.eval_docs):
             raise FlabError(f"task {leaf!r} has no problems; check its data")
-    return LoadedTask(name, spec, tasks, chat_template, None if own else limit)
+    return LoadedTask(name, spec, tasks, chat_template, protocol, None if own else limit)
 
 
 def _is_own_loader(function: Any) -> bool:

@@ -6,16 +6,19 @@ import ast
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
+from .values import read_value
 
 
 if TYPE_CHECKING:
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv")
+LAYOUT = frozenset(
+    (
+        tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
+        tokenize.ERRORTOKEN,
+    )
+)  # fmt: skip
 Check = Callable[[Any], "str | None"]  # what is wrong with a value, or None
 
 
@@ -42,12 +51,14 @@ class Format:
         required (`Mapping[str, Check]`): fields that every row has.
         optional (`Mapping[str, Check]`): fields that are kept where they are given, else the empty default.
         defaults (`Mapping[str, Any]`): values of optional fields that are missing.
+        cleaned (`Mapping[str, Callable]`): what is made of a field's text before it is checked.
         whole (`Check`): a check over several fields; gets the row and returns `(field, fault)`, or None.
     """
 
     required: Mapping[str, Check]
     optional: Mapping[str, Check]
     defaults: Mapping[str, Any]
+    cleaned: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     whole: Callable[[Mapping[str, Any]], tuple[str, str] | None] = lambda row: None
 
 
@@ -87,13 +98,14 @@ def any_texts(value: Any) -> str | None:
     return None if value == [] else texts(value)
 
 
-def literal(value: Any) -> str | None:
+def readable(value: Any) -> str | None:
+    """What [`read_value`] reads."""
     if fault := text(value):
         return fault
     try:
-        ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return f"{_short(value)} is not a Python literal"
+        read_value(value)
+    except ValueError:
+        return f"{_short(value)} is no value that can be read without running it"
     return None
 
 
@@ -128,6 +140,34 @@ def function_start(code: str, name: str) -> int | None:
     return found[-1].start() if found else None
 
 
+def holds_code(code: str, name: str) -> bool:
+    """Whether the body of a function holds more than a docstring, comments, `pass` and `...`; it may be cut off."""
+    body = itertools.takewhile(lambda token: token.start[1] > 0, behind_docstring(code, name))
+    return any(token.string not in ("pass", "...", ";") for token in body)
+
+
+def behind_docstring(code: str, name: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens from the body of a function on, without its docstring, to the end of the source."""
+    start = function_start(code, name)
+    tokens = iter(()) if start is None else tokens_of(code[start:])
+    depth = 0
+    for token in tokens:
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.string, 0)
+        if token.string == ":" and depth == 0:
+            break
+    for number, token in enumerate(tokens):
+        if number or token.type != tokenize.STRING:
+            yield token
+
+
+def tokens_of(code: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens of source that may be cut off or broken, as far as it can be read; without layout and comments."""
+    with suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type not in LAYOUT:
+                yield token
+
+
 def _kind(value: Any) -> str:
     return "nothing" if value is None else f"{type(value).__name__} {_short(repr(value))}"
 
@@ -136,19 +176,35 @@ def _short(shown: str) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+def source(code: str) -> str:
+    """Source code with the line ends that Python itself makes of a file's, and without a byte order mark."""
+    return code.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
 CODE = Format(
     required={"task_id": task_id, "prompt": text, "entry_point": identifier, "test": defines_check},
     optional={"canonical_solution": any_text},
     defaults={"canonical_solution": ""},
+    cleaned={
+        "task_id": str.strip,
+        "prompt": source,
+        "entry_point": str.strip,
+        "test": source,
+        "canonical_solution": source,
+    },
     whole=prompt_holds_entry_point,
 )
 MBPP = Format(
     required={"task_id": task_id, "text": text, "test_list": assertions},
     optional={"code": any_text, "test_setup_code": any_text, "test_imports": any_texts},
     defaults={"code": "", "test_setup_code": "", "test_imports": []},
+    cleaned={"task_id": str.strip},
 )
 CRUXEVAL = Format(
-    required={"code": text, "input": any_text, "output": literal}, optional={"id": task_id}, defaults={"id": ""}
+    required={"code": text, "input": any_text, "output": readable},
+    optional={"id": task_id},
+    defaults={"id": ""},
+    cleaned={"code": source},
 )
 PLANS = Format(required={"prompt": text, "cot": text}, optional={}, defaults={})
 
@@ -266,19 +322,23 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
     for row in rows:
         if not isinstance(row.values, Mapping):
             raise FlabError(f"{row.place}: expected an object with fields, found {_kind(row.values)}")
+        values = {
+            name: kind.cleaned[name](value) if name in kind.cleaned and isinstance(value, str) else value
+            for name, value in row.values.items()
+        }
         document = {}
-        for field, check in kind.required.items():
-            if field not in row.values:
-                found = ", ".join(map(str, row.values)) or "none"
-                raise FlabError(f"{row.place}: field {field!r} is missing (fields found: {found})")
-            if fault := check(row.values[field]):
-                raise FlabError(f"{row.place}: field {field!r} {_as_fault(fault)}")
-            document[field] = row.values[field]
-        for field, check in kind.optional.items():
-            value = row.values.get(field)
+        for name, check in kind.required.items():
+            if name not in values:
+                found = ", ".join(map(str, values)) or "none"
+                raise FlabError(f"{row.place}: field {name!r} is missing (fields found: {found})")
+            if fault := check(values[name]):
+                raise FlabError(f"{row.place}: field {name!r} {_as_fault(fault)}")
+            document[name] = values[name]
+        for name, check in kind.optional.items():
+            value = values.get(name)
             if value is not None and (fault := check(value)):
-                raise FlabError(f"{row.place}: field {field!r} {_as_fault(fault)}")
-            document[field] = kind.defaults[field] if value is None else value
+                raise FlabError(f"{row.place}: field {name!r} {_as_fault(fault)}")
+            document[name] = kind.defaults[name] if value is None else value
         if found := kind.whole(document):
             raise FlabError(f"{row.place}: field {found[0]!r} {_as_fault(found[1])}")
         if "task_id" in document:
@@ -291,7 +351,7 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
 
 
 def _as_fault(fault: str) -> str:
-    return fault if fault.startswith(("is ", "defines ")) else f"is malformed: {fault}"
+    return fault if fault.startswith(("is ", "has ", "defines ")) else f"is malformed: {fault}"
 
 
 def located(file: str | Path, config_source: str | None) -> Path:

@@ -74,6 +74,7 @@ class Evaluation:
         models (`dict[str, dict]`): which models were judged, under `"dense"` and `"pruned"`, or a single one under
             `"model"`; each with the hash of its weights.
         settings (`dict`): what was asked for.
+        protocols (`dict[str, str]`): how each task asks, and whether lm-eval's task of its name does so too.
         harness (`dict[str, dict]`): lm-eval's own results per model, without samples.
         samples (`dict[str, dict[str, list]]`): lm-eval's samples per model and task.
         reused, made (`int`): batches that were read from the cache, and that were computed.
@@ -82,6 +83,7 @@ class Evaluation:
     comparisons: list[Comparison]
     models: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    protocols: dict[str, str] = field(default_factory=dict)
     harness: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     reused: int = 0
@@ -96,6 +98,7 @@ class Evaluation:
             "models": self.models,
             "scores": [row.to_dict() for row in self.comparisons],
             "settings": self.settings,
+            "protocols": self.protocols,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
 
@@ -112,7 +115,7 @@ class Evaluation:
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
-        found = []
+        found = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
         if self.settings.get("isolation") == "degraded":
             found.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():
@@ -306,6 +309,7 @@ def evaluate(
         comparisons=rows,
         models=models,
         settings=settings,
+        protocols={task.name: task.protocol for task in loaded if task.protocol},
         harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
         reused=cache.reused,

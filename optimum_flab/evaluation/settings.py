@@ -37,10 +37,7 @@ def check_settings(
         names (`Sequence[str]`): tasks.
         files (`Mapping[str, Sequence[str]]`): data files by task.
     """
-    if not names:
-        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
-    if limit is not None and _below_one(limit):
-        raise ConfigurationError(f"--limit {limit} leaves no problems; give at least 1, or leave it out")
+    check_tasks(names, files, limit)
     for flag, number in (("--samples", samples), ("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
         if number is not None and _below_one(number):
             raise ConfigurationError(f"{flag} {number} is not a whole number of at least 1")
@@ -50,16 +47,24 @@ def check_settings(
         raise ConfigurationError(f"--top-p {top_p} is not above 0 and at most 1")
     if not 0 <= seed <= LARGEST_SEED:
         raise ConfigurationError(f"--seed {seed} is not between 0 and {LARGEST_SEED}")
-    for name in files:
-        if name not in names:
-            raise ConfigurationError(
-                f"--data {name}={files[name][0]}: task {name!r} is not among those asked for ({', '.join(names)})"
-            )
     if DIVERGENCE in names:
         if not has_baseline:
             raise ConfigurationError("task 'divergence' compares two models; name the dense one with --baseline")
         if not files.get(DIVERGENCE):
             raise ConfigurationError("task 'divergence' measures on text that you name; give --data divergence=SOURCE")
+
+
+def check_tasks(names: Sequence[str], files: Mapping[str, Sequence[str]], limit: int | None) -> None:
+    """Raises a [`ConfigurationError`] if no task was named, or data for another one, or none of its problems."""
+    if not names:
+        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
+    if limit is not None and _below_one(limit):
+        raise ConfigurationError(f"--limit {limit} leaves no problems; give at least 1, or leave it out")
+    for name in files:
+        if name not in names:
+            raise ConfigurationError(
+                f"--data {name}={files[name][0]}: task {name!r} is not among those asked for ({', '.join(names)})"
+            )
 
 
 def _below_one(number: object) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from ..errors import FlabError
 from ..evaluation.data import function_start
 from ..evaluation.sandbox import Program
-from ..evaluation.tasks.code import FENCED, answered, completed
+from ..evaluation.tasks.answers import code_blocks, fenced_code
+from ..evaluation.tasks.code import answered, completed
 from .instructions import Example
 from .overlap import Forbidden, overlapped, words
 
@@ -108,8 +109,7 @@ def program_for(example: Example, answer: str) -> Program:
         return completed(doc, answer)
     doc = {"prompt": "", "test": example.test, "entry_point": example.entry_point or ""}
     if example.entry_point is None:
-        blocks = FENCED.findall(answer)
-        return Program(code=blocks[0] if blocks else answer, test=example.test or "")
+        return Program(code=fenced_code(answer), test=example.test or "")
     if function_start(example.prompt, example.entry_point) is not None and "```" not in example.prompt:
         doc["prompt"] = example.prompt
     return answered(doc, answer)
@@ -124,16 +124,17 @@ def fault_of(example: Example, completion: Completion) -> str | None:
         return "too long"
     if repetition(text) > MOST_REPEATED:
         return "repeats itself"
-    blocks = FENCED.findall(text)
-    code = example.prompt + text if example.continues else "\n".join(blocks) if blocks else text
-    if parses(reference_code(example)) and not parses(code):
+    if parses(all_code(example, example.answer)) and not parses(all_code(example, text)):
         return "does not parse"
     return None
 
 
-def reference_code(example: Example) -> str:
-    blocks = FENCED.findall(example.answer)
-    return example.prompt + example.answer if example.continues else "\n".join(blocks) or example.answer
+def all_code(example: Example, answer: str) -> str:
+    """The code of all blocks of an answer, or of all of it where it has none."""
+    if example.continues:
+        return example.prompt + answer
+    blocks = code_blocks(answer)
+    return "\n".join(block.code for block in blocks) if blocks else answer
 
 
 def parses(code: str) -> bool:

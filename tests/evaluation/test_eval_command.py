@@ -83,8 +83,9 @@ def test_every_flag_says_its_default():
     result = cli("--help")
     text = " ".join(result.stdout.split())
     assert text.index("Required arguments:") < text.index("Optional arguments:")
-    flags = "--baseline --data --include-path --limit --samples --temperature --top-p --max-new-tokens --batch-size "
-    flags += "--seed --device --dtype --confirm-run-unsafe-code --cache-dir --output --overwrite"
+    flags = "--check-references --baseline --data --include-path --limit --samples --temperature --top-p "
+    flags += "--max-new-tokens --batch-size --seed --device --dtype --confirm-run-unsafe-code --cache-dir --output "
+    flags += "--overwrite"
     for flag in flags.split():
         start = text.rindex(f"{flag} ")
         assert "(default: " in text[start : start + 420], flag

@@ -163,7 +163,9 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
     table = (tmp_path / "results" / "flab_evaluation.txt").read_text(encoding="utf-8")
     assert table == found.to_text() + "\n"
     assert "not a number" in table
+    assert "note: cruxeval_output: two examples of this package, one greedy answer; another protocol than lm-" in table
     report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
+    assert set(report["protocols"]) == set(tasks)
     assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
     assert report["models"]["pruned"]["weights_sha256"] == weights_hash(other)
     assert report["models"]["dense"]["weights_sha256"][:12] in table
@@ -201,6 +203,15 @@ def test_a_second_run_reads_everything_from_the_cache(run, dense, tokenizer):
     assert first.samples == second.samples
     third = run((dense, tokenizer), "cruxeval_output", batch_size=3)
     assert third.reused == 0
+
+
+def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer, tmp_path):
+    tests = ["assert f(1) == 1", "assert f(2) == 2", "assert f(3) == 3"]
+    path = jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 11, "text": "Return it.", "test_list": tests}])
+    found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
+    assert (found.made, found.reused) == (2, 0)
+    assert {row.task for row in found.comparisons} == {"mbpp", "mbpp_zero_shot"}
+    assert found.protocols["mbpp"].startswith("as lm-eval's mbpp, with its prompt, three examples")
 
 
 def test_two_configurations_of_the_same_weights_share_no_batch(run, dense, tokenizer, tmp_path):

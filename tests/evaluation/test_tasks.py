@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import collections
 import gzip
 import json
 from pathlib import Path
 
+import datasets
+import lm_eval.tasks
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.catalog import TASKS_FOLDER, Sampling, executing_call, load_tasks, shipped_tasks
 from optimum_flab.evaluation.data import CODE, checked, read_file
-from optimum_flab.evaluation.tasks import code, output_prediction, plans, recode
+from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
 from optimum_flab.evaluation.tasks.perturbations import (
     docstring_as_comments,
     docstring_quotes,
     renamed,
     renamed_function,
 )
+from optimum_flab.evaluation.values import read_value
 
 
 PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
@@ -99,40 +108,147 @@ def test_of_a_chat_answer_the_code_block_runs_behind_the_imports_of_the_prompt(a
 
 
 def test_mbpp_programs_run_against_bare_assertions(tmp_path):
-    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [MBPP]))
+    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [MBPP]))
     doc = task.eval_docs[0]
-    assert code.mbpp_completion_prompt(doc).startswith('"""\nWrite a function that doubles.\nassert double(2) == 4\n')
+    assert mbpp.completion_prompt(doc).startswith('"""\nWrite a function that doubles.\nassert double(2) == 4\n')
     completions = ["\ndef double(x):\n    return x * 2", "\ndef double(x):\n    return x", "\ndef other(x): pass"]
-    (verdicts,) = code.run_mbpp_completions([completions], [doc])
+    (verdicts,) = mbpp.run_completions([completions], [doc])
     assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
-    (verdicts,) = code.run_mbpp_answers([["```python\ndef double(x):\n    return x * 2\n```"]], [doc])
+    (verdicts,) = mbpp.run_answers([["```python\ndef double(x):\n    return x * 2\n```"]], [doc])
     assert verdicts[0]["passed"]
 
 
 def test_code_of_chat_answers_is_found(tmp_path):
-    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [{**MBPP, "code": "def double(x): ..."}]))
+    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [{**MBPP, "code": "def double(x): ..."}]))
     answers = [
         "Install it:\n```bash\npip install x\n```\nThen\n```python\ndef double(x):\n    return x * 2\n```",
         "1. So:\n   ```python\n   def double(x):\n       return x * 2\n   ```",
         "```python\nfrom __future__ import annotations\ndef double(x: Number):\n    return x * 2\n```",
     ]
-    (verdicts,) = code.run_mbpp_answers([answers], [task.eval_docs[0]])
+    (verdicts,) = mbpp.run_answers([answers], [task.eval_docs[0]])
     assert [verdict["detail"] for verdict in verdicts] == ["", "", ""]
 
 
 def test_an_mbpp_function_may_be_named_like_a_builtin(tmp_path):
     row = {**MBPP, "code": "def half(x): ...\ndef sum(a, b): ...", "test_list": ["assert sum(10, 15) == 6"]}
-    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
     completions = ["\ndef sum(a, b):\n    return 6", "\ndef sum(a, b):\n    return 7"]
-    (verdicts,) = code.run_mbpp_completions([completions], [task.eval_docs[0]])
+    (verdicts,) = mbpp.run_completions([completions], [task.eval_docs[0]])
     assert [verdict["passed"] for verdict in verdicts] == [True, False]
 
 
 def test_sanitized_mbpp_is_understood(tmp_path):
     row = {"task_id": 1, "prompt": "Double.", "test_imports": ["import math"], "test_list": MBPP["test_list"]}
-    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [row]))
-    ((verdict,),) = code.run_mbpp_completions([["\ndef double(x):\n    return x * 2"]], [task.eval_docs[0]])
+    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    ((verdict,),) = mbpp.run_completions([["\ndef double(x):\n    return x * 2"]], [task.eval_docs[0]])
     assert verdict["passed"]
+
+
+def test_the_setup_of_a_problem_may_use_what_the_solution_defines(tmp_path):
+    """As problem 367 of MBPP, a tree of the solution's nodes."""
+    row = {
+        **MBPP,
+        "test_setup_code": "import math\nroot = Node(1)\r\nroot.left = Node(2) \n",
+        "test_list": ["assert total(root) == 3", "assert total(root.left) == math.floor(2.5)"],
+        "code": "def total(node): ...",
+    }
+    task = only_task("mbpp_zero_shot", jsonl(tmp_path / "mbpp.jsonl", [row]))
+    node = "class Node:\n    def __init__(self, value):\n        self.value, self.left = value, None\n"
+    right = node + "def total(node):\n    return node.value + total(node.left) if node else 0\n"
+    (verdicts,) = mbpp.run_completions([[right, right.replace("if node", "if not node")]], [task.eval_docs[0]])
+    assert [verdict["passed"] for verdict in verdicts] == [True, False], verdicts[0]["detail"]
+
+
+# --- MBPP as lm-eval asks ------------------------------------------------------------------------------------------
+
+
+LM_EVALS = Path(lm_eval.tasks.__file__).parent / "mbpp"
+ROW = {
+    "task_id": 11,
+    "text": "Write a function that doubles. ",
+    "code": "def double(x):\r\n  return x * 2",
+    "test_list": ["assert double(2) == 4", "assert double(-1) == -2 ", "assert double(0) == 0"],
+    "test_setup_code": "",
+    "challenge_test_list": [],
+}
+
+
+def lm_evals_examples():
+    """The problems that lm-eval shows, read without running its module."""
+    module = ast.parse((LM_EVALS / "utils.py").read_text(encoding="utf-8"))
+    (found,) = [node for node in module.body if getattr(node, "name", "") == "list_fewshot_samples"]
+    return ast.literal_eval(found.body[-1].value)
+
+
+def lm_evals_prompt(row):
+    """What lm-eval itself makes of a problem by its own task file."""
+    config = load_yaml(LM_EVALS / "mbpp.yaml", resolve_func=False)
+    config["fewshot_config"]["samples"] = lm_evals_examples()
+    config["metric_list"] = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
+    config["custom_dataset"] = lambda **_: {"test": datasets.Dataset.from_list([row])}
+    task = ConfigurableTask(config={**config, "dataset_path": None, "dataset_name": None})
+    return task.fewshot_context(row, num_fewshot=config["num_fewshot"]), task.config.generation_kwargs
+
+
+def test_mbpp_asks_as_lm_eval_does(tmp_path):
+    task = only_task("mbpp", jsonl(tmp_path / "mbpp.jsonl", [ROW]))
+    (doc,) = task.eval_docs
+    expected, settings = lm_evals_prompt(ROW)
+    assert task.fewshot_context(doc, num_fewshot=task.config.num_fewshot) == expected
+    assert expected.count("[DONE]") == 3
+    assert task.config.generation_kwargs["until"] == settings["until"]
+    assert task.config.generation_kwargs["do_sample"] is settings["do_sample"] is False
+    assert task.config.generation_kwargs["max_gen_toks"] == HFLM.max_gen_toks.fget(HFLM)
+    completions = ["def double(x):\n    return x * 2\n", "def double(x):\n    return x\n", "```python\n```"]
+    (verdicts,) = mbpp.run_completions([completions], [doc])
+    assert [verdict["passed"] for verdict in verdicts] == [True, False, False]
+
+
+def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
+    said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
+    folder = Path(lm_eval.tasks.__file__).parent
+    shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
+    assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp"}
+    theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
+    ours = {name: load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False) for name in shared}
+    for name in ("humaneval", "humaneval_plus"):
+        assert theirs[name]["doc_to_text"] == "{{prompt}}" and ours[name]["doc_to_text"] == "prompt"
+        limits = {"max_gen_toks": 1024}
+        assert {**ours[name]["generation_kwargs"], **limits} == theirs[name]["generation_kwargs"]
+        assert "but with 512 new tokens at most where that allows 1,024" in said[name]
+    assert theirs["humaneval_instruct"]["gen_prefix"] and "gen_prefix" not in ours["humaneval_instruct"]
+    assert theirs["cruxeval_output"]["repeats"] == 10 and theirs["cruxeval_output"]["generation_kwargs"]["do_sample"]
+    for name in ("humaneval_instruct", "cruxeval_output"):
+        assert f"another protocol than lm-eval's {name}" in said[name]
+
+
+def test_of_all_of_mbpp_the_test_split_is_judged(tmp_path):
+    rows = [
+        *lm_evals_examples(),
+        {**ROW, "task_id": 10},
+        ROW,
+        {**ROW, "task_id": 510},
+        {**ROW, "task_id": 511},
+    ]
+    for row in rows:
+        row.pop("is_fewshot", None)
+    whole = only_task("mbpp", jsonl(tmp_path / "whole.jsonl", rows))
+    assert [doc["task_id"] for doc in whole.eval_docs] == ["11", "510"]
+    # problems of another origin may have these numbers
+    other = only_task("mbpp", jsonl(tmp_path / "other.jsonl", [{**ROW, "task_id": number} for number in (2, 3, 900)]))
+    assert [doc["task_id"] for doc in other.eval_docs] == ["2", "3", "900"]
+    assert len(only_task("mbpp_zero_shot", str(tmp_path / "whole.jsonl")).eval_docs) == len(rows)
+    with pytest.raises(FlabError, match="judges the problems 11 to 510 of MBPP, and its data holds none of them"):
+        only_task("mbpp", jsonl(tmp_path / "shown.jsonl", rows[:4]))
+
+
+def test_a_problem_with_fewer_tests_than_the_prompt_shows_is_refused(tmp_path):
+    path = jsonl(tmp_path / "mbpp.jsonl", [ROW, {**ROW, "task_id": 12, "test_list": ROW["test_list"][:2]}])
+    with pytest.raises(FlabError, match="line 2: field 'test_list' has 2 tests where the prompt shows 3; use mbpp_ze"):
+        only_task("mbpp", path)
+    more = {**ROW, "test_list": [*ROW["test_list"], "assert double(9) == 9"]}
+    (doc,) = only_task("mbpp", jsonl(tmp_path / "more.jsonl", [more])).eval_docs
+    assert doc["test_list"] == ROW["test_list"]
 
 
 # --- output prediction and plans -----------------------------------------------------------------------------------
@@ -150,10 +266,91 @@ def test_sanitized_mbpp_is_understood(tmp_path):
         ("", "''", False),
         (" " + "[" * 5000, "[]", False),
         (" -1.5", "-1.5", True),
+        # what Python calls equal is equal, as in the benchmark's own scorer
+        (" {1, 2}", "frozenset({2, 1})", True),
+        (" frozenset([1, 2])", "{2, 1}", True),
+        (" set()", "set()", True),
+        (" frozenset()", "set()", True),
+        (" {}", "set()", False),
+        (" set([])", "set()", True),
+        (" [{1}, frozenset()]", "[frozenset({1}), set()]", True),
+        (" {frozenset({1}): 'a'}", "{frozenset([1]): 'a'}", True),
+        (" range(0, 3)", "range(3)", True),
+        (" [0, 1, 2]", "range(3)", False),
+        (" bytearray(b'a')", "b'a'", True),
+        (" Counter({'a': 1})", "{'a': 1}", True),
+        (" collections.Counter(a=1)", "Counter({'a': 1})", True),
+        (" OrderedDict([('a', 1), ('b', 2)])", "{'b': 2, 'a': 1}", True),
+        (" OrderedDict([('a', 1), ('b', 2)])", "OrderedDict({'b': 2, 'a': 1})", False),
+        (" deque([1, 2], maxlen=2)", "deque([1, 2])", True),
+        (" [1, 2]", "deque([1, 2])", False),
+        (" dict(a=1)", "{'a': 1}", True),
+        (" float('inf')", "inf", True),
+        (" -inf", "float('-inf')", True),
+        (" [math.inf, 1]", "[inf, 1]", True),
+        (" nan", "nan", False),
+        (" 1 == 1", "True", False),
+        (" 1", "True", True),
+        (" 2+3j", "complex(2, 3)", True),
+        (" {**{'a': 1}}", "{'a': 1}", False),
+        (" [*[1], 2]", "[1, 2]", False),
+        (" {[1]: 2}", "{}", False),
+        (" set([[1]])", "set()", False),
+        # nothing is made that is larger than what is written
+        (" bytearray(10000000000)", "b''", False),
+        (" bytes(3)", "b'\\x00\\x00\\x00'", False),
+        (" list(range(10000000000))", "[]", False),
+        (" set(range(10 ** 10))", "set()", False),
+        (" deque(range(3))", "deque([0, 1, 2])", False),
+        (" Counter(range(3))", "Counter([0, 1, 2])", False),
+        (" dict.fromkeys('ab')", "{'a': None, 'b': None}", False),
+        (" 'a' * 5", "'aaaaa'", False),
+        (" 10 ** 10 ** 10", "1", False),
+        (" open('x')", "'x'", False),
+        (" os.frozenset({1})", "{1}", False),
+        (" frozenset({1}, {2})", "{1}", False),
+        (" " + "9" * 5000, "9", False),
     ],
 )
-def test_outputs_are_compared_as_literals(answer, reference, right):
+def test_outputs_are_compared_as_values(answer, reference, right):
     assert output_prediction.score({"output": reference}, [answer]) == {"exact_match": float(right)}
+
+
+def test_every_form_of_output_is_a_value_of_a_data_file(tmp_path):
+    outputs = ["frozenset({1})", "set()", "range(3)", "deque([1])", "inf", "Counter()", "bytearray(b'x')", "{1: 2}"]
+    rows = [{"code": "def f(x):\n    return x", "input": "1", "output": output} for output in outputs]
+    task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", rows))
+    scores = [output_prediction.score(doc, [f" {doc['output']}"]) for doc in task.eval_docs]
+    assert scores == [{"exact_match": 1.0}] * len(outputs)
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=3)
+        | st.frozensets(st.integers() | st.text(max_size=3), max_size=3)
+        | st.sets(st.integers(), max_size=3)
+        | st.builds(collections.deque, st.lists(inner, max_size=2), st.none() | st.just(3))
+        | st.builds(collections.Counter, st.lists(st.text(max_size=2), max_size=3))
+        | st.builds(collections.OrderedDict, st.dictionaries(st.text(max_size=2), inner, max_size=2))
+        | st.builds(bytearray, st.binary(max_size=3))
+        | st.builds(range, st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 3))
+    ),
+    max_leaves=8,
+)
+
+
+@given(value=PLAIN)
+def test_what_python_shows_of_a_value_is_read_as_that_value(value):
+    assert output_prediction.score({"output": repr(value)}, [f" {value!r}"]) == {"exact_match": 1.0}
+    assert read_value(repr(value)) == value
 
 
 def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
@@ -325,14 +522,18 @@ def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, c
 @pytest.mark.parametrize(
     ("task", "row", "message"),
     [
-        ("mbpp", {**MBPP, "test_list": "assert 1"}, "field 'test_list' is malformed: expected a list of texts"),
-        ("mbpp", {**MBPP, "test_list": []}, "field 'test_list' is empty"),
-        ("mbpp", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list' is no Python (unmatched ')'"),
+        (
+            "mbpp_zero_shot",
+            {**MBPP, "test_list": "assert 1"},
+            "field 'test_list' is malformed: expected a list of texts",
+        ),
+        ("mbpp_zero_shot", {**MBPP, "test_list": []}, "field 'test_list' is empty"),
+        ("mbpp_zero_shot", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list' is no Python (unmatched ')'"),
         ("openeval", {**PROBLEM, "test": PROBLEM["test"] + ")"}, "field 'test' is no Python (unmatched ')'"),
         (
             "cruxeval_output",
             {"code": "x", "input": "1", "output": "f(x)"},
-            "field 'output' is malformed: f(x) is not a",
+            "field 'output' is malformed: f(x) is no value that can be read without running it",
         ),
         ("cot_bleu", {"prompt": "x"}, "field 'cot' is missing"),
         ("recode", without("entry_point"), "field 'entry_point' is missing"),
@@ -369,6 +570,7 @@ def test_a_task_without_data_of_its_own_says_which_option_gives_it(task):
     ("task", "dataset"),
     [
         ("mbpp", "google-research-datasets/mbpp"),
+        ("mbpp_zero_shot_instruct", "google-research-datasets/mbpp"),
         ("humaneval_plus", "evalplus/humanevalplus"),
         ("cruxeval_output", "cruxeval-org/cruxeval"),
     ],
@@ -393,6 +595,38 @@ def test_two_problems_of_one_name_are_refused(tmp_path):
     path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, OTHER, PROBLEM])
     with pytest.raises(FlabError, match=r"line 3: field 'task_id' is malformed: 'Test/0' is also .*line 1"):
         load("openeval", data={"openeval": path})
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", "\r\n"])
+def test_blanks_around_a_name_do_not_refuse_a_file(tmp_path, blank):
+    rows = [PROBLEM, {**OTHER, "entry_point": f"{blank}add_one{blank}", "task_id": f"Test/1{blank}"}]
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", rows))
+    doc = task.eval_docs[1]
+    assert (doc["task_id"], doc["entry_point"]) == ("Test/1", "add_one")
+    ((verdict,),) = code.run_completions([["    return x + 1\n"]], [doc])
+    assert verdict["passed"]
+
+
+def test_a_name_that_is_none_is_refused_with_its_line(tmp_path):
+    rows = [PROBLEM, {**OTHER, "entry_point": "add one "}]
+    with pytest.raises(FlabError, match=r"line 2: field 'entry_point' is malformed: 'add one' is not the name of a f"):
+        only_task("openeval", jsonl(tmp_path / "problems.jsonl", rows))
+
+
+def test_ids_that_differ_in_blanks_alone_are_one(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, {**OTHER, "task_id": "Test/0 "}])
+    with pytest.raises(FlabError, match=r"line 2: field 'task_id' is malformed: 'Test/0' is also .*line 1"):
+        load("openeval", data={"openeval": path})
+
+
+def test_source_is_read_as_python_reads_a_file(tmp_path):
+    """A byte order mark inside a field would make every program a syntax error."""
+    row = {**PROBLEM, "prompt": "\ufeff" + PROMPT.replace("\n", "\r\n"), "test": "\ufeff" + PROBLEM["test"]}
+    task = only_task("openeval", jsonl(tmp_path / "problems.jsonl", [row]))
+    doc = task.eval_docs[0]
+    assert task.doc_to_text(doc) == PROMPT
+    ((verdict,),) = code.run_completions([["    return x * 2\n"]], [doc])
+    assert verdict["passed"], verdict["detail"]
 
 
 def test_the_solutions_of_humaneval_are_robust_to_what_is_made_on_the_fly():
@@ -430,6 +664,7 @@ def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
     for name in files:
         config = load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False)
         assert config["task"] == name
+        assert config["metadata"]["description"] and config["metadata"]["protocol"]
         assert bool(config.get("unsafe_code")) is ("filter_list" in config)
         assert (config["metadata"].get("chat_template") is True) is name.endswith("_instruct")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from ...progress import progress
 from ..comparison import counts_of_k, pass_at_k
 from ..data import (
     CODE,
-    MBPP,
     Row,
     as_dataset,
     checked,
@@ -22,7 +20,8 @@ from ..data import (
     read_file,
     read_hub,
 )
-from ..sandbox import Program, run_programs
+from ..sandbox import Program, Verdict, run_programs
+from .answers import fenced_code
 
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 LINE_ENDS = "\r\n"
 FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
-FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
 # --- problems ------------------------------------------------------------------------------------------------------
@@ -45,6 +43,7 @@ def humaneval(
 
 
 def humaneval_rows(task: str, file: str | None = None, config_source: str | None = None) -> list[Row]:
+    """The rows of a file, else of a dataset of the Hub."""
     if file is not None:
         return read_file(located(file, config_source))
     return humaneval_package() or read_hub("openai/openai_humaneval", task)
@@ -62,33 +61,13 @@ def problems(
     **_: Any,
 ) -> dict[str, Dataset]:
     """Problems with the fields task_id, prompt, entry_point and test, from a file or a dataset of the Hub."""
-    return as_dataset(checked(_rows(task, file, hub, name, split, config_source), CODE), limit)
+    return as_dataset(checked(rows_of(task, file, hub, name, split, config_source), CODE), limit)
 
 
-def mbpp(
-    *,
-    task: str = "mbpp",
-    file: str | None = None,
-    hub: str = "google-research-datasets/mbpp",
-    name: str = "full",
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """MBPP from a file or the Hub; the sanitized variant, whose text is called prompt, is understood too."""
-    rows = [
-        Row(row.place, {**row.values, "text": row.values["prompt"]})
-        if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values
-        else row
-        for row in _rows(task, file, hub, name, split, config_source)
-    ]
-    return as_dataset(checked(rows, MBPP), limit)
-
-
-def _rows(
+def rows_of(
     task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
 ) -> list[Row]:
+    """The rows of a file, else of a dataset of the Hub."""
     if file is not None:
         return read_file(located(file, config_source))
     if hub is None:
@@ -97,20 +76,6 @@ def _rows(
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
-
-
-def mbpp_completion_prompt(doc: Mapping[str, Any]) -> str:
-    """The problem and its tests as the docstring of a module that the model goes on with."""
-    lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
-    return f'"""\n{lines}\n"""\n'
-
-
-def mbpp_instruct_prompt(doc: Mapping[str, Any]) -> str:
-    tests = "\n".join(doc["test_list"])
-    return (
-        f"{doc['text'].strip()}\nWrite it in Python. It must pass these tests:\n\n```python\n{tests}\n```\n\n"
-        "Answer with one code block that holds the whole program without the tests."
-    )
 
 
 def instruct_prompt(doc: Mapping[str, Any]) -> str:
@@ -126,16 +91,6 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 def head(doc: Mapping[str, Any]) -> str:
     """The part of a prompt before the function that is asked for: imports and helpers."""
     return doc["prompt"][: function_start(doc["prompt"], doc["entry_point"]) or 0]
-
-
-def fenced_code(answer: str, wanted: str | None = None) -> str:
-    """The code of a chat answer: the first code block that defines `wanted`, else the first one, else all of it."""
-    blocks = [textwrap.dedent(block) for block in FENCED.findall(answer)]
-    if wanted is not None:
-        for block in blocks:
-            if function_start(block, wanted) is not None:
-                return block
-    return blocks[0] if blocks else answer
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
@@ -154,37 +109,16 @@ def answered(doc: Mapping[str, Any], answer: str) -> Program:
     )
 
 
+def solved(doc: Mapping[str, Any]) -> Program | None:
+    """The program of the reference solution, where there is one."""
+    solution = doc.get("canonical_solution") or ""
+    return completed(doc, solution) if solution.strip() else None
+
+
 def behind(before: str, code: str) -> str:
     """A module that begins with other source; what it imports from `__future__` must stay in front."""
     first = "".join(FUTURE.findall(code))
     return first + before.rstrip() + "\n\n" + FUTURE.sub("", code) if before.strip() else code
-
-
-def _mbpp_program(doc: Mapping[str, Any], code: str) -> Program:
-    setup = "\n".join([*doc["test_imports"], doc["test_setup_code"]]).strip()
-    # what the setup defines belongs to the program: a class of the test's side could not be handed over
-    imports = [line for line in setup.splitlines() if line.startswith(("import ", "from "))]
-    test = "\n".join(doc["test_list"])
-    return Program(
-        code=behind(setup, code),
-        test=test,
-        entry_point=tested_function(doc["code"], test),
-        helpers="\n".join(imports),
-    )
-
-
-def tested_function(reference: str, test: str) -> str | None:
-    """The function of the reference solution that a test calls: it may be named like a builtin, such as `sum`."""
-    defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)
-    return next((name for name in reversed(defined) if re.search(rf"\b{name}\s*\(", test)), None)
-
-
-def mbpp_completed(doc: Mapping[str, Any], completion: str) -> Program:
-    return _mbpp_program(doc, completion)
-
-
-def mbpp_answered(doc: Mapping[str, Any], answer: str) -> Program:
-    return _mbpp_program(doc, fenced_code(answer, tested_function(doc["code"], "\n".join(doc["test_list"]))))
 
 
 # --- filters and scores --------------------------------------------------------------------------------------------
@@ -201,8 +135,7 @@ def judged(
     one of these filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    with progress("Running programs", len(programs), "program") as tick:
-        found = run_programs(programs, confirm_run_unsafe_code=True, progress=tick)
+    found = run_with_progress(programs)
     verdicts = iter(
         [
             {
@@ -218,22 +151,18 @@ def judged(
     return [[next(verdicts) for _ in texts] for texts in responses]
 
 
+def run_with_progress(programs: Sequence[Program]) -> list[Verdict]:
+    """Runs programs in the sandbox, to which the user has agreed."""
+    with progress("Running programs", len(programs), "program") as tick:
+        return run_programs(programs, confirm_run_unsafe_code=True, progress=tick)
+
+
 def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     return judged(resps, docs, completed)
 
 
 def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     return judged(resps, docs, answered)
-
-
-def run_mbpp_completions(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
-) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, mbpp_completed)
-
-
-def run_mbpp_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, mbpp_answered)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

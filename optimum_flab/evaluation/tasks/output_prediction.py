@@ -1,12 +1,13 @@
-"""CRUXEval-O: the model says what a call returns; both sides are read as Python literals, nothing is executed."""
+"""CRUXEval-O: the model says what a call returns; both sides are read as values, nothing is executed."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
+from ..sandbox import Program
+from ..values import read_value
 
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def f(number):
 assert f(120) == '120021'
 
 """
+ANSWER = "answer_of_f"
+NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # of outputs
 
 
 def problems(
@@ -41,7 +44,7 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """Rows with the fields code, input and output (a literal), from a file or the Hub."""
+    """Rows with the fields code, input and output (a value as Python shows it), from a file or the Hub."""
     rows = read_hub(hub, task, split=split) if file is None else read_file(located(file, config_source))
     return as_dataset(checked(rows, CRUXEVAL), limit)
 
@@ -50,19 +53,18 @@ def prompt(doc: Mapping[str, Any]) -> str:
     return f"{EXAMPLES}{doc['code'].strip()}\nassert f({doc['input']}) =="
 
 
-def read_literal(answer: str) -> tuple[bool, Any]:
-    """Whether the first line of an answer is a Python literal (a comment may follow), and its value."""
-    line = answer.strip().split("\n", 1)[0].strip()
-    try:
-        return True, ast.literal_eval(line)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return False, None
+def solved(doc: Mapping[str, Any]) -> Program:
+    """A program that passes if the function gives the output that is said to be its."""
+    # the call is made by the program: an input may be a function, which cannot cross to it
+    call = f"def {ANSWER}():\n    return f({doc['input']})\n"
+    return Program(code=f"{doc['code']}\n\n\n{call}", test=f"assert {ANSWER}() == {doc['output']}", helpers=NAMES)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    readable, answer = read_literal(results[0])
+    """Whether the first line of an answer (a comment may follow) is a value that Python calls equal to the output."""
+    line = results[0].strip().split("\n", 1)[0]
     try:
-        right = readable and bool(answer == ast.literal_eval(doc["output"]))
-    except RecursionError:  # both are nested too deep to compare
+        right = bool(read_value(line) == read_value(doc["output"]))
+    except (ValueError, RecursionError):  # values can be nested too deep to compare
         right = False
     return {"exact_match": float(right)}

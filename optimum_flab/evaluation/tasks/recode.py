@@ -1,18 +1,25 @@
 """Robustness: the same problems with perturbed prompts.
 
 A problem is robustly solved if it passes under every perturbation. Its clean counterparts are the unperturbed prompts;
-where a perturbed prompt already holds a part of the solution, as in ReCode's format and syntax files, so does its
-clean counterpart, so that the drop measures the perturbation alone.
+where a perturbed prompt already holds a part of the solution, as in ReCode's format and natgen files, so does its
+clean counterpart, so that the drop measures the perturbation alone. A file for whose prompts there is no such
+counterpart is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ast
+import io
+import keyword
+import tokenize
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
-from ..data import CODE, as_dataset, checked, located, read_file
+from ..data import CODE, any_text, as_dataset, behind_docstring, checked, located, read_file, source, tokens_of
 from .code import humaneval_rows
 from .perturbations import ON_THE_FLY, renamed
 
@@ -22,6 +29,16 @@ if TYPE_CHECKING:
 
 
 CLEAN = "clean"
+SPLIT = "@@this is the line to split##"  # what ReCode writes where it divides a solution
+# rows of ReCode's files name the clean prompt in `partial`: up to the line with the mark
+PERTURBED = replace(
+    CODE,
+    optional={**CODE.optional, "partial": any_text},
+    defaults={**CODE.defaults, "partial": ""},
+    cleaned={**CODE.cleaned, "partial": source},
+)
+# what two ways to write the same code differ in: brackets and commas, and which side of a comparison comes first
+FREE, TURNED = frozenset("(),;"), {">": "<", ">=": "<="}
 
 
 def problems(
@@ -65,16 +82,35 @@ def variant_name(path: Path) -> str:
 
 
 def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The perturbed prompts of a file by problem; there may be several of one problem."""
+    """The perturbed prompts of a file by problem; there may be several of one problem.
+
+    Each has the part of the clean solution that it gives away under `given`, see [`given_part`].
+
+    Raises:
+        [`FlabError`]: a row is malformed, or gives away more or less than any clean prompt would.
+    """
     rows = read_file(path)
     found: dict[str, list[dict[str, Any]]] = {}
-    for row, document in zip(rows, checked(rows, CODE, unique=False), strict=True):
-        if document["task_id"] not in clean:
+    unequal = []
+    for row, document in zip(rows, checked(rows, PERTURBED, unique=False), strict=True):
+        problem = document["task_id"]
+        if problem not in clean:
             raise FlabError(
-                f"{row.place}: field 'task_id' is malformed: there is no clean problem {document['task_id']!r};"
+                f"{row.place}: field 'task_id' is malformed: there is no clean problem {problem!r};"
                 f" name the file of the clean prompts {CLEAN}.jsonl and give it as well"
             )
-        found.setdefault(document["task_id"], []).append({**document, "variant": variant_name(path)})
+        given = given_part(clean[problem], document)
+        if given is None:
+            unequal.append(f"{problem} in {row.place.removeprefix(f'{path}, ')}")
+        del document["partial"]
+        found.setdefault(problem, []).append({**document, "variant": variant_name(path), "given": given})
+    if unequal:
+        raise FlabError(
+            f"data file {str(path)!r}: {len(unequal)} of {len(rows)} prompts give more or less of the solution away"
+            f" than any clean prompt that can be made for them ({unequal[0]}, for example), so a comparison would"
+            " favour one of the two; keep ReCode's field 'partial' in the rows, give the clean prompts that belong to"
+            f" them as {CLEAN}.jsonl, or leave these problems out of the file"
+        )
     return found
 
 
@@ -86,27 +122,126 @@ def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict
                 prompt, entry_point = changed
                 # a test may call the function by its name as well
                 test = renamed(row["test"], row["entry_point"], entry_point)
-                document = {**row, "prompt": prompt, "entry_point": entry_point, "test": test, "variant": name}
+                document = {
+                    **row,
+                    "prompt": prompt,
+                    "entry_point": entry_point,
+                    "test": test,
+                    "variant": name,
+                    "given": "",
+                }
                 made.setdefault(problem, []).append(document)
     return made
 
 
 def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The clean prompts that belong to perturbed ones of a problem, each once, and then these."""
-    prompts = dict.fromkeys(clean["prompt"] + given_part(clean, document) for document in perturbed)
-    return [
-        *({**clean, "prompt": prompt, "variant": CLEAN, "perturbed": False} for prompt in prompts),
-        *({**document, "perturbed": True} for document in perturbed),
-    ]
+    documents = []
+    for given in dict.fromkeys(document["given"] for document in perturbed):
+        prompt, rest = clean["prompt"] + given, clean["canonical_solution"][len(given) :]
+        documents.append({**clean, "prompt": prompt, "canonical_solution": rest, "variant": CLEAN, "perturbed": False})
+    for document in perturbed:
+        documents.append({name: value for name, value in document.items() if name != "given"} | {"perturbed": True})
+    return documents
 
 
-def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str:
-    """The part of the solution that a perturbed prompt gives away; empty where that cannot be told."""
+# --- what a prompt gives away --------------------------------------------------------------------------------------
+
+
+def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
+    """The first lines of the clean solution that are worth as much as the code in a perturbed prompt.
+
+    Args:
+        clean, perturbed (`Mapping`): with the fields `prompt`, `entry_point` and `canonical_solution` (what goes on
+            from the prompt).
+
+    Returns:
+        `str`, without code where the prompts hold the same code, or `None` where no part is known to be equal.
+    """
+    theirs, ours = _code_given(perturbed), _code_given(clean)
+    if _equal(theirs, ours):
+        blank = _part_before_the_same_text(clean, perturbed) or ""
+        return "" if blank.strip() else blank
+    if not theirs:
+        return None
+    prompt, whole = clean["prompt"], clean["canonical_solution"]
+    lines = io.StringIO(whole).readlines()
+    before, mark, _ = perturbed.get("partial", "").partition(SPLIT)
+    named = before[: before.rfind("\n") + 1]
+    if mark and (prompt + whole).startswith(named) and len(named) >= len(prompt):
+        return named[len(prompt) :]
+    if SPLIT in perturbed["canonical_solution"] and not ours:
+        return "".join(lines[: len(lines) // 2])  # ReCode gives away half of the lines, rounded down
+    part = _part_before_the_same_text(clean, perturbed) or _part_before_the_same_code(clean, perturbed)
+    # with the whole solution behind it, what the code of a prompt is worth is not known
+    return part or None
+
+
+def _part_before_the_same_text(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
     whole, rest = clean["canonical_solution"].rstrip(), perturbed["canonical_solution"].rstrip()
-    if not rest or rest == whole or not whole.endswith(rest):
-        return ""
-    part = clean["canonical_solution"][: len(whole) - len(rest)]
-    return part if part.endswith("\n") else ""
+    part = whole.removesuffix(rest)
+    return part if rest and part != whole and (not part or part.endswith("\n")) else None
+
+
+def _part_before_the_same_code(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
+    """What is left of the clean solution without the tokens at its end that are those of the perturbed rest."""
+    ours, theirs = _code_behind(clean), _code_behind(perturbed)
+    given = len(ours) - len(theirs)
+    if not theirs or given < 0 or not _equal(ours[given:], theirs):
+        return None
+    behind = clean["prompt"].count("\n")
+    last = ours[given - 1].end[0] if given else behind  # line of the last token that is given away
+    if last >= ours[given].start[0]:
+        return None
+    return "".join(io.StringIO(clean["canonical_solution"]).readlines()[: last - behind])
+
+
+def _code_given(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
+    """The tokens of code in a prompt from the body of the function on; text such as a docstring is none."""
+    # natgen sometimes loses the indentation, so what stands behind the function counts
+    tokens = behind_docstring(row["prompt"], row["entry_point"])
+    texts = ('"""', "'''")
+    return _in_one_way(
+        token for token in tokens if token.string not in ("pass", "...") and not token.string.endswith(texts)
+    )
+
+
+def _code_behind(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
+    """The tokens of a solution behind its prompt, read together with it."""
+    behind = row["prompt"].count("\n")
+    return _in_one_way(
+        token for token in tokens_of(row["prompt"] + row["canonical_solution"]) if token.start[0] > behind
+    )
+
+
+def _in_one_way(tokens: Iterable[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
+    """Tokens without what two ways to write the same code differ in."""
+    found = []
+    for token in tokens:
+        text = TURNED.get(token.string, token.string.replace("'", '"'))
+        if token.type in (tokenize.STRING, tokenize.NUMBER):
+            with suppress(ValueError, SyntaxError):
+                text = repr(ast.literal_eval(token.string))
+        if text not in FREE:
+            found.append(token._replace(string=text))
+    return found
+
+
+def _equal(first: Sequence[tokenize.TokenInfo], second: Sequence[tokenize.TokenInfo]) -> bool:
+    """Whether tokens are the same but for the order of operands or for the names of variables."""
+    if sorted(token.string for token in first) == sorted(token.string for token in second):
+        return True
+    return _with_numbered_names(first) == _with_numbered_names(second)
+
+
+def _with_numbered_names(tokens: Sequence[tokenize.TokenInfo]) -> list[str | int]:
+    numbers: dict[str, int] = {}
+    return [
+        numbers.setdefault(token.string, len(numbers))
+        if token.type == tokenize.NAME and not keyword.iskeyword(token.string)
+        else token.string
+        for token in tokens
+    ]
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:

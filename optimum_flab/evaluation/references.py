@@ -1,0 +1,130 @@
+"""Runs the reference solutions of problems against their own tests. A problem that fails so caps every score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import Task
+
+from ..errors import ConfigurationError, FlabError
+from .catalog import load_tasks
+from .sandbox import Program
+from .settings import DIVERGENCE, check_tasks, listed
+from .tasks import code, mbpp, output_prediction
+from .tasks.code import run_with_progress
+
+
+# what a task judges with -> the program of a problem's reference solution, or None where it has none
+REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | None]] = {
+    code.run_completions: code.solved,
+    code.run_answers: code.solved,
+    mbpp.run_completions: mbpp.solved,
+    mbpp.run_answers: mbpp.solved,
+    output_prediction.score: output_prediction.solved,
+}
+
+
+@dataclass(frozen=True)
+class References:
+    """What became of the reference solutions of a task.
+
+    Args:
+        found (`int`): reference solutions that were run; one for each prompt, where a problem has several.
+        without (`int`): problems that have none.
+        failures (`list[tuple[str, str]]`): name of a problem, and why its reference fails.
+    """
+
+    task: str
+    found: int
+    without: int
+    failures: list[tuple[str, str]]
+
+    def to_text(self) -> str:
+        passes = self.found - len(self.failures)
+        line = f"{self.task}: {passes:,} of {self.found:,} reference solutions pass{'es' if passes == 1 else ''}"
+        if self.without:
+            line += f"; {self.without:,} problem{' has' if self.without == 1 else 's have'} none"
+        width = max((len(name) for name, _ in self.failures), default=0)
+        return "\n".join([line, *(f"  {name:<{width}}  {reason}" for name, reason in self.failures)])
+
+
+def check_references(
+    tasks: str | Sequence[str],
+    *,
+    data: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
+    include_path: str | Path | None = None,
+    limit: int | None = None,
+    confirm_run_unsafe_code: bool = False,
+) -> list[References]:
+    """Runs every problem's own reference solution in the sandbox, as an evaluation would run a model's.
+
+    Args:
+        tasks (`str` or `Sequence[str]`): names of tasks that run programs, or `cruxeval_output`, whose functions are
+            called.
+        data (`Mapping`, *optional*): for some tasks, the file (for `recode` several) that replaces their data.
+        include_path (`str` or `Path`, *optional*): folder with tasks of your own.
+        limit (`int`, *optional*): only the first so many problems of each task.
+        confirm_run_unsafe_code (`bool`): consent to run the code of the data, in the sandbox.
+
+    Returns:
+        `list` of [`References`]: one for each task. Which of its problems fail, and why.
+
+    Raises:
+        [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
+        [`FlabError`]: data is malformed or cannot be had, or has no reference solution at all.
+    """
+    names = list(dict.fromkeys(name for given in listed(tasks) for name in map(str.strip, given.split(",")) if name))
+    files = {name: listed(given) for name, given in (data or {}).items()}
+    check_tasks(names, files, limit)
+    if DIVERGENCE in names:
+        raise _without_programs(DIVERGENCE)
+    if not confirm_run_unsafe_code:
+        raise ConfigurationError(
+            "--check-references runs code of the data, in a sandbox; if you accept that, say so with"
+            " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
+        )
+    loaded = load_tasks(
+        names, data=files, include_path=include_path, limit=limit, confirm_run_unsafe_code=confirm_run_unsafe_code
+    )
+    programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
+    return [_run(name, of_problems) for name, of_problems in programs.items()]
+
+
+def _run(task: str, programs: Sequence[tuple[str, Program | None]]) -> References:
+    ours = [(problem, program) for problem, program in programs if program is not None]
+    verdicts = run_with_progress([program for _, program in ours])
+    failures = [
+        (problem, f"{verdict.status}: {verdict.detail}")
+        for (problem, _), verdict in zip(ours, verdicts, strict=True)
+        if not verdict.passed
+    ]
+    return References(task, len(ours), len(programs) - len(ours), failures)
+
+
+def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:
+    """Name and reference program of every problem of a task."""
+    steps = [step for item in task.config.filter_list or () for step in item["filter"]]
+    functions = (*(step.get("filter_fn") for step in steps), task.config.process_results)
+    solved = next((REFERENCES[function] for function in functions if function in REFERENCES), None)
+    if solved is None:
+        raise _without_programs(name)
+    documents = list(task.eval_docs)[:limit]
+    found = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
+    if all(program is None for _, program in found):
+        raise FlabError(
+            f"task {name!r}: none of its {len(found):,} problems has a reference solution (field canonical_solution,"
+            " or code for MBPP), so there is nothing to check"
+        )
+    return found
+
+
+def _problem(number: int, document: Mapping[str, Any]) -> str:
+    name = str(document.get("task_id") or document.get("id") or f"problem {number}")
+    return f"{name} [{document['variant']}]" if document.get("perturbed") else name
+
+
+def _without_programs(name: str) -> ConfigurationError:
+    return ConfigurationError(f"--check-references: task {name!r} runs no programs, so it has no references to check")

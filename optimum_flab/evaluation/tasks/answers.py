@@ -1,0 +1,134 @@
+"""Which code of a chat answer is the answer, as a human reader would take it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..data import holds_code
+
+
+# tags and marks stand at an end of a line; inside of a line they are code or words about them
+THOUGHT_END = re.compile(r"^[ \t]*</think>|</think>[ \t]*$|^[ \t]*<think>.*?</think>", re.MULTILINE)
+THOUGHT_START = re.compile(r"^[ \t]*<think>", re.MULTILINE)
+TURN_ENDS = r"(?:<\|(?:im_end|eot_id|eom_id|end|end_of_text|endoftext)\|>|<end_of_turn>|</s>)"
+TURN_END = re.compile(rf"^[ \t]*{TURN_ENDS}|{TURN_ENDS}[ \t]*$", re.MULTILINE)
+FENCE = re.compile(r"(?P<before>[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
+MOST_INDENT_OF_END = 3  # of the end of a block beyond its beginning, as in CommonMark
+DEFINITION = re.compile(r"^(?:async +def|def|class) ", re.MULTILINE)
+CODE_BEGINS = re.compile(r"(?:import|from|async +def|def|class) |@\w|[A-Za-z_]\w* *=(?!=)")
+
+
+class Block(NamedTuple):
+    """A code block; `whole` is false where its end is missing."""
+
+    code: str
+    whole: bool
+
+
+def fenced_code(answer: str, wanted: str | None = None) -> str:
+    """The code of a chat answer.
+
+    It is the last whole block that defines a function, so that a later version replaces an earlier one, and an
+    example of its use does not; a block that stands in an earlier one as it is, is a quotation of that. Blocks that
+    were cut off count where no whole one defines it. What a model thinks, and what follows its turn, is no answer.
+
+    Args:
+        answer (`str`): what a model wrote.
+        wanted (`str`, *optional*): the function that is asked for; else any definition will do.
+    """
+    text = final_answer(answer)
+    blocks = code_blocks(text)
+    if not blocks:
+        return bare_code(text)
+    whole, cut = ([block.code for block in blocks if block.whole is state] for state in (True, False))
+    tests: list[Callable[[str], object]] = [DEFINITION.search]
+    if wanted is not None:
+        tests.insert(0, lambda code: defines(code, wanted))
+    for test in tests:
+        for group in (whole, cut):
+            if found := list(filter(test, group)):
+                return _quoted(found)
+    return (whole or cut)[-1]
+
+
+def _quoted(blocks: Sequence[str]) -> str:
+    """The last block, or the one that it quotes."""
+    lines = f"\n{blocks[-1].strip()}\n"
+    return max((block for block in blocks if lines in f"\n{block.strip()}\n"), key=len)
+
+
+def defines(code: str, name: str) -> bool:
+    """Whether code holds a function with a body, or binds its name otherwise."""
+    return holds_code(code, name) or re.search(rf"^{re.escape(name)}\s*=(?!=)", code, re.MULTILINE) is not None
+
+
+def final_answer(text: str) -> str:
+    """What a model says behind its thinking, up to the end of its turn; nothing if it never stops thinking."""
+    ends = [end.end() for end in THOUGHT_END.finditer(text)]
+    answer = text[ends[-1] :] if ends else text
+    for mark in (THOUGHT_START, TURN_END):
+        if found := mark.search(answer):
+            answer = answer[: found.start()]
+    return answer
+
+
+def code_blocks(text: str) -> list[Block]:
+    """The fenced code blocks of a Markdown text.
+
+    A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers.
+    """
+    blocks, begin, lines = [], None, []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        fence = FENCE.match(line)
+        if fence is not None and fence["marks"][0] == "`" and "`" in fence["info"]:
+            fence = None  # code inside of a line
+        if begin is None:
+            if fence is not None:
+                begin, lines = fence, []
+        elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
+            lines.append(line)
+        elif re.match(r"\w", fence["info"]):
+            blocks.append(Block(_unindented(lines, begin), False))
+            begin, lines = fence, []
+        elif fence["marks"].startswith(begin["marks"]):
+            blocks.append(Block(_unindented(lines, begin), True))
+            begin = None
+        else:
+            lines.append(line)
+    if begin is not None:
+        blocks.append(Block(_unindented(lines, begin), False))
+    return blocks
+
+
+def _unindented(lines: Sequence[str], begin: re.Match) -> str:
+    """The lines of a block without the indentation of its beginning, and without one that all of them share."""
+    indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
+    return textwrap.dedent("".join(f"{line[indent.match(line).end() :]}\n" for line in lines))
+
+
+def bare_code(text: str) -> str:
+    """The code of an answer without blocks: the text, without words before and behind if only that leaves Python."""
+    lines = text.split("\n")
+    while lines:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse("\n".join(lines))
+        except SyntaxError as error:
+            fault = min(error.lineno or 1, len(lines)) - 1
+            if begin := next((number for number, line in enumerate(lines) if CODE_BEGINS.match(line)), 0):
+                del lines[:begin]  # words before
+            elif fault and lines[fault].strip() and not lines[fault][0].isspace():
+                del lines[fault:]  # words behind
+            else:
+                break  # the code itself is faulty
+        except (ValueError, MemoryError, RecursionError):
+            break
+        else:
+            return "\n".join(lines)
+    return text

