@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lm_eval.tasks
-from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
 
 from ...errors import FlabError
@@ -123,13 +122,15 @@ def lm_evals_own() -> dict[str, Any]:
     """
     folder = Path(lm_eval.tasks.__file__).parent / "mbpp"
     try:
+        from lm_eval.tasks._yaml_loader import load_yaml
+
         config = load_yaml(folder / "mbpp.yaml", resolve_func=False)
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
         (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
         examples = ast.literal_eval(found.body[-1].value)
         return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
-    except (OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+    except (ImportError, OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise FlabError(
             f"task 'mbpp' takes its prompt and examples from lm-eval, and version {version('lm_eval')} has them in"
             f" another form ({type(error).__name__}: {error}); use mbpp_zero_shot, or lm_eval 0.4.13"
