@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..evaluation.comparison import Score, metric_text, retained, retention_text, score_text
 from .facts import Facts, against_dense, at, dataset_of, is_number, number_at, score_rows, without_paths
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
 MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
 MISSING = "not recorded"
-SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
 
 def cell(text: Any) -> str:
@@ -39,29 +41,52 @@ def decimals(value: int | float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"
 
 
+def typeset(text: str) -> str:
+    """Text of a terminal with the signs of print: minus signs, and a dash where there is nothing."""
+    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
 def change(before: int | float | None, after: int | float | None) -> str:
     """`after` against `before` in percent, signed; a dash where one is missing."""
-    if before is None or after is None or not before:
+    if before is None or after is None:
         return "–"
-    return f"{100 * (after / before - 1):+.1f}%".replace("-", "−")
+    return typeset(retention_text(Score(retained(after, before)), higher_is_better=False))
 
 
-def is_share(metric: str) -> bool:
-    """Whether a score is shown in percent."""
-    return "pass@" in metric or metric.split(",")[0] in SHARES
+# --- scores, as an evaluation file writes them ---------------------------------------------------------------------
 
 
-def score(value: Any, percent: bool) -> str:
-    """A score as an evaluation file writes it, with its 95% interval where there is one."""
+def is_more_better(row: Mapping[str, Any]) -> bool:
+    return at(row, "higher_is_better") is not False
+
+
+def judged(row: Mapping[str, Any]) -> Any:
+    """The score of the model that the card is of."""
+    return at(row, "pruned") or at(row, "score")
+
+
+def score_of(value: Any) -> Score | None:
+    """A score with its 95% interval where there is one; what is not a finite number is null in the file."""
     if value is None:
-        return "–"
+        return None
     number, ends = number_at(value, "value"), at(value, "interval_95")
-    if number is None:
-        return "not a number"
-    show = "{:.1%}".format if percent else "{:.4g}".format
-    if not (isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))):
-        return show(number)
-    return f"{show(number)} [{show(ends[0])}, {show(ends[1])}]"
+    interval = None
+    if isinstance(ends, list) and len(ends) == 2:
+        interval = tuple(end if is_number(end) else math.inf for end in ends)
+    return Score(math.nan if number is None else number, interval)
+
+
+def score_cell(value: Any, metric: str) -> str:
+    return typeset(score_text(score_of(value), metric))
+
+
+def retention_cell(row: Mapping[str, Any], under_heading: bool = True) -> str:
+    """What a row's comparison says, in the words of the terminal."""
+    dense, own, ratio = score_of(at(row, "dense")), score_of(judged(row)), score_of(at(row, "retention"))
+    if dense is None or own is None:
+        return "–"
+    found = Score(retained(own.value, dense.value), None if ratio is None else ratio.interval)
+    return typeset(retention_text(found, is_more_better(row), under_heading))
 
 
 # --- the first screen ----------------------------------------------------------------------------------------------
@@ -90,13 +115,12 @@ def retention_rows(facts: Facts) -> list[list[str]]:
     rows = []
     for evaluation in facts.results.evaluations:
         for row in score_rows(evaluation)[: MOST_SCORES_ABOVE - len(rows)]:
-            percent = is_share(row["metric"])
             paired = against_dense(evaluation, facts.report)
-            shown = [at(row, "dense") if paired else None, at(row, "pruned") or at(row, "score")]
-            cells = [score(value and {"value": at(value, "value")}, percent) for value in shown]
-            retained = score(at(row, "retention"), True) if paired and at(row, "retention") else "–"
-            kept = f"{retained} retained" if retained[0].isdigit() else retained
-            rows.append([f"{cell(row['task'])}, {cell(row['metric'])}{_problems(row, evaluation)}", *cells, kept])
+            shown = [at(row, "dense") if paired else None, judged(row)]
+            cells = [score_cell(value and {"value": at(value, "value")}, row["metric"]) for value in shown]
+            kept = retention_cell(row, under_heading=False) if paired else "–"
+            metric = metric_text(row["metric"], is_more_better(row))
+            rows.append([cell(f"{row['task']}, {metric}{_problems(row, evaluation)}"), *cells, kept])
     if not rows:
         rows.append(["benchmarks", "–", "not evaluated", "–"])
     before, after = (number_at(facts.report, "held_out", f"{side}_bits_per_byte") for side in ("dense", "pruned"))
@@ -173,10 +197,9 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
         paired = against_dense(evaluation, facts.report)
         rows = []
         for row in score_rows(evaluation):
-            percent = is_share(row["metric"])
-            metric = row["metric"] if at(row, "higher_is_better") is not False else f"{row['metric']} (less is better)"
-            own = score(at(row, "pruned") or at(row, "score"), percent)
-            cells = [score(at(row, "dense"), percent), own, score(at(row, "retention"), True)] if paired else [own]
+            metric = metric_text(row["metric"], is_more_better(row))
+            own = score_cell(judged(row), row["metric"])
+            cells = [score_cell(at(row, "dense"), row["metric"]), own, retention_cell(row)] if paired else [own]
             rows.append([cell(row["task"]), cell(metric), count(number_at(row, "problems")), *cells])
         heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
         about = _how(evaluation)

@@ -162,7 +162,7 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
 
     table = (tmp_path / "results" / "flab_evaluation.txt").read_text(encoding="utf-8")
     assert table == found.to_text() + "\n"
-    assert "not a number" in table
+    assert "not comparable" in table
     report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
     assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
     assert report["models"]["pruned"]["weights_sha256"] == weights_hash(other)

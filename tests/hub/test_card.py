@@ -74,7 +74,8 @@ def test_ten_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_pat
             "bits_per_byte": 0.45,
         }
         assert "| humaneval, pass@1 (164 problems) | 40.0% | 39.0% | 97.5% [90.0%, 110.0%] retained |" in card.text
-        assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not a number |" in card.text
+        assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not comparable |" in card.text
+        assert "| perplexity, bits_per_byte (less is better) (90 problems) | 0.41 | 0.45 | +9.8% |" in card.text
         assert "CO2e per 1000 tokens, estimate (g) | 0.5 | 0.4 | 0.80 ×" in card.text
     else:
         assert card.data.eval_results is None
