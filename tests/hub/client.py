@@ -22,7 +22,8 @@ import torch
 import transformers
 
 from optimum_flab.errors import FlabError
-from optimum_flab.hub.push import Conversation, push_staged, push_to_hub
+from optimum_flab.hub.conversation import Conversation
+from optimum_flab.hub.push import push_staged, push_to_hub
 from optimum_flab.hub.staging import Staged
 
 

@@ -18,17 +18,9 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.push import (
-    Conversation,
-    RemoteFile,
-    Target,
-    card_reader,
-    changes_between,
-    check_revision,
-    check_target,
-    scrubbed,
-    told,
-)
+from optimum_flab.hub.changes import RemoteFile, Target, changes_between
+from optimum_flab.hub.conversation import Conversation, card_reader, scrubbed, told
+from optimum_flab.hub.push import check_revision, check_target
 
 
 NAME = "me/tiny-flab"

@@ -1,0 +1,404 @@
+"""Requests to the Hub, each repeated where that is safe, with errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import __version__
+from ..errors import ConfigurationError, FlabError
+from .changes import Changes, RemoteFile, Target, check_ignored, holds
+from .terms import CARD_NAME, Fetch
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+MESSAGE = "Push what was made by optimum-flab"
+TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
+WAITS = (1, 2, 4)  # seconds before a request is repeated
+LONGEST_WAIT = 300  # seconds that the Hub may ask to wait
+PASSING = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
+
+
+class Conversation:
+    """Requests to the Hub, each repeated where that is safe, with errors that say what to do.
+
+    Args:
+        api (`HfApi`): the client; it takes the token from the standard places.
+        timeout (`float`): seconds without an answer after which a request has failed.
+    """
+
+    def __init__(self, api: HfApi, timeout: float = TIMEOUT):
+        self.api, self.timeout = api, timeout
+
+    def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A request that may be repeated; raises what the client raises."""
+        for wait in (*WAITS, None):
+            try:
+                return self.once(call, *arguments, **options)
+            except Exception as error:
+                if wait is None or not passing(error):
+                    raise
+                time.sleep(asked_wait(error) or wait)
+        raise AssertionError
+
+    def once(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A request with our timeout; the client itself would wait for ever."""
+        from huggingface_hub.utils import get_session
+
+        session = get_session()
+        before, session.timeout = session.timeout, self.timeout
+        try:
+            return call(*arguments, **options)
+        finally:
+            session.timeout = before
+
+    def account(self) -> dict[str, Any]:
+        """Whom the token belongs to.
+
+        Raises:
+            [`FlabError`]: there is no token, it is not valid, or it may only read.
+        """
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
+        with told("the Hub could not be asked whom the token belongs to"):
+            account = self.ask(self.api.whoami)
+        access = (account.get("auth") or {}).get("accessToken") or {}
+        if access.get("role") == "read":
+            raise FlabError(
+                "the token may only read; make one that may write on https://huggingface.co/settings/tokens, and give"
+                " it with `hf auth login` or HF_TOKEN"
+            )
+        return account
+
+    def look(self, repo_id: str, branch: str, create_pr: bool) -> Target:
+        """The repository as it is."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        with told(f"{repo_id} could not be read"):
+            try:
+                refs = self.ask(self.api.list_repo_refs, repo_id, include_pull_requests=True)
+            except RepositoryNotFoundError:
+                return Target(repo_id, branch, create_pr)
+            if branch in {tag.name for tag in refs.tags}:
+                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+            requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
+            heads = {ref.name: ref.target_commit for ref in refs.branches}
+            head = heads.get(branch)
+            start = head or heads.get("main")
+            return Target(
+                repo_id,
+                branch,
+                create_pr,
+                exists=True,
+                branch_exists=head is not None,
+                head=start,
+                files=self.files(repo_id, start) if start else {},
+                pull_requests=frozenset(requests),
+            )
+
+    def files(self, repo_id: str, revision: str) -> dict[str, RemoteFile]:
+        """The files of a commit."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self.ask(lambda: list(self.api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+        return {
+            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+    def is_private(self, target: Target) -> bool:
+        """Whether a repository is private, or will be, since it is not there yet."""
+        if not target.exists:
+            return True
+        with told(f"{target.repo_id} could not be read"):
+            return bool(self.ask(self.api.repo_info, target.repo_id).private)
+
+    def card(self, target: Target) -> str | None:
+        """The card in a repository."""
+        if CARD_NAME not in target.files:
+            return None
+        with told(f"the card of {target.repo_id} could not be read"):
+            path = self.ask(self.api.hf_hub_download, target.repo_id, CARD_NAME, revision=target.head)
+            return Path(path).read_bytes().decode("utf-8", "replace")
+
+    def check_card(self, card: str) -> None:
+        """Has the Hub check the metadata of a card.
+
+        Raises:
+            [`FlabError`]: lists what it finds wrong.
+        """
+        from huggingface_hub import ModelCard
+
+        with told("the Hub could not be asked to check the card"):
+            try:
+                self.ask(ModelCard(card).validate)
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
+                    " --license or --base-model, or the card"
+                ) from None
+
+    def create(self, repo_id: str, private: bool) -> None:
+        """Makes a repository; one that is there stays as it is."""
+        with told(f"{repo_id} could not be made"):
+            self.ask(self.api.create_repo, repo_id, private=private or None, exist_ok=True)
+
+    def pull_request_with(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, author: str
+    ) -> str | None:
+        """The address of an open pull request of the author's that proposes this very content."""
+        with told(f"the pull requests of {target.repo_id} could not be read"):
+            discussions = self.ask(
+                lambda: list(
+                    self.api.get_repo_discussions(target.repo_id, author=author, discussion_type="pull_request")
+                )
+            )
+            for discussion in discussions:
+                reference = f"refs/pr/{discussion.num}"
+                if discussion.status not in ("open", "draft") or reference not in target.pull_requests:
+                    continue
+                if holds(self.files(target.repo_id, reference), files, changes):
+                    return self.request_url(target.repo_id, reference)
+        return None
+
+    def deliver(self, target: Target, files: Mapping[str, Path | bytes], changes: Changes) -> str:
+        """Uploads what is large, and then changes the repository in one commit.
+
+        Returns:
+            `str`: the address of the commit or the pull request.
+
+        Raises:
+            [`FlabError`]: says in which state the repository is, and how to go on.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations = [CommitOperationAdd(path, files[path]) for path in changes.send]
+        with told(f"the files could not be uploaded, and {target.repo_id} is as it was{_new(target)}"):
+            # to main where the branch is not there yet: it is made when nothing but the commit is missing
+            self.once(
+                self.api.preupload_lfs_files,
+                target.repo_id,
+                operations,
+                revision=target.branch if target.branch_exists else "main",
+                create_pr=target.create_pr or None,
+                free_memory=False,
+            )
+            check_ignored(target, operations)
+        made = not target.branch_exists and target.branch != "main"
+        if made:
+            with told(
+                f"branch {target.branch} could not be made; if it is there all the same, it holds what main holds, and"
+                f" the rest of {target.repo_id} is as it was"
+            ):
+                self.ask(
+                    self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True
+                )
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in changes.delete]
+        for wait in (*WAITS, None):
+            try:
+                commit = self.once(
+                    self.api.create_commit,
+                    target.repo_id,
+                    [*operations, *deletions],
+                    commit_message=MESSAGE,
+                    revision=target.branch,
+                    create_pr=target.create_pr or None,
+                    parent_commit=target.head,
+                )
+                return commit.pr_url or commit.commit_url
+            except Exception as error:
+                if found := self.arrived(target, files, changes, error):
+                    return found
+                # with a parent, the Hub refuses what it already has; a pull request it would open twice
+                again = refused_unread(error) if target.create_pr else passing(error)
+                if wait is None or not again:
+                    attempt = self.not_committed(target, made, error)
+                    raise FlabError(f"{attempt}: {described(error)}\n{advice(error)}") from None
+                time.sleep(asked_wait(error) or wait)
+        raise AssertionError
+
+    def not_committed(self, target: Target, made: bool, error: Exception) -> str:
+        """What a commit that did not arrive leaves. Where it was refused, and cannot arrive later, a branch that was
+        made for it is taken back.
+
+        Args:
+            made (`bool`): whether the branch was made for the commit.
+        """
+        if not passing(error):
+            try:
+                if made:
+                    self.once(self.api.delete_branch, target.repo_id, branch=target.branch)
+                return f"the commit was refused, and {target.repo_id} is as it was{_new(target)}"
+            except Exception:  # the refusal is what the user must know
+                attempt = "the commit was refused"
+        else:
+            attempt = f"no commit had arrived at {target.repo_id}{_new(target)} when we looked"
+        return attempt + f", and the new branch {target.branch} held what main holds" * made
+
+    def arrived(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, error: Exception
+    ) -> str | None:
+        """The address of a commit or pull request whose reply was lost; `None` where there is none.
+
+        Raises:
+            [`FlabError`]: somebody else changed the repository, or it cannot be told.
+        """
+        try:
+            now = self.look(target.repo_id, target.branch, target.create_pr)
+            if target.create_pr:
+                for reference in sorted(now.pull_requests - target.pull_requests):
+                    if holds(self.files(target.repo_id, reference), files, changes):
+                        return self.request_url(target.repo_id, reference)
+                return None
+        except FlabError:
+            raise FlabError(
+                f"the connection was lost while {target.repo_id} was changed, and whether the commit arrived is not"
+                f" known: {described(error)}\nrun the same command again: it looks first, and sends nothing twice"
+            ) from None
+        if now.head == target.head:
+            return None
+        if holds(now.files, files, changes):
+            return self.commit_url(target.repo_id, now.head)
+        raise FlabError(
+            f"{target.repo_id} was changed by somebody else during the push, so nothing was committed; run the same"
+            " command again to push on top of it"
+        ) from None
+
+    def commit_url(self, repo_id: str, commit: str | None) -> str:
+        return f"{self.api.endpoint}/{repo_id}/commit/{commit}"
+
+    def request_url(self, repo_id: str, reference: str) -> str:
+        return f"{self.api.endpoint}/{repo_id}/discussions/{reference.removeprefix('refs/pr/')}"
+
+
+def card_reader(hub: Conversation) -> Fetch:
+    """Reads cards of other repositories; where that is not possible, says why."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
+        try:
+            path = hub.ask(hub.api.hf_hub_download, repo_id, CARD_NAME, revision=revision)
+            return Path(path).read_text(encoding="utf-8"), ""
+        except GatedRepoError:
+            return None, "it is gated; accept its terms on its page on the Hub, with the account of the token"
+        except RepositoryNotFoundError:
+            return None, "there is no such repository, or the token may not read it"
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a client without a connection
+            return None, f"the Hub cannot be reached ({described(error)})"
+        except EntryNotFoundError:
+            return None, "it has none"
+        except Exception as error:  # connection errors are of several libraries' classes
+            return None, described(error)
+
+    return fetch
+
+
+def hub_card_reader(timeout: float = 30.0) -> Fetch:
+    """[`card_reader`] of a conversation of its own."""
+    from huggingface_hub import HfApi
+
+    return card_reader(Conversation(HfApi(library_name="optimum-flab", library_version=__version__), timeout))
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+class told:
+    """Turns what the client raises into a [`FlabError`] that begins with what was attempted."""
+
+    def __init__(self, attempt: str):
+        self.attempt = attempt
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FlabError):
+            # errors of the connection, of the Hub and of the files are of several libraries' classes
+            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The status that the Hub answered with, also where the client wrapped the error."""
+    while error is not None:
+        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+            return status
+        error = error.__cause__
+    return None
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
+    from huggingface_hub.errors import HTTPError
+
+    status = status_of(error)
+    if status is not None:
+        # a reply of another status that does not parse was cut short
+        return status in PASSING or isinstance(error, json.JSONDecodeError)
+    return isinstance(error, (HTTPError, json.JSONDecodeError))
+
+
+def refused_unread(error: BaseException) -> bool:
+    """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
+    return status_of(error) == 429 or type(error).__name__ in ("ConnectError", "ConnectTimeout")
+
+
+def asked_wait(error: BaseException) -> float | None:
+    """Seconds that the Hub asks to wait."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    after = headers.get("Retry-After", "")
+    return min(float(after), LONGEST_WAIT) if after.isdigit() else None
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an error."""
+    status = status_of(error)
+    if status in (401, 403):
+        return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
+    if passing(error) or (isinstance(error, OSError) and status is None):
+        return "check the connection, and run the same command again: it looks first, and sends nothing twice"
+    return "correct that, and run the same command again"
+
+
+def described(error: BaseException) -> str:
+    """An error in a line, with its cause, without secrets."""
+    parts: list[str] = []
+    while error is not None and len(parts) < 3:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if not any(text in part for part in parts):
+            parts.append(text)
+        error = error.__cause__
+    return scrubbed(": ".join(parts))
+
+
+def scrubbed(text: str) -> str:
+    """Text without tokens, and without the queries of addresses: those of storage are signed."""
+    from huggingface_hub import get_token
+
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    token = get_token()
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
+
+
+def _new(target: Target) -> str:
+    """That a repository holds nothing yet; the Hub puts `.gitattributes` into new ones."""
+    return "" if set(target.files) - {".gitattributes"} else " (empty)"
