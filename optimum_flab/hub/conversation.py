@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,9 +25,60 @@ if TYPE_CHECKING:
 MESSAGE = "Push what was made by optimum-flab"
 TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
 WAITS = (1, 2, 4)  # seconds before a request is repeated
-LONGEST_WAIT = 300  # seconds that the Hub may ask to wait
+LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
 PASSING = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+# the client of `huggingface_hub` is one for the process
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def answers_within(seconds: float) -> Iterator[None]:
+    """While the block runs, a request of `huggingface_hub` fails that gets no answer for so many seconds.
+
+    Its own client waits for ever, and asks a silent server six times. It is also made anew after a connection could
+    not be made, so that the limit is set where clients are made.
+
+    Args:
+        seconds (`float`): without an answer.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    def limited() -> Any:
+        client = before()
+        client.send = impatient(client.send, seconds)
+        return client
+
+    with _one_at_a_time:
+        # a user may have set one, for a proxy or certificates; there is no public way to ask for it
+        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+        set_client_factory(limited)
+        try:
+            yield
+        finally:
+            set_client_factory(before)
+
+
+def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
+    """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
+    which the client does not try again."""
+
+    def sent(request: Any, **options: Any) -> T:
+        limits = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
+        # some requests come with none, on purpose or by default
+        limits = {step: seconds if limit is None else min(limit, seconds) for step, limit in limits.items()}
+        request.extensions = {**request.extensions, "timeout": limits}
+        try:
+            return send(request, **options)
+        except Exception as error:
+            # of httpx or its successor, whichever the client is built on
+            if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
+                raise TimeoutError(f"no answer within {max(limits.values()):g} seconds") from error
+            raise
+
+    return sent
 
 
 class Conversation:
@@ -32,33 +86,20 @@ class Conversation:
 
     Args:
         api (`HfApi`): the client; it takes the token from the standard places.
-        timeout (`float`): seconds without an answer after which a request has failed.
     """
 
-    def __init__(self, api: HfApi, timeout: float = TIMEOUT):
-        self.api, self.timeout = api, timeout
+    def __init__(self, api: HfApi):
+        self.api = api
 
     def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """A request that may be repeated; raises what the client raises."""
+        """A request that may be repeated, but not where nothing was answered; raises what the client raises."""
         for wait in (*WAITS, None):
             try:
-                return self.once(call, *arguments, **options)
+                return call(*arguments, **options)
             except Exception as error:
-                if wait is None or not passing(error):
+                if silent(error) or not passing(error) or not pause(error, wait):
                     raise
-                time.sleep(asked_wait(error) or wait)
         raise AssertionError
-
-    def once(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """A request with our timeout; the client itself would wait for ever."""
-        from huggingface_hub.utils import get_session
-
-        session = get_session()
-        before, session.timeout = session.timeout, self.timeout
-        try:
-            return call(*arguments, **options)
-        finally:
-            session.timeout = before
 
     def account(self) -> dict[str, Any]:
         """Whom the token belongs to.
@@ -188,12 +229,13 @@ class Conversation:
         operations = [CommitOperationAdd(path, files[path]) for path in changes.send]
         with told(f"the files could not be uploaded, and {target.repo_id} is as it was{_new(target)}"):
             # to main where the branch is not there yet: it is made when nothing but the commit is missing
-            self.once(
-                self.api.preupload_lfs_files,
+            self.api.preupload_lfs_files(
                 target.repo_id,
                 operations,
                 revision=target.branch if target.branch_exists else "main",
                 create_pr=target.create_pr or None,
+                # several would close the client under each other where a connection cannot be made
+                num_threads=1,
                 free_memory=False,
             )
             check_ignored(target, operations)
@@ -209,25 +251,24 @@ class Conversation:
         deletions = [CommitOperationDelete(path, is_folder=False) for path in changes.delete]
         for wait in (*WAITS, None):
             try:
-                commit = self.once(
-                    self.api.create_commit,
+                commit = self.api.create_commit(
                     target.repo_id,
                     [*operations, *deletions],
                     commit_message=MESSAGE,
                     revision=target.branch,
                     create_pr=target.create_pr or None,
                     parent_commit=target.head,
+                    num_threads=1,
                 )
                 return commit.pr_url or commit.commit_url
             except Exception as error:
-                if found := self.arrived(target, files, changes, error):
+                if not refused_unread(error) and (found := self.arrived(target, files, changes, error)):
                     return found
                 # with a parent, the Hub refuses what it already has; a pull request it would open twice
                 again = refused_unread(error) if target.create_pr else passing(error)
-                if wait is None or not again:
+                if not again or not pause(error, wait):
                     attempt = self.not_committed(target, made, error)
                     raise FlabError(f"{attempt}: {described(error)}\n{advice(error)}") from None
-                time.sleep(asked_wait(error) or wait)
         raise AssertionError
 
     def not_committed(self, target: Target, made: bool, error: Exception) -> str:
@@ -240,7 +281,7 @@ class Conversation:
         if not passing(error):
             try:
                 if made:
-                    self.once(self.api.delete_branch, target.repo_id, branch=target.branch)
+                    self.api.delete_branch(target.repo_id, branch=target.branch)
                 return f"the commit was refused, and {target.repo_id} is as it was{_new(target)}"
             except Exception:  # the refusal is what the user must know
                 attempt = "the commit was refused"
@@ -311,11 +352,16 @@ def card_reader(hub: Conversation) -> Fetch:
     return fetch
 
 
-def hub_card_reader(timeout: float = 30.0) -> Fetch:
-    """[`card_reader`] of a conversation of its own."""
+def hub_card_reader() -> Fetch:
+    """[`card_reader`] of a conversation of its own; what is downloaded has limits of time without ours."""
+    return card_reader(Conversation(hub_client()))
+
+
+def hub_client() -> HfApi:
+    """The client, under our name."""
     from huggingface_hub import HfApi
 
-    return card_reader(Conversation(HfApi(library_name="optimum-flab", library_version=__version__), timeout))
+    return HfApi(library_name="optimum-flab", library_version=__version__)
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -336,45 +382,90 @@ class told:
             raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
 
 
-def status_of(error: BaseException | None) -> int | None:
-    """The status that the Hub answered with, also where the client wrapped the error."""
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from: the client wraps some."""
     while error is not None:
-        if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
-            return status
+        yield error
         error = error.__cause__
-    return None
+
+
+def response_of(error: BaseException) -> Any:
+    """What the Hub answered; `None` where it did not."""
+    found = (getattr(link, "response", None) for link in causes(error))
+    return next((response for response in found if response is not None), None)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The status that the Hub answered with."""
+    return getattr(response_of(error), "status_code", None)
 
 
 def passing(error: BaseException) -> bool:
     """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
     from huggingface_hub.errors import HTTPError
 
-    status = status_of(error)
+    status, links = status_of(error), list(causes(error))
+    # a reply of another status that does not parse was cut short
+    if any(isinstance(link, json.JSONDecodeError) for link in links):
+        return True
     if status is not None:
-        # a reply of another status that does not parse was cut short
-        return status in PASSING or isinstance(error, json.JSONDecodeError)
-    return isinstance(error, (HTTPError, json.JSONDecodeError))
+        return status in PASSING
+    return any(isinstance(link, (HTTPError, TimeoutError, ConnectionError)) for link in links)
+
+
+def silent(error: BaseException) -> bool:
+    """Whether the Hub answered nothing at all, see [`answers_within`]."""
+    return any(isinstance(link, TimeoutError) for link in causes(error))
 
 
 def refused_unread(error: BaseException) -> bool:
     """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
-    return status_of(error) == 429 or type(error).__name__ in ("ConnectError", "ConnectTimeout")
+    unmade = ("ConnectError", "ConnectTimeout")
+    return status_of(error) == 429 or any(type(link).__name__ in unmade for link in causes(error))
 
 
-def asked_wait(error: BaseException) -> float | None:
+def asked_wait(error: BaseException) -> int | None:
     """Seconds that the Hub asks to wait."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    after = headers.get("Retry-After", "")
-    return min(float(after), LONGEST_WAIT) if after.isdigit() else None
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = getattr(response_of(error), "headers", None) or {}
+    limit = parse_ratelimit_headers(headers)
+    if status_of(error) == 429 and limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1  # it counts whole seconds
+    after = headers.get("Retry-After", "").strip()
+    return int(after) if after.isdigit() else None
+
+
+def pause(error: BaseException, otherwise: float | None) -> bool:
+    """Waits before a request is repeated: as long as the Hub asks, and says so, or else `otherwise`.
+
+    Args:
+        otherwise (`float`, *optional*): seconds; `None` where no attempt is left.
+
+    Returns:
+        `bool`: whether to repeat it; not where the Hub asks for longer than anybody would wait for.
+    """
+    asked = asked_wait(error)
+    if otherwise is None or (asked is not None and asked > LONGEST_WAIT):
+        return False
+    if asked is not None:
+        logger.warning("the Hub asks to wait %d seconds before the next request", asked)
+    time.sleep(otherwise if asked is None else asked)
+    return True
 
 
 def advice(error: BaseException) -> str:
     """What to do about an error."""
-    status = status_of(error)
+    status, again = status_of(error), "run the same command again: it looks first, and sends nothing twice"
     if status in (401, 403):
         return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
+    if status == 429:
+        wait = asked_wait(error)
+        return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
+    if silent(error):
+        return f"check the connection, or give the Hub longer with --timeout, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):
-        return "check the connection, and run the same command again: it looks first, and sends nothing twice"
+        return f"check the connection, and {again}"
     return "correct that, and run the same command again"
 
 

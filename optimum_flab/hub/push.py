@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between
-from .conversation import TIMEOUT, Conversation, card_reader
+from .conversation import TIMEOUT, Conversation, answers_within, card_reader, hub_client
 from .facts import at
 from .staging import Staged, check_complete, size_of, stage
 from .terms import Answers, check_repo_id
@@ -98,8 +97,6 @@ def push_to_hub(
         [`FlabError`]: the files do not fit each other, there is no token that may write, or the Hub cannot be reached
             or refuses. The repository is then as it was, unless the message says otherwise.
     """
-    from huggingface_hub import HfApi
-
     answers = Answers(base_model, license, license_name, license_link)
     check_repo_id(repo_id)
     check_revision(revision, create_pr)
@@ -132,8 +129,11 @@ def push_to_hub(
             fetch=card_reader(hub),
         )
 
-    hub = Conversation(HfApi(library_name="optimum-flab", library_version=__version__), timeout)
-    return push_staged(hub, repo_id, staging, private=private, revision=revision, create_pr=create_pr, dry_run=dry_run)
+    hub = Conversation(hub_client())
+    with answers_within(timeout):
+        return push_staged(
+            hub, repo_id, staging, private=private, revision=revision, create_pr=create_pr, dry_run=dry_run
+        )
 
 
 def push_staged(

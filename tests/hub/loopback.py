@@ -29,7 +29,7 @@ from .card_rules import card_errors
 LFS_FROM = 10_000  # bytes; the Hub takes 10 MB, and text or not
 # what may become of a request: before anything was done, or after it was done
 FAULTS = (
-    *("reset", "429", "500", "503", "timeout", "killed"),
+    *("reset", "429", "500", "503", "timeout", "killed", "refused", "limited"),
     *("reset-after", "500-after", "504-after", "timeout-after", "truncated-after", "killed-after"),
 )
 
@@ -104,6 +104,9 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.fault: tuple[int, str] | None = None
         self.lasting = False  # whether the fault stays from then on
+        self.afterwards: str | None = None  # another fault that stays from then on
+        self.limit = 1  # seconds that a client is asked to wait for
+        self.waited_for: list[bool] = []  # of requests without an answer: whether the client gave up by itself
         self.client: int | None = None  # the process that is killed
         self.released = threading.Event()
         self.bodies: list[bytes] = []
@@ -170,12 +173,19 @@ class Handler(BaseHTTPRequestHandler):
         fault = None
         if hub.fault is not None and (number == hub.fault[0] or (hub.lasting and number > hub.fault[0])):
             fault = hub.fault[1]
+        if hub.fault is not None and hub.afterwards and number > hub.fault[0]:
+            fault = hub.afterwards
         if fault == "reset":
             self.rfile.read(length // 2)  # in the middle of an upload
             return self.cut()
         body = self.rfile.read(length) if not self.headers.get("Transfer-Encoding") else self.read_chunks()
         if fault is not None and fault.isdigit():
             return self.json(int(fault), {"error": "as the test asked for"})
+        if fault == "limited":
+            headers = {"RateLimit": f'"api";r=0;t={hub.limit}', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+            return self.json(429, {"error": "as the test asked for"}, **headers)
+        if fault == "refused":
+            return self.json(307, {}, Location=f"http://127.0.0.1:{unused_port()}{self.path}")
         if fault == "timeout":
             return self.hang()
         if fault == "killed":
@@ -206,17 +216,19 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def hang(self) -> None:
+        """Answers nothing until the client goes; that is noted."""
         self.connection.settimeout(0.05)
-        for _ in range(200):
-            if self.server.released.is_set():
+        went = False
+        for _ in range(100):
+            if went or self.server.released.is_set():
                 break
             try:
-                if not self.connection.recv(1):
-                    break
+                went = not self.connection.recv(1)
             except TimeoutError:
                 continue
             except OSError:
-                break
+                went = True
+        self.server.waited_for.append(went)
         self.close_connection = True
 
     def kill(self) -> None:
@@ -473,6 +485,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             sha, found = repository.commit(branch, files), {}
         return ok({"success": True, "commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}", **found})
+
+
+def unused_port() -> int:
+    """A port that refuses connections."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def ok(value: object, status: int = 200) -> tuple:
