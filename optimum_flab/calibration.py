@@ -16,6 +16,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -112,6 +113,15 @@ def parse_source(spec: str) -> Source:
             " (columns in brackets after it)"
         )
     return Source(spec, dataset=match["name"], split=match["split"] or "train", columns=columns)
+
+
+def hub_datasets(specs: Iterable[str]) -> list[str]:
+    """The ids of the Hub datasets among sources, as they are read now: elsewhere, or later, `a/b` may be a folder."""
+    found = []
+    for spec in specs:
+        with suppress(FlabError):  # a file that was found by another way
+            found.append(parse_source(spec).dataset)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def read_source(spec: str | Source) -> SourceTexts:

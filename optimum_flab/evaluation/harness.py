@@ -21,6 +21,7 @@ from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import architecture_for
+from ..calibration import hub_datasets
 from ..errors import ConfigurationError, FlabError
 from ..folders import check_writable, written_whole
 from ..generation import BatchCache, config_hash, tokenizer_hash
@@ -287,6 +288,7 @@ def evaluate(
     settings = {
         "tasks": names,
         "data": files,
+        "datasets": hub_datasets(file for given in files.values() for file in given),
         "limit": limit,
         "samples": samples,
         **({"temperature": temperature, "top_p": top_p} if samples > 1 else {}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -75,6 +75,11 @@ class Facts:
         """What the report says of the training after pruning; `None` where there was none."""
         section = at(self.report, "recovery")
         return section if isinstance(section, Mapping) else None
+
+    @property
+    def datasets(self) -> frozenset[str]:
+        """The Hub datasets that were read to prune and to train."""
+        return recorded_datasets(self.report)
 
 
 def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Facts:
@@ -279,32 +284,41 @@ def last_name(path: str) -> str:
     return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
 
 
-def dataset_of(source: str) -> str | None:
-    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library."""
-    from ..calibration import parse_source
-
-    try:
-        return parse_source(source).dataset
-    except FlabError:  # a file that is not on this machine
-        return None
+def recorded_datasets(record: Mapping[str, Any]) -> frozenset[str]:
+    """The ids of the Hub datasets that a run really read, as its report or evaluation lists them."""
+    listed = at(record, "datasets"), at(record, "recovery", "datasets"), at(record, "settings", "datasets")
+    return frozenset(name for names in listed if isinstance(names, list) for name in names if isinstance(name, str))
 
 
-def without_paths(value: Any, holds: str = "") -> Any:
+def dataset_of(source: str, datasets: Collection[str]) -> str | None:
+    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library.
+
+    Args:
+        datasets (`Collection[str]`): those that were read, see [`recorded_datasets`]; a folder may be called `a/b`.
+    """
+    name = BRACKETS.fullmatch(source)["path"].split(":")[0]
+    return name if name in datasets else None
+
+
+def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -> Any:
     """Plain values with every path of this machine reduced to the name of its file.
 
     Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
     path is known by being absolute.
 
     Args:
+        datasets (`Collection[str]`): Hub datasets that were read: these sources of text stay.
         holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
     """
     if isinstance(value, str):
-        if holds == "path" or (holds == "sources" and dataset_of(value) is None):
+        if holds == "path" or (holds == "sources" and dataset_of(value, datasets) is None):
             return last_name(value)
         return file_name(value)
     if isinstance(value, Mapping):
-        return {without_paths(key): without_paths(item, _held(value, key, holds)) for key, item in value.items()}
-    return [without_paths(item, holds) for item in value] if isinstance(value, (list, tuple)) else value
+        return {
+            without_paths(key): without_paths(item, datasets, _held(value, key, holds)) for key, item in value.items()
+        }
+    return [without_paths(item, datasets, holds) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _held(values: Mapping[str, Any], key: str, above: str) -> str:

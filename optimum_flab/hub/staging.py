@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from .facts import (
     WEIGHTS_INDEX,
     at,
     read_json,
+    recorded_datasets,
     replaced_texts,
     weight_files,
     without_paths,
@@ -98,9 +99,12 @@ def stage(
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
     staged: dict[str, Path | bytes] = dict(files)
+    datasets = recorded_datasets(read_json(folder / REPORT_NAME))
     for name in files:
-        if name in RECORDS or any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values()):
-            staged[name] = portable_record(files[name])
+        if name in RECORDS:
+            staged[name] = portable_record(files[name], datasets)
+        elif any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values()):
+            staged[name] = portable_record(files[name], recorded_datasets(read_json(files[name])))
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
@@ -185,14 +189,17 @@ def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, mos
         )
 
 
-def portable_record(path: Path) -> Path | bytes:
+def portable_record(path: Path, datasets: Collection[str]) -> Path | bytes:
     """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
+
+    Args:
+        datasets (`Collection[str]`): Hub datasets that were read, see [`recorded_datasets`].
 
     Raises:
         [`FlabError`]: it is not JSON.
     """
     content = read_json(path)
-    portable = without_paths(content)
+    portable = without_paths(content, datasets)
     if portable == content:
         return path
     text = path.read_text(encoding="utf-8")  # whose lines stay as they are, so that plans can be compared

@@ -11,7 +11,17 @@ from typing import Any
 import yaml
 
 from ..evaluation.comparison import Score, metric_text, retained, retention_text, score_text
-from .facts import Facts, against_dense, at, dataset_of, is_number, number_at, score_rows, without_paths
+from .facts import (
+    Facts,
+    against_dense,
+    at,
+    dataset_of,
+    is_number,
+    number_at,
+    recorded_datasets,
+    score_rows,
+    without_paths,
+)
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
@@ -216,7 +226,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _how(evaluation: Mapping[str, Any]) -> list[str]:
-    settings = without_paths(at(evaluation, "settings") or {})
+    settings = without_paths(at(evaluation, "settings") or {}, recorded_datasets(evaluation))
     judged = at(evaluation, "models", "pruned") or at(evaluation, "models", "model")
     said = []
     if dtype := at(judged, "dtype"):
@@ -301,22 +311,22 @@ def settings_yaml(facts: Facts) -> str:
     settings = {name: section for name, section in facts.settings.items() if name != "recovery"}
     if asked := at(facts.recovery, "settings"):
         settings["recovery"] = asked
-    return yaml.safe_dump(without_paths(settings), sort_keys=False, allow_unicode=True).strip()
+    return yaml.safe_dump(without_paths(settings, facts.datasets), sort_keys=False, allow_unicode=True).strip()
 
 
-def sources(named: Any, default: str) -> str:
+def sources(named: Any, default: str, facts: Facts) -> str:
     """Sources of text as the user named them, without paths; `default` where the user named none."""
     if not isinstance(named, list):
         return MISSING
-    return ", ".join(code(without_paths(named, "sources"))) or default
+    return ", ".join(code(without_paths(named, facts.datasets, "sources"))) or default
 
 
 def datasets(facts: Facts) -> list[str]:
-    """The ids of the Hub datasets that a model was pruned and trained with."""
-    recorded, trained = at(facts.report, "datasets"), at(facts.recovery, "settings", "data")
-    found = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
-    found += [dataset_of(name) for name in trained if isinstance(name, str)] if isinstance(trained, list) else []
-    return list(dict.fromkeys(filter(None, found)))
+    """The ids of the Hub datasets that a model was pruned and trained with; what was only measured on is not one."""
+    data, training = at(facts.settings, "data"), at(facts.recovery, "settings")
+    named = at(data, "corpus"), at(data, "calibration"), at(training, "data"), at(training, "text")
+    specs = [spec for listed in named if isinstance(listed, list) for spec in listed if isinstance(spec, str)]
+    return list(dict.fromkeys(filter(None, (dataset_of(spec, facts.datasets) for spec in specs))))
 
 
 def source_rows(facts: Facts) -> list[list[str]]:
@@ -335,12 +345,13 @@ def source_rows(facts: Facts) -> list[list[str]]:
     ):
         number = number_at(facts.report, "texts", kind)
         texts = "" if number is None else f" ({number:,} texts)"
-        rows.append([label, sources(at(facts.settings, "data", kind), default) + texts])
+        rows.append([label, sources(at(facts.settings, "data", kind), default, facts) + texts])
     return rows
 
 
-def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
+def recovery_rows(facts: Facts) -> list[list[str]]:
     """What a pruned model was trained with: what, value."""
+    recovery = facts.recovery
     settings, data, training = (at(recovery, name) for name in ("settings", "data", "training"))
     aside = at(data, "dropped", "set aside to measure on")
     loss, answers, rate = (at(settings, name) for name in ("loss", "answers", "learning_rate"))
@@ -354,7 +365,7 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
     sequences, tokens = (count(number_at(data, name)) for name in ("sequences", "tokens"))
     passages = number_at(data, "plain_text", "passages")
     return [
-        ["training data", sources(at(settings, "data"), MISSING)],
+        ["training data", sources(at(settings, "data"), MISSING, facts)],
         ["training examples", f"{kept} of {read} read, in {sequences} sequences of {tokens} tokens in all"],
         *(
             [["plain text among them", f"{count(passages)} passages of {sources(at(settings, 'text'), MISSING)}"]]
@@ -365,7 +376,11 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
         ["training steps", f"{done} done; the weights are those after step {best}"],
         [
             "held-out text of the training: only measured on",
-            sources(at(settings, "held_out"), "that of the pruning" if aside is None else "set aside from its data"),
+            sources(
+                at(settings, "held_out"),
+                "that of the pruning" if aside is None else "set aside from its data",
+                facts,
+            ),
         ],
     ]
 
@@ -382,7 +397,7 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
     ):
         rows.append([label, f"`{cell(value)}`" if value else MISSING])
     rows += source_rows(facts)
-    rows += recovery_rows(facts.recovery) if facts.recovery else []
+    rows += recovery_rows(facts) if facts.recovery else []
     seed = at(report, "seed")
     rows.append(["seed", MISSING if seed is None else str(seed)])
     if dtype := at(report, "computation", "dtype"):

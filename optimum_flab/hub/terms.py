@@ -147,10 +147,9 @@ def base_card_of(folder: Path | None) -> dict[str, Any] | None:
 
 def hub_datasets(data: DataSettings) -> list[str]:
     """The ids of those sources of text that are datasets on the Hub, for the report."""
-    from ..calibration import parse_source
+    from ..calibration import hub_datasets
 
-    named = [parse_source(spec).dataset for spec in (*data.corpus, *data.calibration, *data.held_out)]
-    return list(dict.fromkeys(filter(None, named)))
+    return hub_datasets((*data.corpus, *data.calibration, *data.held_out))
 
 
 def settle_terms(

@@ -189,11 +189,24 @@ def test_efficiency_of_another_form_is_read_as_far_as_it_goes(pruned, report, ch
     assert "None" not in render_card(pruned).card.text
 
 
+def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    config["data"] |= {"corpus": ["a/one[text]", "b/folder"], "calibration": ["a/two:test"], "held_out": ["a/three"]}
+    write_json(pruned / "flab_config.json", config)
+    change_report(pruned, datasets=["a/one", "a/two", "a/three"])
+    card = render_card(pruned).card
+    assert card.data.datasets == ["a/one", "a/two"]
+    for shown in ("`a/one[text]`, `folder`", "`a/two:test`", "`a/three`", "- a/one[text]\n", "- folder\n"):
+        assert shown in card.text
+    assert "b/folder" not in card.content
+
+
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
     settings = RecoverySettings(data=["/home/me/x.jsonl", "owner/taught"], learning_rate=7e-4).model_dump()
     recovery = {
         "settings": settings,
+        "datasets": ["owner/taught"],
         "data": {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}},
         "held_out_before": before,
         "held_out_after": {**before, "divergence": 0.25},
