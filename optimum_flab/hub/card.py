@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,8 +13,19 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError, FlabError
 from . import tables
 from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, number_at, read_facts, score_rows
+from .ownership import (
+    BEGIN,
+    END,
+    card_metadata,
+    is_generated,
+    merged_metadata,
+    metadata_of_user,
+    signed,
+    text_of_user,
+    unsigned_mark,
+)
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
-from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, settle_terms
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
 
 
 if TYPE_CHECKING:
@@ -31,10 +40,6 @@ CAPTIONS = {
     PARAMETERS_PLOT: "Parameters by component, before and after",
     LAYERS_PLOT: "Divergence from the dense model after each removed layer",
 }
-MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
-MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "([0-9a-f]{64})"))
-BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
-END = "<!-- your text: end -->"
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def render_card(
     results: Sequence[str | Path] | None = None,
     answers: Answers = NO_ANSWERS,
     own_text: str | None = None,
+    remote_card: str | None = None,
     fetch: Fetch | None = None,
 ) -> Rendered:
     """Renders the card of a pruned model.
@@ -77,6 +83,8 @@ def render_card(
             `folder`.
         answers ([`Answers`]): base model and licence, where the files do not say.
         own_text (`str`, *optional*): the user's text; `None`: that of the card in the folder.
+        remote_card (`str`, *optional*): the card that is in the repository: where it is one of ours, what was added to
+            its metadata stays, and what it says of the same base model is not asked for again.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub; without it the Hub is not asked.
 
     Raises:
@@ -88,15 +96,18 @@ def render_card(
 
     folder = Path(folder)
     before = read_card(folder / CARD_NAME)
-    previous = metadata(before) if before is not None and is_generated(before) else None
     facts = read_facts(folder, results)
-    terms = settle_terms(facts.report, previous, answers, fetch)
+    base = at(facts.report, "base_model", "weights_sha256")
+    terms = settle_terms(facts.report, remembered(before, remote_card, base), answers, fetch)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name or 'A model'}, pruned"
     plots = card_plots(facts.report, at(facts.settings, "layers", "criterion"))
     if own_text is None:
         own_text = text_of_user(before) if before is not None else ""
+    ours = card_data(facts, terms, title).to_dict()
+    weights = at(facts.report, "weights_sha256")
+    data, replaced = merged_metadata(ours, *(metadata_of_user(card, weights) for card in (before, remote_card)))
     card = ModelCard.from_template(
-        card_data(facts, terms, title),
+        card_metadata(data),
         template_path=str(TEMPLATE),
         **values(facts, terms, title, plots),
         repo_id=repo_id,
@@ -104,9 +115,9 @@ def render_card(
         own_text=own_text,
         begin=BEGIN,
         end=END,
-        mark=MARK.format("0" * 64),
+        mark=unsigned_mark(ours),
     )
-    notes = [*facts.results.left_out, *terms.notes]
+    notes = [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
         notes.append("the licence of the base model is not known; give it with --license, as its card states it")
     if terms.base_model is None:
@@ -218,50 +229,6 @@ def write_files(folder: Path, contents: dict[str, bytes | Path], stale: Sequence
         for path in partial.values():
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-# --- whose text it is ----------------------------------------------------------------------------------------------
-
-
-def text_of_user(content: str) -> str:
-    """What the user wrote between the two marked lines of a card.
-
-    Raises:
-        [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
-    """
-    _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
-    text, end, _ = after.rpartition(END)
-    if begin and not end:
-        raise ConfigurationError(
-            f"a card has the line {BEGIN!r}, but not the one that ends your text; put {END!r} below it"
-        )
-    return text.strip("\n")
-
-
-def checksum(content: str) -> str:
-    """SHA-256 of a card without its own checksum and without the user's text."""
-    content = MARKED.sub(MARK.format("0" * 64), content.replace("\r\n", "\n"), count=1)
-    before, _, after = content.partition(BEGIN)
-    after = after.rpartition(END)[2]
-    return hashlib.sha256(f"{before}{BEGIN}{END}{after}".strip().encode()).hexdigest()
-
-
-def signed(content: str) -> str:
-    """A card with its checksum filled in."""
-    return MARKED.sub(MARK.format(checksum(content)), content, count=1)
-
-
-def is_generated(content: str) -> bool:
-    """Whether a card is as this software wrote it, but for the user's text."""
-    mark = MARKED.search(content)
-    return mark is not None and mark[1] == checksum(content)
-
-
-def metadata(content: str) -> ModelCardData:
-    """The metadata of a card."""
-    from huggingface_hub import ModelCard
-
-    return ModelCard(content, ignore_metadata_errors=True).data
 
 
 # --- what it says --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from .card import is_generated, metadata, read_card, render_card, text_of_user
+from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
     PLAN_NAME,
@@ -27,6 +27,7 @@ from .facts import (
     weight_files,
     without_paths,
 )
+from .ownership import is_generated, metadata_of, text_of_user
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
 
@@ -108,13 +109,21 @@ def stage(
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
-        rendered = render_card(folder, repo_id, revision=revision, answers=answers, own_text=kept, fetch=fetch)
+        rendered = render_card(
+            folder,
+            repo_id,
+            revision=revision,
+            answers=answers,
+            own_text=kept,
+            remote_card=remote_card,
+            fetch=fetch,
+        )
         check_licence(rendered.terms)
         card, notes = str(rendered.card), rendered.notes
         staged |= rendered.plots
     else:
         card = own
-        if not metadata(own).get("license"):
+        if not metadata_of(own).get("license"):
             raise ConfigurationError(
                 f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
                 " the base model's there, or have the card written anew with `optimum-cli flab card --overwrite-card`"

@@ -13,8 +13,9 @@ from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of
 from huggingface_hub import ModelCard
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import BEGIN, is_generated, render_card, text_of_user, write_card
+from optimum_flab.hub.card import render_card, write_card
 from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
+from optimum_flab.hub.ownership import BEGIN, is_generated, text_of_user
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
 from optimum_flab.recovery import RecoverySettings

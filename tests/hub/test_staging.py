@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import BEGIN, END, is_generated, metadata, text_of_user
+from optimum_flab.hub.ownership import BEGIN, END, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.staging import (
     blob_id,
     check_complete,
@@ -112,7 +112,7 @@ def test_a_private_folder_that_looks_like_a_dataset_is_none_wherever_it_is_pushe
     staged = stage(tmp_path / "out", NAME)
     for name, content in staged.files.items():
         assert b"corp/" not in (content if isinstance(content, bytes) else content.read_bytes()), name
-    assert "datasets" not in metadata(staged.card).to_dict() and "`secrets`" in staged.card
+    assert "datasets" not in metadata_of(staged.card) and "`secrets`" in staged.card
 
 
 @pytest.mark.parametrize(
