@@ -36,6 +36,14 @@ class PushCommand(FlabVerb):
             help="replace a README.md on the Hub that was not written by this software (default: refuse)",
         )
         optional.add_argument(
+            "--include",
+            metavar="PATTERN",
+            action="append",
+            default=[],
+            help="send these files of the folder too, for example 'notes/*.md'; may be given several times (default:"
+            " only the files of the model)",
+        )
+        optional.add_argument(
             "--adapter-of",
             metavar="OWNER/NAME",
             help="push only the LoRA adapter that `flab recover --keep-adapter` kept in the folder; the repository of"

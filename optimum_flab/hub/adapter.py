@@ -21,6 +21,7 @@ from .ownership import (
     text_of_user,
     unsigned_mark,
 )
+from .selection import check_inside
 from .staging import Staged, check_limits, check_replaceable
 from .terms import (
     CARD_NAME,
@@ -73,6 +74,8 @@ def check_adapter(folder: Path, pruned: str) -> Path:
             f"folder {str(folder)!r} holds no adapter, since {', '.join(missing)} is missing; recover with"
             " --keep-adapter and give what `optimum-cli flab recover` wrote"
         )
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        check_inside(adapter / name, folder, f"{ADAPTER_FOLDER}/{name}")
     return adapter
 
 

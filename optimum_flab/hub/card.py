@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
 from . import tables
-from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, number_at, read_facts, score_rows
+from .facts import (
+    EFFICIENCY_NAME,
+    EVALUATION_NAME,
+    RESULT_NAMES,
+    Facts,
+    at,
+    is_result,
+    number_at,
+    read_facts,
+    score_rows,
+)
 from .ownership import (
     BEGIN,
     END,
@@ -189,11 +199,6 @@ def read_card(path: Path) -> str | None:
         return None
     except (OSError, ValueError) as error:
         raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
-
-
-def is_result(name: str) -> bool:
-    """Whether a file of this name holds an evaluation or efficiency."""
-    return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
 
 
 def result_copies(files: Sequence[Path]) -> dict[str, Path]:

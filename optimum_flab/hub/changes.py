@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FlabError
-from .card import is_result
-from .facts import (
-    CONFIG_NAME,
-    CURVE_NAME,
-    EFFICIENCY_PLOT,
-    EVALUATION_TABLE,
-    PLAN_NAME,
-    REPORT_NAME,
-    WEIGHTS,
-    WEIGHTS_INDEX,
-)
-from .plots import LAYERS_PLOT, PARAMETERS_PLOT
+from .facts import is_result
+from .selection import CHECKPOINT_FILES, SHARD
 from .staging import blob_id, sha256_of, size_of
 
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
-
-
-# what `transformers` and this software write: files of these very names that are not part of the new checkpoint go
-CHECKPOINT_FILES = {
-    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, "flab_plan.safetensors"),
-    *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
-}
-SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)

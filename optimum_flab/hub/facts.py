@@ -114,6 +114,11 @@ def is_license_file(name: str) -> bool:
     return name.lower().startswith(("license", "licence", "notice", "copying", "use_policy"))
 
 
+def is_result(name: str) -> bool:
+    """Whether a file of this name holds an evaluation or efficiency."""
+    return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -183,7 +188,7 @@ def result_files(places: Iterable[str | Path], below: bool = True) -> list[Path]
                 f"results {str(place)!r} do not exist; name what `optimum-cli flab eval` or `flab bench` wrote"
             )
         files = [place] if place.is_file() else sorted(place.rglob("*") if below else place.glob("*"), key=_in_order)
-        own = [path for path in files if path.is_file() and any(r.fullmatch(path.name) for r in RESULT_NAMES.values())]
+        own = [path for path in files if path.is_file() and is_result(path.name)]
         if below and not own:
             raise ConfigurationError(
                 f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapt
 from .changes import Changes, Target, changes_between
 from .conversation import TIMEOUT, Conversation, answers_within, card_reader, hub_client
 from .facts import at
+from .selection import grouped, select_files
 from .staging import Staged, check_complete, size_of, stage
 from .terms import Answers, check_repo_id
 
@@ -27,6 +28,7 @@ class Push:
         target ([`Target`]): the repository as it was before.
         changes ([`Changes`]): what was sent, deleted and kept.
         size (`int`): bytes of what was sent.
+        left (`tuple[str, ...]`): what else is in the folder, and stayed there.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -35,6 +37,7 @@ class Push:
     changes: Changes
     size: int
     notes: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """What happened, for the terminal, and the address on the last line."""
@@ -49,6 +52,7 @@ class Push:
         lines += [f"  + {path}" for path in changes.send]
         lines += [f"  - {path}" for path in changes.delete]
         lines += [f"  = {path} (kept)" for path in changes.keep]
+        lines += [f"not sent: {grouped(self.left)}; --include sends more"] if self.left else []
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -62,6 +66,7 @@ def push_to_hub(
     create_pr: bool = False,
     dry_run: bool = False,
     overwrite_card: bool = False,
+    include: str | Sequence[str] = (),
     adapter_of: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
@@ -82,6 +87,8 @@ def push_to_hub(
         create_pr (`bool`): open a pull request instead; the same content is never proposed twice.
         dry_run (`bool`): only look and check, and say what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
+        include (`str` or `Sequence[str]`): files to send beside those of the model: paths in the folder, in which `*`
+            stands for anything.
         adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
             repository of the pruned model that it goes with.
         base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
@@ -102,10 +109,13 @@ def push_to_hub(
     check_revision(revision, create_pr)
     if not timeout > 0:
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
-    folder = Path(folder)
+    folder, include = Path(folder), [include] if isinstance(include, str) else list(include)
     if adapter_of is None:
         check_complete(folder)
+        select_files(folder, include)
     else:
+        if include:
+            raise ConfigurationError("--include goes with a model; an adapter is pushed alone (--adapter-of)")
         check_adapter(folder, adapter_of)
 
     def staging(name: str, card: str | None) -> Staged:
@@ -123,6 +133,7 @@ def push_to_hub(
             folder,
             name,
             revision=revision,
+            include=include,
             remote_card=card,
             answers=answers,
             overwrite_card=overwrite_card,
@@ -173,11 +184,11 @@ def push_staged(
     if create_pr and differs and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
         notes = (*staged.notes, f"a pull request with this very content is open already: {found}")
         changes = Changes((), tuple(staged.files), (), changes.keep)
-        return Push(None if dry_run else found, target, changes, 0, notes)
+        return Push(None if dry_run else found, target, changes, 0, notes, staged.left)
     if dry_run:
-        return Push(None, target, changes, size, staged.notes)
+        return Push(None, target, changes, size, staged.notes, staged.left)
     if not differs:
-        return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes)
+        return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes, staged.left)
     before = target
     if not target.exists:
         hub.create(repo_id, private)
@@ -185,7 +196,7 @@ def push_staged(
         check_made(target, private and not hub.is_private(target))
         changes = changes_between(staged.files, target.files)
     url = hub.deliver(target, staged.files, changes)
-    return Push(url, before, changes, size, staged.notes)
+    return Push(url, before, changes, size, staged.notes, staged.left)
 
 
 # --- what can be told without the Hub ------------------------------------------------------------------------------

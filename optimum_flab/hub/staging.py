@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from .facts import (
     CONFIG_NAME,
     PLAN_NAME,
     REPORT_NAME,
-    RESULT_NAMES,
     WEIGHTS,
     WEIGHTS_INDEX,
     at,
+    is_result,
     read_json,
     recorded_datasets,
     replaced_texts,
@@ -28,6 +28,7 @@ from .facts import (
     without_paths,
 )
 from .ownership import is_generated, metadata_of, text_of_user
+from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
 
@@ -56,12 +57,14 @@ class Staged:
         card (`str`): the text of the card, which is one of the files.
         notes (`tuple[str, ...]`): what the user should be told.
         replaces (`bool`): whether it takes the place of a checkpoint that is there.
+        left (`tuple[str, ...]`): what else is in the folder, and stays behind.
     """
 
     files: dict[str, Path | bytes]
     card: str
     notes: tuple[str, ...] = ()
     replaces: bool = True
+    left: tuple[str, ...] = ()
 
 
 def stage(
@@ -69,6 +72,7 @@ def stage(
     repo_id: str,
     *,
     revision: str | None = None,
+    include: Sequence[str] = (),
     remote_card: str | None = None,
     answers: Answers = NO_ANSWERS,
     overwrite_card: bool = False,
@@ -77,13 +81,15 @@ def stage(
 ) -> Staged:
     """Checks a pruned model and puts together what will be sent.
 
-    A card that this software wrote is written anew for the repository; one that somebody wrote or changed is sent as
-    it is. In the records of the pruning, paths of this machine are reduced to the names of files.
+    Sent are the files of the model, and what the user names. A card that this software wrote is written anew for the
+    repository; one that somebody wrote or changed is sent as it is. In the records of the pruning, paths of this
+    machine are reduced to the names of files.
 
     Args:
         folder (`Path`): of the pruned model.
         repo_id (`str`): where it goes, with its owner.
         revision (`str`, *optional*): the branch it goes to; `main` by default.
+        include (`Sequence[str]`): further files, see [`~selection.select_files`].
         remote_card (`str`, *optional*): the card that is there already.
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
@@ -96,7 +102,8 @@ def stage(
         [`FlabError`]: the files do not fit each other, or the Hub does not take them.
     """
     check_complete(folder)
-    files = folder_files(folder)
+    selection = select_files(folder, include)
+    files = selection.files
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
     staged: dict[str, Path | bytes] = dict(files)
@@ -104,7 +111,7 @@ def stage(
     for name in files:
         if name in RECORDS:
             staged[name] = portable_record(files[name], datasets)
-        elif any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values()):
+        elif is_result(name):
             staged[name] = portable_record(files[name], recorded_datasets(read_json(files[name])))
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
@@ -137,7 +144,9 @@ def stage(
     staged[CARD_NAME] = card.encode()
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
-    return Staged(dict(sorted(staged.items())), card, notes)
+    if shown := [name for name in selection.left if f"]({name})" in card]:
+        notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
+    return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left)
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
@@ -171,16 +180,6 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
             f"folder {str(folder)!r} also holds {', '.join(stray)}, which is not part of the pruned model and might be"
             " loaded in its place; move it away"
         )
-
-
-def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path in the repository, sorted; hidden ones (caches, git) stay behind."""
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
-    return dict(sorted(found.items()))
 
 
 def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, most_files: int = MOST_FILES) -> None:

@@ -17,7 +17,6 @@ from optimum_flab.hub.staging import (
     blob_id,
     check_complete,
     check_limits,
-    folder_files,
     sha256_of,
     stage,
 )
@@ -41,10 +40,11 @@ def test_a_staged_model_is_its_files_with_a_card_for_the_repository(pruned):
     (pruned / ".cache" / "secret").write_text("x", encoding="utf-8")
     (pruned / "notes").mkdir()
     (pruned / "notes" / "mine.md").write_text("x", encoding="utf-8")
+    before = {path.name for path in pruned.iterdir() if path.is_file()}
     staged = stage(pruned, NAME)
-    assert set(staged.files) == set(folder_files(pruned)) and ".cache/secret" not in staged.files
+    assert set(staged.files) == before and staged.left == (".cache/secret", "notes/mine.md")
     assert staged.files["model.safetensors"] == pruned / "model.safetensors"
-    assert staged.files["notes/mine.md"] == pruned / "notes" / "mine.md"
+    assert stage(pruned, NAME, include=["notes/*"]).files["notes/mine.md"] == pruned / "notes" / "mine.md"
     assert is_generated(staged.card) and f'from_pretrained("{NAME}")' in staged.card
     assert "# tiny-flab" in staged.card
 
