@@ -23,7 +23,14 @@ class PushCommand(FlabVerb):
         optional.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
         optional.add_argument("--revision", help="branch to push to; made if it is missing (default: main)")
         optional.add_argument(
-            "--create-pr", action="store_true", help="open a pull request instead of changing the branch (default: no)"
+            "--create-pr",
+            action="store_true",
+            help="open a pull request instead of changing the branch, or bring your open one up to date (default: no)",
+        )
+        optional.add_argument(
+            "--commit-message",
+            metavar="TEXT",
+            help="title of the commit, and its description below (default: what is pushed)",
         )
         optional.add_argument(
             "--dry-run",

@@ -144,7 +144,8 @@ def stage_adapter(
         ADAPTER_WEIGHTS: adapter / ADAPTER_WEIGHTS,
     }
     check_limits({ADAPTER_WEIGHTS: (adapter / ADAPTER_WEIGHTS).stat().st_size})
-    return Staged(files, text, (*terms.notes, *replaced), replaces=False)
+    notes = (*terms.notes, *replaced)
+    return Staged(files, text, notes, replaces=False, title=f"Upload a LoRA adapter for {pruned}")
 
 
 def portable_config(config: Mapping[str, Any], pruned: str) -> dict[str, Any]:

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..errors import FlabError
 from .facts import is_result
-from .selection import CHECKPOINT_FILES, SHARD
+from .selection import CHECKPOINT_FILES, SHARD, grouped
 from .staging import blob_id, sha256_of, size_of
 
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
+
+
+SIGNATURE = "Pushed by optimum-flab"  # in the description of a commit: by it a pull request of ours is known
+PULL_REQUEST = "refs/pr/"
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Target:
 
     Args:
         repo_id (`str`): with its owner.
-        branch (`str`): that the commit goes to, or that a pull request is against.
+        branch (`str`): that the commit goes to, or that a pull request is against; `refs/pr/1` for a pull request that
+            is brought up to date.
         create_pr (`bool`): whether it becomes a pull request.
         exists (`bool`): whether the repository is there.
         branch_exists (`bool`): whether the branch is; otherwise it starts from `main`.
@@ -50,6 +56,11 @@ class Target:
     files: Mapping[str, RemoteFile] = field(default_factory=dict)
     pull_requests: frozenset[str] = frozenset()
 
+    @property
+    def pull_request(self) -> int | None:
+        """The number of the pull request that is brought up to date."""
+        return int(self.branch.removeprefix(PULL_REQUEST)) if self.branch.startswith(PULL_REQUEST) else None
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -65,6 +76,21 @@ class Changes:
     unchanged: tuple[str, ...]
     delete: tuple[str, ...]
     keep: tuple[str, ...]
+
+
+def commit_text(message: str | None, title: str, changes: Changes) -> tuple[str, str]:
+    """Title and description of a commit.
+
+    Args:
+        message (`str`, *optional*): the user's, of which the first line is the title.
+        title (`str`): of a commit that brings weights; another names its files.
+    """
+    if message is None:
+        touched = [*changes.send, *changes.delete]
+        weights = any(path.endswith(".safetensors") for path in touched)
+        message = title if weights else f"Update {grouped(touched, most=3)}"
+    first, _, rest = message.strip().partition("\n")
+    return first.strip(), f"{rest.strip()}\n\n{SIGNATURE} {__version__}".strip()
 
 
 def is_same(content: Path | bytes, remote: RemoteFile) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
-from .changes import Changes, RemoteFile, Target, check_ignored, holds
+from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
 from .terms import CARD_NAME, Fetch
 
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-MESSAGE = "Push what was made by optimum-flab"
 TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
@@ -134,7 +133,7 @@ class Conversation:
                 raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
             requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
             heads = {ref.name: ref.target_commit for ref in refs.branches}
-            head = heads.get(branch)
+            head = heads.get(branch) or requests.get(branch)
             start = head or heads.get("main")
             return Target(
                 repo_id,
@@ -197,26 +196,36 @@ class Conversation:
         with told(f"{repo_id} could not be made"):
             self.ask(self.api.create_repo, repo_id, private=private or None, exist_ok=True)
 
-    def pull_request_with(
-        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, author: str
-    ) -> str | None:
-        """The address of an open pull request of the author's that proposes this very content."""
+    def open_requests(self, target: Target, author: str) -> list[Target]:
+        """The open pull requests of an author, the newest first."""
         with told(f"the pull requests of {target.repo_id} could not be read"):
             discussions = self.ask(
                 lambda: list(
                     self.api.get_repo_discussions(target.repo_id, author=author, discussion_type="pull_request")
                 )
             )
-            for discussion in discussions:
-                reference = f"refs/pr/{discussion.num}"
-                if discussion.status not in ("open", "draft") or reference not in target.pull_requests:
-                    continue
-                if holds(self.files(target.repo_id, reference), files, changes):
-                    return self.request_url(target.repo_id, reference)
-        return None
+        numbers = sorted((found.num for found in discussions if found.status in ("open", "draft")), reverse=True)
+        references = [f"{PULL_REQUEST}{number}" for number in numbers]
+        return [self.look(target.repo_id, name, False) for name in references if name in target.pull_requests]
 
-    def deliver(self, target: Target, files: Mapping[str, Path | bytes], changes: Changes) -> str:
+    def is_ours(self, request: Target, target: Target) -> bool:
+        """Whether a pull request holds a commit of a push, by its description."""
+        with told(f"the pull requests of {target.repo_id} could not be read"):
+            proposed, there = (
+                self.ask(lambda revision=revision: list(self.api.list_repo_commits(target.repo_id, revision=revision)))
+                for revision in (request.branch, target.branch)
+            )
+        # pushes to the branch are in the history of a pull request too
+        before = {commit.commit_id for commit in there}
+        return any(SIGNATURE in commit.message for commit in proposed if commit.commit_id not in before)
+
+    def deliver(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, title: str, description: str
+    ) -> str:
         """Uploads what is large, and then changes the repository in one commit.
+
+        Args:
+            title, description (`str`): of the commit; a pull request takes them too.
 
         Returns:
             `str`: the address of the commit or the pull request.
@@ -254,13 +263,14 @@ class Conversation:
                 commit = self.api.create_commit(
                     target.repo_id,
                     [*operations, *deletions],
-                    commit_message=MESSAGE,
+                    commit_message=title,
+                    commit_description=description,
                     revision=target.branch,
                     create_pr=target.create_pr or None,
                     parent_commit=target.head,
                     num_threads=1,
                 )
-                return commit.pr_url or commit.commit_url
+                return commit.pr_url or self.url_of(target, commit.oid)
             except Exception as error:
                 if not refused_unread(error) and (found := self.arrived(target, files, changes, error)):
                     return found
@@ -312,17 +322,20 @@ class Conversation:
         if now.head == target.head:
             return None
         if holds(now.files, files, changes):
-            return self.commit_url(target.repo_id, now.head)
+            return self.url_of(target, now.head)
         raise FlabError(
             f"{target.repo_id} was changed by somebody else during the push, so nothing was committed; run the same"
             " command again to push on top of it"
         ) from None
 
-    def commit_url(self, repo_id: str, commit: str | None) -> str:
-        return f"{self.api.endpoint}/{repo_id}/commit/{commit}"
+    def url_of(self, target: Target, commit: str | None) -> str:
+        """The address of a pull request that was brought up to date, or else of a commit."""
+        if target.pull_request is not None:
+            return self.request_url(target.repo_id, target.branch)
+        return f"{self.api.endpoint}/{target.repo_id}/commit/{commit}"
 
     def request_url(self, repo_id: str, reference: str) -> str:
-        return f"{self.api.endpoint}/{repo_id}/discussions/{reference.removeprefix('refs/pr/')}"
+        return f"{self.api.endpoint}/{repo_id}/discussions/{reference.removeprefix(PULL_REQUEST)}"
 
 
 def card_reader(hub: Conversation) -> Fetch:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, FlabError
 from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
-from .changes import Changes, Target, changes_between
+from .changes import Changes, Target, changes_between, commit_text, holds
 from .conversation import TIMEOUT, Conversation, answers_within, card_reader, hub_client
 from .facts import at
 from .selection import grouped, select_files
@@ -44,6 +44,8 @@ class Push:
         target, changes = self.target, self.changes
         new = "" if target.exists else " (new)"
         where = f"{target.repo_id}{new}, {'a pull request to ' * target.create_pr}branch {target.branch}"
+        if target.pull_request is not None:
+            where = f"{target.repo_id}, pull request {target.pull_request}"
         sent, deleted = ("to send", "to delete") if self.url is None else ("sent", "deleted")
         lines = [
             f"{where}: {len(changes.send)} files of {self.size / 1e6:,.1f} MB {sent}, {len(changes.unchanged)} there"
@@ -67,6 +69,7 @@ def push_to_hub(
     dry_run: bool = False,
     overwrite_card: bool = False,
     include: str | Sequence[str] = (),
+    commit_message: str | None = None,
     adapter_of: str | None = None,
     base_model: str | None = None,
     license: str | None = None,
@@ -84,11 +87,14 @@ def push_to_hub(
             one's own.
         private (`bool`): make a new repository private.
         revision (`str`, *optional*): the branch to push to, made if it is missing; `main` by default.
-        create_pr (`bool`): open a pull request instead; the same content is never proposed twice.
+        create_pr (`bool`): open a pull request instead, or bring one's own open one up to date that an earlier push
+            opened; the same content is never proposed twice.
         dry_run (`bool`): only look and check, and say what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send beside those of the model: paths in the folder, in which `*`
             stands for anything.
+        commit_message (`str`, *optional*): title of the commit, and on further lines its description; says what is
+            pushed by default.
         adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
             repository of the pruned model that it goes with.
         base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
@@ -107,6 +113,8 @@ def push_to_hub(
     answers = Answers(base_model, license, license_name, license_link)
     check_repo_id(repo_id)
     check_revision(revision, create_pr)
+    if commit_message is not None and not commit_message.strip():
+        raise ConfigurationError("--commit-message is empty; say what is pushed, or leave it out")
     if not timeout > 0:
         raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
     folder, include = Path(folder), [include] if isinstance(include, str) else list(include)
@@ -143,7 +151,14 @@ def push_to_hub(
     hub = Conversation(hub_client())
     with answers_within(timeout):
         return push_staged(
-            hub, repo_id, staging, private=private, revision=revision, create_pr=create_pr, dry_run=dry_run
+            hub,
+            repo_id,
+            staging,
+            private=private,
+            revision=revision,
+            create_pr=create_pr,
+            dry_run=dry_run,
+            commit_message=commit_message,
         )
 
 
@@ -156,6 +171,7 @@ def push_staged(
     revision: str | None = None,
     create_pr: bool = False,
     dry_run: bool = False,
+    commit_message: str | None = None,
 ) -> Push:
     """The requests of a push, in their order; see [`push_to_hub`].
 
@@ -165,38 +181,38 @@ def push_staged(
     """
     account = hub.account()
     repo_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
-    target = hub.look(repo_id, revision or "main", create_pr)
-    check_target(target, account, private and not hub.is_private(target))
+    main = hub.look(repo_id, revision or "main", create_pr)
+    check_target(main, account, private and not hub.is_private(main))
+    requests = hub.open_requests(main, account["name"]) if create_pr else []
+    target = next((request for request in requests if hub.is_ours(request, main)), main)
     staged = staging(repo_id, hub.card(target))
     hub.check_card(staged.card)
     changes = changes_between(staged.files, target.files)
-    if changes.delete and not staged.replaces:
-        raise ConfigurationError(
-            f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to a repository of its own"
-        )
-    if staged.replaces and (stray := sorted(set(changes.keep) & {ADAPTER_CONFIG, ADAPTER_WEIGHTS})):
-        raise ConfigurationError(
-            f"{repo_id} holds an adapter ({', '.join(stray)}), which would be loaded in place of the model; push the"
-            " model to a repository of its own, or delete the adapter there"
-        )
-    size = sum(size_of(staged.files[path]) for path in changes.send)
-    differs = bool(changes.send or changes.delete)
-    if create_pr and differs and (found := hub.pull_request_with(target, staged.files, changes, account["name"])):
-        notes = (*staged.notes, f"a pull request with this very content is open already: {found}")
-        changes = Changes((), tuple(staged.files), (), changes.keep)
-        return Push(None if dry_run else found, target, changes, 0, notes, staged.left)
+    check_kind(repo_id, staged, changes)
+
+    def pushed(url: str | None, at: Target, changes: Changes, *notes: str) -> Push:
+        size = sum(size_of(staged.files[path]) for path in changes.send)
+        return Push(url, at, changes, size, (*staged.notes, *notes), staged.left)
+
+    there = changes if target is main else changes_between(staged.files, main.files)
+    if not (there.send or there.delete):
+        return pushed(None if dry_run else hub.url_of(main, main.head), main, there)
+    for request in requests:
+        if holds(request.files, staged.files, there):
+            url = hub.url_of(request, request.head)
+            none = Changes((), tuple(staged.files), (), there.keep)
+            note = f"a pull request with this very content is open already: {url}"
+            return pushed(None if dry_run else url, request, none, note)
     if dry_run:
-        return Push(None, target, changes, size, staged.notes, staged.left)
-    if not differs:
-        return Push(hub.commit_url(target.repo_id, target.head), target, changes, size, staged.notes, staged.left)
+        return pushed(None, target, changes)
     before = target
     if not target.exists:
         hub.create(repo_id, private)
         target = hub.look(repo_id, revision or "main", create_pr)
         check_made(target, private and not hub.is_private(target))
         changes = changes_between(staged.files, target.files)
-    url = hub.deliver(target, staged.files, changes)
-    return Push(url, before, changes, size, staged.notes, staged.left)
+    title, description = commit_text(commit_message, staged.title, changes)
+    return pushed(hub.deliver(target, staged.files, changes, title, description), before, changes)
 
 
 # --- what can be told without the Hub ------------------------------------------------------------------------------
@@ -244,6 +260,19 @@ def check_target(target: Target, account: Mapping[str, Any], not_private: bool) 
         raise FlabError(
             f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
             " leave out --private"
+        )
+
+
+def check_kind(repo_id: str, staged: Staged, changes: Changes) -> None:
+    """Raises a [`ConfigurationError`] if a repository holds an adapter where a model goes, or the other way round."""
+    if changes.delete and not staged.replaces:
+        raise ConfigurationError(
+            f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to a repository of its own"
+        )
+    if staged.replaces and (stray := sorted(set(changes.keep) & {ADAPTER_CONFIG, ADAPTER_WEIGHTS})):
+        raise ConfigurationError(
+            f"{repo_id} holds an adapter ({', '.join(stray)}), which would be loaded in place of the model; push the"
+            " model to a repository of its own, or delete the adapter there"
         )
 
 

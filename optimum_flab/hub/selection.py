@@ -143,12 +143,12 @@ def check_inside(path: Path, folder: Path, name: str) -> None:
         )
 
 
-def grouped(paths: Sequence[str]) -> str:
-    """Files in a line, those of a folder together."""
+def grouped(paths: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Files in a line, those of a folder together, and at most so many of them by name."""
     groups = Counter(path.split("/")[0] + "/" * ("/" in path) for path in paths)
     texts = [
         f"{name} ({count} file{'s' * (count > 1)})" if name.endswith("/") and name not in paths else name
         for name, count in groups.items()
     ]
-    more = len(texts) - MOST_NAMED
-    return ", ".join(texts[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")

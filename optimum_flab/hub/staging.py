@@ -21,6 +21,8 @@ from .facts import (
     WEIGHTS_INDEX,
     at,
     is_result,
+    last_name,
+    number_at,
     read_json,
     recorded_datasets,
     replaced_texts,
@@ -58,6 +60,7 @@ class Staged:
         notes (`tuple[str, ...]`): what the user should be told.
         replaces (`bool`): whether it takes the place of a checkpoint that is there.
         left (`tuple[str, ...]`): what else is in the folder, and stays behind.
+        title (`str`): of the commit, where the user names none.
     """
 
     files: dict[str, Path | bytes]
@@ -65,6 +68,7 @@ class Staged:
     notes: tuple[str, ...] = ()
     replaces: bool = True
     left: tuple[str, ...] = ()
+    title: str = "Upload a pruned model"
 
 
 def stage(
@@ -146,7 +150,16 @@ def stage(
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:
         notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
-    return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left)
+    title = commit_title(read_json(folder / REPORT_NAME))
+    return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
+
+
+def commit_title(report: Mapping[str, Any]) -> str:
+    """What a push brings, in a line."""
+    name, removed = at(report, "base_model", "name"), number_at(report, "removed_ratio")
+    what = last_name(name) if isinstance(name, str) and name else "a model"
+    share = "" if removed is None else f", pruned by {removed:.1%}"
+    return f"Upload {what}{share}{' and trained' * bool(at(report, 'recovery'))}"
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------

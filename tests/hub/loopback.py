@@ -67,21 +67,48 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     requests: list[dict] = field(default_factory=list)
+    log: dict[str, dict] = field(default_factory=dict)  # of each commit: what it follows, and what it says
     gated: bool = False
 
-    def commit(self, branch: str, files: dict[str, Blob]) -> str:
-        self.branches[branch] = self.record(files)
+    def commit(self, branch: str, files: dict[str, Blob], title: str = "", message: str = "") -> str:
+        parent = self.branches.get(branch) or self.branches.get("main")
+        self.branches[branch] = self.record(files, parent, title, message)
         return self.branches[branch]
 
-    def record(self, files: dict[str, Blob]) -> str:
+    def record(self, files: dict[str, Blob], parent: str | None, title: str, message: str) -> str:
         sha = hashlib.sha1(b"%d" % next(self.numbers)).hexdigest()
         self.commits[sha] = files
+        self.log[sha] = {"parent": parent, "title": title, "message": message}
         return sha
 
+    def propose(
+        self, files: dict[str, Blob], parent: str, title: str, message: str, author: str = "me"
+    ) -> tuple[int, str]:
+        """Opens a pull request; its number and commit."""
+        number, sha = len(self.requests) + 1, self.record(files, parent, title, message)
+        request = {"num": number, "ref": f"refs/pr/{number}", "sha": sha, "author": author}
+        self.requests.append({**request, "status": "open", "title": title})
+        return number, sha
+
+    def request(self, reference: str) -> dict | None:
+        return next((request for request in self.requests if request["ref"] == reference), None)
+
     def resolve(self, revision: str) -> str | None:
+        if request := self.request(revision):
+            return request["sha"]
         return (
             self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
         )
+
+    def history(self, revision: str) -> list[dict]:
+        """The commits of a revision, the newest first."""
+        found, sha = [], self.resolve(revision)
+        while sha is not None:
+            log = self.log[sha]
+            entry = {"id": sha, "title": log["title"], "message": log["message"], "date": "2025-01-01T00:00:00.000Z"}
+            found.append({**entry, "authors": [{"user": "me"}]})
+            sha = log["parent"]
+        return found
 
 
 class Hub(ThreadingHTTPServer):
@@ -100,7 +127,8 @@ class Hub(ThreadingHTTPServer):
     def reset(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
-        self.tokens = {"hf_right0000": "write", "hf_reader000": "read"}
+        self.tokens = {"hf_right0000": "write", "hf_reader000": "read", "hf_other0000": "write"}
+        self.names = {"hf_other0000": "you"}  # of those who are not "me"
         self.requests: list[tuple[str, str]] = []
         self.fault: tuple[int, str] | None = None
         self.lasting = False  # whether the fault stays from then on
@@ -142,10 +170,7 @@ class Hub(ThreadingHTTPServer):
         return {name: {path: blob.oid for path, blob in self.tree(repository, name).items()} for name in names}
 
     def tree(self, repository: Repository, name: str) -> dict[str, Blob]:
-        for request in repository.requests:
-            if request["ref"] == name:
-                return repository.commits[request["sha"]]
-        return repository.commits[repository.branches[name]]
+        return repository.commits[repository.resolve(name)]
 
     @contextmanager
     def serving(self) -> Iterator[Hub]:
@@ -271,7 +296,7 @@ class Handler(BaseHTTPRequestHandler):
         hub, url = self.server, urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        role = hub.tokens.get(token)
+        role, user = hub.tokens.get(token), hub.names.get(token, "me")
         if path == "/api/validate-yaml":
             given = json.loads(body)
             errors = card_errors(given["content"])
@@ -295,7 +320,7 @@ class Handler(BaseHTTPRequestHandler):
             return ok(
                 {
                     "type": "user",
-                    "name": "me",
+                    "name": user,
                     "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "watched", "roleInOrg": "read"}],
                     "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": role}},
                 }
@@ -312,7 +337,7 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.batch(match[1], json.loads(body), role)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(.*))?", path):
-            return self.model(match[1], match[2] or "", query, body, role)
+            return self.model(match[1], match[2] or "", query, body, role, user)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)", path):
             return self.file(match[1], match[2], match[3], role)
         return failed(404, f"nothing at {path}")
@@ -351,7 +376,7 @@ class Handler(BaseHTTPRequestHandler):
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
         return 200, blob.content, headers
 
-    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None) -> tuple:
+    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None, user: str) -> tuple:
         repository = self.repository(name, role)
         if isinstance(repository, tuple):
             return repository
@@ -383,22 +408,25 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in repository.commits[sha]]
             return ok({"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
         if match := re.fullmatch(r"tree/(refs/pr/\d+|[^/]+)", rest):
-            files = self.revision(repository, match[1])
-            if files is None:
+            sha = repository.resolve(match[1])
+            if sha is None:
                 return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
-            return ok([entry(path, blob) for path, blob in sorted(files.items())])
+            return ok([entry(path, blob) for path, blob in sorted(repository.commits[sha].items())])
+        if match := re.fullmatch(r"commits/(refs/pr/\d+|[^/]+)", rest):
+            return ok(repository.history(match[1]))
         if rest == "discussions":
             found = [
                 {
                     "title": request["title"],
                     "num": request["num"],
-                    "author": {"name": "me"},
+                    "author": {"name": request["author"]},
                     "createdAt": "2025-01-01T00:00:00.000Z",
                     "status": request["status"],
                     "repo": {"name": name, "type": "model"},
                     "isPullRequest": True,
                 }
                 for request in repository.requests
+                if request["author"] in query.get("author", [request["author"]])
             ]
             return ok({"count": len(found), "start": 0, "discussions": found})
         if match := re.fullmatch(r"branch/(.+)", rest):
@@ -428,7 +456,7 @@ class Handler(BaseHTTPRequestHandler):
                 )
             return ok({"files": files})
         if match := re.fullmatch(r"commit/(.+)", rest):
-            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body)
+            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body, user)
         if match := re.fullmatch(r"xet-write-token/(.+)", rest):
             reply = {"accessToken": "xet", "exp": int(time.time()) + 3600, "casUrl": f"{self.server.url}/xet"}
             headers = {
@@ -439,22 +467,15 @@ class Handler(BaseHTTPRequestHandler):
             return 200, json.dumps(reply).encode(), headers
         return failed(404, f"nothing at {rest}")
 
-    def revision(self, repository: Repository, name: str) -> dict[str, Blob] | None:
-        for request in repository.requests:
-            if request["ref"] == name:
-                return repository.commits[request["sha"]]
-        sha = repository.resolve(name)
-        return None if sha is None else repository.commits[sha]
-
-    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes) -> tuple:
+    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes, user: str) -> tuple:
         hub = self.server
-        if branch not in repository.branches:
+        if branch not in repository.branches and repository.request(branch) is None:
             return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
         if hub.before_commit is not None:
             hub.before_commit(repository)
         lines = [json.loads(line) for line in body.splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        head = repository.branches[branch]
+        head = repository.resolve(branch)
         parent = header.get("parentCommit")
         if parent not in (None, head) and not create_pr:
             return failed(412, "A commit has happened since. Please refresh and try again.")
@@ -470,20 +491,15 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 if files.pop(value["path"], None) is None:
                     return failed(400, f"{value['path']} is not there")
+        said = header["summary"], header.get("description", "")
         if create_pr:
-            number = len(repository.requests) + 1
-            sha = repository.record(files)
-            request = {
-                "num": number,
-                "ref": f"refs/pr/{number}",
-                "sha": sha,
-                "status": "open",
-                "title": header["summary"],
-            }
-            repository.requests.append(request)
+            number, sha = repository.propose(files, parent or head, *said, author=user)
             found = {"pullRequestUrl": f"{hub.url}/{name}/discussions/{number}"}
+        elif request := repository.request(branch):
+            sha, found = repository.record(files, head, *said), {}
+            request["sha"] = sha
         else:
-            sha, found = repository.commit(branch, files), {}
+            sha, found = repository.commit(branch, files, *said), {}
         return ok({"success": True, "commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}", **found})
 
 
