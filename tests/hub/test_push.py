@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.changes import RemoteFile, Target, changes_between
 from optimum_flab.hub.conversation import Conversation, card_reader, scrubbed, told
+from optimum_flab.hub.ownership import MARKED
 from optimum_flab.hub.push import check_revision, check_target
 
 
@@ -453,6 +454,27 @@ def test_the_front_door_pushes_a_folder_that_was_pruned(pruned, hub, client):
     found = client(push_loaded, str(pruned), NAME, **LICENSED)
     assert found.result().url and files_there(hub) == {path.name for path in pruned.iterdir()}
     assert "save them to a folder of their own" in str(client(push_changed, str(pruned), NAME, **LICENSED).error)
+
+
+def test_the_front_door_pushes_what_it_loaded_from_the_hub(recovered, hub, client):
+    (recovered / "flab_recovery_loss.png").write_bytes(b"a curve")
+    assert (recovered / "flab_plan.safetensors").is_file()
+    client(push, str(recovered), NAME, **LICENSED).result()
+    other = client(push_loaded, NAME, "me/other").result()
+    assert other.notes == () and other.left == ()
+    first, second = hub.files(NAME), hub.files("me/other")
+    card = first.pop("README.md").decode().replace(NAME, "me/other").replace("# tiny-flab", "# other")
+    assert without_mark(second.pop("README.md").decode()) == without_mark(card)
+    assert first == second and "flab_recovery_loss.png" in second
+    loaded = client(load, "me/other").result()
+    weights = load_file(recovered / "model.safetensors")
+    assert all(loaded["weights"][name] == tensor_bytes(tensor) for name, tensor in weights.items())
+    assert client(push_loaded, "me/other", "me/other").result().changes.send == ()
+    assert "save them to a folder of their own" in str(client(push_changed, "me/other", NAME).error)
+
+
+def without_mark(card):
+    return MARKED.sub("", card)
 
 
 def push_loaded(folder, name, **options):
