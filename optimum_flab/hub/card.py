@@ -22,6 +22,7 @@ from .facts import (
     number_at,
     read_facts,
     score_rows,
+    task_dataset,
 )
 from .ownership import (
     BEGIN,
@@ -262,7 +263,10 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
-    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1."""
+    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1.
+
+    The dataset is one of the Hub where the problems are all of one; else it is called as the task.
+    """
     from huggingface_hub import EvalResult
 
     found = []
@@ -273,12 +277,16 @@ def eval_results(facts: Facts) -> list[EvalResult]:
             value = number_at(row, "score", "value") if value is None else value
             if value is None:
                 continue
-            problems = number_at(row, "problems")
+            problems, dataset = number_at(row, "problems"), task_dataset(evaluation, row["task"]) or {}
+            about = tables.task_files(evaluation, row["task"])
+            about += [] if limit is None else [f"first {limit} problems"]
             found.append(
                 EvalResult(
                     task_type="text-generation",
-                    dataset_type=row["task"],
-                    dataset_name=row["task"] if limit is None else f"{row['task']} (first {limit} problems)",
+                    dataset_type=dataset.get("id", row["task"]),
+                    dataset_name=f"{row['task']} ({', '.join(about)})" if about else row["task"],
+                    dataset_config=dataset.get("config"),
+                    dataset_split=dataset.get("split"),
                     dataset_args=None if problems is None else {"problems": problems},
                     metric_type=row["metric"],
                     metric_value=value,

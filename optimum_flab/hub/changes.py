@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import FlabError
 from .facts import is_result
-from .selection import CHECKPOINT_FILES, SHARD, grouped
+from .selection import CHECKPOINT_FILES, RESULT_ENTRY, SHARD, grouped
 from .staging import blob_id, sha256_of, size_of
 
 
@@ -106,7 +106,12 @@ def changes_between(files: Mapping[str, Path | bytes], remote: Mapping[str, Remo
     """What makes a repository hold the files of a checkpoint."""
     unchanged = tuple(path for path in files if path in remote and is_same(files[path], remote[path]))
     others = [path for path in sorted(remote) if path not in files]
-    delete = tuple(path for path in others if path in CHECKPOINT_FILES or SHARD.fullmatch(path) or is_result(path))
+    ours = (SHARD, RESULT_ENTRY)
+    delete = tuple(
+        path
+        for path in others
+        if path in CHECKPOINT_FILES or is_result(path) or any(pattern.fullmatch(path) for pattern in ours)
+    )
     return Changes(
         send=tuple(path for path in files if path not in unchanged),
         unchanged=unchanged,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
+from .results import matching_task
 from .terms import CARD_NAME, Fetch
 
 
@@ -190,6 +191,32 @@ class Conversation:
                     f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
                     " --license or --base-model, or the card"
                 ) from None
+
+    def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
+        """The id of the task that a dataset has as a benchmark of the Hub; `None` where it is none.
+
+        Args:
+            dataset (`Mapping[str, str]`): `id`, perhaps `config` and `split`.
+        """
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+
+        author, name = dataset["id"].split("/")
+        with told("the Hub could not be asked which datasets are benchmarks"):
+            listed = self.ask(lambda: list(self.api.list_datasets(benchmark="official", author=author, search=name)))
+            if dataset["id"] not in {found.id for found in listed}:
+                return None
+            try:
+                path = self.ask(self.api.hf_hub_download, dataset["id"], "eval.yaml", repo_type="dataset")
+            except LocalEntryNotFoundError:  # without a connection, which an EntryNotFoundError too would hide
+                raise
+            except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError):
+                return None
+            return matching_task(Path(path).read_text(encoding="utf-8"), dataset)
 
     def create(self, repo_id: str, private: bool) -> None:
         """Makes a repository; one that is there stays as it is."""

@@ -264,6 +264,14 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in evaluation["scores"] if _is_score(row)]
 
 
+def task_dataset(evaluation: Mapping[str, Any], task: str) -> dict[str, str] | None:
+    """The dataset on the Hub that a task's problems are those of: `id`, perhaps `config` and `split`."""
+    found = at(evaluation, "settings", "task_datasets", task)
+    if not isinstance(at(found, "id"), str):
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
 def against_dense(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
     """Whether an evaluation compares with the very model that was pruned."""
     dense = at(evaluation, "models", "dense", "weights_sha256")

@@ -146,6 +146,7 @@ def push_to_hub(
             answers=answers,
             overwrite_card=overwrite_card,
             fetch=card_reader(hub),
+            benchmark_task=hub.benchmark_task,
         )
 
     hub = Conversation(hub_client())

@@ -37,6 +37,7 @@ CHECKPOINT_FILES = {
     *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
 }
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them
 CHAT_TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
 MOST_NAMED = 12  # files that a summary names
 

@@ -23,6 +23,7 @@ from .facts import (
     is_result,
     last_name,
     number_at,
+    read_facts,
     read_json,
     recorded_datasets,
     replaced_texts,
@@ -30,6 +31,7 @@ from .facts import (
     without_paths,
 )
 from .ownership import is_generated, metadata_of, text_of_user
+from .results import BenchmarkTask, result_files
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
@@ -81,6 +83,7 @@ def stage(
     answers: Answers = NO_ANSWERS,
     overwrite_card: bool = False,
     fetch: Fetch | None = None,
+    benchmark_task: BenchmarkTask | None = None,
     largest_file: int = LARGEST_FILE,
 ) -> Staged:
     """Checks a pruned model and puts together what will be sent.
@@ -98,6 +101,8 @@ def stage(
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
+        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~results`]; without
+            it no score is sent in the form that leaderboards collect.
         largest_file (`int`): most bytes of a file.
 
     Raises:
@@ -130,9 +135,10 @@ def stage(
             fetch=fetch,
         )
         check_licence(rendered.terms)
-        card, notes = str(rendered.card), rendered.notes
+        card, notes, facts = str(rendered.card), rendered.notes, rendered.facts
         staged |= rendered.plots
     else:
+        facts = read_facts(folder)
         card = own
         if not metadata_of(own).get("license"):
             raise ConfigurationError(
@@ -146,6 +152,8 @@ def stage(
             )
         notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
     staged[CARD_NAME] = card.encode()
+    if benchmark_task is not None:
+        staged |= result_files(facts, repo_id, revision, benchmark_task)
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:

@@ -247,14 +247,18 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
         said.append(f"lm-eval {cell(version)}")
     sentences = [f"{', '.join(said)[0].upper()}{', '.join(said)[1:]}."] if said else []
     data = at(settings, "data")
-    files = {task: names for task, names in data.items() if names} if isinstance(data, Mapping) else {}
-    if files:
-        named = "; ".join(
-            f"{cell(task)} from {', '.join(code([names] if isinstance(names, str) else names))}"
-            for task, names in files.items()
-        )
+    files = {task: task_files(evaluation, task) for task in data} if isinstance(data, Mapping) else {}
+    if any(files.values()):
+        named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items() if names)
         sentences.append(f"Local data: {named}.")
     return sentences
+
+
+def task_files(evaluation: Mapping[str, Any], task: str) -> list[str]:
+    """The names of files (or sources of text) that the user gave a task."""
+    given = without_paths(at(evaluation, "settings") or {}, recorded_datasets(evaluation))
+    names = at(given, "data", task)
+    return [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str)]
 
 
 def efficiency_table(efficiency: Mapping[str, Any] | None, report: Mapping[str, Any]) -> dict[str, Any] | None:

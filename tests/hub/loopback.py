@@ -139,6 +139,7 @@ class Hub(ThreadingHTTPServer):
         self.released = threading.Event()
         self.bodies: list[bytes] = []
         self.before_commit = None
+        self.benchmarks: dict[str, str] = {}  # datasets that are, with their `eval.yaml`
         self.xet = False  # whether large files may come by Xet, which keeps them itself
 
     def handle_error(self, request, client_address) -> None:
@@ -334,6 +335,16 @@ class Handler(BaseHTTPRequestHandler):
                 return ok({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}, 409)
             hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, given.get("visibility") == "private")
             return ok({"url": f"{hub.url}/{name}", "name": name})
+        if path == "/api/datasets":
+            asked = (query.get("filter"), query.get("search", [""])[0])
+            found = [name for name in hub.benchmarks if asked[0] == ["benchmark:official"] and asked[1] in name]
+            return ok([{"id": name, "_id": name, "tags": [], "downloads": 0, "likes": 0} for name in found])
+        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/main/eval.yaml", path):
+            if match[1] not in hub.benchmarks:
+                return failed(404, "no such file", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "0" * 40})
+            content = hub.benchmarks[match[1]].encode()
+            sha = hashlib.sha1(content).hexdigest()
+            return 200, content, {"X-Repo-Commit": sha, "ETag": f'"{sha}"'}
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.batch(match[1], json.loads(body), role)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(.*))?", path):
