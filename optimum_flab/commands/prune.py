@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..settings import check_settings
-from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
+from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
 
@@ -98,6 +98,7 @@ class PruneCommand(FlabVerb):
         from ..calibration import check_sources
 
         FlabOptimizer.check_output(args.output, args.overwrite)
+        command = command_line("prune", self.parser, args)
         work = FlabPrunerConfig(**given) if args.plan is None else PruningPlan.load(args.plan)
         if args.plan is None:
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
@@ -122,6 +123,7 @@ class PruneCommand(FlabVerb):
                 optimizer.recover(work.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
         else:
             optimizer.apply(work)
+        optimizer.pruned.report["command"] = command
         optimizer.save_pretrained(args.output, overwrite=args.overwrite)
         print(optimizer.summary())
         if args.prompt is not None:

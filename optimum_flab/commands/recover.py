@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigurationError
 from ..recovery.settings import check_recovery
 from ..settings import check_settings
-from .base import DTYPES, FlabVerb, argument_groups
+from .base import DTYPES, FlabVerb, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
 
@@ -128,6 +128,7 @@ class RecoverCommand(FlabVerb):
             )
         PruningPlan.load(args.model)
         check_inputs(settings, args.confirm_run_unsafe_code)
+        command = command_line("recover", self.parser, args)
         optimizer = FlabOptimizer.from_pretrained(
             args.teacher, revision=args.teacher_revision, device=process_device(args.device), dtype=args.dtype
         )
@@ -139,5 +140,6 @@ class RecoverCommand(FlabVerb):
             release_dense=True,
         )
         if process_state().is_main_process:
+            optimizer.pruned.report["recovery"]["command"] = command
             optimizer.save_pretrained(args.output, overwrite=args.overwrite)
             print(optimizer.summary())

@@ -316,6 +316,17 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
         "provenance": tables.provenance_rows(facts, base),
         "loss_curve": facts.loss_curve,
+        "architecture": facts.architecture,
+        "chat_template": facts.chat_template,
+        "instructed": any(
+            row["task"].endswith("_instruct")
+            for evaluation in facts.results.evaluations
+            for row in score_rows(evaluation)
+        ),
+        "uses": tables.intended_uses(facts, base),
+        "beyond": tables.beyond_its_scope(facts),
+        "commands": tables.commands(facts),
+        "version": at(report, "versions", "optimum-flab"),
         "settings": tables.settings_yaml(facts) if facts.settings else None,
         "limits": tables.limits(facts),
         "citation": terms.citation,

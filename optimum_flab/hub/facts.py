@@ -20,6 +20,7 @@ CONFIG_NAME = "flab_config.json"
 EVALUATION_NAME = "flab_evaluation.json"
 EFFICIENCY_NAME = "flab_efficiency.json"
 EFFICIENCY_PLOT, EVALUATION_TABLE = "flab_efficiency.png", "flab_evaluation.txt"
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT_NAMES = {
@@ -61,6 +62,8 @@ class Facts:
         results ([`Results`]): evaluations and efficiency of this checkpoint.
         license_files (`tuple[str, ...]`): licences and notices in the folder.
         loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
+        architecture (`str`, *optional*): the class that loads the weights.
+        chat_template (`bool`): whether the tokenizer has one.
     """
 
     report: dict[str, Any]
@@ -69,6 +72,8 @@ class Facts:
     results: Results
     license_files: tuple[str, ...]
     loss_curve: str | None = None
+    architecture: str | None = None
+    chat_template: bool = False
 
     @property
     def recovery(self) -> Mapping[str, Any] | None:
@@ -106,7 +111,23 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
             sorted(path.name for path in folder.glob("*") if is_license_file(path.name) and path.is_file())
         ),
         loss_curve=CURVE_NAME if at(report, "recovery") and (folder / CURVE_NAME).is_file() else None,
+        architecture=architecture_of(folder),
+        chat_template=has_chat_template(folder),
     )
+
+
+def architecture_of(folder: Path) -> str | None:
+    """The class that `config.json` names; `None` where it names none."""
+    path = folder / "config.json"
+    named = at(read_json(path), "architectures") if path.exists() else None
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in a folder can write down a chat."""
+    path = folder / "tokenizer_config.json"
+    inside = at(read_json(path), "chat_template") if path.exists() else None
+    return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATES)
 
 
 def is_license_file(name: str) -> bool:

@@ -306,6 +306,42 @@ def _short(value: int | float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
 
+# --- what it is for ------------------------------------------------------------------------------------------------
+
+
+def intended_uses(facts: Facts, base: str) -> list[str]:
+    """What the model is for, a sentence each."""
+    made = "the pruning and the training" if facts.recovery else "the pruning"
+    return [
+        f"For people who use {base} for code and need a smaller model.",
+        f"Expect it to do best on text like that which decided {made}; it is listed below.",
+    ]
+
+
+def beyond_its_scope(facts: Facts) -> list[str]:
+    """What the model is not for, in a few words each."""
+    sizes = [number_at(facts.report, side, "vocab_size") for side in ("dense", "pruned")]
+    lacking = ", whose tokens the vocabulary may lack" * (None not in sizes and sizes[0] != sizes[1])
+    return [
+        "anything that the base model is not meant for",
+        f"other kinds of text than that listed below, such as other natural languages{lacking}",
+        "code that is run without being read, or outside of a sandbox",
+        "work in which wrong or insecure code does harm, and decisions about people",
+    ]
+
+
+def is_evaluated_in_chat(facts: Facts) -> bool:
+    """Whether a task was evaluated through the chat template."""
+    rows = (row for evaluation in facts.results.evaluations for row in score_rows(evaluation))
+    return any(row["task"].endswith("_instruct") for row in rows)
+
+
+def commands(facts: Facts) -> list[str]:
+    """The commands that the model was made with, where they are recorded: not where it was made from Python."""
+    recorded = at(facts.report, "command"), at(facts.recovery, "command")
+    return [command for command in recorded if isinstance(command, str)]
+
+
 # --- how it was made, and its limits -------------------------------------------------------------------------------
 
 

@@ -99,6 +99,44 @@ def test_size_retention_licence_and_usage_come_first(pruned, report):
         assert wanted in first
 
 
+def test_the_card_says_how_to_use_the_model_and_what_for(pruned, report):
+    (pruned / "chat_template.jinja").unlink()
+    text = render_card(pruned, "me/tiny-flab", answers=ANSWERS).card.text
+    for wanted in (
+        "vllm serve me/tiny-flab\n",
+        "A server that runs `Qwen2ForCausalLM` can run it",
+        f"`optimum-flab` {report['versions']['optimum-flab']}",
+        "For people who use [someone/tiny](https://huggingface.co/someone/tiny) for code",
+        "such as other natural languages, whose tokens the vocabulary may lack;",
+    ):
+        assert wanted in text, wanted
+    assert "chat template" not in text and "optimum-cli flab prune" not in text
+    change_report(pruned, pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]})
+    assert "may lack" not in render_card(pruned).card.text
+
+
+def test_a_chat_is_shown_where_there_is_a_template_and_what_it_is_worth_is_not_guessed(pruned, report):
+    (pruned / "chat_template.jinja").unlink()
+    path = pruned / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, "chat_template": "{{ messages[0].content }}"})
+    assert "how well the model follows instructions was not measured" in render_card(pruned).card.text
+    evaluation = evaluation_of(report)
+    evaluation["scores"][0]["task"] = "humaneval_instruct"
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned).card.text
+    assert "apply_chat_template" in text and "follows instructions" not in text
+
+
+def test_the_commands_are_shown_where_they_are_recorded(pruned):
+    change_report(
+        pruned, command="optimum-cli flab prune -m tiny out", recovery={"command": "optimum-cli flab recover"}
+    )
+    assert "```\noptimum-cli flab prune -m tiny out\noptimum-cli flab recover\n```" in render_card(pruned).card.text
+    change_report(pruned, command=["x"], recovery=None)
+    assert "With names in place of paths" not in render_card(pruned).card.text
+
+
 def test_the_plots_show_what_the_report_says(pruned):
     from PIL import Image
 

@@ -58,6 +58,14 @@ def test_a_push_comes_back_bit_for_bit_and_the_printed_code_runs(pruned, hub, cl
     assert "def fibonacci(n):" in ran.output
 
 
+def test_the_printed_chat_runs(pruned, hub, client):
+    client(push, str(pruned), NAME, revision="v1", **LICENSED).result()
+    card = hub.files(NAME, "v1")["README.md"].decode()
+    first, chat = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "apply_chat_template" in chat and f"vllm serve {NAME} --revision v1\n" in card
+    client(execute, first + chat).result()
+
+
 def test_a_second_push_of_the_same_changes_nothing(pruned, hub, client):
     client(push, str(pruned), NAME, **LICENSED).result()
     before = hub.state(NAME)
