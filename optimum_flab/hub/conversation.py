@@ -64,6 +64,7 @@ def answers_within(seconds: float) -> Iterator[None]:
 def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
     """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
     which the client does not try again."""
+    from huggingface_hub.utils import hf_raise_for_status
 
     def sent(request: Any, **options: Any) -> T:
         limits = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
@@ -71,12 +72,15 @@ def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
         limits = {step: seconds if limit is None else min(limit, seconds) for step, limit in limits.items()}
         request.extensions = {**request.extensions, "timeout": limits}
         try:
-            return send(request, **options)
+            response = send(request, **options)
         except Exception as error:
             # of httpx or its successor, whichever the client is built on
             if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
                 raise TimeoutError(f"no answer within {max(limits.values()):g} seconds") from error
             raise
+        if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
+            hf_raise_for_status(response)  # the client would wait, however long it is
+        return response
 
     return sent
 
@@ -464,13 +468,17 @@ def refused_unread(error: BaseException) -> bool:
     return status_of(error) == 429 or any(type(link).__name__ in unmade for link in causes(error))
 
 
-def asked_wait(error: BaseException) -> int | None:
-    """Seconds that the Hub asks to wait."""
+def asked_wait(response: Any) -> int | None:
+    """Seconds that the Hub asks to wait.
+
+    Args:
+        response (`httpx.Response`, *optional*): what it answered.
+    """
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    headers = getattr(response_of(error), "headers", None) or {}
+    headers = getattr(response, "headers", None) or {}
     limit = parse_ratelimit_headers(headers)
-    if status_of(error) == 429 and limit is not None and limit.remaining == 0:
+    if getattr(response, "status_code", None) == 429 and limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1  # it counts whole seconds
     after = headers.get("Retry-After", "").strip()
     return int(after) if after.isdigit() else None
@@ -485,8 +493,8 @@ def pause(error: BaseException, otherwise: float | None) -> bool:
     Returns:
         `bool`: whether to repeat it; not where the Hub asks for longer than anybody would wait for.
     """
-    asked = asked_wait(error)
-    if otherwise is None or (asked is not None and asked > LONGEST_WAIT):
+    asked = asked_wait(response_of(error))
+    if otherwise is None or (asked or 0) > LONGEST_WAIT:
         return False
     if asked is not None:
         logger.warning("the Hub asks to wait %d seconds before the next request", asked)
@@ -500,7 +508,7 @@ def advice(error: BaseException) -> str:
     if status in (401, 403):
         return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
     if status == 429:
-        wait = asked_wait(error)
+        wait = asked_wait(response_of(error))
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
         return f"check the connection, or give the Hub longer with --timeout, and {again}"
@@ -510,13 +518,16 @@ def advice(error: BaseException) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An error in a line, with its cause, without secrets."""
+    """An error in a line, with its causes, without secrets."""
+    if status_of(error) == 429:
+        return "it was asked too often, by this account or from this address"
     parts: list[str] = []
-    while error is not None and len(parts) < 3:
-        text = " ".join(str(error).split()) or type(error).__name__
+    for link in causes(error):
+        text = " ".join(str(link).split()) or type(link).__name__
         if not any(text in part for part in parts):
             parts.append(text)
-        error = error.__cause__
+        if len(parts) == 3 or isinstance(link, TimeoutError):
+            break
     return scrubbed(": ".join(parts))
 
 

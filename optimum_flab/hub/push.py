@@ -47,9 +47,11 @@ class Push:
         if target.pull_request is not None:
             where = f"{target.repo_id}, pull request {target.pull_request}"
         sent, deleted = ("to send", "to delete") if self.url is None else ("sent", "deleted")
+        size = f"{self.size / 1e6:,.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:,.1f} kB"
+        files = f"{len(changes.send)} file{'s' * (len(changes.send) != 1)}" + f" of {size}" * bool(changes.send)
         lines = [
-            f"{where}: {len(changes.send)} files of {self.size / 1e6:,.1f} MB {sent}, {len(changes.unchanged)} there"
-            f" already, {len(changes.delete)} {deleted}, {len(changes.keep)} kept"
+            f"{where}: {files} {sent}, {len(changes.unchanged)} there already, {len(changes.delete)} {deleted},"
+            f" {len(changes.keep)} kept"
         ]
         lines += [f"  + {path}" for path in changes.send]
         lines += [f"  - {path}" for path in changes.delete]

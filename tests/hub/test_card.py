@@ -104,7 +104,7 @@ def test_the_card_says_how_to_use_the_model_and_what_for(pruned, report):
     text = render_card(pruned, "me/tiny-flab", answers=ANSWERS).card.text
     for wanted in (
         "vllm serve me/tiny-flab\n",
-        "A server that runs `Qwen2ForCausalLM` can run it",
+        "Whatever serves `Qwen2ForCausalLM` can serve it",
         f"`optimum-flab` {report['versions']['optimum-flab']}",
         "For people who use [someone/tiny](https://huggingface.co/someone/tiny) for code",
         "such as other natural languages, whose tokens the vocabulary may lack;",
