@@ -67,16 +67,15 @@ def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
     from huggingface_hub.utils import hf_raise_for_status
 
     def sent(request: Any, **options: Any) -> T:
-        limits = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
-        # some requests come with none, on purpose or by default
-        limits = {step: seconds if limit is None else min(limit, seconds) for step, limit in limits.items()}
+        # some requests come with limits of their own, or with none on purpose
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         request.extensions = {**request.extensions, "timeout": limits}
         try:
             response = send(request, **options)
         except Exception as error:
             # of httpx or its successor, whichever the client is built on
             if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
-                raise TimeoutError(f"no answer within {max(limits.values()):g} seconds") from error
+                raise TimeoutError(f"no answer within {seconds:g} seconds") from error
             raise
         if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
             hf_raise_for_status(response)  # the client would wait, however long it is
@@ -523,7 +522,7 @@ def described(error: BaseException) -> str:
         return "it was asked too often, by this account or from this address"
     parts: list[str] = []
     for link in causes(error):
-        text = " ".join(str(link).split()) or type(link).__name__
+        text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
         if not any(text in part for part in parts):
             parts.append(text)
         if len(parts) == 3 or isinstance(link, TimeoutError):

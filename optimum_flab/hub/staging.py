@@ -30,7 +30,7 @@ from .facts import (
     weight_files,
     without_paths,
 )
-from .ownership import is_generated, metadata_of, text_of_user
+from .ownership import is_generated, metadata_of, metadata_of_user, statements, text_of_user
 from .results import BenchmarkTask, result_files
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
@@ -151,6 +151,8 @@ def stage(
                 " and --license would have no effect; write them into it"
             )
         notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
+        if remote_card is not None and not overwrite_card:
+            check_nothing_lost(remote_card, card, repo_id)
     staged[CARD_NAME] = card.encode()
     if benchmark_task is not None:
         staged |= result_files(facts, repo_id, revision, benchmark_task)
@@ -354,6 +356,19 @@ def check_replaceable(remote: str, card: str, repo_id: str) -> None:
         raise ConfigurationError(
             f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside of its marked"
             " lines; copy it into the folder to keep it, or replace it with --overwrite-card"
+        )
+
+
+def check_nothing_lost(remote: str, card: str, repo_id: str) -> None:
+    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own card,
+    which is sent as it is, lacks."""
+    said = statements(metadata_of(card))
+    added = [field for field, item in statements(metadata_of_user(remote)) if (field, item) not in said]
+    added += ["the text between the marked lines"] if text_of_user(remote) not in card else []
+    if added:
+        raise ConfigurationError(
+            f"the card of {repo_id} holds what {CARD_NAME} in the folder lacks ({', '.join(dict.fromkeys(added))});"
+            " copy it there, or let yours win with --overwrite-card"
         )
 
 

@@ -339,7 +339,7 @@ def is_evaluated_in_chat(facts: Facts) -> bool:
 def commands(facts: Facts) -> list[str]:
     """The commands that the model was made with, where they are recorded: not where it was made from Python."""
     recorded = at(facts.report, "command"), at(facts.recovery, "command")
-    return [command for command in recorded if isinstance(command, str)]
+    return [command for command in recorded if isinstance(command, str) and "```" not in command]
 
 
 # --- how it was made, and its limits -------------------------------------------------------------------------------

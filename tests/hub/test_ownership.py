@@ -148,6 +148,23 @@ def test_a_card_of_the_first_version_is_still_ours(pruned):
     assert stage(pruned, NAME, remote_card=old).card == content
 
 
+def test_a_card_of_the_users_own_does_not_take_away_what_was_added_on_the_hub(pruned):
+    remote = stage(pruned, NAME).card
+    (pruned / "README.md").write_text("---\nlicense: apache-2.0\n---\n# mine\n", encoding="utf-8")
+    stage(pruned, NAME, remote_card=remote)
+    for there, what in (
+        (edited(remote, lambda data: data.update(thumbnail="x")), "thumbnail"),
+        (remote.replace(BEGIN, f"{BEGIN}\nreviewed"), "the text between"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"lacks .*{what}.*--overwrite-card"):
+            stage(pruned, NAME, remote_card=there)
+        stage(pruned, NAME, remote_card=there, overwrite_card=True)
+    mine = "---\nlicense: apache-2.0\nthumbnail: x\n---\n# mine\n\nreviewed\n"
+    (pruned / "README.md").write_text(mine, encoding="utf-8")
+    there = edited(remote, lambda data: data.update(thumbnail="x")).replace(BEGIN, f"{BEGIN}\nreviewed")
+    assert stage(pruned, NAME, remote_card=there).card == mine
+
+
 # --- the licence is asked for once
 
 
