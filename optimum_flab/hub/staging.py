@@ -360,7 +360,7 @@ def check_replaceable(remote: str, card: str, repo_id: str) -> None:
 
 
 def check_nothing_lost(remote: str, card: str, repo_id: str) -> None:
-    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own card,
+    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own,
     which is sent as it is, lacks."""
     said = statements(metadata_of(card))
     added = [field for field, item in statements(metadata_of_user(remote)) if (field, item) not in said]
