@@ -537,10 +537,12 @@ class FlabOptimizer:
             check_checkpoint(partial, pruned.tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
-        """Pushes what was pruned to the Hub; where nothing was, the folder of a pruned checkpoint that was loaded.
+        """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded, from a folder or
+        from the Hub.
 
         ```python
         >>> FlabOptimizer.from_pretrained("out").push_to_hub("me/my-model-flab", private=True).url
+        >>> FlabOptimizer.from_pretrained("me/my-model-flab").push_to_hub("my-team/model-flab").url
         ```
 
         Args:
