@@ -537,8 +537,8 @@ class FlabOptimizer:
             check_checkpoint(partial, pruned.tokenizer)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
-        """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded, from a folder or
-        from the Hub.
+        """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded from a folder or
+        the Hub.
 
         ```python
         >>> FlabOptimizer.from_pretrained("out").push_to_hub("me/my-model-flab", private=True).url

@@ -445,6 +445,17 @@ def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
     assert "base_model: someone/tiny" in hub.files(NAME)["README.md"].decode()
 
 
+def test_the_command_of_a_pruning_reaches_the_card(pruned, hub, tmp_path):
+    dense = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["base_model"]["name"]
+    corpus = Path(dense).parent / "corpus.jsonl"
+    out = tmp_path / "runs" / "out"
+    made = command(hub, tmp_path, "prune", "-m", dense, out, "--corpus", corpus, "--no-layers", "--no-ffn")
+    assert made.returncode == 0, made.stderr
+    told = "optimum-cli flab prune -m tiny-qwen2 out --corpus corpus.jsonl --no-layers --no-ffn"
+    assert json.loads((out / "flab_report.json").read_text(encoding="utf-8"))["command"] == told
+    assert f"```\n{told}\n```" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_command_line_tells_faults_of_usage_from_others(pruned, hub, tmp_path):
     wrong = command(hub, tmp_path, "push", pruned, NAME, "--revision", "v1", "--create-pr")
     assert wrong.returncode == 2 and "contradicts" in wrong.stderr
