@@ -102,7 +102,7 @@ def push_to_hub(
         base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
         license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
         timeout (`float`): seconds without an answer after which a request has failed; Xet, by which large files go
-            where `hf_xet` is installed, has limits of its own.
+            where `hf_xet` is installed, gives up by itself after some minutes.
 
     Returns:
         [`Push`]: its `url` is the address of the commit or the pull request.
