@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,8 @@ class Selection:
 def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
     """The files of a pruned model in its folder, and those that the user names.
 
-    A link that leads out of the folder is followed if it is named; so is a hidden file sent, if the pattern says that
-    it is hidden.
+    A link that leads out of the folder is followed only if a pattern is its very name, and a hidden file sent only if
+    the pattern says that it is hidden.
 
     Args:
         include (`Sequence[str]`): paths, relative to the folder, in which `*` stands for anything; a folder with a
@@ -70,7 +70,8 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
     """
     found, links = folder_files(folder)
     named = named_files(folder, found, include)
-    own = {name for name in found if is_part(name, folder)}
+    weights = {path.name for path in weight_files(folder)}
+    own = {name for name in found if name in weights or is_part(name)}
     for name in sorted(own - named):
         check_inside(found[name], folder, name)
     sent = own | named
@@ -91,7 +92,7 @@ def folder_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return dict(sorted(found.items())), links
 
 
-def named_files(folder: Path, found: Sequence[str], include: Sequence[str]) -> set[str]:
+def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str]) -> set[str]:
     """Those files that patterns name; see [`select_files`]."""
     from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
@@ -99,14 +100,18 @@ def named_files(folder: Path, found: Sequence[str], include: Sequence[str]) -> s
     for pattern in include:
         wanted = pattern.removeprefix("./")
         may_hide = any(part.startswith(".") for part in wanted.split("/"))
-        candidates = [name for name in found if may_hide or not is_hidden(name)]
+        candidates = [
+            name
+            for name, path in found.items()
+            if name == wanted or ((may_hide or not is_hidden(name)) and is_inside(path, folder))
+        ]
         matches = set(
             filter_repo_objects(candidates, allow_patterns=[wanted], ignore_patterns=DEFAULT_IGNORE_PATTERNS)
         )
         if not matches:
             raise ConfigurationError(
                 f"--include {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
-                " that are links are not entered, and hidden files must be named with their dot)"
+                " that are links are not entered, links out of it need their full name, and hidden files their dot)"
             )
         named |= matches
     return named
@@ -116,13 +121,12 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def is_part(name: str, folder: Path) -> bool:
-    """Whether a file is one of a pruned model, by its name."""
+def is_part(name: str) -> bool:
+    """Whether a file is one of a pruned model, by its name; weights in shards may be called otherwise."""
     if name == EVALUATION_TABLE:  # it names models as they were called, perhaps by their paths; the card has the table
         return False
     return (
         name in CHECKPOINT_FILES
-        or name in {path.name for path in weight_files(folder)}
         or name == CARD_NAME
         or is_result(name)
         or CHAT_TEMPLATE.fullmatch(name) is not None
@@ -130,14 +134,16 @@ def is_part(name: str, folder: Path) -> bool:
     )
 
 
-def check_inside(path: Path, folder: Path, name: str) -> None:
-    """Raises a [`ConfigurationError`] if a file of a model is a link that leads out of its folder.
-
-    In the cache of the Hub's files, a model is links to files beside it.
-    """
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file really lies in a folder; in the cache of the Hub's files, a model is links to files beside it."""
     target, root = path.resolve(), folder.resolve()
     cached = root.parent.name == "snapshots" and target.is_relative_to(root.parent.parent / "blobs")
-    if not (target.is_relative_to(root) or cached):
+    return target.is_relative_to(root) or cached
+
+
+def check_inside(path: Path, folder: Path, name: str) -> None:
+    """Raises a [`ConfigurationError`] if a file of a model is a link that leads out of its folder."""
+    if not is_inside(path, folder):
         raise ConfigurationError(
             f"{name} in {str(folder)!r} is a link that leads out of the folder, and is not followed; put the file"
             f" itself there, or name it with --include {name}"

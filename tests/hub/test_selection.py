@@ -90,8 +90,10 @@ def test_a_link_out_of_the_folder_is_followed_only_if_it_is_named(pruned, outsid
     (pruned / "notes.txt").symlink_to(outside / "secret.txt")
     (pruned / "data").symlink_to(outside, target_is_directory=True)
     (pruned / "gone").symlink_to(outside / "not-there")
-    found = select_files(pruned, ["*.json"])
+    found = select_files(pruned, ["*.json", "*"])
     assert found.left == ("data/", "notes.txt")
+    with pytest.raises(ConfigurationError, match="need their full name"):
+        select_files(pruned, ["notes.*"])
     named = select_files(pruned, ["notes.txt"])
     assert named.files["notes.txt"].read_text(encoding="utf-8") == "secret" and named.left == ("data/",)
     with pytest.raises(ConfigurationError, match="names no file.*not entered"):
