@@ -519,7 +519,7 @@ def advice(error: BaseException) -> str:
 def described(error: BaseException) -> str:
     """An error in a line, with its causes, without secrets."""
     if status_of(error) == 429:
-        return "it was asked too often, by this account or from this address"
+        return "the Hub was asked too often, by this account or from this address"
     parts: list[str] = []
     for link in causes(error):
         text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
