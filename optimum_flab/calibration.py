@@ -16,6 +16,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -121,6 +122,15 @@ def local_paths(specs: Iterable[str]) -> list[Path]:
         [`FlabError`]: see [`parse_source`].
     """
     return [source.path for source in map(parse_source, specs) if source.path is not None]
+
+
+def hub_datasets(specs: Iterable[str]) -> list[str]:
+    """The ids of the Hub datasets among sources, as they are read now: elsewhere, or later, `a/b` may be a folder."""
+    found = []
+    for spec in specs:
+        with suppress(FlabError):  # a file that was found by another way
+            found.append(parse_source(spec).dataset)
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def read_source(spec: str | Source) -> SourceTexts:

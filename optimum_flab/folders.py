@@ -37,12 +37,12 @@ class Kind:
     Args:
         name (`str`): for messages, for example `"a pruned model"`.
         mark (`str`): a file that every such folder has.
-        owns (`Callable`): whether something of this name, at the top of such a folder, is part of it.
+        owns (`Callable`): whether a file or folder at the top of such a folder is part of it.
     """
 
     name: str
     mark: str
-    owns: Callable[[str], bool]
+    owns: Callable[[Path], bool]
 
 
 class OutputFolder:
@@ -139,7 +139,9 @@ class OutputFolder:
                 f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
                 f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
             )
-        if foreign := [name for name in names if not (self.kind.owns(name) or LEFT_OVER.fullmatch(name))]:
+        if foreign := [
+            name for name in names if not (LEFT_OVER.fullmatch(name) or self.kind.owns(self.folder / name))
+        ]:
             raise FlabError(
                 f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
                 f" {listed(foreign)}; move that away, or name another folder"

@@ -42,6 +42,7 @@ LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
 # everything that is read before the weights; the Hub matches case, so licences come in three spellings
 METADATA_PATTERNS = (
     *("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"),
+    "flab_*",  # the plan of a pruned model with its tensors, and the plots of its card
     *(f"{spelling}*" for stem in LICENSE_STEMS for spelling in (stem, stem.capitalize(), stem.upper())),
 )
 TOKENIZER_FILES = (

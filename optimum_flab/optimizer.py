@@ -24,7 +24,7 @@ from .budget import (
     parameters_to_keep,
     shape_of,
 )
-from .calibration import Document, PackedTokens, TextSets, build_text_sets, pack
+from .calibration import Document, PackedTokens, TextSets, build_text_sets, hub_datasets, pack
 from .checkpoint import save_checkpoint
 from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
@@ -32,16 +32,14 @@ from .errors import ConfigurationError, FlabError
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
 from .folders import Kind, OutputFolder, nearest_folder
-from .hub.card import is_result
-from .hub.facts import is_license_file
-from .hub.push import CHECKPOINT_FILES, SHARD
-from .hub.terms import CARD_NAME, base_card_of, hub_datasets
+from .hub.selection import is_replaceable
+from .hub.terms import CARD_NAME, base_card_of
 from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
 from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
-from .recovery.settings import ADAPTER_FOLDER, RecoverySettings
+from .recovery.settings import RecoverySettings
 from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
@@ -66,20 +64,8 @@ if TYPE_CHECKING:
     from .hub.push import Push
 
 
+CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
-
-
-def is_own_file(name: str) -> bool:
-    """Whether a file or folder of this name, at the top of a pruned model, was written by this software."""
-    return (
-        name in {*CHECKPOINT_FILES, CARD_NAME, ADAPTER_FOLDER}
-        or is_license_file(name)
-        or is_result(name)
-        or SHARD.fullmatch(name) is not None
-    )
-
-
-CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_own_file)
 
 
 @dataclass(frozen=True)
@@ -274,7 +260,7 @@ class FlabOptimizer:
         del calibration, narrowed, vocabulary, removals
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, natural, shape, texts))
-        pruned.report["datasets"] = hub_datasets(config.data)
+        pruned.report["datasets"] = hub_datasets(config.data.sources)
         pruned.report["texts"]["corpus_cut_differently"] = self._corpus_cut_differently(config, texts, natural, kept)
         return pruned
 
@@ -560,9 +546,10 @@ class FlabOptimizer:
 
     def save_to(self, output: OutputFolder) -> None:
         """[`save_pretrained`] to a folder that was reserved by [`output`]."""
-        from .hub.card import write_card
+        from .hub.card import read_card, write_card
 
         pruned = self._result()
+        earlier = read_card(output.folder / CARD_NAME)
         with output.written() as partial:
             save_checkpoint(pruned.model, pruned.tokenizer, partial)
             pruned.plan.save(partial)
@@ -573,13 +560,15 @@ class FlabOptimizer:
             for name, path in pruned.files.items():
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
             write_report(partial, pruned.report)
-            write_card(partial)
+            write_card(partial, earlier=earlier)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
-        """Pushes what was pruned to the Hub; where nothing was, the folder of a pruned checkpoint that was loaded.
+        """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded from a folder or
+        the Hub.
 
         ```python
         >>> FlabOptimizer.from_pretrained("out").push_to_hub("me/my-model-flab", private=True).url
+        >>> FlabOptimizer.from_pretrained("me/my-model-flab").push_to_hub("my-team/model-flab").url
         ```
 
         Args:

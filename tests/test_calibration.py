@@ -23,6 +23,7 @@ from optimum_flab.calibration import (
     Document,
     build_text_sets,
     default_corpus,
+    hub_datasets,
     pack,
     parse_source,
     read_source,
@@ -59,6 +60,7 @@ def test_parse_source_prefers_what_exists(tmp_path, monkeypatch):
     hub = parse_source("org/other:test[a]")
     assert (hub.dataset, hub.split, hub.columns, hub.path) == ("org/other", "test", ("a",), None)
     assert parse_source("org/other").split == "train"
+    assert hub_datasets(["org/data", "org/other:test[a]", "python-stdlib", "gone.txt", "org/other"]) == ["org/other"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.folders import WORK, Kind, OutputFolder
 
 
-KIND = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+KIND = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
 
 
 def fill(folder: Path, text: str = "new") -> None:
@@ -135,7 +135,7 @@ def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
 RUN = """
     import sys, time
     from optimum_flab.folders import Kind, OutputFolder
-    kind = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+    kind = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
     with OutputFolder(sys.argv[1], kind, overwrite=True) as output, output.written() as new:
         (new / "mark.json").write_text("half")
         print("begun", flush=True)
@@ -177,7 +177,7 @@ KILLED = """
         moves[0] -= 1
         return rename(self, target)
     Path.rename = dying
-    kind = Kind("a result", "mark.json", {"mark.json", "config.json", "part"}.__contains__)
+    kind = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
     with OutputFolder(sys.argv[1], kind, overwrite=True) as output, output.written() as new:
         for name in ("config.json", "mark.json"):
             (new / name).write_text("new")
@@ -233,7 +233,7 @@ def test_a_folder_whose_parent_is_not_ours_is_written_inside(tmp_path):
     from optimum_flab.folders import Kind, OutputFolder
     from optimum_flab.errors import FlabError
     os.setgid(1234); os.setuid(1234)
-    kind = Kind("a result", "mark.json", lambda name: True)
+    kind = Kind("a result", "mark.json", lambda path: True)
     with OutputFolder("mine", kind) as output, output.written() as new:
         (new / "mark.json").write_text("new")
     try:
@@ -266,7 +266,7 @@ def test_only_what_is_of_our_kind_is_ever_lost(tmp_path_factory, names, overwrit
     folder = tmp_path_factory.mktemp("out")
     for name in names:
         (folder / name).write_text("old")
-    allowed = not names or (overwrite and "mark.json" in names and all(map(KIND.owns, names)))
+    allowed = not names or (overwrite and "mark.json" in names and all(KIND.owns(folder / name) for name in names))
     if allowed:
         write(folder, overwrite=overwrite)
         assert content(folder) == NEW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimum.commands.base import BaseOptimumCLICommand
@@ -18,10 +20,12 @@ from ..progress import bars_as_lines, duration
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, _ArgumentGroup
-    from pathlib import Path
+    from argparse import Action, ArgumentParser, Namespace, _ArgumentGroup
 
 
+# of the arguments of a run: local paths, names of models, and what makes no difference to the result
+PATHS, MODELS = ("config", "plan"), ("model", "teacher")
+DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir")
 DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
 
 
@@ -66,6 +70,39 @@ class FlabVerb(BaseOptimumCLICommand):
     @abstractmethod
     def execute(self) -> None:
         """Validate, call the front door and print; imports of torch and transformers belong in here."""
+
+
+def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
+    """The command that a run was started with, for its report: what decides the result, with names in place of the
+    paths of this machine.
+
+    Args:
+        parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
+        args (`Namespace`): what was given; what is as the default is left out.
+    """
+    from ..calibration import hub_datasets
+    from ..hub.facts import last_name
+
+    def shown(action: Action, value: object) -> str:
+        text = str(value)
+        if action.metavar == "SOURCE":
+            return text if hub_datasets([text]) else last_name(text)
+        local = isinstance(value, Path) or action.dest in PATHS
+        local = local or (action.dest in MODELS and Path(text).expanduser().exists())
+        return last_name(text) if local else text
+
+    words = []
+    for action in parser._actions:  # there is no public list of them
+        value = getattr(args, action.dest, None)
+        if value is None or value == action.default or action.dest in DECIDE_NOTHING:
+            continue
+        flag = action.option_strings[:1]
+        if action.nargs == 0:
+            words += flag
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                words += [*flag, shown(action, one)]
+    return shlex.join(["optimum-cli", "flab", verb, *words])
 
 
 def argument_groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGroup]:

@@ -60,7 +60,7 @@ class CardCommand(FlabVerb):
         args = self.args
 
         from ..hub.card import write_card
-        from ..hub.push import hub_card_reader
+        from ..hub.conversation import hub_card_reader
         from ..hub.staging import check_complete
         from ..hub.terms import Answers, check_repo_id
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..settings import check_settings
-from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
+from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
 
@@ -97,6 +97,7 @@ class PruneCommand(FlabVerb):
         from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
         from ..calibration import check_sources, local_paths
 
+        command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given) if args.plan is None else None
         sources = [*config.data.sources, *config.recovery.sources] if config is not None else []
         inputs = [args.model, args.plan, args.config, *local_paths(sources)]
@@ -125,6 +126,7 @@ class PruneCommand(FlabVerb):
                 optimizer.prune(config)
                 if config.recovery.data:
                     optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
+            optimizer.pruned.report["command"] = command
             optimizer.save_to(output)
         print(optimizer.summary())
         print(self.ending(args.output))

@@ -23,7 +23,14 @@ class PushCommand(FlabVerb):
         optional.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
         optional.add_argument("--revision", help="branch to push to; made if it is missing (default: main)")
         optional.add_argument(
-            "--create-pr", action="store_true", help="open a pull request instead of changing the branch (default: no)"
+            "--create-pr",
+            action="store_true",
+            help="open a pull request instead of changing the branch, or bring your open one up to date (default: no)",
+        )
+        optional.add_argument(
+            "--commit-message",
+            metavar="TEXT",
+            help="title of the commit, and its description below (default: what is pushed)",
         )
         optional.add_argument(
             "--dry-run",
@@ -34,6 +41,14 @@ class PushCommand(FlabVerb):
             "--overwrite-card",
             action="store_true",
             help="replace a README.md on the Hub that was not written by this software (default: refuse)",
+        )
+        optional.add_argument(
+            "--include",
+            metavar="PATTERN",
+            action="append",
+            default=[],
+            help="send these files of the folder too, for example 'notes/*.md'; may be given several times (default:"
+            " only the files of the model)",
         )
         optional.add_argument(
             "--adapter-of",
@@ -47,7 +62,8 @@ class PushCommand(FlabVerb):
             type=float,
             metavar="SECONDS",
             default=300.0,
-            help="how long to wait for an answer before a request has failed (default: %(default)s)",
+            help="how long to wait for an answer before a request has failed; Xet, by which large files go where"
+            " hf_xet is installed, gives up by itself after some minutes (default: %(default)s)",
         )
         # No --token: it would stay in the shell's history and show in the list of processes.
         parser.epilog = "The token is the one of `hf auth login`, or of the environment variable HF_TOKEN."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigurationError
 from ..recovery.settings import check_recovery
 from ..settings import check_settings
-from .base import DTYPES, FlabVerb, argument_groups
+from .base import DTYPES, FlabVerb, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
 
@@ -123,6 +123,7 @@ class RecoverCommand(FlabVerb):
                 "prune` wrote"
             )
         inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
+        command = command_line("recover", self.parser, args)
         device = process_device(args.device)
         with ExitStack() as stack:
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
@@ -141,6 +142,7 @@ class RecoverCommand(FlabVerb):
                 release_dense=True,
             )
             if process_state().is_main_process:
+                optimizer.pruned.report["recovery"]["command"] = command
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -6,6 +6,7 @@ import ast
 import difflib
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .tasks.text import read_texts
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
 DIVERGENCE_PROTOCOL = "over the vocabulary that is left, both models on the pieces of the pruned one's tokenizer"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXECUTES = ("exec", "eval")  # calls that run what they are given
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
@@ -390,6 +392,22 @@ def _beside(files: Any, folder: Path) -> Any:
         return [_beside(inner, folder) for inner in files]
     path = folder / files if isinstance(files, str) else None
     return str(path) if path is not None and path.exists() else files
+
+
+def hub_dataset(task: Task) -> dict[str, str] | None:
+    """The dataset on the Hub that a task's problems are those of: its `id`, and `config` and `split` where they are
+    named; `None` where they are from a file, or made."""
+    config = task.config
+    options = config.dataset_kwargs or {}
+    if options.get("file") or options.get("data_files"):
+        return None
+    if config.custom_dataset is not None:
+        found = {"id": options.get("hub"), "config": options.get("name"), "split": options.get("split")}
+    else:
+        found = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
+    if not isinstance(found["id"], str) or not HUB_ID.fullmatch(found["id"]) or Path(found["id"]).exists():
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def divergence_texts(files: Sequence[str], limit: int | None) -> list[str]:

@@ -17,6 +17,8 @@ import numpy as np
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
 LEVEL = 0.95
+# metrics between 0 and 1 that are shown in percent, beside every pass@k
+SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:
@@ -142,7 +144,7 @@ class Comparison:
         problems (`int`): what the interval resamples.
         score ([`Score`]): of the model that is judged.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
-        retention ([`Score`], *optional*): score / dense; not a number where the dense score is zero.
+        retention ([`Score`], *optional*): score / dense; not a number where that says nothing, see [`retained`].
     """
 
     task: str
@@ -182,8 +184,11 @@ def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray
 
 
 def retained(pruned: float, dense: float) -> float:
-    """Pruned score / dense score, not a number where the dense score is zero."""
-    return math.nan if dense == 0 or math.isnan(dense) else pruned / dense
+    """Pruned score / dense score; not a number where the dense score is zero, or a score is negative or not finite:
+    of such scores the ratio does not say which is better."""
+    if not (math.isfinite(pruned) and math.isfinite(dense)) or dense <= 0 or pruned < 0:
+        return math.nan
+    return abs(pruned) / dense  # a negative zero is none
 
 
 def compare(
@@ -218,7 +223,53 @@ def compare(
     return Comparison(task, metric, higher_is_better, len(pruned), score, base, Score(value, around))
 
 
-# --- the table -----------------------------------------------------------------------------------------------------
+# --- in words ------------------------------------------------------------------------------------------------------
+
+
+def is_share(metric: str) -> bool:
+    """Whether a score is shown in percent."""
+    return "pass@" in metric or metric.split(",")[0] in SHARES
+
+
+def metric_text(metric: str, higher_is_better: bool) -> str:
+    """A metric with its direction, where that is not the usual one."""
+    return metric if higher_is_better else f"{metric} (less is better)"
+
+
+def score_text(score: Score | None, metric: str) -> str:
+    """A score of a metric, with its interval where there is one."""
+    return _with_interval(score, _percent if is_share(metric) else "{:.4g}".format, "not a number")
+
+
+def retention_text(retention: Score | None, higher_is_better: bool, under_heading: bool = True) -> str:
+    """What a comparison of two scores says: the share that is retained where more is better, else the signed change.
+
+    Args:
+        retention ([`Score`], *optional*): pruned score / dense score, see [`retained`].
+        under_heading (`bool`): whether a heading says that it is about retention; else the text does.
+    """
+    text = _with_interval(retention, _percent if higher_is_better else _change, "not comparable")
+    is_share_of_dense = higher_is_better and retention is not None and math.isfinite(retention.value)
+    return text + " retained" * (is_share_of_dense and not under_heading)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _change(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _with_interval(score: Score | None, show: Callable[[float], str], otherwise: str) -> str:
+    if score is None:
+        return "-"
+    if not math.isfinite(score.value):
+        return otherwise
+    if score.interval is None:
+        return show(score.value)
+    low, high = (show(end) if math.isfinite(end) else "∞" for end in score.interval)
+    return f"{show(score.value)} [{low}, {high}]"
 
 
 def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
@@ -231,34 +282,13 @@ def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
         return "nothing was scored"
     lines = [["task", "metric", "problems", *names.values()]]
     for row in comparisons:
-        metric = row.metric if row.higher_is_better else f"{row.metric} (less is better)"
-        cells = [row.task, metric, f"{row.problems:,}"]
-        for name in names:
-            if name == "retention":
-                show = "{:.1%}".format if row.higher_is_better else _change
-            else:
-                show = "{:.1%}".format if _is_share(row.metric) else "{:.4g}".format
-            cells.append(_cell(getattr(row, name), show))
-        lines.append(cells)
+        cells = [
+            retention_text(row.retention, row.higher_is_better)
+            if name == "retention"
+            else score_text(getattr(row, name), row.metric)
+            for name in names
+        ]
+        lines.append([row.task, metric_text(row.metric, row.higher_is_better), f"{row.problems:,}", *cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([texts[0], "-" * max(map(len, texts)), *texts[1:]])
-
-
-def _is_share(metric: str) -> bool:
-    return "pass@" in metric or metric in ("exact_match", "robustness_drop", "acc", "acc_norm")
-
-
-def _change(ratio: float) -> str:
-    return f"{ratio - 1:+.1%}"
-
-
-def _cell(score: Score | None, show: Callable[[float], str]) -> str:
-    if score is None:
-        return "-"
-    if math.isnan(score.value):
-        return "not a number"
-    if score.interval is None:
-        return show(score.value)
-    low, high = score.interval
-    return f"{show(score.value)} [{show(low)}, {show(high)}]"

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..architectures import architecture_for
+from ..calibration import hub_datasets
 from ..errors import ConfigurationError, FlabError
 from ..folders import Kind, OutputFolder
 from ..generation import BatchCache, config_hash, tokenizer_hash
@@ -43,7 +45,7 @@ from ..report import measure_held_out
 from ..settings import DataSettings
 from ..surgery import copy_in
 from . import comparison
-from .catalog import LoadedTask, Sampling, divergence_texts, load_tasks, quiet
+from .catalog import LoadedTask, Sampling, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
 from .lm import FlabLM
 from .sandbox import best_isolation, warn_of
@@ -52,7 +54,8 @@ from .settings import DIVERGENCE, check_settings, listed
 
 RESULTS_NAME = "flab_evaluation.json"
 TABLE_NAME = "flab_evaluation.txt"
-EVALUATION = Kind("an evaluation", RESULTS_NAME, {RESULTS_NAME, TABLE_NAME, "model", "dense", "pruned"}.__contains__)
+ROLES = ("model", "dense", "pruned")
+EVALUATION = Kind("an evaluation", RESULTS_NAME, lambda path: path.name in (RESULTS_NAME, TABLE_NAME, *ROLES))
 PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")
 # lm-eval's aggregations that are functions of sums, by their name in its registry
 KNOWN_AGGREGATIONS = {
@@ -78,6 +81,7 @@ class Evaluation:
         harness (`dict[str, dict]`): lm-eval's own results per model, without samples.
         samples (`dict[str, dict[str, list]]`): lm-eval's samples per model and task.
         reused, made (`int`): batches that were read from the cache, and that were computed.
+        date (`str`): the day it was made (UTC).
     """
 
     comparisons: list[Comparison]
@@ -88,6 +92,7 @@ class Evaluation:
     samples: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
     reused: int = 0
     made: int = 0
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).date().isoformat())
 
     def __repr__(self) -> str:
         return self.to_text()
@@ -95,6 +100,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the samples."""
         return {
+            "date": self.date,
             "models": self.models,
             "scores": [row.to_dict() for row in self.comparisons],
             "settings": self.settings,
@@ -295,6 +301,13 @@ def evaluate(
     settings = {
         "tasks": names,
         "data": files,
+        "datasets": hub_datasets(file for given in files.values() for file in given),
+        "task_datasets": {
+            leaf: dataset
+            for named in loaded
+            for leaf, task in named.tasks.items()
+            if (dataset := hub_dataset(task)) is not None
+        },
         "limit": limit,
         "samples": samples,
         **({"temperature": temperature, "top_p": top_p} if samples > 1 else {}),

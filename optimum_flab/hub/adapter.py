@@ -9,10 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
 from ..recovery.settings import ADAPTER_FOLDER
-from .card import BEGIN, END, MARK, TAGS, is_generated, licence, metadata, read_card, signed, text_of_user
+from .card import TAGS, licence, read_card
 from .facts import REPORT_NAME, at, number_at, read_json
+from .ownership import (
+    BEGIN,
+    END,
+    card_metadata,
+    merged_metadata,
+    metadata_of_user,
+    signed,
+    text_of_user,
+    unsigned_mark,
+)
+from .selection import check_inside
 from .staging import Staged, check_limits, check_replaceable
-from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, check_licence, is_repository, settle_terms
+from .terms import (
+    CARD_NAME,
+    LICENSE_FIELDS,
+    NO_ANSWERS,
+    Answers,
+    Fetch,
+    Terms,
+    check_licence,
+    is_repository,
+    remembered,
+    settle_terms,
+)
 
 
 if TYPE_CHECKING:
@@ -52,6 +74,8 @@ def check_adapter(folder: Path, pruned: str) -> Path:
             f"folder {str(folder)!r} holds no adapter, since {', '.join(missing)} is missing; recover with"
             " --keep-adapter and give what `optimum-cli flab recover` wrote"
         )
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        check_inside(adapter / name, folder, f"{ADAPTER_FOLDER}/{name}")
     return adapter
 
 
@@ -89,25 +113,27 @@ def stage_adapter(
     recovery = at(report, "recovery")
     if not isinstance(recovery, Mapping):
         raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing of a recovery; recover again")
-    before = read_card(folder / CARD_NAME)
-    previous = metadata(before) if before is not None and is_generated(before) else None
+    weights = at(recovery, "pruned_weights_sha256")
+    previous = remembered(read_card(folder / CARD_NAME), remote_card, weights, (*LICENSE_FIELDS, "language"))
     terms = settle_terms(report, previous, answers, fetch)
     check_licence(terms)
+    ours = adapter_card_data(pruned, terms).to_dict()
+    data, replaced = merged_metadata(ours, metadata_of_user(remote_card))
     card = ModelCard.from_template(
-        adapter_card_data(pruned, terms),
+        card_metadata(data),
         template_path=str(TEMPLATE),
         title=repo_id.split("/")[-1],
         repo_id=repo_id,
         pruned=pruned,
         rank=config.get("r"),
-        weights=at(recovery, "pruned_weights_sha256"),
+        weights=weights,
         measured=measured_rows(recovery),
         positions=number_at(recovery, "held_out_after", "positions"),
         licence=licence(terms, ()),
         own_text=text_of_user(remote_card) if remote_card is not None else "",
         begin=BEGIN,
         end=END,
-        mark=MARK.format("0" * 64),
+        mark=unsigned_mark(ours),
     )
     text = signed(str(card))
     if remote_card is not None and not overwrite_card:
@@ -118,7 +144,8 @@ def stage_adapter(
         ADAPTER_WEIGHTS: adapter / ADAPTER_WEIGHTS,
     }
     check_limits({ADAPTER_WEIGHTS: (adapter / ADAPTER_WEIGHTS).stat().st_size})
-    return Staged(files, text, terms.notes, replaces=False)
+    notes = (*terms.notes, *replaced)
+    return Staged(files, text, notes, replaces=False, title=f"Upload a LoRA adapter for {pruned}")
 
 
 def portable_config(config: Mapping[str, Any], pruned: str) -> dict[str, Any]:

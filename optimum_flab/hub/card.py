@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,9 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
 from . import tables
-from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, number_at, read_facts, score_rows
+from .facts import (
+    EFFICIENCY_NAME,
+    EVALUATION_NAME,
+    RESULT_NAMES,
+    Facts,
+    at,
+    is_result,
+    number_at,
+    read_facts,
+    score_rows,
+    task_dataset,
+)
+from .ownership import (
+    BEGIN,
+    END,
+    card_metadata,
+    is_generated,
+    merged_metadata,
+    metadata_of_user,
+    signed,
+    text_of_user,
+    unsigned_mark,
+)
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
-from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, settle_terms
+from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
 
 
 if TYPE_CHECKING:
@@ -31,10 +51,6 @@ CAPTIONS = {
     PARAMETERS_PLOT: "Parameters by component, before and after",
     LAYERS_PLOT: "Divergence from the dense model after each removed layer",
 }
-MARK = "<!-- Written by optimum-flab, checksum {}. It is written anew by `optimum-cli flab card`. -->"
-MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "([0-9a-f]{64})"))
-BEGIN = "<!-- your text: begin. What stands between these two lines stays when the card is written anew. -->"
-END = "<!-- your text: end -->"
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ def render_card(
     results: Sequence[str | Path] | None = None,
     answers: Answers = NO_ANSWERS,
     own_text: str | None = None,
+    remote_card: str | None = None,
     fetch: Fetch | None = None,
 ) -> Rendered:
     """Renders the card of a pruned model.
@@ -77,6 +94,8 @@ def render_card(
             `folder`.
         answers ([`Answers`]): base model and licence, where the files do not say.
         own_text (`str`, *optional*): the user's text; `None`: that of the card in the folder.
+        remote_card (`str`, *optional*): the card that is in the repository: where it is one of ours, what was added to
+            its metadata stays, and what it says of the same base model is not asked for again.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub; without it the Hub is not asked.
 
     Raises:
@@ -88,15 +107,18 @@ def render_card(
 
     folder = Path(folder)
     before = read_card(folder / CARD_NAME)
-    previous = metadata(before) if before is not None and is_generated(before) else None
     facts = read_facts(folder, results)
-    terms = settle_terms(facts.report, previous, answers, fetch)
+    base = at(facts.report, "base_model", "weights_sha256")
+    terms = settle_terms(facts.report, remembered(before, remote_card, base), answers, fetch)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name or 'A model'}, pruned"
     plots = card_plots(facts.report, at(facts.settings, "layers", "criterion"))
     if own_text is None:
         own_text = text_of_user(before) if before is not None else ""
+    ours = card_data(facts, terms, title).to_dict()
+    weights = at(facts.report, "weights_sha256")
+    data, replaced = merged_metadata(ours, *(metadata_of_user(card, weights) for card in (before, remote_card)))
     card = ModelCard.from_template(
-        card_data(facts, terms, title),
+        card_metadata(data),
         template_path=str(TEMPLATE),
         **values(facts, terms, title, plots),
         repo_id=repo_id,
@@ -104,9 +126,9 @@ def render_card(
         own_text=own_text,
         begin=BEGIN,
         end=END,
-        mark=MARK.format("0" * 64),
+        mark=unsigned_mark(ours),
     )
-    notes = [*facts.results.left_out, *terms.notes]
+    notes = [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
         notes.append("the licence of the base model is not known; give it with --license, as its card states it")
     if terms.base_model is None:
@@ -129,6 +151,7 @@ def write_card(
     results: Sequence[str | Path] | None = None,
     answers: Answers = NO_ANSWERS,
     overwrite: bool = False,
+    earlier: str | None = None,
     fetch: Fetch | None = None,
 ) -> WrittenCard:
     """Writes the card of a pruned model to its folder, as `README.md`, with its plots.
@@ -139,6 +162,8 @@ def write_card(
     Args:
         overwrite (`bool`): whether a `README.md` may be replaced that somebody wrote or changed. What a user wrote
             between the two marked lines stays in any case.
+        earlier (`str`, *optional*): a card of ours in whose place this one will come: what a user added to it stays
+            too.
 
     Raises:
         [`FlabError`]: the folder cannot be written, or holds a `README.md` that was not written by this software.
@@ -152,7 +177,15 @@ def write_card(
             f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside of its marked lines;"
             " move it away, or replace it with --overwrite-card"
         )
-    rendered = render_card(folder, repo_id, results=results, answers=answers, fetch=fetch)
+    rendered = render_card(
+        folder,
+        repo_id,
+        results=results,
+        answers=answers,
+        own_text=None if earlier is None else text_of_user(earlier),
+        remote_card=earlier,
+        fetch=fetch,
+    )
     contents: dict[str, bytes | Path] = dict(rendered.plots)
     if results is not None:
         contents |= result_copies(rendered.facts.results.files)
@@ -178,11 +211,6 @@ def read_card(path: Path) -> str | None:
         return None
     except (OSError, ValueError) as error:
         raise FlabError(f"{str(path)!r} cannot be read ({error}); move it away") from error
-
-
-def is_result(name: str) -> bool:
-    """Whether a file of this name holds an evaluation or efficiency."""
-    return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
 
 
 def result_copies(files: Sequence[Path]) -> dict[str, Path]:
@@ -220,50 +248,6 @@ def write_files(folder: Path, contents: dict[str, bytes | Path], stale: Sequence
                 path.unlink(missing_ok=True)
 
 
-# --- whose text it is ----------------------------------------------------------------------------------------------
-
-
-def text_of_user(content: str) -> str:
-    """What the user wrote between the two marked lines of a card.
-
-    Raises:
-        [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
-    """
-    _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
-    text, end, _ = after.rpartition(END)
-    if begin and not end:
-        raise ConfigurationError(
-            f"a card has the line {BEGIN!r}, but not the one that ends your text; put {END!r} below it"
-        )
-    return text.strip("\n")
-
-
-def checksum(content: str) -> str:
-    """SHA-256 of a card without its own checksum and without the user's text."""
-    content = MARKED.sub(MARK.format("0" * 64), content.replace("\r\n", "\n"), count=1)
-    before, _, after = content.partition(BEGIN)
-    after = after.rpartition(END)[2]
-    return hashlib.sha256(f"{before}{BEGIN}{END}{after}".strip().encode()).hexdigest()
-
-
-def signed(content: str) -> str:
-    """A card with its checksum filled in."""
-    return MARKED.sub(MARK.format(checksum(content)), content, count=1)
-
-
-def is_generated(content: str) -> bool:
-    """Whether a card is as this software wrote it, but for the user's text."""
-    mark = MARKED.search(content)
-    return mark is not None and mark[1] == checksum(content)
-
-
-def metadata(content: str) -> ModelCardData:
-    """The metadata of a card."""
-    from huggingface_hub import ModelCard
-
-    return ModelCard(content, ignore_metadata_errors=True).data
-
-
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
@@ -290,7 +274,10 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
-    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1."""
+    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1.
+
+    The dataset is one of the Hub where the problems are all of one; else it is called as the task.
+    """
     from huggingface_hub import EvalResult
 
     found = []
@@ -301,12 +288,16 @@ def eval_results(facts: Facts) -> list[EvalResult]:
             value = number_at(row, "score", "value") if value is None else value
             if value is None:
                 continue
-            problems = number_at(row, "problems")
+            problems, dataset = number_at(row, "problems"), task_dataset(evaluation, row["task"]) or {}
+            about = tables.task_files(evaluation, row["task"])
+            about += [] if limit is None else [f"first {limit} problems"]
             found.append(
                 EvalResult(
                     task_type="text-generation",
-                    dataset_type=row["task"],
-                    dataset_name=row["task"] if limit is None else f"{row['task']} (first {limit} problems)",
+                    dataset_type=dataset.get("id", row["task"]),
+                    dataset_name=f"{row['task']} ({', '.join(about)})" if about else row["task"],
+                    dataset_config=dataset.get("config"),
+                    dataset_split=dataset.get("split"),
                     dataset_args=None if problems is None else {"problems": problems},
                     metric_type=row["metric"],
                     metric_value=value,
@@ -336,6 +327,17 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
         "provenance": tables.provenance_rows(facts, base),
         "loss_curve": facts.loss_curve,
+        "architecture": facts.architecture,
+        "chat_template": facts.chat_template,
+        "instructed": any(
+            row["task"].endswith("_instruct")
+            for evaluation in facts.results.evaluations
+            for row in score_rows(evaluation)
+        ),
+        "uses": tables.intended_uses(facts, base),
+        "beyond": tables.beyond_its_scope(facts),
+        "commands": tables.commands(facts),
+        "version": at(report, "versions", "optimum-flab"),
         "settings": tables.settings_yaml(facts) if facts.settings else None,
         "limits": tables.limits(facts),
         "citation": terms.citation,

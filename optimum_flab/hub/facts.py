@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -20,6 +20,7 @@ CONFIG_NAME = "flab_config.json"
 EVALUATION_NAME = "flab_evaluation.json"
 EFFICIENCY_NAME = "flab_efficiency.json"
 EFFICIENCY_PLOT, EVALUATION_TABLE = "flab_efficiency.png", "flab_evaluation.txt"
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT_NAMES = {
@@ -61,6 +62,8 @@ class Facts:
         results ([`Results`]): evaluations and efficiency of this checkpoint.
         license_files (`tuple[str, ...]`): licences and notices in the folder.
         loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
+        architecture (`str`, *optional*): the class that loads the weights.
+        chat_template (`bool`): whether the tokenizer has one.
     """
 
     report: dict[str, Any]
@@ -69,12 +72,19 @@ class Facts:
     results: Results
     license_files: tuple[str, ...]
     loss_curve: str | None = None
+    architecture: str | None = None
+    chat_template: bool = False
 
     @property
     def recovery(self) -> Mapping[str, Any] | None:
         """What the report says of the training after pruning; `None` where there was none."""
         section = at(self.report, "recovery")
         return section if isinstance(section, Mapping) else None
+
+    @property
+    def datasets(self) -> frozenset[str]:
+        """The Hub datasets that were read to prune and to train."""
+        return recorded_datasets(self.report)
 
 
 def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Facts:
@@ -101,12 +111,33 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
             sorted(path.name for path in folder.glob("*") if is_license_file(path.name) and path.is_file())
         ),
         loss_curve=CURVE_NAME if at(report, "recovery") and (folder / CURVE_NAME).is_file() else None,
+        architecture=architecture_of(folder),
+        chat_template=has_chat_template(folder),
     )
+
+
+def architecture_of(folder: Path) -> str | None:
+    """The class that `config.json` names; `None` where it names none."""
+    path = folder / "config.json"
+    named = at(read_json(path), "architectures") if path.exists() else None
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in a folder can write down a chat."""
+    path = folder / "tokenizer_config.json"
+    inside = at(read_json(path), "chat_template") if path.exists() else None
+    return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATES)
 
 
 def is_license_file(name: str) -> bool:
     """Whether a file of this name holds a licence or a notice."""
     return name.lower().startswith(("license", "licence", "notice", "copying", "use_policy"))
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of this name holds an evaluation or efficiency."""
+    return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -178,7 +209,7 @@ def result_files(places: Iterable[str | Path], below: bool = True) -> list[Path]
                 f"results {str(place)!r} do not exist; name what `optimum-cli flab eval` or `flab bench` wrote"
             )
         files = [place] if place.is_file() else sorted(place.rglob("*") if below else place.glob("*"), key=_in_order)
-        own = [path for path in files if path.is_file() and any(r.fullmatch(path.name) for r in RESULT_NAMES.values())]
+        own = [path for path in files if path.is_file() and is_result(path.name)]
         if below and not own:
             raise ConfigurationError(
                 f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"
@@ -254,6 +285,14 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in evaluation["scores"] if _is_score(row)]
 
 
+def task_dataset(evaluation: Mapping[str, Any], task: str) -> dict[str, str] | None:
+    """The dataset on the Hub that a task's problems are those of: `id`, perhaps `config` and `split`."""
+    found = at(evaluation, "settings", "task_datasets", task)
+    if not isinstance(at(found, "id"), str):
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
 def against_dense(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
     """Whether an evaluation compares with the very model that was pruned."""
     dense = at(evaluation, "models", "dense", "weights_sha256")
@@ -279,32 +318,41 @@ def last_name(path: str) -> str:
     return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
 
 
-def dataset_of(source: str) -> str | None:
-    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library."""
-    from ..calibration import parse_source
-
-    try:
-        return parse_source(source).dataset
-    except FlabError:  # a file that is not on this machine
-        return None
+def recorded_datasets(record: Mapping[str, Any]) -> frozenset[str]:
+    """The ids of the Hub datasets that a run really read, as its report or evaluation lists them."""
+    listed = at(record, "datasets"), at(record, "recovery", "datasets"), at(record, "settings", "datasets")
+    return frozenset(name for names in listed if isinstance(names, list) for name in names if isinstance(name, str))
 
 
-def without_paths(value: Any, holds: str = "") -> Any:
+def dataset_of(source: str, datasets: Collection[str]) -> str | None:
+    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library.
+
+    Args:
+        datasets (`Collection[str]`): those that were read, see [`recorded_datasets`]; a folder may be called `a/b`.
+    """
+    name = BRACKETS.fullmatch(source)["path"].split(":")[0]
+    return name if name in datasets else None
+
+
+def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -> Any:
     """Plain values with every path of this machine reduced to the name of its file.
 
     Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
     path is known by being absolute.
 
     Args:
+        datasets (`Collection[str]`): Hub datasets that were read: these sources of text stay.
         holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
     """
     if isinstance(value, str):
-        if holds == "path" or (holds == "sources" and dataset_of(value) is None):
+        if holds == "path" or (holds == "sources" and dataset_of(value, datasets) is None):
             return last_name(value)
         return file_name(value)
     if isinstance(value, Mapping):
-        return {without_paths(key): without_paths(item, _held(value, key, holds)) for key, item in value.items()}
-    return [without_paths(item, holds) for item in value] if isinstance(value, (list, tuple)) else value
+        return {
+            without_paths(key): without_paths(item, datasets, _held(value, key, holds)) for key, item in value.items()
+        }
+    return [without_paths(item, datasets, holds) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _held(values: Mapping[str, Any], key: str, above: str) -> str:

@@ -6,26 +6,33 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from .card import is_generated, metadata, read_card, render_card, text_of_user
+from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
     PLAN_NAME,
     REPORT_NAME,
-    RESULT_NAMES,
     WEIGHTS,
     WEIGHTS_INDEX,
     at,
+    is_result,
+    last_name,
+    number_at,
+    read_facts,
     read_json,
+    recorded_datasets,
     replaced_texts,
     weight_files,
     without_paths,
 )
+from .ownership import is_generated, metadata_of, metadata_of_user, statements, text_of_user
+from .results import BenchmarkTask, result_files
+from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
 
@@ -54,12 +61,16 @@ class Staged:
         card (`str`): the text of the card, which is one of the files.
         notes (`tuple[str, ...]`): what the user should be told.
         replaces (`bool`): whether it takes the place of a checkpoint that is there.
+        left (`tuple[str, ...]`): what else is in the folder, and stays behind.
+        title (`str`): of the commit, where the user names none.
     """
 
     files: dict[str, Path | bytes]
     card: str
     notes: tuple[str, ...] = ()
     replaces: bool = True
+    left: tuple[str, ...] = ()
+    title: str = "Upload a pruned model"
 
 
 def stage(
@@ -67,25 +78,31 @@ def stage(
     repo_id: str,
     *,
     revision: str | None = None,
+    include: Sequence[str] = (),
     remote_card: str | None = None,
     answers: Answers = NO_ANSWERS,
     overwrite_card: bool = False,
     fetch: Fetch | None = None,
+    benchmark_task: BenchmarkTask | None = None,
     largest_file: int = LARGEST_FILE,
 ) -> Staged:
     """Checks a pruned model and puts together what will be sent.
 
-    A card that this software wrote is written anew for the repository; one that somebody wrote or changed is sent as
-    it is. In the records of the pruning, paths of this machine are reduced to the names of files.
+    Sent are the files of the model, and what the user names. A card that this software wrote is written anew for the
+    repository; one that somebody wrote or changed is sent as it is. In the records of the pruning, paths of this
+    machine are reduced to the names of files.
 
     Args:
         folder (`Path`): of the pruned model.
         repo_id (`str`): where it goes, with its owner.
         revision (`str`, *optional*): the branch it goes to; `main` by default.
+        include (`Sequence[str]`): further files, see [`~selection.select_files`].
         remote_card (`str`, *optional*): the card that is there already.
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
+        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~results`]; without
+            it no score is sent in the form that leaderboards collect.
         largest_file (`int`): most bytes of a file.
 
     Raises:
@@ -94,23 +111,36 @@ def stage(
         [`FlabError`]: the files do not fit each other, or the Hub does not take them.
     """
     check_complete(folder)
-    files = folder_files(folder)
+    selection = select_files(folder, include)
+    files = selection.files
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
     staged: dict[str, Path | bytes] = dict(files)
+    datasets = recorded_datasets(read_json(folder / REPORT_NAME))
     for name in files:
-        if name in RECORDS or any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values()):
-            staged[name] = portable_record(files[name])
+        if name in RECORDS:
+            staged[name] = portable_record(files[name], datasets)
+        elif is_result(name):
+            staged[name] = portable_record(files[name], recorded_datasets(read_json(files[name])))
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
-        rendered = render_card(folder, repo_id, revision=revision, answers=answers, own_text=kept, fetch=fetch)
+        rendered = render_card(
+            folder,
+            repo_id,
+            revision=revision,
+            answers=answers,
+            own_text=kept,
+            remote_card=remote_card,
+            fetch=fetch,
+        )
         check_licence(rendered.terms)
-        card, notes = str(rendered.card), rendered.notes
+        card, notes, facts = str(rendered.card), rendered.notes, rendered.facts
         staged |= rendered.plots
     else:
+        facts = read_facts(folder)
         card = own
-        if not metadata(own).get("license"):
+        if not metadata_of(own).get("license"):
             raise ConfigurationError(
                 f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
                 " the base model's there, or have the card written anew with `optimum-cli flab card --overwrite-card`"
@@ -121,10 +151,25 @@ def stage(
                 " and --license would have no effect; write them into it"
             )
         notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
+        if remote_card is not None and not overwrite_card:
+            check_nothing_lost(remote_card, card, repo_id)
     staged[CARD_NAME] = card.encode()
+    if benchmark_task is not None:
+        staged |= result_files(facts, repo_id, revision, benchmark_task)
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
-    return Staged(dict(sorted(staged.items())), card, notes)
+    if shown := [name for name in selection.left if f"]({name})" in card]:
+        notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
+    title = commit_title(read_json(folder / REPORT_NAME))
+    return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
+
+
+def commit_title(report: Mapping[str, Any]) -> str:
+    """What a push brings, in a line."""
+    name, removed = at(report, "base_model", "name"), number_at(report, "removed_ratio")
+    what = last_name(name) if isinstance(name, str) and name else "a model"
+    share = "" if removed is None else f", pruned by {removed:.1%}"
+    return f"Upload {what}{share}{' and trained' * bool(at(report, 'recovery'))}"
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
@@ -160,16 +205,6 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
         )
 
 
-def folder_files(folder: Path) -> dict[str, Path]:
-    """The files of a folder by their path in the repository, sorted; hidden ones (caches, git) stay behind."""
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    }
-    return dict(sorted(found.items()))
-
-
 def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, most_files: int = MOST_FILES) -> None:
     """Raises a [`FlabError`] if the Hub would refuse files for their size or number.
 
@@ -185,14 +220,17 @@ def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, mos
         )
 
 
-def portable_record(path: Path) -> Path | bytes:
+def portable_record(path: Path, datasets: Collection[str]) -> Path | bytes:
     """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
+
+    Args:
+        datasets (`Collection[str]`): Hub datasets that were read, see [`recorded_datasets`].
 
     Raises:
         [`FlabError`]: it is not JSON.
     """
     content = read_json(path)
-    portable = without_paths(content)
+    portable = without_paths(content, datasets)
     if portable == content:
         return path
     text = path.read_text(encoding="utf-8")  # whose lines stay as they are, so that plans can be compared
@@ -318,6 +356,19 @@ def check_replaceable(remote: str, card: str, repo_id: str) -> None:
         raise ConfigurationError(
             f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside of its marked"
             " lines; copy it into the folder to keep it, or replace it with --overwrite-card"
+        )
+
+
+def check_nothing_lost(remote: str, card: str, repo_id: str) -> None:
+    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own,
+    which is sent as it is, lacks."""
+    said = statements(metadata_of(card))
+    added = [field for field, item in statements(metadata_of_user(remote)) if (field, item) not in said]
+    added += ["the text between the marked lines"] if text_of_user(remote) not in card else []
+    if added:
+        raise ConfigurationError(
+            f"the card of {repo_id} holds what {CARD_NAME} in the folder lacks ({', '.join(dict.fromkeys(added))});"
+            " copy it there, or let yours win with --overwrite-card"
         )
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .facts import Facts, against_dense, at, dataset_of, is_number, number_at, score_rows, without_paths
+from ..evaluation.comparison import Score, metric_text, retained, retention_text, score_text
+from .facts import (
+    Facts,
+    against_dense,
+    at,
+    dataset_of,
+    is_number,
+    number_at,
+    recorded_datasets,
+    score_rows,
+    without_paths,
+)
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
 MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
 MISSING = "not recorded"
-SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
 
 def cell(text: Any) -> str:
@@ -39,29 +51,52 @@ def decimals(value: int | float | None) -> str:
     return "not measured" if value is None else f"{value:.4g}"
 
 
+def typeset(text: str) -> str:
+    """Text of a terminal with the signs of print: minus signs, and a dash where there is nothing."""
+    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+
+
 def change(before: int | float | None, after: int | float | None) -> str:
     """`after` against `before` in percent, signed; a dash where one is missing."""
-    if before is None or after is None or not before:
+    if before is None or after is None:
         return "–"
-    return f"{100 * (after / before - 1):+.1f}%".replace("-", "−")
+    return typeset(retention_text(Score(retained(after, before)), higher_is_better=False))
 
 
-def is_share(metric: str) -> bool:
-    """Whether a score is shown in percent."""
-    return "pass@" in metric or metric.split(",")[0] in SHARES
+# --- scores, as an evaluation file writes them ---------------------------------------------------------------------
 
 
-def score(value: Any, percent: bool) -> str:
-    """A score as an evaluation file writes it, with its 95% interval where there is one."""
+def is_more_better(row: Mapping[str, Any]) -> bool:
+    return at(row, "higher_is_better") is not False
+
+
+def judged(row: Mapping[str, Any]) -> Any:
+    """The score of the model that the card is of."""
+    return at(row, "pruned") or at(row, "score")
+
+
+def score_of(value: Any) -> Score | None:
+    """A score with its 95% interval where there is one; what is not a finite number is null in the file."""
     if value is None:
-        return "–"
+        return None
     number, ends = number_at(value, "value"), at(value, "interval_95")
-    if number is None:
-        return "not a number"
-    show = "{:.1%}".format if percent else "{:.4g}".format
-    if not (isinstance(ends, list) and len(ends) == 2 and all(map(is_number, ends))):
-        return show(number)
-    return f"{show(number)} [{show(ends[0])}, {show(ends[1])}]"
+    interval = None
+    if isinstance(ends, list) and len(ends) == 2:
+        interval = tuple(end if is_number(end) else math.inf for end in ends)
+    return Score(math.nan if number is None else number, interval)
+
+
+def score_cell(value: Any, metric: str) -> str:
+    return typeset(score_text(score_of(value), metric))
+
+
+def retention_cell(row: Mapping[str, Any], under_heading: bool = True) -> str:
+    """What a row's comparison says, in the words of the terminal."""
+    dense, own, ratio = score_of(at(row, "dense")), score_of(judged(row)), score_of(at(row, "retention"))
+    if dense is None or own is None:
+        return "–"
+    found = Score(retained(own.value, dense.value), None if ratio is None else ratio.interval)
+    return typeset(retention_text(found, is_more_better(row), under_heading))
 
 
 # --- the first screen ----------------------------------------------------------------------------------------------
@@ -90,13 +125,12 @@ def retention_rows(facts: Facts) -> list[list[str]]:
     rows = []
     for evaluation in facts.results.evaluations:
         for row in score_rows(evaluation)[: MOST_SCORES_ABOVE - len(rows)]:
-            percent = is_share(row["metric"])
             paired = against_dense(evaluation, facts.report)
-            shown = [at(row, "dense") if paired else None, at(row, "pruned") or at(row, "score")]
-            cells = [score(value and {"value": at(value, "value")}, percent) for value in shown]
-            retained = score(at(row, "retention"), True) if paired and at(row, "retention") else "–"
-            kept = f"{retained} retained" if retained[0].isdigit() else retained
-            rows.append([f"{cell(row['task'])}, {cell(row['metric'])}{_problems(row, evaluation)}", *cells, kept])
+            shown = [at(row, "dense") if paired else None, judged(row)]
+            cells = [score_cell(value and {"value": at(value, "value")}, row["metric"]) for value in shown]
+            kept = retention_cell(row, under_heading=False) if paired else "–"
+            metric = metric_text(row["metric"], is_more_better(row))
+            rows.append([cell(f"{row['task']}, {metric}{_problems(row, evaluation)}"), *cells, kept])
     if not rows:
         rows.append(["benchmarks", "–", "not evaluated", "–"])
     before, after = (number_at(facts.report, "held_out", f"{side}_bits_per_byte") for side in ("dense", "pruned"))
@@ -173,10 +207,9 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
         paired = against_dense(evaluation, facts.report)
         rows = []
         for row in score_rows(evaluation):
-            percent = is_share(row["metric"])
-            metric = row["metric"] if at(row, "higher_is_better") is not False else f"{row['metric']} (less is better)"
-            own = score(at(row, "pruned") or at(row, "score"), percent)
-            cells = [score(at(row, "dense"), percent), own, score(at(row, "retention"), True)] if paired else [own]
+            metric = metric_text(row["metric"], is_more_better(row))
+            own = score_cell(judged(row), row["metric"])
+            cells = [score_cell(at(row, "dense"), row["metric"]), own, retention_cell(row)] if paired else [own]
             rows.append([cell(row["task"]), cell(metric), count(number_at(row, "problems")), *cells])
         heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
         about = _how(evaluation)
@@ -193,7 +226,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _how(evaluation: Mapping[str, Any]) -> list[str]:
-    settings = without_paths(at(evaluation, "settings") or {})
+    settings = without_paths(at(evaluation, "settings") or {}, recorded_datasets(evaluation))
     judged = at(evaluation, "models", "pruned") or at(evaluation, "models", "model")
     said = []
     if dtype := at(judged, "dtype"):
@@ -214,14 +247,18 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
         said.append(f"lm-eval {cell(version)}")
     sentences = [f"{', '.join(said)[0].upper()}{', '.join(said)[1:]}."] if said else []
     data = at(settings, "data")
-    files = {task: names for task, names in data.items() if names} if isinstance(data, Mapping) else {}
-    if files:
-        named = "; ".join(
-            f"{cell(task)} from {', '.join(code([names] if isinstance(names, str) else names))}"
-            for task, names in files.items()
-        )
+    files = {task: task_files(evaluation, task) for task in data} if isinstance(data, Mapping) else {}
+    if any(files.values()):
+        named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items() if names)
         sentences.append(f"Local data: {named}.")
     return sentences
+
+
+def task_files(evaluation: Mapping[str, Any], task: str) -> list[str]:
+    """The names of files (or sources of text) that the user gave a task."""
+    given = without_paths(at(evaluation, "settings") or {}, recorded_datasets(evaluation))
+    names = at(given, "data", task)
+    return [name for name in (names if isinstance(names, list) else [names]) if isinstance(name, str)]
 
 
 def efficiency_table(efficiency: Mapping[str, Any] | None, report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -269,6 +306,42 @@ def _short(value: int | float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
 
+# --- what it is for ------------------------------------------------------------------------------------------------
+
+
+def intended_uses(facts: Facts, base: str) -> list[str]:
+    """What the model is for, a sentence each."""
+    made = "the pruning and the training" if facts.recovery else "the pruning"
+    return [
+        f"For people who use {base} for code and need a smaller model.",
+        f"Expect it to do best on text like that which decided {made}; it is listed below.",
+    ]
+
+
+def beyond_its_scope(facts: Facts) -> list[str]:
+    """What the model is not for, in a few words each."""
+    sizes = [number_at(facts.report, side, "vocab_size") for side in ("dense", "pruned")]
+    lacking = ", whose tokens the vocabulary may lack" * (None not in sizes and sizes[0] != sizes[1])
+    return [
+        "anything that the base model is not meant for",
+        f"other kinds of text than that listed below, such as other natural languages{lacking}",
+        "code that is run without being read, or outside of a sandbox",
+        "work in which wrong or insecure code does harm, and decisions about people",
+    ]
+
+
+def is_evaluated_in_chat(facts: Facts) -> bool:
+    """Whether a task was evaluated through the chat template."""
+    rows = (row for evaluation in facts.results.evaluations for row in score_rows(evaluation))
+    return any(row["task"].endswith("_instruct") for row in rows)
+
+
+def commands(facts: Facts) -> list[str]:
+    """The commands that the model was made with, where they are recorded: not where it was made from Python."""
+    recorded = at(facts.report, "command"), at(facts.recovery, "command")
+    return [command for command in recorded if isinstance(command, str) and "```" not in command]
+
+
 # --- how it was made, and its limits -------------------------------------------------------------------------------
 
 
@@ -278,22 +351,22 @@ def settings_yaml(facts: Facts) -> str:
     settings = {name: section for name, section in facts.settings.items() if name != "recovery"}
     if asked := at(facts.recovery, "settings"):
         settings["recovery"] = asked
-    return yaml.safe_dump(without_paths(settings), sort_keys=False, allow_unicode=True).strip()
+    return yaml.safe_dump(without_paths(settings, facts.datasets), sort_keys=False, allow_unicode=True).strip()
 
 
-def sources(named: Any, default: str) -> str:
+def sources(named: Any, default: str, facts: Facts) -> str:
     """Sources of text as the user named them, without paths; `default` where the user named none."""
     if not isinstance(named, list):
         return MISSING
-    return ", ".join(code(without_paths(named, "sources"))) or default
+    return ", ".join(code(without_paths(named, facts.datasets, "sources"))) or default
 
 
 def datasets(facts: Facts) -> list[str]:
-    """The ids of the Hub datasets that a model was pruned and trained with."""
-    recorded, trained = at(facts.report, "datasets"), at(facts.recovery, "settings", "data")
-    found = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
-    found += [dataset_of(name) for name in trained if isinstance(name, str)] if isinstance(trained, list) else []
-    return list(dict.fromkeys(filter(None, found)))
+    """The ids of the Hub datasets that a model was pruned and trained with; what was only measured on is not one."""
+    data, training = at(facts.settings, "data"), at(facts.recovery, "settings")
+    named = at(data, "corpus"), at(data, "calibration"), at(training, "data"), at(training, "text")
+    specs = [spec for listed in named if isinstance(listed, list) for spec in listed if isinstance(spec, str)]
+    return list(dict.fromkeys(filter(None, (dataset_of(spec, facts.datasets) for spec in specs))))
 
 
 def source_rows(facts: Facts) -> list[list[str]]:
@@ -312,12 +385,13 @@ def source_rows(facts: Facts) -> list[list[str]]:
     ):
         number = number_at(facts.report, "texts", kind)
         texts = "" if number is None else f" ({number:,} texts)"
-        rows.append([label, sources(at(facts.settings, "data", kind), default) + texts])
+        rows.append([label, sources(at(facts.settings, "data", kind), default, facts) + texts])
     return rows
 
 
-def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
+def recovery_rows(facts: Facts) -> list[list[str]]:
     """What a pruned model was trained with: what, value."""
+    recovery = facts.recovery
     settings, data, training = (at(recovery, name) for name in ("settings", "data", "training"))
     aside = at(data, "dropped", "set aside to measure on")
     loss, answers, rate = (at(settings, name) for name in ("loss", "answers", "learning_rate"))
@@ -331,7 +405,7 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
     sequences, tokens = (count(number_at(data, name)) for name in ("sequences", "tokens"))
     passages = number_at(data, "plain_text", "passages")
     return [
-        ["training data", sources(at(settings, "data"), MISSING)],
+        ["training data", sources(at(settings, "data"), MISSING, facts)],
         ["training examples", f"{kept} of {read} read, in {sequences} sequences of {tokens} tokens in all"],
         *(
             [["plain text among them", f"{count(passages)} passages of {sources(at(settings, 'text'), MISSING)}"]]
@@ -342,7 +416,11 @@ def recovery_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
         ["training steps", f"{done} done; the weights are those after step {best}"],
         [
             "held-out text of the training: only measured on",
-            sources(at(settings, "held_out"), "that of the pruning" if aside is None else "set aside from its data"),
+            sources(
+                at(settings, "held_out"),
+                "that of the pruning" if aside is None else "set aside from its data",
+                facts,
+            ),
         ],
     ]
 
@@ -359,7 +437,7 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
     ):
         rows.append([label, f"`{cell(value)}`" if value else MISSING])
     rows += source_rows(facts)
-    rows += recovery_rows(facts.recovery) if facts.recovery else []
+    rows += recovery_rows(facts) if facts.recovery else []
     seed = at(report, "seed")
     rows.append(["seed", MISSING if seed is None else str(seed)])
     if dtype := at(report, "computation", "dtype"):

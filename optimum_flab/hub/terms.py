@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from .ownership import is_about, own_metadata
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCardData
-
-    from ..settings import DataSettings
+    pass
 
 
 CARD_NAME = "README.md"
 LICENSE_FIELDS = ("license", "license_name", "license_link")
+REMEMBERED = (*LICENSE_FIELDS, "base_model", "language")
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
 BIBTEX = re.compile(r"^```[a-z]*\s*\n(\s*@\w+\s*\{.*?)\n\s*```", re.MULTILINE | re.DOTALL)
@@ -145,17 +145,9 @@ def base_card_of(folder: Path | None) -> dict[str, Any] | None:
         return None
 
 
-def hub_datasets(data: DataSettings) -> list[str]:
-    """The ids of those sources of text that are datasets on the Hub, for the report."""
-    from ..calibration import parse_source
-
-    named = [parse_source(spec).dataset for spec in (*data.corpus, *data.calibration, *data.held_out)]
-    return list(dict.fromkeys(filter(None, named)))
-
-
 def settle_terms(
     report: Mapping[str, Any],
-    previous: ModelCardData | None = None,
+    previous: Mapping[str, Any] | None = None,
     answers: Answers = NO_ANSWERS,
     fetch: Fetch | None = None,
 ) -> Terms:
@@ -164,7 +156,7 @@ def settle_terms(
 
     Args:
         report (`Mapping`): `flab_report.json`.
-        previous (`ModelCardData`, *optional*): metadata of the card that is being written anew.
+        previous (`Mapping`, *optional*): metadata of the card that is being written anew, see [`remembered`].
         answers ([`Answers`]): what the user says.
         fetch (`Callable`, *optional*): reads a card on the Hub; without it the Hub is not asked.
 
@@ -173,7 +165,7 @@ def settle_terms(
     """
     base = report.get("base_model")
     base = base if isinstance(base, Mapping) else {}
-    before = {} if previous is None else previous.to_dict()
+    before = previous or {}
     written = before.get("base_model")
     found = repository_of(base)
     if answers.base_model and found and answers.base_model != found:
@@ -218,6 +210,24 @@ def settle_terms(
         citation=stated.get("citation"),
         notes=tuple(notes),
     )
+
+
+def remembered(
+    own: str | None, remote: str | None, weights: Any, fields: Sequence[str] = REMEMBERED
+) -> dict[str, Any]:
+    """What cards of ours say of the base model, so that it is asked for once: the folder's card, then that in the
+    repository, if it is about the same base model.
+
+    Args:
+        own, remote (`str`, *optional*): both cards.
+        weights (`str`): SHA-256 of the weights that both must be about.
+        fields (`Sequence[str]`): what is taken from the repository's.
+    """
+    here = own_metadata(own)
+    there = own_metadata(remote) if remote is not None and is_about(remote, weights) else {}
+    # a licence is one thing in three fields
+    passed_over = LICENSE_FIELDS if here.get("license") else ()
+    return {**{field: there[field] for field in fields if field in there and field not in passed_over}, **here}
 
 
 def check_licence(terms: Terms) -> None:

@@ -11,7 +11,7 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m optimum_flab.recovery", description="Recover a pruned model.")
     RecoverCommand.parse_args(parser)
     command = RecoverCommand.__new__(RecoverCommand)
-    command.args = parser.parse_args()
+    command.parser, command.args = parser, parser.parse_args()
     command.run()
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from ..calibration import PackedTokens, read_sources
+from ..calibration import PackedTokens, hub_datasets, read_sources
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
 from ..generation import BatchCache
@@ -524,6 +524,7 @@ def _section(
     return {
         "pruned_weights_sha256": ready.pruned_hash,
         "settings": settings.model_dump(),
+        "datasets": hub_datasets(settings.sources),
         "data": {
             "examples": data.counts.read,
             "dropped": data.counts.dropped,

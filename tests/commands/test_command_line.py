@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from functools import lru_cache
 
 import pytest
 
-from optimum_flab.commands.base import terminal
+from optimum_flab.commands.base import command_line, terminal
 from optimum_flab.commands.flags import settings_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
+from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.settings import PrunerSettings, check_settings
 
@@ -221,3 +223,48 @@ def test_an_error_of_the_user_ends_with_its_message_and_exit_code(capsys, error,
 def test_an_error_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), terminal():
         raise ZeroDivisionError
+
+
+# --- the command that a run was started with
+
+
+def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, monkeypatch):
+    (tmp_path / "corp" / "secrets").mkdir(parents=True)
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "rows.jsonl").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    parser = ArgumentParser()
+    PruneCommand.parse_args(parser)
+    told = command_line(
+        "prune",
+        parser,
+        parser.parse_args(
+            [
+                *("--model=corp/secrets", "private/runs/out", "--corpus", "corp/secrets", "--corpus=org/data:test[a]"),
+                *("--calibration", f"{tmp_path}/private/rows.jsonl[a,b]", "--keep-token", "</s>", "--no-ffn"),
+                *("--target-ratio", "0.3", "-c", "private/flab.yaml", "--overwrite", "--prompt", "my secret"),
+                *("--dtype", "float32", "--seed", "7"),
+            ]
+        ),
+    )
+    assert told == (
+        "optimum-cli flab prune -m secrets out -c flab.yaml --target-ratio 0.3 --seed 7 --corpus secrets"
+        " --corpus 'org/data:test[a]' --calibration 'rows.jsonl[a,b]' --keep-token '</s>' --no-ffn"
+    )
+
+
+def test_a_model_of_the_hub_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = ArgumentParser()
+    RecoverCommand.parse_args(parser)
+    arguments = ["-m", "runs/out", "runs/better", "--teacher", "org/model", "--data", "org/data", "--keep-adapter"]
+    told = command_line("recover", parser, parser.parse_args(arguments))
+    assert told == "optimum-cli flab recover -m out better --teacher org/model --data org/data --keep-adapter"
+
+
+def test_what_is_told_can_be_parsed_again():
+    parser = ArgumentParser()
+    PruneCommand.parse_args(parser)
+    given = parser.parse_args(["-m", "model", "out", "--keep-token", "a 'b' \"c\"\n", "--no-layers", "--keep-used"])
+    words = shlex.split(command_line("prune", parser, given))
+    assert vars(parser.parse_args(words[3:])) == vars(given)

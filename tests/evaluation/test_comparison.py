@@ -152,7 +152,7 @@ def test_the_table_shows_intervals_and_says_what_is_not_a_number():
     ]
     text = table(rows, {"dense": "dense", "score": "pruned", "retention": "retention"})
     assert "50.0% [40.0%, 60.0%]  100.0% [90.0%, 110.0%]" in text
-    assert text.splitlines()[3].endswith("not a number")
+    assert text.splitlines()[3].endswith("not comparable")
     assert "bits_per_byte (less is better)" in text
     assert "0.5123" in text
     assert table([], {}) == "nothing was scored"

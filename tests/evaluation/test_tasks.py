@@ -7,18 +7,26 @@ import collections
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import lm_eval.tasks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lm_eval.api.task import ConfigurableTask
+from lm_eval.api.task import ConfigurableTask, TaskConfig
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation.catalog import TASKS_FOLDER, Sampling, executing_call, load_tasks, shipped_tasks
+from optimum_flab.evaluation.catalog import (
+    TASKS_FOLDER,
+    Sampling,
+    executing_call,
+    hub_dataset,
+    load_tasks,
+    shipped_tasks,
+)
 from optimum_flab.evaluation.data import CODE, checked, read_file
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
 from optimum_flab.evaluation.tasks.perturbations import (
@@ -839,3 +847,56 @@ def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused
     assert len(loaded.tasks["lambada_openai"].eval_docs) == 2
     leaves = dict(catalog._leaves("longproc", manager))
     assert any(catalog._is_unsafe(entry) for entry in leaves.values())
+
+
+# --- which dataset the problems are those of
+
+
+def test_a_task_says_which_dataset_of_the_hub_its_problems_are_those_of(tmp_path):
+    def dataset(name, **data):
+        (loaded,) = load(name, data=data, limit=2)
+        return hub_dataset(loaded.tasks[name])
+
+    problems = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
+    assert dataset("humaneval") == dataset("humaneval_instruct") == {"id": "openai/openai_humaneval"}
+    assert dataset("humaneval", humaneval=problems) is None
+    assert dataset("openeval", openeval=problems) is None
+    assert dataset("recode") is None  # perturbed prompts are other problems
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset"),
+    [
+        ("humaneval_plus", {"id": "evalplus/humanevalplus"}),
+        ("mbpp", {"id": "google-research-datasets/mbpp", "config": "full"}),
+        ("mbpp_zero_shot", {"id": "google-research-datasets/mbpp", "config": "full"}),
+        ("mbpp_zero_shot_instruct", {"id": "google-research-datasets/mbpp", "config": "full"}),
+        ("cruxeval_output", {"id": "cruxeval-org/cruxeval"}),
+    ],
+)
+def test_the_dataset_that_is_named_is_the_one_that_is_read(monkeypatch, task, dataset):
+    asked = []
+
+    def read(name, config=None, split=None):
+        asked.append((name, config, split))
+        tests = [*MBPP["test_list"], "assert f(1) == 1", "assert f(2) == 2"]
+        return [{**PROBLEM, **MBPP, "test_list": tests, "code": "def f(x): return x", "input": "1", "output": "1"}]
+
+    monkeypatch.setattr("datasets.load_dataset", read)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_: None)
+    (loaded,) = load(task)
+    assert asked == [(dataset["id"], dataset.get("config"), "test")]
+    assert hub_dataset(loaded.tasks[task]) == dataset
+
+
+def test_a_task_of_lm_eval_names_the_dataset_it_loads():
+    def task(**config):
+        return SimpleNamespace(config=TaskConfig(task="x", test_split="test", **config))
+
+    assert hub_dataset(task(dataset_path="openai/gsm8k", dataset_name="main")) == {
+        "id": "openai/gsm8k",
+        "config": "main",
+        "split": "test",
+    }
+    assert hub_dataset(task(dataset_path="json", dataset_kwargs={"data_files": {"test": ["x.jsonl"]}})) is None
+    assert hub_dataset(task(dataset_path="super_glue")) is None

@@ -22,7 +22,8 @@ import torch
 import transformers
 
 from optimum_flab.errors import FlabError
-from optimum_flab.hub.push import Conversation, push_staged, push_to_hub
+from optimum_flab.hub.conversation import Conversation, answers_within
+from optimum_flab.hub.push import push_staged, push_to_hub
 from optimum_flab.hub.staging import Staged
 
 
@@ -150,8 +151,8 @@ def push(*arguments: Any, **options: Any) -> Any:
 
 def push_constant(staged: Staged, repo_id: str, timeout: float = 30.0, **options: Any) -> Any:
     """The requests of a push, without the checks of a checkpoint."""
-    hub = Conversation(huggingface_hub.HfApi(), timeout)
-    return push_staged(hub, repo_id, lambda name, card: staged, **options)
+    with answers_within(timeout):
+        return push_staged(Conversation(huggingface_hub.HfApi()), repo_id, lambda name, card: staged, **options)
 
 
 def load(repo_id: str, revision: str | None = None) -> dict[str, Any]:

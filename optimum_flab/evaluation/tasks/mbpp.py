@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-HUB = "google-research-datasets/mbpp"
 TEST_SPLIT = range(11, 511)  # numbers of the problems, as the benchmark divides them
 SHOWN_TESTS = 3  # in a prompt of lm-eval, which also judges by them
 
@@ -47,8 +46,8 @@ def problems(
     *,
     task: str = "mbpp_zero_shot",
     file: str | None = None,
-    hub: str = HUB,
-    name: str = "full",
+    hub: str | None = None,
+    name: str | None = None,
     split: str = "test",
     limit: int | None = None,
     config_source: str | None = None,
@@ -62,8 +61,8 @@ def three_shot_problems(
     *,
     task: str = "mbpp",
     file: str | None = None,
-    hub: str = HUB,
-    name: str = "full",
+    hub: str | None = None,
+    name: str | None = None,
     split: str = "test",
     limit: int | None = None,
     config_source: str | None = None,
@@ -90,7 +89,9 @@ def three_shot_problems(
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
 
 
-def _read(task: str, file: str | None, hub: str, name: str, split: str, config_source: str | None) -> list[Row]:
+def _read(
+    task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
+) -> list[Row]:
     return [
         Row(row.place, {**row.values, "text": row.values["prompt"]})
         if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values

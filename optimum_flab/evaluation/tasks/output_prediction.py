@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ConfigurationError
 from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
 from ..sandbox import Program
 from ..values import read_value
@@ -38,13 +39,15 @@ def problems(
     *,
     task: str = "cruxeval_output",
     file: str | None = None,
-    hub: str = "cruxeval-org/cruxeval",
+    hub: str | None = None,
     split: str = "test",
     limit: int | None = None,
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
     """Rows with the fields code, input and output (a value as Python shows it), from a file or the Hub."""
+    if file is None and hub is None:
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
     rows = read_hub(hub, task, split=split) if file is None else read_file(located(file, config_source))
     return as_dataset(checked(rows, CRUXEVAL), limit)
 

@@ -1,0 +1,545 @@
+"""Requests to the Hub, each repeated where that is safe, with errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import __version__
+from ..errors import ConfigurationError, FlabError
+from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
+from .results import matching_task
+from .terms import CARD_NAME, Fetch
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
+WAITS = (1, 2, 4)  # seconds before a request is repeated
+LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
+PASSING = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+# the client of `huggingface_hub` is one for the process
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def answers_within(seconds: float) -> Iterator[None]:
+    """While the block runs, a request of `huggingface_hub` fails that gets no answer for so many seconds.
+
+    Its own client waits for ever, and asks a silent server six times. It is also made anew after a connection could
+    not be made, so that the limit is set where clients are made.
+
+    Args:
+        seconds (`float`): without an answer.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    def limited() -> Any:
+        client = before()
+        client.send = impatient(client.send, seconds)
+        return client
+
+    with _one_at_a_time:
+        # a user may have set one, for a proxy or certificates; there is no public way to ask for it
+        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+        set_client_factory(limited)
+        try:
+            yield
+        finally:
+            set_client_factory(before)
+
+
+def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
+    """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
+    which the client does not try again."""
+    from huggingface_hub.utils import hf_raise_for_status
+
+    def sent(request: Any, **options: Any) -> T:
+        # some requests come with limits of their own, or with none on purpose
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+        request.extensions = {**request.extensions, "timeout": limits}
+        try:
+            response = send(request, **options)
+        except Exception as error:
+            # of httpx or its successor, whichever the client is built on
+            if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
+                raise TimeoutError(f"no answer within {seconds:g} seconds") from error
+            raise
+        if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
+            hf_raise_for_status(response)  # the client would wait, however long it is
+        return response
+
+    return sent
+
+
+class Conversation:
+    """Requests to the Hub, each repeated where that is safe, with errors that say what to do.
+
+    Args:
+        api (`HfApi`): the client; it takes the token from the standard places.
+    """
+
+    def __init__(self, api: HfApi):
+        self.api = api
+
+    def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """A request that may be repeated, but not where nothing was answered; raises what the client raises."""
+        for wait in (*WAITS, None):
+            try:
+                return call(*arguments, **options)
+            except Exception as error:
+                if silent(error) or not passing(error) or not pause(error, wait):
+                    raise
+        raise AssertionError
+
+    def account(self) -> dict[str, Any]:
+        """Whom the token belongs to.
+
+        Raises:
+            [`FlabError`]: there is no token, it is not valid, or it may only read.
+        """
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
+        with told("the Hub could not be asked whom the token belongs to"):
+            account = self.ask(self.api.whoami)
+        access = (account.get("auth") or {}).get("accessToken") or {}
+        if access.get("role") == "read":
+            raise FlabError(
+                "the token may only read; make one that may write on https://huggingface.co/settings/tokens, and give"
+                " it with `hf auth login` or HF_TOKEN"
+            )
+        return account
+
+    def look(self, repo_id: str, branch: str, create_pr: bool) -> Target:
+        """The repository as it is."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        with told(f"{repo_id} could not be read"):
+            try:
+                refs = self.ask(self.api.list_repo_refs, repo_id, include_pull_requests=True)
+            except RepositoryNotFoundError:
+                return Target(repo_id, branch, create_pr)
+            if branch in {tag.name for tag in refs.tags}:
+                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+            requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
+            heads = {ref.name: ref.target_commit for ref in refs.branches}
+            head = heads.get(branch) or requests.get(branch)
+            start = head or heads.get("main")
+            return Target(
+                repo_id,
+                branch,
+                create_pr,
+                exists=True,
+                branch_exists=head is not None,
+                head=start,
+                files=self.files(repo_id, start) if start else {},
+                pull_requests=frozenset(requests),
+            )
+
+    def files(self, repo_id: str, revision: str) -> dict[str, RemoteFile]:
+        """The files of a commit."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self.ask(lambda: list(self.api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+        return {
+            entry.path: RemoteFile(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+            for entry in tree
+            if isinstance(entry, RepoFile)
+        }
+
+    def is_private(self, target: Target) -> bool:
+        """Whether a repository is private, or will be, since it is not there yet."""
+        if not target.exists:
+            return True
+        with told(f"{target.repo_id} could not be read"):
+            return bool(self.ask(self.api.repo_info, target.repo_id).private)
+
+    def card(self, target: Target) -> str | None:
+        """The card in a repository."""
+        if CARD_NAME not in target.files:
+            return None
+        with told(f"the card of {target.repo_id} could not be read"):
+            path = self.ask(self.api.hf_hub_download, target.repo_id, CARD_NAME, revision=target.head)
+            return Path(path).read_bytes().decode("utf-8", "replace")
+
+    def check_card(self, card: str) -> None:
+        """Has the Hub check the metadata of a card.
+
+        Raises:
+            [`FlabError`]: lists what it finds wrong.
+        """
+        from huggingface_hub import ModelCard
+
+        with told("the Hub could not be asked to check the card"):
+            try:
+                self.ask(ModelCard(card).validate)
+            except json.JSONDecodeError:
+                raise
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
+                    " --license or --base-model, or the card"
+                ) from None
+
+    def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
+        """The id of the task that a dataset has as a benchmark of the Hub; `None` where it is none.
+
+        Args:
+            dataset (`Mapping[str, str]`): `id`, perhaps `config` and `split`.
+        """
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+        )
+
+        author, name = dataset["id"].split("/")
+        with told("the Hub could not be asked which datasets are benchmarks"):
+            listed = self.ask(lambda: list(self.api.list_datasets(benchmark="official", author=author, search=name)))
+            if dataset["id"] not in {found.id for found in listed}:
+                return None
+            try:
+                path = self.ask(self.api.hf_hub_download, dataset["id"], "eval.yaml", repo_type="dataset")
+            except LocalEntryNotFoundError:  # without a connection, which an EntryNotFoundError too would hide
+                raise
+            except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError):
+                return None
+            return matching_task(Path(path).read_text(encoding="utf-8"), dataset)
+
+    def create(self, repo_id: str, private: bool) -> None:
+        """Makes a repository; one that is there stays as it is."""
+        with told(f"{repo_id} could not be made"):
+            self.ask(self.api.create_repo, repo_id, private=private or None, exist_ok=True)
+
+    def open_requests(self, target: Target, author: str) -> list[Target]:
+        """The open pull requests of an author, the newest first."""
+        with told(f"the pull requests of {target.repo_id} could not be read"):
+            discussions = self.ask(
+                lambda: list(
+                    self.api.get_repo_discussions(target.repo_id, author=author, discussion_type="pull_request")
+                )
+            )
+        numbers = sorted((found.num for found in discussions if found.status in ("open", "draft")), reverse=True)
+        references = [f"{PULL_REQUEST}{number}" for number in numbers]
+        return [self.look(target.repo_id, name, False) for name in references if name in target.pull_requests]
+
+    def is_ours(self, request: Target, target: Target) -> bool:
+        """Whether a pull request holds a commit of a push, by its description."""
+        with told(f"the pull requests of {target.repo_id} could not be read"):
+            proposed, there = (
+                self.ask(lambda revision=revision: list(self.api.list_repo_commits(target.repo_id, revision=revision)))
+                for revision in (request.branch, target.branch)
+            )
+        # pushes to the branch are in the history of a pull request too
+        before = {commit.commit_id for commit in there}
+        return any(SIGNATURE in commit.message for commit in proposed if commit.commit_id not in before)
+
+    def deliver(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, title: str, description: str
+    ) -> str:
+        """Uploads what is large, and then changes the repository in one commit.
+
+        Args:
+            title, description (`str`): of the commit; a pull request takes them too.
+
+        Returns:
+            `str`: the address of the commit or the pull request.
+
+        Raises:
+            [`FlabError`]: says in which state the repository is, and how to go on.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations = [CommitOperationAdd(path, files[path]) for path in changes.send]
+        with told(f"the files could not be uploaded, and {target.repo_id} is as it was{_new(target)}"):
+            # to main where the branch is not there yet: it is made when nothing but the commit is missing
+            self.api.preupload_lfs_files(
+                target.repo_id,
+                operations,
+                revision=target.branch if target.branch_exists else "main",
+                create_pr=target.create_pr or None,
+                # several would close the client under each other where a connection cannot be made
+                num_threads=1,
+                free_memory=False,
+            )
+            check_ignored(target, operations)
+        made = not target.branch_exists and target.branch != "main"
+        if made:
+            with told(
+                f"branch {target.branch} could not be made; if it is there all the same, it holds what main holds, and"
+                f" the rest of {target.repo_id} is as it was"
+            ):
+                self.ask(
+                    self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True
+                )
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in changes.delete]
+        for wait in (*WAITS, None):
+            try:
+                commit = self.api.create_commit(
+                    target.repo_id,
+                    [*operations, *deletions],
+                    commit_message=title,
+                    commit_description=description,
+                    revision=target.branch,
+                    create_pr=target.create_pr or None,
+                    parent_commit=target.head,
+                    num_threads=1,
+                )
+                return commit.pr_url or self.url_of(target, commit.oid)
+            except Exception as error:
+                if not refused_unread(error) and (found := self.arrived(target, files, changes, error)):
+                    return found
+                # with a parent, the Hub refuses what it already has; a pull request it would open twice
+                again = refused_unread(error) if target.create_pr else passing(error)
+                if not again or not pause(error, wait):
+                    attempt = self.not_committed(target, made, error)
+                    raise FlabError(f"{attempt}: {described(error)}\n{advice(error)}") from None
+        raise AssertionError
+
+    def not_committed(self, target: Target, made: bool, error: Exception) -> str:
+        """What a commit that did not arrive leaves. Where it was refused, and cannot arrive later, a branch that was
+        made for it is taken back.
+
+        Args:
+            made (`bool`): whether the branch was made for the commit.
+        """
+        if not passing(error):
+            try:
+                if made:
+                    self.api.delete_branch(target.repo_id, branch=target.branch)
+                return f"the commit was refused, and {target.repo_id} is as it was{_new(target)}"
+            except Exception:  # the refusal is what the user must know
+                attempt = "the commit was refused"
+        else:
+            attempt = f"no commit had arrived at {target.repo_id}{_new(target)} when we looked"
+        return attempt + f", and the new branch {target.branch} held what main holds" * made
+
+    def arrived(
+        self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, error: Exception
+    ) -> str | None:
+        """The address of a commit or pull request whose reply was lost; `None` where there is none.
+
+        Raises:
+            [`FlabError`]: somebody else changed the repository, or it cannot be told.
+        """
+        try:
+            now = self.look(target.repo_id, target.branch, target.create_pr)
+            if target.create_pr:
+                for reference in sorted(now.pull_requests - target.pull_requests):
+                    if holds(self.files(target.repo_id, reference), files, changes):
+                        return self.request_url(target.repo_id, reference)
+                return None
+        except FlabError:
+            raise FlabError(
+                f"the connection was lost while {target.repo_id} was changed, and whether the commit arrived is not"
+                f" known: {described(error)}\nrun the same command again: it looks first, and sends nothing twice"
+            ) from None
+        if now.head == target.head:
+            return None
+        if holds(now.files, files, changes):
+            return self.url_of(target, now.head)
+        raise FlabError(
+            f"{target.repo_id} was changed by somebody else during the push, so nothing was committed; run the same"
+            " command again to push on top of it"
+        ) from None
+
+    def url_of(self, target: Target, commit: str | None) -> str:
+        """The address of a pull request that was brought up to date, or else of a commit."""
+        if target.pull_request is not None:
+            return self.request_url(target.repo_id, target.branch)
+        return f"{self.api.endpoint}/{target.repo_id}/commit/{commit}"
+
+    def request_url(self, repo_id: str, reference: str) -> str:
+        return f"{self.api.endpoint}/{repo_id}/discussions/{reference.removeprefix(PULL_REQUEST)}"
+
+
+def card_reader(hub: Conversation) -> Fetch:
+    """Reads cards of other repositories; where that is not possible, says why."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
+        try:
+            path = hub.ask(hub.api.hf_hub_download, repo_id, CARD_NAME, revision=revision)
+            return Path(path).read_text(encoding="utf-8"), ""
+        except GatedRepoError:
+            return None, "it is gated; accept its terms on its page on the Hub, with the account of the token"
+        except RepositoryNotFoundError:
+            return None, "there is no such repository, or the token may not read it"
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a client without a connection
+            return None, f"the Hub cannot be reached ({described(error)})"
+        except EntryNotFoundError:
+            return None, "it has none"
+        except Exception as error:  # connection errors are of several libraries' classes
+            return None, described(error)
+
+    return fetch
+
+
+def hub_card_reader() -> Fetch:
+    """[`card_reader`] of a conversation of its own; what is downloaded has limits of time without ours."""
+    return card_reader(Conversation(hub_client()))
+
+
+def hub_client() -> HfApi:
+    """The client, under our name."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="optimum-flab", library_version=__version__)
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+
+class told:
+    """Turns what the client raises into a [`FlabError`] that begins with what was attempted."""
+
+    def __init__(self, attempt: str):
+        self.attempt = attempt
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, FlabError):
+            # errors of the connection, of the Hub and of the files are of several libraries' classes
+            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from: the client wraps some."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def response_of(error: BaseException) -> Any:
+    """What the Hub answered; `None` where it did not."""
+    found = (getattr(link, "response", None) for link in causes(error))
+    return next((response for response in found if response is not None), None)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The status that the Hub answered with."""
+    return getattr(response_of(error), "status_code", None)
+
+
+def passing(error: BaseException) -> bool:
+    """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
+    from huggingface_hub.errors import HTTPError
+
+    status, links = status_of(error), list(causes(error))
+    # a reply of another status that does not parse was cut short
+    if any(isinstance(link, json.JSONDecodeError) for link in links):
+        return True
+    if status is not None:
+        return status in PASSING
+    return any(isinstance(link, (HTTPError, TimeoutError, ConnectionError)) for link in links)
+
+
+def silent(error: BaseException) -> bool:
+    """Whether the Hub answered nothing at all, see [`answers_within`]."""
+    return any(isinstance(link, TimeoutError) for link in causes(error))
+
+
+def refused_unread(error: BaseException) -> bool:
+    """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
+    unmade = ("ConnectError", "ConnectTimeout")
+    return status_of(error) == 429 or any(type(link).__name__ in unmade for link in causes(error))
+
+
+def asked_wait(response: Any) -> int | None:
+    """Seconds that the Hub asks to wait.
+
+    Args:
+        response (`httpx.Response`, *optional*): what it answered.
+    """
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = getattr(response, "headers", None) or {}
+    limit = parse_ratelimit_headers(headers)
+    if getattr(response, "status_code", None) == 429 and limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1  # it counts whole seconds
+    after = headers.get("Retry-After", "").strip()
+    return int(after) if after.isdigit() else None
+
+
+def pause(error: BaseException, otherwise: float | None) -> bool:
+    """Waits before a request is repeated: as long as the Hub asks, and says so, or else `otherwise`.
+
+    Args:
+        otherwise (`float`, *optional*): seconds; `None` where no attempt is left.
+
+    Returns:
+        `bool`: whether to repeat it; not where the Hub asks for longer than anybody would wait for.
+    """
+    asked = asked_wait(response_of(error))
+    if otherwise is None or (asked or 0) > LONGEST_WAIT:
+        return False
+    if asked is not None:
+        logger.warning("the Hub asks to wait %d seconds before the next request", asked)
+    time.sleep(otherwise if asked is None else asked)
+    return True
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an error."""
+    status, again = status_of(error), "run the same command again: it looks first, and sends nothing twice"
+    if status in (401, 403):
+        return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
+    if status == 429:
+        wait = asked_wait(response_of(error))
+        return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
+    if silent(error):
+        return f"check the connection, or give the Hub longer with --timeout, and {again}"
+    if passing(error) or (isinstance(error, OSError) and status is None):
+        return f"check the connection, and {again}"
+    return "correct that, and run the same command again"
+
+
+def described(error: BaseException) -> str:
+    """An error in a line, with its causes, without secrets."""
+    if status_of(error) == 429:
+        return "the Hub was asked too often, by this account or from this address"
+    parts: list[str] = []
+    for link in causes(error):
+        text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
+        if not any(text in part for part in parts):
+            parts.append(text)
+        if len(parts) == 3 or isinstance(link, TimeoutError):
+            break
+    return scrubbed(": ".join(parts))
+
+
+def scrubbed(text: str) -> str:
+    """Text without tokens, and without the queries of addresses: those of storage are signed."""
+    from huggingface_hub import get_token
+
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    token = get_token()
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
+
+
+def _new(target: Target) -> str:
+    """That a repository holds nothing yet; the Hub puts `.gitattributes` into new ones."""
+    return "" if set(target.files) - {".gitattributes"} else " (empty)"

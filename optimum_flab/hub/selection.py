@@ -1,0 +1,177 @@
+"""Which files of a folder are sent: those of a pruned model, and what the user names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..recovery.settings import ADAPTER_FOLDER
+from .facts import (
+    CONFIG_NAME,
+    CURVE_NAME,
+    EFFICIENCY_PLOT,
+    EVALUATION_TABLE,
+    PLAN_NAME,
+    REPORT_NAME,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    is_license_file,
+    is_result,
+    weight_files,
+)
+from .ownership import is_generated
+from .plots import LAYERS_PLOT, PARAMETERS_PLOT
+from .terms import CARD_NAME
+
+
+# what `transformers` and this software write: a repository's files of these very names that are not part of a new
+# checkpoint go
+CHECKPOINT_FILES = {
+    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, "flab_plan.safetensors"),
+    *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
+}
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them
+CHAT_TEMPLATES = "additional_chat_templates"
+CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATES}/[^/]+\.jinja")
+MOST_NAMED = 12  # files that a summary names
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is sent of a folder.
+
+    Args:
+        files (`dict[str, Path]`): by path in the repository, sorted.
+        left (`tuple[str, ...]`): what stays behind, sorted; folders that are links end in a slash.
+    """
+
+    files: dict[str, Path]
+    left: tuple[str, ...]
+
+
+def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
+    """The files of a pruned model in its folder, and those that the user names.
+
+    A link that leads out of the folder is followed only if a pattern is its very name, and a hidden file sent only if
+    the pattern says that it is hidden.
+
+    Args:
+        include (`Sequence[str]`): paths, relative to the folder, in which `*` stands for anything; a folder with a
+            slash at its end stands for what is in it.
+
+    Raises:
+        [`ConfigurationError`]: a pattern names nothing, or a file of the model is a link that leads out of the folder.
+    """
+    found, links = folder_files(folder)
+    named = named_files(folder, found, include)
+    weights = {path.name for path in weight_files(folder)}
+    own = {name for name in found if name in weights or is_part(name)}
+    for name in sorted(own - named):
+        check_inside(found[name], folder, name)
+    sent = own | named
+    return Selection(
+        {name: path for name, path in found.items() if name in sent},
+        tuple(sorted([*(name for name in found if name not in sent), *(f"{link}/" for link in links)])),
+    )
+
+
+def folder_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The files of a folder by their path in the repository, sorted, and the folders in it that are links, which are
+    not entered."""
+    found, links = {}, []
+    for place, folders, names in os.walk(folder):
+        below = Path(place).relative_to(folder)
+        links += [(below / name).as_posix() for name in folders if Path(place, name).is_symlink()]
+        found |= {(below / name).as_posix(): Path(place, name) for name in names if Path(place, name).is_file()}
+    return dict(sorted(found.items())), links
+
+
+def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str]) -> set[str]:
+    """Those files that patterns name; see [`select_files`]."""
+    from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
+
+    named: set[str] = set()
+    for pattern in include:
+        wanted = pattern.removeprefix("./")
+        may_hide = any(part.startswith(".") for part in wanted.split("/"))
+        candidates = [
+            name
+            for name, path in found.items()
+            if name == wanted or ((may_hide or not is_hidden(name)) and is_inside(path, folder))
+        ]
+        matches = set(
+            filter_repo_objects(candidates, allow_patterns=[wanted], ignore_patterns=DEFAULT_IGNORE_PATTERNS)
+        )
+        if not matches:
+            raise ConfigurationError(
+                f"--include {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
+                " that are links are not entered, links out of it need their full name, and hidden files their dot)"
+            )
+        named |= matches
+    return named
+
+
+def is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is one of a pruned model, by its name; weights in shards may be called otherwise."""
+    if name == EVALUATION_TABLE:  # it names models as they were called, perhaps by their paths; the card has the table
+        return False
+    return (
+        name in CHECKPOINT_FILES
+        or name == CARD_NAME
+        or is_result(name)
+        or CHAT_TEMPLATE.fullmatch(name) is not None
+        or ("/" not in name and is_license_file(name))
+    )
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether what lies at the top of a pruned model's folder is part of it, so that another one may take its place;
+    a card that somebody wrote or changed is not."""
+    if path.name == CARD_NAME:
+        try:
+            return is_generated(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+    if path.is_dir():
+        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
+    return is_part(path.name) or path.name == EVALUATION_TABLE or SHARD.fullmatch(path.name) is not None
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file really lies in a folder; in the cache of the Hub's files, a model is links to files beside it."""
+    target, root = path.resolve(), folder.resolve()
+    cached = root.parent.name == "snapshots" and target.is_relative_to(root.parent.parent / "blobs")
+    return target.is_relative_to(root) or cached
+
+
+def check_inside(path: Path, folder: Path, name: str) -> None:
+    """Raises a [`ConfigurationError`] if a file of a model is a link that leads out of its folder."""
+    if not is_inside(path, folder):
+        raise ConfigurationError(
+            f"{name} in {str(folder)!r} is a link that leads out of the folder, and is not followed; put the file"
+            f" itself there, or name it with --include {name}"
+        )
+
+
+def grouped(paths: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Files in a line, those of a folder together, and at most so many of them by name."""
+    groups = Counter(path.split("/")[0] + "/" * ("/" in path) for path in paths)
+    texts = [
+        f"{name} ({count} file{'s' * (count > 1)})" if name.endswith("/") and name not in paths else name
+        for name, count in groups.items()
+    ]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more:,} more" if more > 0 else "")
