@@ -101,7 +101,11 @@ def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
     return rope.get("attention_factor") is not None or rope.get("factor") in (None, longest / trained)
 
 
-def needed_transformers(folder: str | Path) -> str:
-    """The oldest version of transformers that reads a checkpoint of ours as it was measured, "4.57" or "5.0"."""
-    tokenizer = json.loads(Path(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
+def needed_transformers(folder: str | Path) -> str | None:
+    """The oldest version of transformers that reads a checkpoint of ours as it was measured, "4.57" or "5.0"; `None`
+    where the folder does not say."""
+    file = Path(folder, "tokenizer_config.json")
+    if not file.is_file():
+        return None
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
     return "4.57" if tokenizer.get("tokenizer_class") == OLDER_CLASS else "5.0"

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.hub.ownership import BEGIN
 from optimum_flab.loading import weights_hash
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
@@ -403,6 +404,21 @@ def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokeniz
             optimizer.save_pretrained(out, overwrite=True)
         (out / name).rmdir()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_user_wrote_into_the_card_stays_when_the_model_is_replaced(tokenizer, corpus, tmp_path):
+    optimizer, card = optimizer_for(tokenizer), tmp_path / "out" / "README.md"
+    optimizer.prune(settings(corpus))
+    optimizer.save_pretrained(tmp_path / "out")
+    written = card.read_text()
+    assert "It loads in `transformers` 4.57 as in 5." in written
+    card.write_text(written.replace(f"{BEGIN}\n", f"{BEGIN}\nmy own words\n").replace("tags:\n", "tags:\n- mine\n"))
+    optimizer.prune(settings(corpus, ffn={"intermediate_size": 32}))
+    optimizer.save_pretrained(tmp_path / "out", overwrite=True)
+    assert "\nmy own words\n" in card.read_text() and "\n- mine\n" in card.read_text()
+    card.write_text(card.read_text().replace("## What was removed", "## What I removed"))
+    with pytest.raises(FlabError, match=r"holds more than a pruned model.* delete README.md"):
+        optimizer.save_pretrained(tmp_path / "out", overwrite=True)
 
 
 def test_a_tokenizer_that_grows_when_it_is_loaded_is_refused_at_once():

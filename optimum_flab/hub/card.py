@@ -329,6 +329,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "loss_curve": facts.loss_curve,
         "architecture": facts.architecture,
         "chat_template": facts.chat_template,
+        "transformers": facts.transformers,
         "instructed": any(
             row["task"].endswith("_instruct")
             for evaluation in facts.results.evaluations

@@ -64,6 +64,7 @@ class Facts:
         loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
         architecture (`str`, *optional*): the class that loads the weights.
         chat_template (`bool`): whether the tokenizer has one.
+        transformers (`str`, *optional*): the oldest release that reads the checkpoint as the model that was measured.
     """
 
     report: dict[str, Any]
@@ -74,6 +75,7 @@ class Facts:
     loss_curve: str | None = None
     architecture: str | None = None
     chat_template: bool = False
+    transformers: str | None = None
 
     @property
     def recovery(self) -> Mapping[str, Any] | None:
@@ -97,6 +99,8 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         [`FlabError`]: a file cannot be read, or is not what its name says.
         [`ConfigurationError`]: one of `results` holds none, or two hold the same score.
     """
+    from ..checkpoint import needed_transformers
+
     report = read_json(folder / REPORT_NAME) if (folder / REPORT_NAME).exists() else {}
     plan = read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).exists() else {}
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else plan.get("settings")
@@ -113,6 +117,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         loss_curve=CURVE_NAME if at(report, "recovery") and (folder / CURVE_NAME).is_file() else None,
         architecture=architecture_of(folder),
         chat_template=has_chat_template(folder),
+        transformers=needed_transformers(folder),
     )
 
 
