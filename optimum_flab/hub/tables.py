@@ -251,6 +251,10 @@ def _how(evaluation: Mapping[str, Any]) -> list[str]:
     if any(files.values()):
         named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items() if names)
         sentences.append(f"Local data: {named}.")
+    protocols = at(evaluation, "protocols")
+    if isinstance(protocols, Mapping) and protocols:
+        asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in protocols.items())
+        sentences.append(f"How the tasks ask: {asked}.")
     return sentences
 
 
@@ -462,7 +466,7 @@ def unevaluated_tasks(evaluations: Iterable[Mapping[str, Any]], shipped: Sequenc
     """Those of the shipped tasks that no evaluation holds; the instruct variant of a task counts as the task."""
     done = {row["task"].removesuffix("_instruct") for evaluation in evaluations for row in score_rows(evaluation)}
     plain = dict.fromkeys(name.removesuffix("_instruct") for name in shipped)
-    return [name for name in plain if not any(task == name or task.startswith(f"{name}_") for task in done)]
+    return [name for name in plain if name not in done]
 
 
 def shipped_tasks() -> list[str]:

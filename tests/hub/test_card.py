@@ -481,3 +481,14 @@ def test_answers_that_the_hub_would_refuse(values):
 def test_paths_of_the_machine_are_reduced_to_names(text, shown):
     assert file_name(text) == shown
     assert without_paths({"a": [text, 3, None]}) == {"a": [shown, 3, None]}
+
+
+def test_the_card_says_how_the_tasks_ask_and_which_were_not_evaluated(pruned, report):
+    evaluation = evaluation_of(report, protocols={"humaneval": "one greedy completion"})
+    evaluation["scores"].append({**evaluation["scores"][0], "task": "mbpp_zero_shot"})
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    content = str(render_card(pruned).card)
+    assert "How the tasks ask: humaneval: one greedy completion." in content
+    missing = content.partition("Not evaluated: ")[2].partition(".")[0].split(", ")
+    assert "mbpp" in missing and "humaneval_plus" in missing
+    assert not {"humaneval", "mbpp_zero_shot", "recode"} & set(missing)
