@@ -5,53 +5,96 @@ Forked by `serve.py` inside another sandbox than the program's. It alone writes 
 
 from __future__ import annotations
 
+import ast
 import builtins
 import json
 import os
+import sys
 import types
 
-from wire import COMMON_MODULES, Closed, decode, encode, receive, send
+from wire import COMMON_MODULES, LONGEST_ITERATOR, Closed, Wire, receive, send, set_attributes
 
 
 class ProgramEnded(BaseException):
     """The program's process is gone or exits; no `except Exception` of a test swallows it."""
 
 
-class NotPlain(TypeError):
-    """A test compares, iterates or decides by an object that cannot cross."""
+class NotPlain(BaseException):
+    """A test wants more of an object than can cross. Whatever a test makes of this, the verdict says so."""
 
 
 class Refusing:
-    """An object of the program; only calls and attributes work on it."""
+    """A function or another object of the program; only calls and attributes work on it."""
 
-    def __init__(self, link, target, kind):
-        object.__setattr__(self, "_link", link)
-        object.__setattr__(self, "_target", target)
-        object.__setattr__(self, "_kind", kind)
+    __slots__ = ("__weakref__", "_flab_kind", "_flab_link", "_flab_name")
+
+    def __init__(self, link, kind, name=None):
+        object.__setattr__(self, "_flab_link", link)
+        object.__setattr__(self, "_flab_kind", kind)
+        object.__setattr__(self, "_flab_name", name)
 
     def __call__(self, *arguments, **keywords):
-        return self._link.call(self._target, arguments, keywords)
+        return self._flab_link.call(self, arguments, keywords)
 
     def __getattr__(self, name):
         if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return self._link.ask({"do": "get", **self._target, "attribute": name})[0]
+            _refuse(name)(self)
+        return self._flab_link.ask({"do": "get", "attribute": name}, [self])
 
     def __setattr__(self, name, value):
-        self._link.ask({"do": "set", **self._target, "attribute": name, "value": self._link.encode(value)})
+        self._flab_link.ask({"do": "set", "attribute": name}, [self, value])
 
 
 def _refuse(name):
     def refuse(self, *_):
-        raise NotPlain(f"{self._kind} is not a plain value: the test cannot judge it ({name})")
+        self._flab_link.refuse(f"{self._flab_kind} is not a plain value: the test cannot judge it ({name})")
 
     return refuse
 
 
-for _name in """eq ne lt le gt ge bool len iter contains getitem setitem delitem hash int float index str repr
-format bytes add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow and rand or ror xor rxor
-neg pos abs invert round enter exit""".split():
+Refusing.__doc__ = property(_refuse("__doc__"))
+for _name in """eq ne lt le gt ge bool len iter next reversed contains getitem setitem delitem hash int float complex
+index str repr format bytes add radd iadd sub rsub mul rmul matmul truediv rtruediv floordiv rfloordiv mod rmod divmod
+rdivmod pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert round trunc floor ceil enter
+exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".split():
     setattr(Refusing, f"__{_name}__", _refuse(f"__{_name}__"))
+
+
+class JudgeWire(Wire):
+    """The judge's end: what the program lends can be called, and classes are those of the prompt."""
+
+    def __init__(self, link: Link):
+        super().__init__(side=0)
+        self.link = link
+        self.classes: dict[str, type] = {}
+
+    def atom(self, value, moving):
+        if type(value) is not Refusing:
+            return super().atom(value, moving)
+        if value._flab_name is not None:
+            return {"name": value._flab_name}, None
+        number = self.numbers.get(id(value))
+        if number is None:
+            raise Closed("the program has given up an object that the test still holds")
+        return [number], None
+
+    def stranger(self, value):
+        self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
+
+    def handle(self, number, kind):
+        return Refusing(self.link, kind)
+
+    def class_name(self, kind):
+        for base in kind.__mro__ if self.classes else ():
+            if self.classes.get(base.__name__) is base:
+                return base.__name__
+        return None
+
+    def class_named(self, name):
+        return self.classes[name]
+
+    def beyond(self):
+        self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
 
 
 class Link:
@@ -59,75 +102,74 @@ class Link:
 
     def __init__(self, socket: int):
         self.socket = socket
+        self.wire = JudgeWire(self)
         self.calls = 0
-        self.ended = None  # how the program's process ended, if it did
+        self.ended: str | None = None  # how the program's process ended, if it did
+        self.unjudged: str | None = None  # what cannot be judged, once that was met
+        self.line: int | None = None  # of the test, where that was
 
-    def keep(self, value):
-        if isinstance(value, Refusing) and "object" in value._target:
-            return value._target["object"]
-        raise NotPlain(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
+    def refuse(self, reason: str) -> None:
+        """Ends the test without a verdict on the program, unless the program has ended before."""
+        if self.ended is None and self.unjudged is None:
+            self.unjudged, self.line = reason, _line_of_test(sys._getframe())
+        self.check()
 
-    def find(self, number, kind):
-        return Refusing(self, {"object": number}, kind)
+    def check(self) -> None:
+        if self.ended is not None:
+            raise ProgramEnded(self.ended)
+        if self.unjudged is not None:
+            raise NotPlain(self.unjudged)
 
-    def encode(self, value):
-        return encode(value, self.keep)
+    def ask(self, message: dict, values: list):
+        """What the program's process answers to a message with values.
 
-    def ask(self, request):
+        Raises whatever the program raised, as one of Python's exceptions or of the prompt's.
+        """
+        self.check()
         try:
-            send(self.socket, request)
-            answer = receive(self.socket)
-            if "error" not in answer:
-                parts = ("value", "arguments", "keywords")
-                return tuple(decode(answer.get(part), self.find) for part in parts)
+            send(self.socket, self.wire.pack(message, values))
+            answer, values = self.wire.unpack(receive(self.socket))
         except Closed as error:
-            self.ended = self.ended or str(error)
+            self.ended = str(error)
             raise ProgramEnded(self.ended) from None
-        error = _exception(answer["error"])
+        if "error" not in answer:
+            return values[0] if values else None
+        error = self.exception(answer, values)
         if isinstance(error, ProgramEnded):
             self.ended = str(error)
         raise error
 
-    def call(self, target, arguments, keywords):
+    def call(self, target: Refusing, arguments: tuple, keywords: dict):
         self.calls += 1
-        sent = self.encode(list(arguments))
-        request = {"do": "call", **target, "arguments": sent, "keywords": self.encode(keywords)}
-        value, changed, changed_keywords = self.ask(request)
-        if isinstance(changed, list) and len(changed) == len(arguments):
-            for mine, theirs in zip(arguments, changed, strict=True):
-                _update(mine, theirs)
-        if isinstance(changed_keywords, dict):
-            for name in keywords.keys() & changed_keywords.keys():
-                _update(keywords[name], changed_keywords[name])
-        return value
+        message = {"do": "call", "keywords": [*keywords]}
+        return self.ask(message, [target, *arguments, *keywords.values()])
+
+    def exception(self, answer: dict, values: list) -> BaseException:
+        """The program's exception, as one that the judge knows."""
+        error = answer["error"] if isinstance(answer["error"], dict) else {}
+        name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
+        kind = self.wire.classes.get(str(answer.get("class"))) or getattr(builtins, str(error.get("kind")), None)
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            return ProgramEnded(f"{name}: {text}" if text else name)
+        if issubclass(kind, (StopIteration, StopAsyncIteration)):
+            kind = RuntimeError  # it would end a loop of the test
+        arguments, attributes = values if len(values) == 2 else ([text], [])
+        try:
+            if kind.__module__ == "builtins":
+                made = kind(*arguments)
+            else:
+                made = kind.__new__(kind, *arguments)
+                set_attributes(made, attributes)
+        except Exception:  # some, such as UnicodeDecodeError, want more than a text
+            made = Exception(text)
+        made.__dict__["program_error"] = (name, text, bool(error.get("forbidden")), error.get("module"))
+        return made
 
 
-def _update(mine, theirs):
-    """Bring a mutable argument to what the program made of it."""
-    if type(mine) is not type(theirs):
-        return
-    if isinstance(mine, (list, bytearray)):
-        mine[:] = theirs
-    elif isinstance(mine, (dict, set)):
-        mine.clear()
-        mine.update(theirs)
-
-
-def _exception(error):
-    """The program's exception, as a builtin one."""
-    error = error if isinstance(error, dict) else {}
-    name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
-    kind = getattr(builtins, str(error.get("kind")), None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return ProgramEnded(f"{name}: {text}" if text else name)
-    if issubclass(kind, (StopIteration, StopAsyncIteration)):
-        kind = RuntimeError  # it would end a loop of the test
-    try:
-        made = kind(text)
-    except TypeError:  # some, such as UnicodeDecodeError, want more than a text
-        made = Exception(text)
-    made.program_error = (name, text, bool(error.get("forbidden")))
-    return made
+def _line_of_test(frame: types.FrameType | None) -> int | None:
+    while frame is not None and frame.f_code.co_filename != "<test>":
+        frame = frame.f_back
+    return frame and frame.f_lineno
 
 
 def global_names(code: types.CodeType) -> set[str]:
@@ -136,22 +178,37 @@ def global_names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def judge(job: dict, link: Link) -> None:
-    """Runs the test; raises whatever it raises."""
-    space = {"__name__": "test"}
-    entry = job["entry_point"]
+def defines(source: str) -> bool:
+    """Whether source does more than import and document."""
+    plain = (ast.Import, ast.ImportFrom, ast.Expr)
+    return any(not isinstance(node, plain) for node in ast.parse(source).body)
+
+
+def prepared(job: dict) -> tuple[types.ModuleType, types.CodeType]:
+    """The module of the test with what the prompt gives it, and the test's code."""
+    module = types.ModuleType("test")
+    sys.modules["test"] = module  # where dataclasses look for the module of a class
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
-    used = global_names(test)
     # most tests need none of the imports, and importing takes time
-    if used & set(helpers.co_names) or "import *" in job["helpers"]:
-        exec(helpers, space)
-    link.ask({"do": "load"})
-    for name in used - set(dir(builtins)) - set(space):
+    if global_names(test) & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
+        exec(helpers, module.__dict__)
+    return module, test
+
+
+def judge(job: dict, link: Link) -> None:
+    """Runs the test; raises whatever it raises."""
+    module, test = prepared(job)
+    space, entry = module.__dict__, job["entry_point"]
+    for name, value in space.items():
+        if isinstance(value, type) and value.__module__ == "test" and value.__name__ == name:
+            link.wire.classes[name] = value
+    link.ask({"do": "load", "classes": [*link.wire.classes]}, [])
+    for name in global_names(test) - set(dir(builtins)) - set(space):
         # a program must not supply the means of comparison
-        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, {"name": name}, name)
+        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, name, name)
     if entry:
-        space[entry] = Refusing(link, {"name": entry}, entry)
+        space[entry] = Refusing(link, entry, entry)
     candidate = space.get(entry)
     exec(test, space)
     if entry and isinstance(space.get("check"), types.FunctionType):
@@ -167,29 +224,63 @@ def failing_line(job: dict, error: BaseException) -> str:
         if trace.tb_frame.f_code.co_filename == "<test>":
             line = trace.tb_lineno
         trace = trace.tb_next
+    return line_of(job, line)
+
+
+def line_of(job: dict, line: int | None) -> str:
     lines = job["test"].splitlines()
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
 
+def about_a_handle(error: BaseException) -> bool:
+    """Whether Python refused an object of the program by itself, before [`Refusing`] could."""
+    text = str(error)
+    return isinstance(error, TypeError) and (Refusing.__name__ in text or text.startswith("catching classes"))
+
+
+def missing_package(job: dict, module: object) -> str | None:
+    """The package that a program lacks, from the name of a module that could not be imported."""
+    package = str(module or "").partition(".")[0]
+    known = package in sys.stdlib_module_names or package in job["packages"]
+    return package if package.isidentifier() and not known else None
+
+
 def verdict(job: dict, link: Link) -> dict:
+    error = None
     try:
         judge(job, link)
-        if link.ended is None:
-            return {"status": "passed", "detail": ""}
+    except BaseException as raised:
+        error = raised
+    if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}
-    except BaseException as error:
-        if link.ended is not None:  # whatever the test made of it
-            return {"status": "ended", "detail": link.ended}
-        where = failing_line(job, error)
-        raised = getattr(error, "program_error", None)
-        name, text, forbidden = raised or (type(error).__name__, str(error), False)
-        detail = f"{name}: {text}" if text else name
-        if isinstance(error, AssertionError) and where and raised is None:
-            detail = f"{where} ({text})" if text else where
-        elif where:
-            detail = f"{detail} in: {where}"
-        status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-        return {"status": status, "detail": detail, "judged": not isinstance(error, NotPlain)}
+    if link.unjudged is not None:
+        return not_judged(link.unjudged, line_of(job, link.line))
+    if error is None:
+        return {"status": "passed", "detail": ""}
+    return failure(job, error)
+
+
+def not_judged(reason: str, where: str) -> dict:
+    detail = f"not judged: {reason}"
+    return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
+
+
+def failure(job: dict, error: BaseException) -> dict:
+    """The verdict where the test raised."""
+    where = failing_line(job, error)
+    raised = getattr(error, "program_error", None)
+    if raised is None and about_a_handle(error):
+        return not_judged(str(error), where)
+    name, text, forbidden, module = raised or (type(error).__name__, str(error), False, getattr(error, "name", None))
+    detail = f"{name}: {text}" if text else name
+    if isinstance(error, AssertionError) and where and raised is None:
+        detail = f"{where} ({text})" if text else where
+    elif where:
+        detail = f"{detail} in: {where}"
+    if isinstance(error, ImportError) and (package := missing_package(job, module)):
+        return {"status": "missing package", "detail": detail, "package": package}
+    status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
+    return {"status": status, "detail": detail}
 
 
 def serve(job: dict, descriptors: list[int]) -> None:
