@@ -471,6 +471,95 @@ def test_the_test_has_numpy_and_the_program_has_not(isolation):
     assert "No module named 'numpy'" in verdicts[2].detail
 
 
+def test_programs_that_lack_a_package_are_told_from_wrong_ones(isolation):
+    bodies = [
+        "import numpy\ndef f(x): return x + 1",
+        "def f(x):\n    from yaml.loader import Loader\n    return x + 1",
+        "try:\n    import numpy\nexcept ImportError:\n    numpy = None\ndef f(x): return x + 1",
+        "from math import no_such_name\ndef f(x): return x + 1",
+        "def f(x): raise ImportError('no name')",
+        "def f(x): raise ModuleNotFoundError('odd', name='../../odd name')",
+    ]
+    verdicts = run(isolation, *map(program, bodies))
+    assert [(verdict.status, verdict.package) for verdict in verdicts] == [
+        ("missing package", "numpy"),
+        ("missing package", "yaml"),
+        ("passed", None),
+        ("failed", None),
+        ("failed", None),
+        ("failed", None),
+    ]
+    (of_test,) = run(isolation, program("def f(x): return x + 1", "import yaml\nassert candidate(1) == 2"))
+    assert (of_test.status, of_test.package) == ("missing package", "yaml")
+
+
+def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
+    sums = """
+        import numpy as np
+        def f(x):
+            return np.cumsum(np.array(x))
+    """
+    arrays = """
+        import numpy as np
+        given, wanted = np.arange(3.0), np.array([0.0, 1.0, 3.0])
+        assert candidate([1, 2]).tolist() == [1, 3] and candidate([1, 2])[1] == 3
+        np.testing.assert_array_equal(candidate(given), wanted)
+        assert candidate(given).dtype == np.float64 and isinstance(candidate([1])[0], np.integer)
+        assert (candidate(given) != wanted).sum() == 0
+    """
+    in_place = program(
+        "def f(x):\n    x += 1\n    return x",
+        "import numpy\nx = numpy.zeros(2)\nassert candidate(x) is x\nassert x.tolist() == [1, 1]",
+    )
+    wrong = program(sums.replace("cumsum", "cumprod"), arrays)
+    objects = program("import numpy\ndef f(x): return numpy.array([x, None])", "assert candidate(1) is None")
+    unlike = program(sums, "assert candidate([1, 2]) == 4")
+    other = program("import numpy, yaml\ndef f(x): return x + 1")
+    hidden = """
+        import numpy, os
+        def f(x):
+            folder = os.path.dirname(os.path.dirname(numpy.__file__))
+            return sorted(name for name in os.listdir(folder) if name not in ("numpy", "numpy.libs"))
+    """
+    write = "import numpy\ndef f(x): return open(numpy.__file__, 'a')"
+    programs = [
+        program(sums, arrays),
+        in_place,
+        wrong,
+        objects,
+        unlike,
+        other,
+        program(hidden, "assert candidate(1) == []"),
+    ]
+    if isolation.bubblewrap:
+        programs.append(program(write))
+    verdicts = run(isolation, *programs, allow_packages=["numpy"], limits=Limits())
+    expected = ["passed", "passed", "failed", "failed", "failed", "missing package", "passed", "forbidden"]
+    assert [verdict.status for verdict in verdicts] == expected[: len(programs)], verdicts
+    assert verdicts[5].package == "yaml"
+    (plain,) = run(isolation, program("import numpy\ndef f(x): return x + 1"))
+    assert plain.package == "numpy"
+
+
+def test_packages_that_cannot_be_allowed_are_refused(isolation):
+    for names, message in {
+        "no_such_package": "no package of that name is installed here; install it, or leave it out",
+        "PyYAML": "no package of that name is installed here; PyYAML is imported as yaml",
+        "json": "it is part of Python and always there; leave it out",
+        "numpy.linalg": "'numpy.linalg' is not the plain name of a package; give names as programs import them",
+        "../numpy": "is not the plain name of a package",
+        "numpy,": "'' is not the plain name of a package",
+        "jinja2": "jinja2 needs markupsafe, which must be allowed as well (--allow-packages jinja2,markupsafe)",
+    }.items():
+        with pytest.raises(ConfigurationError) as error:
+            run(isolation, program("def f(x): return x + 1"), allow_packages=names)
+        assert message in str(error.value), names
+        assert error.value.exit_code == 2
+    body = "import jinja2\ndef f(x): return jinja2.Template('{{ x + 1 }}').render(x=x)"
+    (verdict,) = run(isolation, program(body, "assert candidate(1) == '2'"), allow_packages=["jinja2", "markupsafe"])
+    assert verdict.passed, verdict
+
+
 def test_installed_packages_are_out_of_sight():
     isolation = best_isolation()
     if not isolation.bubblewrap:

@@ -11,6 +11,7 @@ from optimum_flab.recovery.strategy import (
     Counts,
     choose,
     fault_of,
+    fault_of_program,
     parses,
     program_for,
     refuse_empty,
@@ -32,7 +33,7 @@ PROSE = Example("p#5", (("user", "What is a list?"),), "A list is a mutable sequ
 
 
 def in_sandbox(programs):
-    return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
+    return [fault_of_program(verdict) for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
 
 
 def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_reference():
@@ -54,8 +55,19 @@ def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes(
     assert (found, counts.rejected) == (TESTED, {"too long": 1})
 
 
+def test_answers_that_are_not_wrong_are_counted_apart():
+    answers = [
+        "    import numpy\n    return int(numpy.add(x, x))\n",
+        "    class Twice: pass\n    return Twice()\n",
+        "    return x\n",
+    ]
+    counts = Counts()
+    choose([TESTED] * 3, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
+    assert counts.rejected == {"imports numpy (see --allow-packages)": 1, "cannot be judged": 1, "fails its tests": 1}
+
+
 def test_references_pass_their_own_tests():
-    assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [True] * 3
+    assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [None] * 3
 
 
 def test_answers_without_tests_are_checked():

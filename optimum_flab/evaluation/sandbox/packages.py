@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -27,42 +28,38 @@ def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
                 " such as numpy or numpy,yaml"
             )
         if name in sys.stdlib_module_names:
-            raise ConfigurationError(
-                f"--allow-packages {name}: it is part of Python, which programs have; leave it out"
-            )
+            raise ConfigurationError(f"--allow-packages {name}: it is part of Python and always there; leave it out")
         if not parts_of(name):
-            raise ConfigurationError(
-                f"--allow-packages {name}: no package of that name is installed here; {_advice(name)}"
-            )
+            raise ConfigurationError(f"--allow-packages {name}: {_why_not(name)}")
     return tuple(names)
 
 
-def parts_of(package: str) -> list[Path]:
+@lru_cache
+def parts_of(package: str) -> tuple[Path, ...]:
     """The folder or file of a package, and beside it the folder of libraries that its wheel brought; none of what it
     needs besides. Empty where it is not installed as one folder or file."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.origin:
-        return []
+        return ()
     place = Path(spec.origin)
     if spec.submodule_search_locations is not None:
         place = place.parent
     if not place.is_absolute() or not place.exists():
-        return []
-    wheels = {f"{name.replace('-', '_').lower()}.libs" for name in (package, *_distributions().get(package, ()))}
-    return [place, *(path for path in sorted(place.parent.glob("*.libs")) if path.name.lower() in wheels)]
+        return ()
+    names = (package, *packages_distributions().get(package, ()))
+    libraries = {f"{name.replace('-', '_').lower()}.libs" for name in names}
+    return (place, *(path for path in sorted(place.parent.glob("*.libs")) if path.name.lower() in libraries))
 
 
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
-
-
-def _advice(name: str) -> str:
-    """What to do about a name that is not installed, which may be that under which a package is distributed."""
+def _why_not(name: str) -> str:
+    """Why a name cannot be allowed, and what to do; it may be the one under which a package is distributed."""
 
     def plain(text: str) -> str:
         return re.sub(r"[-_.]+", "-", text).lower()
 
-    found = [top for top, names in _distributions().items() if plain(name) in map(plain, names) and parts_of(top)]
-    if found:
-        return f"{name} is imported as {' or '.join(sorted(found))}"
-    return "install it, or leave it out"
+    if importlib.util.find_spec(name) is not None:
+        return "it is a name that several packages share, or none with files of its own; leave it out"
+    tops = (top for top, names in packages_distributions().items() if plain(name) in map(plain, names))
+    found = sorted(top for top in tops if not top.startswith("_"))
+    what = f"{name} is imported as {' or '.join(found)}" if found else "install it, or leave it out"
+    return f"no package of that name is installed here; {what}"

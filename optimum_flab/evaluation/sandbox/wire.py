@@ -26,6 +26,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from importlib import import_module
 from itertools import chain, islice
 from types import MemberDescriptorType
 from typing import Any, NamedTuple
@@ -307,7 +308,7 @@ def _array_parts(value) -> list | None:
 
 def _array(parts: list) -> Any:
     """A new array from such parts."""
-    numpy, (form, data, *sizes) = sys.modules["numpy"], parts
+    numpy, (form, data, *sizes) = import_module("numpy"), parts
     if numpy.dtype(form).kind not in _NUMPY_KINDS:
         raise ValueError("an array of objects")
     return numpy.frombuffer(bytes.fromhex(data), form).reshape(sizes).copy()
