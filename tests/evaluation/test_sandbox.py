@@ -537,8 +537,11 @@ def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     expected = ["passed", "passed", "failed", "failed", "failed", "missing package", "passed", "forbidden"]
     assert [verdict.status for verdict in verdicts] == expected[: len(programs)], verdicts
     assert verdicts[5].package == "yaml"
-    (plain,) = run(isolation, program("import numpy\ndef f(x): return x + 1"))
+    plain = program("import numpy\ndef f(x): return x + 1")
+    given = program("def f(x): return x", "import numpy\ncandidate(numpy.zeros(2))")
+    plain, given = run(isolation, plain, given)
     assert plain.package == "numpy"
+    assert (given.status, given.judged) == ("failed", False), given
 
 
 def test_packages_that_cannot_be_allowed_are_refused(isolation):
@@ -898,6 +901,24 @@ def test_a_program_that_redefines_a_class_of_the_prompt_gains_nothing(isolation)
     assert own.passed, own
 
 
+def test_a_class_that_test_and_program_define_alike_crosses_too(isolation):
+    own = "class Box:\n    def __init__(self, x): self.x = x\n    __eq__ = lambda self, other: self.x == other.x\n"
+    test = own + "def check(candidate):\n    box = Box(1)\n    assert candidate(box) == Box(2) and box.x == 2"
+    body = "def f(box):\n    box.x += 1\n    return box"
+    alike, lacking = run(isolation, Program(own + body, test, "f"), Program(body, test, "f"))
+    assert alike.passed, alike
+    assert (lacking.status, lacking.judged) == ("failed", False), lacking
+    assert "Box is not a plain value: the test cannot give it to the program" in lacking.detail
+
+
+def test_an_entry_point_that_is_a_class_stays_the_program_s(isolation):
+    code = "class Counter:\n    total = 0\n    def add(self, x):\n        self.total += x\n        return self"
+    test = "def check(candidate):\n    counter = candidate()\n    assert counter.add(2).add(3).total == {}"
+    right, wrong = run(isolation, *(Program(code, test.format(total), "Counter") for total in (5, 6)))
+    assert right.passed, right
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
+
+
 @pytest.mark.parametrize("swallow", ["except TypeError: pass", "except BaseException: pass", "except: pass"])
 def test_what_cannot_be_judged_is_no_error_of_the_program(isolation, swallow):
     """A test that expects the program to raise must not take the judge's own refusal for it."""
@@ -916,7 +937,12 @@ def test_what_cannot_be_judged_is_no_error_of_the_program(isolation, swallow):
 
 def test_what_python_refuses_of_an_object_is_not_judged_either(isolation):
     body = "class E(Exception): pass\nclass Big: pass\ndef f(x):\n    if x: raise E\n    return Big()"
-    for test in ("try: candidate(1)\nexcept E: pass", "assert ','.join([candidate(0)])", "candidate.__name__"):
+    for test in (
+        "try: candidate(1)\nexcept E: pass",
+        "assert ','.join([candidate(0)])",
+        "candidate.__name__",
+        "raise KeyError(candidate(0))",
+    ):
         (verdict,) = run(isolation, program(body, test))
         assert (verdict.status, verdict.judged) == ("failed", False), (test, verdict)
 

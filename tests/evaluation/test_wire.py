@@ -280,6 +280,34 @@ def test_an_iterator_is_one_wherever_it_goes():
     assert len(judge.known) + len(guest.known) == 0
 
 
+def test_an_iterator_stays_where_it_is_until_it_is_given():
+    judge, guest = End(0), End(1)
+    shared = [1]
+    (theirs,) = guest.unpack(judge.pack({}, [shared]))[1]
+    theirs.append(iter("ab"))
+    judge.unpack(guest.pack({}, []))
+    theirs.append(2)
+    judge.unpack(guest.pack({}, []))
+    shared.append(3)
+    guest.unpack(judge.pack({}, []))
+    assert [*shared[1]] == ["a", "b"]
+    assert theirs[2:] == shared[2:] == [2, 3]
+
+
+def test_what_an_iterator_changes_while_it_gives_its_items_is_seen():
+    judge, guest = End(0), End(1)
+    seen = []
+    (theirs,) = guest.unpack(judge.pack({}, [seen]))[1]
+
+    def items():
+        for number in range(3):
+            theirs.append(number)
+            yield number
+
+    (numbers,) = judge.unpack(guest.pack({}, [items()]))[1]
+    assert [*numbers] == seen == [0, 1, 2]
+
+
 def test_cycles_through_what_cannot_change():
     judge, guest = End(0, Node), End(1, NodeOfTheProgram)
     node, inner = Node(), []

@@ -13,7 +13,7 @@ import sys
 import types
 from contextlib import suppress
 
-from wire import Closed, Node, Wire, attributes_of, receive, send
+from wire import LONGEST_NAME, Closed, Node, Wire, attributes_of, receive, send
 
 
 NOT_ALLOWED = frozenset(
@@ -50,10 +50,10 @@ def error_message(error: BaseException) -> dict:
     module = error.name if isinstance(error, ImportError) and isinstance(error.name, str) else None
     return {
         "kind": name,
-        "name": kinds[0][:100],
+        "name": kinds[0][:LONGEST_NAME],
         "text": text[:LONGEST_TEXT],
         "forbidden": forbidden,
-        "module": module and module[:100],
+        "module": module and module[:LONGEST_NAME],
     }
 
 
@@ -63,7 +63,7 @@ class GuestWire(Wire):
     def __init__(self, space: dict):
         super().__init__(side=1)
         self.space = space
-        self.classes: frozenset[str] = frozenset()  # names of those that the prompt defines
+        self.classes: frozenset[str] = frozenset()  # names of those that the judge knows too
         self.lending = True
 
     def stranger(self, value):
@@ -71,7 +71,7 @@ class GuestWire(Wire):
             return super().stranger(value)
         number = self._give(value)
         self.kept.add(number)
-        return [number], Node(number, "handle", [str(type(value).__name__)[:100]])
+        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME]])
 
     def named(self, name):
         if name not in self.space:
@@ -85,10 +85,7 @@ class GuestWire(Wire):
         return None
 
     def class_named(self, name):
-        kind = self.named(name)
-        if not isinstance(kind, type):
-            raise NameError(f"name {name!r} is not defined as a class")
-        return kind
+        return self.named(name)
 
 
 class Guest:
@@ -99,10 +96,14 @@ class Guest:
         self.module = types.ModuleType("program")
         self.wire = GuestWire(self.module.__dict__)
 
-    def load(self, request: dict, values: list) -> None:
+    def load(self, request: dict, values: list) -> list[str]:
+        """Runs the program; of some names, those by which it knows a class."""
+        space = self.module.__dict__
         sys.modules["program"] = self.module
-        exec(compile(self.code, "<program>", "exec", dont_inherit=True), self.module.__dict__)
-        self.wire.classes = frozenset(request["classes"])
+        exec(compile(self.code, "<program>", "exec", dont_inherit=True), space)
+        known = [name for name in request["classes"] if isinstance(space.get(name), type)]
+        self.wire.classes = frozenset(known)
+        return known
 
     def call(self, request: dict, values: list):
         target, *arguments = values

@@ -15,6 +15,9 @@ import types
 from wire import COMMON_MODULES, LONGEST_ITERATOR, Closed, Wire, receive, send, set_attributes
 
 
+MODULE = "test"  # the name of the one that the test is
+
+
 class ProgramEnded(BaseException):
     """The program's process is gone or exits; no `except Exception` of a test swallows it."""
 
@@ -63,10 +66,10 @@ exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".s
 class JudgeWire(Wire):
     """The judge's end: what the program lends can be called, and classes are those of the prompt."""
 
-    def __init__(self, link: Link):
+    def __init__(self, link: Link, space: dict, arrays: bool):
         super().__init__(side=0)
-        self.link = link
-        self.classes: dict[str, type] = {}
+        self.link, self.space, self.arrays = link, space, arrays
+        self.classes: frozenset[str] = frozenset()  # names of those of the prompt and the test that the program knows
 
     def atom(self, value, moving):
         if type(value) is not Refusing:
@@ -86,12 +89,15 @@ class JudgeWire(Wire):
 
     def class_name(self, kind):
         for base in kind.__mro__ if self.classes else ():
-            if self.classes.get(base.__name__) is base:
+            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
                 return base.__name__
         return None
 
     def class_named(self, name):
-        return self.classes[name]
+        kind = self.space[name] if name in self.classes else None
+        if not isinstance(kind, type):
+            raise ValueError("a class that the judge does not share")
+        return kind
 
     def beyond(self):
         self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
@@ -100,9 +106,9 @@ class JudgeWire(Wire):
 class Link:
     """Asks the program's process."""
 
-    def __init__(self, socket: int):
+    def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
-        self.wire = JudgeWire(self)
+        self.wire = JudgeWire(self, space, arrays)
         self.calls = 0
         self.ended: str | None = None  # how the program's process ended, if it did
         self.unjudged: str | None = None  # what cannot be judged, once that was met
@@ -148,7 +154,9 @@ class Link:
         """The program's exception, as one that the judge knows."""
         error = answer["error"] if isinstance(answer["error"], dict) else {}
         name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
-        kind = self.wire.classes.get(str(answer.get("class"))) or getattr(builtins, str(error.get("kind")), None)
+        kind = getattr(builtins, str(error.get("kind")), None)
+        if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
+            kind = self.wire.class_named(answer["class"])
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             return ProgramEnded(f"{name}: {text}" if text else name)
         if issubclass(kind, (StopIteration, StopAsyncIteration)):
@@ -184,31 +192,24 @@ def defines(source: str) -> bool:
     return any(not isinstance(node, plain) for node in ast.parse(source).body)
 
 
-def prepared(job: dict) -> tuple[types.ModuleType, types.CodeType]:
-    """The module of the test with what the prompt gives it, and the test's code."""
-    module = types.ModuleType("test")
-    sys.modules["test"] = module  # where dataclasses look for the module of a class
-    helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
-    test = compile(job["test"], "<test>", "exec", dont_inherit=True)
-    # most tests need none of the imports, and importing takes time
-    if global_names(test) & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
-        exec(helpers, module.__dict__)
-    return module, test
-
-
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
-    module, test = prepared(job)
-    space, entry = module.__dict__, job["entry_point"]
-    for name, value in space.items():
-        if isinstance(value, type) and value.__module__ == "test" and value.__name__ == name:
-            link.wire.classes[name] = value
-    link.ask({"do": "load", "classes": [*link.wire.classes]}, [])
-    for name in global_names(test) - set(dir(builtins)) - set(space):
+    space, entry = link.wire.space, job["entry_point"]
+    helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
+    test = compile(job["test"], "<test>", "exec", dont_inherit=True)
+    used = global_names(test)
+    # most tests need none of the imports, and importing takes time
+    if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
+        exec(helpers, space)
+    classes = [name for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE]
+    classes += [part.co_name for part in test.co_consts if isinstance(part, types.CodeType)]
+    known = link.ask({"do": "load", "classes": classes}, [])
+    for name in used - set(dir(builtins)) - set(space):
         # a program must not supply the means of comparison
         space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, name, name)
     if entry:
         space[entry] = Refusing(link, entry, entry)
+    link.wire.classes = frozenset(known if isinstance(known, list) else ()) & frozenset(classes)
     candidate = space.get(entry)
     exec(test, space)
     if entry and isinstance(space.get("check"), types.FunctionType):
@@ -232,10 +233,9 @@ def line_of(job: dict, line: int | None) -> str:
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
 
-def about_a_handle(error: BaseException) -> bool:
+def about_a_handle(text: str) -> bool:
     """Whether Python refused an object of the program by itself, before [`Refusing`] could."""
-    text = str(error)
-    return isinstance(error, TypeError) and (Refusing.__name__ in text or text.startswith("catching classes"))
+    return Refusing.__name__ in text or text.startswith("catching classes that do not inherit")
 
 
 def missing_package(job: dict, module: object) -> str | None:
@@ -245,19 +245,19 @@ def missing_package(job: dict, module: object) -> str | None:
     return package if package.isidentifier() and not known else None
 
 
-def verdict(job: dict, link: Link) -> dict:
+def verdict(job: dict, socket: int) -> dict:
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module  # where dataclasses look for the module of a class
+    link = Link(socket, module.__dict__, "numpy" in job["packages"])
     error = None
     try:
         judge(job, link)
     except BaseException as raised:
         error = raised
+    found = {"status": "passed", "detail": ""} if error is None else failure(job, error)
     if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}
-    if link.unjudged is not None:
-        return not_judged(link.unjudged, line_of(job, link.line))
-    if error is None:
-        return {"status": "passed", "detail": ""}
-    return failure(job, error)
+    return found if link.unjudged is None else not_judged(link.unjudged, line_of(job, link.line))
 
 
 def not_judged(reason: str, where: str) -> dict:
@@ -268,10 +268,14 @@ def not_judged(reason: str, where: str) -> dict:
 def failure(job: dict, error: BaseException) -> dict:
     """The verdict where the test raised."""
     where = failing_line(job, error)
-    raised = getattr(error, "program_error", None)
-    if raised is None and about_a_handle(error):
-        return not_judged(str(error), where)
-    name, text, forbidden, module = raised or (type(error).__name__, str(error), False, getattr(error, "name", None))
+    raised = error.__dict__.get("program_error")
+    try:
+        text = str(error)
+    except BaseException as failed:  # an object of the program's in it, which the link then knows of
+        text = type(failed).__name__
+    if raised is None and isinstance(error, TypeError) and about_a_handle(text):
+        return not_judged(text, where)
+    name, text, forbidden, module = raised or (type(error).__name__, text, False, getattr(error, "name", None))
     detail = f"{name}: {text}" if text else name
     if isinstance(error, AssertionError) and where and raised is None:
         detail = f"{where} ({text})" if text else where
@@ -286,7 +290,7 @@ def failure(job: dict, error: BaseException) -> dict:
 def serve(job: dict, descriptors: list[int]) -> None:
     """Judges one program and writes the verdict."""
     socket, report = descriptors
-    result = verdict(job, Link(socket))
+    result = verdict(job, socket)
     result["detail"] = result["detail"][:500]
     os.write(report, json.dumps(result).encode())
     os._exit(0)

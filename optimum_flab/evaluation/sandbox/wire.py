@@ -37,6 +37,7 @@ COMMON_MODULES = """bisect collections copy datetime decimal fractions functools
 random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
+LONGEST_NAME = 100  # characters of the name of a class
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
 _NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
 
@@ -294,9 +295,11 @@ def set_attributes(value, items: list) -> None:
 
 
 def _is_numpy(kind: type, name: str) -> bool:
-    """Whether a class is, or is derived from, that of numpy: `ndarray` exactly, `generic` with all scalars."""
+    """Whether a class is numpy's own of that name: `ndarray`, or `generic` with the classes of all scalars."""
     numpy = sys.modules.get("numpy") if kind.__module__ == "numpy" else None
-    return numpy is not None and (kind is numpy.ndarray if name == "ndarray" else issubclass(kind, numpy.generic))
+    if numpy is None or name not in ("ndarray", "generic"):
+        return False
+    return kind is numpy.ndarray if name == "ndarray" else issubclass(kind, numpy.generic)
 
 
 def _array_parts(value) -> list | None:
@@ -347,8 +350,6 @@ def _take(iterator) -> list:
 
 def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], list]] | None:
     """What numbered objects of a class cross as, and how they are read; `None` for what is no plain value."""
-    if _is_numpy(kind, "ndarray"):
-        return "ndarray", _array_parts
     for base in kind.__mro__:
         if base is object and (class_name is None or issubclass(kind, BaseException)):
             break
@@ -382,6 +383,7 @@ class Wire:
 
     def __init__(self, side: int):
         self.side = self.next = side
+        self.arrays = True  # whether those of numpy cross
         self.known: dict[int, Any] = {}  # what both sides hold, by number
         self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
         self.states: dict[int, int] = {}  # of containers: the content that the other side knows, as a hash
@@ -481,9 +483,10 @@ class Wire:
         if issubclass(kind, type):
             return self._class(value)
         if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
-            named = value._name_ in kind.__members__
-            return {"member": [class_name, *([value._name_] if named else [None, _integer(value._value_)])]}, None
-        if _is_numpy(kind, "generic") and (parts := _array_parts(value)) is not None:
+            if value._name_ in kind.__members__:
+                return {"member": [class_name, value._name_, None]}, None
+            return {"member": [class_name, None, _integer(value._value_)]}, None  # several of a `Flag`
+        if self.arrays and _is_numpy(kind, "generic") and (parts := _array_parts(value)) is not None:
             return {"numpy": parts}, None
         for base in kind.__mro__:
             if (encode := _SCALAR_BY_ID.get(id(base))) is not None:
@@ -501,7 +504,10 @@ class Wire:
         """The node of a container or the like, with the number that it has or now gets."""
         kind = type(value)
         class_name = self.class_name(kind)
-        name, read = _kind_of(kind, class_name) or (None, None)
+        if self.arrays and _is_numpy(kind, "ndarray"):
+            name, read = "ndarray", _array_parts
+        else:
+            name, read = _kind_of(kind, class_name) or (None, None)
         items = read(value) if read is not None else None
         if items is None:
             return None
@@ -541,16 +547,19 @@ class Wire:
         if type(number) is not int or number < 0 or (number % 2 == self.side and number >= self.next):
             raise ValueError("a number that was never given")
         if kind == "handle" and number not in self.known:
-            self._learn(number, self.handle(number, str(*items)))
+            self._learn(number, self.handle(number, str(*items)[:LONGEST_NAME]))
         if kind not in _CONTAINERS:
             return
+        if kind == "ndarray" and not self.arrays:
+            raise ValueError("an array")
         wanted, container = _CONTAINERS[kind]
         if class_name is not None:
             wanted = self.class_named(class_name)
         if number not in self.known:
             self._learn(number, container.make(wanted, items))
         found = self.known[number]
-        if not isinstance(found, wanted) or (_kind_of(type(found), class_name) or (None,))[0] != kind:
+        same = _is_numpy(type(found), kind) or (_kind_of(type(found), class_name) or (None,))[0] == kind
+        if not (same and isinstance(found, wanted)):
             raise ValueError("an object of another kind")
 
     def _settle_all(self, heap: list) -> None:
@@ -600,11 +609,13 @@ class Wire:
             return atom
         ((tag, body),) = atom.items()
         if tag == "member":
-            kind, name, *value = body
+            kind, name, value = body
             kind = self.class_named(kind)
             if not issubclass(kind, Enum):
                 raise ValueError("a member of no enumeration")
-            return kind.__members__[name] if name is not None else kind(*value)
+            return kind.__members__[name] if name is not None else kind(value)
+        if tag == "numpy" and not self.arrays:
+            raise ValueError("a number of numpy")
         other = {"class": self.class_named, "name": self.named}.get(tag)
         return (other or _MAKE_SCALAR[tag])(body)
 
