@@ -740,7 +740,20 @@ PROMPT = """
 import enum
 from collections import namedtuple
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+class Box(Generic[T]):
+    def __init__(self, x):
+        self._x = x
+    @property
+    def x(self):
+        return self._x
+    @cached_property
+    def twice(self):
+        return 2 * self._x
 
 class ListNode:
     def __init__(self, val=0, next=None):
@@ -850,6 +863,11 @@ OF_THE_PROMPT = {
         "def f(x): return Stack(x)",
         "def f(x): return Stack(x + [0])",
         "s = candidate([1, 2])\nassert s.top() == 2 and isinstance(s, Stack)",
+    ),
+    "generic, with properties": (
+        "def f(box): return Box[int](box.twice + box.x)",
+        "def f(box):\n    box._x, box.__dict__['twice'] = 2, 6\n    return box",
+        "box = Box[int](1)\nassert box.twice == 2\nbox = candidate(box)\nassert (box.x, box.twice) == (3, 6)",
     ),
     "exception": (
         "def f(who): raise Empty(who, [1])",

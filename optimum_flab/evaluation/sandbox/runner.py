@@ -55,8 +55,8 @@ class Program:
         test (`str`): Python source that is trusted. With `entry_point` it defines `check(candidate)`, which is called
             with a proxy of that function; otherwise its assertions name functions of the program.
         entry_point (`str`, *optional*): the function under test.
-        helpers (`str`): trusted source that runs before the test and beside it: imports and functions that the test
-            uses and the program shall not replace.
+        helpers (`str`): trusted source that runs before the test and beside it: imports, functions and classes that
+            the test uses and the program shall not replace. Instances of these classes cross by value.
     """
 
     code: str

@@ -77,7 +77,8 @@ def main() -> None:
         told = control.recv(1)  # the host has its verdict, does not want one any more, or is gone
         code = end(child, frame) if code is None else code
         files = count_files(frame) - before
-        clean = remove(frame["folder"])
+        # very many are not taken away one by one: they go with the sandbox
+        clean = not (frame["files"] and files > frame["files"]) and remove(frame["folder"])
         if not told:
             return
         control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(HEADER).encode())

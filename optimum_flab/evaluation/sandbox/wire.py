@@ -260,7 +260,12 @@ def attributes_of(value) -> list:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return found
-    return found + _flat(pair for pair in [*own.items()] if type(pair[0]) is str)
+    return found + _flat((name, item) for name, item in [*own.items()] if _is_own(name))
+
+
+def _is_own(name: Any) -> bool:
+    """Whether a name is one that a class gives its instances, and not one of Python's for its own ends."""
+    return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
 
 def set_attributes(value, items: list) -> None:
@@ -287,7 +292,7 @@ def set_attributes(value, items: list) -> None:
     own.update(
         (name, item)
         for name, item in wanted.items()
-        if type(name) is str and not hasattr(type(of_class.get(name)), "__get__")
+        if _is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
     )
 
 
