@@ -437,9 +437,14 @@ def test_objects_cannot_decide(isolation):
         "assert [candidate(1)] == [2]",
         "assert str(candidate(1)) == '2'",
         "assert isinstance(candidate(1), int)",
+        "import collections.abc\nassert isinstance(candidate(1), collections.abc.Iterable)",
+        "import typing\nassert isinstance(candidate(1), typing.SupportsInt)",
+        "import copy\nassert copy.copy(candidate(1)) is not None",
+        "assert candidate(1).__class__",
+        "assert candidate.__doc__",
     ]
     for test, verdict in zip(tests, run(isolation, *(program(body, test) for test in tests)), strict=True):
-        assert verdict.status == "failed", (test, verdict)
+        assert (verdict.status, verdict.judged) == ("failed", False), (test, verdict)
 
 
 def test_what_cannot_cross_says_so(isolation):

@@ -133,13 +133,13 @@ class Guest:
 
     def failed(self, error: BaseException) -> bytes:
         """The answer where an exception came out of the program: with what it holds, if that is plain."""
-        message = {"error": error_message(error), "class": self.wire.class_name(type(error))}
+        class_name = self.wire.class_name(type(error))
+        message = {"error": error_message(error), "class": class_name}
         try:
             self.wire.lending = False
             arguments = [*error.args]
             if sum(len(part) for part in arguments if isinstance(part, (str, bytes))) < LONGEST_ARGUMENTS:
-                values = [arguments, attributes_of(error)]
-                return self.wire.pack(message, values)
+                return self.wire.pack(message, [arguments, attributes_of(error) if class_name else []])
         except BaseException:
             pass
         finally:

@@ -26,10 +26,18 @@ class NotPlain(BaseException):
     """A test wants more of an object than can cross. Whatever a test makes of this, the verdict says so."""
 
 
+def _refuse(name):
+    def refuse(self, *_):
+        self._flab_link.refuse(f"{self._flab_kind} is not a plain value: the test cannot judge it ({name})")
+
+    return refuse
+
+
 class Refusing:
     """A function or another object of the program; only calls and attributes work on it."""
 
-    __slots__ = ("__weakref__", "_flab_kind", "_flab_link", "_flab_name")
+    __slots__ = ("_flab_kind", "_flab_link", "_flab_name")
+    __class__ = property(_refuse("__class__"))  # `isinstance` asks for it, and abstract classes would be content
 
     def __init__(self, link, kind, name=None):
         object.__setattr__(self, "_flab_link", link)
@@ -46,13 +54,6 @@ class Refusing:
 
     def __setattr__(self, name, value):
         self._flab_link.ask({"do": "set", "attribute": name}, [self, value])
-
-
-def _refuse(name):
-    def refuse(self, *_):
-        self._flab_link.refuse(f"{self._flab_kind} is not a plain value: the test cannot judge it ({name})")
-
-    return refuse
 
 
 Refusing.__doc__ = property(_refuse("__doc__"))
@@ -95,7 +96,7 @@ class JudgeWire(Wire):
 
     def class_named(self, name):
         kind = self.space[name] if name in self.classes else None
-        if not isinstance(kind, type):
+        if not issubclass(type(kind), type):
             raise ValueError("a class that the judge does not share")
         return kind
 
@@ -212,7 +213,7 @@ def judge(job: dict, link: Link) -> None:
     link.wire.classes = frozenset(known if isinstance(known, list) else ()) & frozenset(classes)
     candidate = space.get(entry)
     exec(test, space)
-    if entry and isinstance(space.get("check"), types.FunctionType):
+    if entry and type(space.get("check")) is types.FunctionType:
         space["check"](candidate)
     if not link.calls:
         raise AssertionError("the test never called the program")

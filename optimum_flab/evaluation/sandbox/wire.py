@@ -246,7 +246,7 @@ _READ_BY_ID: dict[int, tuple[str, Callable[[Any], list]]] = {
 }
 
 
-def attributes_of(value) -> list:
+def attributes_of(value: Any) -> list:
     """Names and values of an instance's own attributes, one after the other."""
     found = []
     for kind in type(value).__mro__:
@@ -268,7 +268,7 @@ def _is_own(name: Any) -> bool:
     return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
 
-def set_attributes(value, items: list) -> None:
+def set_attributes(value: Any, items: list) -> None:
     """Gives an instance these attributes and no others, without running code of its class.
 
     A name for which the class has a method or a property keeps that.
