@@ -1,11 +1,18 @@
 """Which answers are learned."""
 
+import json
+
 import pytest
 
 from optimum_flab import FlabError
-from optimum_flab.evaluation.sandbox import run_programs
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.evaluation.sandbox import Program, run_programs
+from optimum_flab.generation import BatchCache
+from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.overlap import Forbidden
+from optimum_flab.recovery.pipeline import check_inputs
+from optimum_flab.recovery.settings import RecoverySettings
 from optimum_flab.recovery.strategy import (
     Completion,
     Counts,
@@ -64,6 +71,27 @@ def test_answers_that_are_not_wrong_are_counted_apart():
     counts = Counts()
     choose([TESTED] * 3, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
     assert counts.rejected == {"imports numpy (see --allow-packages)": 1, "cannot be judged": 1, "fails its tests": 1}
+
+
+def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
+    code = "import numpy\ndef double(x):\n    return int(numpy.add(x, x))\n"
+    cache, ticks = BatchCache(tmp_path), []
+    found = [
+        faults([Program(code, TEST, "double")], packages, cache, ticks.append)
+        for packages in ((), ("numpy",), (), ("numpy",))
+    ]
+    assert found == [["imports numpy (see --allow-packages)"], [None]] * 2
+    assert (cache.made, cache.reused, ticks) == (2, 2, [1] * 4)
+
+
+def test_packages_are_checked_before_any_work(tmp_path):
+    problem = {"prompt": PROMPT, "answer": TESTED.answer, "test": TEST, "entry_point": "double"}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+    data = str(tmp_path / "problems.jsonl")
+    check_inputs(RecoverySettings(data=data, allow_packages="numpy"), consent=True)
+    for names, message in (("no_such", "no package of that name is installed"), (["numpy", "json"], "part of Python")):
+        with pytest.raises(ConfigurationError, match=message):
+            check_inputs(RecoverySettings(data=data, allow_packages=names), consent=True)
 
 
 def test_references_pass_their_own_tests():
