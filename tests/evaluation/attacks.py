@@ -230,7 +230,7 @@ ATTACKS = [
     *table("out of memory, timed out", "memory_list memory_bytes memory_str memory_at_import"),
     *table("out of memory, timed out", "memory_held_on_to memory_by_power"),
     *table(ANY, "memory_mmap"),
-    *table(ANY, "memory_memfd memory_mmap_let_go memory_of_sockets", MEMORY),
+    *table(ANY, "memory_memfd memory_mmap_let_go memory_of_sockets memory_of_connections", MEMORY, PROCESSES),
     *table(ANY, "memory_shared_segments"),
     *table("forbidden", "fill_memory_with_long_names", WRITES),
     *table("failed, forbidden", "fill_memory_with_attributes", WRITES),

@@ -320,12 +320,15 @@ def test_sockets_of_other_families_are_refused():
     ]
     for verdict in run(isolation, *refused):
         assert (verdict.status, "[Errno 97]" in verdict.detail) == ("forbidden", True), verdict
+    (connection,) = run(isolation, program("import socket\ndef f(x): return socket.socket()"))
+    assert (connection.status, "[Errno 1]" in connection.detail) == ("forbidden", True), connection
     body = """
         import asyncio, socket
         async def later(x): return x + 1
         def f(x):
             ends = socket.socketpair()
-            with socket.socket(), socket.socket(socket.AF_INET6), socket.socket(socket.AF_UNIX):
+            datagrams = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            with socket.socket(type=datagrams), socket.socket(socket.AF_INET6, datagrams), socket.socket(1):
                 return asyncio.run(later(x))
     """
     (verdict,) = run(isolation, program(body))

@@ -1,9 +1,10 @@
 """The system calls that bubblewrap is told to refuse, as the filter that the kernel reads.
 
 What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
-shared mappings, large socket buffers, queues for asynchronous reads), namespaces of a program's own, sockets of other
-kinds than programs need (one to a virtual machine's host crosses every namespace), leases, watches and locks on files
-that the host uses too, and the parts of the kernel that programs never need and attackers like.
+shared mappings, large socket buffers, the buffers of TCP connections of a program with itself, queues for asynchronous
+reads), namespaces of a program's own, sockets of other kinds than programs
+need (one to a virtual machine's host crosses every namespace), leases, watches and locks on files that the host uses
+too, and the parts of the kernel that programs never need and attackers like.
 
 A lock is taken on a file, not on the name by which a sandbox sees it, so one on a file that is only there to be read
 would stop the host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`,
@@ -70,7 +71,8 @@ CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
 SOCKET, SOCKETPAIR, FCNTL, FLOCK = (41, 198), (53, 199), (72, 25), (73, 32)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and its like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
-FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+UNIX, INTERNET = 1, (2, 10)  # AF_UNIX; AF_INET, AF_INET6
+KIND, DATAGRAM = 0xF, 2  # the bits that say the type of a socket; SOCK_DGRAM
 LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 NOTHING_DONE = 0  # as an error: the call is left out, and said to have worked
@@ -113,11 +115,12 @@ def refusing_filter() -> bytes | None:
     steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *namespaces)
     shared = refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM)
     steps += only_for(MMAP[column], (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS), *shared)
-    for numbers in (SOCKET, SOCKETPAIR):
-        # each family that is allowed skips the rest, and the error behind it
-        families = [(EQUAL, len(FAMILIES) - place, 0, family) for place, family in enumerate(FAMILIES)]
-        refused = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
-        steps += only_for(numbers[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, refused)
+    unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
+    families = [(EQUAL, 3, 0, UNIX), (EQUAL, 3, 0, INTERNET[0]), (EQUAL, 2, 0, INTERNET[1]), unknown]
+    datagrams = [(LOAD, 0, 0, SECOND_ARGUMENT), (AND, 0, 0, KIND), (EQUAL, 1, 0, DATAGRAM)]
+    internet = [*datagrams, (RETURN, 0, 0, ERROR | errno.EPERM)]
+    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, (RETURN, 0, 0, ALLOW), *internet)
+    steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
     commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]
     commands += [step for command in LEASES for step in refuse(EQUAL, command, errno.EPERM)]
     steps += only_for(FCNTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *commands)
