@@ -636,9 +636,10 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     if packages:
         named = ", ".join(f"{name} ({number})" for name, number in packages.most_common(MOST_NAMED))
         named += ", and others" if len(packages) > MOST_NAMED else ""
+        number = packages.total()
         notes.append(
-            f"{packages.total()} programs count as failed because they import packages that the sandbox has not:"
-            f" {named}; allow those that are installed here with --allow-packages"
+            f"{number} program{'s count' if number > 1 else ' counts'} as failed for want of packages that the sandbox"
+            f" has not: {named}; allow those that are installed here with --allow-packages"
         )
     return notes
 

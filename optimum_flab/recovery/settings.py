@@ -46,8 +46,8 @@ class RecoverySettings(Section):
     )
     allow_packages: Sources = Field(
         [],
-        description="packages installed here that these programs may import, by the names they are imported by, with"
-        " those that they need themselves; default: the standard library alone",
+        description="packages installed here that the dense model's programs may import, by the names they are"
+        " imported by, with those that they need themselves; default: the standard library alone",
     )
     max_new_tokens: int = Field(256, ge=1, description="most tokens of an answer of the dense model")
     generation_batch_size: int = Field(16, ge=1, description="prompts per batch of the dense model's answers")
