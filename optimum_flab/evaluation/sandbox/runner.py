@@ -115,9 +115,8 @@ def run_programs(
     class, as against those of an instance, stay where they are.
 
     Other objects stay in the program's process: a test can call them and read and write their attributes, but one that
-    compares them, iterates over them, takes them for true or asks `isinstance` about them is not judged, as is one that
-    gives the program a function: it fails, whatever the test makes of that, and the verdict says that it was not
-    judged. (That a test asks for `type(x)` of such an object goes unnoticed: it is none that the test knows.)
+    compares them, iterates over them, takes them for true or asks for their class is not judged, as is one that gives
+    the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.
 
     Args:
         programs (`Sequence` of [`Program`]).
