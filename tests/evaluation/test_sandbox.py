@@ -968,9 +968,12 @@ def test_what_python_refuses_of_an_object_is_not_judged_either(isolation):
         "assert ','.join([candidate(0)])",
         "candidate.__name__",
         "raise KeyError(candidate(0))",
+        "assert type(candidate(0)) is Big",
     ):
         (verdict,) = run(isolation, program(body, test))
         assert (verdict.status, verdict.judged) == ("failed", False), (test, verdict)
+    (wrong,) = run(isolation, program("def f(x): return 1", "assert type(candidate(0)) is str"))
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
 
 
 def test_a_program_that_ended_stays_ended(isolation):
