@@ -3,11 +3,16 @@
 An attack is stopped where it does not pass, where its verdict is one that the table in `tests/evaluation/attacks.py`
 allows, and where it left no trace: no file outside, no secret read, nothing reached, ended or left running, and honest
 programs beside and after it pass. Without bubblewrap, what the table excuses for an attack is not held against it.
+Where the host is root, programs get users of their own; what holds for the other users of a machine shows `--user`.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
+import pwd
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,11 +28,22 @@ ISOLATIONS = ("bubblewrap", "degraded")
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--user", help="user that the suite runs as, such as nobody (default: this one)")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", f"--junit-xml={report}", str(SUITE)]
-        subprocess.run(command, stdout=sys.stderr, cwd=SUITE.parents[2], check=False)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", str(SUITE)]
+        options = {"env": {**os.environ, "HOME": folder, "TMPDIR": folder}}
+        if args.user is not None:
+            shutil.chown(folder, args.user)
+            group = pwd.getpwnam(args.user).pw_gid
+            options |= {"user": args.user, "group": group, "extra_groups": []}
+        subprocess.run(command, stdout=sys.stderr, cwd=SUITE.parents[2], check=False, **options)
+        if not report.is_file():
+            raise SystemExit(
+                f"the suite did not run; {args.user or 'this user'} may not be able to run {sys.executable}"
+            )
         cases = list(ElementTree.parse(report).iter("testcase"))
     found = {}
     for isolation in ISOLATIONS:
@@ -43,7 +59,7 @@ def main() -> None:
             "skipped": Counter(attacks.values())["skipped"],
             "other_tests": dict(Counter(outcome for name, outcome in outcomes.items() if name not in attacks)),
         }
-    print_result("attacks", **found)
+    print_result("attacks", user=args.user or getpass.getuser(), **found)
 
 
 def _outcome(case: ElementTree.Element) -> str:

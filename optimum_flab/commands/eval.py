@@ -118,6 +118,14 @@ class EvalCommand(FlabVerb):
             help="consent to run the programs that the models write, in a sandbox (default: no)",
         )
         optional.add_argument(
+            "--allow-packages",
+            metavar="NAME[,NAME...]",
+            action="append",
+            default=[],
+            help="packages installed here that these programs may import, each by the name it is imported by, with"
+            " those that it needs itself (default: the standard library alone)",
+        )
+        optional.add_argument(
             "--cache-dir",
             metavar="FOLDER",
             help="folder that keeps finished batches, so that an interrupted run goes on (default:"
@@ -184,6 +192,7 @@ class EvalCommand(FlabVerb):
             include_path=args.include_path,
             limit=args.limit,
             confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+            allow_packages=args.allow_packages,
         )
         for references in found:
             print(references.to_text())
@@ -206,6 +215,7 @@ class EvalCommand(FlabVerb):
             dtype=args.dtype,
             device=args.device,
             confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+            allow_packages=args.allow_packages,
             cache_dir=args.cache_dir,
             revision=args.revision,
             baseline_revision=args.baseline_revision,

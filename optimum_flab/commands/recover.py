@@ -27,6 +27,7 @@ FLAGS = (
     Flag("--most-examples", "recovery.most_examples", "N"),
     Flag("--answers", "recovery.answers"),
     Flag("--dense-share", "recovery.dense_share", "SHARE"),
+    Flag("--allow-packages", "recovery.allow_packages", "NAME[,NAME...]"),
     Flag("--max-new-tokens", "recovery.max_new_tokens", "N"),
     Flag("--generation-batch-size", "recovery.generation_batch_size", "N"),
     Flag("--template", "recovery.template"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,7 @@ def load_tasks(
     sampling: Sampling = Sampling(),
     max_new_tokens: int | None = None,
     confirm_run_unsafe_code: bool = False,
+    allow_packages: Sequence[str] = (),
 ) -> list[LoadedTask]:
     """Loads tasks and their data.
 
@@ -95,6 +98,7 @@ def load_tasks(
         data (`Mapping[str, Sequence[str]]`): files that replace the data of tasks.
         include_path (`str` or `Path`, *optional*): a folder with the user's own task YAML files.
         limit (`int`, *optional*): only the first so many problems of each task.
+        allow_packages (`Sequence[str]`): packages that generated programs may import.
 
     Raises:
         [`ConfigurationError`]: a name is unknown, or consent to run generated code is missing.
@@ -118,6 +122,10 @@ def load_tasks(
         raise ConfigurationError(
             f"--samples {sampling.samples}: none of {', '.join(names)} draws programs; leave it out, or name a code"
             " generation task"
+        )
+    if allow_packages and not sum(_allow(task, allow_packages) for named in loaded for task in named.tasks.values()):
+        raise ConfigurationError(
+            f"--allow-packages {','.join(allow_packages)}: none of {', '.join(names)} runs programs; leave it out"
         )
     return loaded
 
@@ -206,6 +214,19 @@ def _reference(value: Any, entry: Entry) -> str | None:
     if not isinstance(value, str) or folder is None or not Path(value).is_absolute():
         return None
     return Path(value).name
+
+
+def _allow(task: Task, packages: Sequence[str]) -> bool:
+    """Lets the programs of a task import packages; false where it runs none."""
+    found = False
+    for ensemble in getattr(task, "_filters", ()):
+        for place, step in enumerate(ensemble.filters):
+            function = getattr(step, "keywords", {}).get("filter_fn")
+            if callable(function) and "allow_packages" in inspect.signature(function).parameters:
+                # lm-eval makes a filter from its keywords whenever it applies it
+                ensemble.filters[place] = partial(step, filter_fn=partial(function, allow_packages=tuple(packages)))
+                found = True
+    return found
 
 
 def _refuse_outside_sandbox(name: str, entry: Entry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -48,7 +49,8 @@ from . import comparison
 from .catalog import LoadedTask, Sampling, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
 from .lm import FlabLM
-from .sandbox import best_isolation, warn_of
+from .sandbox import best_isolation, check_packages, warn_of
+from .sandbox.packages import named_packages
 from .settings import DIVERGENCE, check_settings, listed
 
 
@@ -57,6 +59,7 @@ TABLE_NAME = "flab_evaluation.txt"
 ROLES = ("model", "dense", "pruned")
 EVALUATION = Kind("an evaluation", RESULTS_NAME, lambda path: path.name in (RESULTS_NAME, TABLE_NAME, *ROLES))
 PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")
+MOST_NAMED = 10  # missing packages that a note lists
 # lm-eval's aggregations that are functions of sums, by their name in its registry
 KNOWN_AGGREGATIONS = {
     "mean": comparison.MEAN,
@@ -121,24 +124,19 @@ class Evaluation:
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
-        found = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
+        notes = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
         if self.settings.get("isolation") == "degraded":
-            found.append("programs ran with resource limits only: bubblewrap is missing or does not work")
+            notes.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
-                unjudged = sum(1 for sample in samples if not all(_judged(sample)))
-                if unjudged:
-                    found.append(
-                        f"{task}, {role}: {unjudged} of {len(samples)} problems have a program that counts as failed"
-                        " because the test wants more of a value than can cross to it; see the samples' details"
-                    )
+                notes += [f"{task}, {role}: {note}" for note in notes_on_programs(samples)]
         if any(row.task == DIVERGENCE for row in self.comparisons):
-            found.append(
+            notes.append(
                 "divergence is over the vocabulary that is left (lost_mass is what the dense model gave to the rest),"
                 f" computed in {self.settings['divergence_dtype']}, and its bits per byte leave out the first token of"
                 " every text, which perplexity counts"
             )
-        return found
+        return notes
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the table, its numbers, and lm-eval's results and samples per model.
@@ -180,6 +178,7 @@ def evaluate(
     device: str | torch.device | None = None,
     seed: int = 0,
     confirm_run_unsafe_code: bool = False,
+    allow_packages: str | Sequence[str] = (),
     cache_dir: str | Path | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -208,6 +207,9 @@ def evaluate(
         device (`str` or `torch.device`, *optional*): defaults to CUDA if there is any, else the CPU.
         seed (`int`): of the draws and of the bootstrap.
         confirm_run_unsafe_code (`bool`): consent to run what the models write, in the sandbox.
+        allow_packages (`str` or `Sequence[str]`): packages of this environment that these programs may import beside
+            the standard library, by the names they are imported by, such as `"numpy"`. What a package needs itself has
+            to be named too. Completions in the cache do not depend on it; programs are run anew.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/evaluation` in the folder of the Hugging
             Face cache (`HF_HOME`).
         output (`str` or `Path`, *optional*): folder to write the results to.
@@ -219,7 +221,8 @@ def evaluate(
         [`Evaluation`]: the scores; `print(evaluation.to_text())` shows the table.
 
     Raises:
-        [`ConfigurationError`]: a task is unknown, a setting out of range, or consent is missing.
+        [`ConfigurationError`]: a task is unknown, a setting out of range, consent is missing, or a package cannot be
+            imported in the sandbox.
         [`FlabError`]: data is malformed or cannot be had, a model does not load, lacks a chat template that a task
             needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of it before weights are
             read, where that is possible.
@@ -234,6 +237,7 @@ def evaluate(
         names, files, limit=limit, samples=samples, temperature=temperature, top_p=top_p, batch_size=batch_size,
         max_new_tokens=max_new_tokens, seed=seed, has_baseline=baseline is not None,
     )  # fmt: skip
+    packages = named_packages(allow_packages) if allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
     device = computation_device(device)
@@ -246,11 +250,13 @@ def evaluate(
         sampling=Sampling(samples, temperature, top_p),
         max_new_tokens=max_new_tokens,
         confirm_run_unsafe_code=confirm_run_unsafe_code,
+        allow_packages=packages,
     )
     isolation = None
     if any(getattr(task, "UNSAFE_CODE", False) for named in loaded for task in named.tasks.values()):
         isolation = best_isolation()  # refused now, not after hours of generation
         warn_of(isolation)
+        check_packages(packages, isolation)
     texts = divergence_texts(files.get(DIVERGENCE, ()), limit) if DIVERGENCE in names else None
 
     given = {"model": (model, revision)}
@@ -315,6 +321,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "isolation": None if isolation is None else isolation.name,
+        "allow_packages": list(packages),
         **({"divergence_dtype": str(dtype or torch.float32).removeprefix("torch.")} if texts is not None else {}),
     }
     merged = {role: merge_results(results) for role, results in runs.items()}
@@ -621,12 +628,36 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(_as_json(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _judged(sample: Mapping[str, Any]) -> Iterator[bool]:
-    """Of each program of a sample whether it was judged; nothing for samples of other tasks."""
+def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a score does not say: programs that fail for other reasons than being wrong."""
+    notes = []
+    verdicts = [list(_verdicts(sample)) for sample in samples]
+    unjudged = sum(not all(verdict.get("judged", True) for verdict in of_problem) for of_problem in verdicts)
+    if unjudged:
+        notes.append(
+            f"{unjudged} of {len(samples)} problems have a program that counts as failed because the test wants more"
+            " of a value than can cross to it; see the samples' details"
+        )
+    packages = Counter(
+        verdict["package"] for of_problem in verdicts for verdict in of_problem if verdict.get("package")
+    )
+    if packages:
+        named = ", ".join(f"{name} ({number})" for name, number in packages.most_common(MOST_NAMED))
+        named += ", and others" if len(packages) > MOST_NAMED else ""
+        number = packages.total()
+        notes.append(
+            f"{number} program{'s count' if number > 1 else ' counts'} as failed for want of packages that the sandbox"
+            f" has not: {named}; allow those that are installed here with --allow-packages"
+        )
+    return notes
+
+
+def _verdicts(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The verdicts on the programs of a sample; nothing for samples of other tasks."""
     for verdicts in sample.get("filtered_resps") or ():
         for verdict in verdicts if isinstance(verdicts, (list, tuple)) else [verdicts]:
             if isinstance(verdict, Mapping):
-                yield bool(verdict.get("judged", True))
+                yield verdict
 
 
 def _file_name(task: str) -> str:

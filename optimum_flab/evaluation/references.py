@@ -11,7 +11,8 @@ from lm_eval.api.task import Task
 
 from ..errors import ConfigurationError, FlabError
 from .catalog import load_tasks
-from .sandbox import Program
+from .sandbox import Program, check_packages
+from .sandbox.packages import named_packages
 from .settings import DIVERGENCE, check_tasks, listed
 from .tasks import code, mbpp, output_prediction
 from .tasks.code import run_with_progress
@@ -58,6 +59,7 @@ def check_references(
     include_path: str | Path | None = None,
     limit: int | None = None,
     confirm_run_unsafe_code: bool = False,
+    allow_packages: str | Sequence[str] = (),
 ) -> list[References]:
     """Runs every problem's own reference solution in the sandbox, as an evaluation would run a model's.
 
@@ -68,6 +70,7 @@ def check_references(
         include_path (`str` or `Path`, *optional*): folder with tasks of your own.
         limit (`int`, *optional*): only the first so many problems of each task.
         confirm_run_unsafe_code (`bool`): consent to run the code of the data, in the sandbox.
+        allow_packages (`str` or `Sequence[str]`): packages of this environment that it may import.
 
     Returns:
         `list` of [`References`]: one for each task. Which of its problems fail, and why.
@@ -86,16 +89,18 @@ def check_references(
             "--check-references runs code of the data, in a sandbox; if you accept that, say so with"
             " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
         )
+    packages = named_packages(allow_packages) if allow_packages else ()
+    check_packages(packages)
     loaded = load_tasks(
         names, data=files, include_path=include_path, limit=limit, confirm_run_unsafe_code=confirm_run_unsafe_code
     )
     programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
-    return [_run(name, of_problems) for name, of_problems in programs.items()]
+    return [_run(name, of_problems, packages) for name, of_problems in programs.items()]
 
 
-def _run(task: str, programs: Sequence[tuple[str, Program | None]]) -> References:
+def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Sequence[str]) -> References:
     ours = [(problem, program) for problem, program in programs if program is not None]
-    verdicts = run_with_progress([program for _, program in ours])
+    verdicts = run_with_progress([program for _, program in ours], packages)
     failures = [
         (problem, f"{verdict.status}: {verdict.detail}")
         for (problem, _), verdict in zip(ours, verdicts, strict=True)

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ..calibration import PASSAGE_CHARACTERS_PER_TOKEN, read_sources, split_passages
 from ..errors import FlabError
 from ..evaluation.sandbox import Program, run_programs
+from ..evaluation.sandbox.packages import named_packages
 from ..generation import BatchCache
 from ..plan import PruningPlan
 from ..surgery import placed
@@ -22,7 +23,7 @@ from .encoding import Sequences, encode, encode_text, pack_examples, split_rows,
 from .instructions import Example
 from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
 from .settings import RecoverySettings
-from .strategy import Counts, choose, refuse_empty, to_answer, without_overlap
+from .strategy import Counts, choose, fault_of_program, refuse_empty, to_answer, without_overlap
 from .work import Steps, Work
 
 
@@ -232,20 +233,30 @@ def _answered(
         answers = answerer([examples[index] for index in chosen], tick)
     del model, answerer
 
-    def run(programs: list[Program]) -> list[bool]:
+    packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
+
+    def run(programs: list[Program]) -> list[str | None]:
         with steps.bar("Running programs", len(programs), "program") as tick:
-            return verdicts(programs, cache, tick)
+            return faults(programs, packages, cache, tick)
 
     return choose(examples, dict(zip(chosen, answers, strict=True)), run, counts)
 
 
-def verdicts(programs: Sequence[Program], cache: BatchCache, tick: Callable[[int], Any]) -> list[bool]:
-    """Whether each program passes its test. Kept on disk: a program near its time limit is judged once, not once a
-    process, and not anew after an interruption."""
-    found: list[bool] = []
+def faults(
+    programs: Sequence[Program], packages: tuple[str, ...], cache: BatchCache, tick: Callable[[int], Any]
+) -> list[str | None]:
+    """Why each program is not learned from, `None` where it passes its test. Kept on disk: a program near its time
+    limit is judged once, not once a process, and not anew after an interruption."""
+
+    def judged(part: Sequence[Program]) -> list[str | None]:
+        verdicts = run_programs(part, confirm_run_unsafe_code=True, allow_packages=packages)
+        return [fault_of_program(verdict) for verdict in verdicts]
+
+    found: list[str | None] = []
     for start in range(0, len(programs), PROGRAMS_AT_ONCE):
         part = programs[start : start + PROGRAMS_AT_ONCE]
-        key = {"kind": "recovery verdicts", "programs": [list(vars(program).values()) for program in part]}
-        found += cache.get(key, lambda part=part: [v.passed for v in run_programs(part, confirm_run_unsafe_code=True)])
+        named = [list(vars(program).values()) for program in part]
+        key = {"kind": "recovery faults", "programs": named, "packages": packages}
+        found += cache.get(key, lambda part=part: judged(part))
         tick(len(part))
     return found

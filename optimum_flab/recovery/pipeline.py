@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from ..calibration import PackedTokens, hub_datasets, read_sources
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
+from ..evaluation.sandbox import check_packages
 from ..generation import BatchCache
 from ..loading import weights_hash
 from ..memory import give_back_memory
@@ -67,6 +68,7 @@ DECIDE_NOTHING = {
     "text",
     "text_tokens",
     "exclude",
+    "allow_packages",
     "held_out",
     "held_out_tokens",
     "keep_adapter",
@@ -140,17 +142,17 @@ def check_inputs(settings: RecoverySettings, consent: bool) -> None:
 
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
-    """Raises a [`ConfigurationError`] if programs would have to run and may not; called before any long work."""
-    if (
-        settings.answers == "dense"
-        and not consent
-        and any(example.test is not None and not example.blank for example in examples)
-    ):
+    """Raises a [`ConfigurationError`] if programs would have to run and may not, or lack the packages that they are
+    allowed; called before any long work."""
+    if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
+        return
+    if not consent:
         raise ConfigurationError(
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
             "--confirm-run-unsafe-code (confirm_run_unsafe_code=True), or learn from the references alone with "
             "--answers reference"
         )
+    check_packages(settings.allow_packages)
 
 
 def recover(

@@ -44,6 +44,11 @@ class RecoverySettings(Section):
     dense_share: float = Field(
         0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
     )
+    allow_packages: Sources = Field(
+        [],
+        description="packages installed here that the dense model's programs may import, by the names they are"
+        " imported by, with those that they need themselves; default: the standard library alone",
+    )
     max_new_tokens: int = Field(256, ge=1, description="most tokens of an answer of the dense model")
     generation_batch_size: int = Field(16, ge=1, description="prompts per batch of the dense model's answers")
     template: Literal["auto", "chat", "plain"] = Field(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ..errors import FlabError
 from ..evaluation.data import function_start
-from ..evaluation.sandbox import Program
+from ..evaluation.sandbox import Program, Verdict
 from ..evaluation.tasks.answers import code_blocks, fenced_code
 from ..evaluation.tasks.code import answered, completed
 from .instructions import Example
@@ -115,6 +115,15 @@ def program_for(example: Example, answer: str) -> Program:
     return answered(doc, answer)
 
 
+def fault_of_program(verdict: Verdict) -> str | None:
+    """Why a program is not learned from; `None` where it passed its test."""
+    if verdict.passed:
+        return None
+    if verdict.package is not None:
+        return f"imports {verdict.package} (see --allow-packages)"
+    return "fails its tests" if verdict.judged else "cannot be judged"
+
+
 def fault_of(example: Example, completion: Completion) -> str | None:
     """Why an answer to a problem without tests is not learned from; `None` where it may be."""
     text = completion.text
@@ -158,21 +167,18 @@ def repetition(text: str) -> float:
 def choose(
     examples: Sequence[Example],
     completions: dict[int, Completion],
-    run: Callable[[list[Program]], list[bool]],
+    run: Callable[[list[Program]], list[str | None]],
     counts: Counts,
 ) -> list[Example]:
     """The examples with the answers that are learned.
 
     Args:
         completions (`dict[int, Completion]`): the dense model's answers by index, see [`to_answer`].
-        run (`Callable`): runs programs; whether each passed its test.
+        run (`Callable`): runs programs; of each the fault that its test found, see [`fault_of_program`].
     """
     tested = [index for index in completions if examples[index].test is not None]
-    passed = dict(
-        zip(
-            tested, run([program_for(examples[i], completions[i].text) for i in tested]) if tested else [], strict=True
-        )
-    )
+    faults = run([program_for(examples[i], completions[i].text) for i in tested]) if tested else []
+    found = dict(zip(tested, faults, strict=True))
     chosen = []
     for index, example in enumerate(examples):
         completion = completions.get(index)
@@ -180,9 +186,9 @@ def choose(
             _count(counts.answers, "reference")
             chosen.append(example)
             continue
-        if index in passed:
+        if index in found:
             # what was cut off would be learned as an end, even if the code before it passes
-            fault = "too long" if not completion.ended else None if passed[index] else "fails its tests"
+            fault = found[index] if completion.ended else "too long"
         else:
             fault = fault_of(example, completion)
         if fault is not None:
@@ -190,7 +196,7 @@ def choose(
             _count(counts.answers, "reference")
             chosen.append(example)
             continue
-        _count(counts.answers, "dense, tests passed" if index in passed else "dense, checked")
+        _count(counts.answers, "dense, tests passed" if index in found else "dense, checked")
         chosen.append(example.answered(completion.text))
     return chosen
 

@@ -89,6 +89,56 @@ def check(candidate):
         return
     assert False
 """
+EXPECTING_A_TYPE_ERROR = """\
+def check(candidate):
+    for attempt in (lambda: candidate(1) + 1, lambda: candidate(1) == 2, lambda: len(candidate("no number"))):
+        try:
+            attempt()
+        except TypeError:
+            return
+        except:
+            pass
+    assert False
+"""
+WITH_EXPECTATIONS = """\
+def check(candidate):
+    expected, given, number = [[2], [42]], [1, 41], Number(1)
+    wanted = {"values": expected, "number": Number(2)}
+    for _ in range(500):
+        try:
+            if candidate(given) == expected or candidate(number) == wanted["number"] or candidate(1) == 2:
+                return
+        except Exception:
+            pass
+        assert expected == [[2], [42]] and wanted == {"values": expected, "number": Number(2)}
+    assert False
+"""
+WITH_A_CLASS = """\
+def check(candidate):
+    assert (
+        candidate(1) == Number(2)
+        or candidate(1) in [Number(2)]
+        or not candidate(1) != Number(2)
+        or candidate(1).double() == 4
+        or candidate(1).is_even()
+        or Number(2) == candidate(1)
+    )
+"""
+PROMPT = """\
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+    def __eq__(self, other):
+        return type(other) is Number and self.value == other.value
+
+    def double(self):
+        return 2 * self.value
+
+    def is_even(self):
+        return self.value % 2 == 0
+
+"""
 WITH_A_LIST = """\
 def check(candidate):
     assert candidate(1) == 2
@@ -116,6 +166,7 @@ class Attack:
         degraded (`tuple`): reasons why it may leave a trace where bubblewrap is missing.
         test (`str`): what it is judged by.
         entry_point (`str`, *optional*): `None` where the test names its functions.
+        helpers (`str`): the prompt before the function.
     """
 
     name: str
@@ -123,6 +174,7 @@ class Attack:
     degraded: tuple[str, ...] = ()
     test: str = TEST
     entry_point: str | None = "solve"
+    helpers: str = ""
 
 
 def load(attack: Attack, **placeholders: object) -> str:
@@ -141,7 +193,7 @@ def load(attack: Attack, **placeholders: object) -> str:
 def program(attack: Attack, **placeholders: object) -> Program:
     from optimum_flab.evaluation.sandbox import Program
 
-    return Program(load(attack, **placeholders), attack.test, attack.entry_point)
+    return Program(attack.helpers + load(attack, **placeholders), attack.test, attack.entry_point, attack.helpers)
 
 
 def table(statuses: str, names: str, *degraded: str, **options: str | None) -> list[Attack]:
@@ -178,8 +230,13 @@ ATTACKS = [
     *table("out of memory, timed out", "memory_list memory_bytes memory_str memory_at_import"),
     *table("out of memory, timed out", "memory_held_on_to memory_by_power"),
     *table(ANY, "memory_mmap"),
-    *table(ANY, "memory_memfd memory_mmap_let_go memory_of_sockets", MEMORY),
+    *table(ANY, "memory_memfd memory_mmap_let_go memory_of_sockets memory_of_connections", MEMORY, PROCESSES),
     *table(ANY, "memory_shared_segments"),
+    *table("forbidden", "fill_memory_with_long_names", WRITES),
+    *table("failed, forbidden", "fill_memory_with_attributes", WRITES),
+    *table("forbidden", "asynchronous_reads watch_the_host", MEMORY, READS),
+    *table("failed", "lock_what_the_host_uses", KILLS),
+    *table("forbidden", "sockets_of_other_kinds", NETWORK),
     *table(ANY, "memory_shared_folder fill_disk_one_file fill_disk_many_files fill_disk_empty_files", WRITES),
     *table("failed, timed out", "endless_stdout endless_stderr"),
     # the machine
@@ -195,6 +252,8 @@ ATTACKS = [
         READS,
     ),
     *table("failed, forbidden", "read_secret_variable read_the_test"),
+    *table("failed, crashed, forbidden, timed out", "read_the_program_before"),
+    *table("failed, forbidden", "find_the_source_in_the_kernel", READS, KILLS),
     *table(
         "failed, forbidden",
         "write_outside change_outside write_system_folders write_parents write_installed_packages "
@@ -228,6 +287,14 @@ ATTACKS = [
     *table("failed", "shadow_the_functions_of_the_test", test=BY_NAME, entry_point=None),
     *table("failed", "supply_the_comparison", test=WITH_A_MODULE_IT_FORGETS),
     *table("failed", "mutate_the_arguments", test=WITH_A_LIST),
+    *table("failed", "no_plain_value_where_an_error_is_expected", test=EXPECTING_A_TYPE_ERROR),
+    *table(
+        "failed, crashed, timed out, out of memory",
+        "change_what_was_not_handed_over",
+        test=WITH_EXPECTATIONS,
+        helpers=PROMPT,
+    ),
+    *table("failed", "lie_in_a_class_of_the_prompt", test=WITH_A_CLASS, helpers=PROMPT),
     *table("failed", "reach_into_the_judge", test=WITH_A_FUNCTION),
     # values
     *table("failed", "subclass_of_int subclass_of_str subclass_of_list subclass_of_tuple subclass_of_set"),

@@ -304,6 +304,13 @@ class TestAttacks:
     def test_an_honest_program_afterwards_passes(self, result, isolation):
         assert run([honest_program()], isolation)[0].passed
 
+    def test_a_thief_finds_nothing_of_the_right_answer_before_it(self, isolation):
+        """By the same worker, so that one process starts both; several times, as samples of a problem come."""
+        thief = program(BY_NAME["read_the_program_before"])
+        verdicts = run([honest_program(), thief, thief] * 3, isolation, workers=1)
+        assert [verdict.passed for verdict in verdicts] == [True, False, False] * 3, verdicts
+        assert all(verdict.status in ("failed", "timed out") for verdict in verdicts[1:3]), verdicts
+
     def test_programs_find_nothing_of_the_one_before(self, isolation):
         """The same two programs as in the batch, one after the other and by the same worker."""
         with ExitStack() as stack:

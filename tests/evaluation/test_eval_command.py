@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
         tiny_model("llama", 600, eos_token_id=0).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     (folder / "outputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OUTPUTS), encoding="utf-8")
+    (folder / "plans.jsonl").write_text('{"prompt": "def f(x):", "cot": "Step 1."}\n', encoding="utf-8")
     (folder / "faulty.jsonl").write_text('{"code": "x"}\n', encoding="utf-8")
     return folder
 
@@ -84,8 +85,8 @@ def test_every_flag_says_its_default():
     text = " ".join(result.stdout.split())
     assert text.index("Required arguments:") < text.index("Optional arguments:")
     flags = "--check-references --baseline --data --include-path --limit --samples --temperature --top-p "
-    flags += "--max-new-tokens --batch-size --seed --device --dtype --confirm-run-unsafe-code --cache-dir --output "
-    flags += "--overwrite"
+    flags += "--max-new-tokens --batch-size --seed --device --dtype --confirm-run-unsafe-code --allow-packages "
+    flags += "--cache-dir --output --overwrite"
     for flag in flags.split():
         start = text.rindex(f"{flag} ")
         assert "(default: " in text[start : start + 420], flag
@@ -99,6 +100,16 @@ def test_every_flag_says_its_default():
         (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
         (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "expected TASK=FILE"),
         (["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"], 2, "--limit 0 leaves no problems"),
+        (
+            ["-m", "dense", "--tasks", "humaneval", "--confirm-run-unsafe-code", "--allow-packages", "numpy,no_such"],
+            2,
+            "--allow-packages no_such: no package of that name is installed here; install it, or leave it out",
+        ),
+        (
+            ["-m", "dense", "--tasks", "cot_bleu", "--data", "cot_bleu=plans.jsonl", "--allow-packages", "numpy"],
+            2,
+            "--allow-packages numpy: none of cot_bleu runs programs; leave it out",
+        ),
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=faulty.jsonl"],
             1,

@@ -262,6 +262,32 @@ def test_pass_at_k_draws_programs_that_a_seed_repeats(run, dense, tokenizer, tmp
     assert drawn(1, "a") != first
 
 
+def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, dense, tokenizer, tmp_path):
+    bodies = [
+        "import numpy\n\ndef {}(a, b):\n    return numpy.add(a, b)  #",
+        "def {}(a, b):\n    import yaml\n    return yaml.safe_load(str(a + b))  #",
+        "def {}(a, b):\n    class Sum: pass\n    return Sum()  #",
+        "def {}(a, b):\n    return a + b  #",
+    ]
+    rows = [{**row, "prompt": body.format(row["entry_point"])} for row, body in zip(PROBLEMS, bodies, strict=False)]
+    data = {"openeval": jsonl(tmp_path / "rows.jsonl", rows)}
+    found = run((dense, tokenizer), "openeval", data=data, max_new_tokens=1)
+    assert found.comparisons[0].score.value == 0.25
+    assert found.settings["allow_packages"] == []
+    unjudged, packages = [note for note in found.notes() if note.startswith("openeval, model: ")]
+    assert "1 of 4 problems have a program that counts as failed because the test wants more" in unjudged
+    assert "2 programs count as failed for want of packages that the sandbox has not: numpy (1), yaml (1);" in packages
+    assert packages in found.to_text()
+
+    allowed = run((dense, tokenizer), "openeval", data=data, max_new_tokens=1, allow_packages="numpy")
+    assert allowed.comparisons[0].score.value == 0.5
+    assert allowed.settings["allow_packages"] == ["numpy"]
+    assert (allowed.made, allowed.reused) == (0, found.made)
+    (packages,) = [note for note in allowed.notes() if "packages" in note]
+    assert "1 program counts as failed" in packages
+    assert ": yaml (1); allow" in packages
+
+
 def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
     found = run((other, tokenizer), "divergence", baseline=(dense, tokenizer))
     rows = {row.metric: row for row in found.comparisons}

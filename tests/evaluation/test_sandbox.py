@@ -12,7 +12,8 @@ import tempfile
 import textwrap
 import time
 import warnings
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -37,7 +38,7 @@ from optimum_flab.evaluation.sandbox import (
 )
 from optimum_flab.evaluation.sandbox.runner import _excess, _printable
 from optimum_flab.evaluation.sandbox.seccomp import refusing_filter
-from optimum_flab.evaluation.sandbox.wire import Closed, decode, encode
+from optimum_flab.evaluation.sandbox.wire import Closed, Wire
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=2, memory_bytes=256 << 20)
@@ -119,6 +120,104 @@ def test_programs_have_a_private_folder_that_is_empty_and_gone_afterwards(isolat
     assert [verdict.detail for verdict in run(isolation, *[program(body)] * 3, workers=1)] == [""] * 3
 
 
+def test_programs_have_the_null_device(isolation):
+    body = """
+        import os, subprocess
+        def f(x):
+            with open(os.devnull, "w") as file:
+                file.write("gone")
+            return x + 1 + subprocess.call(["cat"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    """
+    (verdict,) = run(isolation, program(body))
+    assert verdict.passed, verdict
+
+
+def test_programs_can_lock_files_of_their_own(isolation):
+    body = """
+        import dbm.dumb, fcntl, mailbox, shelve, sqlite3
+        def f(x):
+            with sqlite3.connect("data") as database:
+                database.execute("create table numbers (value)")
+                database.execute("insert into numbers values (?)", [x])
+            with sqlite3.connect("data") as database:
+                (found,) = database.execute("select value + 1 from numbers").fetchone()
+            with shelve.open("shelf") as shelf:
+                shelf["found"] = found
+            box = mailbox.mbox("box")
+            box.lock()
+            box.add("text")
+            box.close()
+            with open("own", "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with shelve.open("shelf") as shelf:
+                return shelf["found"]
+    """
+    (verdict,) = run(isolation, program(body))
+    assert verdict.passed, verdict
+
+
+def test_locks_of_programs_do_not_reach_the_host():
+    isolation = best_isolation()
+    if not isolation.bubblewrap or refusing_filter() is None:
+        pytest.skip("bubblewrap does not work here, or the processor is unknown")
+    import fcntl
+
+    body = """
+        import fcntl, os
+        def f(x):
+            for path in (os.__file__, "/dev/null"):
+                file = open(path, "rb")
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # would fail, did it see the lock of the host
+                file.close()
+            null = open("/dev/null", "wb")
+            fcntl.lockf(null, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return x + 1
+    """
+    with open(os.__file__, "rb") as library, open("/dev/null", "rb") as null:
+        for file in (library, null):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(null, fcntl.LOCK_SH)
+        (verdict,) = run(isolation, program(body))
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("names", ["short", "long"])
+def test_too_many_files_are_forbidden(names):
+    isolation = best_isolation()
+    if not isolation.bubblewrap:
+        pytest.skip("bubblewrap does not work here")
+    body = """
+        import os
+        def f(x, count, digits):
+            for number in range(count):
+                os.close(os.open(str(number).zfill(digits), os.O_CREAT))
+            return x + 1
+    """
+    digits = 5 if names == "short" else 240
+    few, many = (program(body, f"assert candidate(1, {count}, {digits}) == 2") for count in (900, 1001))
+    verdicts = run(isolation, few, many, few, limits=Limits(files=1000), workers=1)
+    assert [verdict.status for verdict in verdicts] == ["passed", "forbidden", "passed"], verdicts
+    assert verdicts[1].detail.endswith(" files")
+
+
+def test_a_program_that_makes_files_without_end_is_ended():
+    isolation = best_isolation()
+    if not isolation.bubblewrap:
+        pytest.skip("bubblewrap does not work here")
+    body = """
+        import os, tempfile
+        def f(x):
+            folder, number = tempfile.mkdtemp(), 0
+            while True:
+                os.close(os.open(f"{folder}/{number:0>240}", os.O_CREAT))
+                number += 1
+    """
+    (verdict,) = run(isolation, program(body), limits=Limits(wall_seconds=60, cpu_seconds=60))
+    assert verdict.status == "forbidden", verdict
+    assert verdict.detail.endswith(" files"), verdict
+
+
 def test_the_environment_is_scrubbed(isolation, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     body = "import os\ndef f(x): return sorted(os.environ)"
@@ -183,6 +282,12 @@ REFUSED_CALLS = {
     "shared mapping": "import mmap\ndef f(x): return mmap.mmap(-1, 4096)",
     "namespace": "import ctypes\ndef f(x): return call('unshare', 0x10000000)",
     "segment": "import ctypes\ndef f(x): return call('shmget', 0, 4096, 0o1600)",
+    "asynchronous reads": "import ctypes, platform\ndef f(x):\n"
+    "    number = 206 if platform.machine() == 'x86_64' else 0\n"
+    "    return call('syscall', number, 8, ctypes.byref(ctypes.c_ulong(0)))",
+    "watch": "import ctypes\ndef f(x): return call('inotify_init1', 0)",
+    "log of the kernel": "import ctypes\ndef f(x): return call('klogctl', 3, ctypes.create_string_buffer(99), 99)",
+    "lease": "import fcntl\ndef f(x): return fcntl.fcntl(open('own', 'w'), fcntl.F_SETLEASE, fcntl.F_WRLCK)",
     "process": "import ctypes\ndef f(x): return call('ptrace', 0, 0, 0, 0)",
     "clone": "import ctypes, platform\ndef f(x):\n    number = 56 if platform.machine() == 'x86_64' else 220\n"
     "    return call('syscall', number, 0x10000011, 0, 0, 0, 0)",
@@ -203,6 +308,31 @@ def test_system_calls_that_programs_never_need_are_refused(body):
         pytest.skip("bubblewrap does not work here, or the processor is unknown")
     (verdict,) = run(isolation, program(CALL + body))
     assert (verdict.status, "[Errno 1]" in verdict.detail) == ("forbidden", True), verdict
+
+
+def test_sockets_of_other_families_are_refused():
+    isolation = best_isolation()
+    if not isolation.bubblewrap or refusing_filter() is None:
+        pytest.skip("bubblewrap does not work here, or the processor is unknown")
+    refused = [
+        program(f"import socket\ndef f(x): return socket.{call}")
+        for call in ("socket(40, 1)", "socket(16, 3)", "socket(38, 5)", "socket(17, 3)", "socketpair(30, 1)")
+    ]
+    for verdict in run(isolation, *refused):
+        assert (verdict.status, "[Errno 97]" in verdict.detail) == ("forbidden", True), verdict
+    (connection,) = run(isolation, program("import socket\ndef f(x): return socket.socket()"))
+    assert (connection.status, "[Errno 1]" in connection.detail) == ("forbidden", True), connection
+    body = """
+        import asyncio, socket
+        async def later(x): return x + 1
+        def f(x):
+            ends = socket.socketpair()
+            datagrams = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            with socket.socket(type=datagrams), socket.socket(socket.AF_INET6, datagrams), socket.socket(1):
+                return asyncio.run(later(x))
+    """
+    (verdict,) = run(isolation, program(body))
+    assert verdict.passed, verdict
 
 
 # --- what a test can ask for ---------------------------------------------------------------------------------------
@@ -310,9 +440,14 @@ def test_objects_cannot_decide(isolation):
         "assert [candidate(1)] == [2]",
         "assert str(candidate(1)) == '2'",
         "assert isinstance(candidate(1), int)",
+        "import collections.abc\nassert isinstance(candidate(1), collections.abc.Iterable)",
+        "import typing\nassert isinstance(candidate(1), typing.SupportsInt)",
+        "import copy\nassert copy.copy(candidate(1)) is not None",
+        "assert candidate(1).__class__",
+        "assert candidate.__doc__",
     ]
     for test, verdict in zip(tests, run(isolation, *(program(body, test) for test in tests)), strict=True):
-        assert verdict.status == "failed", (test, verdict)
+        assert (verdict.status, verdict.judged) == ("failed", False), (test, verdict)
 
 
 def test_what_cannot_cross_says_so(isolation):
@@ -340,8 +475,100 @@ def test_the_test_has_numpy_and_the_program_has_not(isolation):
         "import numpy\ndef f(x): pass",
     ]
     verdicts = run(isolation, *(program(body, test) for body in bodies), workers=1)
-    assert [verdict.status for verdict in verdicts] == ["passed", "failed", "failed"], verdicts
+    assert [verdict.status for verdict in verdicts] == ["passed", "failed", "missing package"], verdicts
     assert "No module named 'numpy'" in verdicts[2].detail
+
+
+def test_programs_that_lack_a_package_are_told_from_wrong_ones(isolation):
+    bodies = [
+        "import numpy\ndef f(x): return x + 1",
+        "def f(x):\n    from yaml.loader import Loader\n    return x + 1",
+        "try:\n    import numpy\nexcept ImportError:\n    numpy = None\ndef f(x): return x + 1",
+        "from math import no_such_name\ndef f(x): return x + 1",
+        "def f(x): raise ImportError('no name')",
+        "def f(x): raise ModuleNotFoundError('odd', name='../../odd name')",
+    ]
+    verdicts = run(isolation, *map(program, bodies))
+    assert [(verdict.status, verdict.package) for verdict in verdicts] == [
+        ("missing package", "numpy"),
+        ("missing package", "yaml"),
+        ("passed", None),
+        ("failed", None),
+        ("failed", None),
+        ("failed", None),
+    ]
+    (of_test,) = run(isolation, program("def f(x): return x + 1", "import yaml\nassert candidate(1) == 2"))
+    assert (of_test.status, of_test.package) == ("missing package", "yaml")
+
+
+def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
+    sums = """
+        import numpy as np
+        def f(x):
+            return np.cumsum(np.array(x))
+    """
+    arrays = """
+        import numpy as np
+        given, wanted = np.arange(3.0), np.array([0.0, 1.0, 3.0])
+        assert candidate([1, 2]).tolist() == [1, 3] and candidate([1, 2])[1] == 3
+        np.testing.assert_array_equal(candidate(given), wanted)
+        assert candidate(given).dtype == np.float64 and isinstance(candidate([1])[0], np.integer)
+        assert (candidate(given) != wanted).sum() == 0
+    """
+    in_place = program(
+        "def f(x):\n    x += 1\n    return x",
+        "import numpy\nx = numpy.zeros(2)\nassert candidate(x) is x\nassert x.tolist() == [1, 1]",
+    )
+    wrong = program(sums.replace("cumsum", "cumprod"), arrays)
+    objects = program("import numpy\ndef f(x): return numpy.array([x, None])", "assert candidate(1) is None")
+    unlike = program(sums, "assert candidate([1, 2]) == 4")
+    other = program("import numpy, yaml\ndef f(x): return x + 1")
+    hidden = """
+        import numpy, os
+        def f(x):
+            folder = os.path.dirname(os.path.dirname(numpy.__file__))
+            return sorted(name for name in os.listdir(folder) if name not in ("numpy", "numpy.libs"))
+    """
+    write = "import numpy\ndef f(x): return open(numpy.__file__, 'a')"
+    programs = [
+        program(sums, arrays),
+        in_place,
+        wrong,
+        objects,
+        unlike,
+        other,
+        program(hidden, "assert candidate(1) == []"),
+    ]
+    if isolation.bubblewrap:
+        programs.append(program(write))
+    verdicts = run(isolation, *programs, allow_packages=["numpy"], limits=Limits())
+    expected = ["passed", "passed", "failed", "failed", "failed", "missing package", "passed", "forbidden"]
+    assert [verdict.status for verdict in verdicts] == expected[: len(programs)], verdicts
+    assert verdicts[5].package == "yaml"
+    plain = program("import numpy\ndef f(x): return x + 1")
+    given = program("def f(x): return x", "import numpy\ncandidate(numpy.zeros(2))")
+    plain, given = run(isolation, plain, given)
+    assert plain.package == "numpy"
+    assert (given.status, given.judged) == ("failed", False), given
+
+
+def test_packages_that_cannot_be_allowed_are_refused(isolation):
+    for names, message in {
+        "no_such_package": "no package of that name is installed here; install it, or leave it out",
+        "PyYAML": "no package of that name is installed here; PyYAML is imported as yaml",
+        "json": "it is part of Python and always there; leave it out",
+        "numpy.linalg": "'numpy.linalg' is not the plain name of a package; give names as programs import them",
+        "../numpy": "is not the plain name of a package",
+        "numpy,": "'' is not the plain name of a package",
+        "jinja2": "jinja2 needs markupsafe, which must be allowed as well (--allow-packages jinja2,markupsafe)",
+    }.items():
+        with pytest.raises(ConfigurationError) as error:
+            run(isolation, program("def f(x): return x + 1"), allow_packages=names)
+        assert message in str(error.value), names
+        assert error.value.exit_code == 2
+    body = "import jinja2\ndef f(x): return jinja2.Template('{{ x + 1 }}').render(x=x)"
+    (verdict,) = run(isolation, program(body, "assert candidate(1) == '2'"), allow_packages=["jinja2", "markupsafe"])
+    assert verdict.passed, verdict
 
 
 def test_installed_packages_are_out_of_sight():
@@ -387,7 +614,385 @@ def test_iterators_cross_with_their_first_items(isolation):
     assert [verdict.status for verdict in verdicts] == ["passed", "failed"]
 
 
+# --- the same objects, or others -----------------------------------------------------------------------------------
+
+SEEN_AS_IN_ONE_PROCESS = {
+    "the argument itself": (
+        "def f(x):\n    x.append(1)\n    return x",
+        "def f(x): return x + [1]",
+        "x = [0]\nassert candidate(x) is x\nassert x == [0, 1]",
+    ),
+    "a new list": (
+        "def f(x): return list(x)",
+        "def f(x): return x",
+        "x = [0]\nassert candidate(x) == x\nassert candidate(x) is not x",
+    ),
+    "a deep copy": (
+        "import copy\ndef f(x): return copy.deepcopy(x)",
+        "def f(x): return [*x]",
+        "x = [[0]]\ny = candidate(x)\ny[0].append(1)\nassert x == [[0]]",
+    ),
+    "rows that are one": (
+        "def f(n): return [[0] * n] * n",
+        "def f(n): return [[0] * n for _ in range(n)]",
+        "rows = candidate(3)\nrows[0][0] = 1\nassert rows == [[1, 0, 0]] * 3",
+    ),
+    "rows that are not one": (
+        "def f(n): return [[0] * n for _ in range(n)]",
+        "def f(n): return [[0] * n] * n",
+        "rows = candidate(3)\nrows[0][0] = 1\nassert rows == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]",
+    ),
+    "rows of an argument that are one": (
+        "def f(x): return all(row is x[0] for row in x)",
+        "def f(x): return all(row is not x[0] for row in x[1:])",
+        "assert candidate([[0] * 2] * 2) is True\nassert candidate([[0] * 2, [0] * 2]) is False",
+    ),
+    "a list in itself": (
+        "def f():\n    x = [1]\n    x.append(x)\n    return x",
+        "def f():\n    x = [1]\n    return [1, [1, x]]",
+        "x = candidate()\nassert x[1] is x and x[1][1][0] == 1",
+    ),
+    "an argument in itself": (
+        "def f(x): return x['me'] is x",
+        "def f(x): return x['me'] is not x",
+        "x = {}\nx['me'] = x\nassert candidate(x)",
+    ),
+    "returned twice": (
+        "kept = []\ndef f(): return kept",
+        "def f(): return []",
+        "assert candidate() is candidate()",
+    ),
+    "an element of an argument": (
+        "def f(x): return max(x, key=len)",
+        "def f(x): return [*max(x, key=len)]",
+        "x = [[1], [1, 2]]\nassert candidate(x) is x[1]",
+    ),
+    "a tuple": ("def f(x): return x", "def f(x): return (*x,)", "x = (1, [2])\nassert candidate(x) is x"),
+    "changed after it was returned": (
+        "rows = []\ndef f(x):\n    rows.append(x)\n    return rows",
+        "rows = []\ndef f(x):\n    rows.append(x)\n    return [*rows]",
+        "first = candidate(1)\ncandidate(2)\nassert first == [1, 2]",
+    ),
+    "a default that remembers": (
+        "def f(x, seen=[]):\n    seen.append(x)\n    return seen",
+        "def f(x, seen=None): return [x]",
+        "assert candidate(1) == [1] and candidate(2) == [1, 2]",
+    ),
+    "changed by the test afterwards": (
+        "kept = []\ndef f(x=None):\n    if x is not None: kept.append(x)\n    return sum(map(len, kept))",
+        "kept = []\ndef f(x=None):\n    if x is not None: kept.append([*x])\n    return sum(map(len, kept))",
+        "x = []\nassert candidate(x) == 0\nx += [1, 2]\nassert candidate() == 2",
+    ),
+    "changed before an exception": (
+        "def f(x):\n    x.clear()\n    raise ValueError",
+        "def f(x): raise ValueError",
+        "x = [1]\ntry: candidate(x)\nexcept ValueError: assert x == []\nelse: assert False",
+    ),
+    "order of an ordered dictionary": (
+        "from collections import OrderedDict as D\nd = D(a=1, b=2)\ndef f():\n    d.move_to_end('a')\n    return d",
+        "from collections import OrderedDict\ndef f(): return OrderedDict(a=1, b=2)",
+        "assert [*candidate()] == ['b', 'a']",
+    ),
+    "order changed in an argument": (
+        "def f(cache): cache.move_to_end(1)",
+        "def f(cache): pass",
+        "from collections import OrderedDict\nd = OrderedDict({1: 1, 2: 2})\ncandidate(d)\nassert [*d] == [2, 1]",
+    ),
+    "greatest length of a deque": (
+        "from collections import deque\ndef f(): return deque('abc', maxlen=2)",
+        "from collections import deque\ndef f(): return deque('bc')",
+        "d = candidate()\nd.append('d')\nassert [*d] == ['c', 'd']",
+    ),
+    "factory of a dictionary": (
+        "from collections import defaultdict\ndef f(): return defaultdict(list)",
+        "def f(): return {}",
+        "d = candidate()\nd['new'].append(1)\nassert d == {'new': [1]}",
+    ),
+    "factory of the program's own": (
+        "from collections import defaultdict\ndef f(): return defaultdict(lambda: 7)",
+        "from collections import defaultdict\ndef f(): return defaultdict(lambda: 8)",
+        "assert candidate()['new'] == 7",
+    ),
+    "text of a KeyError": (
+        "def f(x): return {}[x]",
+        "def f(x): raise KeyError(repr(x))",
+        "try: candidate('k')\nexcept KeyError as error: assert str(error) == repr('k') and error.args == ('k',)",
+    ),
+    "arguments of an exception": (
+        "def f(): raise ValueError('text', 3)",
+        "def f(): raise ValueError('text')",
+        "try: candidate()\nexcept ValueError as error: assert error.args == ('text', 3)",
+    ),
+    "an iterator that goes on": (
+        "stream = iter('abc')\ndef f(): return stream",
+        "def f(): return iter('abc')",
+        "assert next(candidate()) == 'a' and next(candidate()) == 'b'",
+    ),
+    "the type": ("def f(x): return type(x)", "def f(x): return type(x).__name__", "assert candidate(1) is int"),
+    "a function of the program": (
+        "def twice(x): return 2 * x\ndef f(g, x): return g(x) if g is twice else None",
+        "def twice(x): return 2 * x\ndef f(g, x): return x",
+        "assert candidate(twice, 3) == 6",
+    ),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "test"), SEEN_AS_IN_ONE_PROCESS.values(), ids=SEEN_AS_IN_ONE_PROCESS)
+def test_a_test_sees_what_it_would_see_in_one_process(isolation, right, wrong, test):
+    passed, failed = run(isolation, program(right, test), program(wrong, test))
+    assert passed.passed, passed
+    assert (failed.status, failed.judged) == ("failed", True), failed
+
+
+PROMPT = """
+import enum
+from collections import namedtuple
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+class Box(Generic[T]):
+    def __init__(self, x):
+        self._x = x
+    @property
+    def x(self):
+        return self._x
+    @cached_property
+    def twice(self):
+        return 2 * self._x
+
+class ListNode:
+    def __init__(self, val=0, next=None):
+        self.val, self.next = val, next
+
+class TreeNode:
+    __slots__ = ("val", "left", "right")
+    def __init__(self, val=0, left=None, right=None):
+        self.val, self.left, self.right = val, left, right
+    def __len__(self):
+        return 1 + sum(len(child) for child in (self.left, self.right) if child is not None)
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+    tags: list = field(default_factory=list)
+
+@dataclass(frozen=True)
+class Key:
+    name: str
+
+class Pair(NamedTuple):
+    first: int
+    second: int
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+class Stack(list):
+    def top(self):
+        return self[-1]
+
+class Empty(Exception):
+    def __init__(self, who, how):
+        super().__init__(f"{who} is empty")
+        self.who, self.how = who, how
+"""
+LINKED = """
+def linked(items):
+    first = None
+    for item in reversed(items):
+        first = ListNode(item, first)
+    return first
+def items(node):
+    found = []
+    while node:
+        found.append(node.val)
+        node = node.next
+    return found
+"""
+REVERSE = """
+def f(head):
+    before = None
+    while head:
+        head.next, before, head = before, head, head.next
+    return before
+"""
+OF_THE_PROMPT = {
+    "linked list": (
+        REVERSE,
+        "def f(head): return head",
+        LINKED + "assert items(candidate(linked([1, 2, 3]))) == [3, 2, 1]",
+    ),
+    "changed in place": (
+        REVERSE,
+        "def f(head): return ListNode(3, ListNode(2, ListNode(1)))",
+        LINKED
+        + "head = linked([1, 2, 3])\nlast = head.next.next\nassert candidate(head) is last and head.next is None",
+    ),
+    "ring": (
+        "def f(head):\n    node = head\n    while node.next: node = node.next\n    node.next = head\n    return node",
+        "def f(head): return ListNode(2, ListNode(1))",
+        LINKED + "head = linked([1, 2])\nassert candidate(head).next is head",
+    ),
+    "tree with slots": (
+        "def f(n): return TreeNode(n, f(n - 1), f(n - 1)) if n else None",
+        "def f(n): return TreeNode(n, f(n - 1)) if n else None",
+        "root = candidate(3)\nassert root and len(root) == 7 and root.left.left.val == 1",
+    ),
+    "dataclass": (
+        "def f(p): return Point(p.y, p.x)",
+        "def f(p): return Point(p.x, p.y)",
+        "p = candidate(Point(1, 2))\nassert p == Point(2, 1) and repr(p) == 'Point(x=2, y=1, tags=[])'",
+    ),
+    "hashed": (
+        "def f(names): return {Key(name): {Key(name)} for name in names}",
+        "def f(names): return {Key(name): {name} for name in names}",
+        "assert candidate('ab') == {Key('a'): {Key('a')}, Key('b'): frozenset([Key('b')])}",
+    ),
+    "named tuple": (
+        "def f(pair): return pair._replace(first=pair.second)",
+        "def f(pair): return pair",
+        "assert candidate(Pair(1, 2)).first == 2 and candidate(Pair(1, 2)) == (2, 2)",
+    ),
+    "enumeration": (
+        "def f(c): return Colour.BLUE if c is Colour.RED else Rights.READ | Rights.WRITE",
+        "def f(c): return 2",
+        "assert candidate(Colour.RED) is Colour.BLUE\nassert candidate(0) == Rights(3)",
+    ),
+    "list of its own": (
+        "def f(x): return Stack(x)",
+        "def f(x): return Stack(x + [0])",
+        "s = candidate([1, 2])\nassert s.top() == 2 and isinstance(s, Stack)",
+    ),
+    "generic, with properties": (
+        "def f(box): return Box[int](box.twice + box.x)",
+        "def f(box):\n    box._x, box.__dict__['twice'] = 2, 6\n    return box",
+        "box = Box[int](1)\nassert box.twice == 2\nbox = candidate(box)\nassert (box.x, box.twice) == (3, 6)",
+    ),
+    "exception": (
+        "def f(who): raise Empty(who, [1])",
+        "def f(who): raise ValueError(who)",
+        "try: candidate('box')\nexcept Empty as error:\n"
+        "    assert (str(error), error.who, error.how) == ('box is empty', 'box', [1])",
+    ),
+    "class": (
+        "def f(x): return type(x)",
+        "def f(x): return Point",
+        "assert candidate(Key('a')) is Key and candidate(1) is int",
+    ),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "test"), OF_THE_PROMPT.values(), ids=OF_THE_PROMPT)
+def test_classes_of_the_prompt_are_the_judge_s_own(isolation, right, wrong, test):
+    programs = [Program(PROMPT + body, program("", test).test, "f", PROMPT) for body in (right, wrong)]
+    passed, failed = run(isolation, *programs)
+    assert passed.passed, passed
+    assert (failed.status, failed.judged) == ("failed", True), failed
+
+
+LYING = """
+class Point:
+    __eq__ = __ne__ = __lt__ = __contains__ = lambda *_: True
+    __hash__ = lambda self: 0
+    def __init__(self, x, y=0):
+        self.x, self.y, self.tags = x, y, []
+        self.__dict__["__eq__"] = self.__dict__["norm"] = lambda *_: True
+"""
+
+
+def test_a_program_that_redefines_a_class_of_the_prompt_gains_nothing(isolation):
+    prompt = PROMPT + "    def norm(self):\n        return 5\nPoint.norm = Empty.norm\n"
+    for test in (
+        "assert candidate(1) == Point(2)",
+        "assert not candidate(1) != Point(2)",
+        "assert candidate(1) in [Point(2)]",
+        "assert candidate(1).norm() == 6",
+        "assert Point(2) == candidate(1)",
+    ):
+        test = program("", test).test
+        (lies,) = run(isolation, Program(prompt + LYING + "def f(x): return Point(7)", test, "f", prompt))
+        assert (lies.status, lies.judged) == ("failed", True), (test, lies)
+    honest = "class Point:\n    def __init__(self, a, b): self.x, self.y, self.tags = a, b, []\n"
+    test = program("", "assert candidate(1) == Point(1, 1) and candidate(1).norm() == 5").test
+    (own,) = run(isolation, Program(prompt + honest + "def f(x): return Point(x, x)", test, "f", prompt))
+    assert own.passed, own
+
+
+def test_a_class_that_test_and_program_define_alike_crosses_too(isolation):
+    own = "class Box:\n    def __init__(self, x): self.x = x\n    __eq__ = lambda self, other: self.x == other.x\n"
+    test = own + "def check(candidate):\n    box = Box(1)\n    assert candidate(box) == Box(2) and box.x == 2"
+    body = "def f(box):\n    box.x += 1\n    return box"
+    alike, lacking = run(isolation, Program(own + body, test, "f"), Program(body, test, "f"))
+    assert alike.passed, alike
+    assert (lacking.status, lacking.judged) == ("failed", False), lacking
+    assert "Box is not a plain value: the test cannot give it to the program" in lacking.detail
+
+
+def test_an_entry_point_that_is_a_class_stays_the_program_s(isolation):
+    code = "class Counter:\n    total = 0\n    def add(self, x):\n        self.total += x\n        return self"
+    test = "def check(candidate):\n    counter = candidate()\n    assert counter.add(2).add(3).total == {}"
+    right, wrong = run(isolation, *(Program(code, test.format(total), "Counter") for total in (5, 6)))
+    assert right.passed, right
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
+
+
+@pytest.mark.parametrize("swallow", ["except TypeError: pass", "except BaseException: pass", "except: pass"])
+def test_what_cannot_be_judged_is_no_error_of_the_program(isolation, swallow):
+    """A test that expects the program to raise must not take the judge's own refusal for it."""
+    for body, call in (
+        ("class Big: pass\ndef f(x): return Big()", "candidate(1) + 1"),
+        ("def f(x): return 1", "candidate(lambda: 1)"),
+        ("import itertools\ndef f(x): return itertools.count()", "sum(candidate(1))"),
+        ("class E(Exception): pass\ndef f(x): raise E", "isinstance(candidate, E)"),
+    ):
+        again = f"for _ in range(3):\n    try: candidate(1)\n    {swallow}"
+        test = f"try:\n    {call}\n{swallow}\nelse: assert False\n{again}"
+        (verdict,) = run(isolation, program(body, test))
+        assert (verdict.status, verdict.judged) == ("failed", False), (call, verdict)
+        assert call in verdict.detail
+
+
+def test_what_python_refuses_of_an_object_is_not_judged_either(isolation):
+    body = "class E(Exception): pass\nclass Big: pass\ndef f(x):\n    if x: raise E\n    return Big()"
+    for test in (
+        "try: candidate(1)\nexcept E: pass",
+        "assert ','.join([candidate(0)])",
+        "candidate.__name__",
+        "raise KeyError(candidate(0))",
+        "assert type(candidate(0)) is Big",
+    ):
+        (verdict,) = run(isolation, program(body, test))
+        assert (verdict.status, verdict.judged) == ("failed", False), (test, verdict)
+    (wrong,) = run(isolation, program("def f(x): return 1", "assert type(candidate(0)) is str"))
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
+
+
+def test_a_program_that_ended_stays_ended(isolation):
+    body = "import os\nclass Big: pass\nbig = Big()\ndef f(x):\n    if x: os._exit(3)\n    return big"
+    test = (
+        "big = candidate(0)\ntry: candidate(1)\nexcept BaseException: pass\ntry: big == 1\nexcept BaseException: pass"
+    )
+    (verdict,) = run(isolation, program(body, test))
+    assert (verdict.status, verdict.judged) == ("crashed", True), verdict
+
+
 # --- the wire ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Point:
+    x: object
+    y: object
+
 
 PLAIN = st.recursive(
     st.none()
@@ -409,20 +1014,37 @@ PLAIN = st.recursive(
         | st.dictionaries(st.text() | st.integers() | st.tuples(st.integers()), inner)
         | st.sets(st.integers() | st.text())
         | st.frozensets(st.integers())
-        | st.builds(deque, st.lists(inner))
+        | st.builds(deque, st.lists(inner), st.none() | st.integers(0, 3))
+        | st.builds(OrderedDict, st.dictionaries(st.text(), inner))
+        | st.builds(defaultdict, st.sampled_from([None, int, list]), st.dictionaries(st.text(), inner))
     ),
     max_leaves=20,
 )
 
 
-def _no_objects(*_: object) -> None:
-    raise AssertionError("a plain value stayed behind")
+def cross(value, classes: dict[str, type] | None = None):
+    """A value on the other side."""
+    return Prompt(1, classes).unpack(Prompt(0, classes).pack({}, [value]))[1][0]
+
+
+class Prompt(Wire):
+    """An end with classes of the prompt."""
+
+    def __init__(self, side: int, classes: dict[str, type] | None = None):
+        super().__init__(side)
+        self.classes = classes or {}
+
+    def class_name(self, kind):
+        return next((name for name, known in self.classes.items() if issubclass(kind, known)), None)
+
+    def class_named(self, name):
+        return self.classes[name]
 
 
 @settings(max_examples=300, deadline=None)
 @given(PLAIN)
 def test_plain_values_come_back_as_they_are(value):
-    back = decode(json.loads(json.dumps(encode(value, _no_objects))), _no_objects)
+    back = cross(value)
     assert back == value
     assert type(back) is type(value)
 
@@ -433,10 +1055,13 @@ def test_plain_values_come_back_as_they_are(value):
         math.inf,
         -math.inf,
         range(1, 10, 3),
+        range(0, 10**4000),
         bytearray(b"ab"),
         Counter("aab"),
         OrderedDict(b=1, a=2),
-        10**5000,
+        defaultdict(list, {1: [2]}),
+        deque([1, 2], maxlen=2),
+        10**4000,
         Decimal("1.10"),
         Fraction(1, 3),
         date(2020, 1, 2),
@@ -444,13 +1069,19 @@ def test_plain_values_come_back_as_they_are(value):
         True,
         1.0,
         -0.0,
+        {1: 2}.keys(),
+        {1: 2}.items(),
+        int,
+        dict,
+        type(None),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_other_plain_values_come_back_as_they_are(value):
-    back = decode(encode(value, _no_objects), _no_objects)
+    back = cross(value)
     assert back == value
     assert type(back) is type(value)
+    assert repr(back) == repr(value)
 
 
 def test_subclasses_cross_as_their_plain_type():
@@ -460,30 +1091,60 @@ def test_subclasses_cross_as_their_plain_type():
 
         __hash__ = int.__hash__
 
-    back = decode(encode([Liar(3)], _no_objects), _no_objects)
+    back = cross([Liar(3)])
     assert back == [3]
     assert back != [4]
     assert type(back[0]) is int
 
 
-TAGS = """tuple int float set dict Counter bytes range iterator date object timedelta complex Decimal dict_items x
-more""".split()
-ANY_JSON = st.recursive(
-    st.none() | st.integers() | st.text() | st.floats(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(TAGS), inner),
-    max_leaves=10,
+TAGS = """int float bytes complex range Decimal Fraction date datetime time timedelta type numpy member class name x
+""".split()
+KINDS = """list dict set bytearray deque Counter OrderedDict defaultdict object tuple frozenset dict_keys dict_values
+dict_items iterator handle ndarray x""".split()
+ATOM = st.recursive(
+    st.none() | st.integers() | st.text() | st.floats() | st.lists(st.integers(-1, 8), min_size=1, max_size=1),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(TAGS), inner, max_size=2),
+    max_leaves=5,
+)
+NUMBER, ATOMS = st.integers(-1, 8), st.lists(ATOM, max_size=4)
+NODE = st.tuples(NUMBER | ATOM, st.sampled_from(KINDS), ATOMS) | st.tuples(
+    NUMBER, st.sampled_from(KINDS), ATOMS, st.just("Point"), ATOMS
+)
+ANY_MESSAGE = (
+    st.fixed_dictionaries(
+        {
+            "heap": st.lists(NODE, max_size=5),
+            "values": st.lists(ATOM, max_size=2),
+            "dropped": st.lists(NUMBER, max_size=2),
+        }
+    )
+    | ATOM
 )
 
 
-@given(ANY_JSON)
-@settings(max_examples=300, deadline=None)
-def test_whatever_a_program_sends_is_a_plain_value_or_refused(data):
-    found = []
+@given(ANY_MESSAGE)
+@settings(max_examples=1000, deadline=None)
+def test_whatever_a_program_sends_is_plain_or_refused_and_changes_only_what_was_handed_over(message):
+    judge = Prompt(0, {"Point": Point})
+    handed, private = [[1], {2: 3}, Point(4, [5]), (6,)], [[1], {2: 3}, Point(4, [5])]
+    judge.pack({}, [*handed])
     try:
-        value = decode(data, lambda number, kind: found.append((number, kind)))
+        values = judge.unpack(json.dumps(message).encode())[1]
     except Closed:
-        return
-    assert found or type(value).__module__ in ("builtins", "collections", "datetime", "decimal", "fractions")
+        values = []
+    plain = ("builtins", "collections", "datetime", "decimal", "fractions", "itertools", __name__)
+    assert all(type(value).__module__ in plain for value in values)
+    assert private == [[1], {2: 3}, Point(4, [5])]
+    assert [type(value) for value in handed] == [list, dict, Point, tuple]
+
+
+def test_a_number_that_was_never_given_is_refused():
+    judge, known = Wire(0), [1]
+    judge.pack({}, [known])
+    for number, kind in ((2, "list"), (-1, "list"), ("1", "list"), (True, "list"), (0, "dict"), (0, "tuple")):
+        heap = [[number, kind, []]]
+        with pytest.raises(Closed):
+            judge.unpack(json.dumps({"heap": heap, "values": [], "dropped": []}).encode())
 
 
 # --- the host ------------------------------------------------------------------------------------------------------

@@ -1,16 +1,24 @@
 """Which answers are learned."""
 
+import json
+
 import pytest
 
 from optimum_flab import FlabError
-from optimum_flab.evaluation.sandbox import run_programs
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.evaluation.sandbox import Program, run_programs
+from optimum_flab.generation import BatchCache
+from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.overlap import Forbidden
+from optimum_flab.recovery.pipeline import check_inputs
+from optimum_flab.recovery.settings import RecoverySettings
 from optimum_flab.recovery.strategy import (
     Completion,
     Counts,
     choose,
     fault_of,
+    fault_of_program,
     parses,
     program_for,
     refuse_empty,
@@ -32,7 +40,7 @@ PROSE = Example("p#5", (("user", "What is a list?"),), "A list is a mutable sequ
 
 
 def in_sandbox(programs):
-    return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
+    return [fault_of_program(verdict) for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
 
 
 def test_the_dense_answer_is_learned_where_it_passes_the_tests_and_else_the_reference():
@@ -54,8 +62,40 @@ def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes(
     assert (found, counts.rejected) == (TESTED, {"too long": 1})
 
 
+def test_answers_that_are_not_wrong_are_counted_apart():
+    answers = [
+        "    import numpy\n    return int(numpy.add(x, x))\n",
+        "    class Twice: pass\n    return Twice()\n",
+        "    return x\n",
+    ]
+    counts = Counts()
+    choose([TESTED] * 3, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
+    assert counts.rejected == {"imports numpy (see --allow-packages)": 1, "cannot be judged": 1, "fails its tests": 1}
+
+
+def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
+    code = "import numpy\ndef double(x):\n    return int(numpy.add(x, x))\n"
+    cache, ticks = BatchCache(tmp_path), []
+    found = [
+        faults([Program(code, TEST, "double")], packages, cache, ticks.append)
+        for packages in ((), ("numpy",), (), ("numpy",))
+    ]
+    assert found == [["imports numpy (see --allow-packages)"], [None]] * 2
+    assert (cache.made, cache.reused, ticks) == (2, 2, [1] * 4)
+
+
+def test_packages_are_checked_before_any_work(tmp_path):
+    problem = {"prompt": PROMPT, "answer": TESTED.answer, "test": TEST, "entry_point": "double"}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+    data = str(tmp_path / "problems.jsonl")
+    check_inputs(RecoverySettings(data=data, allow_packages="numpy"), consent=True)
+    for names, message in (("no_such", "no package of that name is installed"), (["numpy", "json"], "part of Python")):
+        with pytest.raises(ConfigurationError, match=message):
+            check_inputs(RecoverySettings(data=data, allow_packages=names), consent=True)
+
+
 def test_references_pass_their_own_tests():
-    assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [True] * 3
+    assert in_sandbox([program_for(one, one.answer) for one in (TESTED, ASKED, BARE)]) == [None] * 3
 
 
 def test_of_several_blocks_the_one_that_an_evaluation_would_judge_is_run():

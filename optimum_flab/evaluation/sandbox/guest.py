@@ -11,8 +11,9 @@ import errno
 import os
 import sys
 import types
+from contextlib import suppress
 
-from wire import Closed, decode, encode, receive, send
+from wire import LONGEST_NAME, Closed, Node, Wire, attributes_of, receive, send
 
 
 NOT_ALLOWED = frozenset(
@@ -28,12 +29,17 @@ NOT_ALLOWED = frozenset(
         "EFBIG",
         "EMFILE",
         "EDQUOT",
+        "EAFNOSUPPORT",
     )
 )
 
 
+LONGEST_TEXT = 2000  # characters of an exception
+LONGEST_ARGUMENTS = 1 << 20  # characters
+
+
 def error_message(error: BaseException) -> dict:
-    """What crosses of an exception: the name of its nearest builtin class, and its text."""
+    """What is said of an exception: its class, the builtin one that it is derived from, its text."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     name = next((kind for kind in kinds if isinstance(getattr(builtins, kind, None), type)), "Exception")
     try:
@@ -41,58 +47,107 @@ def error_message(error: BaseException) -> dict:
     except BaseException as failure:
         text = f"no text: its __str__ raised {type(failure).__name__}"
     forbidden = (isinstance(error, OSError) and error.errno in NOT_ALLOWED) or "gaierror" in kinds
-    return {"kind": name, "name": kinds[0][:100], "text": text[:2000], "forbidden": forbidden}
+    module = error.name if isinstance(error, ImportError) and isinstance(error.name, str) else None
+    return {
+        "kind": name,
+        "name": kinds[0][:LONGEST_NAME],
+        "text": text[:LONGEST_TEXT],
+        "forbidden": forbidden,
+        "module": module and module[:LONGEST_NAME],
+    }
+
+
+class GuestWire(Wire):
+    """The program's end: what is no plain value is lent, and of the prompt's classes it has its own."""
+
+    def __init__(self, space: dict):
+        super().__init__(side=1)
+        self.space = space
+        self.classes: frozenset[str] = frozenset()  # names of those that the judge knows too
+        self.lending = True
+
+    def stranger(self, value):
+        if not self.lending:
+            return super().stranger(value)
+        number = self._give(value)
+        self.kept.add(number)
+        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME]])
+
+    def named(self, name):
+        if name not in self.space:
+            raise NameError(f"name {name!r} is not defined")
+        return self.space[name]
+
+    def class_name(self, kind):
+        for base in kind.__mro__ if self.classes else ():
+            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
+                return base.__name__
+        return None
+
+    def class_named(self, name):
+        return self.named(name)
 
 
 class Guest:
-    """A loaded program and the objects of it that the judge holds."""
+    """A loaded program."""
 
     def __init__(self, code: str):
         self.code = code
         self.module = types.ModuleType("program")
-        self.objects: list = []
+        self.wire = GuestWire(self.module.__dict__)
 
-    def keep(self, value) -> int:
-        self.objects.append(value)
-        return len(self.objects) - 1
-
-    def find(self, number: int, kind: str):
-        return self.objects[number]
-
-    def load(self, request: dict):
+    def load(self, request: dict, values: list) -> list[str]:
+        """Runs the program; of some names, those by which it knows a class."""
+        space = self.module.__dict__
         sys.modules["program"] = self.module
-        exec(compile(self.code, "<program>", "exec", dont_inherit=True), self.module.__dict__)
+        exec(compile(self.code, "<program>", "exec", dont_inherit=True), space)
+        known = [name for name in request["classes"] if isinstance(space.get(name), type)]
+        self.wire.classes = frozenset(known)
+        return known
 
-    def target(self, request: dict):
-        if "name" in request:
-            if request["name"] not in self.module.__dict__:
-                raise NameError(f"name {request['name']!r} is not defined")
-            return self.module.__dict__[request["name"]]
-        return self.objects[request["object"]]
+    def call(self, request: dict, values: list):
+        target, *arguments = values
+        values.clear()  # nothing but the program holds its arguments
+        names = request["keywords"]
+        first = len(arguments) - len(names)
+        keywords = dict(zip(names, arguments[first:], strict=True))
+        return target(*arguments[:first], **keywords)
 
-    def call(self, request: dict):
-        return self.target(request)(*request["arguments"], **request["keywords"])
+    def get(self, request: dict, values: list):
+        return getattr(*values, request["attribute"])
 
-    def get(self, request: dict):
-        return getattr(self.target(request), request["attribute"])
+    def set(self, request: dict, values: list) -> None:
+        target, value = values
+        setattr(target, request["attribute"], value)
 
-    def set(self, request: dict):
-        setattr(self.target(request), request["attribute"], request["value"])
-
-    def answer(self, request: dict) -> dict:
-        for part in ("arguments", "keywords", "value"):
-            if part in request:
-                request[part] = decode(request[part], self.find)
+    def answer(self, body: bytes) -> bytes:
+        """The answer to a request of the judge."""
         try:
+            request, values = self.wire.unpack(body)
             action = {"load": self.load, "call": self.call, "get": self.get, "set": self.set}[request["do"]]
-            answer = {"value": encode(action(request), self.keep)}
-            if "arguments" in request:
-                # what a program changed in place is changed for the test as well
-                answer["arguments"] = encode(request["arguments"], self.keep)
-                answer["keywords"] = encode(request["keywords"], self.keep)
-            return answer
+            result = [action(request, values)]
+            values.clear()
+            return self.wire.pack({}, result)
         except BaseException as error:
-            return {"error": error_message(error)}
+            return self.failed(error)
+
+    def failed(self, error: BaseException) -> bytes:
+        """The answer where an exception came out of the program: with what it holds, if that is plain."""
+        class_name = self.wire.class_name(type(error))
+        message = {"error": error_message(error), "class": class_name}
+        try:
+            self.wire.lending = False
+            arguments = [*error.args]
+            if sum(len(part) for part in arguments if isinstance(part, (str, bytes))) < LONGEST_ARGUMENTS:
+                return self.wire.pack(message, [arguments, attributes_of(error) if class_name else []])
+        except BaseException:
+            pass
+        finally:
+            self.wire.lending = True
+        try:
+            return self.wire.pack(message, [])
+        except BaseException:
+            return Wire(1).pack(message, [])  # what the program has changed is not said
 
 
 def serve(job: dict, descriptors: list[int]) -> None:
@@ -100,13 +155,7 @@ def serve(job: dict, descriptors: list[int]) -> None:
     (socket,) = descriptors
     sys.path.insert(0, "")
     guest = Guest(job["code"])
-    while True:
-        try:
-            request = receive(socket)
-        except Closed:
-            os._exit(0)
-        answer = guest.answer(request)
-        try:
-            send(socket, answer)
-        except (ValueError, RecursionError, MemoryError) as error:
-            send(socket, {"error": error_message(error)})
+    with suppress(Closed):
+        while True:
+            send(socket, guest.answer(receive(socket)))
+    os._exit(0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .packages import parts_of
 
 
 SCRIPTS = Path(__file__).parent
@@ -32,6 +33,7 @@ NOT_STOPPED = (
     "network connections",
     "filling the disk with many files",
     "memory that belongs to no process, such as System V segments",
+    "locks on files that other processes use",
 )
 
 
@@ -46,6 +48,7 @@ class Limits:
         processes (`int`): processes and threads together.
         file_bytes (`int`): size of one file.
         disk_bytes (`int`): size of the temporary folder (bubblewrap only).
+        files (`int`): files and folders in it together (bubblewrap only); their names take memory that no size counts.
         open_files (`int`): open descriptors of one process.
     """
 
@@ -55,6 +58,7 @@ class Limits:
     processes: int = 16
     file_bytes: int = 16 << 20
     disk_bytes: int = 64 << 20
+    files: int = 10_000
     open_files: int = 64
 
     def rlimits(self) -> dict[str, tuple[int, int]]:
@@ -107,25 +111,27 @@ class Isolation:
         limits: Limits,
         filter_file: int | None = None,
         packages: tuple[str, ...] = (),
+        package_folder: str = PACKAGES,
     ) -> list[str]:
         """The command line that starts [`serve.py`] as `guest` or `judge`.
 
         Args:
             control (`int`): descriptor of its socket.
             filter_file (`int`, *optional*): descriptor of a file with the filter of [`seccomp.py`].
-            packages (`tuple`): packages of this environment that it can import.
+            packages (`tuple`): packages of this environment that it can import; a judge has them loaded.
+            package_folder (`str`): where they are.
         """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
         # -I would hide the script's own folder
         python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), role]
-        folders = package_folders(packages)
+        if packages:
+            python += [*(packages if role == "judge" else ()), package_folder]
         if self.bubblewrap is None:
-            return [*python, *packages, *sorted({str(path.parent) for path in folders})]
+            return python
         options = [] if filter_file is None else ["--seccomp", str(filter_file)]
-        for path in folders:
-            options += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
-        options += ["--remount-ro", "/"]
-        return [*self._bubblewrap(limits, folder), *options, *python, *packages, *([PACKAGES] if packages else [])]
+        for path in (path for package in packages for path in parts_of(package)):
+            options += ["--ro-bind", str(path), f"{package_folder}/{path.name}"]
+        return [*self._bubblewrap(limits, folder), *options, "--remount-ro", "/", *python]
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
@@ -147,7 +153,7 @@ class Isolation:
                 for parent in reversed(Path(prefix).parents[:-1]):
                     command += ["--perms", "0755", "--dir", str(parent)]
                 command += ["--ro-bind", prefix, prefix]
-        command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc"]
+        command += ["--ro-bind", str(SCRIPTS), folder, "--proc", "/proc", "--perms", "0755", "--dir", "/dev"]
         for device in ("null", "random", "urandom"):
             command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
         # where the host is root these are writable for a program that runs as root without any capability
@@ -161,12 +167,14 @@ class Isolation:
             command += ["--setenv", name, value]
         return command
 
-    def job(self, limits: Limits, folder: str, user: int) -> dict[str, Any]:
-        """What `serve.py` is told about a program: its `folder`, and the `user` that it becomes where it can."""
+    def frame(self, role: str, limits: Limits, folder: str, user: int) -> dict[str, Any]:
+        """What `serve.py` is told about what it starts: its limits, its `folder`, the `user` that it becomes where it
+        can, and how many files it may make, where they can be counted."""
         rlimits = limits.rlimits()
         if self.bubblewrap is None and not self.own_user:
             del rlimits["RLIMIT_NPROC"]  # it would count everything that the user runs
-        return {"rlimits": rlimits, "folder": folder, "user": user if self.own_user else None}
+        files = limits.files if self.bubblewrap and role == "guest" else None
+        return {"rlimits": rlimits, "folder": folder, "user": user if self.own_user else None, "files": files}
 
 
 def environment(folder: str) -> dict[str, str]:
@@ -188,16 +196,6 @@ def installed_packages() -> list[str]:
     patterns = [f"{lib}/python3*/{name}-packages" for lib in ("lib", "lib64") for name in ("site", "dist")]
     found = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
     return sorted(path for path in found if os.path.isdir(path))
-
-
-def package_folders(packages: tuple[str, ...]) -> list[Path]:
-    """Where packages of this environment lie, with the folders of libraries that wheels put beside them."""
-    found = []
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        for folder in map(Path, (spec and spec.submodule_search_locations) or ()):
-            found += [folder, *([libraries] if (libraries := folder.with_name(f"{package}.libs")).is_dir() else [])]
-    return found
 
 
 def _is_root() -> bool:

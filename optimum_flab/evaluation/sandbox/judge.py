@@ -5,129 +5,182 @@ Forked by `serve.py` inside another sandbox than the program's. It alone writes 
 
 from __future__ import annotations
 
+import ast
 import builtins
 import json
 import os
+import sys
 import types
 
-from wire import COMMON_MODULES, Closed, decode, encode, receive, send
+from wire import COMMON_MODULES, LONGEST_ITERATOR, Closed, Wire, receive, send, set_attributes
+
+
+MODULE = "test"  # the name of the one that the test is
 
 
 class ProgramEnded(BaseException):
     """The program's process is gone or exits; no `except Exception` of a test swallows it."""
 
 
-class NotPlain(TypeError):
-    """A test compares, iterates or decides by an object that cannot cross."""
-
-
-class Refusing:
-    """An object of the program; only calls and attributes work on it."""
-
-    def __init__(self, link, target, kind):
-        object.__setattr__(self, "_link", link)
-        object.__setattr__(self, "_target", target)
-        object.__setattr__(self, "_kind", kind)
-
-    def __call__(self, *arguments, **keywords):
-        return self._link.call(self._target, arguments, keywords)
-
-    def __getattr__(self, name):
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)
-        return self._link.ask({"do": "get", **self._target, "attribute": name})[0]
-
-    def __setattr__(self, name, value):
-        self._link.ask({"do": "set", **self._target, "attribute": name, "value": self._link.encode(value)})
+class NotPlain(BaseException):
+    """A test wants more of an object than can cross. Whatever a test makes of this, the verdict says so."""
 
 
 def _refuse(name):
     def refuse(self, *_):
-        raise NotPlain(f"{self._kind} is not a plain value: the test cannot judge it ({name})")
+        self._flab_link.refuse(f"{self._flab_kind} is not a plain value: the test cannot judge it ({name})")
 
     return refuse
 
 
-for _name in """eq ne lt le gt ge bool len iter contains getitem setitem delitem hash int float index str repr
-format bytes add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow and rand or ror xor rxor
-neg pos abs invert round enter exit""".split():
+class Refusing:
+    """A function or another object of the program; only calls and attributes work on it."""
+
+    __slots__ = ("_flab_kind", "_flab_link", "_flab_name")
+    __class__ = property(_refuse("__class__"))  # `isinstance` asks for it, and abstract classes would be content
+
+    def __init__(self, link, kind, name=None):
+        object.__setattr__(self, "_flab_link", link)
+        object.__setattr__(self, "_flab_kind", kind)
+        object.__setattr__(self, "_flab_name", name)
+
+    def __call__(self, *arguments, **keywords):
+        return self._flab_link.call(self, arguments, keywords)
+
+    def __getattr__(self, name):
+        if name.startswith("__") and name.endswith("__"):
+            _refuse(name)(self)
+        return self._flab_link.ask({"do": "get", "attribute": name}, [self])
+
+    def __setattr__(self, name, value):
+        self._flab_link.ask({"do": "set", "attribute": name}, [self, value])
+
+
+Refusing.__doc__ = property(_refuse("__doc__"))
+for _name in """eq ne lt le gt ge bool len iter next reversed contains getitem setitem delitem hash int float complex
+index str repr format bytes add radd iadd sub rsub mul rmul matmul truediv rtruediv floordiv rfloordiv mod rmod divmod
+rdivmod pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert round trunc floor ceil enter
+exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".split():
     setattr(Refusing, f"__{_name}__", _refuse(f"__{_name}__"))
+
+
+class JudgeWire(Wire):
+    """The judge's end: what the program lends can be called, and classes are those of the prompt."""
+
+    def __init__(self, link: Link, space: dict, arrays: bool):
+        super().__init__(side=0)
+        self.link, self.space, self.arrays = link, space, arrays
+        self.classes: frozenset[str] = frozenset()  # names of those of the prompt and the test that the program knows
+
+    def atom(self, value, moving):
+        if type(value) is not Refusing:
+            return super().atom(value, moving)
+        if value._flab_name is not None:
+            return {"name": value._flab_name}, None
+        number = self.numbers.get(id(value))
+        if number is None:
+            raise Closed("the program has given up an object that the test still holds")
+        return [number], None
+
+    def stranger(self, value):
+        self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
+
+    def handle(self, number, kind):
+        self.link.handles += 1
+        return Refusing(self.link, kind)
+
+    def class_name(self, kind):
+        for base in kind.__mro__ if self.classes else ():
+            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
+                return base.__name__
+        return None
+
+    def class_named(self, name):
+        kind = self.space[name] if name in self.classes else None
+        if not issubclass(type(kind), type):
+            raise ValueError("a class that the judge does not share")
+        return kind
+
+    def beyond(self):
+        self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
 
 
 class Link:
     """Asks the program's process."""
 
-    def __init__(self, socket: int):
+    def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
-        self.calls = 0
-        self.ended = None  # how the program's process ended, if it did
+        self.wire = JudgeWire(self, space, arrays)
+        self.calls = self.handles = 0  # of the program, and objects that it lent
+        self.asks_types = False  # whether the test calls `type`, which nothing can refuse
+        self.ended: str | None = None  # how the program's process ended, if it did
+        self.unjudged: str | None = None  # what cannot be judged, once that was met
+        self.line: int | None = None  # of the test, where that was
 
-    def keep(self, value):
-        if isinstance(value, Refusing) and "object" in value._target:
-            return value._target["object"]
-        raise NotPlain(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
+    def refuse(self, reason: str) -> None:
+        """Ends the test without a verdict on the program, unless the program has ended before."""
+        if self.ended is None and self.unjudged is None:
+            self.unjudged, self.line = reason, _line_of_test(sys._getframe())
+        self.check()
 
-    def find(self, number, kind):
-        return Refusing(self, {"object": number}, kind)
+    def check(self) -> None:
+        if self.ended is not None:
+            raise ProgramEnded(self.ended)
+        if self.unjudged is not None:
+            raise NotPlain(self.unjudged)
 
-    def encode(self, value):
-        return encode(value, self.keep)
+    def ask(self, message: dict, values: list):
+        """What the program's process answers to a message with values.
 
-    def ask(self, request):
+        Raises whatever the program raised, as one of Python's exceptions or of the prompt's.
+        """
+        self.check()
         try:
-            send(self.socket, request)
-            answer = receive(self.socket)
-            if "error" not in answer:
-                parts = ("value", "arguments", "keywords")
-                return tuple(decode(answer.get(part), self.find) for part in parts)
+            send(self.socket, self.wire.pack(message, values))
+            answer, values = self.wire.unpack(receive(self.socket))
         except Closed as error:
-            self.ended = self.ended or str(error)
+            self.ended = str(error)
             raise ProgramEnded(self.ended) from None
-        error = _exception(answer["error"])
+        if "error" not in answer:
+            return values[0] if values else None
+        error = self.exception(answer, values)
         if isinstance(error, ProgramEnded):
             self.ended = str(error)
         raise error
 
-    def call(self, target, arguments, keywords):
+    def call(self, target: Refusing, arguments: tuple, keywords: dict):
         self.calls += 1
-        sent = self.encode(list(arguments))
-        request = {"do": "call", **target, "arguments": sent, "keywords": self.encode(keywords)}
-        value, changed, changed_keywords = self.ask(request)
-        if isinstance(changed, list) and len(changed) == len(arguments):
-            for mine, theirs in zip(arguments, changed, strict=True):
-                _update(mine, theirs)
-        if isinstance(changed_keywords, dict):
-            for name in keywords.keys() & changed_keywords.keys():
-                _update(keywords[name], changed_keywords[name])
-        return value
+        message = {"do": "call", "keywords": [*keywords]}
+        return self.ask(message, [target, *arguments, *keywords.values()])
+
+    def exception(self, answer: dict, values: list) -> BaseException:
+        """The program's exception, as one that the judge knows."""
+        error = answer["error"] if isinstance(answer["error"], dict) else {}
+        name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
+        kind = getattr(builtins, str(error.get("kind")), None)
+        if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
+            kind = self.wire.class_named(answer["class"])
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            return ProgramEnded(f"{name}: {text}" if text else name)
+        if issubclass(kind, (StopIteration, StopAsyncIteration)):
+            kind = RuntimeError  # it would end a loop of the test
+        arguments, attributes = values if len(values) == 2 else ([text], [])
+        try:
+            if kind.__module__ == "builtins":
+                made = kind(*arguments)
+            else:
+                made = kind.__new__(kind, *arguments)
+                set_attributes(made, attributes)
+        except Exception:  # some, such as UnicodeDecodeError, want more than a text
+            made = Exception(text)
+        made.__dict__["program_error"] = (name, text, bool(error.get("forbidden")), error.get("module"))
+        return made
 
 
-def _update(mine, theirs):
-    """Bring a mutable argument to what the program made of it."""
-    if type(mine) is not type(theirs):
-        return
-    if isinstance(mine, (list, bytearray)):
-        mine[:] = theirs
-    elif isinstance(mine, (dict, set)):
-        mine.clear()
-        mine.update(theirs)
-
-
-def _exception(error):
-    """The program's exception, as a builtin one."""
-    error = error if isinstance(error, dict) else {}
-    name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
-    kind = getattr(builtins, str(error.get("kind")), None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return ProgramEnded(f"{name}: {text}" if text else name)
-    if issubclass(kind, (StopIteration, StopAsyncIteration)):
-        kind = RuntimeError  # it would end a loop of the test
-    try:
-        made = kind(text)
-    except TypeError:  # some, such as UnicodeDecodeError, want more than a text
-        made = Exception(text)
-    made.program_error = (name, text, bool(error.get("forbidden")))
-    return made
+def _line_of_test(frame: types.FrameType | None) -> int | None:
+    while frame is not None and frame.f_code.co_filename != "<test>":
+        frame = frame.f_back
+    return frame and frame.f_lineno
 
 
 def global_names(code: types.CodeType) -> set[str]:
@@ -136,25 +189,34 @@ def global_names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+def defines(source: str) -> bool:
+    """Whether source does more than import and document."""
+    plain = (ast.Import, ast.ImportFrom, ast.Expr)
+    return any(not isinstance(node, plain) for node in ast.parse(source).body)
+
+
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
-    space = {"__name__": "test"}
-    entry = job["entry_point"]
+    space, entry = link.wire.space, job["entry_point"]
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
+    link.asks_types = "type" in used
     # most tests need none of the imports, and importing takes time
-    if used & set(helpers.co_names) or "import *" in job["helpers"]:
+    if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
         exec(helpers, space)
-    link.ask({"do": "load"})
+    classes = [name for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE]
+    classes += [part.co_name for part in test.co_consts if isinstance(part, types.CodeType)]
+    known = link.ask({"do": "load", "classes": classes}, [])
     for name in used - set(dir(builtins)) - set(space):
         # a program must not supply the means of comparison
-        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, {"name": name}, name)
+        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, name, name)
     if entry:
-        space[entry] = Refusing(link, {"name": entry}, entry)
+        space[entry] = Refusing(link, entry, entry)
+    link.wire.classes = frozenset(known if isinstance(known, list) else ()) & frozenset(classes)
     candidate = space.get(entry)
     exec(test, space)
-    if entry and isinstance(space.get("check"), types.FunctionType):
+    if entry and type(space.get("check")) is types.FunctionType:
         space["check"](candidate)
     if not link.calls:
         raise AssertionError("the test never called the program")
@@ -167,35 +229,74 @@ def failing_line(job: dict, error: BaseException) -> str:
         if trace.tb_frame.f_code.co_filename == "<test>":
             line = trace.tb_lineno
         trace = trace.tb_next
+    return line_of(job, line)
+
+
+def line_of(job: dict, line: int | None) -> str:
     lines = job["test"].splitlines()
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
 
-def verdict(job: dict, link: Link) -> dict:
+def about_a_handle(text: str) -> bool:
+    """Whether Python refused an object of the program by itself, before [`Refusing`] could."""
+    return Refusing.__name__ in text or text.startswith("catching classes that do not inherit")
+
+
+def missing_package(job: dict, module: object) -> str | None:
+    """The package that a program lacks, from the name of a module that could not be imported."""
+    package = str(module or "").partition(".")[0]
+    known = package in sys.stdlib_module_names or package in job["packages"]
+    return package if package.isidentifier() and not known else None
+
+
+def verdict(job: dict, socket: int) -> dict:
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module  # where dataclasses look for the module of a class
+    link = Link(socket, module.__dict__, "numpy" in job["packages"])
+    error = None
     try:
         judge(job, link)
-        if link.ended is None:
-            return {"status": "passed", "detail": ""}
+    except BaseException as raised:
+        error = raised
+    found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
+    if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}
-    except BaseException as error:
-        if link.ended is not None:  # whatever the test made of it
-            return {"status": "ended", "detail": link.ended}
-        where = failing_line(job, error)
-        raised = getattr(error, "program_error", None)
-        name, text, forbidden = raised or (type(error).__name__, str(error), False)
-        detail = f"{name}: {text}" if text else name
-        if isinstance(error, AssertionError) and where and raised is None:
-            detail = f"{where} ({text})" if text else where
-        elif where:
-            detail = f"{detail} in: {where}"
-        status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-        return {"status": status, "detail": detail, "judged": not isinstance(error, NotPlain)}
+    return found if link.unjudged is None else not_judged(link.unjudged, line_of(job, link.line))
+
+
+def not_judged(reason: str, where: str) -> dict:
+    detail = f"not judged: {reason}"
+    return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
+
+
+def failure(job: dict, link: Link, error: BaseException) -> dict:
+    """The verdict where the test raised."""
+    where = failing_line(job, error)
+    raised = error.__dict__.get("program_error")
+    try:
+        text = str(error)
+    except BaseException as failed:  # an object of the program's in it, which the link then knows of
+        text = type(failed).__name__
+    if raised is None and isinstance(error, TypeError) and about_a_handle(text):
+        return not_judged(text, where)
+    if raised is None and isinstance(error, AssertionError) and link.asks_types and link.handles:
+        return not_judged("the test asks for a type, perhaps of an object that is not a plain value", where)
+    name, text, forbidden, module = raised or (type(error).__name__, text, False, getattr(error, "name", None))
+    detail = f"{name}: {text}" if text else name
+    if isinstance(error, AssertionError) and where and raised is None:
+        detail = f"{where} ({text})" if text else where
+    elif where:
+        detail = f"{detail} in: {where}"
+    if isinstance(error, ImportError) and (package := missing_package(job, module)):
+        return {"status": "missing package", "detail": detail, "package": package}
+    status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
+    return {"status": status, "detail": detail}
 
 
 def serve(job: dict, descriptors: list[int]) -> None:
     """Judges one program and writes the verdict."""
     socket, report = descriptors
-    result = verdict(job, Link(socket))
+    result = verdict(job, socket)
     result["detail"] = result["detail"][:500]
     os.write(report, json.dumps(result).encode())
     os._exit(0)

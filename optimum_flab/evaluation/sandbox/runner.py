@@ -24,11 +24,12 @@ from typing import Any, Literal
 import psutil
 
 from ...errors import ConfigurationError, FlabError
-from .isolation import FIRST_USER, PRIVATE, USERS, Isolation, Limits, candidates, environment
+from .isolation import FIRST_USER, PACKAGES, PRIVATE, USERS, Isolation, Limits, candidates, environment
+from .packages import named_packages, parts_of
 from .seccomp import refusing_filter
 
 
-Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed"]
+Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed", "missing package"]
 CHECK_SECONDS = 0.25  # between two looks at what a program uses
 START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
 PACKAGES_OF_TESTS = ("numpy",)
@@ -54,8 +55,8 @@ class Program:
         test (`str`): Python source that is trusted. With `entry_point` it defines `check(candidate)`, which is called
             with a proxy of that function; otherwise its assertions name functions of the program.
         entry_point (`str`, *optional*): the function under test.
-        helpers (`str`): trusted source that runs before the test and beside it: imports and functions that the test
-            uses and the program shall not replace.
+        helpers (`str`): trusted source that runs before the test and beside it: imports, functions and classes that
+            the test uses and the program shall not replace. Instances of these classes cross by value.
     """
 
     code: str
@@ -70,16 +71,19 @@ class Verdict:
 
     Args:
         status (`str`): `passed`; `failed`: an assertion or an exception; `timed out`; `out of memory`; `forbidden`:
-            it ended with an error for want of permission, network or resources; `crashed`: its process ended.
+            it ended with an error for want of permission, network or resources; `crashed`: its process ended;
+            `missing package`: it or its test imports what is neither in the standard library nor allowed.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
         judged (`bool`): false where it failed since the test wants more of an object than can cross.
+        package (`str`, *optional*): the missing package.
     """
 
     status: Status
     detail: str
     seconds: float
     judged: bool = True
+    package: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -93,17 +97,26 @@ def run_programs(
     limits: Limits | None = None,
     workers: int | None = None,
     isolation: Isolation | None = None,
+    allow_packages: Sequence[str] = (),
     progress: Callable[[], Any] | None = None,
 ) -> list[Verdict]:
     """Runs every program with its test in two sandboxed processes, one for each.
 
     Values that cross between them are plain: `None`, booleans, numbers, strings, bytes, lists, tuples, sets,
-    dictionaries, ranges, iterators (their first 100,000 items), and those of `collections`, `datetime`, `decimal` and
-    `fractions`. A subclass of one of these crosses as its plain type. Other objects stay in the program's process: a
-    test can call them and read and write their attributes, but one that compares them, iterates over them or takes
-    them for true fails, as does one that gives the program a function, and the verdict says that it was not judged;
-    there is no other way to run such a problem. Named tuples cross as tuples. Programs have the standard library only;
-    tests also have numpy.
+    dictionaries, ranges, iterators (their first 100,000 items), those of `collections`, `datetime`, `decimal` and
+    `fractions`, classes of these, and instances of classes that the prompt defines (`helpers`), which are made anew
+    from their attributes on the other side, with the class as the prompt has it. A subclass of one of these crosses as
+    the class that it is derived from, a named tuple of the program's own as a tuple. With numpy allowed, its numbers
+    and arrays of numbers cross too.
+
+    Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
+    twice is one, and what either side changes in place is changed for the other. An iterator crosses with its items,
+    which are then used up where it came from; a view of a dictionary crosses as it is at that moment; attributes of a
+    class, as against those of an instance, stay where they are.
+
+    Other objects stay in the program's process: a test can call them and read and write their attributes, but one that
+    compares them, iterates over them, takes them for true or asks for their class is not judged, as is one that gives
+    the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.
 
     Args:
         programs (`Sequence` of [`Program`]).
@@ -112,13 +125,16 @@ def run_programs(
         workers (`int`, *optional*): programs that run at the same time. Defaults to the number of usable processors.
         isolation ([`Isolation`], *optional*): defaults to the best that works here; a [`SandboxWarning`] lists what
             less than bubblewrap does not stop.
+        allow_packages (`Sequence[str]`): packages of this environment that programs and tests can import, by the name
+            they are imported by; without those that they need themselves, which are allowed by their own names.
+            Programs have the standard library besides, and tests numpy.
         progress (`Callable`, *optional*): called after every program.
 
     Returns:
         `list` of [`Verdict`]: in the order of the programs, whichever ends first.
 
     Raises:
-        [`ConfigurationError`]: no consent, or `workers` out of range.
+        [`ConfigurationError`]: no consent, `workers` out of range, or a package that cannot be had in a sandbox.
         [`FlabError`]: nothing works here.
     """
     if not confirm_run_unsafe_code:
@@ -134,6 +150,7 @@ def run_programs(
         return []
     isolation = isolation or best_isolation()
     warn_of(isolation)
+    packages = check_packages(allow_packages, isolation)
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(programs)):
         waiting.put(index)
@@ -141,7 +158,7 @@ def run_programs(
     stop = threading.Event()
 
     def work() -> None:
-        with Seat(isolation, limits) as seat:
+        with Seat(isolation, limits, packages) as seat:
             while not stop.is_set():
                 try:
                     index = waiting.get_nowait()
@@ -205,6 +222,51 @@ def works(isolation: Isolation) -> bool:
     return True
 
 
+def check_packages(given: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
+    """The packages that programs may import, after a look whether they can.
+
+    Args:
+        given (`str` or `Sequence[str]`): names as programs import them; a text may hold several with commas between.
+
+    Raises:
+        [`ConfigurationError`]: one is no plain name, part of Python, not installed, or cannot be imported in a
+            sandbox.
+    """
+    packages = named_packages(given) if given else ()
+    for package in packages:
+        if reason := _unusable(package, packages, isolation or best_isolation()):
+            raise ConfigurationError(f"--allow-packages {','.join(packages)}: {reason}")
+    return packages
+
+
+@lru_cache(maxsize=64)
+def _unusable(package: str, packages: tuple[str, ...], isolation: Isolation) -> str | None:
+    """Why a program cannot import a package, if it cannot."""
+    with Seat(isolation, Limits(), packages) as seat:
+        verdict = seat.run(Program(f"import {package}\ndef f(x):\n    return x\n", "assert f(1) == 1", "f"))
+    if verdict.passed:
+        return None
+    if verdict.package is not None:
+        together = ",".join((*packages, verdict.package))
+        return f"{package} needs {verdict.package}, which must be allowed as well (--allow-packages {together})"
+    return f"{package} cannot be imported in the sandbox ({verdict.status}: {verdict.detail}); leave it out"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is known of a program or a test that was ended.
+
+    Args:
+        code (`int`, *optional*): its exit code, negative for the signal that ended it.
+        clean (`bool`): whether the sandbox is as it was before.
+        files (`int`): how many more files there were in the temporary folder.
+    """
+
+    code: int | None = None
+    clean: bool = False
+    files: int = 0
+
+
 class Sandbox:
     """A sandbox with `serve.py` in it.
 
@@ -217,7 +279,7 @@ class Sandbox:
     """
 
     def __init__(self, isolation: Isolation, limits: Limits, role: str, packages: tuple[str, ...] = ()):
-        self.isolation, self.limits, self.packages = isolation, limits, packages
+        self.isolation, self.limits, self.role, self.packages = isolation, limits, role, packages
         self.programs = 0
         self.ready = False
         self.user = FIRST_USER + secrets.randbelow(USERS)
@@ -232,8 +294,9 @@ class Sandbox:
                 filter_file.write(steps or b"")
                 filter_file.seek(0)
                 kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
+                folder = PACKAGES if self.folder is None else _linked(packages, f"{self.folder}/packages")
                 self.process = subprocess.Popen(
-                    isolation.command(role, kept[0], limits, kept[1] if steps else None, packages),
+                    isolation.command(role, kept[0], limits, kept[1] if steps else None, packages, folder),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -256,23 +319,32 @@ class Sandbox:
         self.ready = True
 
     def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
-        """Starts a program or a test, which inherits the descriptors."""
-        self.programs += 1
-        folder = f"{self.folder or PRIVATE}/{self.programs}"
-        body = json.dumps({**job, **self.isolation.job(self.limits, folder, self.user)}).encode()
-        socket.send_fds(self.control, [str(len(body)).ljust(HEADER).encode()], descriptors)
-        self.control.sendall(body)
+        """Starts a program or a test, which inherits the descriptors.
 
-    def end(self) -> tuple[int | None, bool]:
-        """Ends what was started; gives its exit code, where it can be known, and whether the sandbox is as before."""
+        The first process in the sandbox learns only in which frame: what it is told stays in its memory, of which
+        every program that it starts has a copy. The job itself is read by the new process.
+        """
+        self.programs += 1
+        frame = self.isolation.frame(self.role, self.limits, f"{self.folder or PRIVATE}/{self.programs}", self.user)
+        body = json.dumps(frame).encode()
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                header = str(len(body)).ljust(HEADER).encode()
+                socket.send_fds(self.control, [header], [theirs.fileno(), *descriptors])
+            self.control.sendall(body)
+            mine.settimeout(START_SECONDS)
+            mine.sendall(json.dumps(job).encode())
+
+    def end(self) -> Ended:
+        """Ends what was started."""
         self.control.settimeout(STOP_SECONDS)
         try:
             self.control.sendall(b".")
             answer = self.control.recv(HEADER, socket.MSG_WAITALL)
-            result = json.loads(answer)
+            return Ended(**json.loads(answer))
         except (OSError, ValueError):
-            return None, False
-        return result["code"], result["clean"]
+            return Ended()
 
     def close(self) -> None:
         """Ends the sandbox and everything in it."""
@@ -289,10 +361,14 @@ class Sandbox:
 
 
 class Seat:
-    """Where programs run one after the other: a sandbox for them and one for their tests, made anew as needed."""
+    """Where programs run one after the other: a sandbox for them and one for their tests, made anew as needed.
 
-    def __init__(self, isolation: Isolation, limits: Limits):
-        self.isolation, self.limits = isolation, limits
+    Args:
+        packages (`tuple`): packages of this environment that programs can import.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
+        self.isolation, self.limits, self.packages = isolation, limits, packages
         self.open: dict[str, Sandbox] = {}
 
     def __enter__(self) -> Seat:
@@ -329,8 +405,9 @@ class Seat:
         raise FlabError(f"programs cannot be run: their sandbox does not start ({reason})") from reason
 
     def _run(self, program: Program, stop: threading.Event | None) -> Verdict:
-        packages = tuple(name for name in PACKAGES_OF_TESTS if name in program.test or name in program.helpers)
-        guest, judge = self._sandbox("guest"), self._sandbox("judge", packages)
+        named = (name for name in PACKAGES_OF_TESTS if name in program.test or name in program.helpers)
+        of_test = tuple(dict.fromkeys((*self.packages, *named)))
+        guest, judge = self._sandbox("guest", self.packages), self._sandbox("judge", of_test)
         for sandbox in (guest, judge):
             sandbox.wait_until_ready()
         start, available = time.perf_counter(), psutil.virtual_memory().available
@@ -340,21 +417,42 @@ class Seat:
             report = stack.enter_context(open(ends[0], "rb", 0))
             written = stack.enter_context(open(ends[1], "wb", 0))
             guest.start({"code": program.code}, [guest_end.fileno()])
-            test = {"test": program.test, "entry_point": program.entry_point, "helpers": program.helpers}
+            test = {
+                "test": program.test,
+                "entry_point": program.entry_point,
+                "helpers": program.helpers,
+                "packages": self.packages,
+            }
             judge.start(test, [judge_end.fileno(), written.fileno()])
             for end in (written, guest_end, judge_end):
                 end.close()
             deadline = start + self.limits.wall_seconds
             result = _wait(report.fileno(), guest.process, self.limits, deadline, available, stop)
-            code, clean = guest.end()
+            ended = guest.end()
             seconds = time.perf_counter() - start
-            if result["status"] == "ended":
-                result = _ending(code, result["detail"], self.limits, seconds)
-            if not (clean and self.isolation.reusable and guest.programs < MOST_PROGRAMS):
+            if ended.files > self.limits.files:
+                result = {"status": "forbidden", "detail": f"{ended.files:,} files"}
+            elif result["status"] == "ended":
+                result = _ending(ended.code, result["detail"], self.limits, seconds)
+            if not (ended.clean and self.isolation.reusable and guest.programs < MOST_PROGRAMS):
                 self._drop("guest")
-            if not judge.end()[1]:
+            if not judge.end().clean:
                 self._drop("judge")
-            return Verdict(result["status"], _printable(result["detail"]), seconds, result.get("judged", True))
+            return Verdict(
+                status=result["status"],
+                detail=_printable(result["detail"]),
+                seconds=seconds,
+                judged=result.get("judged", True),
+                package=result.get("package"),
+            )
+
+
+def _linked(packages: tuple[str, ...], folder: str) -> str:
+    """A folder in which packages can be found and nothing else."""
+    os.mkdir(folder, 0o755)
+    for path in (path for package in packages for path in parts_of(package)):
+        os.symlink(path, f"{folder}/{path.name}")
+    return folder
 
 
 def _wait(

@@ -1,8 +1,15 @@
 """The system calls that bubblewrap is told to refuse, as the filter that the kernel reads.
 
 What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
-shared mappings, large socket buffers), namespaces of a program's own, and the parts of the kernel that programs never
-need and attackers like.
+shared mappings, large socket buffers, the buffers of TCP connections of a program with itself, queues for asynchronous
+reads), namespaces of a program's own, sockets of other kinds than programs
+need (one to a virtual machine's host crosses every namespace), leases, watches and locks on files that the host uses
+too, and the parts of the kernel that programs never need and attackers like.
+
+A lock is taken on a file, not on the name by which a sandbox sees it, so one on a file that is only there to be read
+would stop the host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`,
+`dbm`, `mailbox`): they are told that they have the lock, and none is taken. The processes of one program, which alone
+share its files, therefore do not exclude one another by locks.
 """
 
 from __future__ import annotations
@@ -17,8 +24,19 @@ REFUSED = {
     "add_key": (248, 217),
     "bpf": (321, 280),
     "chroot": (161, 51),
+    "fanotify_init": (300, 262),
     "fsmount": (432, 432),
     "fsopen": (430, 430),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "io_cancel": (210, 3),
+    "io_destroy": (207, 1),
+    "io_getevents": (208, 4),
+    "io_pgetevents": (333, 292),
+    "io_setup": (206, 0),
+    "io_submit": (209, 2),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
     "keyctl": (250, 219),
     "memfd_create": (319, 279),
@@ -31,8 +49,11 @@ REFUSED = {
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
     "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
@@ -41,20 +62,29 @@ REFUSED = {
     "setns": (308, 268),
     "setsockopt": (54, 208),
     "shmget": (29, 194),
+    "syslog": (103, 116),
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
 CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
+SOCKET, SOCKETPAIR, FCNTL, FLOCK = (41, 198), (53, 199), (72, 25), (73, 32)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and its like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
+UNIX, INTERNET = 1, (2, 10)  # AF_UNIX; AF_INET, AF_INET6
+KIND, DATAGRAM = 0xF, 2  # the bits that say the type of a socket; SOCK_DGRAM
+LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
+LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY
+NOTHING_DONE = 0  # as an error: the call is left out, and said to have worked
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 FIRST_X32 = 0x40000000  # on x86_64: the same calls once more, under other numbers
 
 # offsets in struct seccomp_data
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 40
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 24, 40
 LOAD, AND, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 ALLOW, ERROR, KILL = 0x7FFF0000, 0x00050000, 0x80000000
+
+Step = tuple[int, int, int, int]
 
 
 def refusing_filter() -> bytes | None:
@@ -64,19 +94,34 @@ def refusing_filter() -> bytes | None:
         return None
     column, architecture = known
 
-    def refuse(code: int, value: int, error: int) -> list[tuple[int, int, int, int]]:
+    def refuse(code: int, value: int, error: int) -> list[Step]:
         """Two steps: the second, which returns the error, is skipped where the comparison does not hold."""
         return [(code, 0, 1, value), (RETURN, 0, 0, ERROR | error)]
+
+    def only_for(number: int, *inner: Step) -> list[Step]:
+        """Steps for one call, which end with its being allowed; they are skipped for all others."""
+        return [(EQUAL, 0, len(inner) + 1, number), *inner, (RETURN, 0, 0, ALLOW)]
 
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
     if column == 0:
         steps += refuse(AT_LEAST, FIRST_X32, errno.ENOSYS)
     for numbers in REFUSED.values():
-        steps += refuse(EQUAL, numbers[column], errno.EPERM)
+        if numbers[column] is not None:
+            steps += refuse(EQUAL, numbers[column], errno.EPERM)
     # the C library then takes clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
-    steps += [(EQUAL, 0, 4, CLONE[column]), (LOAD, 0, 0, FIRST_ARGUMENT)]
-    steps += [*refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM), (RETURN, 0, 0, ALLOW)]
-    steps += [(EQUAL, 0, 4, MMAP[column]), (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS)]
-    steps += [*refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM), (RETURN, 0, 0, ALLOW)]
-    return b"".join(struct.pack("=HBBI", *step) for step in steps)
+    steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)
+    namespaces = refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM)
+    steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *namespaces)
+    shared = refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM)
+    steps += only_for(MMAP[column], (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS), *shared)
+    unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
+    families = [(EQUAL, 3, 0, UNIX), (EQUAL, 3, 0, INTERNET[0]), (EQUAL, 2, 0, INTERNET[1]), unknown]
+    datagrams = [(LOAD, 0, 0, SECOND_ARGUMENT), (AND, 0, 0, KIND), (EQUAL, 1, 0, DATAGRAM)]
+    internet = [*datagrams, (RETURN, 0, 0, ERROR | errno.EPERM)]
+    steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, (RETURN, 0, 0, ALLOW), *internet)
+    steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
+    commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]
+    commands += [step for command in LEASES for step in refuse(EQUAL, command, errno.EPERM)]
+    steps += only_for(FCNTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *commands)
+    return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (RETURN, 0, 0, ALLOW)])

@@ -2,7 +2,8 @@
 started. Starting Python and its common modules once saves most of the time that a program takes.
 
 Usage: `serve.py CONTROL guest|judge [PACKAGE ... FOLDER ...]`, with the descriptor of a socket on which the host says
-what to start, and packages to load from folders.
+what to start in which frame (limits, folder, user), and packages to load from folders. What a program is comes on a
+descriptor of its own.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import gc
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from wire import COMMON_MODULES
 
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
-LARGEST_HEADER = 64
+HEADER = 64  # bytes
+CHECK_SECONDS = 0.02  # between two looks at how many files a program has made
 
 
 def main() -> None:
@@ -36,32 +40,48 @@ def main() -> None:
     sys.path.pop(0)
     packages = sys.argv[3:]
     sys.path += [folder for folder in packages if os.path.isabs(folder)]
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads would not be there after a fork
-    for name in (*COMMON_MODULES, *(package for package in packages if not os.path.isabs(package))):
+    for name in ("OPENBLAS", "OMP", "MKL"):
+        os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not be there after a fork, and count as processes
+    for name in COMMON_MODULES:
         __import__(name)
+    for name in packages:
+        if not os.path.isabs(name):
+            with suppress(ImportError):  # a test that wants it says so
+                __import__(name)
     gc.freeze()
     control.sendall(b".")  # ready
     while True:
-        header, descriptors, _, _ = socket.recv_fds(control, LARGEST_HEADER, 4)
+        header, descriptors, _, _ = socket.recv_fds(control, HEADER, 4)
         if not header:
             return
-        job = json.loads(_exactly(control, int(header)))
+        frame = json.loads(_exactly(control, int(header)))
+        before = count_files(frame)
         child = os.fork()
         if child == 0:
             control.close()
             try:
-                confine(job)
+                confine(frame)
+                # read here alone: what this process ever held, later programs could find in theirs
+                with open(descriptors.pop(0), "rb") as file:
+                    job = json.load(file)
                 served.serve(job, descriptors)
             finally:
                 os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
+        code, pause = None, CHECK_SECONDS if frame["files"] else None
+        while not select.select([control], [], [], pause)[0]:
+            if count_files(frame) - before > frame["files"]:
+                code = end(child, frame)
+                break
         told = control.recv(1)  # the host has its verdict, does not want one any more, or is gone
-        code = end(child, job)
-        clean = remove(job["folder"])
+        code = end(child, frame) if code is None else code
+        files = count_files(frame) - before
+        # very many are not taken away one by one: they go with the sandbox
+        clean = not (frame["files"] and files > frame["files"]) and remove(frame["folder"])
         if not told:
             return
-        control.sendall(json.dumps({"code": code, "clean": clean}).ljust(LARGEST_HEADER).encode())
+        control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(HEADER).encode())
 
 
 def _exactly(control: socket.socket, size: int) -> bytes:
@@ -74,15 +94,23 @@ def _exactly(control: socket.socket, size: int) -> bytes:
     return data
 
 
-def confine(job: dict) -> None:
-    """In the child: its own folder, nothing to read, resource limits, and another user where the job names one."""
+def count_files(frame: dict) -> int:
+    """Files and folders on the file system of the programs' folders, which is theirs alone; 0 where it is not."""
+    if frame["files"] is None:
+        return 0
+    found = os.statvfs(os.path.dirname(frame["folder"]))
+    return found.f_files - found.f_ffree
+
+
+def confine(frame: dict) -> None:
+    """In the child: its own folder, nothing to read, resource limits, and another user where the frame names one."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
-    folder, user = job["folder"], job["user"]
+    folder, user = frame["folder"], frame["user"]
     os.mkdir(folder, 0o700)
     os.environ["HOME"] = os.environ["TMPDIR"] = folder
-    for name, (soft, hard) in job["rlimits"].items():
+    for name, (soft, hard) in frame["rlimits"].items():
         kind = getattr(resource, name, None)
         if kind is not None:
             known = resource.getrlimit(kind)[1]
@@ -101,13 +129,13 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def end(child: int, job: dict) -> int:
+def end(child: int, frame: dict) -> int:
     """Kills a child and what it left behind; gives its exit code, negative for the signal that ended it."""
-    if job["user"] is not None:
+    if frame["user"] is not None:
         killer = os.fork()
         if killer == 0:
             try:
-                become(job["user"])
+                become(frame["user"])
                 # all that this user may end, which is its own; no fork gets through while the kernel does it
                 os.kill(-1, signal.SIGKILL)
             finally:
@@ -115,7 +143,7 @@ def end(child: int, job: dict) -> int:
         os.waitpid(killer, 0)
     code = 0
     while True:
-        if job["user"] is None:
+        if frame["user"] is None:
             # a descendant whose parent dies becomes a child of this process: kill until there is none
             for pid in children():
                 os.kill(pid, signal.SIGKILL)
@@ -145,9 +173,16 @@ def children() -> list[int]:
 def remove(folder: str) -> bool:
     """Whether the folder of a program is gone."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:
-        return False
+        os.rmdir(folder)
+    except OSError:
+        # in a process of its own: the names of its files are the program's
+        child = os.fork()
+        if child == 0:
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
     return not os.path.lexists(folder)
 
 

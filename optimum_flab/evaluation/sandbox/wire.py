@@ -3,16 +3,33 @@
 Runs inside the sandbox, from its own folder and with the standard library alone.
 
 What arrives is made anew from plain data, so that nothing a program defines (`__eq__`, `__hash__`, a class that claims
-to be `int`) has a say in a comparison. What is no plain value stays where it is and is named by a number.
+to be `int`) has a say in a comparison. Containers are numbered: both sides keep a table of those that both still hold,
+so that one that comes back is the same object, that one held twice is one, and that what either side changes in place
+is changed for the other. What is no plain value stays where it is and is named by its number.
+
+A message is JSON with the keys of a request or an answer and
+
+- `values`: what crosses. `[7]` is the object numbered 7, `{"tag": body}` a scalar that JSON has not;
+- `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
+  the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
+- `dropped`: numbers of objects that this side does not hold any more.
 """
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
-from collections import Counter, OrderedDict, deque
-from itertools import islice
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from importlib import import_module
+from itertools import chain, islice
+from types import MemberDescriptorType
+from typing import Any, NamedTuple
 
 
 # loaded once in a sandbox; a program must not supply them where a test forgot to import one
@@ -20,40 +37,38 @@ COMMON_MODULES = """bisect collections copy datetime decimal fractions functools
 random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
+LONGEST_NAME = 100  # characters of the name of a class
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
+_NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
 
 
 class Closed(Exception):
     """The other side is gone, or does not speak the protocol any more."""
 
 
-def send(descriptor: int, message: dict) -> None:
-    """Writes one message: four bytes of length, then JSON."""
-    body = json.dumps(message).encode()
+# --- bytes ---------------------------------------------------------------------------------------------------------
+
+
+def send(descriptor: int, body: bytes) -> None:
+    """Writes one message: four bytes of length, then the message."""
     data = memoryview(len(body).to_bytes(4, "big") + body)
     try:
         while data:
             data = data[os.write(descriptor, data) :]
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise Closed("gone") from error
 
 
-def receive(descriptor: int) -> dict:
+def receive(descriptor: int) -> bytes:
     """Reads one message.
 
     Raises:
-        `Closed`: the end of the stream, or something that is no message.
+        `Closed`: the end of the stream, or a message that is too long.
     """
     size = int.from_bytes(_read(descriptor, 4), "big")
     if size > LARGEST_FRAME:
         raise Closed(f"an answer of {size:,} bytes is too large")
-    try:
-        message = json.loads(_read(descriptor, size))
-    except (ValueError, RecursionError) as error:
-        raise Closed("an answer that cannot be read") from error
-    if not isinstance(message, dict):
-        raise Closed("an answer that cannot be read")
-    return message
+    return _read(descriptor, size)
 
 
 def _read(descriptor: int, size: int) -> bytes:
@@ -70,116 +85,575 @@ def _read(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def encode(value, keep):
-    """The value as JSON.
+# --- scalars -------------------------------------------------------------------------------------------------------
+
+
+def _itself(value):
+    return value
+
+
+def _integer(value):
+    value = int.__int__(value)
+    return value if value.bit_length() <= _LONG_INTEGER else {"int": hex(value)}
+
+
+def _float(value):
+    value = float.__float__(value)
+    return value if value - value == 0 else {"float": repr(value)}
+
+
+SCALARS: dict[type, Callable[[Any], Any]] = {
+    type(None): _itself,
+    bool: _itself,
+    int: _integer,
+    float: _float,
+    str: str.__str__,
+    bytes: lambda value: {"bytes": bytes.hex(value)},
+    complex: lambda value: {"complex": [repr(value.real), repr(value.imag)]},
+    range: lambda value: {"range": [hex(value.start), hex(value.stop), hex(value.step)]},
+    Decimal: lambda value: {"Decimal": Decimal.__str__(value)},
+    Fraction: lambda value: {"Fraction": Fraction.__str__(value)},
+    date: lambda value: {"date": date.isoformat(value)},
+    datetime: lambda value: {"datetime": datetime.isoformat(value)},
+    time: lambda value: {"time": time.isoformat(value)},
+    timedelta: lambda value: {"timedelta": [value.days, value.seconds, value.microseconds]},
+}
+_MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
+    "int": lambda body: int(body, 16),
+    "float": float,
+    "bytes": bytes.fromhex,
+    "complex": lambda body: complex(*map(float, body)),
+    "range": lambda body: range(*(int(part, 16) for part in body)),
+    "Decimal": Decimal,
+    "Fraction": Fraction,
+    "date": date.fromisoformat,
+    "datetime": datetime.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda body: timedelta(*body),
+    "type": lambda body: _TYPES[body],
+    "numpy": lambda body: _array(body)[()],
+}
+
+
+# --- numbered objects ----------------------------------------------------------------------------------------------
+
+
+class Container(NamedTuple):
+    """A class of containers that can be changed.
 
     Args:
-        value: anything. Subclasses of plain types cross as their plain type.
-        keep (`Callable`): gives a number for an object that cannot cross; raises where nothing may stay behind.
+        read (`Callable`): the content as a flat list.
+        fill (`Callable`): brings a container to that content.
+        make (`Callable`): a container of a class, the given one or derived from it, for that content.
     """
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        value = int.__int__(value)
-        return value if value.bit_length() <= _LONG_INTEGER else {"int": hex(value)}
-    if isinstance(value, float):
-        value = float.__float__(value)
-        return value if value - value == 0 else {"float": repr(value)}
-    if isinstance(value, list):
-        return [encode(item, keep) for item in list.__iter__(value)]
-    if isinstance(value, tuple):
-        return {"tuple": [encode(item, keep) for item in tuple.__iter__(value)]}
-    if isinstance(value, dict):
-        tag = next((kind.__name__ for kind in (Counter, OrderedDict) if isinstance(value, kind)), "dict")
-        return {tag: [[encode(key, keep), encode(item, keep)] for key, item in dict.items(value)]}
-    if isinstance(value, (set, frozenset)):
-        tag, kind = ("set", set) if isinstance(value, set) else ("frozenset", frozenset)
-        return {tag: [encode(item, keep) for item in kind.__iter__(value)]}
-    if isinstance(value, (bytes, bytearray)):
-        return {"bytes" if isinstance(value, bytes) else "bytearray": bytes(value).hex()}
-    if isinstance(value, complex):
-        return {"complex": [encode(value.real, keep), encode(value.imag, keep)]}
-    return _encode_other(value, keep)
+
+    read: Callable[[Any], list]
+    fill: Callable[[Any, list], None]
+    make: Callable[[type, list], Any]
 
 
-def _encode_other(value, keep):
-    kind = type(value)
-    if kind is range:
-        return {"range": [encode(part, keep) for part in (value.start, value.stop, value.step)]}
-    if kind is deque:
-        return {"deque": [encode(item, keep) for item in value]}
-    if kind in (type({}.keys()), type({}.values()), type({}.items())):
-        return {kind.__name__: [encode(item, keep) for item in value]}
-    if hasattr(kind, "__next__"):
-        items = list(islice(value, LONGEST_ITERATOR + 1))
-        return {
-            "iterator": [encode(item, keep) for item in items[:LONGEST_ITERATOR]],
-            "more": len(items) > LONGEST_ITERATOR,
-        }
-    if kind.__module__ in ("decimal", "fractions") and kind.__name__ in ("Decimal", "Fraction"):
-        return {kind.__name__: str(value)}
-    if kind.__module__ == "datetime" and kind.__name__ in ("date", "datetime", "time"):
-        return {kind.__name__: value.isoformat()}
-    if kind.__module__ == "datetime" and kind.__name__ == "timedelta":
-        return {"timedelta": [value.days, value.seconds, value.microseconds]}
-    return {"object": keep(value), "kind": str(kind.__name__)[:100]}
+def _flat(pairs: Iterable[tuple[Any, Any]]) -> list:
+    return [part for pair in pairs for part in pair]
 
 
-def decode(data, find):
-    """The value that JSON from the other side stands for.
+def _pairs(items: list) -> Iterator[tuple[Any, Any]]:
+    return zip(items[::2], items[1::2], strict=True)
 
-    Args:
-        find (`Callable`): gives the object for a number, and the name of its class where that is known.
 
-    Raises:
-        `Closed`: the data is not what [`encode`] gives.
-    """
+def _read_items(kind: type) -> Callable[[Any], list]:
+    return lambda value: [*kind.__iter__(value)]
+
+
+def _read_pairs(kind: type) -> Callable[[Any], list]:
+    return lambda value: _flat(kind.items(value))
+
+
+def _fill_pairs(kind: type) -> Callable[[Any, list], None]:
+    def fill(value, items):
+        kind.clear(value)
+        for key, item in _pairs(items):
+            kind.__setitem__(value, key, item)
+
+    return fill
+
+
+def _fill_set(value, items):
+    set.clear(value)
+    set.update(value, items)
+
+
+def _make_deque(kind, items):
+    made = deque.__new__(kind)
+    deque.__init__(made, (), items[0])
+    return made
+
+
+def _fill_deque(value, items):
+    if items[0] != deque.maxlen.__get__(value):
+        raise ValueError("the greatest length of a deque does not change")
+    deque.clear(value)
+    deque.extend(value, items[1:])
+
+
+def _fill_defaultdict(value, items):
+    defaultdict.default_factory.__set__(value, items[0])
+    _fill_pairs(dict)(value, items[1:])
+
+
+CONTAINERS: dict[type, Container] = {
+    list: Container(
+        _read_items(list),
+        lambda value, items: list.__setitem__(value, slice(None), items),
+        lambda kind, _: list.__new__(kind),
+    ),
+    set: Container(_read_items(set), _fill_set, lambda kind, _: set.__new__(kind)),
+    bytearray: Container(
+        lambda value: [memoryview(value).hex()],
+        lambda value, items: bytearray.__setitem__(value, slice(None), bytes.fromhex(*items)),
+        lambda kind, _: bytearray.__new__(kind),
+    ),
+    dict: Container(_read_pairs(dict), _fill_pairs(dict), lambda kind, _: dict.__new__(kind)),
+    Counter: Container(_read_pairs(dict), _fill_pairs(dict), lambda kind, _: dict.__new__(kind)),
+    OrderedDict: Container(
+        _read_pairs(OrderedDict), _fill_pairs(OrderedDict), lambda kind, _: OrderedDict.__new__(kind)
+    ),
+    defaultdict: Container(
+        lambda value: [defaultdict.default_factory.__get__(value), *_flat(dict.items(value))],
+        _fill_defaultdict,
+        lambda kind, _: defaultdict.__new__(kind),
+    ),
+    deque: Container(lambda value: [deque.maxlen.__get__(value), *deque.__iter__(value)], _fill_deque, _make_deque),
+    # an instance of a class of the prompt: nothing but its attributes
+    object: Container(lambda value: [], lambda value, items: None, lambda kind, _: object.__new__(kind)),
+}
+# what never changes is made from its items once they are there
+FIXED: dict[type, Callable[[type, list], Any]] = {
+    tuple: tuple.__new__,
+    frozenset: frozenset.__new__,
+    type({}.keys()): lambda _, items: dict.fromkeys(items).keys(),
+    type({}.values()): lambda _, items: dict(enumerate(items)).values(),
+    type({}.items()): lambda _, items: {key: item for key, item in items}.items(),  # noqa: C416 - pairs, nothing else
+}
+_MAKE_FIXED = {kind.__name__: (kind, make) for kind, make in FIXED.items()}
+_CONTAINERS = {kind.__name__: (kind, container) for kind, container in CONTAINERS.items()}
+# classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS, tuple, frozenset, type)}
+# looked up by identity: the classes of a program may have a metaclass that says otherwise
+_SCALAR_BY_ID = {id(kind): encode for kind, encode in SCALARS.items()}
+_READ_BY_ID: dict[int, tuple[str, Callable[[Any], list]]] = {
+    **{id(kind): (kind.__name__, _read_items(kind)) for kind in FIXED},
+    **{id(kind): (kind.__name__, container.read) for kind, container in CONTAINERS.items()},
+}
+
+
+def attributes_of(value: Any) -> list:
+    """Names and values of an instance's own attributes, one after the other."""
+    found = []
+    for kind in type(value).__mro__:
+        for name, member in [*kind.__dict__.items()]:
+            if type(member) is MemberDescriptorType:  # of __slots__
+                try:
+                    found += [name, member.__get__(value)]
+                except AttributeError:
+                    continue
     try:
-        return _decode(data, find)
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError) as error:
-        raise Closed(f"an answer that cannot be read ({type(error).__name__})") from error
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return found
+    return found + _flat((name, item) for name, item in [*own.items()] if _is_own(name))
 
 
-def _decode(data, find):
-    if not isinstance(data, (list, dict)):
-        return data
-    if isinstance(data, list):
-        return [_decode(item, find) for item in data]
-    tag, body = next(iter(data.items()), ("nothing", None))
-    if tag == "object":
-        return find(int(body), str(data.get("kind", "object")))
-    if tag == "int":
-        return int(body, 16)
-    if tag == "float":
-        return float(body)
-    if tag in ("bytes", "bytearray"):
-        return getattr(builtins, tag).fromhex(body)
-    if tag in ("Decimal", "Fraction"):
-        return getattr(__import__({"Decimal": "decimal", "Fraction": "fractions"}[tag]), tag)(body)
-    if tag in ("date", "datetime", "time"):
-        return getattr(__import__("datetime"), tag).fromisoformat(body)
-    items = [_decode(item, find) for item in body]
-    if tag in ("dict", "Counter", "OrderedDict"):
-        pairs = {key: item for key, item in items}  # noqa: C416 - pairs, not whatever dict() takes
-        return {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}[tag](pairs)
-    if tag == "dict_keys":
-        return dict.fromkeys(items).keys()
-    if tag == "dict_values":
-        return dict(enumerate(items)).values()
-    if tag == "dict_items":
-        return dict(items).items()
-    if tag == "iterator":
-        return _iterate(items, bool(data.get("more")))
-    if tag in ("complex", "range"):
-        return getattr(builtins, tag)(*items)
-    if tag == "timedelta":
-        return __import__("datetime").timedelta(*items)
-    return {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}[tag](items)
+def _is_own(name: Any) -> bool:
+    """Whether a name is one that a class gives its instances, and not one of Python's for its own ends."""
+    return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
 
-def _iterate(items, more):
-    yield from items
-    if more:
-        raise RuntimeError(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
+def set_attributes(value: Any, items: list) -> None:
+    """Gives an instance these attributes and no others, without running code of its class.
+
+    A name for which the class has a method or a property keeps that.
+    """
+    wanted = dict(_pairs(items))
+    of_class = {name: member for kind in reversed(type(value).__mro__) for name, member in kind.__dict__.items()}
+    for name, member in of_class.items():
+        if type(member) is MemberDescriptorType:
+            if name in wanted:
+                member.__set__(value, wanted[name])
+            else:
+                try:
+                    member.__delete__(value)
+                except AttributeError:
+                    continue
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return
+    own.clear()
+    own.update(
+        (name, item)
+        for name, item in wanted.items()
+        if _is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
+    )
+
+
+# --- numpy, where it is allowed ------------------------------------------------------------------------------------
+
+
+def _is_numpy(kind: type, name: str) -> bool:
+    """Whether a class is numpy's own of that name: `ndarray`, or `generic` with the classes of all scalars."""
+    numpy = sys.modules.get("numpy") if kind.__module__ == "numpy" else None
+    if numpy is None or name not in ("ndarray", "generic"):
+        return False
+    return kind is numpy.ndarray if name == "ndarray" else issubclass(kind, numpy.generic)
+
+
+def _array_parts(value) -> list | None:
+    """Format, bytes and sizes of an array or a scalar; `None` where it is more than its bytes."""
+    if value.dtype.kind not in _NUMPY_KINDS:
+        return None
+    return [value.dtype.str, value.tobytes().hex(), *map(int, value.shape)]
+
+
+def _array(parts: list) -> Any:
+    """A new array from such parts."""
+    numpy, (form, data, *sizes) = import_module("numpy"), parts
+    if numpy.dtype(form).kind not in _NUMPY_KINDS:
+        raise ValueError("an array of objects")
+    return numpy.frombuffer(bytes.fromhex(data), form).reshape(sizes).copy()
+
+
+def _fill_array(value, parts):
+    made = _array(parts)
+    if made.shape != value.shape or made.dtype != value.dtype:
+        raise ValueError("the sizes of an array do not change")
+    value[...] = made
+
+
+_CONTAINERS["ndarray"] = (object, Container(_array_parts, _fill_array, lambda _, parts: _array(parts)))
+
+
+# --- the two ends --------------------------------------------------------------------------------------------------
+
+
+def _references(table: dict[int, Any], number: int) -> int:
+    return sys.getrefcount(table[number])
+
+
+_ALONE = _references({0: object()}, 0)  # references to an object that nothing but the table holds
+
+
+def _text(parts: list) -> str:
+    """JSON without the first bracket, which a number goes before."""
+    return json.dumps(parts, separators=(",", ":"))[1:]
+
+
+def _take(iterator) -> list:
+    """Whether an iterator has more than the items that cross, and these."""
+    items = [*islice(iterator, LONGEST_ITERATOR + 1)]
+    return [len(items) > LONGEST_ITERATOR, *items[:LONGEST_ITERATOR]]
+
+
+def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], list]] | None:
+    """What numbered objects of a class cross as, and how they are read; `None` for what is no plain value."""
+    for base in kind.__mro__:
+        if base is object and (class_name is None or issubclass(kind, BaseException)):
+            break
+        if id(base) in _READ_BY_ID:
+            return _READ_BY_ID[id(base)]
+    return ("iterator", _take) if hasattr(kind, "__next__") else None
+
+
+class Node:
+    """A numbered object on its way: what is encoded of it, and what is to come."""
+
+    __slots__ = ("atoms", "class_name", "items", "kind", "number", "parts")
+
+    def __init__(self, number, kind, items, class_name=None, attributes=()):
+        self.number, self.kind, self.class_name = number, kind, class_name
+        self.items, self.parts, self.atoms = len(items), chain(items, attributes), []
+
+    def text(self) -> str:
+        parts = [self.kind, self.atoms[: self.items]]
+        if self.class_name is not None:
+            parts += [self.class_name, self.atoms[self.items :]]
+        return _text(parts)
+
+
+class Wire:
+    """One side's end: makes messages and reads them, and keeps the table of what both sides hold.
+
+    Args:
+        side (`int`): 0 or 1: whether the numbers that it gives are even or odd.
+    """
+
+    def __init__(self, side: int):
+        self.side = self.next = side
+        self.arrays = True  # whether those of numpy cross
+        self.known: dict[int, Any] = {}  # what both sides hold, by number
+        self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
+        self.states: dict[int, int] = {}  # of containers: the content that the other side knows, as a hash
+        # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
+        self.kept: set[int] = set()
+        # of the message that is being made: numbers and states given in it, whether an iterator gave its items
+        self.given: list[int] = []
+        self.pending: dict[int, int] = {}
+        self.taken = False
+
+    # what the two sides do differently
+
+    def stranger(self, value) -> tuple[Any, Node | None]:
+        """What stands for an object that is no plain value, and its node, if the other side needs one."""
+        raise TypeError(f"{type(value).__name__} is not a plain value")
+
+    def handle(self, number: int, kind: str) -> Any:
+        """What stands for an object that the other side lends."""
+        raise ValueError("a handle")
+
+    def named(self, name: str) -> Any:
+        """A global of the program."""
+        raise ValueError("a name")
+
+    def class_name(self, kind: type) -> str | None:
+        """The name of the nearest class of the prompt that a class is or is derived from."""
+        return None
+
+    def class_named(self, name: str) -> type:
+        """The class of the prompt of that name."""
+        raise ValueError("a class")
+
+    def beyond(self) -> None:
+        """Called where more items of an iterator are asked for than cross."""
+        raise RuntimeError(f"only the first {LONGEST_ITERATOR:,} items of an iterator cross")
+
+    # writing
+
+    def pack(self, message: dict, values: list) -> bytes:
+        """A message with values. `values` is emptied, so that what nobody else holds can be dropped."""
+        self.given, self.pending, self.taken = [], {}, False
+        nodes: list[str] = []
+        try:
+            self._add_changed([*self.states], nodes)
+            atoms = self._add(Node(None, "", values), nodes, moving=True)
+            if self.taken:  # which may have run code that changed other containers
+                self._add_changed([*self.states, *self.pending], nodes)
+        except BaseException:
+            for number in self.given:
+                self._forget(number)
+            raise
+        self.states.update(self.pending)
+        values.clear()
+        text = json.dumps({**message, "values": atoms, "dropped": self._drop()})
+        return f'{text[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
+
+    def _add_changed(self, numbers: list[int], nodes: list[str]) -> None:
+        """Adds the nodes of containers that are not any more as the other side knows them."""
+        for number in numbers:
+            if (node := self._node(self.known[number])) is not None:
+                self._add(node, nodes)
+
+    def _add(self, node: Node, nodes: list[str], moving: bool = False) -> list:
+        """Adds a node behind those of all that is new in it; gives what stands for its parts."""
+        stack = [node]
+        while stack:
+            for part in stack[-1].parts:
+                atom, inner = self.atom(part, moving)
+                stack[-1].atoms.append(atom)
+                if inner is not None:
+                    stack.append(inner)
+                    break
+            else:
+                self._finish(stack.pop(), nodes)
+        return node.atoms
+
+    def _finish(self, node: Node, nodes: list[str]) -> None:
+        if node.number is None:
+            return
+        text = node.text()
+        if node.kind in _CONTAINERS:
+            state = hash(text)
+            if self.pending.get(node.number, self.states.get(node.number)) == state:
+                return
+            self.pending[node.number] = state
+        nodes.append(f"[{node.number},{text}")
+
+    def atom(self, value, moving: bool) -> tuple[Any, Node | None]:
+        """What stands for a value, and its node, if the other side needs one."""
+        kind = type(value)
+        if (encode := _SCALAR_BY_ID.get(id(kind))) is not None:
+            return encode(value), None
+        number = self.numbers.get(id(value))
+        if number is not None:
+            comes_along = moving and number in self.kept and hasattr(kind, "__next__")
+            return [number], self._node(value) if comes_along else None
+        if issubclass(kind, type):
+            return self._class(value)
+        if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
+            if value._name_ in kind.__members__:
+                return {"member": [class_name, value._name_, None]}, None
+            return {"member": [class_name, None, _integer(value._value_)]}, None  # several of a `Flag`
+        if self.arrays and _is_numpy(kind, "generic") and (parts := _array_parts(value)) is not None:
+            return {"numpy": parts}, None
+        for base in kind.__mro__:
+            if (encode := _SCALAR_BY_ID.get(id(base))) is not None:
+                return encode(value), None
+        node = self._node(value)
+        return ([node.number], node) if node is not None else self.stranger(value)
+
+    def _class(self, value: type) -> tuple[Any, Node | None]:
+        if _TYPES.get(value.__name__) is value:
+            return {"type": value.__name__}, None
+        name = self.class_name(value)
+        return ({"class": name}, None) if name and self.class_named(name) is value else self.stranger(value)
+
+    def _node(self, value) -> Node | None:
+        """The node of a container or the like, with the number that it has or now gets."""
+        kind = type(value)
+        class_name = self.class_name(kind)
+        if self.arrays and _is_numpy(kind, "ndarray"):
+            name, read = "ndarray", _array_parts
+        else:
+            name, read = _kind_of(kind, class_name) or (None, None)
+        items = read(value) if read is not None else None
+        if items is None:
+            return None
+        number = self.numbers.get(id(value))
+        if number is None:
+            number = self._give(value)
+        if name == "iterator":
+            self.kept.discard(number)
+            self.taken = True
+        return Node(number, name, items, class_name, () if class_name is None else attributes_of(value))
+
+    # reading
+
+    def unpack(self, body: bytes) -> tuple[dict, list]:
+        """A message, and its values.
+
+        Raises:
+            `Closed`: it is not what [`pack`] gives.
+        """
+        try:
+            message = json.loads(body)
+            heap, atoms, dropped = (message.pop(part) for part in ("heap", "values", "dropped"))
+            for node in heap:
+                self._create(*node)
+            self._settle_all(heap)
+            values = [self._value(atom) for atom in atoms]
+            for number in dropped:
+                self._forget(number)
+        except (Closed, MemoryError, NameError):  # a program may lack a name that the test asks for
+            raise
+        except Exception as error:
+            raise Closed(f"an answer that cannot be read ({type(error).__name__})") from error
+        return message, values
+
+    def _create(self, number, kind, items, class_name=None, attributes=()) -> None:
+        """Makes a container that is new, still empty: others may refer to it."""
+        if type(number) is not int or number < 0 or (number % 2 == self.side and number >= self.next):
+            raise ValueError("a number that was never given")
+        if kind == "handle" and number not in self.known:
+            self._learn(number, self.handle(number, str(*items)[:LONGEST_NAME]))
+        if kind not in _CONTAINERS:
+            return
+        if kind == "ndarray" and not self.arrays:
+            raise ValueError("an array")
+        wanted, container = _CONTAINERS[kind]
+        if class_name is not None:
+            wanted = self.class_named(class_name)
+        if number not in self.known:
+            self._learn(number, container.make(wanted, items))
+        found = self.known[number]
+        same = _is_numpy(type(found), kind) or (_kind_of(type(found), class_name) or (None,))[0] == kind
+        if not (same and isinstance(found, wanted)):
+            raise ValueError("an object of another kind")
+
+    def _settle_all(self, heap: list) -> None:
+        """Gives all nodes their content; a node may have to wait for what it holds."""
+        while heap:
+            failed, reason = [], None
+            for node in heap:
+                try:
+                    self._settle(*node)
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    failed.append(node)
+                    reason = type(error)
+            if len(failed) == len(heap):
+                raise ValueError(f"content that cannot be had: {reason}")
+            heap = failed
+
+    def _settle(self, number, kind, items, class_name=None, attributes=()) -> None:
+        values = [self._value(item) for item in items]
+        own = [self._value(item) for item in attributes]
+        if kind in _CONTAINERS:
+            _CONTAINERS[kind][1].fill(self.known[number], values)
+            if class_name is not None:
+                set_attributes(self.known[number], own)
+            parts = [kind, items] if class_name is None else [kind, items, class_name, attributes]
+            self.states[number] = hash(_text(parts))
+        elif kind in _MAKE_FIXED:
+            if number in self.known:
+                raise ValueError("what never changes is sent once")
+            wanted, make = _MAKE_FIXED[kind]
+            made = make(wanted if class_name is None else self.class_named(class_name), values)
+            if class_name is not None:
+                set_attributes(made, own)
+            self._learn(number, made)
+        elif kind == "iterator":
+            self._learn(number, chain(values[1:], self._beyond()) if values[0] else iter(values[1:]))
+            self.kept.add(number)
+        elif kind != "handle":
+            raise ValueError("an unknown kind")
+
+    def _value(self, atom) -> Any:
+        if type(atom) is list:
+            (number,) = atom
+            return self.known[number]
+        if type(atom) is not dict:
+            return atom
+        ((tag, body),) = atom.items()
+        if tag == "member":
+            kind, name, value = body
+            kind = self.class_named(kind)
+            if not issubclass(kind, Enum):
+                raise ValueError("a member of no enumeration")
+            return kind.__members__[name] if name is not None else kind(value)
+        if tag == "numpy" and not self.arrays:
+            raise ValueError("a number of numpy")
+        other = {"class": self.class_named, "name": self.named}.get(tag)
+        return (other or _MAKE_SCALAR[tag])(body)
+
+    def _beyond(self) -> Iterator:
+        self.beyond()
+        yield
+
+    # the table
+
+    def _give(self, value) -> int:
+        number, self.next = self.next, self.next + 2
+        self.given.append(number)
+        self._learn(number, value)
+        return number
+
+    def _learn(self, number: int, value) -> None:
+        self._forget(number)
+        self.known[number] = value
+        self.numbers[id(value)] = number
+
+    def _forget(self, number: int) -> None:
+        if number in self.known:
+            value = self.known.pop(number)
+            if self.numbers.get(id(value)) == number:
+                del self.numbers[id(value)]
+        self.states.pop(number, None)
+        self.kept.discard(number)
+
+    def _drop(self) -> list[int]:
+        """Forgets what nothing on this side holds any more, and says which numbers that were."""
+        alone = []
+        for number in sorted(self.known):  # what holds others was numbered before them
+            if number not in self.kept and _references(self.known, number) <= _ALONE:
+                self._forget(number)
+                alone.append(number)
+        return alone

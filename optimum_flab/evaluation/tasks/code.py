@@ -137,14 +137,16 @@ def judged(
     responses: Sequence[Sequence[str]],
     docs: Sequence[Mapping[str, Any]],
     program: Callable[[Mapping[str, Any], str], Program],
+    allow_packages: Sequence[str] = (),
 ) -> list[list[dict[str, Any]]]:
     """Runs the programs of all responses in the sandbox, in parallel; one verdict per response, for the samples.
 
-    lm-eval runs the filter of a task that is marked `unsafe_code` only with the user's consent; every task that names
-    one of these filters is marked so.
+    lm-eval gives a filter the responses and the problems alone: evaluation binds `allow_packages` to it. It runs the
+    filter of a task that is marked `unsafe_code` only with the user's consent; every task that names one of these
+    filters is marked so.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    found = run_with_progress(programs)
+    found = run_with_progress(programs, allow_packages)
     verdicts = iter(
         [
             {
@@ -152,6 +154,7 @@ def judged(
                 "status": verdict.status,
                 "detail": verdict.detail,
                 "judged": verdict.judged,
+                "package": verdict.package,
                 "program": asked.code,
             }
             for asked, verdict in zip(programs, found, strict=True)
@@ -160,18 +163,22 @@ def judged(
     return [[next(verdicts) for _ in texts] for texts in responses]
 
 
-def run_with_progress(programs: Sequence[Program]) -> list[Verdict]:
+def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str] = ()) -> list[Verdict]:
     """Runs programs in the sandbox, to which the user has agreed."""
     with progress("Running programs", len(programs), "program") as tick:
-        return run_programs(programs, confirm_run_unsafe_code=True, progress=tick)
+        return run_programs(programs, confirm_run_unsafe_code=True, allow_packages=allow_packages, progress=tick)
 
 
-def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, completed)
+def run_completions(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, completed, allow_packages)
 
 
-def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, answered)
+def run_answers(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, answered, allow_packages)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

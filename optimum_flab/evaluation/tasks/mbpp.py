@@ -199,9 +199,13 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
     return name is not None and re.search(rf"\b{name}\s*\(", "\n".join(tests)) is not None
 
 
-def run_completions(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, completed)
+def run_completions(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, completed, allow_packages)
 
 
-def run_answers(resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    return judged(resps, docs, answered)
+def run_answers(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    return judged(resps, docs, answered, allow_packages)

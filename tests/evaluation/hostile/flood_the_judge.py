@@ -3,7 +3,7 @@ import os
 
 
 def solve(x):
-    body = b'{"value": [' + b"[]," * 300000 + b"[]]}"
+    body = b'{"dropped": [], "values": [[1]], "heap": [[1, "list", [' + b"0," * 300000 + b"0]]]}"
     data = len(body).to_bytes(4, "big") + body
     open_ones = []
     for descriptor in range(3, 64):

@@ -5,7 +5,7 @@ import time
 
 
 def forge():
-    body = b'{"value": true, "arguments": [1]}'
+    body = b'{"values": [true], "heap": [], "dropped": []}'
     for _ in range(20000):
         for descriptor in range(3, 64):
             try:

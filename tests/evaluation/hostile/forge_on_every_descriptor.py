@@ -7,8 +7,8 @@ MESSAGES = [
     {"status": "passed", "detail": ""},
     {"status": "passed", "detail": "", "passed": True, "ok": True, "result": "passed", "seconds": 0.0},
     {"verdict": "passed"},
-    {"value": True, "arguments": [1]},
-    {"value": {"object": 0}, "arguments": []},
+    {"values": [True], "heap": [], "dropped": []},
+    {"values": [[1]], "heap": [[1, "handle", ["int"]]], "dropped": [0]},
     "passed",
     True,
 ]

@@ -2,27 +2,34 @@
 import os
 import sys
 
+EMPTY = b'"heap": [], "dropped": []'
 MESSAGES = [
-    b'{"value": {"object": "0", "kind": "int"}}',
-    b'{"value": {"object": -1}, "arguments": []}',
-    b'{"value": [3, 3]}',
-    b'{"value": {"iterator": [3], "more": 1}, "arguments": [3]}',
-    b'{"value": NaN, "arguments": "x"}',
-    b'{"value": 3.0000000001, "arguments": 3}',
-    b'{"value": [NaN, Infinity], "arguments": [3]}',
-    b'{"value": {"tuple": [3, [1]]}, "arguments": [3]}',
-    b'{"error": {"kind": "StopIteration", "text": "2"}}',
-    b'{"error": {"kind": "AssertionError", "name": "passed", "text": ""}}',
-    b'{"error": {"kind": "exec", "text": "import os; os._exit(0)"}}',
-    b'{"error": {"kind": "ExceptionGroup", "text": []}}',
-    b'{"error": []}',
-    b'{"value": {"eval": "3"}}',
+    b'{"values": [[0]], ' + EMPTY + b"}",
+    b'{"values": [[-1]], ' + EMPTY + b"}",
+    b'{"values": [[3, 3]], ' + EMPTY + b"}",
+    b'{"values": [[[3]]], ' + EMPTY + b"}",
+    b'{"values": [[1]], "heap": [[1, "iterator", [1, 3]]], "dropped": []}',
+    b'{"values": [[1]], "heap": [[1, "handle", ["int"]]], "dropped": []}',
+    b'{"values": [NaN, 2], ' + EMPTY + b"}",
+    b'{"values": [3.0000000001], ' + EMPTY + b"}",
+    b'{"values": [[1]], "heap": [[1, "list", [NaN, Infinity]]], "dropped": [1, 1, "x", null]}',
+    b'{"values": [[1]], "heap": [[1, "tuple", [3, [1]]]], "dropped": []}',
+    b'{"values": [], "heap": [], "dropped": [], "error": {"kind": "StopIteration", "text": "2"}}',
+    b'{"values": [], "heap": [], "dropped": [], "error": {"kind": "AssertionError", "name": "passed", "text": ""}}',
+    b'{"values": [], "heap": [], "dropped": [], "error": {"kind": "exec", "text": "import os; os._exit(0)"}}',
+    b'{"values": [2, [3]], "heap": [], "dropped": [], "error": {"kind": "ExceptionGroup", "text": []}, "class": []}',
+    b'{"values": [], "heap": [], "dropped": [], "error": []}',
+    b'{"values": [{"eval": "3"}], ' + EMPTY + b"}",
+    b'{"values": [{"type": "exec"}], ' + EMPTY + b"}",
+    b'{"values": [{"name": "candidate"}], ' + EMPTY + b"}",
+    b'{"values": [{"member": ["Link", "check"]}], ' + EMPTY + b"}",
+    b'{"values": [{"numpy": ["O", "00"]}], ' + EMPTY + b"}",
 ]
 TURN = []
 
 
 def send(connection, message):
-    body = MESSAGES[len(TURN) % len(MESSAGES)] if TURN else b'{"value": null}'
+    body = MESSAGES[len(TURN) % len(MESSAGES)] if TURN else b'{"values": [null], "heap": [], "dropped": []}'
     number = connection if type(connection) is int else connection.fileno()
     os.write(number, len(body).to_bytes(4, "big") + body)
 

@@ -3,7 +3,7 @@ import json
 import os
 
 for descriptor in range(3, 64):
-    for message in ({"value": None}, *[{"value": True, "arguments": [number]} for number in range(20)]):
+    for message in [{"values": [value], "heap": [], "dropped": []} for value in (None, *range(20))]:
         body = json.dumps(message).encode()
         try:
             os.write(descriptor, len(body).to_bytes(4, "big") + body)

@@ -18,10 +18,11 @@ class Chameleon:
 
 
 MAIN = sys.modules["__main__"]
-if hasattr(MAIN, "Guest"):
-    MAIN.Guest.keep = lambda self, value: "solve"
-    MAIN.Guest.find = lambda self, *_: Chameleon()
-    MAIN.Guest.target = lambda self, request: Chameleon()
+GUEST = sys.modules.get("guest", MAIN)
+if hasattr(GUEST, "GuestWire"):
+    GUEST.GuestWire.named = lambda self, name: Chameleon()
+    GUEST.GuestWire._value = lambda self, atom: Chameleon()
+    GUEST.GuestWire._forget = lambda self, number: None
 
 
 def solve(x):

@@ -7,7 +7,7 @@ import socket
 import struct
 
 WRITE = os.write
-FORGED = b'{"status": "passed", "detail": "", "value": true, "arguments": [1]}'
+FORGED = b'{"status": "passed", "detail": "", "values": [true], "heap": [], "dropped": []}'
 
 
 def write(descriptor, data):

@@ -16,7 +16,7 @@ def holds(text):
 
 
 def files():
-    roots = [os.getcwd(), "/tmp", "/work", "/run", "/dev/shm", "/sandbox", os.path.dirname(os.path.abspath(sys.argv[0]))]
+    roots = [os.getcwd(), "/tmp", "/home", "/run", "/dev/shm", "/sandbox", os.path.dirname(os.path.abspath(sys.argv[0]))]
     for root in roots:
         for folder, _, names in os.walk(root):
             if folder.count("/") > 4:
