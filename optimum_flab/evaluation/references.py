@@ -12,7 +12,6 @@ from lm_eval.api.task import Task
 from ..errors import ConfigurationError, FlabError
 from .catalog import load_tasks
 from .sandbox import Program, check_packages
-from .sandbox.packages import named_packages
 from .settings import DIVERGENCE, check_tasks, listed
 from .tasks import code, mbpp, output_prediction
 from .tasks.code import run_with_progress
@@ -89,8 +88,7 @@ def check_references(
             "--check-references runs code of the data, in a sandbox; if you accept that, say so with"
             " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
         )
-    packages = named_packages(allow_packages) if allow_packages else ()
-    check_packages(packages)
+    packages = check_packages(allow_packages)
     loaded = load_tasks(
         names, data=files, include_path=include_path, limit=limit, confirm_run_unsafe_code=confirm_run_unsafe_code
     )

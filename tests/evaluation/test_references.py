@@ -170,3 +170,19 @@ def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
     assert "the following arguments are required: -m/--model (only --check-references does without)" in faults
+
+
+def test_references_may_import_packages_that_are_allowed(tmp_path):
+    problem = {
+        "task_id": "a/1",
+        "prompt": "import numpy\n\ndef total(x):\n",
+        "canonical_solution": "    return int(numpy.sum(x))\n",
+        "entry_point": "total",
+        "test": "def check(candidate):\n    assert candidate([1, 2]) == 3\n",
+    }
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+    options = {"data": {"openeval": str(tmp_path / "problems.jsonl")}, "confirm_run_unsafe_code": True}
+    (found,) = check_references("openeval", **options)
+    assert found.failures[0][1].startswith("missing package")
+    (found,) = check_references("openeval", **options, allow_packages="numpy")
+    assert found.failures == [] and found.found == 1
