@@ -109,7 +109,7 @@ def refused(words: list[str], capsys) -> tuple[int, str]:
     RecoverCommand.parse_args(parser)
     with pytest.raises(SystemExit) as ended:
         command = RecoverCommand.__new__(RecoverCommand)
-        command.args = parser.parse_args(words)
+        command.parser, command.args = parser, parser.parse_args(words)
         command.run()
     return ended.value.code, capsys.readouterr().err
 
