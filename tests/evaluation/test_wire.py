@@ -29,14 +29,11 @@ SlottedOfTheProgram = type("Slotted", (), {"__slots__": ("left", "right")})
 
 class End(Wire):
     def __init__(self, side: int, *classes: type):
-        super().__init__(side)
-        self.classes = {kind.__name__: kind for kind in classes}
-
-    def class_name(self, kind):
-        return kind.__name__ if self.classes.get(kind.__name__) is kind else None
+        super().__init__(side, {kind.__name__: kind for kind in classes})
+        self.classes = frozenset(self.space)
 
     def class_named(self, name):
-        return self.classes[name]
+        return self.space[name]
 
 
 # --- a small language for what tests and programs do ---------------------------------------------------------------

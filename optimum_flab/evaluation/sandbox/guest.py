@@ -61,9 +61,7 @@ class GuestWire(Wire):
     """The program's end: what is no plain value is lent, and of the prompt's classes it has its own."""
 
     def __init__(self, space: dict):
-        super().__init__(side=1)
-        self.space = space
-        self.classes: frozenset[str] = frozenset()  # names of those that the judge knows too
+        super().__init__(1, space)
         self.lending = True
 
     def stranger(self, value):
@@ -77,12 +75,6 @@ class GuestWire(Wire):
         if name not in self.space:
             raise NameError(f"name {name!r} is not defined")
         return self.space[name]
-
-    def class_name(self, kind):
-        for base in kind.__mro__ if self.classes else ():
-            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
-                return base.__name__
-        return None
 
     def class_named(self, name):
         return self.named(name)
@@ -147,7 +139,7 @@ class Guest:
         try:
             return self.wire.pack(message, [])
         except BaseException:
-            return Wire(1).pack(message, [])  # what the program has changed is not said
+            return Wire(1, {}).pack(message, [])  # what the program has changed is not said
 
 
 def serve(job: dict, descriptors: list[int]) -> None:

@@ -68,9 +68,8 @@ class JudgeWire(Wire):
     """The judge's end: what the program lends can be called, and classes are those of the prompt."""
 
     def __init__(self, link: Link, space: dict, arrays: bool):
-        super().__init__(side=0)
-        self.link, self.space, self.arrays = link, space, arrays
-        self.classes: frozenset[str] = frozenset()  # names of those of the prompt and the test that the program knows
+        super().__init__(0, space)
+        self.link, self.arrays = link, arrays
 
     def atom(self, value, moving):
         if type(value) is not Refusing:
@@ -88,12 +87,6 @@ class JudgeWire(Wire):
     def handle(self, number, kind):
         self.link.handles += 1
         return Refusing(self.link, kind)
-
-    def class_name(self, kind):
-        for base in kind.__mro__ if self.classes else ():
-            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
-                return base.__name__
-        return None
 
     def class_named(self, name):
         kind = self.space[name] if name in self.classes else None

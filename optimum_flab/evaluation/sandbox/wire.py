@@ -384,10 +384,13 @@ class Wire:
 
     Args:
         side (`int`): 0 or 1: whether the numbers that it gives are even or odd.
+        space (`dict`): the globals of the test, or of the program.
     """
 
-    def __init__(self, side: int):
+    def __init__(self, side: int, space: dict):
         self.side = self.next = side
+        self.space = space
+        self.classes: frozenset[str] = frozenset()  # names of those that both sides know
         self.arrays = True  # whether those of numpy cross
         self.known: dict[int, Any] = {}  # what both sides hold, by number
         self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
@@ -413,10 +416,6 @@ class Wire:
         """A global of the program."""
         raise ValueError("a name")
 
-    def class_name(self, kind: type) -> str | None:
-        """The name of the nearest class of the prompt that a class is or is derived from."""
-        return None
-
     def class_named(self, name: str) -> type:
         """The class of the prompt of that name."""
         raise ValueError("a class")
@@ -424,6 +423,13 @@ class Wire:
     def beyond(self) -> None:
         """Called where more items of an iterator are asked for than cross."""
         raise RuntimeError(f"only the first {LONGEST_ITERATOR:,} items of an iterator cross")
+
+    def class_name(self, kind: type) -> str | None:
+        """The name of the nearest class that both sides know which a class is or is derived from."""
+        for base in kind.__mro__ if self.classes else ():
+            if base.__name__ in self.classes and self.space.get(base.__name__) is base:
+                return base.__name__
+        return None
 
     # writing
 
