@@ -40,8 +40,8 @@ def _end(*_: object) -> None:
 @contextmanager
 def terminal() -> Iterator[None]:
     """End with a one-line message and an exit code where the user is to blame, and clear up before any end."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _end) if main else None
     try:
         yield
     except FlabError as error:
@@ -53,6 +53,9 @@ def terminal() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print("optimum-cli flab: interrupted", file=sys.stderr)
         raise SystemExit(130) from interrupt
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 class FlabVerb(BaseOptimumCLICommand):
