@@ -104,8 +104,8 @@ def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
 def needed_transformers(folder: str | Path) -> str | None:
     """The oldest version of transformers that reads a checkpoint of ours as it was measured, "4.57" or "5.0"; `None`
     where the folder does not say."""
-    file = Path(folder, "tokenizer_config.json")
-    if not file.is_file():
+    try:
+        tokenizer = json.loads(Path(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
+        return "4.57" if tokenizer.get("tokenizer_class") == OLDER_CLASS else "5.0"
+    except (OSError, ValueError, AttributeError):
         return None
-    tokenizer = json.loads(file.read_text(encoding="utf-8"))
-    return "4.57" if tokenizer.get("tokenizer_class") == OLDER_CLASS else "5.0"

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,19 +73,26 @@ class OutputFolder:
     def __init__(
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
-        self.named, self.folder = folder, Path(folder).resolve()
+        self.named = folder
+        with refused_where_unreadable(folder):
+            self.folder = Path(folder).resolve()
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [Path(path).expanduser() for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
-        self._inside = self.folder.is_dir()
-        self._work = self.folder / WORK if self._inside else self.folder.with_name(f".{self.folder.name}{WORK}")
-        if not self._work.exists():
-            self.check()
+        beside = self.folder.with_name(f".{self.folder.name}{WORK}")
+        with refused_where_unreadable(self.named):
+            self._inside = self.folder.is_dir()
+            if self._inside and beside.is_dir():
+                self._clear(beside)
+            self._work = self.folder / WORK if self._inside else beside
+            if not self._work.exists():
+                self.check()
         self._reserve()
         try:
-            self._settle()
-            self.check()
+            with refused_where_unreadable(self.named):
+                self._settle()
+                self.check()
         except BaseException:
             self._release()
             raise
@@ -112,10 +119,12 @@ class OutputFolder:
             else:
                 new.rename(self.folder)
         except BaseException as error:
-            self._settle()
+            with suppress(OSError):  # what is not settled stays where it is, for the next run
+                self._settle()
             if isinstance(error, OSError) or "No space left" in str(error):
                 reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-                raise FlabError(f"{self.folder} could not be written ({reason}); nothing was left behind") from error
+                left = "nothing was left behind" if self._is_settled() else "the next run puts it right"
+                raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
             raise
 
     def check(self) -> None:
@@ -155,15 +164,11 @@ class OutputFolder:
         try:
             while True:
                 self._work.mkdir(parents=True, exist_ok=True)
-                with suppress(NotImplementedError):  # a file system without locks
+                with self._refused_where_locked(), suppress(NotImplementedError):  # a file system without locks
                     self._lock.acquire(blocking=False)
                 if (self._work / LOCK).exists() or not self._lock.is_locked:
                     return
                 self._lock.release()  # the run that had it ended, and took the file along
-        except Timeout:
-            raise FlabError(
-                f"another run is writing to output folder {self.named}; wait until it ends, or name another"
-            ) from None
         except OSError as error:
             self._remove_parents()
             where = self.folder if self._inside else nearest_folder(self.folder)
@@ -172,10 +177,32 @@ class OutputFolder:
                 f" ({error.strerror or error})"
             ) from error
 
+    def _clear(self, beside: Path) -> None:
+        """Removes what a run left that began when the folder was not there; refuses if it is still at work."""
+        lock = FileLock(beside / LOCK)
+        with self._refused_where_locked(), suppress(NotImplementedError):
+            lock.acquire(blocking=False)
+        shutil.rmtree(beside, ignore_errors=True)
+        lock.release()
+
+    @contextmanager
+    def _refused_where_locked(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise FlabError(
+                f"another run is writing to output folder {self.named}; wait until it ends, or name another"
+            ) from None
+
     def _release(self) -> None:
-        shutil.rmtree(self._work, ignore_errors=True)
+        if self._is_settled():
+            shutil.rmtree(self._work, ignore_errors=True)
         self._lock.release()
         self._remove_parents()
+
+    def _is_settled(self) -> bool:
+        """Whether nothing in the hidden folder is the only copy of what the output folder held or will hold."""
+        return not any((self._work / name).exists() for name in (READY, OLD))
 
     def _remove_parents(self) -> None:
         for parent in self._made:
@@ -209,16 +236,55 @@ def move_content(source: Path, target: Path) -> None:
             (source / name).rename(target / name)
 
 
+@contextmanager
+def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
+    """Within this context a folder that may not be looked at is refused with a [`FlabError`]."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # links in a circle are the latter
+        reason = getattr(error, "strerror", None) or error
+        raise FlabError(f"output folder {folder} cannot be looked at ({reason}); name another") from error
+
+
 def check_writable(folder: str | Path) -> None:
     """Raises a [`FlabError`] if `folder` is a file, or cannot be made or written."""
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise FlabError(f"output {folder} exists and is not a folder; name another")
-    nearest = nearest_folder(folder)
+    with refused_where_unreadable(folder):
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise FlabError(f"output {folder} exists and is not a folder; name another")
+        nearest = nearest_folder(folder)
     try:
         with TemporaryDirectory(dir=nearest):
             pass
     except OSError as error:
         raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
+    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
+
+    Raises:
+        [`FlabError`]: the folder cannot be written.
+    """
+    for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
+        if LEFT_OVER.fullmatch(path.name) and path.name.partition(".partial-")[0][1:] in contents:
+            path.unlink(missing_ok=True)  # of a run that was killed
+    partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            if isinstance(content, bytes):
+                partial[name].write_bytes(content)
+            else:
+                shutil.copyfile(content, partial[name])
+        for name, path in partial.items():
+            path.replace(folder / name)
+        for path in stale:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
 def is_in(path: Path, folder: Path) -> bool:

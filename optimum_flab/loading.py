@@ -149,7 +149,9 @@ def load_dense(
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded)
-    if files.gguf is None and files.revision is None:
+    if files.gguf is not None:
+        check_gguf_tensors(files.gguf, config)
+    elif files.revision is None:
         check_weight_files(files.folder)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
@@ -221,6 +223,12 @@ def find_model(model_name_or_path: str | Path, revision: str | None = None) -> M
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)
     path = Path(name).expanduser()
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise FlabError(f"model {name!r} cannot be read ({error.strerror}); name one that you may read") from error
+    except OSError:
+        pass  # there is none, or it is a Hub id
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise FlabError(
@@ -385,6 +393,10 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
             " with --trust-remote-code"
         )
     architectures = raw.get("architectures") or []
+    if not isinstance(architectures, (str, list)):
+        raise FlabError(
+            f"the config.json of {name!r} says architectures {architectures!r}, which is not a list of names"
+        )
     architectures = [architectures] if isinstance(architectures, str) else list(map(str, architectures))
     if isinstance(text := raw.get("text_config"), Mapping):
         raise FlabError(
@@ -546,13 +558,11 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
         raise FlabError(
             f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
         )
-    unknown = report["unexpected_keys"] if files.gguf is None else unknown_gguf_tensors(files.gguf, model)
-    if unknown := sorted(map(str, unknown)):
-        number = "1 tensor" if len(unknown) == 1 else f"{len(unknown)} tensors"
+    if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
-            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({number}:"
-            f" {_shown(unknown)}); without that it would be another model, so check its config.json, or name a"
-            " checkpoint of the stock class"
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({_number_of(unknown)});"
+            " without that it would be another model, so check its config.json, or name a checkpoint of the stock"
+            " class"
         )
     if files.gguf is not None:
         _forget_quantisation(model)
@@ -595,17 +605,39 @@ def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
     return (finer if relative <= LARGEST_QUANTISATION_DIFFERENCE else None), relative
 
 
-def unknown_gguf_tensors(path: Path, model: PreTrainedModel) -> list[str]:
-    """The tensors of a GGUF file that stand for no parameter of a model; transformers passes over them."""
+def check_gguf_tensors(path: Path, config: PreTrainedConfig) -> None:
+    """Raises a [`FlabError`] if a GGUF file holds what the stock class does not have."""
+    if "rope_freqs.weight" in (unknown := unknown_gguf_tensors(path, config)):
+        raise FlabError(
+            f"the GGUF file {str(path)!r} scales its rotary embedding (rope_freqs.weight), which transformers does not"
+            " read from GGUF files, so it would be another model; name the checkpoint that it was made from"
+        )
+    if unknown:
+        raise FlabError(
+            f"the GGUF file {str(path)!r} holds what the stock class does not have ({_number_of(unknown)}); without"
+            " that it would be another model, so name the checkpoint that it was made from"
+        )
+
+
+def _number_of(tensors: list[str]) -> str:
+    return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}: {_shown(tensors)}"
+
+
+def unknown_gguf_tensors(path: Path, config: PreTrainedConfig) -> list[str]:
+    """The tensors of a GGUF file that stand for no parameter of the stock class, sorted; transformers passes over
+    them."""
     import gguf
+    from transformers import AutoModelForCausalLM
 
     family, names = _gguf_tensor_names(path)
     architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family), None)
     if architecture is None:
         return []
-    known = gguf.get_tensor_name_map(architecture, model.config.num_hidden_layers)
-    mapped = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()}
-    return [name for name in names if name not in mapped]
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(config).state_dict()
+    known = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
+    mapped = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in parameters}
+    return sorted(name for name in names if name not in mapped)
 
 
 def _gguf_tensor_names(path: Path) -> tuple[str, Sequence[str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import FlabError
 
@@ -39,6 +39,15 @@ class _File(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"]
     settings: dict[str, Any]
     compensated: list[str]
+
+    @field_validator("settings")
+    @classmethod
+    def _readable_multiple(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        vocabulary = settings.get("vocabulary") or {}
+        multiple = vocabulary.get("pad_to_multiple_of") if isinstance(vocabulary, dict) else "nothing"
+        if multiple is not None and not (type(multiple) is int and multiple > 0):
+            raise ValueError(f"vocabulary.pad_to_multiple_of is {multiple!r}, not a whole number above 0")
+        return settings
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 class LogStream:
     """A text stream for progress bars that is no terminal: a bar that is drawn over and over becomes a line every so
-    often, and its last state a line too. Whatever else is written passes as it is.
+    often, and its last state a line too. What does not start by moving the cursor is no bar, and passes as it is.
 
     Args:
         stream (`TextIO`): where the lines go.
@@ -34,19 +34,24 @@ class LogStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        if self._moving and text and text[0] not in "\r\n\x1b":
+            self._end()
         for part in re.split(r"([\r\n])", text):
             if part == "\r":
                 self._moving, self._state = True, ""
             elif not self._moving:
                 self._stream.write(part)
             elif part == "\n":
-                self._show()
-                self._moving = False
+                self._end()
             else:
                 self._state += CURSOR.sub("", part)
         if self._moving and time.monotonic() >= self._next:
             self._show()
         return len(text)
+
+    def _end(self) -> None:
+        self._show()
+        self._moving, self._shown = False, ""
 
     def _show(self) -> None:
         state = self._state.strip()

@@ -110,7 +110,7 @@ def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) 
             f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
         )
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
-        faults.append(f"its dtype {plan.dtype!r} is none")
+        faults.append(f"its dtype {plan.dtype!r} is not one")
     faults += [
         f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
         for name, tensor in plan.weights.items()

@@ -81,3 +81,6 @@ def test_what_version_4_has_no_words_for_it_refuses(family, rope, local, saved):
     assert "rope_theta" not in json.loads((folder / "config.json").read_text())
     assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "TokenizersBackend"
     assert needed_transformers(folder) == "5.0"
+    for damaged in ("[]", "{"):
+        (folder / "tokenizer_config.json").write_text(damaged)
+        assert needed_transformers(folder) is None

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.folders import WORK, Kind, OutputFolder
+from optimum_flab.folders import WORK, Kind, OutputFolder, write_files
 
 
 KIND = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
@@ -195,13 +196,98 @@ def test_killed_at_any_moment_of_the_exchange_it_is_never_a_mixture(tmp_path):
         found = {name: text for name, text in content(folder).items() if not name.startswith(WORK)}
         assert "config.json" not in found or len(set(found.values())) == 1
         with OutputFolder(folder, KIND, overwrite=True):
-            after = content(folder)
+            pass
         after = content(folder)
         assert set(after.values()) in ({"old"}, {"new"}) and "config.json" in after and "mark.json" in after
         states.append((returned, after["config.json"]))
     killed = [text for returned, text in states if returned == 9]
     assert killed == sorted(killed, reverse=True) and set(killed) == {"old", "new"}
     assert states[-1] == (0, "new")
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [Interrupted, OSError])
+def test_interrupted_again_and_again_nothing_is_lost(tmp_path, error, monkeypatch):
+    """At every rename, and at every one that puts it right: the next run finds the old content or the new."""
+    rename, folder = Path.rename, tmp_path / "out"
+    for first in range(9):
+        for second in range(6):
+            shutil.rmtree(folder, ignore_errors=True)
+            write(folder, "old")
+            left = iter([*[True] * first, False, *[True] * second, False])
+
+            def failing(path, target, left=left):
+                if not next(left, True):
+                    raise error("interrupted")
+                return rename(path, target)
+
+            monkeypatch.setattr(Path, "rename", failing)
+            with suppress(error, FlabError):
+                write(folder, "new", overwrite=True)
+            monkeypatch.setattr(Path, "rename", rename)
+            with OutputFolder(folder, KIND, overwrite=True):
+                pass
+            assert content(folder) in (NEW, dict.fromkeys(NEW, "old"))
+
+
+def test_a_run_that_began_without_the_folder_keeps_it(tmp_path):
+    folder = tmp_path / "out"
+    with OutputFolder(folder, KIND) as first:
+        folder.mkdir()
+        with pytest.raises(FlabError, match="another run is writing"), OutputFolder(folder, KIND):
+            pass
+        with first.written() as new:
+            fill(new)
+    assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
+
+
+def test_what_a_killed_run_left_beside_is_cleared_where_the_folder_was_made_since(tmp_path):
+    folder = tmp_path / "out"
+    left = tmp_path / f".out{WORK}" / "new"
+    left.mkdir(parents=True)
+    (left / "weights").write_text("half")
+    folder.mkdir()
+    write(folder)
+    assert content(tmp_path) == {f"out/{name}": text for name, text in NEW.items()}
+
+
+LOOKED_AT = """
+    import os, sys
+    from optimum_flab.errors import FlabError
+    from optimum_flab.folders import Kind, OutputFolder, check_writable
+    from optimum_flab.loading import find_model
+    os.setuid(65534)
+    kind = Kind("a result", "mark.json", lambda path: True)
+    for call in (lambda: OutputFolder(sys.argv[1], kind).__enter__(), lambda: check_writable(sys.argv[1]),
+                 lambda: find_model(sys.argv[1])):
+        try:
+            call()
+        except FlabError as error:
+            print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
+def test_a_folder_that_may_not_be_entered_is_refused_in_words(tmp_path):
+    closed = tmp_path / "closed"
+    (closed / "below").mkdir(parents=True)
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    closed.chmod(0o700)
+    for folder in (closed / "below", closed / "new"):
+        code = [sys.executable, "-c", textwrap.dedent(LOOKED_AT), str(folder)]
+        run = subprocess.run(code, check=False, capture_output=True, text=True)
+        assert run.returncode == 0 and run.stdout.count("Permission denied") == 3, run.stdout + run.stderr
+
+
+def test_files_that_a_killed_writer_left_are_cleared_by_the_next(tmp_path):
+    (tmp_path / ".a.json.partial-1").write_text("half")
+    (tmp_path / ".b.json.partial-1").write_text("another's")
+    write_files(tmp_path, {"a.json": b"{}"})
+    assert content(tmp_path) == {".b.json.partial-1": "another's", "a.json": "{}"}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")

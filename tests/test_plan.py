@@ -56,6 +56,13 @@ def test_without_compensation_there_is_one_file(tmp_path):
     assert PruningPlan.load(tmp_path).weights == {}
 
 
+@pytest.mark.parametrize("vocabulary", ["x", {"pad_to_multiple_of": "8"}, {"pad_to_multiple_of": -8}, [1]])
+def test_a_multiple_that_is_none_is_refused(tmp_path, vocabulary):
+    plan(settings={"vocabulary": vocabulary}).save(tmp_path)
+    with pytest.raises(FlabError, match="settings: .*pad_to_multiple_of is .* not a whole number above 0"):
+        PruningPlan.load(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "not json"])
 def test_what_is_no_plan_is_refused(tmp_path, text):
     (tmp_path / PLAN_NAME).write_text(text)

@@ -35,6 +35,13 @@ def test_what_is_said_between_bars_is_kept():
     )
 
 
+def test_what_is_said_while_a_bar_is_there_is_a_line_of_its_own():
+    assert (
+        logged(3600, "\rA 5%", "\rA 6%", "a.py:3: careful\n", "\rA 7%", "\n") == "A 5%\nA 6%\na.py:3: careful\nA 7%\n"
+    )
+    assert logged(3600, "\rA 5%", "error: x\n", "\rB 5%", "error: x\n") == "A 5%\nerror: x\nB 5%\nerror: x\n"
+
+
 def test_bars_below_each_other_leave_no_cursor_movements():
     assert "\x1b" not in logged(0, "\rA 0%", "\n\rB 0%\x1b[A", "\n\rB 100%\x1b[A", "\rA 100%", "\n")
 

@@ -120,8 +120,8 @@ class RecoverCommand(FlabVerb):
 
         if not (args.model / PLAN_NAME).is_file():
             raise ConfigurationError(
-                f"{str(args.model)!r} is no pruned model, since {PLAN_NAME} is missing; give what `optimum-cli flab "
-                "prune` wrote"
+                f"{str(args.model)!r} is not a pruned model, since {PLAN_NAME} is missing; give what `optimum-cli"
+                " flab prune` wrote"
             )
         inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)

@@ -8,9 +8,9 @@ taken with both models in one process, in turns, so that a machine that slows do
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import logging
-import os
 import platform
 import re
 import subprocess
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigurationError, FlabError
-from ..folders import check_writable
+from ..folders import check_writable, write_files
 from ..loading import (
     COMPUTATION_DTYPES,
     ModelFiles,
@@ -354,21 +354,9 @@ class EfficiencyReport:
             [`FlabError`]: there are results already and `overwrite` is false, or the folder cannot be written to.
         """
         check_output(folder, overwrite)
-        folder = Path(folder)
-        partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in (JSON_NAME, PLOT_NAME)}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-            partial[JSON_NAME].write_text(text, encoding="utf-8")
-            plot(self).savefig(partial[PLOT_NAME], format="png", dpi=150)
-            for name, path in partial.items():
-                path.replace(folder / name)
-        except OSError as error:
-            raise FlabError(f"{folder} could not be written ({error.strerror or error})") from error
-        finally:
-            for path in partial.values():
-                with suppress(OSError):
-                    path.unlink()
+        text, image = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", io.BytesIO()
+        plot(self).savefig(image, format="png", dpi=150)
+        write_files(Path(folder), {JSON_NAME: text.encode(), PLOT_NAME: image.getvalue()})
 
 
 def metrics(workload: Workload) -> list[Metric]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
+from ..folders import write_files
 from . import tables
 from .facts import (
     EFFICIENCY_NAME,
@@ -223,31 +222,6 @@ def result_copies(files: Sequence[Path]) -> dict[str, Path]:
     return copies
 
 
-def write_files(folder: Path, contents: dict[str, bytes | Path], stale: Sequence[Path] = ()) -> None:
-    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
-
-    Raises:
-        [`FlabError`]: the folder cannot be written.
-    """
-    partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
-    try:
-        for name, content in contents.items():
-            if isinstance(content, bytes):
-                partial[name].write_bytes(content)
-            else:
-                shutil.copyfile(content, partial[name])
-        for name, path in partial.items():
-            path.replace(folder / name)
-        for path in stale:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
-    finally:
-        for path in partial.values():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
 # --- what it says --------------------------------------------------------------------------------------------------
 
 
@@ -330,11 +304,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "architecture": facts.architecture,
         "chat_template": facts.chat_template,
         "transformers": facts.transformers,
-        "instructed": any(
-            row["task"].endswith("_instruct")
-            for evaluation in facts.results.evaluations
-            for row in score_rows(evaluation)
-        ),
+        "instructed": tables.is_evaluated_in_chat(facts),
         "uses": tables.intended_uses(facts, base),
         "beyond": tables.beyond_its_scope(facts),
         "commands": tables.commands(facts),

@@ -48,17 +48,22 @@ def answers_within(seconds: float) -> Iterator[None]:
 
     def limited() -> Any:
         client = before()
-        client.send = impatient(client.send, seconds)
+        if client not in patient:  # a factory may give one client to all
+            patient[client] = client.send
+            client.send = impatient(client.send, seconds)
         return client
 
     with _one_at_a_time:
         # a user may have set one, for a proxy or certificates; there is no public way to ask for it
         before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+        patient: dict[Any, Callable[..., Any]] = {}
         set_client_factory(limited)
         try:
             yield
         finally:
             set_client_factory(before)
+            for client, send in patient.items():
+                client.send = send
 
 
 def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:

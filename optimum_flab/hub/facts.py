@@ -20,7 +20,7 @@ CONFIG_NAME = "flab_config.json"
 EVALUATION_NAME = "flab_evaluation.json"
 EFFICIENCY_NAME = "flab_efficiency.json"
 EFFICIENCY_PLOT, EVALUATION_TABLE = "flab_efficiency.png", "flab_evaluation.txt"
-CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT_NAMES = {
@@ -132,7 +132,7 @@ def has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer in a folder can write down a chat."""
     path = folder / "tokenizer_config.json"
     inside = at(read_json(path), "chat_template") if path.exists() else None
-    return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATES)
+    return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATE_FILES)
 
 
 def is_license_file(name: str) -> bool:

@@ -108,8 +108,12 @@ def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str])
             for name, path in found.items()
             if name == wanted or ((may_hide or not is_hidden(name)) and is_inside(path, folder))
         ]
+        # a whole name is that file, even where it has brackets; a folder is all that is in it
+        pattern_of = f"{wanted.rstrip('/')}/*" if (folder / wanted).is_dir() else wanted
+        patterns = None if wanted in found else [pattern_of]
+        candidates = [wanted] if wanted in found else candidates
         matches = set(
-            filter_repo_objects(candidates, allow_patterns=[wanted], ignore_patterns=DEFAULT_IGNORE_PATTERNS)
+            filter_repo_objects(candidates, allow_patterns=patterns, ignore_patterns=DEFAULT_IGNORE_PATTERNS)
         )
         if not matches:
             raise ConfigurationError(

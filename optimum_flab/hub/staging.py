@@ -327,7 +327,7 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     if missing := sorted(expected.keys() - found.keys() - tied):
         faults.append(f"tensors are missing: {', '.join(missing[:3])}{', …' * (len(missing) > 3)}")
     if extra := sorted(found.keys() - expected.keys()):
-        faults.append(f"tensors that the class has not: {', '.join(extra[:3])}{', …' * (len(extra) > 3)}")
+        faults.append(f"tensors that the class does not have: {', '.join(extra[:3])}{', …' * (len(extra) > 3)}")
     return faults[:5]
 
 

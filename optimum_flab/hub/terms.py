@@ -6,14 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigurationError
 from .ownership import is_about, own_metadata
-
-
-if TYPE_CHECKING:
-    pass
 
 
 CARD_NAME = "README.md"

@@ -64,6 +64,13 @@ def test_the_client_of_the_process_is_as_it_was(monkeypatch):
         with answers_within(7):
             assert get_session().headers["x-mine"] == "1" and "impatient" in repr(get_session().send)
         assert get_session().headers["x-mine"] == "1" and "impatient" not in repr(get_session().send)
+        shared = own()
+        send = shared.send
+        set_client_factory(lambda: shared)
+        for _ in range(2):
+            with answers_within(7):
+                assert get_session() is shared and "impatient" in repr(shared.send)
+            assert shared.send == send
     finally:
         set_client_factory(_http.default_client_factory)
 

@@ -71,6 +71,12 @@ def test_everything_is_not_what_is_hidden(pruned):
         select_files(pruned, [".git/*"])
 
 
+def test_a_folder_and_a_name_with_brackets_are_named_as_they_are(pruned):
+    write(pruned, {"notes/a.md": "a", "notes/b/c.md": "c", "[x].md": "x", "x.md": "no"})
+    for pattern, named in {"notes": {"notes/a.md", "notes/b/c.md"}, "[x].md": {"[x].md"}, "[xy].md": {"x.md"}}.items():
+        assert select_files(pruned, [pattern]).files.keys() - select_files(pruned, []).files.keys() == named
+
+
 @pytest.mark.parametrize("pattern", ["nothing.md", "*.md5", "/etc/passwd", "../*", ""])
 def test_a_pattern_that_names_nothing_is_refused_before_any_request(pruned, hub, client, pattern):
     error = client(push, str(pruned), NAME, include=[pattern], **LICENSED).error
