@@ -26,7 +26,7 @@ IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
 READ_FIRST = "config.json"
 # what a card or a table was written to when its writer was killed
-LEFT_OVER = re.compile(r"\..+\.partial-\d+")
+LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
 MOST_NAMED = 5
 
 
@@ -73,9 +73,12 @@ class OutputFolder:
     def __init__(
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
+        if not str(folder):
+            raise ConfigurationError("the output folder has no name; give one")
         self.named = folder
         with refused_where_unreadable(folder):
-            self.folder = Path(folder).resolve()
+            self.folder = Path(folder).expanduser().resolve()
+            str(self.folder).encode()
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [Path(path).expanduser() for path in inputs if path is not None]
 
@@ -113,6 +116,7 @@ class OutputFolder:
         try:
             new.mkdir()
             yield new
+            share(new)
             self.check()  # somebody may have put something there meanwhile
             if self._inside:
                 self._move_in()
@@ -122,8 +126,9 @@ class OutputFolder:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
             if isinstance(error, OSError) or "No space left" in str(error):
-                reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
-                left = "nothing was left behind" if self._is_settled() else "the next run puts it right"
+                full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+                reason = "the disk is full: free some space, or name another folder" if full else str(error)
+                left = "nothing was left behind" if self._is_settled() else self._left_in_between()
                 raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
             raise
 
@@ -138,23 +143,27 @@ class OutputFolder:
                     f"output folder {self.named} {what} {path}, which this run reads and would replace; name another"
                 )
         names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.is_dir() else []
-        if names and not self.overwrite:
-            raise FlabError(
-                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
-                " --overwrite"
-            )
         if names and self.kind.mark not in names:
             raise FlabError(
                 f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
                 f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
             )
-        if foreign := [
-            name for name in names if not (LEFT_OVER.fullmatch(name) or self.kind.owns(self.folder / name))
-        ]:
+        if names and not self.overwrite:
+            raise FlabError(
+                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
+                " --overwrite"
+            )
+        if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
             raise FlabError(
                 f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
                 f" {listed(foreign)}; move that away, or name another folder"
             )
+
+    def _is_ours(self, path: Path) -> bool:
+        left_over = LEFT_OVER.fullmatch(path.name)
+        if left_over and path.is_file():
+            return self.kind.owns(path.with_name(left_over["name"]))
+        return self.kind.owns(path)
 
     # --- the hidden folder ---------------------------------------------------------------------------------------
 
@@ -171,9 +180,9 @@ class OutputFolder:
                 self._lock.release()  # the run that had it ended, and took the file along
         except OSError as error:
             self._remove_parents()
-            where = self.folder if self._inside else nearest_folder(self.folder)
+            where = self._work if self._work.exists() else self._work.parent
             raise FlabError(
-                f"output folder {self.named} cannot be written: {where} is not a writable folder"
+                f"output folder {self.named} cannot be written: {nearest_folder(where)} is not a writable folder"
                 f" ({error.strerror or error})"
             ) from error
 
@@ -200,6 +209,12 @@ class OutputFolder:
         self._lock.release()
         self._remove_parents()
 
+    def _left_in_between(self) -> str:
+        kept = [str(path) for path in (self._work / READY, self._work / OLD) if path.exists()]
+        return (
+            f"the files of the exchange that was begun are in {' and '.join(kept)}, and the next run goes on with it"
+        )
+
     def _is_settled(self) -> bool:
         """Whether nothing in the hidden folder is the only copy of what the output folder held or will hold."""
         return not any((self._work / name).exists() for name in (READY, OLD))
@@ -214,17 +229,38 @@ class OutputFolder:
         move_content(self.folder, self._work / OLD)
         # from here on the new content is complete, and what is interrupted goes on instead of back
         (self._work / NEW).rename(self._work / READY)
-        self._settle()
+        try:
+            self._settle()
+        except OSError:
+            self._settle()
 
     def _settle(self) -> None:
-        """Ends what was begun: forward where the new content was complete, else back."""
+        """Ends what was begun: forward where the new content was complete, else back.
+
+        Raises:
+            [`FlabError`]: somebody put files there meanwhile that would be replaced.
+        """
         new, ready, old = (self._work / name for name in (NEW, READY, OLD))
-        if ready.is_dir():
-            move_content(ready, self.folder)
-        elif old.is_dir():
-            move_content(old, self.folder)
+        left = ready if ready.is_dir() else old if old.is_dir() else None
+        if left is not None:
+            there = set(os.listdir(self.folder)) - IGNORED
+            if twice := sorted(there & set(os.listdir(left))):
+                raise FlabError(
+                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
+                    f" replace what was put there since; move that away, or what is in {left}"
+                )
+            move_content(left, self.folder)
         for folder in (new, ready, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def share(folder: Path) -> None:
+    """Gives files the mode that new files have: some writers of weights make them for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
 
 
 def move_content(source: Path, target: Path) -> None:
@@ -241,7 +277,7 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that may not be looked at is refused with a [`FlabError`]."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # links in a circle are the latter
+    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle are the second
         reason = getattr(error, "strerror", None) or error
         raise FlabError(f"output folder {folder} cannot be looked at ({reason}); name another") from error
 
@@ -266,7 +302,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Itera
         [`FlabError`]: the folder cannot be written.
     """
     for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
-        if LEFT_OVER.fullmatch(path.name) and path.name.partition(".partial-")[0][1:] in contents:
+        left_over = LEFT_OVER.fullmatch(path.name)
+        if left_over and left_over["name"] in contents:
             path.unlink(missing_ok=True)  # of a run that was killed
     partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from .architectures import architecture_for
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
-from .vocabulary import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
+from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ STAND_INS = {
     b"<": "a web page; download it again",
     b"": "empty; download it again",
 }
+MOST_LAYERS = 10_000  # many more than any model has: building one takes its time
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
 LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
 # everything that is read before the weights; the Hub matches case, so licences come in three spellings
@@ -168,6 +170,16 @@ def load_dense(
     model = _load_weights(files, config, dtype)
     if finer_copy is not None:
         _tie(model, finer_copy)
+    if _settle_ties(model):
+        notes.append(
+            "the configuration says that embedding and output head are one matrix, but the weights hold two: pruned as"
+            " two"
+        )
+    if left_out := _settle_generation_config(model, files):
+        notes.append(
+            f"{', '.join(left_out)} of its generation settings mean nothing as they stand, and were left out: without"
+            " do_sample nothing is drawn, for example"
+        )
     return DenseModel(
         model=model.to(device).eval().requires_grad_(False),
         tokenizer=tokenizer,
@@ -298,7 +310,11 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
 
 def find_license_files(folder: Path) -> list[Path]:
     """Licence and notice files at the top of a folder, sorted."""
-    return sorted(file for file in folder.iterdir() if file.name.lower().startswith(LICENSE_STEMS) and file.is_file())
+    files = [file for file in folder.iterdir() if file.name.lower().startswith(LICENSE_STEMS) and file.is_file()]
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise FlabError(f"{str(file)!r} cannot be read, and belongs beside the pruned model; make it readable")
+    return sorted(files)
 
 
 # --- checks before the weights -------------------------------------------------------------------------------------
@@ -340,7 +356,7 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
     Raises:
         [`FlabError`]: see [`load_dense`].
     """
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     stock = True
     if files.gguf is None:
@@ -365,8 +381,19 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
     architecture_for(config)
-    if faults := [f"{name} {size}" for name in SIZES if (size := getattr(config, name, 1)) < 1]:
+    sizes = {name: getattr(config, name, 1) for name in SIZES}
+    faults = [f"{name} {size}" for name, size in sizes.items() if not (isinstance(size, int) and size > 0)]
+    if faults or sizes["num_hidden_layers"] > MOST_LAYERS:
+        faults = faults or [f"num_hidden_layers {sizes['num_hidden_layers']:,}"]
         raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # what is wrong with a configuration shows where it is used
+        raise FlabError(
+            f"no model can be made of the configuration of {files.name!r} ({type(error).__name__}:"
+            f" {_first_line(error)}); correct its config.json"
+        ) from error
     return config
 
 
@@ -436,6 +463,14 @@ def load_tokenizer(
     if files.gguf is None and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
         # transformers would make up an empty one
         raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
+    for name in (
+        () if files.gguf is not None else ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    ):
+        if (files.folder / name).is_file():
+            _read_json(files.folder / name)  # says what is wrong with it
+    template = files.folder / "chat_template.jinja"
+    if template.is_file() and (fault := _stand_in(template)):
+        raise FlabError(f"{str(template)!r} is {fault}")
     try:
         loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
     except Exception as error:  # conversions fail in many ways
@@ -567,6 +602,48 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     if files.gguf is not None:
         _forget_quantisation(model)
     return model
+
+
+def _settle_ties(model: PreTrainedModel) -> bool:
+    """Makes the configuration say that embedding and output head are two matrices where they are, as transformers
+    loads them; whether it said otherwise."""
+    head = model.get_output_embeddings()
+    if not model.config.tie_word_embeddings or head is None or head.weight is model.get_input_embeddings().weight:
+        return False
+    model.config.tie_word_embeddings = False
+    return True
+
+
+def _settle_generation_config(model: PreTrainedModel, files: ModelFiles) -> list[str]:
+    """Leaves out the generation settings that transformers reads and does not write, since they mean nothing.
+
+    Returns:
+        `list[str]`: their names.
+
+    Raises:
+        [`FlabError`]: there are others that it does not write.
+    """
+    from transformers import GenerationConfig
+
+    settings = model.generation_config
+    if settings is None:
+        return []
+    left_out: list[str] = []
+    try:
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            left_out = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+            for name in left_out:
+                setattr(settings, name, getattr(GenerationConfig(), name))
+            settings.validate(strict=True)
+        remap_config_ids(None, settings, range(model.config.vocab_size))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FlabError(
+            f"the generation_config.json of {files.name!r} holds what transformers does not write"
+            f" ({_first_line(error)}); correct it"
+        ) from error
+    return left_out
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
@@ -707,14 +784,19 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
 def _damage(path: Path, error: Exception) -> str:
     """What is wrong with a file that cannot be read, and what to do."""
     try:
-        with path.open("rb") as file:
-            start = file.read(64).lstrip()
-    except OSError:
-        return f"cannot be read ({_first_line(error)})"
-    for begin, what in STAND_INS.items():
-        if start.startswith(begin) if begin else not start:
-            return f"is {what}"
+        what = _stand_in(path)
+    except OSError as fault:
+        return f"cannot be read ({fault.strerror or _first_line(error)})"
+    if what is not None:
+        return f"is {what}"
     return f"is damaged ({_first_line(error)}); download it again"
+
+
+def _stand_in(path: Path) -> str | None:
+    """What lies in the place of a file, and what to do; `None` where that looks like the file."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    return next((what for begin, what in STAND_INS.items() if (start.startswith(begin) if begin else not start)), None)
 
 
 def shards(folder: Path, name: str = WEIGHTS) -> list[Path]:

@@ -35,7 +35,7 @@ class _File(BaseModel):
     kept_tokens: list[Index] | None
     vocab_size: Annotated[int, Field(ge=1)]
     kept_layers: list[Index]
-    kept_neurons: dict[Annotated[str, Field(pattern=r"^\d+$")], list[Index]]
+    kept_neurons: dict[Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")], list[Index]]
     dtype: Literal["float32", "bfloat16", "float16"]
     settings: dict[str, Any]
     compensated: list[str]
@@ -130,10 +130,15 @@ class PruningPlan:
         from safetensors.torch import load_file
 
         path = Path(path)
-        file = path / PLAN_NAME if path.is_dir() else path
+        try:
+            file = path / PLAN_NAME if path.is_dir() else path
+        except OSError as error:
+            raise FlabError(f"plan {path} cannot be read: {error.strerror}; name one that you may read") from error
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            version = content.pop("format")
+            version = content.pop("format", None)
+            if version is None or isinstance(version, bool):
+                raise ValueError("it states no format")
             if version != FORMAT:
                 raise FlabError(f"{file} is a plan of format {version}, this version reads {FORMAT}; prune again")
             fields = _File.model_validate(content).model_dump()
@@ -148,16 +153,20 @@ class PruningPlan:
                 f"{file} is not a pruning plan ({'; '.join(faults[:3])}{more}); name the {PLAN_NAME} of a pruned"
                 " checkpoint, as it was written"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise FlabError(
                 f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint"
             ) from error
         compensated = fields.pop("compensated")
         fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
         plan = cls(**fields)
-        if not compensated:
-            return plan
         tensors = file.with_name(WEIGHTS_NAME)
+        if not compensated:
+            if tensors.is_file():
+                raise FlabError(
+                    f"{tensors} does not belong to {file}, which names no tensors; copy both from one folder"
+                )
+            return plan
         try:
             weights = load_file(tensors)
         except (OSError, SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
@@ -63,7 +64,7 @@ class LogStream:
 
 def log_stream(stream: TextIO) -> TextIO:
     """The stream itself if it draws bars (a terminal, a notebook), else one that makes lines of them."""
-    if stream.isatty() or isinstance(stream, LogStream) or "ipykernel" in sys.modules:
+    if stream is None or stream.isatty() or isinstance(stream, LogStream) or "ipykernel" in sys.modules:
         return stream
     return LogStream(stream)  # type: ignore[return-value]
 
@@ -89,7 +90,7 @@ def progress_bar(description: str, total: int | None, unit: str, **options: Any)
     """
     from tqdm import tqdm
 
-    stream = log_stream(sys.stderr)
+    stream = log_stream(sys.stderr) or io.StringIO()  # none: it was closed
     # on a terminal a bar within another one goes when it is done
     options = {
         **({"dynamic_ncols": True, "leave": None} if stream.isatty() else {"ncols": 0, "position": 0}),

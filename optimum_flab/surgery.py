@@ -109,6 +109,8 @@ def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) 
         faults.append(
             f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
         )
+    if plan.vocab_size > dense.vocabulary:
+        faults.append(f"its vocab_size is {plan.vocab_size:,}, more than the model's {dense.vocabulary:,}")
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
         faults.append(f"its dtype {plan.dtype!r} is not one")
     faults += [

@@ -118,14 +118,14 @@ def test_what_file_systems_and_desktops_put_there_is_not_in_the_way(tmp_path):
 
 def test_what_a_killed_writer_of_a_card_left_is_cleared(tmp_path):
     write(tmp_path)
-    (tmp_path / ".README.md.partial-123").touch()
+    (tmp_path / ".mark.json.partial-123").touch()
     write(tmp_path, overwrite=True)
     assert content(tmp_path) == NEW
 
 
 def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(FlabError, match="exists and is not empty .it holds theirs"):
+    with pytest.raises(FlabError, match="is not a result.*it holds theirs"):
         with OutputFolder(folder, KIND) as output, output.written() as new:
             fill(new)
             folder.mkdir()
@@ -231,6 +231,81 @@ def test_interrupted_again_and_again_nothing_is_lost(tmp_path, error, monkeypatc
             with OutputFolder(folder, KIND, overwrite=True):
                 pass
             assert content(folder) in (NEW, dict.fromkeys(NEW, "old"))
+
+
+def test_an_error_behind_the_exchange_is_no_failure(tmp_path, monkeypatch):
+    """From the moment that the new content is complete, what fails once is tried again."""
+    rename, folder = Path.rename, tmp_path / "out"
+    for number in range(4, 8):
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder, "old")
+        left = iter([*[True] * number, False])
+
+        def failing(path, target, left=left):
+            if not next(left, True):
+                raise OSError("once")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", failing)
+        write(folder, "new", overwrite=True)
+        monkeypatch.setattr(Path, "rename", rename)
+        assert content(folder) == NEW
+
+
+def test_what_was_put_there_since_is_not_replaced_by_what_a_killed_run_left(tmp_path):
+    folder = tmp_path / "out"
+    for left in ("ready", "old"):
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / WORK / left).mkdir(parents=True)
+        (folder / WORK / left / "config.json").write_text("theirs")
+        (folder / "config.json").write_text("mine")
+        for overwrite in (False, True):
+            with pytest.raises(FlabError) as caught, OutputFolder(folder, KIND, overwrite=overwrite):
+                pass
+            assert "config.json of it would replace what was put there since" in str(caught.value)
+            assert str(folder / WORK / left) in str(caught.value)
+            files = content(folder)
+            files.pop(f"{WORK}/lock", None)
+            assert files == {"config.json": "mine", f"{WORK}/{left}/config.json": "theirs"}
+        (folder / "config.json").unlink()
+        with pytest.raises(FlabError, match="is not a result"), OutputFolder(folder, KIND, overwrite=True):
+            pass
+        assert content(folder) == {"config.json": "theirs"}
+
+
+def test_files_get_the_mode_of_new_files(tmp_path):
+    folder, mask = tmp_path / "out", os.umask(0o027)
+    try:
+        with OutputFolder(folder, KIND) as output, output.written() as new:
+            fill(new)
+            (new / "part" / "weights").chmod(0o600)
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((folder / "part" / "weights").stat().st_mode) == 0o640
+
+
+def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/out")
+    assert content(tmp_path / "out") == NEW
+    with pytest.raises(ConfigurationError, match="has no name"):
+        OutputFolder("", KIND)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("circle", "n" * 250, "n" * 300, "\udcff"):
+        with pytest.raises(FlabError, match="cannot be (looked at|written)"), OutputFolder(tmp_path / name, KIND):
+            pass
+
+
+def test_a_left_over_is_only_that_of_a_file_of_ours(tmp_path):
+    folder = tmp_path / "out"
+    write(folder)
+    (folder / ".important.partial-1").write_text("mine")
+    (folder / ".mark.json.partial-1").write_text("half")
+    with (
+        pytest.raises(FlabError, match=r"would delete \.important.partial-1;"),
+        OutputFolder(folder, KIND, overwrite=True),
+    ):
+        pass
 
 
 def test_a_run_that_began_without_the_folder_keeps_it(tmp_path):

@@ -63,6 +63,25 @@ def test_a_multiple_that_is_none_is_refused(tmp_path, vocabulary):
         PruningPlan.load(tmp_path)
 
 
+def test_fields_that_only_look_right_are_refused(tmp_path):
+    plan(weights={}).save(tmp_path)
+    written = json.loads((tmp_path / PLAN_NAME).read_text())
+    for name, value in {"format": True, "kept_neurons": {"00": [1]}, "base_model": None}.items():
+        (tmp_path / PLAN_NAME).write_text(json.dumps({**written, name: value}))
+        with pytest.raises(FlabError, match="is not a pruning plan"):
+            PruningPlan.load(tmp_path)
+    (tmp_path / PLAN_NAME).write_text("[" * 100_000)
+    with pytest.raises(FlabError, match="is not a pruning plan"):
+        PruningPlan.load(tmp_path)
+
+
+def test_tensors_that_no_plan_names_are_refused(tmp_path):
+    plan().save(tmp_path)
+    plan(weights={}).save(tmp_path)
+    with pytest.raises(FlabError, match="does not belong to"):
+        PruningPlan.load(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "not json"])
 def test_what_is_no_plan_is_refused(tmp_path, text):
     (tmp_path / PLAN_NAME).write_text(text)

@@ -42,6 +42,12 @@ def test_what_is_said_while_a_bar_is_there_is_a_line_of_its_own():
     assert logged(3600, "\rA 5%", "error: x\n", "\rB 5%", "error: x\n") == "A 5%\nerror: x\nB 5%\nerror: x\n"
 
 
+def test_a_closed_stream_is_no_reason_to_fail(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with bars_as_lines(), progress("Nowhere", 2, "step") as tick:
+        tick()
+
+
 def test_bars_below_each_other_leave_no_cursor_movements():
     assert "\x1b" not in logged(0, "\rA 0%", "\n\rB 0%\x1b[A", "\n\rB 100%\x1b[A", "\rA 100%", "\n")
 

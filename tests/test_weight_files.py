@@ -15,9 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from optimum_flab import FlabOptimizer, PruningPlan
 from optimum_flab.errors import FlabError
-from optimum_flab.loading import check_config, load_dense, stored_dtype
+from optimum_flab.loading import check_config, load_dense, stored_dtype, weights_hash
+from optimum_flab.surgery import operate
+from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, tiny_model
 from .test_loading import F32, write_gguf
@@ -232,6 +236,75 @@ def test_a_quantised_model_is_refused_however_it_says_so(folder, field, value):
 def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
     change(folder, **fields)
     assert words in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rope_scaling": {"rope_type": "nope"}},
+        {"hidden_act": "nope"},
+        {"head_dim": 0},
+        {"dtype": "int8"},
+        {"dtype": 5},
+        {"pad_token_id": 10**6},
+        {"text_config": "x"},
+        {"num_hidden_layers": 10**9, "layer_types": None},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_no_model_can_be_made_of(folder, fields):
+    change(folder, **fields)
+    said = refusal(folder)
+    assert "the configuration of" in said and ("no model can be made of" in said or "cannot be right" in said)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_what_lies_in_the_place_of_a_tokenizer_file_is_named(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert name in (said := refusal(folder)) and "Git LFS pointer" in said
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text", "llama-bias"])
+def test_an_output_head_beside_a_tied_embedding_is_pruned_as_what_it_is(tmp_path, family):
+    model = tiny_model(family, VOCABULARY)
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer(VOCABULARY).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    head = torch.randn(VOCABULARY, 32, generator=torch.Generator().manual_seed(0))
+    save_file({**load_file(path), "lm_head.weight": head}, path, {"format": "pt"})
+    optimizer = FlabOptimizer.from_pretrained(tmp_path, device="cpu")
+    assert any("pruned as two" in note for note in optimizer.dense.notes)
+    kept = list(range(40, VOCABULARY))
+    plan = PruningPlan(
+        base_model="tiny",
+        base_revision=None,
+        base_hash=weights_hash(optimizer.dense.model, torch.float32),
+        corpus_hash="0",
+        kept_tokens=kept,
+        vocab_size=len(kept),
+        kept_layers=[0, 1, 2, 3],
+        kept_neurons={},
+        dtype="float32",
+        settings={},
+    )
+    pruned = operate(optimizer.dense.model, optimizer.architecture, plan)
+    pruned.save_pretrained(tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    ids = torch.arange(12)[None]
+    expected = optimizer.dense.model(ids + 40).logits[..., kept]
+    torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_generation_settings_that_mean_nothing_are_left_out(folder):
+    settings = {"eos_token_id": [0, 5], "temperature": 0.5, "top_p": 0.9, "sequence_bias": [[[3, 4], -5.0]]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    dense = load_dense(folder)
+    assert any(note.startswith("temperature, top_p of its generation settings") for note in dense.notes)
+    _, generation_config = remap_config_ids(None, dense.model.generation_config, [0, 3, 4, 5])
+    generation_config.save_pretrained(folder / "out")
+    written = json.loads((folder / "out" / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [0, 3] and written["sequence_bias"] == [[[1, 2], -5.0]]
+    assert "temperature" not in written
 
 
 def test_one_architecture_may_stand_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 import signal
 import sys
@@ -63,6 +64,9 @@ class FlabVerb(BaseOptimumCLICommand):
 
     def run(self) -> None:
         self.start = time.perf_counter()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks are no reason to fail
+                stream.reconfigure(errors="backslashreplace")
         with bars_as_lines(), terminal():
             self.execute()
 

@@ -82,7 +82,7 @@ class PruneCommand(FlabVerb):
             help="complete this text with the dense and the pruned model at the end (default: do not)",
         )
         optional.add_argument(
-            "--overwrite", action="store_true", help="replace what is in the output folder (default: refuse)"
+            "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
         )
 
     def execute(self) -> None:
@@ -129,10 +129,10 @@ class PruneCommand(FlabVerb):
             optimizer.pruned.report["command"] = command
             optimizer.save_to(output)
         print(optimizer.summary())
-        print(self.ending(args.output))
         if args.prompt is not None:
             for name, text in optimizer.complete(args.prompt).items():
                 print(f"\n--- completion by the {name} model\n{text}")
+        print(self.ending(args.output))
 
 
 def _refuse_search(args: Namespace) -> None:

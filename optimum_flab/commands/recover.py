@@ -104,7 +104,7 @@ class RecoverCommand(FlabVerb):
             " (default: optimum_flab/recovery in HF_HOME)",
         )
         optional.add_argument(
-            "--overwrite", action="store_true", help="replace what is in the output folder (default: refuse)"
+            "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
         )
 
     def execute(self) -> None:

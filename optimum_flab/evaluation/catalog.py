@@ -76,8 +76,15 @@ def shipped_tasks() -> dict[str, tuple[str, str]]:
     found = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = load_yaml(path, resolve_func=False)
-        found[config["task"]] = (config["metadata"]["description"], config["metadata"]["protocol"])
+        found[config["task"]] = (config["metadata"]["description"], _protocol(config))
     return dict(sorted(found.items()))
+
+
+def _protocol(config: Mapping[str, Any]) -> str | None:
+    """How a task asks, with the number of tokens that it lets a model write."""
+    most = (config.get("generation_kwargs") or {}).get("max_gen_toks")
+    protocol = (config.get("metadata") or {}).get("protocol")
+    return protocol and protocol.replace("{max_new_tokens}", f"{most}")
 
 
 def load_tasks(
@@ -316,8 +323,8 @@ def _load(
                 own = _is_own_loader(config.get("custom_dataset"))
                 task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling, max_new_tokens))
                 spec, tasks = [task], {name: task}
-                metadata = config.get("metadata") or {}
-                chat_template, protocol = bool(metadata.get("chat_template")), metadata.get("protocol")
+                chat_template = bool((config.get("metadata") or {}).get("chat_template"))
+                protocol = _protocol({**config, "generation_kwargs": task.config.generation_kwargs})
             else:
                 loaded = manager.load([name])
                 own, chat_template, protocol, tasks = False, False, None, loaded["tasks"]

@@ -71,7 +71,7 @@ def check_adapter(folder: Path, pruned: str) -> Path:
     missing += [] if (folder / REPORT_NAME).is_file() else [REPORT_NAME]
     if missing:
         raise ConfigurationError(
-            f"folder {str(folder)!r} holds no adapter, since {', '.join(missing)} is missing; recover with"
+            f"folder {str(folder)!r} holds no adapter, since it lacks {', '.join(missing)}; recover with"
             " --keep-adapter and give what `optimum-cli flab recover` wrote"
         )
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):

@@ -146,7 +146,7 @@ def is_replaceable(path: Path) -> bool:
     a card that somebody wrote or changed is not."""
     if path.name == CARD_NAME:
         try:
-            return is_generated(path.read_text(encoding="utf-8"))
+            return not path.exists() or is_generated(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
     if path.is_dir():

@@ -188,7 +188,7 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
     missing = [path.name for path in [*needed, *weight_files(folder)] if not path.is_file()]
     if missing:
         raise ConfigurationError(
-            f"folder {str(folder)!r} is not a complete pruned model, since {', '.join(missing)} is missing; "
+            f"folder {str(folder)!r} is not a complete pruned model, since it lacks {', '.join(missing)}; "
             "give what `optimum-cli flab prune` wrote"
         )
     names, read = {path.name for path in folder.iterdir()}, {path.name for path in weight_files(folder)}

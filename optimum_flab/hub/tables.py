@@ -377,7 +377,7 @@ def source_rows(facts: Facts) -> list[list[str]]:
     """The texts of a pruning, and what they decided: what, value."""
     enabled = {name for name in ("vocabulary", "layers", "ffn") if at(facts.settings, name, "enabled")}
     decided = [label for name, label in (("layers", "layers"), ("ffn", "neurons")) if name in enabled]
-    rows = []
+    rows, read = [], at(facts.report, "texts") is not None
     for kind, label, default in (
         ("corpus", "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled), "`python-stdlib`, the default"),
         (
@@ -387,6 +387,10 @@ def source_rows(facts: Facts) -> list[list[str]]:
         ),
         ("held_out", "held-out text: only measured on", "set aside from the calibration text"),
     ):
+        if not read and kind == "held_out":
+            continue
+        # a plan that was applied was made from texts that this run did not read
+        label = label if read else f"{label} (when the plan was made)"
         number = number_at(facts.report, "texts", kind)
         texts = "" if number is None else f" ({number:,} texts)"
         rows.append([label, sources(at(facts.settings, "data", kind), default, facts) + texts])
@@ -483,8 +487,8 @@ def limits(facts: Facts) -> list[str]:
     if before != after and before is not None and after is not None:
         said.append(
             f"The vocabulary fell from {before:,} to {after:,} tokens. Text unlike the corpus (prose, other scripts)"
-            " still round-trips, but takes more tokens and therefore more time; by how much was measured only on the"
-            " held-out text."
+            " still round-trips, but takes more tokens and therefore more time; by how much was "
+            + ("measured only on the held-out text." if at(report, "held_out") else "not measured.")
         )
     tokens = get("dense_tokens"), get("pruned_tokens")
     if None not in tokens:

@@ -201,7 +201,7 @@ def remap_token_ids(value: Any, mapping: Mapping[int, int]) -> Any:
 
 
 def _remap_item(item: Any, mapping: Mapping[int, int]) -> Any:
-    if len(item) == 2 and isinstance(item[0], (list, tuple)) and isinstance(item[1], float):
+    if len(item) == 2 and isinstance(item[0], (list, tuple)) and isinstance(item[1], (float, int)):
         sequence = _remap_sequence(item[0], mapping)
         return None if sequence is None else type(item)((sequence, item[1]))
     if all(isinstance(index, int) for index in item):
