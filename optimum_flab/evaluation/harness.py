@@ -647,7 +647,7 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
         number = packages.total()
         notes.append(
             f"{number} program{'s count' if number > 1 else ' counts'} as failed for want of packages that the sandbox"
-            f" has not: {named}; allow those that are installed here with --allow-packages"
+            f" does not have: {named}; allow those that are installed here with --allow-packages"
         )
     return notes
 
