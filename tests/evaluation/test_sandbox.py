@@ -559,6 +559,7 @@ def test_packages_that_cannot_be_allowed_are_refused(isolation):
         "json": "it is part of Python and always there; leave it out",
         "numpy.linalg": "'numpy.linalg' is not the plain name of a package; give names as programs import them",
         "../numpy": "is not the plain name of a package",
+        "__main__": "'__main__' is not the plain name of a package",
         "numpy,": "'' is not the plain name of a package",
         "jinja2": "jinja2 needs markupsafe, which must be allowed as well (--allow-packages jinja2,markupsafe)",
     }.items():
