@@ -745,6 +745,56 @@ def test_a_test_sees_what_it_would_see_in_one_process(isolation, right, wrong, t
     assert (failed.status, failed.judged) == ("failed", True), failed
 
 
+PASCAL = """
+    rows = {0: [1]}
+    def f(n):
+        if n not in rows:
+            above = f(n - 1)
+            rows[n] = [1, *map(sum, zip(above, above[1:])), 1]
+        return rows[n]
+"""
+KEEPING = "kept = []\ndef f(x):\n    kept.append(x)\n    return kept"
+SHARING_MUCH = {
+    "rows that are remembered": (PASCAL, "got = [candidate(n) for n in range(600)]\nassert got[599][1] == 599"),
+    "arguments that are kept": (
+        KEEPING + "[-1]",
+        "given = [[n] * 100 for n in range(1000)]\nassert all(candidate(x) is x for x in given)",
+    ),
+    "a list that grows": (KEEPING, "for n in range(1000): assert len(candidate([n] * 100)) == n + 1"),
+}
+
+
+@pytest.mark.parametrize(("body", "test"), SHARING_MUCH.values(), ids=SHARING_MUCH)
+def test_a_program_may_share_much_with_its_test(isolation, body, test):
+    (verdict,) = run(isolation, program(body, test), limits=Limits(wall_seconds=20, cpu_seconds=15))
+    assert verdict.passed, verdict
+
+
+def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):
+    """A program that keeps very much, and changes what the test has from before, is told from a right one."""
+    body = """
+        rows, large = [], [[0] * 1000 for _ in range(1000)]
+        def f(change):
+            if change:
+                rows.append(change)
+            return rows if change is None else large if change == 0 else None
+    """
+    test = """
+        rows, large = candidate(None), candidate(0)
+        for _ in range(20):
+            candidate(0)
+        {}
+    """
+    change, none = "candidate(1)\nassert rows == {}", "assert rows == [] and len(large) == 1000"
+    texts = [change.format("[]"), change.format("[1]"), none]
+    tests = [test.format(textwrap.indent(text, " " * 8).strip()) for text in texts]
+    missed, early, unchanged = run(isolation, *(program(body, test) for test in tests), limits=Limits())
+    for verdict in (missed, early):
+        assert (verdict.status, verdict.judged) == ("failed", False), verdict
+        assert "more with the program than can be watched for changes" in verdict.detail
+    assert unchanged.passed, unchanged
+
+
 PROMPT = """
 import enum
 from collections import namedtuple

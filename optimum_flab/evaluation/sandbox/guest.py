@@ -112,12 +112,15 @@ class Guest:
         target, value = values
         setattr(target, request["attribute"], value)
 
+    def rest(self, request: dict, values: list) -> None:
+        self.wire.looks = sys.maxsize
+
     def answer(self, body: bytes) -> bytes:
         """The answer to a request of the judge."""
         try:
             request, values = self.wire.unpack(body)
-            action = {"load": self.load, "call": self.call, "get": self.get, "set": self.set}[request["do"]]
-            result = [action(request, values)]
+            actions = {"load": self.load, "call": self.call, "get": self.get, "set": self.set, "rest": self.rest}
+            result = [actions[request["do"]](request, values)]
             values.clear()
             return self.wire.pack({}, result)
         except BaseException as error:

@@ -146,6 +146,21 @@ class Link:
         message = {"do": "call", "keywords": [*keywords]}
         return self.ask(message, [target, *arguments, *keywords.values()])
 
+    def settle(self) -> None:
+        """Asks for all changes that either side did not tell in time. If there are any, the test may have seen a
+        container as it was before, or the program may have."""
+        if not self.wire.partial or self.ended is not None or self.unjudged is not None:
+            return
+        self.wire.looks = sys.maxsize
+        try:
+            self.ask({"do": "rest"}, [])
+        except BaseException as error:
+            self.unjudged = f"the containers that it shares with the program cannot be compared ({error})"
+        if self.wire.late and self.unjudged is None:
+            self.unjudged = (
+                "the test shares more with the program than can be watched for changes, and some was changed"
+            )
+
     def exception(self, answer: dict, values: list) -> BaseException:
         """The program's exception, as one that the judge knows."""
         error = answer["error"] if isinstance(answer["error"], dict) else {}
@@ -251,6 +266,7 @@ def verdict(job: dict, socket: int) -> dict:
         judge(job, link)
     except BaseException as raised:
         error = raised
+    link.settle()
     found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
     if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}

@@ -114,6 +114,10 @@ def run_programs(
     which are then used up where it came from; a view of a dictionary crosses as it is at that moment; attributes of a
     class, as against those of an instance, stay where they are.
 
+    For that, what both sides hold is looked at with every call, 15 million items altogether. Past that, only what a
+    call hands over or gives back is, with all that it holds; if anything else then turns out to have been changed, the
+    program is not judged, whether its test passed or not. A change that was undone before is not noticed.
+
     Other objects stay in the program's process: a test can call them and read and write their attributes, but one that
     compares them, iterates over them, takes them for true or asks for their class is not judged, as is one that gives
     the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.

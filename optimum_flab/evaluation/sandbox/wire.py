@@ -12,7 +12,12 @@ A message is JSON with the keys of a request or an answer and
 - `values`: what crosses. `[7]` is the object numbered 7, `{"tag": body}` a scalar that JSON has not;
 - `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
   the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
-- `dropped`: numbers of objects that this side does not hold any more.
+- `dropped`: numbers of objects that this side does not hold any more;
+- `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
+
+Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
+A side does that for `LOOKS` items altogether. From then on it looks at what can be reached from the values of the
+message alone, and says so; a last message in which it looks at everything tells whether a change was missed.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from enum import Enum
 from fractions import Fraction
 from importlib import import_module
 from itertools import chain, islice
+from operator import is_
 from types import MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -38,6 +44,9 @@ random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
 LONGEST_NAME = 100  # characters of the name of a class
+LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
+LOOK = 20  # of these, for a container, whatever its size
+SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
 _NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
 
@@ -363,20 +372,64 @@ def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], l
     return ("iterator", _take) if hasattr(kind, "__next__") else None
 
 
+def _same(one: list, other: list) -> bool:
+    """Whether two lists hold the same objects."""
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
 class Node:
-    """A numbered object on its way: what is encoded of it, and what is to come."""
+    """A numbered object on its way: what is encoded of it, and what is to come.
 
-    __slots__ = ("atoms", "class_name", "items", "kind", "number", "parts")
+    Args:
+        moving (`bool`): whether iterators in it that the other side has the items of come along.
+        read (`Callable`, *optional*): what gives the items.
+    """
 
-    def __init__(self, number, kind, items, class_name=None, attributes=()):
-        self.number, self.kind, self.class_name = number, kind, class_name
-        self.items, self.parts, self.atoms = len(items), chain(items, attributes), []
+    __slots__ = ("atoms", "attributes", "class_name", "items", "kind", "left", "moving", "number", "read")
+
+    def __init__(self, number, kind, items, class_name=None, attributes=(), moving=True, read=None):
+        self.number, self.kind, self.class_name, self.moving, self.read = number, kind, class_name, moving, read
+        self.items, self.attributes, self.atoms = items, attributes, []
+        self.left = chain(items, attributes)
 
     def text(self) -> str:
-        parts = [self.kind, self.atoms[: self.items]]
+        items = len(self.items)
+        parts = [self.kind, self.atoms[:items]]
         if self.class_name is not None:
-            parts += [self.class_name, self.atoms[self.items :]]
+            parts += [self.class_name, self.atoms[items:]]
         return _text(parts)
+
+
+class Seen:
+    """A container as the other side knows it.
+
+    Args:
+        kind (`type`): the class of the container.
+        text (`int`): the hash of what was told of it.
+        atoms (`list`): what stood for its parts.
+        node ([`Node`]): what it then held.
+        turn (`int`): the message for which it was last found to be so.
+    """
+
+    __slots__ = ("attributes", "deep", "items", "kind", "named", "read", "text", "turn")
+
+    def __init__(self, kind: type, text: int, atoms: list, node: Node, turn: int):
+        self.text = text
+        self.deep = any(type(atom) is list for atom in atoms)  # whether it holds numbered objects
+        self.confirm(kind, node, turn)
+
+    def confirm(self, kind: type, node: Node, turn: int) -> None:
+        """Takes what is held now as what was told."""
+        self.kind, self.items, self.attributes, self.turn = kind, node.items, node.attributes, turn
+        self.read, self.named = node.read, node.class_name is not None
+
+    def matches(self, value: Any) -> bool:
+        """Whether a container still holds the very same objects."""
+        return (
+            type(value) is self.kind
+            and _same(self.read(value), self.items)
+            and (not self.named or _same(attributes_of(value), self.attributes))
+        )
 
 
 class Wire:
@@ -394,12 +447,18 @@ class Wire:
         self.arrays = True  # whether those of numpy cross
         self.known: dict[int, Any] = {}  # what both sides hold, by number
         self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
-        self.states: dict[int, int] = {}  # of containers: the content that the other side knows, as a hash
+        self.states: dict[int, Seen] = {}  # of containers: the content that the other side knows
+        self.turn = 0  # messages made
+        self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
+        self.partial = self.late = False  # what this side or the other did not look at, or saw too late
+        self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
         self.kept: set[int] = set()
         # of the message that is being made: numbers and states given in it, whether an iterator gave its items
         self.given: list[int] = []
-        self.pending: dict[int, int] = {}
+        self.pending: dict[int, Seen] = {}
+        self.whole = True  # whether everything is looked at
+        self.walked: set[int] = set()  # where not, what was looked at, since it can be reached from the values
         self.taken = False
 
     # what the two sides do differently
@@ -435,36 +494,72 @@ class Wire:
 
     def pack(self, message: dict, values: list) -> bytes:
         """A message with values. `values` is emptied, so that what nobody else holds can be dropped."""
-        self.given, self.pending, self.taken = [], {}, False
+        self.given, self.pending, self.walked, self.taken = [], {}, set(), False
+        self.whole = self.looks > 0
+        self.partial = self.partial or not self.whole
         nodes: list[str] = []
         try:
-            self._add_changed([*self.states], nodes)
-            atoms = self._add(Node(None, "", values), nodes, moving=True)
+            self._add_changed(nodes)
+            atoms = self._add(Node(None, "", values), nodes)
             if self.taken:  # which may have run code that changed other containers
-                self._add_changed([*self.states, *self.pending], nodes)
+                self._add_changed(nodes)
         except BaseException:
             for number in self.given:
                 self._forget(number)
             raise
         self.states.update(self.pending)
+        self.pending = {}
         values.clear()
-        text = json.dumps({**message, "values": atoms, "dropped": self._drop()})
-        return f'{text[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
+        self.turn += 1
+        dropped = self._drop()
+        message = {**message, "values": atoms, "dropped": dropped, "late": self.late, "partial": self.partial}
+        return f'{json.dumps(message)[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
 
-    def _add_changed(self, numbers: list[int], nodes: list[str]) -> None:
-        """Adds the nodes of containers that are not any more as the other side knows them."""
-        for number in numbers:
-            if (node := self._node(self.known[number])) is not None:
+    def _add_changed(self, nodes: list[str]) -> None:
+        """Adds the nodes of containers that are not any more as the other side knows them; of those alone that this
+        message has come upon, where not everything is looked at."""
+        told = self.states if self.whole else self.walked.intersection(self.states)
+        for number in [*told, *(number for number in self.pending if number not in told)]:
+            if (node := self._changed(number)) is not None:
+                node.moving = False
                 self._add(node, nodes)
 
-    def _add(self, node: Node, nodes: list[str], moving: bool = False) -> list:
+    def _changed(self, number: int) -> Node | None:
+        """The node of a container if it may not be any more as the other side knows it."""
+        value, seen = self.known[number], self.pending.get(number) or self.states[number]
+        self.looks -= LOOK + len(seen.items)
+        if not seen.matches(value):
+            return self._node(value)
+        seen.turn = self.turn
+        return None
+
+    def _reached(self, number: int, value: Any) -> Node | None:
+        """The node of an object that both sides hold, or of what it holds, where not everything is looked at."""
+        if number in self.walked or number in self.kept or hasattr(type(value), "__next__"):
+            return None
+        self.walked.add(number)
+        if number in self.states or number in self.pending:
+            if (node := self._changed(number)) is not None:
+                node.moving = False
+                return node
+            seen = self.pending.get(number) or self.states[number]
+            parts = [*seen.items, *seen.attributes] if seen.deep else []
+        else:
+            node = self._node(value)
+            parts = [] if node is None else [*node.items, *node.attributes]
+        parts = [part for part in parts if id(part) in self.numbers]
+        return Node(None, "", parts, moving=False) if parts else None
+
+    def _add(self, node: Node, nodes: list[str]) -> list:
         """Adds a node behind those of all that is new in it; gives what stands for its parts."""
         stack = [node]
         while stack:
-            for part in stack[-1].parts:
-                atom, inner = self.atom(part, moving)
-                stack[-1].atoms.append(atom)
+            last = stack[-1]
+            for part in last.left:
+                atom, inner = self.atom(part, last.moving)
+                last.atoms.append(atom)
                 if inner is not None:
+                    inner.moving = inner.moving and last.moving
                     stack.append(inner)
                     break
             else:
@@ -476,11 +571,18 @@ class Wire:
             return
         text = node.text()
         if node.kind in _CONTAINERS:
-            state = hash(text)
-            if self.pending.get(node.number, self.states.get(node.number)) == state:
+            seen = self.pending.get(node.number) or self.states.get(node.number)
+            kind, state = type(self.known[node.number]), hash(text)
+            if seen is not None and seen.text == state:
+                seen.confirm(kind, node, self.turn)
                 return
-            self.pending[node.number] = state
+            self.late = self.late or (seen is not None and self._was_left_out(seen))
+            self.pending[node.number] = Seen(kind, state, node.atoms, node, self.turn)
         nodes.append(f"[{node.number},{text}")
+
+    def _was_left_out(self, seen: Seen) -> bool:
+        """Whether a container was not looked at for the message before."""
+        return seen.turn < self.turn - 1
 
     def atom(self, value, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value, and its node, if the other side needs one."""
@@ -489,8 +591,9 @@ class Wire:
             return encode(value), None
         number = self.numbers.get(id(value))
         if number is not None:
-            comes_along = moving and number in self.kept and hasattr(kind, "__next__")
-            return [number], self._node(value) if comes_along else None
+            if moving and number in self.kept and hasattr(kind, "__next__"):
+                return [number], self._node(value)
+            return [number], None if self.whole else self._reached(number, value)
         if issubclass(kind, type):
             return self._class(value)
         if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
@@ -528,7 +631,8 @@ class Wire:
         if name == "iterator":
             self.kept.discard(number)
             self.taken = True
-        return Node(number, name, items, class_name, () if class_name is None else attributes_of(value))
+        attributes = [] if class_name is None else attributes_of(value)
+        return Node(number, name, items, class_name, attributes, read=read)
 
     # reading
 
@@ -541,11 +645,14 @@ class Wire:
         try:
             message = json.loads(body)
             heap, atoms, dropped = (message.pop(part) for part in ("heap", "values", "dropped"))
+            self.late = bool(message.pop("late", False)) or self.late
+            self.partial = bool(message.pop("partial", False)) or self.partial
             for node in heap:
                 self._create(*node)
             self._settle_all(heap)
             values = [self._value(atom) for atom in atoms]
             for number in dropped:
+                self._note_if_late(number)  # the other side may have read what it does not hold any more
                 self._forget(number)
         except (Closed, MemoryError, NameError):  # a program may lack a name that the test asks for
             raise
@@ -593,11 +700,14 @@ class Wire:
         values = [self._value(item) for item in items]
         own = [self._value(item) for item in attributes]
         if kind in _CONTAINERS:
-            _CONTAINERS[kind][1].fill(self.known[number], values)
+            value = self.known[number]
+            self._note_if_late(number)  # what this side has changed is lost
+            _CONTAINERS[kind][1].fill(value, values)
             if class_name is not None:
-                set_attributes(self.known[number], own)
+                set_attributes(value, own)
             parts = [kind, items] if class_name is None else [kind, items, class_name, attributes]
-            self.states[number] = hash(_text(parts))
+            state, atoms = hash(_text(parts)), [*items, *attributes]
+            self.states[number] = Seen(type(value), state, atoms, self._node(value), self.turn - 1)
         elif kind in _MAKE_FIXED:
             if number in self.known:
                 raise ValueError("what never changes is sent once")
@@ -634,6 +744,12 @@ class Wire:
         self.beyond()
         yield
 
+    def _note_if_late(self, number: int) -> None:
+        """Before what this side has of a container is given up: whether it has a change that it did not tell."""
+        seen = self.states.get(number)
+        if seen is not None and self._was_left_out(seen) and self._changed(number) is not None:
+            self.late = True
+
     # the table
 
     def _give(self, value) -> int:
@@ -656,10 +772,17 @@ class Wire:
         self.kept.discard(number)
 
     def _drop(self) -> list[int]:
-        """Forgets what nothing on this side holds any more, and says which numbers that were."""
-        alone = []
+        """Forgets what nothing on this side holds any more, and says which numbers that were.
+
+        A large table is gone through each time that it has grown by half.
+        """
+        alone: list[int] = []
+        if len(self.known) < self.sweep:
+            return alone
         for number in sorted(self.known):  # what holds others was numbered before them
             if number not in self.kept and _references(self.known, number) <= _ALONE:
+                self._note_if_late(number)
                 self._forget(number)
                 alone.append(number)
+        self.sweep = len(self.known) * 3 // 2 if len(self.known) > SMALL_TABLE else 0
         return alone
