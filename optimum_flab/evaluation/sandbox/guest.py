@@ -13,7 +13,7 @@ import sys
 import types
 from contextlib import suppress
 
-from wire import LONGEST_NAME, Closed, Node, Wire, attributes_of, receive, send
+from wire import LONGEST_NAME, OF_ALL_OBJECTS, PROTOCOL, Closed, Node, Wire, attributes_of, is_own, receive, send
 
 
 NOT_ALLOWED = frozenset(
@@ -57,6 +57,19 @@ def error_message(error: BaseException) -> dict:
     }
 
 
+def methods_of(value: object) -> list[str]:
+    """The methods of [`PROTOCOL`] that an object has, but for those that all objects have."""
+    kinds = [*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())]
+    return sorted({name for kind in kinds for name in PROTOCOL & kind.__dict__.keys()} - OF_ALL_OBJECTS)
+
+
+def has_more_than(kind: type, known: type | None) -> bool:
+    """Whether the class of an exception has attributes and methods that neither Python's nor a known class has."""
+    own = [base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is not base]
+    of_known = known.__mro__ if known is not None else ()
+    return any(is_own(name) for base in own if base not in of_known for name in [*base.__dict__])
+
+
 class GuestWire(Wire):
     """The program's end: what is no plain value is lent, and of the prompt's classes it has its own."""
 
@@ -69,7 +82,7 @@ class GuestWire(Wire):
             return super().stranger(value)
         number = self._give(value)
         self.kept.add(number)
-        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME]])
+        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME], *methods_of(value)])
 
     def named(self, name):
         if name not in self.space:
@@ -88,14 +101,14 @@ class Guest:
         self.module = types.ModuleType("program")
         self.wire = GuestWire(self.module.__dict__)
 
-    def load(self, request: dict, values: list) -> list[str]:
-        """Runs the program; of some names, those by which it knows a class."""
+    def load(self, request: dict, values: list) -> list:
+        """Runs the program; of some names, those by which it knows a class, and of others, what those have."""
         space = self.module.__dict__
         sys.modules["program"] = self.module
         exec(compile(self.code, "<program>", "exec", dont_inherit=True), space)
         known = [name for name in request["classes"] if isinstance(space.get(name), type)]
         self.wire.classes = frozenset(known)
-        return known
+        return [known, {name: methods_of(space[name]) for name in request["names"] if name in space}]
 
     def call(self, request: dict, values: list):
         target, *arguments = values
@@ -134,7 +147,11 @@ class Guest:
             self.wire.lending = False
             arguments = [*error.args]
             if sum(len(part) for part in arguments if isinstance(part, (str, bytes))) < LONGEST_ARGUMENTS:
-                return self.wire.pack(message, [arguments, attributes_of(error) if class_name else []])
+                attributes = self.plain_attributes(error)
+                crossing = self.wire.space.get(class_name) if class_name else None
+                if len(attributes) < len(attributes_of(error)) or has_more_than(type(error), crossing):
+                    self.wire.reduce(type(error))
+                return self.wire.pack(message, [arguments, attributes])
         except BaseException:
             pass
         finally:
@@ -143,6 +160,18 @@ class Guest:
             return self.wire.pack(message, [])
         except BaseException:
             return Wire(1, {}).pack(message, [])  # what the program has changed is not said
+
+    def plain_attributes(self, error: BaseException) -> list:
+        """Names and values of the attributes of an exception that can cross by value."""
+        found, given = [], attributes_of(error)
+        for name, value in zip(given[::2], given[1::2], strict=True):
+            trial = GuestWire(self.wire.space)
+            trial.classes, trial.lending = self.wire.classes, False
+            with suppress(BaseException):
+                if not hasattr(type(value), "__next__"):
+                    trial.pack({}, [value])
+                    found += [name, value]
+        return found
 
 
 def serve(job: dict, descriptors: list[int]) -> None:

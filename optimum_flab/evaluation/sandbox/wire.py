@@ -13,6 +13,7 @@ A message is JSON with the keys of a request or an answer and
 - `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
   the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
 - `dropped`: numbers of objects that this side does not hold any more;
+- `reduced`: a class of which instances have crossed as what it is derived from, if there is one;
 - `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
 
 Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
@@ -34,7 +35,7 @@ from fractions import Fraction
 from importlib import import_module
 from itertools import chain, islice
 from operator import is_
-from types import MemberDescriptorType
+from types import GeneratorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 
@@ -47,6 +48,15 @@ LONGEST_NAME = 100  # characters of the name of a class
 LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
 LOOK = 20  # of these, for a container, whatever its size
 SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
+# methods that Python calls by itself and `hasattr` may ask for; all objects have some of them
+PROTOCOL = frozenset(
+    f"__{name}__"
+    for name in """call eq ne lt le gt ge bool len iter next reversed contains getitem setitem delitem hash int float
+    complex index str repr format bytes add radd iadd sub rsub mul rmul matmul truediv rtruediv floordiv rfloordiv mod
+    rmod divmod rdivmod pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert round trunc
+    floor ceil enter exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".split()
+)
+OF_ALL_OBJECTS = PROTOCOL & {*dir(object)}
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
 _NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
 
@@ -126,6 +136,8 @@ SCALARS: dict[type, Callable[[Any], Any]] = {
     datetime: lambda value: {"datetime": datetime.isoformat(value)},
     time: lambda value: {"time": time.isoformat(value)},
     timedelta: lambda value: {"timedelta": [value.days, value.seconds, value.microseconds]},
+    type(...): lambda value: {"singleton": "Ellipsis"},
+    type(NotImplemented): lambda value: {"singleton": "NotImplemented"},
 }
 _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "int": lambda body: int(body, 16),
@@ -139,6 +151,7 @@ _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": lambda body: timedelta(*body),
+    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented}.__getitem__,
     "type": lambda body: _TYPES[body],
     "numpy": lambda body: _array(body)[()],
 }
@@ -245,6 +258,8 @@ FIXED: dict[type, Callable[[type, list], Any]] = {
 }
 _MAKE_FIXED = {kind.__name__: (kind, make) for kind, make in FIXED.items()}
 _CONTAINERS = {kind.__name__: (kind, container) for kind, container in CONTAINERS.items()}
+_CLASSES: dict[str, type] = {kind.__name__: kind for kind in (*FIXED, *CONTAINERS)}
+ITERATORS = ("iterator", "generator")
 # classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS, tuple, frozenset, type)}
 # looked up by identity: the classes of a program may have a metaclass that says otherwise
@@ -269,10 +284,10 @@ def attributes_of(value: Any) -> list:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return found
-    return found + _flat((name, item) for name, item in [*own.items()] if _is_own(name))
+    return found + _flat((name, item) for name, item in [*own.items()] if is_own(name))
 
 
-def _is_own(name: Any) -> bool:
+def is_own(name: Any) -> bool:
     """Whether a name is one that a class gives its instances, and not one of Python's for its own ends."""
     return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
@@ -301,7 +316,7 @@ def set_attributes(value: Any, items: list) -> None:
     own.update(
         (name, item)
         for name, item in wanted.items()
-        if _is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
+        if is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
     )
 
 
@@ -362,8 +377,14 @@ def _take(iterator) -> list:
     return [len(items) > LONGEST_ITERATOR, *items[:LONGEST_ITERATOR]]
 
 
+def _generator(items: Iterator) -> Iterator:
+    yield from items
+
+
 def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], list]] | None:
     """What numbered objects of a class cross as, and how they are read; `None` for what is no plain value."""
+    if kind is GeneratorType:
+        return "generator", _take
     for base in kind.__mro__:
         if base is object and (class_name is None or issubclass(kind, BaseException)):
             break
@@ -451,6 +472,8 @@ class Wire:
         self.turn = 0  # messages made
         self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
         self.partial = self.late = False  # what this side or the other did not look at, or saw too late
+        self.reduced: str | None = None  # a class whose instances this side gave as what it is derived from
+        self.reduced_there: str | None = None  # the same of the other side
         self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
         self.kept: set[int] = set()
@@ -467,8 +490,8 @@ class Wire:
         """What stands for an object that is no plain value, and its node, if the other side needs one."""
         raise TypeError(f"{type(value).__name__} is not a plain value")
 
-    def handle(self, number: int, kind: str) -> Any:
-        """What stands for an object that the other side lends."""
+    def handle(self, kind: str, has: list) -> Any:
+        """What stands for an object of a class that the other side lends, which has some methods of [`PROTOCOL`]."""
         raise ValueError("a handle")
 
     def named(self, name: str) -> Any:
@@ -512,7 +535,8 @@ class Wire:
         values.clear()
         self.turn += 1
         dropped = self._drop()
-        message = {**message, "values": atoms, "dropped": dropped, "late": self.late, "partial": self.partial}
+        message = {**message, "values": atoms, "dropped": dropped, "reduced": self.reduced}
+        message |= {"late": self.late, "partial": self.partial}
         return f'{json.dumps(message)[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
 
     def _add_changed(self, nodes: list[str]) -> None:
@@ -604,9 +628,15 @@ class Wire:
             return {"numpy": parts}, None
         for base in kind.__mro__:
             if (encode := _SCALAR_BY_ID.get(id(base))) is not None:
+                if not _is_numpy(kind, "generic"):
+                    self.reduce(kind)
                 return encode(value), None
         node = self._node(value)
         return ([node.number], node) if node is not None else self.stranger(value)
+
+    def reduce(self, kind: type) -> None:
+        """Notes that an instance of a class crosses as what that is derived from."""
+        self.reduced = self.reduced or str(kind.__name__)[:LONGEST_NAME]
 
     def _class(self, value: type) -> tuple[Any, Node | None]:
         if _TYPES.get(value.__name__) is value:
@@ -625,10 +655,13 @@ class Wire:
         items = read(value) if read is not None else None
         if items is None:
             return None
+        whole = self.space.get(class_name) if class_name is not None else _CLASSES.get(name, kind)
+        if whole is not kind:
+            self.reduce(kind)
         number = self.numbers.get(id(value))
         if number is None:
             number = self._give(value)
-        if name == "iterator":
+        if name in ITERATORS:
             self.kept.discard(number)
             self.taken = True
         attributes = [] if class_name is None else attributes_of(value)
@@ -645,6 +678,7 @@ class Wire:
         try:
             message = json.loads(body)
             heap, atoms, dropped = (message.pop(part) for part in ("heap", "values", "dropped"))
+            self.reduced_there = message.pop("reduced", None) or self.reduced_there
             self.late = bool(message.pop("late", False)) or self.late
             self.partial = bool(message.pop("partial", False)) or self.partial
             for node in heap:
@@ -665,7 +699,8 @@ class Wire:
         if type(number) is not int or number < 0 or (number % 2 == self.side and number >= self.next):
             raise ValueError("a number that was never given")
         if kind == "handle" and number not in self.known:
-            self._learn(number, self.handle(number, str(*items)[:LONGEST_NAME]))
+            name, *has = items
+            self._learn(number, self.handle(str(name)[:LONGEST_NAME], has))
         if kind not in _CONTAINERS:
             return
         if kind == "ndarray" and not self.arrays:
@@ -716,8 +751,9 @@ class Wire:
             if class_name is not None:
                 set_attributes(made, own)
             self._learn(number, made)
-        elif kind == "iterator":
-            self._learn(number, chain(values[1:], self._beyond()) if values[0] else iter(values[1:]))
+        elif kind in ITERATORS:
+            taken = chain(values[1:], self._beyond()) if values[0] else iter(values[1:])
+            self._learn(number, _generator(taken) if kind == "generator" else taken)
             self.kept.add(number)
         elif kind != "handle":
             raise ValueError("an unknown kind")
