@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from contextlib import suppress
+from typing import Any
 
 from wire import LONGEST_NAME, OF_ALL_OBJECTS, PROTOCOL, Closed, Node, Wire, attributes_of, is_own, receive, send
 
@@ -77,24 +78,43 @@ class GuestWire(Wire):
         super().__init__(1, space)
         self.lending = True
 
-    def stranger(self, value):
+    def stranger(self, value: Any) -> tuple[Any, Node]:
+        """A handle for an object that is no plain value.
+
+        Raises:
+            `TypeError`: nothing is lent now.
+        """
         if not self.lending:
             return super().stranger(value)
         number = self._give(value)
         self.kept.add(number)
         return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME], *methods_of(value)])
 
-    def named(self, name):
+    def named(self, name: str) -> Any:
+        """A global of the program.
+
+        Raises:
+            `NameError`: it has none of that name.
+        """
         if name not in self.space:
             raise NameError(f"name {name!r} is not defined")
         return self.space[name]
 
-    def class_named(self, name):
+    def class_named(self, name: str) -> type:
+        """The program's own class of a name of the prompt.
+
+        Raises:
+            `NameError`: it has none of that name.
+        """
         return self.named(name)
 
 
 class Guest:
-    """A loaded program."""
+    """A program, and the answers to what a judge asks of it.
+
+    Args:
+        code (`str`): the program.
+    """
 
     def __init__(self, code: str):
         self.code = code
@@ -110,7 +130,8 @@ class Guest:
         self.wire.classes = frozenset(known)
         return [known, {name: methods_of(space[name]) for name in request["names"] if name in space}]
 
-    def call(self, request: dict, values: list):
+    def call(self, request: dict, values: list) -> Any:
+        """Calls the first value with the others, the last of which are named by `keywords`."""
         target, *arguments = values
         values.clear()  # nothing but the program holds its arguments
         names = request["keywords"]
@@ -118,14 +139,17 @@ class Guest:
         keywords = dict(zip(names, arguments[first:], strict=True))
         return target(*arguments[:first], **keywords)
 
-    def get(self, request: dict, values: list):
+    def get(self, request: dict, values: list) -> Any:
+        """An attribute of the value."""
         return getattr(*values, request["attribute"])
 
     def set(self, request: dict, values: list) -> None:
+        """Sets an attribute of the first value to the second."""
         target, value = values
         setattr(target, request["attribute"], value)
 
     def rest(self, request: dict, values: list) -> None:
+        """Lets the answer look at all that both sides hold."""
         self.wire.looks = sys.maxsize
 
     def answer(self, body: bytes) -> bytes:

@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from wire import (
     COMMON_MODULES,
@@ -20,6 +21,7 @@ from wire import (
     OF_ALL_OBJECTS,
     PROTOCOL,
     Closed,
+    Node,
     Wire,
     is_own,
     receive,
@@ -108,7 +110,12 @@ class JudgeWire(Wire):
         super().__init__(0, space)
         self.link, self.arrays = link, arrays
 
-    def atom(self, value, moving):
+    def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
+        """What stands for a value; for what the program lends, its name or its number.
+
+        Raises:
+            `Closed`: the program has given up an object.
+        """
         if not issubclass(type(value), Refusing):
             return super().atom(value, moving)
         if value._flab_name is not None:
@@ -118,25 +125,39 @@ class JudgeWire(Wire):
             raise Closed("the program has given up an object that the test still holds")
         return [number], None
 
-    def stranger(self, value):
+    def stranger(self, value: Any) -> NoReturn:
+        """Ends the test, which gives the program what cannot cross."""
         self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
 
-    def handle(self, kind, has):
+    def handle(self, kind: str, has: list) -> Refusing:
+        """What stands for an object of the program."""
         self.link.handles += 1
         return lent(self.link, kind, has)
 
-    def class_named(self, name):
+    def class_named(self, name: str) -> type:
+        """The judge's own class of that name.
+
+        Raises:
+            `ValueError`: it shares none with the program.
+        """
         kind = self.space[name] if name in self.classes else None
         if not issubclass(type(kind), type):
             raise ValueError("a class that the judge does not share")
         return kind
 
-    def beyond(self):
+    def beyond(self) -> NoReturn:
+        """Ends the test, which takes more items of an iterator than cross."""
         self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
 
 
 class Link:
-    """Asks the program's process."""
+    """Asks the program's process.
+
+    Args:
+        socket (`int`): descriptor on which that answers.
+        space (`dict`): the globals of the test.
+        arrays (`bool`): whether numpy's arrays cross.
+    """
 
     def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
@@ -148,19 +169,26 @@ class Link:
         self.unjudged: str | None = None  # what cannot be judged, once that was met
         self.line: int | None = None  # of the test, where that was
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> NoReturn:
         """Ends the test without a verdict on the program, unless the program has ended before."""
         if self.ended is None and self.unjudged is None:
             self.unjudged, self.line = reason, _line_of_test(sys._getframe())
         self.check()
+        raise NotPlain(reason)  # not reached: there is a reason now
 
     def check(self) -> None:
+        """Ends the test if its verdict stands already.
+
+        Raises:
+            `ProgramEnded`: the program has ended.
+            `NotPlain`: the test wanted what cannot be judged.
+        """
         if self.ended is not None:
             raise ProgramEnded(self.ended)
         if self.unjudged is not None:
             raise NotPlain(self.unjudged)
 
-    def ask(self, message: dict, values: list):
+    def ask(self, message: dict, values: list) -> Any:
         """What the program's process answers to a message with values.
 
         Raises whatever the program raised, as one of Python's exceptions or of the prompt's.
@@ -179,7 +207,8 @@ class Link:
             self.ended = str(error)
         raise error
 
-    def call(self, target: Refusing, arguments: tuple, keywords: dict):
+    def call(self, target: Refusing, arguments: tuple, keywords: dict) -> Any:
+        """What a function of the program returns; raises what it raises, see [`ask`]."""
         self.calls += 1
         message = {"do": "call", "keywords": [*keywords]}
         return self.ask(message, [target, *arguments, *keywords.values()])
@@ -338,6 +367,7 @@ def failing_line(job: dict, error: BaseException) -> str:
 
 
 def line_of(job: dict, line: int | None) -> str:
+    """A line of the test, counted from 1; empty where it has none of that number."""
     lines = job["test"].splitlines()
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
@@ -355,6 +385,16 @@ def missing_package(job: dict, module: object) -> str | None:
 
 
 def verdict(job: dict, socket: int) -> dict:
+    """Judges a program by its test.
+
+    Args:
+        job (`dict`): `test`, `entry_point`, `helpers` and `packages` of a program.
+        socket (`int`): descriptor on which the program's process answers.
+
+    Returns:
+        `dict`: `status`, which is `"ended"` where the program's process ended by itself, and `detail`; `judged` and
+        `package` where there is something to say.
+    """
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module  # where dataclasses look for the module of a class
     link = Link(socket, module.__dict__, "numpy" in job["packages"])
@@ -371,6 +411,7 @@ def verdict(job: dict, socket: int) -> dict:
 
 
 def not_judged(reason: str, where: str) -> dict:
+    """The verdict on a program of which its test wants more than can be judged, in a line of the test."""
     detail = f"not judged: {reason}"
     return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
 

@@ -87,6 +87,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the program is right, as far as its test says."""
         return self.status == "passed"
 
 

@@ -414,6 +414,7 @@ class Node:
         self.left = chain(items, attributes)
 
     def text(self) -> str:
+        """What a message says of the object, without its number, once its parts are encoded."""
         items = len(self.items)
         parts = [self.kind, self.atoms[:items]]
         if self.class_name is not None:
@@ -486,7 +487,7 @@ class Wire:
 
     # what the two sides do differently
 
-    def stranger(self, value) -> tuple[Any, Node | None]:
+    def stranger(self, value: Any) -> tuple[Any, Node | None]:
         """What stands for an object that is no plain value, and its node, if the other side needs one."""
         raise TypeError(f"{type(value).__name__} is not a plain value")
 
@@ -608,7 +609,7 @@ class Wire:
         """Whether a container was not looked at for the message before."""
         return seen.turn < self.turn - 1
 
-    def atom(self, value, moving: bool) -> tuple[Any, Node | None]:
+    def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value, and its node, if the other side needs one."""
         kind = type(value)
         if (encode := _SCALAR_BY_ID.get(id(kind))) is not None:
