@@ -780,6 +780,11 @@ SEEN_AS_IN_ONE_PROCESS |= {
         "def f(): raise KeyError('k', 1)",
         "try: candidate()\nexcept KeyError as error: assert str(error) == 'mine' and error.args == ('k', 1)",
     ),
+    "long text of an exception": (
+        "class Mine(ValueError): pass\ndef f(): raise Mine('k' * 5000)",
+        "class Mine(ValueError): pass\ndef f(): raise Mine('k' * 4999)",
+        "try: candidate()\nexcept ValueError as error: assert str(error) == 'k' * 5000",
+    ),
     "an expected StopIteration": (
         "def f(x): return next(iter([]))",
         "def f(x): return None",
@@ -889,6 +894,10 @@ PASCAL = """
 """
 KEEPING = "kept = []\ndef f(x):\n    kept.append(x)\n    return kept"
 SHARING_MUCH = {
+    "bytes that are not touched": (
+        "kept = [bytearray(100_000) for _ in range(20)]\ndef f(x): return kept if x == 0 else x + 1",
+        "kept = candidate(0)\nassert all(candidate(x) == x + 1 for x in range(1, 1000)) and len(kept) == 20",
+    ),
     "rows that are remembered": (PASCAL, "got = [candidate(n) for n in range(600)]\nassert got[599][1] == 599"),
     "arguments that are kept": (
         KEEPING + "[-1]",

@@ -14,7 +14,19 @@ import types
 from contextlib import suppress
 from typing import Any
 
-from wire import LONGEST_NAME, OF_ALL_OBJECTS, PROTOCOL, Closed, Node, Wire, attributes_of, is_own, receive, send
+from wire import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    OF_ALL_OBJECTS,
+    PROTOCOL,
+    Closed,
+    Node,
+    Wire,
+    attributes_of,
+    is_own,
+    receive,
+    send,
+)
 
 
 NOT_ALLOWED = frozenset(
@@ -35,7 +47,6 @@ NOT_ALLOWED = frozenset(
 )
 
 
-LONGEST_TEXT = 2000  # characters of an exception
 LONGEST_ARGUMENTS = 1 << 20  # characters
 
 

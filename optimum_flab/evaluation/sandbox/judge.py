@@ -18,6 +18,7 @@ from wire import (
     COMMON_MODULES,
     LONGEST_ITERATOR,
     LONGEST_NAME,
+    LONGEST_TEXT,
     OF_ALL_OBJECTS,
     PROTOCOL,
     Closed,
@@ -61,7 +62,7 @@ class Refusing:
         object.__setattr__(self, "_flab_name", name)
 
     def __getattribute__(self, name):
-        if name in PROTOCOL and name not in object.__getattribute__(self, "_flab_has"):
+        if name in PROTOCOL and name not in OF_ALL_OBJECTS and name not in object.__getattribute__(self, "_flab_has"):
             raise AttributeError(name)
         return object.__getattribute__(self, name)
 
@@ -99,7 +100,7 @@ def lent(link: Link, kind: str, has: Iterable[object], name: str | None = None) 
         has (`Iterable`): methods of `PROTOCOL` that it has besides those of all objects.
         name (`str`, *optional*): the global name by which the program knows it.
     """
-    methods = OF_ALL_OBJECTS.union(map(str, has))
+    methods = tuple(method for method in has if method in PROTOCOL)
     return (RefusingFunction if "__call__" in methods else Refusing)(link, kind, methods, name)
 
 
@@ -173,8 +174,7 @@ class Link:
         """Ends the test without a verdict on the program, unless the program has ended before."""
         if self.ended is None and self.unjudged is None:
             self.unjudged, self.line = reason, _line_of_test(sys._getframe())
-        self.check()
-        raise NotPlain(reason)  # not reached: there is a reason now
+        raise ProgramEnded(self.ended) if self.ended is not None else NotPlain(self.unjudged)
 
     def check(self) -> None:
         """Ends the test if its verdict stands already.
@@ -214,8 +214,8 @@ class Link:
         return self.ask(message, [target, *arguments, *keywords.values()])
 
     def settle(self) -> None:
-        """Asks for all changes that either side did not tell in time. If there are any, the test may have seen a
-        container as it was before, or the program may have."""
+        """Asks for all changes that were not told in time, of which the test or the program may then have been
+        ignorant."""
         if not self.wire.partial or self.ended is not None or self.unjudged is not None:
             return
         self.wire.looks = sys.maxsize
@@ -225,7 +225,7 @@ class Link:
             self.unjudged = f"the containers that it shares with the program cannot be compared ({error})"
         if self.wire.late and self.unjudged is None:
             self.unjudged = (
-                "the test shares more with the program than can be watched for changes, and some was changed"
+                "the test shares more with the program than can be watched for changes, and some of it was changed"
             )
 
     def exception(self, answer: dict, values: list) -> BaseException:
@@ -263,7 +263,7 @@ def likeness(kind: type, name: str, text: str, arguments: list, attributes: list
     if name != kind.__name__:
         kind = type(name, (kind,), {})
     made = kind(*arguments)
-    if kind.__module__ != "builtins" and str(made) != text:
+    if kind.__module__ != "builtins" and str(made)[:LONGEST_TEXT] != text:
         kind.__str__ = lambda self: text
     names = attributes[::2]
     made.__dict__.update((key, item) for key, item in zip(names, attributes[1::2], strict=True) if is_own(key))

@@ -45,8 +45,9 @@ random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
 LONGEST_NAME = 100  # characters of the name of a class
+LONGEST_TEXT = 2000  # characters of an exception
 LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
-LOOK = 20  # of these, for a container, whatever its size
+LOOK, LOOK_AT_ATTRIBUTES = 20, 100  # of these, for a container, and for one with attributes, whatever its size
 SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
 # methods that Python calls by itself and `hasattr` may ask for; all objects have some of them
 PROTOCOL = frozenset(
@@ -394,8 +395,13 @@ def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], l
 
 
 def _same(one: list, other: list) -> bool:
-    """Whether two lists hold the same objects."""
-    return len(one) == len(other) and all(map(is_, one, other))
+    """Whether two lists hold the same objects, or the same text and integers."""
+    if len(one) != len(other):
+        return False
+    return all(map(is_, one, other)) or all(
+        part is before or (type(part) is type(before) and type(part) in (str, int) and part == before)
+        for part, before in zip(one, other, strict=True)
+    )
 
 
 class Node:
@@ -433,7 +439,7 @@ class Seen:
         turn (`int`): the message for which it was last found to be so.
     """
 
-    __slots__ = ("attributes", "deep", "items", "kind", "named", "read", "text", "turn")
+    __slots__ = ("attributes", "cost", "deep", "items", "kind", "named", "read", "text", "turn")
 
     def __init__(self, kind: type, text: int, atoms: list, node: Node, turn: int):
         self.text = text
@@ -444,6 +450,9 @@ class Seen:
         """Takes what is held now as what was told."""
         self.kind, self.items, self.attributes, self.turn = kind, node.items, node.attributes, turn
         self.read, self.named = node.read, node.class_name is not None
+        # bytes, of which the text is made for every look, are among the first two items
+        self.cost = (LOOK_AT_ATTRIBUTES if self.named else LOOK) + len(node.items)
+        self.cost += sum(len(part) for part in node.items[:2] if type(part) is str)
 
     def matches(self, value: Any) -> bool:
         """Whether a container still holds the very same objects."""
@@ -552,7 +561,7 @@ class Wire:
     def _changed(self, number: int) -> Node | None:
         """The node of a container if it may not be any more as the other side knows it."""
         value, seen = self.known[number], self.pending.get(number) or self.states[number]
-        self.looks -= LOOK + len(seen.items)
+        self.looks -= seen.cost
         if not seen.matches(value):
             return self._node(value)
         seen.turn = self.turn
@@ -598,6 +607,8 @@ class Wire:
         if node.kind in _CONTAINERS:
             seen = self.pending.get(node.number) or self.states.get(node.number)
             kind, state = type(self.known[node.number]), hash(text)
+            if seen is not None:
+                self.looks -= len(text)
             if seen is not None and seen.text == state:
                 seen.confirm(kind, node, self.turn)
                 return
