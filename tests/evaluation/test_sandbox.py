@@ -785,6 +785,17 @@ SEEN_AS_IN_ONE_PROCESS |= {
         "class Mine(ValueError): pass\ndef f(): raise Mine('k' * 4999)",
         "try: candidate()\nexcept ValueError as error: assert str(error) == 'k' * 5000",
     ),
+    "file of an exception": (
+        "def f(): open('nowhere')",
+        "def f(): raise FileNotFoundError(2, 'No such file or directory')",
+        "try: candidate()\nexcept OSError as error: assert (error.errno, error.filename) == (2, 'nowhere')\n"
+        "else: assert False",
+    ),
+    "an error of an attribute": (
+        "def f(x): return [].name if x else [1]",
+        "def f(x): return [].name if x else [2]",
+        "try: candidate(1)\nexcept AttributeError as error: assert error.name == 'name'\nassert candidate(0) == [1]",
+    ),
     "an expected StopIteration": (
         "def f(x): return next(iter([]))",
         "def f(x): return None",
@@ -843,6 +854,12 @@ OF_ITS_BASE_ALONE = {
         "class Refused(ValueError):\n    def code(self): return 404\ndef f(): raise Refused",
         "try: candidate()\nexcept ValueError as error: assert {}\nelse: assert False",
         "error.code() == 404",
+    ),
+    "what is given back": (
+        "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\ndef f(x=Level.LOW): return x if x == 1 else x.name\n"
+        "def g(x): return x.name",
+        "assert candidate() == 1\nassert {}",
+        "g(candidate()) == 'LOW'",
     ),
     "an argument": (
         "def f(x=None): return [] if x is None else x.name",

@@ -183,8 +183,8 @@ class Guest:
             arguments = [*error.args]
             if sum(len(part) for part in arguments if isinstance(part, (str, bytes))) < LONGEST_ARGUMENTS:
                 attributes = self.plain_attributes(error)
-                crossing = self.wire.space.get(class_name) if class_name else None
-                if len(attributes) < len(attributes_of(error)) or has_more_than(type(error), crossing):
+                left_out = set(filter(is_own, error.__dict__)) - set(attributes[::2])
+                if left_out or has_more_than(type(error), self.wire.space.get(class_name)):
                     self.wire.reduce(type(error))
                 return self.wire.pack(message, [arguments, attributes])
         except BaseException:

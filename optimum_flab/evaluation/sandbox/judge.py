@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from wire import (
@@ -263,10 +264,12 @@ def likeness(kind: type, name: str, text: str, arguments: list, attributes: list
     if name != kind.__name__:
         kind = type(name, (kind,), {})
     made = kind(*arguments)
+    for key, item in zip(attributes[::2], attributes[1::2], strict=True):
+        if is_own(key):
+            with suppress(AttributeError, TypeError):  # some cannot be set
+                setattr(made, key, item)
     if kind.__module__ != "builtins" and str(made)[:LONGEST_TEXT] != text:
         kind.__str__ = lambda self: text
-    names = attributes[::2]
-    made.__dict__.update((key, item) for key, item in zip(names, attributes[1::2], strict=True) if is_own(key))
     return made
 
 
@@ -438,8 +441,9 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
     if isinstance(error, ImportError) and (package := missing_package(job, module)):
         return {"status": "missing package", "detail": detail, "package": package}
     status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-    # what the program raises is its own, unless it was given less than the test has
-    lost = link.wire.reduced or (link.wire.reduced_there if raised is None else None)
+    # what the program raises is its own, unless it was given less than the test has, or than it gave before
+    perhaps = raised is None or isinstance(error, AttributeError)
+    lost = link.wire.reduced or (link.wire.reduced_there if perhaps else None)
     if status == "failed" and lost:
         reason = f"{str(lost)[:LONGEST_NAME]} crosses as what it is derived from, and the test may want more of it"
         return not_judged(f"{reason} ({detail})", "")
