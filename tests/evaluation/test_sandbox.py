@@ -878,6 +878,13 @@ def test_what_crosses_as_its_base_alone_is_judged_where_that_is_enough(isolation
     assert "crosses as what it is derived from" in wanting.detail
 
 
+def test_what_lacks_an_attribute_does_not_cross_with_the_error(isolation):
+    body = "def f(): return ['%06d' % n * 33 for n in range(170_000)].nothing"
+    test = "try: candidate()\nexcept AttributeError as error: assert error.name == 'nothing'\nelse: assert False"
+    (verdict,) = run(isolation, program(body, test), limits=Limits(memory_bytes=1 << 30))
+    assert verdict.passed, verdict
+
+
 def test_an_error_of_the_program_s_own_is_its_own(isolation):
     body = "class E(ValueError): pass\ndef f(x):\n    if x: raise E('no')\n    return 1"
     raising, passing = run(isolation, program(body, "candidate(1)"), program(body, "assert candidate(0) == 1"))

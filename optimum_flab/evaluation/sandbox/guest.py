@@ -47,7 +47,7 @@ NOT_ALLOWED = frozenset(
 )
 
 
-LONGEST_ARGUMENTS = 1 << 20  # characters
+LONGEST_ARGUMENTS = 1 << 20  # characters; of an attribute too
 
 
 def error_message(error: BaseException) -> dict:
@@ -197,14 +197,15 @@ class Guest:
             return Wire(1, {}).pack(message, [])  # what the program has changed is not said
 
     def plain_attributes(self, error: BaseException) -> list:
-        """Names and values of the attributes of an exception that can cross by value."""
+        """Names and values of the attributes of an exception that can cross by value, and are not large."""
         found, given = [], attributes_of(error)
         for name, value in zip(given[::2], given[1::2], strict=True):
             trial = GuestWire(self.wire.space)
             trial.classes, trial.lending = self.wire.classes, False
+            if name == "obj" or hasattr(type(value), "__next__"):  # `obj`: what lacks an attribute, however large
+                continue
             with suppress(BaseException):
-                if not hasattr(type(value), "__next__"):
-                    trial.pack({}, [value])
+                if len(trial.pack({}, [value])) < LONGEST_ARGUMENTS:
                     found += [name, value]
         return found
 
