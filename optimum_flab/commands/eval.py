@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import Action
+from argparse import Action, ArgumentParser
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,22 @@ from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import Namespace
     from collections.abc import Sequence
 
     from ..evaluation.harness import Evaluation
 
 
+# what the check of references heeds; all other flags are about a model, or about what is written
+OF_REFERENCES = (
+    "tasks",
+    "check_references",
+    "data",
+    "include_path",
+    "limit",
+    "confirm_run_unsafe_code",
+    "allow_packages",
+)
 NUMBERS = ("limit", "samples", "temperature", "top_p", "batch_size", "max_new_tokens", "seed")
 
 
@@ -180,8 +190,10 @@ class EvalCommand(FlabVerb):
 
     def check_references(self, tasks: list[str], data: dict[str, list[str]]) -> None:
         args = self.args
-        if args.output is not None:
-            raise ConfigurationError("--check-references writes nothing; leave out --output")
+        if others := given_besides(args, OF_REFERENCES):
+            raise ConfigurationError(
+                f"--check-references runs no model and writes nothing; leave out {', '.join(others)}"
+            )
         check_tasks(tasks, data, args.limit)
 
         from ..evaluation.references import check_references
@@ -222,6 +234,17 @@ class EvalCommand(FlabVerb):
             trust_remote_code=args.trust_remote_code,
             **numbers,
         )
+
+
+def given_besides(args: Namespace, names: Sequence[str]) -> list[str]:
+    """The flags, other than those of some names, that are not as their defaults."""
+    parser = ArgumentParser()
+    EvalCommand.parse_args(parser)
+    return [
+        max(action.option_strings, key=len)
+        for action in parser._actions  # there is no public list of them
+        if action.dest not in names and getattr(args, action.dest, action.default) != action.default
+    ]
 
 
 def parse_data(given: Sequence[str]) -> dict[str, list[str]]:

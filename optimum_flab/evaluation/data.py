@@ -105,7 +105,7 @@ def readable(value: Any) -> str | None:
     try:
         read_value(value)
     except ValueError:
-        return f"{_short(value)} is no value that can be read without running it"
+        return f"{_short(value)} is not a value that can be read without running it"
     return None
 
 

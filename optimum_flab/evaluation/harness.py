@@ -636,7 +636,7 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     if unjudged:
         notes.append(
             f"{unjudged} of {len(samples)} problems have a program that counts as failed because the test wants more"
-            " of a value than can cross to it; see the samples' details"
+            " of a value than can cross to it, or may want it; see the samples' details"
         )
     packages = Counter(
         verdict["package"] for of_problem in verdicts for verdict in of_problem if verdict.get("package")
@@ -647,7 +647,7 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
         number = packages.total()
         notes.append(
             f"{number} program{'s count' if number > 1 else ' counts'} as failed for want of packages that the sandbox"
-            f" has not: {named}; allow those that are installed here with --allow-packages"
+            f" does not have: {named}; allow those that are installed here with --allow-packages"
         )
     return notes
 

@@ -43,6 +43,7 @@ class References:
     failures: list[tuple[str, str]]
 
     def to_text(self) -> str:
+        """A line with the numbers, and one for each reference that fails."""
         passes = self.found - len(self.failures)
         line = f"{self.task}: {passes:,} of {self.found:,} reference solutions pass{'es' if passes == 1 else ''}"
         if self.without:

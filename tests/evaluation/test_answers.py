@@ -21,6 +21,7 @@ PROBLEM = {
 }
 RIGHT = "def twice(x):\n    return x * 2\n"
 WRONG = "def twice(x):\n    return x\n"
+TAGGED = "# </think>\n"
 RETRACTED = "def twice(x):\n    return x ** 2\n"
 
 
@@ -39,6 +40,26 @@ ANSWERS = {
     "thinking twice": f"<think>\n{block(WRONG)}</think>\n{block(RETRACTED)}<think>\nhm\n</think>\n{block(RIGHT)}",
     "thinking in one line": f"<think>easy</think>{RIGHT}",
     "thinking that ends a line": f"<think>\nI am done.</think>\n{RIGHT}",
+    "thinking that ends inside of a line": f"<think>\nhmm\nok</think>The answer:\n{block(RIGHT)}",
+    "thinking that ends behind a quotation": f'<think>\n{block(WRONG)}It is "twice"</think>So:\n{block(RIGHT)}',
+    "thinking that speaks of its tag": f"<think>\nI end with `</think>`.\n{block(WRONG)}ok</think>So: {block(RIGHT)}",
+    "a draft with the tag in the thinking": f"<think>\n{block(TAGGED + WRONG)}ok</think> So:\n{block(RIGHT)}",
+    "a bare fence without its end in the thinking": f"<think>\n```\n{WRONG}</think>\n{block(RIGHT, language='')}",
+    "the tag on a line of a docstring": block(
+        'def twice(x):\n    """Text between\n    <think>\n    and\n    </think>\n    """\n    return x * 2\n'
+    ),
+    "the tag in code behind thinking": "<think>\nhm</think> So:\n"
+    + block('def twice(x):\n    """As in\n    a</think>\n    """\n    return x * 2\n'),
+    "the end of a turn on a line of a docstring": block(
+        'def twice(x):\n    """Text up to\n    </s>\n    """\n    return x * 2\n'
+    ),
+    "the beginning of a thought in a block that was cut off": "```python\ndef twice(x):\n    return x * 2\n"
+    '    """\n<think>\n    """',
+    "a fence at the end of a sentence": f"Sure! ```python\n{RIGHT}\n```\nExplanation.",
+    "a fence behind words and code": f"With `sorted`, ~2 lines: ```python\n{RIGHT}```\n",
+    "a bare fence at the end of a sentence": f"Here it is: ```\n{RIGHT}```\nExplanation.",
+    "a fence at the end of a sentence behind another block": block(WRONG) + f"Better: ```python\n{RIGHT}```\nDone.",
+    "a fence in a comment of the code": block("def twice(x):\n    # as ```\n    return x * 2\n"),
     "a fence without its end in the thinking": f"<think>\n```python\n{WRONG}</think>\n{block(RIGHT)}",
     "an example of use behind": block(RIGHT) + "For example:\n" + USAGE,
     "an example of use before": USAGE + block(RIGHT),
@@ -94,6 +115,7 @@ WRONG_ANSWERS = {
     "an answer in the thinking alone": f"<think>\n{block(RIGHT)}",
     "an answer in thinking that does not end": f"<think>\nfirst\n</think>\n<think>\n{block(RIGHT)}",
     "an answer in the thinking, another behind": f"<think>\n{block(RIGHT)}</think>\n{block(WRONG)}",
+    "an answer in thinking that does not end, with the tag in a block": f"<think>\n{block(TAGGED + RIGHT)}",
     "an answer in the next turn": f"{block(WRONG)}<|im_end|>\n<|im_start|>assistant\n{block(RIGHT)}",
     "a method": block("class Solution:\n    def twice(self, x):\n        return 2 * x\n"),
     "a coroutine": block("async def twice(x):\n    return 2 * x\n"),

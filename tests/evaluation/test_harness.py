@@ -276,7 +276,9 @@ def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, d
     assert found.settings["allow_packages"] == []
     unjudged, packages = [note for note in found.notes() if note.startswith("openeval, model: ")]
     assert "1 of 4 problems have a program that counts as failed because the test wants more" in unjudged
-    assert "2 programs count as failed for want of packages that the sandbox has not: numpy (1), yaml (1);" in packages
+    assert "2 programs count as failed for want of packages that the sandbox does not have: numpy (1), yaml (1);" in (
+        packages
+    )
     assert packages in found.to_text()
 
     allowed = run((dense, tokenizer), "openeval", data=data, max_new_tokens=1, allow_packages="numpy")

@@ -559,6 +559,7 @@ def test_packages_that_cannot_be_allowed_are_refused(isolation):
         "json": "it is part of Python and always there; leave it out",
         "numpy.linalg": "'numpy.linalg' is not the plain name of a package; give names as programs import them",
         "../numpy": "is not the plain name of a package",
+        "__main__": "'__main__' is not the plain name of a package",
         "numpy,": "'' is not the plain name of a package",
         "jinja2": "jinja2 needs markupsafe, which must be allowed as well (--allow-packages jinja2,markupsafe)",
     }.items():
@@ -737,11 +738,228 @@ SEEN_AS_IN_ONE_PROCESS = {
 }
 
 
+SEEN_AS_IN_ONE_PROCESS |= {
+    "whether it can be called": (
+        "def f(x): return lambda: x",
+        "def f(x): return object()",
+        "assert callable(candidate(1)) and candidate(1)() == 1 and callable(candidate)",
+    ),
+    "what cannot be called": (
+        "class Big: pass\ndef f(x): return Big()",
+        "class Big:\n    def __call__(self): return 1\ndef f(x): return Big()",
+        "assert not callable(candidate(1))\nassert not hasattr(candidate(1), '__call__')",
+    ),
+    "a call of what cannot be called": (
+        "def f(x): return lambda: x",
+        "def f(x): return object()",
+        "assert candidate(1)() == 1",
+    ),
+    "whether it can be iterated over": (
+        "class Big:\n    def __iter__(self): return iter('a')\n    def __len__(self): return 1\n"
+        "class Small(Big): pass\ndef f(x): return Small()",
+        "def f(x): return object()",
+        "assert hasattr(candidate(1), '__iter__') and hasattr(candidate(1), '__len__')\n"
+        "assert not hasattr(candidate(1), '__getitem__') and not hasattr(candidate(1), '__enter__')\n"
+        "assert hasattr(candidate(1), '__eq__') and hasattr(candidate(1), '__hash__')",
+    ),
+    "methods of a class of the program": (
+        "class Big:\n    def __len__(self): return 3\ndef f(x): pass",
+        "class Big: pass\ndef f(x): pass",
+        "candidate(1)\nassert callable(Big) and hasattr(Big, '__len__') and not hasattr(Big, '__iter__')",
+    ),
+    "attributes of an exception": (
+        "class Refused(ValueError):\n    def __init__(self, code, more):\n        super().__init__('no')\n"
+        "        self.code, self.more, self.big = code, [more], object()\ndef f(): raise Refused(404, 'x')",
+        "class Refused(ValueError): pass\ndef f(): raise Refused('no')",
+        "try: candidate()\nexcept ValueError as error:\n    assert type(error).__name__ == 'Refused'\n"
+        "    assert getattr(error, 'code', 0) == 404 and error.more == ['x'] and str(error) == 'no'\n"
+        "else: assert False",
+    ),
+    "text of an exception": (
+        "class Mine(KeyError):\n    def __str__(self): return 'mine'\ndef f(): raise Mine('k', 1)",
+        "def f(): raise KeyError('k', 1)",
+        "try: candidate()\nexcept KeyError as error: assert str(error) == 'mine' and error.args == ('k', 1)",
+    ),
+    "long text of an exception": (
+        "class Mine(ValueError): pass\ndef f(): raise Mine('k' * 5000)",
+        "class Mine(ValueError): pass\ndef f(): raise Mine('k' * 4999)",
+        "try: candidate()\nexcept ValueError as error: assert str(error) == 'k' * 5000",
+    ),
+    "file of an exception": (
+        "def f(): open('nowhere')",
+        "def f(): raise FileNotFoundError(2, 'No such file or directory')",
+        "try: candidate()\nexcept OSError as error: assert (error.errno, error.filename) == (2, 'nowhere')\n"
+        "else: assert False",
+    ),
+    "an error of an attribute": (
+        "def f(x): return [].name if x else [1]",
+        "def f(x): return [].name if x else [2]",
+        "try: candidate(1)\nexcept AttributeError as error: assert error.name == 'name'\nassert candidate(0) == [1]",
+    ),
+    "an expected StopIteration": (
+        "def f(x): return next(iter([]))",
+        "def f(x): return None",
+        "try: candidate(1)\nexcept (ValueError, StopIteration) as error: assert type(error) is StopIteration\n"
+        "else: assert False",
+    ),
+    "an expected end": (
+        "import sys\ndef f(x): sys.exit(x)",
+        "def f(x): raise ValueError(x)",
+        "for code in (1, 2):\n    try: candidate(code)\n    except SystemExit as error: assert error.code == code\n"
+        "    else: assert False",
+    ),
+    "singletons": (
+        "def f(x): return ... if x else NotImplemented",
+        "def f(x): return None",
+        "assert candidate(1) is ... and candidate(0) is NotImplemented and candidate([...]) is Ellipsis",
+    ),
+    "a generator": (
+        "def f(x): return (n for n in range(x))",
+        "def f(x): return iter(range(x))",
+        "import types\ng = candidate(3)\nassert isinstance(g, types.GeneratorType)\n"
+        "assert next(g) == 0 and [*g] == [1, 2]",
+    ),
+}
+
+
 @pytest.mark.parametrize(("right", "wrong", "test"), SEEN_AS_IN_ONE_PROCESS.values(), ids=SEEN_AS_IN_ONE_PROCESS)
 def test_a_test_sees_what_it_would_see_in_one_process(isolation, right, wrong, test):
     passed, failed = run(isolation, program(right, test), program(wrong, test))
     assert passed.passed, passed
     assert (failed.status, failed.judged) == ("failed", True), failed
+
+
+OF_ITS_BASE_ALONE = {
+    "named tuple": (
+        "from collections import namedtuple\nPair = namedtuple('Pair', 'x y')\ndef f(): return Pair(1, 2)",
+        "assert candidate() == (1, 2)\nassert {}",
+        "candidate().x == 1 and candidate()._asdict() == {'x': 1, 'y': 2}",
+    ),
+    "text": (
+        "class Name(str):\n    def initial(self): return self[:1]\ndef f(): return Name('ab')",
+        "assert candidate() == 'ab'\nassert {}",
+        "candidate().initial() == 'a'",
+    ),
+    "member": (
+        "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\ndef f(): return [Level.LOW]",
+        "assert candidate() == [1]\nassert {}",
+        "candidate()[0].name == 'LOW'",
+    ),
+    "dictionary": (
+        "class Names(dict):\n    def __missing__(self, key): return 0\ndef f(): return Names()",
+        "assert candidate() == {{}}\nassert {}",
+        "candidate()['x'] == 0",
+    ),
+    "exception": (
+        "class Refused(ValueError):\n    def code(self): return 404\ndef f(): raise Refused",
+        "try: candidate()\nexcept ValueError as error: assert {}\nelse: assert False",
+        "error.code() == 404",
+    ),
+    "what is given back": (
+        "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\ndef f(x=Level.LOW): return x if x == 1 else x.name\n"
+        "def g(x): return x.name",
+        "assert candidate() == 1\nassert {}",
+        "g(candidate()) == 'LOW'",
+    ),
+    "an argument": (
+        "def f(x=None): return [] if x is None else x.name",
+        "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\nassert candidate() == []\nassert {}",
+        "candidate(Level.LOW) == 'LOW'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "test", "more"), OF_ITS_BASE_ALONE.values(), ids=OF_ITS_BASE_ALONE)
+def test_what_crosses_as_its_base_alone_is_judged_where_that_is_enough(isolation, body, test, more):
+    """And where a test fails that may have wanted more, that is no verdict on the program."""
+    enough, wanting = run(isolation, program(body, test.format(True)), program(body, test.format(more)))
+    assert enough.passed, enough
+    assert (wanting.status, wanting.judged) == ("failed", False), wanting
+    assert "crosses as what it is derived from" in wanting.detail
+
+
+def test_what_lacks_an_attribute_does_not_cross_with_the_error(isolation):
+    body = "def f(): return ['%06d' % n * 33 for n in range(170_000)].nothing"
+    test = "try: candidate()\nexcept AttributeError as error: assert error.name == 'nothing'\nelse: assert False"
+    (verdict,) = run(isolation, program(body, test), limits=Limits(memory_bytes=1 << 30))
+    assert verdict.passed, verdict
+
+
+def test_an_error_of_the_program_s_own_is_its_own(isolation):
+    body = "class E(ValueError): pass\ndef f(x):\n    if x: raise E('no')\n    return 1"
+    raising, passing = run(isolation, program(body, "candidate(1)"), program(body, "assert candidate(0) == 1"))
+    assert (raising.status, raising.judged) == ("failed", True), raising
+    assert raising.detail == "E: no in: candidate(1)"
+    assert passing.passed
+
+
+def test_what_ends_a_loop_or_a_process_passes_only_where_it_is_expected_by_name(isolation):
+    stops, exits = "def f(x): raise StopIteration", "import sys\ndef f(x): sys.exit(0)"
+    inside = "def inner():\n    {}\ntry: inner()\nexcept ({}): pass"
+    for body, name, status in ((stops, "StopIteration", "failed"), (exits, "SystemExit", "crashed")):
+        for test in (
+            "assert all(map(lambda x: candidate(x) == 2, [1]))",
+            f"try: assert all(map(lambda x: candidate(x) == 2, [1]))\nexcept {name}: pass",
+            inside.format("candidate(1)", name),
+            f"try: 1 / 1\nexcept {name}: pass\ncandidate(1)",
+            "try: candidate(1)\nexcept LookupError: pass",
+        ):
+            (verdict,) = run(isolation, program(body, test))
+            assert (verdict.status, verdict.judged) == (status, True), (name, test, verdict)
+
+
+PASCAL = """
+    rows = {0: [1]}
+    def f(n):
+        if n not in rows:
+            above = f(n - 1)
+            rows[n] = [1, *map(sum, zip(above, above[1:])), 1]
+        return rows[n]
+"""
+KEEPING = "kept = []\ndef f(x):\n    kept.append(x)\n    return kept"
+SHARING_MUCH = {
+    "bytes that are not touched": (
+        "kept = [bytearray(100_000) for _ in range(20)]\ndef f(x): return kept if x == 0 else x + 1",
+        "kept = candidate(0)\nassert all(candidate(x) == x + 1 for x in range(1, 1000)) and len(kept) == 20",
+    ),
+    "rows that are remembered": (PASCAL, "got = [candidate(n) for n in range(600)]\nassert got[599][1] == 599"),
+    "arguments that are kept": (
+        KEEPING + "[-1]",
+        "given = [[n] * 100 for n in range(1000)]\nassert all(candidate(x) is x for x in given)",
+    ),
+    "a list that grows": (KEEPING, "for n in range(1000): assert len(candidate([n] * 100)) == n + 1"),
+}
+
+
+@pytest.mark.parametrize(("body", "test"), SHARING_MUCH.values(), ids=SHARING_MUCH)
+def test_a_program_may_share_much_with_its_test(isolation, body, test):
+    (verdict,) = run(isolation, program(body, test), limits=Limits(wall_seconds=20, cpu_seconds=15))
+    assert verdict.passed, verdict
+
+
+def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):
+    """A program that keeps very much, and changes what the test has from before, is told from a right one."""
+    body = """
+        rows, large = [], [[0] * 1000 for _ in range(1000)]
+        def f(change):
+            if change:
+                rows.append(change)
+            return rows if change is None else large if change == 0 else None
+    """
+    test = """
+        rows, large = candidate(None), candidate(0)
+        for _ in range(20):
+            candidate(0)
+        {}
+    """
+    change, none = "candidate(1)\nassert rows == {}", "assert rows == [] and len(large) == 1000"
+    texts = [change.format("[]"), change.format("[1]"), none]
+    tests = [test.format(textwrap.indent(text, " " * 8).strip()) for text in texts]
+    missed, early, unchanged = run(isolation, *(program(body, test) for test in tests), limits=Limits())
+    for verdict in (missed, early):
+        assert (verdict.status, verdict.judged) == ("failed", False), verdict
+        assert "more with the program than can be watched for changes" in verdict.detail
+    assert unchanged.passed, unchanged
 
 
 PROMPT = """

@@ -541,7 +541,7 @@ def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, c
         (
             "cruxeval_output",
             {"code": "x", "input": "1", "output": "f(x)"},
-            "field 'output' is malformed: f(x) is no value that can be read without running it",
+            "field 'output' is malformed: f(x) is not a value that can be read without running it",
         ),
         ("cot_bleu", {"prompt": "x"}, "field 'cot' is missing"),
         ("recode", without("entry_point"), "field 'entry_point' is missing"),

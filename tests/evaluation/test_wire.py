@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 
 from hypothesis import given, settings
@@ -190,32 +191,80 @@ ACTIONS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers
 CALL = st.tuples(ACTIONS, st.lists(st.integers(0, 20), max_size=3), ACTIONS, st.integers(0, 20), st.integers(0, 20))
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(CALL, min_size=1, max_size=6))
-def test_two_processes_see_what_one_would(calls):
-    """A test and a program that change, keep and pass on objects: once in one process, and once over the wire."""
+def as_in_one_process(calls: list, judge: End, guest: End) -> bool:
+    """Whether a test and a program over the wire see at every step what they would see in one process.
+
+    They change, keep and pass on objects; `test` and `program` are compared with two that share a process.
+    """
     one_test, one_program = World(Node, Slotted), World(Node, Slotted)
     test, program = World(Node, Slotted), World(NodeOfTheProgram, SlottedOfTheProgram)
-    judge, guest = End(0, Node, Slotted), End(1, NodeOfTheProgram, SlottedOfTheProgram)
     for before, chosen, actions, keep, forget in calls:
         for world in (one_test, test):
             world.held.append(act(world, world.held, before))
         expected = [one_test.held[number % len(one_test.held)] for number in chosen]
         arguments = [test.held[number % len(test.held)] for number in chosen]
         _, arguments = guest.unpack(judge.pack({}, arguments))
-        assert graph([*arguments, *program.held]) == graph([*expected, *one_program.held])
-
+        if graph([*arguments, *program.held]) != graph([*expected, *one_program.held]):
+            return False
         one_test.held.append(called(one_program, expected, actions, keep))
         result = [called(program, arguments, actions, keep)]
         arguments.clear()
         _, result = judge.unpack(guest.pack({}, result))
         test.held += result
         result.clear()
-        assert graph(program.held) == graph(one_program.held)
-        assert graph(test.held) == graph(one_test.held)
+        if graph(program.held) != graph(one_program.held) or graph(test.held) != graph(one_test.held):
+            return False
         for world in (one_test, test):
             if forget % 2:
                 del world.held[forget % len(world.held)]
+    return True
+
+
+def ends() -> tuple[End, End]:
+    return End(0, Node, Slotted), End(1, NodeOfTheProgram, SlottedOfTheProgram)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(CALL, min_size=1, max_size=6))
+def test_two_processes_see_what_one_would(calls):
+    judge, guest = ends()
+    assert as_in_one_process(calls, judge, guest)
+    assert not (judge.partial or judge.late or guest.partial or guest.late)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(CALL, min_size=1, max_size=6), st.integers(0, 200), st.integers(0, 200))
+def test_a_change_that_was_missed_is_known_in_the_end(calls, looks_of_judge, looks_of_guest):
+    """Where not everything may be looked at, either nothing was missed or both sides learn that something was."""
+    judge, guest = ends()
+    judge.looks, guest.looks = looks_of_judge, looks_of_guest
+    seen_all = as_in_one_process(calls, judge, guest)
+    judge.looks = guest.looks = sys.maxsize
+    guest.unpack(judge.pack({}, []))
+    judge.unpack(guest.pack({}, []))
+    assert seen_all or (judge.late and judge.partial)
+
+
+def test_what_a_message_hands_over_is_always_looked_at_and_the_rest_is_not():
+    judge, guest = End(0), End(1)
+    mine, inner, other = {}, [], [[number] for number in range(1000)]
+    mine["inner"] = (inner,)
+    values = guest.unpack(judge.pack({}, [mine, other]))[1]
+    judge.looks = guest.looks = 0
+    inner.append(1)
+    guest.unpack(judge.pack({}, [mine]))
+    assert values[0] == {"inner": ([1],)}
+    values[0]["inner"][0].append(2)
+    judge.unpack(guest.pack({}, [(values[0],)]))
+    assert mine == {"inner": ([1, 2],)}
+    assert judge.looks > -1000  # where the 1,000 lists would have cost more than 20,000
+    other[7].append(1)
+    guest.unpack(judge.pack({}, []))
+    assert values[1][7] == [7]
+    guest.unpack(judge.pack({}, [other]))
+    assert values[1] == other
+    assert judge.late
+    assert guest.late
 
 
 def test_what_nobody_holds_is_forgotten():

@@ -12,8 +12,21 @@ import os
 import sys
 import types
 from contextlib import suppress
+from typing import Any
 
-from wire import LONGEST_NAME, Closed, Node, Wire, attributes_of, receive, send
+from wire import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    OF_ALL_OBJECTS,
+    PROTOCOL,
+    Closed,
+    Node,
+    Wire,
+    attributes_of,
+    is_own,
+    receive,
+    send,
+)
 
 
 NOT_ALLOWED = frozenset(
@@ -34,8 +47,7 @@ NOT_ALLOWED = frozenset(
 )
 
 
-LONGEST_TEXT = 2000  # characters of an exception
-LONGEST_ARGUMENTS = 1 << 20  # characters
+LONGEST_ARGUMENTS = 1 << 20  # characters; of an attribute too
 
 
 def error_message(error: BaseException) -> dict:
@@ -57,6 +69,19 @@ def error_message(error: BaseException) -> dict:
     }
 
 
+def methods_of(value: object) -> list[str]:
+    """The methods of [`PROTOCOL`] that an object has, but for those that all objects have."""
+    kinds = [*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())]
+    return sorted({name for kind in kinds for name in PROTOCOL & kind.__dict__.keys()} - OF_ALL_OBJECTS)
+
+
+def has_more_than(kind: type, known: type | None) -> bool:
+    """Whether the class of an exception has attributes and methods that neither Python's nor a known class has."""
+    own = [base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is not base]
+    of_known = known.__mro__ if known is not None else ()
+    return any(is_own(name) for base in own if base not in of_known for name in [*base.__dict__])
+
+
 class GuestWire(Wire):
     """The program's end: what is no plain value is lent, and of the prompt's classes it has its own."""
 
@@ -64,40 +89,60 @@ class GuestWire(Wire):
         super().__init__(1, space)
         self.lending = True
 
-    def stranger(self, value):
+    def stranger(self, value: Any) -> tuple[Any, Node]:
+        """A handle for an object that is no plain value.
+
+        Raises:
+            `TypeError`: nothing is lent now.
+        """
         if not self.lending:
             return super().stranger(value)
         number = self._give(value)
         self.kept.add(number)
-        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME]])
+        return [number], Node(number, "handle", [str(type(value).__name__)[:LONGEST_NAME], *methods_of(value)])
 
-    def named(self, name):
+    def named(self, name: str) -> Any:
+        """A global of the program.
+
+        Raises:
+            `NameError`: it has none of that name.
+        """
         if name not in self.space:
             raise NameError(f"name {name!r} is not defined")
         return self.space[name]
 
-    def class_named(self, name):
+    def class_named(self, name: str) -> type:
+        """The program's own class of a name of the prompt.
+
+        Raises:
+            `NameError`: it has none of that name.
+        """
         return self.named(name)
 
 
 class Guest:
-    """A loaded program."""
+    """A program, and the answers to what a judge asks of it.
+
+    Args:
+        code (`str`): the program.
+    """
 
     def __init__(self, code: str):
         self.code = code
         self.module = types.ModuleType("program")
         self.wire = GuestWire(self.module.__dict__)
 
-    def load(self, request: dict, values: list) -> list[str]:
-        """Runs the program; of some names, those by which it knows a class."""
+    def load(self, request: dict, values: list) -> list:
+        """Runs the program; of some names, those by which it knows a class, and of others, what those have."""
         space = self.module.__dict__
         sys.modules["program"] = self.module
         exec(compile(self.code, "<program>", "exec", dont_inherit=True), space)
         known = [name for name in request["classes"] if isinstance(space.get(name), type)]
         self.wire.classes = frozenset(known)
-        return known
+        return [known, {name: methods_of(space[name]) for name in request["names"] if name in space}]
 
-    def call(self, request: dict, values: list):
+    def call(self, request: dict, values: list) -> Any:
+        """Calls the first value with the others, the last of which are named by `keywords`."""
         target, *arguments = values
         values.clear()  # nothing but the program holds its arguments
         names = request["keywords"]
@@ -105,19 +150,25 @@ class Guest:
         keywords = dict(zip(names, arguments[first:], strict=True))
         return target(*arguments[:first], **keywords)
 
-    def get(self, request: dict, values: list):
+    def get(self, request: dict, values: list) -> Any:
+        """An attribute of the value."""
         return getattr(*values, request["attribute"])
 
     def set(self, request: dict, values: list) -> None:
+        """Sets an attribute of the first value to the second."""
         target, value = values
         setattr(target, request["attribute"], value)
+
+    def rest(self, request: dict, values: list) -> None:
+        """Lets the answer look at all that both sides hold."""
+        self.wire.looks = sys.maxsize
 
     def answer(self, body: bytes) -> bytes:
         """The answer to a request of the judge."""
         try:
             request, values = self.wire.unpack(body)
-            action = {"load": self.load, "call": self.call, "get": self.get, "set": self.set}[request["do"]]
-            result = [action(request, values)]
+            actions = {"load": self.load, "call": self.call, "get": self.get, "set": self.set, "rest": self.rest}
+            result = [actions[request["do"]](request, values)]
             values.clear()
             return self.wire.pack({}, result)
         except BaseException as error:
@@ -131,7 +182,11 @@ class Guest:
             self.wire.lending = False
             arguments = [*error.args]
             if sum(len(part) for part in arguments if isinstance(part, (str, bytes))) < LONGEST_ARGUMENTS:
-                return self.wire.pack(message, [arguments, attributes_of(error) if class_name else []])
+                attributes = self.plain_attributes(error)
+                left_out = set(filter(is_own, error.__dict__)) - set(attributes[::2])
+                if left_out or has_more_than(type(error), self.wire.space.get(class_name)):
+                    self.wire.reduce(type(error))
+                return self.wire.pack(message, [arguments, attributes])
         except BaseException:
             pass
         finally:
@@ -140,6 +195,19 @@ class Guest:
             return self.wire.pack(message, [])
         except BaseException:
             return Wire(1, {}).pack(message, [])  # what the program has changed is not said
+
+    def plain_attributes(self, error: BaseException) -> list:
+        """Names and values of the attributes of an exception that can cross by value, and are not large."""
+        found, given = [], attributes_of(error)
+        for name, value in zip(given[::2], given[1::2], strict=True):
+            trial = GuestWire(self.wire.space)
+            trial.classes, trial.lending = self.wire.classes, False
+            if name == "obj" or hasattr(type(value), "__next__"):  # `obj`: what lacks an attribute, however large
+                continue
+            with suppress(BaseException):
+                if len(trial.pack({}, [value])) < LONGEST_ARGUMENTS:
+                    found += [name, value]
+        return found
 
 
 def serve(job: dict, descriptors: list[int]) -> None:

@@ -11,8 +11,25 @@ import json
 import os
 import sys
 import types
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, NoReturn
 
-from wire import COMMON_MODULES, LONGEST_ITERATOR, Closed, Wire, receive, send, set_attributes
+from wire import (
+    COMMON_MODULES,
+    LONGEST_ITERATOR,
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    OF_ALL_OBJECTS,
+    PROTOCOL,
+    Closed,
+    Node,
+    Wire,
+    is_own,
+    receive,
+    send,
+    set_attributes,
+)
 
 
 MODULE = "test"  # the name of the one that the test is
@@ -34,20 +51,25 @@ def _refuse(name):
 
 
 class Refusing:
-    """A function or another object of the program; only calls and attributes work on it."""
+    """An object of the program; only its attributes can be had, and told is which methods of Python's it has."""
 
-    __slots__ = ("_flab_kind", "_flab_link", "_flab_name")
+    __slots__ = ("_flab_has", "_flab_kind", "_flab_link", "_flab_name")
     __class__ = property(_refuse("__class__"))  # `isinstance` asks for it, and abstract classes would be content
 
-    def __init__(self, link, kind, name=None):
+    def __init__(self, link, kind, has, name=None):
         object.__setattr__(self, "_flab_link", link)
         object.__setattr__(self, "_flab_kind", kind)
+        object.__setattr__(self, "_flab_has", has)
         object.__setattr__(self, "_flab_name", name)
 
-    def __call__(self, *arguments, **keywords):
-        return self._flab_link.call(self, arguments, keywords)
+    def __getattribute__(self, name):
+        if name in PROTOCOL and name not in OF_ALL_OBJECTS and name not in object.__getattribute__(self, "_flab_has"):
+            raise AttributeError(name)
+        return object.__getattribute__(self, name)
 
     def __getattr__(self, name):
+        if name in PROTOCOL:
+            raise AttributeError(f"{self._flab_kind!r} object has no attribute {name!r}")
         if name.startswith("__") and name.endswith("__"):
             _refuse(name)(self)
         return self._flab_link.ask({"do": "get", "attribute": name}, [self])
@@ -57,11 +79,30 @@ class Refusing:
 
 
 Refusing.__doc__ = property(_refuse("__doc__"))
-for _name in """eq ne lt le gt ge bool len iter next reversed contains getitem setitem delitem hash int float complex
-index str repr format bytes add radd iadd sub rsub mul rmul matmul truediv rtruediv floordiv rfloordiv mod rmod divmod
-rdivmod pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert round trunc floor ceil enter
-exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".split():
-    setattr(Refusing, f"__{_name}__", _refuse(f"__{_name}__"))
+for _name in PROTOCOL - {"__call__"}:
+    setattr(Refusing, _name, _refuse(_name))
+
+
+class RefusingFunction(Refusing):
+    """An object of the program that can be called."""
+
+    __slots__ = ()
+    __doc__ = Refusing.__dict__["__doc__"]
+
+    def __call__(self, *arguments, **keywords):
+        return self._flab_link.call(self, arguments, keywords)
+
+
+def lent(link: Link, kind: str, has: Iterable[object], name: str | None = None) -> Refusing:
+    """What stands for an object of the program.
+
+    Args:
+        kind (`str`): what it is called where it cannot be judged.
+        has (`Iterable`): methods of `PROTOCOL` that it has besides those of all objects.
+        name (`str`, *optional*): the global name by which the program knows it.
+    """
+    methods = tuple(method for method in has if method in PROTOCOL)
+    return (RefusingFunction if "__call__" in methods else Refusing)(link, kind, methods, name)
 
 
 class JudgeWire(Wire):
@@ -71,8 +112,13 @@ class JudgeWire(Wire):
         super().__init__(0, space)
         self.link, self.arrays = link, arrays
 
-    def atom(self, value, moving):
-        if type(value) is not Refusing:
+    def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
+        """What stands for a value; for what the program lends, its name or its number.
+
+        Raises:
+            `Closed`: the program has given up an object.
+        """
+        if not issubclass(type(value), Refusing):
             return super().atom(value, moving)
         if value._flab_name is not None:
             return {"name": value._flab_name}, None
@@ -81,48 +127,69 @@ class JudgeWire(Wire):
             raise Closed("the program has given up an object that the test still holds")
         return [number], None
 
-    def stranger(self, value):
+    def stranger(self, value: Any) -> NoReturn:
+        """Ends the test, which gives the program what cannot cross."""
         self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
 
-    def handle(self, number, kind):
+    def handle(self, kind: str, has: list) -> Refusing:
+        """What stands for an object of the program."""
         self.link.handles += 1
-        return Refusing(self.link, kind)
+        return lent(self.link, kind, has)
 
-    def class_named(self, name):
+    def class_named(self, name: str) -> type:
+        """The judge's own class of that name.
+
+        Raises:
+            `ValueError`: it shares none with the program.
+        """
         kind = self.space[name] if name in self.classes else None
         if not issubclass(type(kind), type):
             raise ValueError("a class that the judge does not share")
         return kind
 
-    def beyond(self):
+    def beyond(self) -> NoReturn:
+        """Ends the test, which takes more items of an iterator than cross."""
         self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
 
 
 class Link:
-    """Asks the program's process."""
+    """Asks the program's process.
+
+    Args:
+        socket (`int`): descriptor on which that answers.
+        space (`dict`): the globals of the test.
+        arrays (`bool`): whether numpy's arrays cross.
+    """
 
     def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
         self.wire = JudgeWire(self, space, arrays)
         self.calls = self.handles = 0  # of the program, and objects that it lent
         self.asks_types = False  # whether the test calls `type`, which nothing can refuse
+        self.test = ""  # source of the test
         self.ended: str | None = None  # how the program's process ended, if it did
         self.unjudged: str | None = None  # what cannot be judged, once that was met
         self.line: int | None = None  # of the test, where that was
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> NoReturn:
         """Ends the test without a verdict on the program, unless the program has ended before."""
         if self.ended is None and self.unjudged is None:
             self.unjudged, self.line = reason, _line_of_test(sys._getframe())
-        self.check()
+        raise ProgramEnded(self.ended) if self.ended is not None else NotPlain(self.unjudged)
 
     def check(self) -> None:
+        """Ends the test if its verdict stands already.
+
+        Raises:
+            `ProgramEnded`: the program has ended.
+            `NotPlain`: the test wanted what cannot be judged.
+        """
         if self.ended is not None:
             raise ProgramEnded(self.ended)
         if self.unjudged is not None:
             raise NotPlain(self.unjudged)
 
-    def ask(self, message: dict, values: list):
+    def ask(self, message: dict, values: list) -> Any:
         """What the program's process answers to a message with values.
 
         Raises whatever the program raised, as one of Python's exceptions or of the prompt's.
@@ -141,26 +208,48 @@ class Link:
             self.ended = str(error)
         raise error
 
-    def call(self, target: Refusing, arguments: tuple, keywords: dict):
+    def call(self, target: Refusing, arguments: tuple, keywords: dict) -> Any:
+        """What a function of the program returns; raises what it raises, see [`ask`]."""
         self.calls += 1
         message = {"do": "call", "keywords": [*keywords]}
         return self.ask(message, [target, *arguments, *keywords.values()])
 
+    def settle(self) -> None:
+        """Asks for all changes that were not told in time, of which the test or the program may then have been
+        ignorant."""
+        if not self.wire.partial or self.ended is not None or self.unjudged is not None:
+            return
+        self.wire.looks = sys.maxsize
+        try:
+            self.ask({"do": "rest"}, [])
+        except BaseException as error:
+            self.unjudged = f"the containers that it shares with the program cannot be compared ({error})"
+        if self.wire.late and self.unjudged is None:
+            self.unjudged = (
+                "the test shares more with the program than can be watched for changes, and some of it was changed"
+            )
+
     def exception(self, answer: dict, values: list) -> BaseException:
-        """The program's exception, as one that the judge knows."""
+        """The program's exception, as one that the judge knows.
+
+        One that is no `Exception`, or ends a loop, is raised as such only where the test expects it by name.
+        """
         error = answer["error"] if isinstance(answer["error"], dict) else {}
         name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
         kind = getattr(builtins, str(error.get("kind")), None)
         if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
             kind = self.wire.class_named(answer["class"])
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             return ProgramEnded(f"{name}: {text}" if text else name)
-        if issubclass(kind, (StopIteration, StopAsyncIteration)):
+        unusual = not issubclass(kind, Exception) or issubclass(kind, (StopIteration, StopAsyncIteration))
+        if unusual and not expects(self.test, _frame_of_test(sys._getframe()), kind.__name__):
+            if not issubclass(kind, Exception):
+                return ProgramEnded(f"{name}: {text}" if text else name)
             kind = RuntimeError  # it would end a loop of the test
         arguments, attributes = values if len(values) == 2 else ([text], [])
         try:
             if kind.__module__ == "builtins":
-                made = kind(*arguments)
+                made = likeness(kind, name, text, arguments, attributes)
             else:
                 made = kind.__new__(kind, *arguments)
                 set_attributes(made, attributes)
@@ -170,10 +259,63 @@ class Link:
         return made
 
 
-def _line_of_test(frame: types.FrameType | None) -> int | None:
+def likeness(kind: type, name: str, text: str, arguments: list, attributes: list) -> BaseException:
+    """An exception of a builtin class, or of one derived from it with the name and the text of the program's."""
+    if name != kind.__name__:
+        kind = type(name, (kind,), {})
+    made = kind(*arguments)
+    for key, item in zip(attributes[::2], attributes[1::2], strict=True):
+        if is_own(key):
+            with suppress(AttributeError, TypeError):  # some cannot be set
+                setattr(made, key, item)
+    if kind.__module__ != "builtins" and str(made)[:LONGEST_TEXT] != text:
+        kind.__str__ = lambda self: text
+    return made
+
+
+def _frame_of_test(frame: types.FrameType | None) -> types.FrameType | None:
     while frame is not None and frame.f_code.co_filename != "<test>":
         frame = frame.f_back
-    return frame and frame.f_lineno
+    return frame
+
+
+def _line_of_test(frame: types.FrameType | None) -> int | None:
+    found = _frame_of_test(frame)
+    return found and found.f_lineno
+
+
+def expects(test: str, frame: types.FrameType | None, name: str) -> bool:
+    """Whether the function of a test that a frame runs catches an exception by its name, where the frame is now."""
+    if frame is None:
+        return False
+    code, tree = frame.f_code, ast.parse(test)
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    scopes = [
+        node
+        for node in functions
+        if node.name == code.co_name
+        and code.co_firstlineno == min(part.lineno for part in (node, *node.decorator_list))
+    ]
+    if code.co_name == "<module>":
+        scopes = [tree]
+    for scope in scopes[:1]:
+        inner = [*ast.iter_child_nodes(scope)]
+        while inner:
+            node = inner.pop()
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                continue
+            inner += ast.iter_child_nodes(node)
+            if (
+                isinstance(node, ast.Try)
+                and node.body[0].lineno <= frame.f_lineno <= node.body[-1].end_lineno
+                and any(name in _names(handler.type) for handler in node.handlers)
+            ):
+                return True
+    return False
+
+
+def _names(node: ast.expr | None) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
 
 
 def global_names(code: types.CodeType) -> set[str]:
@@ -190,7 +332,7 @@ def defines(source: str) -> bool:
 
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
-    space, entry = link.wire.space, job["entry_point"]
+    space, entry, link.test = link.wire.space, job["entry_point"], job["test"]
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
@@ -200,13 +342,15 @@ def judge(job: dict, link: Link) -> None:
         exec(helpers, space)
     classes = [name for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE]
     classes += [part.co_name for part in test.co_consts if isinstance(part, types.CodeType)]
-    known = link.ask({"do": "load", "classes": classes}, [])
-    for name in used - set(dir(builtins)) - set(space):
-        # a program must not supply the means of comparison
-        space[name] = __import__(name) if name in COMMON_MODULES else Refusing(link, name, name)
-    if entry:
-        space[entry] = Refusing(link, entry, entry)
-    link.wire.classes = frozenset(known if isinstance(known, list) else ()) & frozenset(classes)
+    names = used - set(dir(builtins)) - set(space)
+    wanted = sorted(names.difference(COMMON_MODULES) | ({entry} if entry else set()))
+    known, methods = link.ask({"do": "load", "classes": classes, "names": wanted}, [])
+    for name in names.intersection(COMMON_MODULES):
+        space[name] = __import__(name)  # a program must not supply the means of comparison
+    for name in wanted:
+        # one that the program lacks says so when it is called
+        space[name] = lent(link, name, methods.get(name, ["__call__"]), name)
+    link.wire.classes = frozenset(known) & frozenset(classes)
     candidate = space.get(entry)
     exec(test, space)
     if entry and type(space.get("check")) is types.FunctionType:
@@ -226,6 +370,7 @@ def failing_line(job: dict, error: BaseException) -> str:
 
 
 def line_of(job: dict, line: int | None) -> str:
+    """A line of the test, counted from 1; empty where it has none of that number."""
     lines = job["test"].splitlines()
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
@@ -243,6 +388,16 @@ def missing_package(job: dict, module: object) -> str | None:
 
 
 def verdict(job: dict, socket: int) -> dict:
+    """Judges a program by its test.
+
+    Args:
+        job (`dict`): `test`, `entry_point`, `helpers` and `packages` of a program.
+        socket (`int`): descriptor on which the program's process answers.
+
+    Returns:
+        `dict`: `status`, which is `"ended"` where the program's process ended by itself, and `detail`; `judged` and
+        `package` where there is something to say.
+    """
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module  # where dataclasses look for the module of a class
     link = Link(socket, module.__dict__, "numpy" in job["packages"])
@@ -251,6 +406,7 @@ def verdict(job: dict, socket: int) -> dict:
         judge(job, link)
     except BaseException as raised:
         error = raised
+    link.settle()
     found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
     if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}
@@ -258,6 +414,7 @@ def verdict(job: dict, socket: int) -> dict:
 
 
 def not_judged(reason: str, where: str) -> dict:
+    """The verdict on a program of which its test wants more than can be judged, in a line of the test."""
     detail = f"not judged: {reason}"
     return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
 
@@ -270,6 +427,7 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
         text = str(error)
     except BaseException as failed:  # an object of the program's in it, which the link then knows of
         text = type(failed).__name__
+    text = text.replace("'Refusing' object is not callable", "what the program gave is not callable")
     if raised is None and isinstance(error, TypeError) and about_a_handle(text):
         return not_judged(text, where)
     if raised is None and isinstance(error, AssertionError) and link.asks_types and link.handles:
@@ -283,6 +441,12 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
     if isinstance(error, ImportError) and (package := missing_package(job, module)):
         return {"status": "missing package", "detail": detail, "package": package}
     status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
+    # what the program raises is its own, unless it was given less than the test has, or than it gave before
+    perhaps = raised is None or isinstance(error, AttributeError)
+    lost = link.wire.reduced or (link.wire.reduced_there if perhaps else None)
+    if status == "failed" and lost:
+        reason = f"{str(lost)[:LONGEST_NAME]} crosses as what it is derived from, and the test may want more of it"
+        return not_judged(f"{reason} ({detail})", "")
     return {"status": status, "detail": detail}
 
 

@@ -22,7 +22,7 @@ def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     names = dict.fromkeys(name.strip() for text in texts for name in text.split(","))
     for name in names:
-        if not name.isidentifier():
+        if not name.isidentifier() or name == "__main__":  # which is the running program, not a package
             raise ConfigurationError(
                 f"--allow-packages {name!r} is not the plain name of a package; give names as programs import them,"
                 " such as numpy or numpy,yaml"

@@ -75,7 +75,7 @@ class Verdict:
             `missing package`: it or its test imports what is neither in the standard library nor allowed.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
-        judged (`bool`): false where it failed since the test wants more of an object than can cross.
+        judged (`bool`): false where it failed and the test wants more of a value than can cross, or may want it.
         package (`str`, *optional*): the missing package.
     """
 
@@ -87,6 +87,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether the program is right, as far as its test says."""
         return self.status == "passed"
 
 
@@ -106,15 +107,25 @@ def run_programs(
     dictionaries, ranges, iterators (their first 100,000 items), those of `collections`, `datetime`, `decimal` and
     `fractions`, classes of these, and instances of classes that the prompt defines (`helpers`), which are made anew
     from their attributes on the other side, with the class as the prompt has it. A subclass of one of these crosses as
-    the class that it is derived from, a named tuple of the program's own as a tuple. With numpy allowed, its numbers
-    and arrays of numbers cross too.
+    the class that it is derived from, a named tuple of the program's own as a tuple; a test that fails once that has
+    happened may have wanted more of it, and is not judged. With numpy allowed, its numbers and arrays of numbers cross
+    too.
+
+    An exception crosses as the builtin class that it is derived from, under the name of its own class and with the
+    attributes that are plain values. One that would end a loop or a process (`StopIteration`, `SystemExit`) is raised
+    as such only inside of a `try` of the calling function that catches it by name.
 
     Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
     twice is one, and what either side changes in place is changed for the other. An iterator crosses with its items,
     which are then used up where it came from; a view of a dictionary crosses as it is at that moment; attributes of a
     class, as against those of an instance, stay where they are.
 
-    Other objects stay in the program's process: a test can call them and read and write their attributes, but one that
+    For that, what both sides hold is looked at with every call, 15 million items altogether. Past that, only what a
+    call hands over or gives back is, with all that it holds; if anything else then turns out to have been changed, the
+    program is not judged, whether its test passed or not. A change that was undone before is not noticed.
+
+    Other objects stay in the program's process: a test can call them, ask `callable` and by `hasattr` for the methods
+    of Python's protocols, and read and write their attributes, but one that
     compares them, iterates over them, takes them for true or asks for their class is not judged, as is one that gives
     the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.
 

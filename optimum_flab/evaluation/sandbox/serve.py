@@ -28,6 +28,7 @@ CHECK_SECONDS = 0.02  # between two looks at how many files a program has made
 
 
 def main() -> None:
+    """Serves one program or test after the other until the host closes the socket."""
     control, role = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     if role == "guest":
         import guest as served
@@ -124,6 +125,7 @@ def confine(frame: dict) -> None:
 
 
 def become(user: int) -> None:
+    """Makes this process one of a user and of the group of the same number, for good."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -187,6 +189,7 @@ def remove(folder: str) -> bool:
 
 
 def prctl(option: int, value: int) -> None:
+    """Sets an option of this process, as the system call of that name does; one that the kernel lacks is ignored."""
     import ctypes
 
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -12,7 +12,13 @@ A message is JSON with the keys of a request or an answer and
 - `values`: what crosses. `[7]` is the object numbered 7, `{"tag": body}` a scalar that JSON has not;
 - `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
   the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
-- `dropped`: numbers of objects that this side does not hold any more.
+- `dropped`: numbers of objects that this side does not hold any more;
+- `reduced`: a class of which instances have crossed as what it is derived from, if there is one;
+- `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
+
+Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
+A side does that for `LOOKS` items altogether. From then on it looks at what can be reached from the values of the
+message alone, and says so; a last message in which it looks at everything tells whether a change was missed.
 """
 
 from __future__ import annotations
@@ -28,7 +34,8 @@ from enum import Enum
 from fractions import Fraction
 from importlib import import_module
 from itertools import chain, islice
-from types import MemberDescriptorType
+from operator import is_
+from types import GeneratorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 
@@ -38,6 +45,19 @@ random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
 LONGEST_NAME = 100  # characters of the name of a class
+LONGEST_TEXT = 2000  # characters of an exception
+LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
+LOOK, LOOK_AT_ATTRIBUTES = 20, 100  # of these, for a container, and for one with attributes, whatever its size
+SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
+# methods that Python calls by itself and `hasattr` may ask for; all objects have some of them
+PROTOCOL = frozenset(
+    f"__{name}__"
+    for name in """call eq ne lt le gt ge bool len iter next reversed contains getitem setitem delitem hash int float
+    complex index str repr format bytes add radd iadd sub rsub mul rmul matmul truediv rtruediv floordiv rfloordiv mod
+    rmod divmod rdivmod pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift neg pos abs invert round trunc
+    floor ceil enter exit instancecheck subclasscheck copy deepcopy reduce_ex delattr dir fspath""".split()
+)
+OF_ALL_OBJECTS = PROTOCOL & {*dir(object)}
 _LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
 _NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
 
@@ -117,6 +137,8 @@ SCALARS: dict[type, Callable[[Any], Any]] = {
     datetime: lambda value: {"datetime": datetime.isoformat(value)},
     time: lambda value: {"time": time.isoformat(value)},
     timedelta: lambda value: {"timedelta": [value.days, value.seconds, value.microseconds]},
+    type(...): lambda value: {"singleton": "Ellipsis"},
+    type(NotImplemented): lambda value: {"singleton": "NotImplemented"},
 }
 _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "int": lambda body: int(body, 16),
@@ -130,6 +152,7 @@ _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "datetime": datetime.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": lambda body: timedelta(*body),
+    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented}.__getitem__,
     "type": lambda body: _TYPES[body],
     "numpy": lambda body: _array(body)[()],
 }
@@ -236,6 +259,8 @@ FIXED: dict[type, Callable[[type, list], Any]] = {
 }
 _MAKE_FIXED = {kind.__name__: (kind, make) for kind, make in FIXED.items()}
 _CONTAINERS = {kind.__name__: (kind, container) for kind, container in CONTAINERS.items()}
+_CLASSES: dict[str, type] = {kind.__name__: kind for kind in (*FIXED, *CONTAINERS)}
+ITERATORS = ("iterator", "generator")
 # classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS, tuple, frozenset, type)}
 # looked up by identity: the classes of a program may have a metaclass that says otherwise
@@ -260,10 +285,10 @@ def attributes_of(value: Any) -> list:
         own = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return found
-    return found + _flat((name, item) for name, item in [*own.items()] if _is_own(name))
+    return found + _flat((name, item) for name, item in [*own.items()] if is_own(name))
 
 
-def _is_own(name: Any) -> bool:
+def is_own(name: Any) -> bool:
     """Whether a name is one that a class gives its instances, and not one of Python's for its own ends."""
     return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
@@ -292,7 +317,7 @@ def set_attributes(value: Any, items: list) -> None:
     own.update(
         (name, item)
         for name, item in wanted.items()
-        if _is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
+        if is_own(name) and not hasattr(type(of_class.get(name)), "__get__")
     )
 
 
@@ -353,8 +378,14 @@ def _take(iterator) -> list:
     return [len(items) > LONGEST_ITERATOR, *items[:LONGEST_ITERATOR]]
 
 
+def _generator(items: Iterator) -> Iterator:
+    yield from items
+
+
 def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], list]] | None:
     """What numbered objects of a class cross as, and how they are read; `None` for what is no plain value."""
+    if kind is GeneratorType:
+        return "generator", _take
     for base in kind.__mro__:
         if base is object and (class_name is None or issubclass(kind, BaseException)):
             break
@@ -363,20 +394,73 @@ def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], l
     return ("iterator", _take) if hasattr(kind, "__next__") else None
 
 
+def _same(one: list, other: list) -> bool:
+    """Whether two lists hold the same objects, or the same text and integers."""
+    if len(one) != len(other):
+        return False
+    return all(map(is_, one, other)) or all(
+        part is before or (type(part) is type(before) and type(part) in (str, int) and part == before)
+        for part, before in zip(one, other, strict=True)
+    )
+
+
 class Node:
-    """A numbered object on its way: what is encoded of it, and what is to come."""
+    """A numbered object on its way: what is encoded of it, and what is to come.
 
-    __slots__ = ("atoms", "class_name", "items", "kind", "number", "parts")
+    Args:
+        moving (`bool`): whether iterators in it that the other side has the items of come along.
+        read (`Callable`, *optional*): what gives the items.
+    """
 
-    def __init__(self, number, kind, items, class_name=None, attributes=()):
-        self.number, self.kind, self.class_name = number, kind, class_name
-        self.items, self.parts, self.atoms = len(items), chain(items, attributes), []
+    __slots__ = ("atoms", "attributes", "class_name", "items", "kind", "left", "moving", "number", "read")
+
+    def __init__(self, number, kind, items, class_name=None, attributes=(), moving=True, read=None):
+        self.number, self.kind, self.class_name, self.moving, self.read = number, kind, class_name, moving, read
+        self.items, self.attributes, self.atoms = items, attributes, []
+        self.left = chain(items, attributes)
 
     def text(self) -> str:
-        parts = [self.kind, self.atoms[: self.items]]
+        """What a message says of the object, without its number, once its parts are encoded."""
+        items = len(self.items)
+        parts = [self.kind, self.atoms[:items]]
         if self.class_name is not None:
-            parts += [self.class_name, self.atoms[self.items :]]
+            parts += [self.class_name, self.atoms[items:]]
         return _text(parts)
+
+
+class Seen:
+    """A container as the other side knows it.
+
+    Args:
+        kind (`type`): the class of the container.
+        text (`int`): the hash of what was told of it.
+        atoms (`list`): what stood for its parts.
+        node ([`Node`]): what it then held.
+        turn (`int`): the message for which it was last found to be so.
+    """
+
+    __slots__ = ("attributes", "cost", "deep", "items", "kind", "named", "read", "text", "turn")
+
+    def __init__(self, kind: type, text: int, atoms: list, node: Node, turn: int):
+        self.text = text
+        self.deep = any(type(atom) is list for atom in atoms)  # whether it holds numbered objects
+        self.confirm(kind, node, turn)
+
+    def confirm(self, kind: type, node: Node, turn: int) -> None:
+        """Takes what is held now as what was told."""
+        self.kind, self.items, self.attributes, self.turn = kind, node.items, node.attributes, turn
+        self.read, self.named = node.read, node.class_name is not None
+        # bytes, of which the text is made for every look, are among the first two items
+        self.cost = (LOOK_AT_ATTRIBUTES if self.named else LOOK) + len(node.items)
+        self.cost += sum(len(part) for part in node.items[:2] if type(part) is str)
+
+    def matches(self, value: Any) -> bool:
+        """Whether a container still holds the very same objects."""
+        return (
+            type(value) is self.kind
+            and _same(self.read(value), self.items)
+            and (not self.named or _same(attributes_of(value), self.attributes))
+        )
 
 
 class Wire:
@@ -394,22 +478,30 @@ class Wire:
         self.arrays = True  # whether those of numpy cross
         self.known: dict[int, Any] = {}  # what both sides hold, by number
         self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
-        self.states: dict[int, int] = {}  # of containers: the content that the other side knows, as a hash
+        self.states: dict[int, Seen] = {}  # of containers: the content that the other side knows
+        self.turn = 0  # messages made
+        self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
+        self.partial = self.late = False  # what this side or the other did not look at, or saw too late
+        self.reduced: str | None = None  # a class whose instances this side gave as what it is derived from
+        self.reduced_there: str | None = None  # the same of the other side
+        self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
         self.kept: set[int] = set()
         # of the message that is being made: numbers and states given in it, whether an iterator gave its items
         self.given: list[int] = []
-        self.pending: dict[int, int] = {}
+        self.pending: dict[int, Seen] = {}
+        self.whole = True  # whether everything is looked at
+        self.walked: set[int] = set()  # where not, what was looked at, since it can be reached from the values
         self.taken = False
 
     # what the two sides do differently
 
-    def stranger(self, value) -> tuple[Any, Node | None]:
+    def stranger(self, value: Any) -> tuple[Any, Node | None]:
         """What stands for an object that is no plain value, and its node, if the other side needs one."""
         raise TypeError(f"{type(value).__name__} is not a plain value")
 
-    def handle(self, number: int, kind: str) -> Any:
-        """What stands for an object that the other side lends."""
+    def handle(self, kind: str, has: list) -> Any:
+        """What stands for an object of a class that the other side lends, which has some methods of [`PROTOCOL`]."""
         raise ValueError("a handle")
 
     def named(self, name: str) -> Any:
@@ -435,36 +527,73 @@ class Wire:
 
     def pack(self, message: dict, values: list) -> bytes:
         """A message with values. `values` is emptied, so that what nobody else holds can be dropped."""
-        self.given, self.pending, self.taken = [], {}, False
+        self.given, self.pending, self.walked, self.taken = [], {}, set(), False
+        self.whole = self.looks > 0
+        self.partial = self.partial or not self.whole
         nodes: list[str] = []
         try:
-            self._add_changed([*self.states], nodes)
-            atoms = self._add(Node(None, "", values), nodes, moving=True)
+            self._add_changed(nodes)
+            atoms = self._add(Node(None, "", values), nodes)
             if self.taken:  # which may have run code that changed other containers
-                self._add_changed([*self.states, *self.pending], nodes)
+                self._add_changed(nodes)
         except BaseException:
             for number in self.given:
                 self._forget(number)
             raise
         self.states.update(self.pending)
+        self.pending = {}
         values.clear()
-        text = json.dumps({**message, "values": atoms, "dropped": self._drop()})
-        return f'{text[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
+        self.turn += 1
+        dropped = self._drop()
+        message = {**message, "values": atoms, "dropped": dropped, "reduced": self.reduced}
+        message |= {"late": self.late, "partial": self.partial}
+        return f'{json.dumps(message)[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
 
-    def _add_changed(self, numbers: list[int], nodes: list[str]) -> None:
-        """Adds the nodes of containers that are not any more as the other side knows them."""
-        for number in numbers:
-            if (node := self._node(self.known[number])) is not None:
+    def _add_changed(self, nodes: list[str]) -> None:
+        """Adds the nodes of containers that are not any more as the other side knows them; of those alone that this
+        message has come upon, where not everything is looked at."""
+        told = self.states if self.whole else self.walked.intersection(self.states)
+        for number in [*told, *(number for number in self.pending if number not in told)]:
+            if (node := self._changed(number)) is not None:
+                node.moving = False
                 self._add(node, nodes)
 
-    def _add(self, node: Node, nodes: list[str], moving: bool = False) -> list:
+    def _changed(self, number: int) -> Node | None:
+        """The node of a container if it may not be any more as the other side knows it."""
+        value, seen = self.known[number], self.pending.get(number) or self.states[number]
+        self.looks -= seen.cost
+        if not seen.matches(value):
+            return self._node(value)
+        seen.turn = self.turn
+        return None
+
+    def _reached(self, number: int, value: Any) -> Node | None:
+        """The node of an object that both sides hold, or of what it holds, where not everything is looked at."""
+        if number in self.walked or number in self.kept or hasattr(type(value), "__next__"):
+            return None
+        self.walked.add(number)
+        if number in self.states or number in self.pending:
+            if (node := self._changed(number)) is not None:
+                node.moving = False
+                return node
+            seen = self.pending.get(number) or self.states[number]
+            parts = [*seen.items, *seen.attributes] if seen.deep else []
+        else:
+            node = self._node(value)
+            parts = [] if node is None else [*node.items, *node.attributes]
+        parts = [part for part in parts if id(part) in self.numbers]
+        return Node(None, "", parts, moving=False) if parts else None
+
+    def _add(self, node: Node, nodes: list[str]) -> list:
         """Adds a node behind those of all that is new in it; gives what stands for its parts."""
         stack = [node]
         while stack:
-            for part in stack[-1].parts:
-                atom, inner = self.atom(part, moving)
-                stack[-1].atoms.append(atom)
+            last = stack[-1]
+            for part in last.left:
+                atom, inner = self.atom(part, last.moving)
+                last.atoms.append(atom)
                 if inner is not None:
+                    inner.moving = inner.moving and last.moving
                     stack.append(inner)
                     break
             else:
@@ -476,21 +605,31 @@ class Wire:
             return
         text = node.text()
         if node.kind in _CONTAINERS:
-            state = hash(text)
-            if self.pending.get(node.number, self.states.get(node.number)) == state:
+            seen = self.pending.get(node.number) or self.states.get(node.number)
+            kind, state = type(self.known[node.number]), hash(text)
+            if seen is not None:
+                self.looks -= len(text)
+            if seen is not None and seen.text == state:
+                seen.confirm(kind, node, self.turn)
                 return
-            self.pending[node.number] = state
+            self.late = self.late or (seen is not None and self._was_left_out(seen))
+            self.pending[node.number] = Seen(kind, state, node.atoms, node, self.turn)
         nodes.append(f"[{node.number},{text}")
 
-    def atom(self, value, moving: bool) -> tuple[Any, Node | None]:
+    def _was_left_out(self, seen: Seen) -> bool:
+        """Whether a container was not looked at for the message before."""
+        return seen.turn < self.turn - 1
+
+    def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value, and its node, if the other side needs one."""
         kind = type(value)
         if (encode := _SCALAR_BY_ID.get(id(kind))) is not None:
             return encode(value), None
         number = self.numbers.get(id(value))
         if number is not None:
-            comes_along = moving and number in self.kept and hasattr(kind, "__next__")
-            return [number], self._node(value) if comes_along else None
+            if moving and number in self.kept and hasattr(kind, "__next__"):
+                return [number], self._node(value)
+            return [number], None if self.whole else self._reached(number, value)
         if issubclass(kind, type):
             return self._class(value)
         if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
@@ -501,9 +640,15 @@ class Wire:
             return {"numpy": parts}, None
         for base in kind.__mro__:
             if (encode := _SCALAR_BY_ID.get(id(base))) is not None:
+                if not _is_numpy(kind, "generic"):
+                    self.reduce(kind)
                 return encode(value), None
         node = self._node(value)
         return ([node.number], node) if node is not None else self.stranger(value)
+
+    def reduce(self, kind: type) -> None:
+        """Notes that an instance of a class crosses as what that is derived from."""
+        self.reduced = self.reduced or str(kind.__name__)[:LONGEST_NAME]
 
     def _class(self, value: type) -> tuple[Any, Node | None]:
         if _TYPES.get(value.__name__) is value:
@@ -522,13 +667,17 @@ class Wire:
         items = read(value) if read is not None else None
         if items is None:
             return None
+        whole = self.space.get(class_name) if class_name is not None else _CLASSES.get(name, kind)
+        if whole is not kind:
+            self.reduce(kind)
         number = self.numbers.get(id(value))
         if number is None:
             number = self._give(value)
-        if name == "iterator":
+        if name in ITERATORS:
             self.kept.discard(number)
             self.taken = True
-        return Node(number, name, items, class_name, () if class_name is None else attributes_of(value))
+        attributes = [] if class_name is None else attributes_of(value)
+        return Node(number, name, items, class_name, attributes, read=read)
 
     # reading
 
@@ -541,11 +690,15 @@ class Wire:
         try:
             message = json.loads(body)
             heap, atoms, dropped = (message.pop(part) for part in ("heap", "values", "dropped"))
+            self.reduced_there = message.pop("reduced", None) or self.reduced_there
+            self.late = bool(message.pop("late", False)) or self.late
+            self.partial = bool(message.pop("partial", False)) or self.partial
             for node in heap:
                 self._create(*node)
             self._settle_all(heap)
             values = [self._value(atom) for atom in atoms]
             for number in dropped:
+                self._note_if_late(number)  # the other side may have read what it does not hold any more
                 self._forget(number)
         except (Closed, MemoryError, NameError):  # a program may lack a name that the test asks for
             raise
@@ -558,7 +711,8 @@ class Wire:
         if type(number) is not int or number < 0 or (number % 2 == self.side and number >= self.next):
             raise ValueError("a number that was never given")
         if kind == "handle" and number not in self.known:
-            self._learn(number, self.handle(number, str(*items)[:LONGEST_NAME]))
+            name, *has = items
+            self._learn(number, self.handle(str(name)[:LONGEST_NAME], has))
         if kind not in _CONTAINERS:
             return
         if kind == "ndarray" and not self.arrays:
@@ -593,11 +747,14 @@ class Wire:
         values = [self._value(item) for item in items]
         own = [self._value(item) for item in attributes]
         if kind in _CONTAINERS:
-            _CONTAINERS[kind][1].fill(self.known[number], values)
+            value = self.known[number]
+            self._note_if_late(number)  # what this side has changed is lost
+            _CONTAINERS[kind][1].fill(value, values)
             if class_name is not None:
-                set_attributes(self.known[number], own)
+                set_attributes(value, own)
             parts = [kind, items] if class_name is None else [kind, items, class_name, attributes]
-            self.states[number] = hash(_text(parts))
+            state, atoms = hash(_text(parts)), [*items, *attributes]
+            self.states[number] = Seen(type(value), state, atoms, self._node(value), self.turn - 1)
         elif kind in _MAKE_FIXED:
             if number in self.known:
                 raise ValueError("what never changes is sent once")
@@ -606,8 +763,9 @@ class Wire:
             if class_name is not None:
                 set_attributes(made, own)
             self._learn(number, made)
-        elif kind == "iterator":
-            self._learn(number, chain(values[1:], self._beyond()) if values[0] else iter(values[1:]))
+        elif kind in ITERATORS:
+            taken = chain(values[1:], self._beyond()) if values[0] else iter(values[1:])
+            self._learn(number, _generator(taken) if kind == "generator" else taken)
             self.kept.add(number)
         elif kind != "handle":
             raise ValueError("an unknown kind")
@@ -634,6 +792,12 @@ class Wire:
         self.beyond()
         yield
 
+    def _note_if_late(self, number: int) -> None:
+        """Before what this side has of a container is given up: whether it has a change that it did not tell."""
+        seen = self.states.get(number)
+        if seen is not None and self._was_left_out(seen) and self._changed(number) is not None:
+            self.late = True
+
     # the table
 
     def _give(self, value) -> int:
@@ -656,10 +820,17 @@ class Wire:
         self.kept.discard(number)
 
     def _drop(self) -> list[int]:
-        """Forgets what nothing on this side holds any more, and says which numbers that were."""
-        alone = []
+        """Forgets what nothing on this side holds any more, and says which numbers that were.
+
+        A large table is gone through each time that it has grown by half.
+        """
+        alone: list[int] = []
+        if len(self.known) < self.sweep:
+            return alone
         for number in sorted(self.known):  # what holds others was numbered before them
             if number not in self.kept and _references(self.known, number) <= _ALONE:
+                self._note_if_late(number)
                 self._forget(number)
                 alone.append(number)
+        self.sweep = len(self.known) * 3 // 2 if len(self.known) > SMALL_TABLE else 0
         return alone

@@ -6,28 +6,39 @@ import ast
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..data import holds_code
 
 
-# tags and marks stand at an end of a line; inside of a line they are code or words about them
+# tags and marks stand at an end of a line; inside of a line they are code or words about them, but for the end of
+# thinking with which the text begins
 THOUGHT_END = re.compile(r"^[ \t]*</think>|</think>[ \t]*$|^[ \t]*<think>.*?</think>", re.MULTILINE)
+THOUGHT_END_ANYWHERE = re.compile(r"(?<![`'\"])</think>|</think>(?![`'\"])")  # but in quotes
 THOUGHT_START = re.compile(r"^[ \t]*<think>", re.MULTILINE)
 TURN_ENDS = r"(?:<\|(?:im_end|eot_id|eom_id|end|end_of_text|endoftext)\|>|<end_of_turn>|</s>)"
 TURN_END = re.compile(rf"^[ \t]*{TURN_ENDS}|{TURN_ENDS}[ \t]*$", re.MULTILINE)
 FENCE = re.compile(r"(?P<before>[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
+FENCE_BEHIND_WORDS = re.compile(r"(?P<before>)(?:[^`]|`[^`]+`)*(?P<marks>`{3,})(?P<info>\w*)[ \t]*$")
 MOST_INDENT_OF_END = 3  # of the end of a block beyond its beginning, as in CommonMark
 DEFINITION = re.compile(r"^(?:async +def|def|class) ", re.MULTILINE)
 CODE_BEGINS = re.compile(r"(?:import|from|async +def|def|class) |@\w|[A-Za-z_]\w* *=(?!=)")
 
 
 class Block(NamedTuple):
-    """A code block; `whole` is false where its end is missing."""
+    """A code block.
+
+    Args:
+        code (`str`): its lines.
+        whole (`bool`): false where its end is missing.
+        start, end (`int`): where its lines stand in the text.
+    """
 
     code: str
     whole: bool
+    start: int
+    end: int
 
 
 def fenced_code(answer: str, wanted: str | None = None) -> str:
@@ -68,40 +79,66 @@ def defines(code: str, name: str) -> bool:
 
 
 def final_answer(text: str) -> str:
-    """What a model says behind its thinking, up to the end of its turn; nothing if it never stops thinking."""
-    ends = [end.end() for end in THOUGHT_END.finditer(text)]
-    answer = text[ends[-1] :] if ends else text
-    for mark in (THOUGHT_START, TURN_END):
-        if found := mark.search(answer):
-            answer = answer[: found.start()]
-    return answer
+    """What a model says behind its thinking, up to the end of its turn; nothing if it never stops thinking.
+
+    Marks in a code block are text; one without its end may have been broken off by the end of thinking or of a turn.
+    """
+    text = text.replace("\r\n", "\n")
+    blocks = code_blocks(text)
+    begins = THOUGHT_START.match(text.lstrip()) is not None
+    ends = _outside(blocks, (THOUGHT_END_ANYWHERE if begins else THOUGHT_END).finditer(text), cut=False)
+    if begins and not ends:  # a block that began in the thinking ends with one behind it
+        ends = [*re.finditer(r"^[ \t]*</think>", text, re.MULTILINE)]
+    answer = text[ends[-1].end() :] if ends else text
+    blocks = code_blocks(answer)
+    found = [
+        *_outside(blocks, THOUGHT_START.finditer(answer), cut=True),
+        *_outside(blocks, TURN_END.finditer(answer), cut=False),
+    ]
+    return answer[: min((mark.start() for mark in found), default=len(answer))]
+
+
+def _outside(blocks: Sequence[Block], marks: Iterable[re.Match], cut: bool) -> list[re.Match]:
+    """The marks that stand in no whole block, nor in one that is cut off where that is asked for."""
+    spans = [(block.start, block.end) for block in blocks if block.whole or cut]
+    return [mark for mark in marks if not any(start <= mark.start() < end for start, end in spans)]
 
 
 def code_blocks(text: str) -> list[Block]:
     """The fenced code blocks of a Markdown text.
 
-    A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers.
+    A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers. One
+    may also begin at the end of a line of words.
     """
     blocks, begin, lines = [], None, []
-    for line in text.replace("\r\n", "\n").split("\n"):
+    start = place = 0  # of the block, and of the line
+    text = text.replace("\r\n", "\n")
+
+    def ended(whole: bool) -> Block:
+        return Block(_unindented(lines, begin), whole, start, place)
+
+    for line in text.split("\n"):
         fence = FENCE.match(line)
         if fence is not None and fence["marks"][0] == "`" and "`" in fence["info"]:
             fence = None  # code inside of a line
+        behind = place + len(line) + 1
         if begin is None:
+            fence = fence or FENCE_BEHIND_WORDS.match(line)
             if fence is not None:
-                begin, lines = fence, []
+                begin, lines, start = fence, [], behind
         elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
             lines.append(line)
         elif re.match(r"\w", fence["info"]):
-            blocks.append(Block(_unindented(lines, begin), False))
-            begin, lines = fence, []
+            blocks.append(ended(False))
+            begin, lines, start = fence, [], behind
         elif fence["marks"].startswith(begin["marks"]):
-            blocks.append(Block(_unindented(lines, begin), True))
+            blocks.append(ended(True))
             begin = None
         else:
             lines.append(line)
+        place = behind
     if begin is not None:
-        blocks.append(Block(_unindented(lines, begin), False))
+        blocks.append(ended(False))
     return blocks
 
 

@@ -88,6 +88,7 @@ def rows_of(
 
 
 def instruct_prompt(doc: Mapping[str, Any]) -> str:
+    """The prompt of a problem as a request to a chat model."""
     return (
         f"Complete this Python function:\n\n```python\n{doc['prompt'].strip(LINE_ENDS)}\n```\n\n"
         "Answer with one code block that holds the whole function with the imports that it needs."
@@ -103,12 +104,14 @@ def head(doc: Mapping[str, Any]) -> str:
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
+    """The program of a completion: the prompt goes before it."""
     return Program(
         code=doc["prompt"] + completion, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc)
     )
 
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:
+    """The program of a chat answer, behind the imports and helpers of the prompt."""
     before = head(doc)
     return Program(
         code=behind(before, fenced_code(answer, doc["entry_point"])),
@@ -172,12 +175,14 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
 def run_completions(
     resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
 ) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of completions, see [`judged`]."""
     return judged(resps, docs, completed, allow_packages)
 
 
 def run_answers(
     resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
 ) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of chat answers, see [`judged`]."""
     return judged(resps, docs, answered, allow_packages)
 
 

@@ -30,6 +30,7 @@ SHOWN_TESTS = 3  # in a prompt of lm-eval, which also judges by them
 
 
 def three_assertions(value: Any) -> str | None:
+    """What is wrong with a list of tests of which a prompt of lm-eval shows three; `None` if nothing is."""
     if fault := assertions(value):
         return fault
     few = len(value) < SHOWN_TESTS
@@ -142,10 +143,12 @@ def lm_evals_own() -> dict[str, Any]:
 
 
 def three_shot_prompt(doc: Mapping[str, Any]) -> str:
+    """The prompt of lm-eval's own `mbpp` for a problem, without the examples."""
     return apply_template(lm_evals_own()["prompt"], dict(doc))
 
 
 def three_shot_target(doc: Mapping[str, Any]) -> str:
+    """What answers that prompt in an example."""
     return apply_template(lm_evals_own()["target"], dict(doc))
 
 
@@ -156,6 +159,7 @@ def completion_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def instruct_prompt(doc: Mapping[str, Any]) -> str:
+    """The problem and its tests as a request to a chat model."""
     tests = "\n".join(doc["test_list"])
     return (
         f"{doc['text'].strip()}\nWrite it in Python. It must pass these tests:\n\n```python\n{tests}\n```\n\n"
@@ -167,6 +171,7 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
+    """The program that a completion is, behind what the problem imports or sets up."""
     setup, tests = doc["test_setup_code"], doc["test_list"]
     imports = [*doc["test_imports"], *(line for line in setup.splitlines() if line.startswith(("import ", "from ")))]
     before = "\n".join(imports)
@@ -181,6 +186,7 @@ def completed(doc: Mapping[str, Any], completion: str) -> Program:
 
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:
+    """The program of a chat answer."""
     return completed(doc, fenced_code(answer, tested_function(doc["code"], doc["test_list"])))
 
 
@@ -202,10 +208,12 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
 def run_completions(
     resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
 ) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of completions, see [`judged`]."""
     return judged(resps, docs, completed, allow_packages)
 
 
 def run_answers(
     resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
 ) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of chat answers, see [`judged`]."""
     return judged(resps, docs, answered, allow_packages)

@@ -53,6 +53,7 @@ def problems(
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
+    """Two examples, then the function of a problem and a call of it, up to the value."""
     return f"{EXAMPLES}{doc['code'].strip()}\nassert f({doc['input']}) =="
 
 

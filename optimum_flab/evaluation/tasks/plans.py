@@ -50,6 +50,7 @@ def problems(
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
+    """An example of a plan, then a problem that asks for one."""
     return (
         "Describe in steps how to solve each problem, without writing code.\n\n"
         f"{EXAMPLE}Problem:\n{doc['prompt'].strip()}\n{OPENING}\n"

@@ -115,6 +115,7 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Perturbed prompts by problem, made on the fly from the clean ones; they give nothing of a solution away."""
     made: dict[str, list[dict[str, Any]]] = {}
     for problem, row in clean.items():
         for name, change in ON_THE_FLY.items():

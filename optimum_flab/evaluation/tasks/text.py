@@ -25,4 +25,5 @@ def read_texts(task: str, sources: str | list[str] | None) -> list[str]:
 def documents(
     *, task: str = "perplexity", file: str | list[str] | None = None, limit: int | None = None, **_: Any
 ) -> dict[str, Dataset]:
+    """The texts of the sources that a user named, one a row."""
     return as_dataset([{"text": text} for text in read_texts(task, file)], limit)
