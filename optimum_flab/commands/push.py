@@ -47,8 +47,8 @@ class PushCommand(FlabVerb):
             metavar="PATTERN",
             action="append",
             default=[],
-            help="send these files of the folder too, for example 'notes/*.md'; may be given several times (default:"
-            " only the files of the model)",
+            help="send these files of the folder too, for example 'notes/*.md'; may be given several times; what"
+            " looks like a secret is sent only by its full name (default: only the files of the model)",
         )
         optional.add_argument(
             "--adapter-of",

@@ -26,6 +26,13 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 RESULT_NAMES = {
     name: re.compile(re.escape(name[:-5]) + r"(-\d+)?\.json") for name in (EVALUATION_NAME, EFFICIENCY_NAME)
 }
+# its whole name, with which licence it is or what it is for, and a suffix of text
+LICENSE_FILE = re.compile(
+    r"(licen[sc]e|notice|copying|use_policy)"
+    r"([-_.](apache|mit|bsd|isc|mpl|[al]?gpl|cc|openrail|gemma|llama|code|model|weights|data)([-_.]?v?\d[\d.]*)?)?"
+    r"(\.(txt|md|rst|pdf|html))?",
+    re.IGNORECASE,
+)
 # at least one folder and something in it, so that a token such as `//` or `/*` is none
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
 BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
@@ -136,8 +143,9 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def is_license_file(name: str) -> bool:
-    """Whether a file of this name holds a licence or a notice."""
-    return name.lower().startswith(("license", "licence", "notice", "copying", "use_policy"))
+    """Whether a file of this name holds a licence or a notice: `LICENSE-MIT` and `notice.txt` do, `license.key` and
+    `LICENSE_PASSWORD.txt` do not."""
+    return LICENSE_FILE.fullmatch(name) is not None
 
 
 def is_result(name: str) -> bool:

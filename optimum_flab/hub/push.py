@@ -94,7 +94,7 @@ def push_to_hub(
         dry_run (`bool`): only look and check, and say what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send beside those of the model: paths in the folder, in which `*`
-            stands for anything.
+            stands for anything; what looks like a secret needs its full name.
         commit_message (`str`, *optional*): title of the commit, and on further lines its description; says what is
             pushed by default.
         adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
