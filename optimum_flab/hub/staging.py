@@ -30,7 +30,8 @@ from .facts import (
     weight_files,
     without_paths,
 )
-from .ownership import is_generated, metadata_of, metadata_of_user, statements, text_of_user
+from .metadata import metadata_of
+from .ownership import is_generated, metadata_of_user, statements, text_of_user
 from .results import BenchmarkTask, result_files
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
@@ -138,7 +139,7 @@ def stage(
             fetch=fetch,
         )
         check_licence(rendered.terms)
-        card, notes = str(rendered.card), rendered.notes
+        card, notes = rendered.content, rendered.notes
         staged |= rendered.plots
     else:
         card = own
