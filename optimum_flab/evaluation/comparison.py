@@ -268,7 +268,7 @@ def _with_interval(score: Score | None, show: Callable[[float], str], otherwise:
         return otherwise
     if score.interval is None:
         return show(score.value)
-    low, high = (show(end) if math.isfinite(end) else "∞" for end in score.interval)
+    low, high = (show(end) if math.isfinite(end) else "-∞" if end < 0 else "∞" for end in score.interval)
     return f"{show(score.value)} [{low}, {high}]"
 
 

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError, FlabError
 from ..recovery.settings import ADAPTER_FOLDER
 from .card import TAGS, licence, read_card
 from .facts import REPORT_NAME, at, number_at, read_json
-from .metadata import rendered, written_metadata
+from .metadata import Whole, rendered, written_metadata
 from .ownership import (
     BEGIN,
     END,
@@ -129,10 +129,10 @@ def stage_adapter(
             "measured": measured_rows(recovery),
             "positions": number_at(recovery, "held_out_after", "positions"),
             "licence": licence(terms, ()),
-            "own_text": text_of_user(remote_card) if remote_card is not None else "",
-            "begin": BEGIN,
-            "end": END,
-            "mark": unsigned_mark(ours),
+            "own_text": Whole(text_of_user(remote_card) if remote_card is not None else ""),
+            "begin": Whole(BEGIN),
+            "end": Whole(END),
+            "mark": Whole(unsigned_mark(ours)),
         },
     )
     text = signed(content)

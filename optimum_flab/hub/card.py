@@ -23,7 +23,7 @@ from .facts import (
     score_rows,
     task_dataset,
 )
-from .metadata import rendered, written_metadata
+from .metadata import Whole, rendered, written_metadata
 from .ownership import (
     BEGIN,
     END,
@@ -128,10 +128,10 @@ def render_card(
             **values(facts, terms, title, plots),
             "repo_id": repo_id,
             "revision": None if revision == "main" else revision,
-            "own_text": own_text,
-            "begin": BEGIN,
-            "end": END,
-            "mark": unsigned_mark(ours),
+            "own_text": Whole(own_text),
+            "begin": Whole(BEGIN),
+            "end": Whole(END),
+            "mark": Whole(unsigned_mark(ours)),
         },
     )
     notes = [*facts.results.left_out, *terms.notes, *replaced]

@@ -36,6 +36,8 @@ LICENSE_FILE = re.compile(
 # at least one folder and something in it, so that a token such as `//` or `/*` is none
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
 BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
+# what stands behind the path of an address, up to columns
+ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
 # under these names, in settings and results, stand sources of text; under those, models
 SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
 MODEL_KEYS = frozenset({"base_model", "models"})
@@ -326,8 +328,8 @@ def file_name(text: str) -> str:
 
 
 def last_name(path: str) -> str:
-    """The name of the file that a path leads to, columns kept."""
-    match = BRACKETS.fullmatch(path)
+    """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
+    match = BRACKETS.fullmatch(ADDRESS_END.sub(r"\1\2", path))
     return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
 
 

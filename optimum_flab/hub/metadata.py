@@ -132,12 +132,20 @@ def written_metadata(data: Mapping[str, Any]) -> str:
     return text
 
 
+class Whole(str):
+    """Text that may hold comments of HTML: our marked lines, and what the user wrote."""
+
+
 def rendered(template: str, metadata: str, values: Mapping[str, Any]) -> str:
-    """A card from its template.
+    """A card from its template. A value that looks like one of the marked lines is not taken for it.
 
     Args:
         metadata (`str`): see [`written_metadata`].
+        values (`Mapping`): of the template; those of class [`Whole`] stay as they are, comments in others do not.
     """
     import jinja2
 
-    return jinja2.Template(template).render(card_data=metadata, **values)
+    def shown(value: Any) -> Any:
+        return value.replace("<!--", "&lt;!--") if isinstance(value, str) and not isinstance(value, Whole) else value
+
+    return jinja2.Template(template, finalize=shown).render(card_data=Whole(metadata), **values)

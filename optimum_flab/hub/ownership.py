@@ -35,7 +35,7 @@ def text_of_user(content: str) -> str:
     Raises:
         [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
     """
-    _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
+    _, begin, after = body_of(content).partition(BEGIN)
     text, end, _ = after.rpartition(END)
     if begin and not end:
         raise ConfigurationError(
