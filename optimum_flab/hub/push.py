@@ -248,7 +248,7 @@ def check_target(target: Target, account: Mapping[str, Any], not_private: bool) 
         not_private (`bool`): the repository was asked to be private, exists, and is public.
     """
     owner = target.repo_id.split("/")[0]
-    mine = {account["name"], *(org["name"] for org in account["orgs"] if org.get("roleInOrg") != "read")}
+    mine = {account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")}
     if owner not in mine and not (target.create_pr and target.exists):
         others = ", ".join(sorted(mine))
         raise FlabError(

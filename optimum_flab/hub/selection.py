@@ -43,7 +43,7 @@ CHECKPOINT_FILES = {
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them
 SECRET = re.compile(
-    r"id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?|[._]netrc"
+    r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?|[._]netrc"
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|\.(pypirc|npmrc|git-credentials|htpasswd)",
     re.IGNORECASE,
 )

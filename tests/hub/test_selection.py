@@ -220,7 +220,17 @@ def test_results_of_other_weights_stay_behind(pruned, report):
 
 
 SECRETS = (
-    *("id_rsa", "id_ed25519.pub", "server.pem", "sub/private.key", "token", "hf_token.txt", ".netrc", "secrets.json"),
+    *(
+        "id_rsa",
+        "id_ed25519.pub",
+        "server.pem",
+        "LICENSE_PASSWORD.txt",
+        "sub/private.key",
+        "token",
+        "hf_token.txt",
+        ".netrc",
+        "secrets.json",
+    ),
     *("credentials", "sub/credentials.yaml", "Secret.txt", "key.p12", "id_ecdsa", "sub/.env", ".env.local", "_netrc"),
 )
 
