@@ -89,7 +89,7 @@ def _scalar(node: yaml.ScalarNode, kind: str) -> Any:
         return None
     if kind == "bool":
         return BOOLEANS.get(text.lower(), text)
-    if kind in ("int", "float") and re.fullmatch(r"-?\d{1,1000}|-?\d{1,3}\.\d{1,18}(e[-+]\d\d)?", text, re.ASCII):
+    if kind in ("int", "float") and re.fullmatch(r"-?\d{1,1000}(\.\d+(e[-+]\d+)?)?", text, re.ASCII):
         number = int(text) if kind == "int" else float(text)
         if written(number) == text:
             return number
@@ -104,7 +104,12 @@ def _represent_plain(writer: Writer, value: Plain) -> yaml.Node:
     return writer.represent_scalar(writer.resolve(yaml.ScalarNode, str(value), (True, False)), str(value))
 
 
+def _represent_text(writer: Writer, value: str) -> yaml.Node:
+    return writer.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
 Writer.add_representer(Plain, _represent_plain)
+Writer.add_representer(str, _represent_text)
 
 
 def written(value: Any) -> str:
