@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 BLOCK = re.compile(r"\A\ufeff?\s*---[ \t]*\n(?P<data>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 LONGEST = 10_000  # values; anchors can make ever more of them
 BOOLEANS = {"true": True, "false": False}
+OPTIONS = {"eval_results", "ignore_metadata_errors"}
 KINDS = ("str", "null", "bool", "int", "float", "timestamp", "merge", "value")
 
 
@@ -126,9 +127,14 @@ def written_metadata(data: Mapping[str, Any]) -> str:
     """
     from huggingface_hub import ModelCardData
 
+    if taken := sorted(OPTIONS & data.keys()):
+        raise ConfigurationError(
+            f"the metadata at the top of a card have a field {taken[0]!r}, which is an option of the Hub's library and"
+            " cannot be kept (scores go into model-index); rename it, or correct them"
+        )
     text = written({field: value for field, value in data.items() if value is not None})
     try:
-        ModelCardData(**yaml.safe_load(text), ignore_metadata_errors=False).to_dict()
+        ModelCardData(**yaml.safe_load(text)).to_dict()
     except (TypeError, ValueError, AttributeError, KeyError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
