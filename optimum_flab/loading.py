@@ -20,6 +20,7 @@ import torch
 from .architectures import architecture_for
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
+from .licenses import is_license_file
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
@@ -310,7 +311,7 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
 
 def find_license_files(folder: Path) -> list[Path]:
     """Licence and notice files at the top of a folder, sorted."""
-    files = [file for file in folder.iterdir() if file.name.lower().startswith(LICENSE_STEMS) and file.is_file()]
+    files = [file for file in folder.iterdir() if is_license_file(file.name) and file.is_file()]
     for file in files:
         if not os.access(file, os.R_OK):
             raise FlabError(f"{str(file)!r} cannot be read, and belongs beside the pruned model; make it readable")

@@ -47,8 +47,8 @@ class PushCommand(FlabVerb):
             metavar="PATTERN",
             action="append",
             default=[],
-            help="send these files of the folder too, for example 'notes/*.md'; may be given several times (default:"
-            " only the files of the model)",
+            help="send these files of the folder too, for example 'notes/*.md'; may be given several times; what"
+            " looks like a secret is sent only by its full name (default: only the files of the model)",
         )
         optional.add_argument(
             "--adapter-of",
@@ -62,8 +62,8 @@ class PushCommand(FlabVerb):
             type=float,
             metavar="SECONDS",
             default=300.0,
-            help="how long to wait for an answer before a request has failed; Xet, by which large files go where"
-            " hf_xet is installed, gives up by itself after some minutes (default: %(default)s)",
+            help="how long nothing of an answer may come before a request has failed, at most a day; Xet, by which"
+            " large files go where hf_xet is installed, gives up by itself after some minutes (default: %(default)s)",
         )
         # No --token: it would stay in the shell's history and show in the list of processes.
         parser.epilog = "The token is the one of `hf auth login`, or of the environment variable HF_TOKEN."

@@ -268,7 +268,9 @@ def _with_interval(score: Score | None, show: Callable[[float], str], otherwise:
         return otherwise
     if score.interval is None:
         return show(score.value)
-    low, high = (show(end) if math.isfinite(end) else "∞" for end in score.interval)
+    # a file says of such an end only that it is no number
+    ends = zip(score.interval, ("-∞", "∞"), strict=True)
+    low, high = (show(end) if math.isfinite(end) else unknown for end, unknown in ends)
     return f"{show(score.value)} [{low}, {high}]"
 
 

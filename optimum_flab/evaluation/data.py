@@ -8,9 +8,12 @@ import gzip
 import io
 import itertools
 import json
+import keyword
 import re
 import sys
 import tokenize
+import unicodedata
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,6 +82,8 @@ def any_text(value: Any) -> str | None:
 def identifier(value: Any) -> str | None:
     if fault := text(value):
         return fault
+    if keyword.iskeyword(value):
+        return f"{value!r} is a keyword of Python, not the name of a function"
     return None if value.isidentifier() else f"{value!r} is not the name of a function"
 
 
@@ -105,7 +110,7 @@ def readable(value: Any) -> str | None:
     try:
         read_value(value)
     except ValueError:
-        return f"{_short(value)} is not a value that can be read without running it"
+        return f"{printable(_short(value))} is not a value that can be read without running it"
     return None
 
 
@@ -135,9 +140,14 @@ def prompt_holds_entry_point(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def function_start(code: str, name: str) -> int | None:
-    """Where the last definition of a function at the left margin begins."""
-    found = list(re.finditer(rf"^(async +)?def +{re.escape(name)}\s*\(", code, re.MULTILINE))
-    return found[-1].start() if found else None
+    """Where the last definition of a function at the left margin begins.
+
+    Args:
+        name (`str`): as Python has it, see [`function_name`].
+    """
+    found = re.finditer(r"^(?:async +)?def +([^\s(]+)\s*\(", code, re.MULTILINE)
+    starts = [match.start() for match in found if function_name(match[1]) == name]
+    return starts[-1] if starts else None
 
 
 def holds_code(code: str, name: str) -> bool:
@@ -176,6 +186,16 @@ def _short(shown: str) -> str:
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
+def printable(text: str) -> str:
+    """Text that a terminal takes as it is: control characters and those that turn its direction escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def function_name(text: str) -> str:
+    """A name as Python has it, which takes some letters for others: `ﬁ` for `fi`."""
+    return unicodedata.normalize("NFKC", text.strip())
+
+
 def source(code: str) -> str:
     """Source code with the line ends that Python itself makes of a file's, and without a byte order mark."""
     return code.removeprefix("\ufeff").replace("\r\n", "\n")
@@ -188,7 +208,7 @@ CODE = Format(
     cleaned={
         "task_id": str.strip,
         "prompt": source,
-        "entry_point": str.strip,
+        "entry_point": function_name,
         "test": source,
         "canonical_solution": source,
     },
@@ -232,7 +252,7 @@ def read_file(path: str | Path) -> list[Row]:
         content = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FlabError(f"data file {str(path)!r} is not UTF-8 (byte {error.start}); convert it") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise FlabError(f"data file {str(path)!r} cannot be read ({reason})") from error
     readers = {".csv": _csv_rows, ".json": _json_rows}
@@ -247,15 +267,17 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except ValueError as error:
-                raise FlabError(f"{path}, line {number}: not JSON ({error})") from error
+            except (ValueError, RecursionError) as error:
+                raise FlabError(f"{path}, line {number}: not JSON that can be read ({error})") from error
 
 
 def _json_rows(content: str, path: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows = json.loads(content)
-    except ValueError as error:
-        raise FlabError(f"{path}: not JSON ({error}); one object per line belongs in a .jsonl file") from error
+    except (ValueError, RecursionError) as error:
+        raise FlabError(
+            f"{path}: not JSON that can be read ({error}); one object per line belongs in a .jsonl file"
+        ) from error
     if not isinstance(rows, list):
         raise FlabError(f"{path}: expected a list of problems, found a {type(rows).__name__}")
     yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))
@@ -329,14 +351,14 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
         document = {}
         for name, check in kind.required.items():
             if name not in values:
-                found = ", ".join(map(str, values)) or "none"
+                found = printable(", ".join(map(str, values))) or "none"
                 raise FlabError(f"{row.place}: field {name!r} is missing (fields found: {found})")
-            if fault := check(values[name]):
+            if fault := check(values[name]) or _halves(values[name]):
                 raise FlabError(f"{row.place}: field {name!r} {_as_fault(fault)}")
             document[name] = values[name]
         for name, check in kind.optional.items():
             value = values.get(name)
-            if value is not None and (fault := check(value)):
+            if value is not None and (fault := check(value) or _halves(value)):
                 raise FlabError(f"{row.place}: field {name!r} {_as_fault(fault)}")
             document[name] = kind.defaults[name] if value is None else value
         if found := kind.whole(document):
@@ -350,8 +372,15 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
     return documents
 
 
+def _halves(value: Any) -> str | None:
+    """JSON may hold halves of characters, which no file takes."""
+    held = value if isinstance(value, (list, tuple)) else [value]
+    halves = any(isinstance(item, str) and re.search("[\ud800-\udfff]", item) for item in held)
+    return "holds half a character (a lone surrogate, \\ud800 to \\udfff)" if halves else None
+
+
 def _as_fault(fault: str) -> str:
-    return fault if fault.startswith(("is ", "has ", "defines ")) else f"is malformed: {fault}"
+    return fault if fault.startswith(("is ", "has ", "holds ", "defines ")) else f"is malformed: {fault}"
 
 
 def located(file: str | Path, config_source: str | None) -> Path:

@@ -11,6 +11,7 @@ from lm_eval.api.task import Task
 
 from ..errors import ConfigurationError, FlabError
 from .catalog import load_tasks
+from .data import printable
 from .sandbox import Program, check_packages
 from .settings import DIVERGENCE, check_tasks, listed
 from .tasks import code, mbpp, output_prediction
@@ -48,8 +49,9 @@ class References:
         line = f"{self.task}: {passes:,} of {self.found:,} reference solutions pass{'es' if passes == 1 else ''}"
         if self.without:
             line += f"; {self.without:,} problem{' has' if self.without == 1 else 's have'} none"
-        width = max((len(name) for name, _ in self.failures), default=0)
-        return "\n".join([line, *(f"  {name:<{width}}  {reason}" for name, reason in self.failures)])
+        failures = [(printable(name), reason) for name, reason in self.failures]
+        width = max((len(name) for name, _ in failures), default=0)
+        return "\n".join([line, *(f"  {name:<{width}}  {reason}" for name, reason in failures)])
 
 
 def check_references(

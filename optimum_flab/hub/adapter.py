@@ -11,10 +11,10 @@ from ..errors import ConfigurationError, FlabError
 from ..recovery.settings import ADAPTER_FOLDER
 from .card import TAGS, licence, read_card
 from .facts import REPORT_NAME, at, number_at, read_json
+from .metadata import Whole, rendered, written_metadata
 from .ownership import (
     BEGIN,
     END,
-    card_metadata,
     merged_metadata,
     metadata_of_user,
     signed,
@@ -100,8 +100,6 @@ def stage_adapter(
         [`ConfigurationError`]: there is no adapter, the licence is not known, or the card there may not be replaced.
         [`FlabError`]: the files are damaged.
     """
-    from huggingface_hub import ModelCard
-
     if repo_id == pruned:
         raise ConfigurationError(
             f"{repo_id} is named both for the adapter and for the model that it goes with; give the adapter a"
@@ -119,23 +117,25 @@ def stage_adapter(
     check_licence(terms)
     ours = adapter_card_data(pruned, terms).to_dict()
     data, replaced = merged_metadata(ours, metadata_of_user(remote_card))
-    card = ModelCard.from_template(
-        card_metadata(data),
-        template_path=str(TEMPLATE),
-        title=repo_id.split("/")[-1],
-        repo_id=repo_id,
-        pruned=pruned,
-        rank=config.get("r"),
-        weights=weights,
-        measured=measured_rows(recovery),
-        positions=number_at(recovery, "held_out_after", "positions"),
-        licence=licence(terms, ()),
-        own_text=text_of_user(remote_card) if remote_card is not None else "",
-        begin=BEGIN,
-        end=END,
-        mark=unsigned_mark(ours),
+    content = rendered(
+        TEMPLATE.read_text(encoding="utf-8"),
+        written_metadata(data),
+        {
+            "title": repo_id.split("/")[-1],
+            "repo_id": repo_id,
+            "pruned": pruned,
+            "rank": config.get("r"),
+            "weights": weights,
+            "measured": measured_rows(recovery),
+            "positions": number_at(recovery, "held_out_after", "positions"),
+            "licence": licence(terms, ()),
+            "own_text": Whole(text_of_user(remote_card) if remote_card is not None else ""),
+            "begin": Whole(BEGIN),
+            "end": Whole(END),
+            "mark": Whole(unsigned_mark(ours)),
+        },
     )
-    text = signed(str(card))
+    text = signed(content)
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, text, repo_id)
     files: dict[str, Path | bytes] = {

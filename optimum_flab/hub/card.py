@@ -23,10 +23,10 @@ from .facts import (
     score_rows,
     task_dataset,
 )
+from .metadata import Whole, rendered, written_metadata
 from .ownership import (
     BEGIN,
     END,
-    card_metadata,
     is_generated,
     merged_metadata,
     metadata_of_user,
@@ -57,18 +57,25 @@ class Rendered:
     """A card that is not written yet.
 
     Args:
-        card (`ModelCard`): metadata and text.
+        content (`str`): metadata and text.
         plots (`dict[str, bytes]`): the images that it shows.
         terms ([`Terms`]): whose model was pruned, and its licence.
         facts ([`Facts`]): what it was made from.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
-    card: ModelCard
+    content: str
     plots: dict[str, bytes]
     terms: Terms
     facts: Facts
     notes: tuple[str, ...]
+
+    @property
+    def card(self) -> ModelCard:
+        """The card as the Hub's library reads it."""
+        from huggingface_hub import ModelCard
+
+        return ModelCard(self.content)
 
 
 def render_card(
@@ -102,8 +109,6 @@ def render_card(
         [`ConfigurationError`]: the answers contradict the files, results hold the same score twice, or the line is
             missing that ends the user's text.
     """
-    from huggingface_hub import ModelCard
-
     folder = Path(folder)
     before = read_card(folder / CARD_NAME)
     facts = read_facts(folder, results)
@@ -116,23 +121,25 @@ def render_card(
     ours = card_data(facts, terms, title).to_dict()
     weights = at(facts.report, "weights_sha256")
     data, replaced = merged_metadata(ours, *(metadata_of_user(card, weights) for card in (before, remote_card)))
-    card = ModelCard.from_template(
-        card_metadata(data),
-        template_path=str(TEMPLATE),
-        **values(facts, terms, title, plots),
-        repo_id=repo_id,
-        revision=None if revision == "main" else revision,
-        own_text=own_text,
-        begin=BEGIN,
-        end=END,
-        mark=unsigned_mark(ours),
+    content = rendered(
+        TEMPLATE.read_text(encoding="utf-8"),
+        written_metadata(data),
+        {
+            **values(facts, terms, title, plots),
+            "repo_id": repo_id,
+            "revision": None if revision == "main" else revision,
+            "own_text": Whole(own_text),
+            "begin": Whole(BEGIN),
+            "end": Whole(END),
+            "mark": Whole(unsigned_mark(ours)),
+        },
     )
     notes = [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
         notes.append("the licence of the base model is not known; give it with --license, as its card states it")
     if terms.base_model is None:
         notes.append("the base model's repository on the Hub is not known; give it with --base-model owner/name")
-    return Rendered(ModelCard(signed(str(card))), plots, terms, facts, tuple(notes))
+    return Rendered(signed(content), plots, terms, facts, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def write_card(
             f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside of its marked lines;"
             " move it away, or replace it with --overwrite-card"
         )
-    rendered = render_card(
+    made = render_card(
         folder,
         repo_id,
         results=results,
@@ -185,14 +192,14 @@ def write_card(
         remote_card=earlier,
         fetch=fetch,
     )
-    contents: dict[str, bytes | Path] = dict(rendered.plots)
+    contents: dict[str, bytes | Path] = dict(made.plots)
     if results is not None:
-        contents |= result_copies(rendered.facts.results.files)
-    contents[CARD_NAME] = str(rendered.card).encode()
+        contents |= result_copies(made.facts.results.files)
+    contents[CARD_NAME] = made.content.encode()
     stale = [path for path in folder.iterdir() if results is not None and is_result(path.name)]
     stale += [folder / name for name in CAPTIONS]
     write_files(folder, contents, [path for path in stale if path.name not in contents])
-    return WrittenCard(folder / CARD_NAME, rendered.notes)
+    return WrittenCard(folder / CARD_NAME, made.notes)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
+from .facts import at
 from .results import matching_task
 from .terms import CARD_NAME, Fetch
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 
 TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
+LONGEST_TIMEOUT = 86_400.0  # seconds, a day
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -35,10 +38,12 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def answers_within(seconds: float) -> Iterator[None]:
-    """While the block runs, a request of `huggingface_hub` fails that gets no answer for so many seconds.
+    """While the block runs, a request of `huggingface_hub` fails that gets no answer for so many seconds, or that
+    would take the token to another server than the Hub.
 
-    Its own client waits for ever, and asks a silent server six times. It is also made anew after a connection could
-    not be made, so that the limit is set where clients are made.
+    An answer that comes drop by drop goes on for as long as it drips. The client of its own waits for ever, and asks a
+    silent server six times. It is also made anew after a connection could not be made, so that the limit is set where
+    clients are made.
 
     Args:
         seconds (`float`): without an answer.
@@ -50,7 +55,7 @@ def answers_within(seconds: float) -> Iterator[None]:
         client = before()
         if client not in patient:  # a factory may give one client to all
             patient[client] = client.send
-            client.send = impatient(client.send, seconds)
+            client.send = guarded(client.send, seconds)
         return client
 
     with _one_at_a_time:
@@ -66,12 +71,21 @@ def answers_within(seconds: float) -> Iterator[None]:
                 client.send = send
 
 
-def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
+def guarded(send: Callable[..., T], seconds: float) -> Callable[..., T]:
     """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
-    which the client does not try again."""
+    which the client does not try again. One that takes the token elsewhere raises a [`FlabError`]."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import hf_raise_for_status
 
     def sent(request: Any, **options: Any) -> T:
+        # addresses that the Hub gives, such as that of a next page, are asked with the token too
+        asked, hub = request.url, type(request.url)(constants.ENDPOINT)
+        same = (asked.scheme, asked.host, asked.port) == (hub.scheme, hub.host, hub.port)
+        if "authorization" in request.headers and not same:
+            raise FlabError(
+                f"{constants.ENDPOINT} names an address on another server, {scrubbed(str(request.url))}, which would"
+                " get your token; check that HF_ENDPOINT is the Hub that you mean"
+            )
         # some requests come with limits of their own, or with none on purpose
         limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         request.extensions = {**request.extensions, "timeout": limits}
@@ -82,11 +96,19 @@ def impatient(send: Callable[..., T], seconds: float) -> Callable[..., T]:
             if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
                 raise TimeoutError(f"no answer within {seconds:g} seconds") from error
             raise
+        for name in ("retry-after", "ratelimit"):
+            if not is_plain(response.headers.get(name, "")):
+                del response.headers[name]  # the client would take it for a number
         if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
             hf_raise_for_status(response)  # the client would wait, however long it is
         return response
 
     return sent
+
+
+def is_plain(header: str) -> bool:
+    """Whether the numbers of a header are such as a client can read."""
+    return header.isascii() and re.search(r"\d{10}", header) is None
 
 
 class Conversation:
@@ -121,13 +143,19 @@ class Conversation:
             raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
         with told("the Hub could not be asked whom the token belongs to"):
             account = self.ask(self.api.whoami)
-        access = (account.get("auth") or {}).get("accessToken") or {}
-        if access.get("role") == "read":
+        name, organisations = at(account, "name"), at(account, "orgs")
+        if not isinstance(name, str) or not name:
+            raise FlabError(
+                f"{self.api.endpoint} does not say whom the token belongs to; check that HF_ENDPOINT is the Hub that"
+                " you mean, and that nothing on the way answers in its place"
+            )
+        if at(account, "auth", "accessToken", "role") == "read":
             raise FlabError(
                 "the token may only read; make one that may write on https://huggingface.co/settings/tokens, and give"
                 " it with `hf auth login` or HF_TOKEN"
             )
-        return account
+        listed = organisations if isinstance(organisations, list) else []
+        return {**account, "orgs": [found for found in listed if isinstance(at(found, "name"), str)]}
 
     def look(self, repo_id: str, branch: str, create_pr: bool) -> Target:
         """The repository as it is."""
@@ -323,7 +351,7 @@ class Conversation:
         Args:
             made (`bool`): whether the branch was made for the commit.
         """
-        if not passing(error):
+        if not passing(error) and not misunderstood(error):
             try:
                 if made:
                     self.api.delete_branch(target.repo_id, branch=target.branch)
@@ -406,9 +434,18 @@ def hub_card_reader() -> Fetch:
 
 
 def hub_client() -> HfApi:
-    """The client, under our name."""
-    from huggingface_hub import HfApi
+    """The client, under our name.
 
+    Raises:
+        [`ConfigurationError`]: the address of the Hub holds a password, which would go in the token's place.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if "@" in urlsplit(constants.ENDPOINT).netloc:
+        raise ConfigurationError(
+            f"HF_ENDPOINT ({scrubbed(constants.ENDPOINT)}) holds a user name, which would be sent in place of the"
+            " token; leave out what stands before the @"
+        )
     return HfApi(library_name="optimum-flab", library_version=__version__)
 
 
@@ -466,6 +503,11 @@ def silent(error: BaseException) -> bool:
     return any(isinstance(link, TimeoutError) for link in causes(error))
 
 
+def misunderstood(error: BaseException) -> bool:
+    """Whether the Hub answered what its client does not expect, by which that trips over its own feet."""
+    return any(isinstance(link, (KeyError, IndexError, TypeError, AttributeError)) for link in causes(error))
+
+
 def refused_unread(error: BaseException) -> bool:
     """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
     unmade = ("ConnectError", "ConnectTimeout")
@@ -485,7 +527,7 @@ def asked_wait(response: Any) -> int | None:
     if getattr(response, "status_code", None) == 429 and limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1  # it counts whole seconds
     after = headers.get("Retry-After", "").strip()
-    return int(after) if after.isdigit() else None
+    return int(after) if after.isdigit() and is_plain(after) else None
 
 
 def pause(error: BaseException, otherwise: float | None) -> bool:
@@ -511,13 +553,17 @@ def advice(error: BaseException) -> str:
     status, again = status_of(error), "run the same command again: it looks first, and sends nothing twice"
     if status in (401, 403):
         return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
-    if status == 429:
-        wait = asked_wait(response_of(error))
+    wait = asked_wait(response_of(error))
+    if status == 429 or wait:
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
         return f"check the connection, or give the Hub longer with --timeout, and {again}"
+    if misunderstood(error):
+        return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):
         return f"check the connection, and {again}"
+    if status in (409, 412):
+        return f"somebody else changed it at the same time; {again}"
     return "correct that, and run the same command again"
 
 
@@ -527,6 +573,9 @@ def described(error: BaseException) -> str:
         return "the Hub was asked too often, by this account or from this address"
     parts: list[str] = []
     for link in causes(error):
+        if misunderstood(link):
+            parts.append(f"the answer is not understood ({link!r})")
+            break
         text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
         if not any(text in part for part in parts):
             parts.append(text)
@@ -536,9 +585,10 @@ def described(error: BaseException) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """Text without tokens, and without the queries of addresses: those of storage are signed."""
+    """Text without tokens, and without the passwords and queries of addresses: those of storage are signed."""
     from huggingface_hub import get_token
 
+    text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
     text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
     token = get_token()
     text = text.replace(token, "***") if token else text

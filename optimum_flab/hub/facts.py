@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
+from ..licenses import is_license_file
 from ..recovery.curve import CURVE_NAME
 
 
@@ -29,6 +30,8 @@ RESULT_NAMES = {
 # at least one folder and something in it, so that a token such as `//` or `/*` is none
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
 BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
+# what stands behind the path of an address, up to columns
+ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
 # under these names, in settings and results, stand sources of text; under those, models
 SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
 MODEL_KEYS = frozenset({"base_model", "models"})
@@ -133,11 +136,6 @@ def has_chat_template(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     inside = at(read_json(path), "chat_template") if path.exists() else None
     return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATE_FILES)
-
-
-def is_license_file(name: str) -> bool:
-    """Whether a file of this name holds a licence or a notice."""
-    return name.lower().startswith(("license", "licence", "notice", "copying", "use_policy"))
 
 
 def is_result(name: str) -> bool:
@@ -318,8 +316,8 @@ def file_name(text: str) -> str:
 
 
 def last_name(path: str) -> str:
-    """The name of the file that a path leads to, columns kept."""
-    match = BRACKETS.fullmatch(path)
+    """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
+    match = BRACKETS.fullmatch(ADDRESS_END.sub(r"\1\2", path))
     return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
 
 

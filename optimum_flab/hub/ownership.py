@@ -6,13 +6,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigurationError
-
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCardData
+from .metadata import body_of, metadata_of
 
 
 # the checksum is of our text, without metadata; behind it a fingerprint of every statement that we made in those
@@ -38,7 +35,7 @@ def text_of_user(content: str) -> str:
     Raises:
         [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
     """
-    _, begin, after = content.replace("\r\n", "\n").partition(BEGIN)
+    _, begin, after = body_of(content).partition(BEGIN)
     text, end, _ = after.rpartition(END)
     if begin and not end:
         raise ConfigurationError(
@@ -49,7 +46,7 @@ def text_of_user(content: str) -> str:
 
 def checksum(content: str) -> str:
     """SHA-256 of a card without its own checksum, its metadata and the user's text."""
-    content = content.replace("\r\n", "\n")
+    content = content.removeprefix("\ufeff").replace("\r\n", "\n")
     mark = MARKED.search(content)
     if mark is not None:
         content = content[: mark.start("sum")] + "0" * 64 + content[mark.end("sum") :]
@@ -82,34 +79,6 @@ def is_generated(content: str) -> bool:
 
 
 # --- metadata ------------------------------------------------------------------------------------------------------
-
-
-def body_of(content: str) -> str:
-    """A card without its metadata."""
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    block = REGEX_YAML_BLOCK.search(content)
-    return content if block is None else content[block.end() :]
-
-
-def metadata_of(content: str) -> dict[str, Any]:
-    """The metadata of a card, as they are written.
-
-    Raises:
-        [`ConfigurationError`]: they are not YAML, or no object.
-    """
-    import yaml
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
-    block = REGEX_YAML_BLOCK.search(content)
-    try:
-        data = yaml.safe_load(block[2]) if block is not None else None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(f"the metadata at the top of a card are not YAML ({reason}); correct them") from None
-    if not isinstance(data, (dict, type(None))):
-        raise ConfigurationError("the metadata at the top of a card are not fields with values; correct them")
-    return {str(field): value for field, value in (data or {}).items()}
 
 
 def statements(data: Mapping[str, Any]) -> list[Statement]:
@@ -151,6 +120,7 @@ def metadata_of_user(content: str | None, weights: Any = None) -> dict[str, Any]
     ours, found = set(mark["ours"].removeprefix(", metadata").split()), {}
     for field, value in metadata_of(content).items():
         added = [item for name, item in statements({field: value}) if fingerprint(name, item) not in ours]
+        added = [item for item in added if item is not None]  # an empty field says nothing
         if added and (field != INDEX or is_about(content, weights)):
             found[field] = added if field == INDEX or isinstance(value, list) else value
     return found
@@ -181,20 +151,6 @@ def merged_metadata(ours: Mapping[str, Any], *added: Mapping[str, Any]) -> tuple
                 f"{field} in the card's metadata says {merged[field]}, as the model was made, and not {value}"
             )
     return {field: value for field, value in merged.items() if value is not None}, notes
-
-
-def card_metadata(data: Mapping[str, Any]) -> ModelCardData:
-    """Metadata as the Hub's library has them.
-
-    Raises:
-        [`ConfigurationError`]: it does not take them.
-    """
-    from huggingface_hub import ModelCardData
-
-    try:
-        return ModelCardData(**data)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"the metadata at the top of a card cannot be kept ({error}); correct them") from None
 
 
 def _merged_index(index: Any, added: Sequence[Any]) -> tuple[Any, list[str]]:

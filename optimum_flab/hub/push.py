@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigurationError, FlabError
 from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between, commit_text, holds
-from .conversation import TIMEOUT, Conversation, answers_within, card_reader, hub_client
+from .conversation import LONGEST_TIMEOUT, TIMEOUT, Conversation, answers_within, card_reader, hub_client
 from .facts import at
 from .selection import grouped, select_files
 from .staging import Staged, check_complete, size_of, stage
@@ -94,15 +94,15 @@ def push_to_hub(
         dry_run (`bool`): only look and check, and say what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send beside those of the model: paths in the folder, in which `*`
-            stands for anything.
+            stands for anything; what looks like a secret needs its full name.
         commit_message (`str`, *optional*): title of the commit, and on further lines its description; says what is
             pushed by default.
         adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
             repository of the pruned model that it goes with.
         base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
         license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
-        timeout (`float`): seconds without an answer after which a request has failed; Xet, by which large files go
-            where `hf_xet` is installed, gives up by itself after some minutes.
+        timeout (`float`): seconds, at most a day, in which nothing of an answer may come before a request has failed;
+            Xet, by which large files go where `hf_xet` is installed, gives up by itself after some minutes.
 
     Returns:
         [`Push`]: its `url` is the address of the commit or the pull request.
@@ -118,8 +118,10 @@ def push_to_hub(
     check_revision(revision, create_pr)
     if commit_message is not None and not commit_message.strip():
         raise ConfigurationError("--commit-message is empty; say what is pushed, or leave it out")
-    if not timeout > 0:
-        raise ConfigurationError(f"timeout: {timeout} is not a number of seconds above 0")
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise ConfigurationError(
+            f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f}, a day"
+        )
     folder, include = Path(folder), [include] if isinstance(include, str) else list(include)
     if adapter_of is None:
         check_complete(folder)

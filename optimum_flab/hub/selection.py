@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..licenses import is_license_file
 from ..recovery.settings import ADAPTER_FOLDER
 from .facts import (
     CONFIG_NAME,
@@ -20,7 +21,6 @@ from .facts import (
     REPORT_NAME,
     WEIGHTS,
     WEIGHTS_INDEX,
-    is_license_file,
     is_result,
     weight_files,
 )
@@ -29,17 +29,24 @@ from .plots import LAYERS_PLOT, PARAMETERS_PLOT
 from .terms import CARD_NAME
 
 
+# other forms of a tokenizer, which need not be that of `tokenizer.json`; pruning writes none
+OTHER_VOCABULARIES = {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"}
 # what `transformers` and this software write: a repository's files of these very names that are not part of a new
 # checkpoint go
 CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
+    *OTHER_VOCABULARIES,
     *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, "flab_plan.safetensors"),
     *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
 }
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them
+SECRET = re.compile(
+    r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?|[._]netrc"
+    r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|\.(pypirc|npmrc|git-credentials|htpasswd)",
+    re.IGNORECASE,
+)
 CHAT_TEMPLATES = "additional_chat_templates"
 CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATES}/[^/]+\.jinja")
 MOST_NAMED = 12  # files that a summary names
@@ -52,17 +59,27 @@ class Selection:
     Args:
         files (`dict[str, Path]`): by path in the repository, sorted.
         left (`tuple[str, ...]`): what stays behind, sorted; folders that are links end in a slash.
+        named (`frozenset[str]`): what is sent since the user named it.
+        secret (`tuple[str, ...]`): what the user's patterns match and stays behind, since it looks like a secret.
     """
 
     files: dict[str, Path]
     left: tuple[str, ...]
+    named: frozenset[str] = frozenset()
+    secret: tuple[str, ...] = ()
+
+    def without(self, names: Collection[str]) -> Selection:
+        """The selection with further files left behind, but for those that the user named."""
+        out = set(names) - self.named
+        files = {name: path for name, path in self.files.items() if name not in out}
+        return replace(self, files=files, left=tuple(sorted({*self.left, *(out & self.files.keys())})))
 
 
 def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
     """The files of a pruned model in its folder, and those that the user names.
 
-    A link that leads out of the folder is followed only if a pattern is its very name, and a hidden file sent only if
-    the pattern says that it is hidden.
+    A link that leads out of the folder is followed, and a file that looks like a secret sent, only if a pattern is its
+    very name, and a hidden file only if the pattern says that it is hidden.
 
     Args:
         include (`Sequence[str]`): paths, relative to the folder, in which `*` stands for anything; a folder with a
@@ -72,7 +89,7 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
         [`ConfigurationError`]: a pattern names nothing, or a file of the model is a link that leads out of the folder.
     """
     found, links = folder_files(folder)
-    named = named_files(folder, found, include)
+    named, secret = named_files(folder, found, include)
     weights = {path.name for path in weight_files(folder)}
     own = {name for name in found if name in weights or is_part(name)}
     for name in sorted(own - named):
@@ -81,6 +98,8 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
     return Selection(
         {name: path for name, path in found.items() if name in sent},
         tuple(sorted([*(name for name in found if name not in sent), *(f"{link}/" for link in links)])),
+        frozenset(named),
+        tuple(sorted(secret - sent)),
     )
 
 
@@ -95,11 +114,12 @@ def folder_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return dict(sorted(found.items())), links
 
 
-def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str]) -> set[str]:
-    """Those files that patterns name; see [`select_files`]."""
+def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Those files that patterns name, and those that they match and that look like secrets; see [`select_files`]."""
     from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
     named: set[str] = set()
+    secret: set[str] = set()
     for pattern in include:
         wanted = pattern.removeprefix("./")
         may_hide = any(part.startswith(".") for part in wanted.split("/"))
@@ -120,8 +140,16 @@ def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str])
                 f"--include {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
                 " that are links are not entered, links out of it need their full name, and hidden files their dot)"
             )
-        named |= matches
-    return named
+        hidden = {name for name in matches if name != wanted and SECRET.fullmatch(name.split("/")[-1])}
+        if hidden == matches:
+            first = min(hidden)
+            raise ConfigurationError(
+                f"--include {pattern!r}: {first} looks like a secret, and is sent only if it is named in full"
+                f" (--include {first})"
+            )
+        secret |= hidden
+        named |= matches - hidden
+    return named, secret
 
 
 def is_hidden(name: str) -> bool:
@@ -133,7 +161,7 @@ def is_part(name: str) -> bool:
     if name == EVALUATION_TABLE:  # it names models as they were called, perhaps by their paths; the card has the table
         return False
     return (
-        name in CHECKPOINT_FILES
+        name in CHECKPOINT_FILES - OTHER_VOCABULARIES
         or name == CARD_NAME
         or is_result(name)
         or CHAT_TEMPLATE.fullmatch(name) is not None
@@ -151,7 +179,7 @@ def is_replaceable(path: Path) -> bool:
             return False
     if path.is_dir():
         return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
-    return is_part(path.name) or path.name == EVALUATION_TABLE or SHARD.fullmatch(path.name) is not None
+    return is_part(path.name) or path.name in CHECKPOINT_FILES or SHARD.fullmatch(path.name) is not None
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -30,7 +30,8 @@ from .facts import (
     weight_files,
     without_paths,
 )
-from .ownership import is_generated, metadata_of, metadata_of_user, statements, text_of_user
+from .metadata import metadata_of
+from .ownership import is_generated, metadata_of_user, statements, text_of_user
 from .results import BenchmarkTask, result_files
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
@@ -111,7 +112,10 @@ def stage(
         [`FlabError`]: the files do not fit each other, or the Hub does not take them.
     """
     check_complete(folder)
-    selection = select_files(folder, include)
+    facts = read_facts(folder)
+    # results of other weights say nothing about these
+    foreign = [path.name for path in folder.iterdir() if is_result(path.name) and path not in facts.results.files]
+    selection = select_files(folder, include).without(foreign)
     files = selection.files
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
@@ -135,10 +139,9 @@ def stage(
             fetch=fetch,
         )
         check_licence(rendered.terms)
-        card, notes, facts = str(rendered.card), rendered.notes, rendered.facts
+        card, notes = rendered.content, rendered.notes
         staged |= rendered.plots
     else:
-        facts = read_facts(folder)
         card = own
         if not metadata_of(own).get("license"):
             raise ConfigurationError(
@@ -160,6 +163,8 @@ def stage(
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:
         notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
+    if selection.secret:
+        notes = (*notes, f"{grouped(selection.secret)} look like secrets, and are sent only if each is named in full")
     title = commit_title(read_json(folder / REPORT_NAME))
     return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
 

@@ -27,16 +27,20 @@ from .facts import (
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
 MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
 MISSING = "not recorded"
+# what means something in Markdown, and what makes a link of an address
+MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def cell(text: Any) -> str:
-    """Text that stays inside one cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|") or "–"
+    """Text that stays inside one cell of a Markdown table and is read there as it is: no mark-up, HTML or links."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return MARKUP.sub(r"\\\g<0>", line) or "–"
 
 
 def code(texts: Any) -> list[str]:
     """The texts of a list in the type of code, anything else left out."""
-    return [f"`{cell(text)}`" for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    texts = [" ".join(text.split()) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    return ["`" + text.replace("|", "\\|").replace("`", "'") + "`" for text in texts]
 
 
 def count(value: int | float | None) -> str:
@@ -53,7 +57,7 @@ def decimals(value: int | float | None) -> str:
 
 def typeset(text: str) -> str:
     """Text of a terminal with the signs of print: minus signs, and a dash where there is nothing."""
-    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)
 
 
 def change(before: int | float | None, after: int | float | None) -> str:
@@ -82,7 +86,9 @@ def score_of(value: Any) -> Score | None:
     number, ends = number_at(value, "value"), at(value, "interval_95")
     interval = None
     if isinstance(ends, list) and len(ends) == 2:
-        interval = tuple(end if is_number(end) else math.inf for end in ends)
+        interval = tuple(
+            end if is_number(end) else side for end, side in zip(ends, (-math.inf, math.inf), strict=True)
+        )
     return Score(math.nan if number is None else number, interval)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError
+from .metadata import metadata_of
 from .ownership import is_about, own_metadata
 
 
@@ -110,12 +111,9 @@ def check_repo_id(repo_id: str) -> None:
 
 def read_base_card(text: str) -> dict[str, Any]:
     """Licence, languages and citation from the text of a base model's card; only what it states."""
-    import yaml
-    from huggingface_hub import ModelCard
-
     try:
-        data = ModelCard(text, ignore_metadata_errors=True).data
-    except (ValueError, TypeError, yaml.YAMLError):
+        data = metadata_of(text)
+    except ConfigurationError:
         return {}
     found: dict[str, Any] = {
         field: data.get(field) for field in LICENSE_FIELDS if isinstance(data.get(field), str) and data.get(field)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import sys
 
 import pytest
@@ -193,3 +195,55 @@ def test_references_may_import_packages_that_are_allowed(tmp_path):
     assert found.failures[0][1].startswith("missing package")
     (found,) = check_references("openeval", **options, allow_packages="numpy")
     assert found.failures == [] and found.found == 1
+
+
+def test_a_name_cannot_speak_to_the_terminal(tmp_path):
+    name = "\x1b[31mred\x07\n\u202eevil\u2066\x9b1m"
+    (result,) = found("openeval", data={"openeval": jsonl(tmp_path / "x.jsonl", [{**WRONG, "task_id": name}])})
+    assert result.failures[0][0] == name
+    text = result.to_text()
+    assert text.count("\n") == 1 and text.replace("\n", "").isprintable()
+    assert r"  \x1b[31mred\x07\n\u202eevil\u2066\x9b1m  failed" in text
+
+
+@pytest.mark.parametrize("written", ["ﬁ", "ｆｉ", "f\N{MATHEMATICAL BOLD SMALL I}"])
+@pytest.mark.parametrize("entry_point", ["fi", "ﬁ", " ﬁ "])
+def test_a_function_is_found_by_the_name_that_python_gives_it(tmp_path, written, entry_point):
+    row = {**ADD, "prompt": f"def {written}(x):\n    '''Return x and one.'''\n", "entry_point": entry_point}
+    (result,) = found("openeval", data={"openeval": jsonl(tmp_path / "x.jsonl", [row])})
+    assert (result.found, result.failures) == (1, [])
+
+
+@pytest.mark.parametrize("name", ["class", "None", "await"])
+def test_a_keyword_is_no_entry_point(tmp_path, name):
+    row = {**ADD, "task_id": "Test/9", "prompt": f"def {name}(x):\n", "entry_point": name}
+    with pytest.raises(FlabError, match=f"x.jsonl, line 2: field 'entry_point'.*'{name}' is a keyword of Python"):
+        found("openeval", data={"openeval": jsonl(tmp_path / "x.jsonl", [ADD, row])})
+
+
+def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
+    deep = json.dumps(ADD)[:-1] + ', "z": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    squeezed = gzip.compress(json.dumps(ADD).encode())
+    for name, content, message in (
+        ("deep.jsonl", f"{json.dumps(ADD)}\n{deep}\n", "deep.jsonl, line 2: not JSON that can be read"),
+        ("deep.json", f"[{deep}]", "deep.json: not JSON that can be read"),
+        (
+            "half.jsonl",
+            json.dumps({**ADD, "prompt": ADD["prompt"] + "\ud800"}),
+            "half.jsonl, line 1: field 'prompt' holds half",
+        ),
+        (
+            "half2.jsonl",
+            json.dumps({**ADD, "canonical_solution": "\udfff"}),
+            "line 1: field 'canonical_solution' holds half",
+        ),
+        ("id.jsonl", json.dumps({**ADD, "task_id": "\ud800"}), "line 1: field 'task_id' holds half"),
+        ("field.jsonl", json.dumps({"\x1b[31m": 1}), r"fields found: \x1b[31m"),
+        ("cut.jsonl.gz", squeezed[:20] + b"\xff\xff\xff" + squeezed[23:], "cut.jsonl.gz' cannot be read"),
+    ):
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(FlabError, match=re.escape(message)):
+            found("openeval", data={"openeval": str(tmp_path / name)})
+    with pytest.raises(FlabError, match="mbpp.jsonl, line 1: field 'test_list'"):
+        row = {**MBPP, "test_list": ["assert double('\ud800')"]}
+        found("mbpp", data={"mbpp": jsonl(tmp_path / "mbpp.jsonl", [row])})

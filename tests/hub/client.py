@@ -21,6 +21,7 @@ import huggingface_hub
 import torch
 import transformers
 
+import optimum_flab
 from optimum_flab.errors import FlabError
 from optimum_flab.hub.conversation import Conversation, answers_within
 from optimum_flab.hub.push import push_staged, push_to_hub
@@ -98,7 +99,9 @@ def clients(hub: Any, home: Path) -> Iterator[Client]:
         if name.startswith(("HF_", "HUGGING")):
             del os.environ[name]
     os.environ |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "PYTHONPATH": str(TESTS)}
+    os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    # the package that the tests import, and no other that is installed
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(Path(optimum_flab.__file__).parent.parent)])
     client = Client(hub)
     client.context.set_forkserver_preload(PRELOADED)
     try:

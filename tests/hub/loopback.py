@@ -140,6 +140,8 @@ class Hub(ThreadingHTTPServer):
         self.bodies: list[bytes] = []
         self.before_commit = None
         self.benchmarks: dict[str, str] = {}  # datasets that are, with their `eval.yaml`
+        self.instead: dict[str, tuple[int, bytes, dict[str, str]]] = {}  # answers by a pattern of method and path
+        self.storage = self.url  # where large files are sent to
         self.xet = False  # whether large files may come by Xet, which keeps them itself
 
     def handle_error(self, request, client_address) -> None:
@@ -205,6 +207,9 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.read(length // 2)  # in the middle of an upload
             return self.cut()
         body = self.rfile.read(length) if not self.headers.get("Transfer-Encoding") else self.read_chunks()
+        for pattern, reply in hub.instead.items():
+            if re.search(pattern, f"{self.command} {self.path}"):
+                return self.reply(*reply)
         if fault is not None and fault.isdigit():
             return self.json(int(fault), {"error": "as the test asked for"})
         if fault == "limited":
@@ -366,7 +371,7 @@ class Handler(BaseHTTPRequestHandler):
         for wanted in given["objects"]:
             entry = {"oid": wanted["oid"], "size": wanted["size"]}
             if wanted["oid"] not in self.server.objects:
-                entry["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{wanted['oid']}", "header": {}}}
+                entry["actions"] = {"upload": {"href": f"{self.server.storage}/lfs/{wanted['oid']}", "header": {}}}
             objects.append(entry)
         return ok({"transfer": "basic", "objects": objects})
 

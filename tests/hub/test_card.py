@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -15,13 +16,15 @@ from huggingface_hub import ModelCard
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import render_card, write_card
 from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
-from optimum_flab.hub.ownership import BEGIN, is_generated, text_of_user
+from optimum_flab.hub.ownership import BEGIN, END, MARK, is_generated, text_of_user
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
+from optimum_flab.hub.staging import stage
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
 from optimum_flab.recovery import RecoverySettings
 
 
 ANSWERS = Answers("someone/tiny")
+NAME = "me/tiny-flab"
 
 
 def write_json(path, content):
@@ -492,3 +495,105 @@ def test_the_card_says_how_the_tasks_ask_and_which_were_not_evaluated(pruned, re
     missing = content.partition("Not evaluated: ")[2].partition(".")[0].split(", ")
     assert "mbpp" in missing and "humaneval_plus" in missing
     assert not {"humaneval", "mbpp_zero_shot", "recode"} & set(missing)
+
+
+# --- names of others
+
+
+def named(report, task, **changes):
+    """An evaluation of a task of any name."""
+    return evaluation_of(report, scores=[{**evaluation_of(report)["scores"][0], "task": task}], **changes)
+
+
+@pytest.mark.parametrize("line", [BEGIN, END, MARK.format("0" * 64, "")])
+@pytest.mark.parametrize("place", ["task", "data", "settings"])
+def test_a_name_is_not_taken_for_one_of_the_marked_lines(pruned, report, line, place):
+    evaluation = named(report, f"odd {line}" if place == "task" else "odd")
+    if place == "data":
+        evaluation["settings"]["data"] = {"odd": [line]}
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    if place == "settings":
+        settings = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+        settings["data"]["corpus"] = [f"x {line}"]
+        write_json(pruned / "flab_config.json", settings)
+    for text in ("", "mine"):
+        content = render_card(pruned, NAME, own_text=text).content
+        assert is_generated(content) and text_of_user(content) == text
+    path = write_card(pruned).path
+    path.write_text(path.read_text(encoding="utf-8").replace(f"{BEGIN}\n", f"{BEGIN}\nmine\n", 1), encoding="utf-8")
+    write_card(pruned)
+    assert text_of_user(path.read_text(encoding="utf-8")) == "mine"
+
+
+FOREIGN = (
+    *(
+        "<script>alert(1)</script>",
+        "![i](http://evil/x.png)",
+        "[l](javascript:x)",
+        "http://evil.example",
+        "www.evil.org",
+    ),
+    *(
+        "<img src=x onerror=1>",
+        "a|b",
+        "`x` **y**",
+        "me@evil.org",
+        "&lt;script&gt;",
+        "_it_ ~~no~~",
+        "back\\slash",
+        "<!-- c",
+    ),
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_names_in_tables_are_read_as_they_are(pruned, report, name):
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    evaluation = named(report, f"odd {name}", protocols={f"odd {name}": name})
+    evaluation["settings"]["data"] = {f"odd {name}": [name]}
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned, NAME).card.text
+    lines = [line for line in text.splitlines() if "odd" in line and not line.startswith("#")]
+    assert len(lines) == 3
+    for line in lines[:2]:  # two tables
+        count = len(re.split(r"(?<!\\)\|", line)) - 2
+        table = f"{'| a ' * count}|\n{'|---' * count}|\n{line}\n"
+        shown = markdown.render(table)
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", shown)
+        assert len(cells) == count and html.unescape(cells[0]).startswith(f"odd {name}"), shown
+        assert not re.search(r"https?://|www\.|\w@\w+\.", line)  # where some make links without being asked
+    shown = markdown.render(lines[2])
+    assert not re.search(r"<(script|img|a|em|s|strong)\b", re.sub(r"<strong>only.*?</strong>", "", shown)), shown
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("https://user:pw@host/f.jsonl?token=zz", "f.jsonl"),
+        ("https://host/f.jsonl#part", "f.jsonl"),
+        ("s3://bucket/x?sig=abc[prompt,answer]", "x[prompt,answer]"),
+        ("/data/what?.jsonl", "what?.jsonl"),
+        ("C#/f.jsonl", "f.jsonl"),
+    ],
+)
+def test_an_address_is_recorded_without_its_query(pruned, report, source, name):
+    evaluation = named(report, "humaneval")
+    evaluation["settings"]["data"] = {"humaneval": [source]}
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    content = render_card(pruned, NAME).content
+    assert f"`{name}`" in content and f"({name})" in content
+    for secret in ("zz", "pw@", "sig=", "#part"):
+        assert secret not in content
+    staged = stage(pruned, NAME).files["flab_evaluation.json"]
+    assert json.loads(staged)["settings"]["data"] == {"humaneval": [name]}
+
+
+def test_an_end_that_is_not_known_is_infinite_on_its_own_side(pruned, report):
+    evaluation = named(report, "humaneval")
+    evaluation["scores"][0]["retention"] = {"value": 0.9, "interval_95": [None, 2.0]}
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned, NAME).card.text
+    assert "[−∞, 200.0%]" in text and "[∞" not in text
+    evaluation["scores"][0]["retention"]["interval_95"] = [0.5, None]
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    assert "[50.0%, ∞]" in render_card(pruned, NAME).card.text

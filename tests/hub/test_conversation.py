@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -9,13 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
-from hub.client import RIGHT, push_constant
+from hub.client import RIGHT, push, push_constant
 from hub.faults import OLD, REPOSITORY, SCENARIOS, STAGED, requests_of
 from hub.loopback import Handler, Hub
 from huggingface_hub import get_session
 
-from optimum_flab.errors import FlabError
-from optimum_flab.hub.conversation import LONGEST_WAIT, advice, answers_within, asked_wait, passing, response_of
+import optimum_flab
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.hub.conversation import (
+    LONGEST_WAIT,
+    advice,
+    answers_within,
+    asked_wait,
+    passing,
+    response_of,
+    scrubbed,
+)
+from optimum_flab.hub.push import push_to_hub
 
 
 UPDATE = SCENARIOS["an update"]
@@ -62,14 +74,14 @@ def test_the_client_of_the_process_is_as_it_was(monkeypatch):
     set_client_factory(own)
     try:
         with answers_within(7):
-            assert get_session().headers["x-mine"] == "1" and "impatient" in repr(get_session().send)
-        assert get_session().headers["x-mine"] == "1" and "impatient" not in repr(get_session().send)
+            assert get_session().headers["x-mine"] == "1" and "guarded" in repr(get_session().send)
+        assert get_session().headers["x-mine"] == "1" and "guarded" not in repr(get_session().send)
         shared = own()
         send = shared.send
         set_client_factory(lambda: shared)
         for _ in range(2):
             with answers_within(7):
-                assert get_session() is shared and "impatient" in repr(shared.send)
+                assert get_session() is shared and "guarded" in repr(shared.send)
             assert shared.send == send
     finally:
         set_client_factory(_http.default_client_factory)
@@ -176,7 +188,8 @@ def test_a_server_that_dies_during_an_upload_is_named_as_what_it_is(tmp_path, mo
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": RIGHT}
         environment |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        environment |= {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        paths = (Path(__file__).parent.parent, Path(optimum_flab.__file__).parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
         ran = subprocess.run(
             [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=120
         )
@@ -184,3 +197,137 @@ def test_a_server_that_dies_during_an_upload_is_named_as_what_it_is(tmp_path, mo
         assert "Connection refused" in ran.stdout and "check the connection" in ran.stdout
         assert "me/model is as it was" in ran.stdout
         assert "NoneType" not in ran.stdout and "closed" not in ran.stdout
+
+
+# --- a Hub that answers oddly
+
+
+def said(value, status=200, **headers):
+    return status, json.dumps(value).encode(), {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+def refused(hub, client, **instead):
+    """The message of an update that gets other answers, by what their method and path hold."""
+    UPDATE.prepare(hub)
+    hub.instead = instead
+    found = client(push_constant, STAGED, REPOSITORY)
+    hub.instead = {}
+    assert isinstance(found.error, FlabError), found.failure or "it was pushed"
+    assert hub.state(REPOSITORY) in UPDATE.states()[0]
+    return str(found.error)
+
+
+@pytest.mark.parametrize(
+    "account", [[1, 2], None, {}, "me", {"name": 3}, {"name": ""}, {"name": ["me"], "auth": {"accessToken": "x"}}]
+)
+def test_an_answer_that_names_no_account_is_refused(account, hub, client):
+    message = refused(hub, client, whoami=said(account))
+    assert "does not say whom the token belongs to" in message and "HF_ENDPOINT" in message
+
+
+@pytest.mark.parametrize("orgs", [[{"x": 1}, "team", None, {"name": 5}], 7, "team", {"name": "team"}])
+def test_organisations_without_a_name_are_passed_over(orgs, hub, client):
+    UPDATE.prepare(hub)
+    hub.instead = {"whoami": said({"name": "me", "orgs": orgs, "auth": {"accessToken": None}})}
+    client(push_constant, STAGED, REPOSITORY).result()
+    assert hub.state(REPOSITORY) == UPDATE.states()[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "answer"),
+    [
+        ("/refs", []),
+        ("/refs", {"branches": [{"a": 1}]}),
+        ("/tree/", [{"type": "file"}]),
+        ("/tree/", [3]),
+        ("/preupload/", []),
+        ("/commit/", {"success": True}),
+        ("/commit/", None),
+    ],
+)
+def test_an_answer_that_is_not_understood_is_not_called_the_users_fault(part, answer, hub, client):
+    message = refused(hub, client, **{part: said(answer)})
+    assert "not understood" in message and "the same command again" in message
+    assert "correct that" not in message and "was refused" not in message
+
+
+def test_a_repository_that_could_not_be_made_is_not_called_the_users_fault(hub, client):
+    hub.reset()
+    hub.instead = {"repos/create": said({"error": "conflict"}, 409)}
+    message = str(client(push_constant, STAGED, REPOSITORY).error)
+    assert "could not be made" in message and "the same command again" in message and "not understood" in message
+    assert "correct that" not in message
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_conflict_is_somebody_elses_change(status, hub, client):
+    message = refused(hub, client, **{"POST .*/commit/": said({"error": "A commit has happened since."}, status)})
+    assert "somebody else" in message and "the same command again" in message and "correct that" not in message
+
+
+@pytest.mark.parametrize("part", ["whoami", "/refs", "POST .*/commit/", "/lfs/objects"])
+@pytest.mark.parametrize(
+    "headers", [{"Retry_After": "\u00b2"}, {"Retry_After": "9" * 5000}, {"RateLimit": f'"api";r=0;t={"9" * 5000}'}]
+)
+def test_a_wait_that_is_no_number_is_no_wait(part, headers, hub, client):
+    message = refused(hub, client, **{part: said({"error": "r"}, 429, **headers)})
+    assert "int" not in message and "the same command again" in message, message
+
+
+@pytest.mark.parametrize(("status", "header"), [(503, "Retry_After"), (429, "Retry_After")])
+def test_the_wait_that_is_too_long_is_said(status, header, hub, client):
+    message = refused(hub, client, whoami=said({"error": "r"}, status, **{header: "9999"}))
+    assert "wait 9,999 seconds, and run the same command again" in message
+
+
+@pytest.mark.parametrize("timeout", [math.inf, -math.inf, math.nan, 0, 1e10, 86_401])
+def test_a_timeout_that_no_clock_takes_is_refused_at_once(timeout, pruned, hub, client):
+    error = client(push, str(pruned), REPOSITORY, timeout=timeout).error
+    assert isinstance(error, ConfigurationError) and f"timeout: {timeout}" in str(error) and hub.requests == []
+
+
+# --- where the token goes
+
+
+def test_the_token_goes_to_no_other_server(hub, client):
+    with Hub().serving() as other:
+        UPDATE.prepare(hub)
+        hub.instead = {"/tree/": said([], Link=f'<{other.url}/next>; rel="next"')}
+        found = client(push_constant, STAGED, REPOSITORY)
+        assert other.requests == []
+        assert f"{other.url}" in str(found.error) and "token" in str(found.error), found.failure
+        assert hub.state(REPOSITORY) in UPDATE.states()[0]
+
+
+def test_files_go_to_another_server_without_the_token(hub, client, monkeypatch):
+    seen = []
+    reply = Handler.do_PUT
+
+    def note(self):
+        seen.append(self.headers.get("Authorization"))
+        reply(self)
+
+    monkeypatch.setattr(Handler, "do_PUT", note)
+    with Hub().serving() as other:
+        UPDATE.prepare(hub)
+        hub.storage, other.objects = other.url, hub.objects
+        client(push_constant, STAGED, REPOSITORY).result()
+        assert len(seen) == len(other.requests) > 0 and set(seen) == {None}
+    assert hub.state(REPOSITORY) == UPDATE.states()[1]
+
+
+def push_to_endpoint(endpoint, folder, **options):
+    from huggingface_hub import constants
+
+    constants.ENDPOINT = endpoint
+    return push_to_hub(folder, REPOSITORY, **options)
+
+
+def test_a_password_in_the_address_of_the_hub_is_refused_and_not_shown(pruned, hub, client):
+    endpoint = hub.url.replace("http://", "http://user:pw@123@")
+    found = client(push_to_endpoint, endpoint, str(pruned))
+    assert isinstance(found.error, ConfigurationError) and "HF_ENDPOINT" in str(found.error), found.failure
+    assert "pw@123" not in found.output and "pw@123" not in str(found.error) and hub.requests == []
+    assert (
+        scrubbed("at 'http://user:p@w@host/x?y=1' and https://a@b/c") == "at 'http://***@host/x' and https://***@b/c"
+    )

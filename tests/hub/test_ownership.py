@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.hub.adapter import stage_adapter
 from optimum_flab.hub.card import render_card, write_card
+from optimum_flab.hub.metadata import metadata_of, written
 from optimum_flab.hub.ownership import (
     BEGIN,
     END,
     MARKED,
     is_generated,
     merged_metadata,
-    metadata_of,
     metadata_of_user,
     signed,
     statements,
     unsigned_mark,
 )
 from optimum_flab.hub.staging import stage
-from optimum_flab.hub.terms import Answers
+from optimum_flab.hub.terms import Answers, read_base_card
 
 
 NAME = "me/tiny-flab"
@@ -247,3 +247,132 @@ def test_additions_stay_through_any_change_of_ours(before, after, added):
     assert not any(statement in said for statement in gone)
     again = card(after, merged)
     assert merged_metadata(after, metadata_of_user(again)) == (merged, [])
+
+
+# --- metadata as a user writes them
+
+
+def with_head(content: str, extra: str, begin: str = "---\n", end: str = "\n---\n") -> str:
+    """A card with further lines in its metadata, as somebody types them."""
+    head, body = content.removeprefix("---\n").split("\n---\n", 1)
+    return f"{begin}{head}\n{extra}{end}{body}"
+
+
+KEPT = (
+    *("version: 1.10", "released: 2024-01-02", "mode: 0o17", "octal: 017", "ratio: 0.70", "count: 1_000"),
+    *("time: 12:30:45", "big: 12345678901234567890123", "x: .nan", "y: -.inf", "exact: 0.5", "number: 7", "'1': 2"),
+    *("flag: true", "'off': false", "plus: +3", "small: 1e-5", "text: '1.10'", "word: 'no'", "quoted: 'true'"),
+    *(
+        "'2024-01-02': x",
+        "deep:\n  a:\n  - 1.20\n  b: 2",
+        "lines: |\n  a\n    b\n\n  c",
+        "summary: a text: '1'".replace(": a text", " a text"),
+    ),
+)
+
+
+@pytest.mark.parametrize("line", KEPT)
+def test_what_a_user_writes_stays_as_it_is_written(pruned, line):
+    content = stage(pruned, NAME).card
+    there = with_head(content, line)
+    first = stage(pruned, NAME, remote_card=there).card
+    assert f"\n{line}\n" in first
+    assert stage(pruned, NAME, remote_card=first).card == first
+    assert render_card(pruned, NAME, remote_card=there).card.text in first
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"), [("no: 1", "no", 1), ("yes: on", "yes", "on"), ("y: n", "y", "n")]
+)
+def test_only_true_and_false_are_booleans(pruned, line, field, value):
+    first = stage(pruned, NAME, remote_card=with_head(stage(pruned, NAME).card, line)).card
+    data = yaml.safe_load(first.split("---\n")[1])  # as readers of YAML 1.1 see it
+    assert data[field] == value and True not in data and False not in data
+
+
+@pytest.mark.parametrize("line", ["language: [no, en]", "language:\n- no", "language: no"])
+def test_norwegian_is_a_language(pruned, hub, client, line):
+    client(push, str(pruned), NAME, **LICENSED).result()
+    there = with_head(hub.files(NAME)["README.md"].decode().replace("language:\n- en\n", ""), line)
+    hub.repositories[NAME].commit("main", {**hub_files(hub), "README.md": hub.blob(there.encode())})
+    change_report(pruned, seed=5)
+    client(push, str(pruned), NAME, **LICENSED).result()
+    data = yaml.safe_load(hub.files(NAME)["README.md"].decode().split("---\n")[1])
+    assert set(data["language"]) == {"en", "no"}
+
+
+def test_norwegian_is_the_language_of_a_base_model_too():
+    assert read_base_card("---\nlanguage: [no, en]\nlicense: mit\n---\n# x\n")["language"] == ["no", "en"]
+
+
+@pytest.mark.parametrize("head", ["tags:", "tags: []", "tags: [a, ~]", "thumbnail:"])
+def test_an_emptied_field_says_nothing(pruned, head):
+    content = stage(pruned, NAME).card
+    card = stage(pruned, NAME, remote_card=with_head(content, head)).card
+    data = metadata_of(card)
+    assert None not in data["tags"] and set(data["tags"]) >= {"pruned", "code"} and "thumbnail" not in data
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("x: !!omap [a: 1]", "x: !!binary aGVsbG8=", "x: !!set {a, b}", "x: !!python/name:os.system", "x: !mine 3"),
+        *("a: &a [*a]", "a: &a {b: *a}", "x: " + "9" * 5000, "eval_results: x\nmodel_name: y", "? [a, b]\n: c"),
+        *("ignore_metadata_errors: true", "x: " + "[" * 5000 + "]" * 5000, "x: *nowhere"),
+        "a: &a [x, x]\n"
+        + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)).replace("*a0", "*a"),
+    ],
+)
+def test_metadata_that_cannot_be_kept_are_refused_in_words(pruned, line):
+    there = with_head(stage(pruned, NAME).card, line)
+    assert is_generated(there)
+    with pytest.raises(
+        ConfigurationError, match="the metadata at the top of a card .*(correct them|write it as|give it a name)"
+    ) as error:
+        stage(pruned, NAME, remote_card=there)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("\ufeff---\n", "\n---\n"),
+        ("---   \n", "\n---\t\n"),
+        ("\n\n---\n", "\n---\n"),
+        ("\ufeff--- \r\n", "\r\n--- \r\n"),
+    ],
+)
+def test_a_byte_order_mark_and_blanks_do_not_make_a_card_somebody_elses(pruned, begin, end):
+    content = stage(pruned, NAME).card
+    there = with_head(content, "thumbnail: x", begin, end)
+    assert is_generated(there)
+    card = stage(pruned, NAME, remote_card=there).card
+    assert metadata_of(card)["thumbnail"] == "x" and card.startswith("---\nlanguage:")
+    assert is_generated("\ufeff" + content.split("\n---\n", 1)[1])
+
+
+# PyYAML writes what ends a line in Unicode as if it did not
+TEXTS = st.text(st.characters(exclude_characters="\x85\u2028\u2029", exclude_categories=["Cs"]), max_size=8)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**17), 10**17)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(TEXTS, JSON, max_size=4))
+def test_metadata_are_read_as_they_were_written(data):
+    assert metadata_of(f"---\n{written(data)}\n---\n") == data
+
+
+@given(st.text(max_size=200))
+def test_any_metadata_are_read_or_refused(head):
+    try:
+        data = metadata_of(f"---\n{head}\n---\n")
+    except ConfigurationError:
+        return
+    assert metadata_of(f"---\n{written(data)}\n---\n") == data

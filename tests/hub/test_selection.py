@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
 import pytest
 from hub.client import push
+from hub.conftest import evaluation_of
 from hub.test_push import LICENSED, NAME, files_there
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimum_flab.errors import ConfigurationError
+from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.adapter import stage_adapter
 from optimum_flab.hub.ownership import BEGIN
 from optimum_flab.hub.selection import grouped, select_files
@@ -175,3 +177,74 @@ def test_every_file_is_counted_once(paths):
 
 def test_a_long_list_is_cut():
     assert grouped([f"{number:03d}" for number in range(20)]).endswith("011 and 8 more")
+
+
+# --- what only looks like a file of the model
+
+LOOKALIKES = (
+    *("license.key", "LICENSE_PASSWORD.txt", "licenses.sqlite", "noticeboard.db", "copying_notes.md", "LICENSE.swp"),
+    *("license~", "use_policy_draft.md", "LICENSE-TOKEN", "notice.json", "LICENSE.txt.orig", "license_key.txt"),
+    *("vocab.txt", "merges.txt", "vocab.json", "tokenizer.model", "spiece.model"),
+)
+TERMS = (
+    *("LICENCE", "license.txt", "License.md", "NOTICE", "Notice.txt", "COPYING", "USE_POLICY.md", "LICENSE.pdf"),
+    *("LICENSE-MIT", "LICENSE_APACHE-2.0.txt", "LICENSE-MODEL", "LICENSE-CODE", "license.rst", "NOTICE.html"),
+)
+
+
+def test_what_only_looks_like_a_file_of_the_model_stays_behind(pruned):
+    write(pruned, dict.fromkeys((*LOOKALIKES, *TERMS), "x"))
+    found = select_files(pruned)
+    assert set(found.left) == set(LOOKALIKES) and set(TERMS) <= set(found.files)
+    assert set(LOOKALIKES) <= set(select_files(pruned, LOOKALIKES).files)
+    assert "LICENSE-MIT" in (card := stage(pruned, NAME).card) and "license.key" not in card
+
+
+def test_results_of_other_weights_stay_behind(pruned, report):
+    foreign = evaluation_of({**report, "weights_sha256": "e" * 64})
+    write(
+        pruned,
+        {
+            "flab_evaluation.json": json.dumps(evaluation_of(report)),
+            "flab_evaluation-2.json": json.dumps(foreign),
+            "flab_evaluation-3.json": "{}",
+        },
+    )
+    with pytest.raises(FlabError, match="flab_evaluation-3.json.*does not say which model"):
+        stage(pruned, NAME)
+    (pruned / "flab_evaluation-3.json").unlink()
+    staged = stage(pruned, NAME)
+    assert "flab_evaluation.json" in staged.files and staged.left == ("flab_evaluation-2.json",)
+    assert any("flab_evaluation-2.json is an evaluation of other weights" in note for note in staged.notes)
+    assert "flab_evaluation-2.json" in stage(pruned, NAME, include=["*-2.json"]).files
+
+
+SECRETS = (
+    *(
+        "id_rsa",
+        "id_ed25519.pub",
+        "server.pem",
+        "LICENSE_PASSWORD.txt",
+        "sub/private.key",
+        "token",
+        "hf_token.txt",
+        ".netrc",
+        "secrets.json",
+    ),
+    *("credentials", "sub/credentials.yaml", "Secret.txt", "key.p12", "id_ecdsa", "sub/.env", ".env.local", "_netrc"),
+)
+
+
+def test_secrets_are_sent_only_if_each_is_named(pruned):
+    write(pruned, {**dict.fromkeys(SECRETS, "secret"), "tokens.md": "x", "keys.txt": "x"})
+    write(pruned, {".mine": "x", "sub/a.md": "x"})
+    for patterns in (["*"], ["*", ".*", "sub/", "sub/*"], ["*k*", "s*", "*e*"]):
+        found = select_files(pruned, patterns)
+        assert not set(SECRETS) & set(found.files) and found.secret
+        assert set(SECRETS) <= set(found.left) and "tokens.md" in found.files
+    with pytest.raises(ConfigurationError, match="server.pem looks like a secret.*--include server.pem"):
+        select_files(pruned, ["*.pem"])
+    assert set(SECRETS) <= set(select_files(pruned, SECRETS).files)
+    staged = stage(pruned, NAME, include=["*"])
+    assert any("id_rsa" in note and "look like secrets" in note and "named in full" in note for note in staged.notes)
+    assert not any("look like secrets" in note for note in stage(pruned, NAME, include=["keys.txt"]).notes)

@@ -212,7 +212,10 @@ NORM = "model.norm.weight"
         (lambda folder: change_weights(folder, lambda w: {**w, NORM: w[NORM] + 1}), "were changed since"),
         (lambda folder: change_weights(folder, lambda w: {**w, NORM: w[NORM][:-1]}), "model.norm.weight has shape"),
         (lambda folder: change_weights(folder, lambda w: {k: v for k, v in w.items() if k != NORM}), "are missing"),
-        (lambda folder: change_weights(folder, lambda w: {**w, "more": torch.ones(2)}), "the class does not have: more"),
+        (
+            lambda folder: change_weights(folder, lambda w: {**w, "more": torch.ones(2)}),
+            "the class does not have: more",
+        ),
         (lambda folder: change_json(folder / "config.json", vocab_size=10_000), "has shape"),
         (lambda folder: change_json(folder / "config.json", eos_token_id=50_000), "token ids \\[50000\\]"),
         (lambda folder: change_json(folder / "flab_plan.json", vocab_size=5), "the plan 5"),

@@ -1,0 +1,20 @@
+"""Which files hold licences and notices, by their names."""
+
+from __future__ import annotations
+
+import re
+
+
+# its whole name, with which licence it is or what it is for, and a suffix of text
+LICENSE_FILE = re.compile(
+    r"(licen[sc]e|notice|copying|use_policy)"
+    r"([-_.](apache|mit|bsd|isc|mpl|[al]?gpl|cc|openrail|gemma|llama|code|model|weights|data)([-_.]?v?\d[\d.]*)?)?"
+    r"(\.(txt|md|rst|pdf|html))?",
+    re.IGNORECASE,
+)
+
+
+def is_license_file(name: str) -> bool:
+    """Whether a file of this name holds a licence or a notice: `LICENSE-MIT` and `notice.txt` do, `license.key` and
+    `LICENSE_PASSWORD.txt` do not."""
+    return LICENSE_FILE.fullmatch(name) is not None
