@@ -355,7 +355,7 @@ def test_a_plan_that_was_edited_is_refused(tokenizer, corpus):
         ({"kept_tokens": plan.kept_tokens[:-3]}, f"vocab_size is {plan.vocab_size}, but {plan.vocab_size - 3} tokens"),
         ({"kept_layers": plan.kept_layers[1:]}, "neurons are not those of its layers"),
         ({"vocab_size": 10}, "vocab_size is 10"),
-        ({"dtype": "abacus"}, "'abacus' is none"),
+        ({"dtype": "abacus"}, "'abacus' is not one"),
         ({"weights": {"nowhere": torch.zeros(2, 2)}}, "tensor 'nowhere'"),
     ):
         with pytest.raises(FlabError, match=message):
@@ -390,13 +390,14 @@ def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokeniz
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(FlabError, match="not empty"):
-        optimizer.save_pretrained(out)
-    with pytest.raises(FlabError, match=r"is not a pruned model, since flab_plan.json is missing.*holds mine.txt"):
-        optimizer.save_pretrained(out, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(FlabError, match=r"is not a pruned model, since flab_plan.json is missing.*holds mine.txt"):
+            optimizer.save_pretrained(out, overwrite=overwrite)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
     optimizer.save_pretrained(out)
+    with pytest.raises(FlabError, match="not empty"):
+        optimizer.save_pretrained(out)
     optimizer.save_pretrained(out, overwrite=True)
     for name in ("mine.txt", ".git", "results"):
         (out / name).mkdir()

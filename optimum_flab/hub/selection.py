@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import ConfigurationError
@@ -47,6 +48,7 @@ SECRET = re.compile(
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|\.(pypirc|npmrc|git-credentials|htpasswd)",
     re.IGNORECASE,
 )
+ADAPTER_FILES = "adapter_config.json adapter_model*.safetensors README.md"
 CHAT_TEMPLATES = "additional_chat_templates"
 CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATES}/[^/]+\.jinja")
 MOST_NAMED = 12  # files that a summary names
@@ -178,7 +180,11 @@ def is_replaceable(path: Path) -> bool:
         except (OSError, ValueError):
             return False
     if path.is_dir():
-        return path.name in (ADAPTER_FOLDER, CHAT_TEMPLATES)
+        # recovery and transformers make them, flat and of these files
+        names = {ADAPTER_FOLDER: ADAPTER_FILES, CHAT_TEMPLATES: "*.jinja"}.get(path.name, "")
+        return names != "" and all(
+            file.is_file() and any(fnmatch(file.name, name) for name in names.split()) for file in path.iterdir()
+        )
     return is_part(path.name) or path.name in CHECKPOINT_FILES or SHARD.fullmatch(path.name) is not None
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.adapter import stage_adapter
 from optimum_flab.hub.ownership import BEGIN
-from optimum_flab.hub.selection import grouped, select_files
+from optimum_flab.hub.selection import grouped, is_replaceable, select_files
 from optimum_flab.hub.staging import stage
 
 
@@ -71,6 +71,21 @@ def test_everything_is_not_what_is_hidden(pruned):
     assert ".env" in select_files(pruned, [".env"]).files
     with pytest.raises(ConfigurationError, match="names no file"):
         select_files(pruned, [".git/*"])
+
+
+def test_what_lies_in_a_folder_of_ours_is_not_replaced_with_it(tmp_path):
+    for folder, own in {"adapter": "adapter_model.safetensors", "additional_chat_templates": "tool.jinja"}.items():
+        write(tmp_path, {f"{folder}/{own}": "ours"})
+        assert is_replaceable(tmp_path / folder)
+        for mine in ("thesis.txt", "below/thesis.txt"):
+            write(tmp_path, {f"{folder}/{mine}": "mine"})
+            assert not is_replaceable(tmp_path / folder)
+            (tmp_path / folder / mine).unlink()
+        (tmp_path / folder / "below").rmdir()
+    (tmp_path / "notes").mkdir()
+    assert not is_replaceable(tmp_path / "notes")
+    for name in ("license.key", "noticed.py", "license_server.txt"):
+        assert not is_replaceable(tmp_path / name)
 
 
 def test_a_folder_and_a_name_with_brackets_are_named_as_they_are(pruned):
