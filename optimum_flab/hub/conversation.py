@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,6 +96,9 @@ def guarded(send: Callable[..., T], seconds: float) -> Callable[..., T]:
             # of httpx or its successor, whichever the client is built on
             if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
                 raise TimeoutError(f"no answer within {seconds:g} seconds") from error
+            if any(isinstance(link.__context__, socket.gaierror) for link in causes(error)):
+                # without a network; the client would ask five times more
+                raise ConnectionError(f"the name {request.url.host} is not known here") from error
             raise
         for name in ("retry-after", "ratelimit"):
             if not is_plain(response.headers.get(name, "")):
@@ -429,8 +433,14 @@ def card_reader(hub: Conversation) -> Fetch:
 
 
 def hub_card_reader() -> Fetch:
-    """[`card_reader`] of a conversation of its own; what is downloaded has limits of time without ours."""
-    return card_reader(Conversation(hub_client()))
+    """[`card_reader`] of a conversation of its own."""
+    read = card_reader(Conversation(hub_client()))
+
+    def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
+        with answers_within(TIMEOUT):
+            return read(repo_id, revision)
+
+    return fetch
 
 
 def hub_client() -> HfApi:

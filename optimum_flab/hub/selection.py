@@ -48,8 +48,12 @@ SECRET = re.compile(
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|\.(pypirc|npmrc|git-credentials|htpasswd)",
     re.IGNORECASE,
 )
-ADAPTER_FILES = "adapter_config.json adapter_model*.safetensors README.md"
 CHAT_TEMPLATES = "additional_chat_templates"
+# what recovery and transformers put into folders
+FOLDERS = {
+    ADAPTER_FOLDER: ("adapter_config.json", "adapter_model*.safetensors", "README.md"),
+    CHAT_TEMPLATES: ("*.jinja",),
+}
 CHAT_TEMPLATE = re.compile(rf"{CHAT_TEMPLATES}/[^/]+\.jinja")
 MOST_NAMED = 12  # files that a summary names
 
@@ -180,10 +184,9 @@ def is_replaceable(path: Path) -> bool:
         except (OSError, ValueError):
             return False
     if path.is_dir():
-        # recovery and transformers make them, flat and of these files
-        names = {ADAPTER_FOLDER: ADAPTER_FILES, CHAT_TEMPLATES: "*.jinja"}.get(path.name, "")
-        return names != "" and all(
-            file.is_file() and any(fnmatch(file.name, name) for name in names.split()) for file in path.iterdir()
+        patterns = FOLDERS.get(path.name)
+        return patterns is not None and all(
+            file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns) for file in path.iterdir()
         )
     return is_part(path.name) or path.name in CHECKPOINT_FILES or SHARD.fullmatch(path.name) is not None
 

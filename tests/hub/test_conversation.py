@@ -23,6 +23,7 @@ from optimum_flab.hub.conversation import (
     advice,
     answers_within,
     asked_wait,
+    causes,
     passing,
     response_of,
     scrubbed,
@@ -85,6 +86,16 @@ def test_the_client_of_the_process_is_as_it_was(monkeypatch):
             assert shared.send == send
     finally:
         set_client_factory(_http.default_client_factory)
+
+
+def test_a_name_that_nobody_knows_is_not_asked_again_and_again(caplog):
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint="http://no-such-host.invalid")
+    with answers_within(7), pytest.raises(Exception) as caught:
+        api.hf_hub_download("me/model", "README.md")
+    assert "no-such-host.invalid is not known here" in str(list(causes(caught.value))), caught.value
+    assert "Retrying" not in caplog.text
 
 
 # --- a Hub that asks to wait
