@@ -289,6 +289,13 @@ REFUSED_CALLS = {
     "log of the kernel": "import ctypes\ndef f(x): return call('klogctl', 3, ctypes.create_string_buffer(99), 99)",
     "lease": "import fcntl\ndef f(x): return fcntl.fcntl(open('own', 'w'), fcntl.F_SETLEASE, fcntl.F_WRLCK)",
     "process": "import ctypes\ndef f(x): return call('ptrace', 0, 0, 0, 0)",
+    "rules of its own": "import ctypes\ndef f(x): return call('syscall', 444, 0, 0, 1)",
+    "rules added": "import ctypes\ndef f(x): return call('syscall', 445, 0, 2, 0, 0)",
+    "rules taken": "import ctypes\ndef f(x): return call('syscall', 446, 0, 0)",
+    "filter of its own": "import ctypes\ndef f(x): return call('prctl', 22, 2, 0, 0, 0)",
+    "attributes of a file": "import os\ndef f(x):\n    open('own', 'w').close()\n"
+    "    os.setxattr('own', 'user.a', b'b')",
+    "large pipe": "import fcntl, os\ndef f(x): return fcntl.fcntl(os.pipe()[1], 1031, 1 << 20)",
     "clone": "import ctypes, platform\ndef f(x):\n    number = 56 if platform.machine() == 'x86_64' else 220\n"
     "    return call('syscall', number, 0x10000011, 0, 0, 0, 0)",
 }
