@@ -508,6 +508,22 @@ def test_programs_that_lack_a_package_are_told_from_wrong_ones(isolation):
     assert (of_test.status, of_test.package) == ("missing package", "yaml")
 
 
+def test_the_name_of_a_missing_package_is_no_longer_than_a_name(isolation):
+    body = """
+        import sys
+        for module in list(sys.modules.values()):
+            if hasattr(module, "error_message"):
+                module.error_message = lambda error: {
+                    "kinds": [["builtins", "ImportError"]], "name": "n" * 10**6, "text": "t" * 10**6,
+                    "module": "m" * 5_000_000,
+                }
+        def f(x): raise ImportError
+    """
+    (verdict,) = run(isolation, program(body))
+    assert (verdict.status, verdict.package) == ("failed", None), verdict.status
+    assert len(verdict.detail) <= 500
+
+
 def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     sums = """
         import numpy as np

@@ -384,7 +384,7 @@ def missing_package(job: dict, module: object) -> str | None:
     """The package that a program lacks, from the name of a module that could not be imported."""
     package = str(module or "").partition(".")[0]
     known = package in sys.stdlib_module_names or package in job["packages"]
-    return package if package.isidentifier() and not known else None
+    return package if len(package) <= LONGEST_NAME and package.isidentifier() and not known else None
 
 
 def verdict(job: dict, socket: int) -> dict:

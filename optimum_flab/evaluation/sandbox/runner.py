@@ -35,7 +35,7 @@ START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a 
 PACKAGES_OF_TESTS = ("numpy",)
 LARGEST_VERDICT = 1 << 16
 HEADER = 64  # bytes
-LONGEST_DETAIL = 500  # characters
+LONGEST_DETAIL, LONGEST_PACKAGE = 500, 100  # characters
 OWN_PROCESSES = 3  # of the sandbox itself
 MOST_WORKERS = 128
 MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process goes with it
@@ -454,7 +454,7 @@ class Seat:
                 detail=_printable(result["detail"]),
                 seconds=seconds,
                 judged=result.get("judged", True),
-                package=result.get("package"),
+                package=_printable(result["package"])[:LONGEST_PACKAGE] if result.get("package") else None,
             )
 
 
