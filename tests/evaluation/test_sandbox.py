@@ -513,6 +513,7 @@ def test_the_name_of_a_missing_package_is_no_longer_than_a_name(isolation):
         import sys
         for module in list(sys.modules.values()):
             if hasattr(module, "error_message"):
+                said = module.error_message
                 module.error_message = lambda error: {
                     "kinds": [["builtins", "ImportError"]], "name": "n" * 10**6, "text": "t" * 10**6,
                     "module": "m" * 5_000_000,
