@@ -1169,14 +1169,73 @@ def test_a_program_that_redefines_a_class_of_the_prompt_gains_nothing(isolation)
     assert own.passed, own
 
 
-def test_a_class_that_test_and_program_define_alike_crosses_too(isolation):
-    own = "class Box:\n    def __init__(self, x): self.x = x\n    __eq__ = lambda self, other: self.x == other.x\n"
-    test = own + "def check(candidate):\n    box = Box(1)\n    assert candidate(box) == Box(2) and box.x == 2"
-    body = "def f(box):\n    box.x += 1\n    return box"
-    alike, lacking = run(isolation, Program(own + body, test, "f"), Program(body, test, "f"))
-    assert alike.passed, alike
-    assert (lacking.status, lacking.judged) == ("failed", False), lacking
-    assert "Box is not a plain value: the test cannot give it to the program" in lacking.detail
+STACK = """
+class Stack:
+    def __init__(self, items=()): self.items = [*items]
+    def pop(self): return self.items.pop({})
+    def __eq__(self, other): return self.items == other.items
+"""
+ANYTHING = "class Anything:\n    __eq__ = lambda self, other: True\n"
+SQUARED = "class Solution:\n    def __init__(self, x): self.x = x\n    def value(self): return self.x ** 2\n"
+OF_THE_TEST = {
+    "a wrong method": (
+        STACK.format(0) + "def f(x): return Stack(x)",
+        STACK.format(-1) + "assert candidate([1, 2]).pop() == Stack([1, 2]).pop() == 2",
+        True,
+    ),
+    "a reference": (
+        "class Solution: pass\ndef f(x):\n    s = Solution()\n    s.x = x\n    return s",
+        SQUARED + "assert candidate(3).value() == Solution(3).value()",
+        True,
+    ),
+    "equal to all": (
+        "class Anything: pass\ndef f(x): return [Anything()]",
+        ANYTHING + "assert candidate(1) == [2] and Anything() == 1",
+        False,
+    ),
+    "inside": (
+        "class Anything: pass\ndef f(x): return Anything()",
+        "if True:\n    class Anything:\n        __eq__ = lambda self, other: True\nassert candidate(1) == 2",
+        False,
+    ),
+    "right": (
+        STACK.format(-1) + "def f(x): return Stack(x)",
+        STACK.format(-1) + "assert candidate([1]) == Stack([1])",
+        False,
+    ),
+    "given": (
+        STACK.format(-1) + "def f(stack): return stack.pop()",
+        STACK.format(-1) + "assert candidate(Stack([1])) == 1",
+        False,
+    ),
+    "an exception": (
+        "class Empty(ValueError): pass\ndef f(): raise Empty",
+        "class Empty(ValueError): pass\ntry: candidate()\nexcept Empty: pass",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "test", "judged"), OF_THE_TEST.values(), ids=OF_THE_TEST)
+def test_an_object_of_the_program_never_becomes_one_of_a_class_of_the_test(isolation, body, test, judged):
+    for outside in (False, True):  # of `check`, where the test has its own names, or of none
+        own, _, asserted = test.rpartition("\nassert") if "\nassert" in test else test.rpartition("\ntry")
+        asserted = ("assert" if "\nassert" in test else "try") + asserted
+        whole = f"{own}\n{program('', asserted).test}" if outside else program("", test).test
+        (verdict,) = run(isolation, Program(body, whole, "f"))
+        assert (verdict.status, verdict.judged) == ("failed", judged), (outside, verdict)
+
+
+def test_a_class_of_the_prompt_that_the_test_defines_anew_does_not_cross(isolation):
+    body = "def f(x): return Point(7)"
+    for own in ("class Point:\n    def __init__(self, x): pass\n    __eq__ = lambda self, other: True\n",):
+        for test in (own + program("", "assert candidate(1) == Point(2)").test, f"{own}assert f(1) == Point(2)"):
+            (verdict,) = run(isolation, Program(PROMPT + body, test, "f", PROMPT))
+            assert (verdict.status, verdict.judged) == ("failed", False), verdict
+    changed = program("", "global Point\nPoint = ANY\nassert candidate(1).x == 8 and Point.x == 8").test
+    changed = "ANY = type('Point', (), {'x': 8})\n" + changed
+    (verdict,) = run(isolation, Program(PROMPT + body, changed, "f", PROMPT))
+    assert verdict.status == "failed", verdict
 
 
 def test_an_entry_point_that_is_a_class_stays_the_program_s(isolation):

@@ -108,9 +108,13 @@ def lent(link: Link, kind: str, has: Iterable[object], name: str | None = None) 
 class JudgeWire(Wire):
     """The judge's end: what the program lends can be called, and classes are those of the prompt."""
 
-    def __init__(self, link: Link, space: dict, arrays: bool):
-        super().__init__(0, space)
+    def __init__(self, link: Link, arrays: bool):
+        super().__init__(0, {})
         self.link, self.arrays = link, arrays
+
+    def share(self, classes: dict[str, type]) -> None:
+        """Lets instances of these classes cross. The test cannot put others in their place."""
+        self.space, self.classes = classes, frozenset(classes)
 
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value; for what the program lends, its name or its number.
@@ -142,10 +146,9 @@ class JudgeWire(Wire):
         Raises:
             `ValueError`: it shares none with the program.
         """
-        kind = self.space[name] if name in self.classes else None
-        if not issubclass(type(kind), type):
+        if name not in self.classes:
             raise ValueError("a class that the judge does not share")
-        return kind
+        return self.space[name]
 
     def beyond(self) -> NoReturn:
         """Ends the test, which takes more items of an iterator than cross."""
@@ -163,8 +166,13 @@ class Link:
 
     def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
-        self.wire = JudgeWire(self, space, arrays)
+        self.space = space
+        self.wire = JudgeWire(self, arrays)
         self.calls = self.handles = 0  # of the program, and objects that it lent
+        self.own_classes: set[str] = set()  # names of those that the test defines for itself
+        self.reduced_error: str | None = None  # an exception that crossed without all that it has
+        self.lost: str | None = None  # what the test may miss of what crossed
+        self.elsewhere: str | None = None  # a name in the test of what each process has for itself
         self.asks_types = False  # whether the test calls `type`, which nothing can refuse
         self.test = ""  # source of the test
         self.ended: str | None = None  # how the program's process ended, if it did
@@ -332,7 +340,7 @@ def defines(source: str) -> bool:
 
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
-    space, entry, link.test = link.wire.space, job["entry_point"], job["test"]
+    space, entry, link.test = link.space, job["entry_point"], job["test"]
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
@@ -340,17 +348,19 @@ def judge(job: dict, link: Link) -> None:
     # most tests need none of the imports, and importing takes time
     if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
         exec(helpers, space)
-    classes = [name for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE]
-    classes += [part.co_name for part in test.co_consts if isinstance(part, types.CodeType)]
+    classes = {name: kind for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE}
+    # a class that the test has for itself, perhaps the right answer, says nothing of the program's of that name
+    link.own_classes = {node.name for node in ast.walk(ast.parse(job["test"])) if isinstance(node, ast.ClassDef)}
+    classes = {name: kind for name, kind in classes.items() if name not in link.own_classes}
     names = used - set(dir(builtins)) - set(space)
     wanted = sorted(names.difference(COMMON_MODULES) | ({entry} if entry else set()))
-    known, methods = link.ask({"do": "load", "classes": classes, "names": wanted}, [])
+    known, methods = link.ask({"do": "load", "classes": [*classes], "names": wanted}, [])
     for name in names.intersection(COMMON_MODULES):
         space[name] = __import__(name)  # a program must not supply the means of comparison
     for name in wanted:
         # one that the program lacks says so when it is called
         space[name] = lent(link, name, methods.get(name, ["__call__"]), name)
-    link.wire.classes = frozenset(known) & frozenset(classes)
+    link.wire.share({name: kind for name, kind in classes.items() if name in known})
     candidate = space.get(entry)
     exec(test, space)
     if entry and type(space.get("check")) is types.FunctionType:
