@@ -244,41 +244,68 @@ class Link:
         """
         error = answer["error"] if isinstance(answer["error"], dict) else {}
         name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
-        kind = getattr(builtins, str(error.get("kind")), None)
+        if name in self.own_classes:
+            self.lost = f"{name} of the program is not the test's own"
+        if not error.get("whole", True):
+            self.reduced_error = name[:LONGEST_NAME]
+        if error.get("beyond"):
+            self.refuse("the program takes more than the first items of a long iterator, which alone cross")
+        kind = python_s_exception(error.get("kinds"))
         if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
             kind = self.wire.class_named(answer["class"])
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        if not (kind and issubclass(kind, BaseException)):
             return ProgramEnded(f"{name}: {text}" if text else name)
         unusual = not issubclass(kind, Exception) or issubclass(kind, (StopIteration, StopAsyncIteration))
         if unusual and not expects(self.test, _frame_of_test(sys._getframe()), kind.__name__):
             if not issubclass(kind, Exception):
                 return ProgramEnded(f"{name}: {text}" if text else name)
-            kind = RuntimeError  # it would end a loop of the test
+            kind = Exception  # it would end a loop of the test
         arguments, attributes = values if len(values) == 2 else ([text], [])
         try:
-            if kind.__module__ == "builtins":
-                made = likeness(kind, name, text, arguments, attributes)
-            else:
+            if kind.__module__ == MODULE:
                 made = kind.__new__(kind, *arguments)
                 set_attributes(made, attributes)
-        except Exception:  # some, such as UnicodeDecodeError, want more than a text
+            else:
+                made = likeness(kind, name, text, arguments, attributes)
+        except Exception:  # some, such as groups of exceptions, want more than a text
             made = Exception(text)
+            self.lost = f"{name[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
         made.__dict__["program_error"] = (name, text, bool(error.get("forbidden")), error.get("module"))
         return made
 
 
+def python_s_exception(kinds: object) -> type[BaseException] | None:
+    """The first class that this process has loaded from Python's own modules.
+
+    Args:
+        kinds (`list`): modules and names, two for each class that an exception of the program is an instance of.
+    """
+    for given in kinds if isinstance(kinds, list) else ():
+        module, name, *_ = (*map(str, given), "", "") if isinstance(given, list) else ("", "")
+        if module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names:
+            kind = getattr(sys.modules.get(module), name, None)
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                return kind
+    return None
+
+
 def likeness(kind: type, name: str, text: str, arguments: list, attributes: list) -> BaseException:
-    """An exception of a builtin class, or of one derived from it with the name and the text of the program's."""
-    if name != kind.__name__:
-        kind = type(name, (kind,), {})
-    made = kind(*arguments)
-    for key, item in zip(attributes[::2], attributes[1::2], strict=True):
-        if is_own(key):
-            with suppress(AttributeError, TypeError):  # some cannot be set
-                setattr(made, key, item)
-    if kind.__module__ != "builtins" and str(made)[:LONGEST_TEXT] != text:
-        kind.__str__ = lambda self: text
-    return made
+    """An exception of a class of Python's, or of one derived from it with the name and the text of the program's."""
+    of_builtins = kind.__module__ == "builtins"
+
+    def made(kind: type) -> BaseException:
+        # one of another module may want more than it keeps as `args`
+        error = kind(*arguments) if of_builtins else kind.__new__(kind, *arguments)
+        for key, item in zip(attributes[::2], attributes[1::2], strict=True):
+            if is_own(key):
+                with suppress(AttributeError, TypeError):  # some cannot be set
+                    setattr(error, key, item)
+        return error
+
+    error = made(kind if name == kind.__name__ else type(name, (kind,), {}))
+    if type(error).__module__ != "builtins" and str(error)[:LONGEST_TEXT] != text:
+        error = made(type(name, (kind,), {"__str__": lambda self: text}))
+    return error
 
 
 def _frame_of_test(frame: types.FrameType | None) -> types.FrameType | None:
@@ -323,7 +350,8 @@ def expects(test: str, frame: types.FrameType | None, name: str) -> bool:
 
 
 def _names(node: ast.expr | None) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
+    parts = ast.walk(node) if node is not None else ()
+    return {getattr(part, "id", None) or getattr(part, "attr", "") for part in parts}
 
 
 def global_names(code: types.CodeType) -> set[str]:
