@@ -837,6 +837,72 @@ SEEN_AS_IN_ONE_PROCESS |= {
         "def f(x): return None",
         "assert candidate(1) is ... and candidate(0) is NotImplemented and candidate([...]) is Ellipsis",
     ),
+    "an exception of a module of Python's": (
+        "import json\ndef f(x): return json.loads(x)",
+        "def f(x): raise ValueError(x)",
+        "import json\ntry: candidate('{')\nexcept json.JSONDecodeError as error:\n"
+        "    assert type(error) is json.JSONDecodeError and error.pos == 1 and error.doc == '{'\nelse: assert False",
+    ),
+    "an exception of a module in C": (
+        "import struct\ndef f(x): return struct.unpack('i', x)",
+        "def f(x): raise ValueError(x)",
+        "import struct\ntry: candidate(b'1')\nexcept struct.error as error: assert '4 bytes' in str(error)\n"
+        "else: assert False",
+    ),
+    "an exception of decimal": (
+        "from decimal import Decimal\ndef f(x): return Decimal(x)",
+        "def f(x): raise ArithmeticError(x)",
+        "from decimal import InvalidOperation\ntry: candidate('x')\nexcept InvalidOperation: pass\nelse: assert False",
+    ),
+    "derived from an exception of a module": (
+        "from statistics import StatisticsError as E\nclass Mine(E): pass\ndef f(x): raise Mine('no')",
+        "class StatisticsError(ValueError): pass\ndef f(x): raise StatisticsError('no')",
+        "import statistics\ntry: candidate([])\nexcept statistics.StatisticsError as error:\n"
+        "    assert str(error) == 'no' and type(error).__name__ == 'Mine'\nelse: assert False",
+    ),
+    "an error that a StopIteration is not": (
+        "def f(x): raise RuntimeError",
+        "def f(x): raise StopIteration",
+        "try: candidate(1)\nexcept RuntimeError: pass\nelse: assert False",
+    ),
+    "a long generator": (
+        "def f():\n    a, b = 0, 1\n    while True:\n        yield a\n        a, b = b, a + b",
+        "def f():\n    a, b = 1, 1\n    while True:\n        yield a\n        a, b = b, a + b",
+        "from itertools import islice\nassert [*islice(candidate(), 6)] == [0, 1, 1, 2, 3, 5]",
+    ),
+    "no number": (
+        "def f(items): return [x for n, x in enumerate(items) if x not in items[:n]]",
+        "def f(items): return [float(str(x)) for n, x in enumerate(items) if x not in items[:n]]",
+        "nan = float('nan')\nassert candidate([1.0, nan, nan]) == [1.0, nan] and candidate([nan])[0] is nan",
+    ),
+    "no number of math": (
+        "import math\ndef f(): return [math.nan]",
+        "def f(): return [float('nan')]",
+        "import math\nassert candidate() == [math.nan]",
+    ),
+    "two that are no numbers": (
+        "def f(): return [float('nan'), float('nan')]",
+        "def f(): return [float('nan')] * 2",
+        "a, b = candidate()\nassert a is not b and a != a",
+    ),
+    "a time zone": (
+        "from datetime import timedelta\ndef f(d): return d + timedelta(days=1)",
+        "from datetime import timedelta\ndef f(d): return d + timedelta(hours=23)",
+        "from datetime import datetime\nfrom zoneinfo import ZoneInfo\nzone = ZoneInfo('Europe/Berlin')\n"
+        "d = candidate(datetime(2024, 3, 30, 12, tzinfo=zone))\n"
+        "assert d == datetime(2024, 3, 31, 12, tzinfo=zone) and d.tzinfo is zone",
+    ),
+    "name of a time zone, and the second hour": (
+        "from datetime import *\ndef f(d): return d.replace(tzinfo=timezone(timedelta(hours=1), 'CET'))",
+        "from datetime import *\ndef f(d): return d.replace(tzinfo=timezone(timedelta(hours=1)), fold=0)",
+        "from datetime import datetime, time\nfor d in (datetime(2024, 1, 1, fold=1), time(1, fold=1)):\n"
+        "    assert candidate(d).tzname() == 'CET' and candidate(d).fold == 1",
+    ),
+    "a class of Python's": (
+        "def f(x): return {'v': ValueError}[x]",
+        "def f(x): return {'v': TypeError}[x]",
+        "assert candidate('v') is ValueError and candidate('v') == ValueError",
+    ),
     "a generator": (
         "def f(x): return (n for n in range(x))",
         "def f(x): return iter(range(x))",

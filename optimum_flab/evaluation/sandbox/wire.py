@@ -23,12 +23,14 @@ message alone, and says so; a last message in which it looks at everything tells
 
 from __future__ import annotations
 
+import builtins
 import json
+import math
 import os
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -122,6 +124,27 @@ def _float(value):
     return value if value - value == 0 else {"float": repr(value)}
 
 
+def _zone(zone: tzinfo | None, value: datetime | time) -> Any:
+    """What is said of a time zone: its key, or its distance from UTC and its name if it has one."""
+    if zone is None:
+        return None
+    if sys.modules.get("zoneinfo") is not None and type(zone) is sys.modules["zoneinfo"].ZoneInfo and zone.key:
+        return zone.key
+    if type(zone) is timezone:
+        offset, *name = zone.__getinitargs__()
+        return [offset // _MICROSECOND, *name]
+    offset = value.utcoffset()
+    return None if offset is None else [offset // _MICROSECOND]
+
+
+def _zone_from(body: Any) -> tzinfo | None:
+    if body is None or type(body) is str:
+        return body and import_module("zoneinfo").ZoneInfo(body)
+    offset, *name = body
+    return timezone(offset * _MICROSECOND, *name)
+
+
+_MICROSECOND = timedelta(microseconds=1)
 SCALARS: dict[type, Callable[[Any], Any]] = {
     type(None): _itself,
     bool: _itself,
@@ -134,8 +157,16 @@ SCALARS: dict[type, Callable[[Any], Any]] = {
     Decimal: lambda value: {"Decimal": Decimal.__str__(value)},
     Fraction: lambda value: {"Fraction": Fraction.__str__(value)},
     date: lambda value: {"date": date.isoformat(value)},
-    datetime: lambda value: {"datetime": datetime.isoformat(value)},
-    time: lambda value: {"time": time.isoformat(value)},
+    datetime: lambda value: {
+        "datetime": [
+            f"{date.isoformat(value)}T{time.isoformat(datetime.time(value))}",
+            value.fold,
+            _zone(value.tzinfo, value),
+        ]
+    },
+    time: lambda value: {
+        "time": [time.isoformat(time.replace(value, tzinfo=None)), value.fold, _zone(value.tzinfo, value)]
+    },
     timedelta: lambda value: {"timedelta": [value.days, value.seconds, value.microseconds]},
     type(...): lambda value: {"singleton": "Ellipsis"},
     type(NotImplemented): lambda value: {"singleton": "NotImplemented"},
@@ -149,10 +180,10 @@ _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "Decimal": Decimal,
     "Fraction": Fraction,
     "date": date.fromisoformat,
-    "datetime": datetime.fromisoformat,
-    "time": time.fromisoformat,
+    "datetime": lambda body: datetime.fromisoformat(body[0]).replace(fold=body[1], tzinfo=_zone_from(body[2])),
+    "time": lambda body: time.fromisoformat(body[0]).replace(fold=body[1], tzinfo=_zone_from(body[2])),
     "timedelta": lambda body: timedelta(*body),
-    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented}.__getitem__,
+    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented, "nan": math.nan}.__getitem__,
     "type": lambda body: _TYPES[body],
     "numpy": lambda body: _array(body)[()],
 }
@@ -258,11 +289,14 @@ FIXED: dict[type, Callable[[type, list], Any]] = {
     type({}.items()): lambda _, items: {key: item for key, item in items}.items(),  # noqa: C416 - pairs, nothing else
 }
 _MAKE_FIXED = {kind.__name__: (kind, make) for kind, make in FIXED.items()}
+_MAKE_FIXED["nan"] = (float, lambda *_: float("nan"))  # equal to nothing, not even to itself: another is not the same
 _CONTAINERS = {kind.__name__: (kind, container) for kind, container in CONTAINERS.items()}
 _CLASSES: dict[str, type] = {kind.__name__: kind for kind in (*FIXED, *CONTAINERS)}
 ITERATORS = ("iterator", "generator")
 # classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS, tuple, frozenset, type)}
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS)} | {
+    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and name == kind.__name__
+}
 # looked up by identity: the classes of a program may have a metaclass that says otherwise
 _SCALAR_BY_ID = {id(kind): encode for kind, encode in SCALARS.items()}
 _READ_BY_ID: dict[int, tuple[str, Callable[[Any], list]]] = {
@@ -623,13 +657,19 @@ class Wire:
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value, and its node, if the other side needs one."""
         kind = type(value)
-        if (encode := _SCALAR_BY_ID.get(id(kind))) is not None:
+        encode = _SCALAR_BY_ID.get(id(kind))
+        if encode is not None and (kind is not float or value == value):
             return encode(value), None
         number = self.numbers.get(id(value))
         if number is not None:
             if moving and number in self.kept and hasattr(kind, "__next__"):
                 return [number], self._node(value)
             return [number], None if self.whole else self._reached(number, value)
+        if kind is float:
+            if value is math.nan:
+                return {"singleton": "nan"}, None
+            number = self._give(value)
+            return [number], Node(number, "nan", [])
         if issubclass(kind, type):
             return self._class(value)
         if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
