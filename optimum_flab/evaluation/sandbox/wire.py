@@ -50,6 +50,7 @@ LONGEST_NAME = 100  # characters of the name of a class
 LONGEST_TEXT = 2000  # characters of an exception
 LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
 LOOK, LOOK_AT_ATTRIBUTES = 20, 100  # of these, for a container, and for one with attributes, whatever its size
+LONG_MESSAGE = 10_000  # bytes; what came with such a one may come again, and is not forgotten before the next
 SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
 # methods that Python calls by itself and `hasattr` may ask for; all objects have some of them
 PROTOCOL = frozenset(
@@ -521,6 +522,7 @@ class Wire:
         self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
         self.kept: set[int] = set()
+        self.recent: set[int] = set()  # values of the last message, if they were long to tell
         # of the message that is being made: numbers and states given in it, whether an iterator gave its items
         self.given: list[int] = []
         self.pending: dict[int, Seen] = {}
@@ -737,6 +739,8 @@ class Wire:
                 self._create(*node)
             self._settle_all(heap)
             values = [self._value(atom) for atom in atoms]
+            numbers = {atom[0] for atom in atoms if type(atom) is list}
+            self.recent = numbers if len(body) > LONG_MESSAGE else numbers & self.recent
             for number in dropped:
                 self._note_if_late(number)  # the other side may have read what it does not hold any more
                 self._forget(number)
@@ -868,7 +872,7 @@ class Wire:
         if len(self.known) < self.sweep:
             return alone
         for number in sorted(self.known):  # what holds others was numbered before them
-            if number not in self.kept and _references(self.known, number) <= _ALONE:
+            if number not in self.kept and number not in self.recent and _references(self.known, number) <= _ALONE:
                 self._note_if_late(number)
                 self._forget(number)
                 alone.append(number)
