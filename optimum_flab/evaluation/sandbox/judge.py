@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 from wire import (
     COMMON_MODULES,
-    LONGEST_ITERATOR,
     LONGEST_NAME,
     LONGEST_TEXT,
     OF_ALL_OBJECTS,
@@ -152,7 +151,7 @@ class JudgeWire(Wire):
 
     def beyond(self) -> NoReturn:
         """Ends the test, which takes more items of an iterator than cross."""
-        self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
+        self.link.refuse("only the first items of a long iterator can be judged")
 
 
 class Link:
