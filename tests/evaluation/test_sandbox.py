@@ -576,6 +576,22 @@ def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     assert (given.status, given.judged) == ("failed", False), given
 
 
+def test_a_view_into_an_array_that_both_sides_hold_is_not_judged(isolation):
+    test = "import numpy\nx = numpy.arange(4)\ny = candidate(x)\ny[0] = 9\nassert x[1] == {}"
+    bodies = ["import numpy\ndef f(x): return x[1:]", "import numpy\ndef f(x): return x[1:].copy()"]
+    view, copied, wrong = run(
+        isolation,
+        program(bodies[0], test.format(9)),
+        program(bodies[1], test.format(1)),
+        program(bodies[1], test.format(9)),
+        allow_packages=["numpy"],
+        limits=Limits(),
+    )
+    assert (view.status, view.judged) == ("failed", False), view
+    assert copied.passed, copied
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
+
+
 def test_packages_that_cannot_be_allowed_are_refused(isolation):
     for names, message in {
         "no_such_package": "no package of that name is installed here; install it, or leave it out",
@@ -945,6 +961,18 @@ OF_ITS_BASE_ALONE = {
         "try: candidate()\nexcept ValueError as error: assert {}\nelse: assert False",
         "error.code() == 404",
     ),
+    "iterator": (
+        "class I:\n    n = 0\n    def __iter__(self): return self\n    def __next__(self):\n        self.n += 1\n"
+        "        if self.n > 2: raise StopIteration\n        return self.n\n    def reset(self): self.n = 0\n"
+        "def f(): return I()",
+        "assert [*candidate()] == [1, 2]\nassert {}",
+        "hasattr(candidate(), 'reset')",
+    ),
+    "iterator that is given": (
+        "def f(x=[]): return next(x, 1) if x else []",
+        "i = iter([1, 2])\nassert candidate() == [] and candidate(i) == 1\nassert {}",
+        "next(i) == 2",
+    ),
     "what is given back": (
         "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\ndef f(x=Level.LOW): return x if x == 1 else x.name\n"
         "def g(x): return x.name",
@@ -965,7 +993,7 @@ def test_what_crosses_as_its_base_alone_is_judged_where_that_is_enough(isolation
     enough, wanting = run(isolation, program(body, test.format(True)), program(body, test.format(more)))
     assert enough.passed, enough
     assert (wanting.status, wanting.judged) == ("failed", False), wanting
-    assert "crosses as what it is derived from" in wanting.detail
+    assert "does not cross whole, and the test may want more of it" in wanting.detail
 
 
 def test_what_lacks_an_attribute_does_not_cross_with_the_error(isolation):
@@ -996,6 +1024,75 @@ def test_what_ends_a_loop_or_a_process_passes_only_where_it_is_expected_by_name(
         ):
             (verdict,) = run(isolation, program(body, test))
             assert (verdict.status, verdict.judged) == (status, True), (name, test, verdict)
+
+
+NOT_IN_ONE_PROCESS = {
+    "attribute of an iterator": ("def f(): return iter('ab')", "candidate().reset()"),
+    "sending into a generator": (
+        "def f():\n    x = yield 0\n    yield x",
+        "g = candidate()\nnext(g)\nassert g.send(3) == 3",
+    ),
+    "more than the first items": ("def f(x): return sum(x)", "import itertools\ncandidate(itertools.count())"),
+    "text is the same": ("def f(x): return x", "x = 'a b' * 3\nassert candidate(x) is x"),
+    "cause": (
+        "def f():\n    try: {}['a']\n    except KeyError as e: raise ValueError from e",
+        "try: candidate()\nexcept ValueError as e: assert isinstance(e.__cause__, KeyError)",
+    ),
+    "error that cannot be made anew": (
+        "def f():\n    e = UnicodeDecodeError('utf-8', b'x', 0, 1, 'no')\n    e.args = (1,)\n    raise e",
+        "try: candidate()\nexcept UnicodeError: pass",
+    ),
+    "captured": (
+        "def f(): print('hi')",
+        "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as out: candidate()\n"
+        "assert out.getvalue() == 'hi\\n'",
+    ),
+    "input": ("def f(): return input()", "import io, sys\nsys.stdin = io.StringIO('a')\nassert candidate() == 'a'"),
+    "file": (
+        "def f(path): return open(path).read()",
+        "with open('own', 'w') as file: file.write('x')\nassert candidate('own') == 'x'",
+    ),
+    "seed": (
+        "import random\ndef f(): return random.random()",
+        "import random\nrandom.seed(0)\nx = candidate()\nrandom.seed(0)\nassert candidate() == x",
+    ),
+    "environment": (
+        "import os\ndef f(): return os.environ['A']",
+        "import os\nos.environ['A'] = 'b'\nassert candidate() == 'b'",
+    ),
+    "precision": (
+        "from decimal import Decimal\ndef f(): return Decimal(1) / 3",
+        "import decimal\ndecimal.getcontext().prec = 5\nassert candidate() == decimal.Decimal(1) / 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "test"), NOT_IN_ONE_PROCESS.values(), ids=NOT_IN_ONE_PROCESS)
+def test_what_two_processes_do_not_share_is_not_judged(isolation, body, test):
+    (verdict,) = run(isolation, program(body, test))
+    assert (verdict.status, verdict.judged) == ("failed", False), verdict
+
+
+def test_a_global_of_the_prompt_that_the_program_may_have_changed_is_not_judged(isolation):
+    prompt = "LOG = []\nLIMIT: int = 5\ndef half(x): return x / 2\n"
+    body = "def f(x):\n    LOG.append(x)\n    return LIMIT"
+    for test, passed, judged in (
+        ("candidate(1)\nassert LOG == [1]", False, False),
+        ("assert candidate(1) == LIMIT", True, True),
+        ("assert candidate(1) == half(8)", False, True),
+    ):
+        (verdict,) = run(isolation, Program(prompt + body, program("", test).test, "f", prompt))
+        assert (verdict.passed, verdict.judged) == (passed, judged), (test, verdict)
+
+
+def test_a_type_that_is_asked_for_is_not_that_of_what_crossed(isolation):
+    """A list of a class of the program's own arrives as a list, and would pass for one."""
+    body = "class Row(list): pass\ndef f(x): return Row([x])"
+    for test in ("assert type(candidate(1)) is list", "assert candidate(1).__class__ is list"):
+        (own,) = run(isolation, program(body, test))
+        assert (own.status, own.judged) == ("failed", False), own
+        (plain,) = run(isolation, program("def f(x): return [x]", test))
+        assert plain.passed, plain
 
 
 PASCAL = """

@@ -9,10 +9,13 @@ import ast
 import builtins
 import json
 import os
+import signal
 import sys
 import types
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from time import perf_counter
 from typing import Any, NoReturn
 
 from wire import (
@@ -21,6 +24,7 @@ from wire import (
     LONGEST_TEXT,
     OF_ALL_OBJECTS,
     PROTOCOL,
+    SCALARS,
     Closed,
     Node,
     Wire,
@@ -32,6 +36,16 @@ from wire import (
 
 
 MODULE = "test"  # the name of the one that the test is
+# names by which a test sets or reads what the program's process has for itself, or what never crosses: streams, files,
+# the environment, states of modules, what hangs on an exception
+STATE = frozenset(
+    """stdin stdout stderr redirect_stdin redirect_stdout redirect_stderr capsys patch mock monkeypatch open tempfile
+    mkdtemp mkstemp TemporaryDirectory TemporaryFile NamedTemporaryFile write_text write_bytes chdir environ putenv
+    unsetenv setlocale seed setstate getcontext setcontext localcontext setrecursionlimit set_int_max_str_digits
+    __cause__ __context__ __notes__ exceptions""".split()
+)
+TOO_MUCH = "most of the time went into values that cross between the test and the program"
+BY_VALUE = frozenset(kind for kind in SCALARS if kind not in (type(None), bool, type(...), type(NotImplemented)))
 
 
 class ProgramEnded(BaseException):
@@ -167,6 +181,8 @@ class Link:
         self.socket = socket
         self.space = space
         self.wire = JudgeWire(self, arrays)
+        self.start = perf_counter()
+        self.crossing, self.since = 0.0, None  # seconds that values took to cross, and when the last began to
         self.calls = self.handles = 0  # of the program, and objects that it lent
         self.own_classes: set[str] = set()  # names of those that the test defines for itself
         self.reduced_error: str | None = None  # an exception that crossed without all that it has
@@ -365,13 +381,58 @@ def defines(source: str) -> bool:
     return any(not isinstance(node, plain) for node in ast.parse(source).body)
 
 
+def assigned(source: str) -> set[str]:
+    """Global names that source gives a value other than a function, a class or a module."""
+    statements = (node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign)))
+    targets = (part for node in statements for part in ast.walk(node))
+    return {part.id for part in targets if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
+def state_used(test: str, of_prompt: set[str], entry: str | None) -> str | None:
+    """A name that a test uses of what each of the two processes has for itself, if there is one."""
+    names, attributes = set(), set()
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names |= {*node.name.split(".")}
+    found = (names & (STATE | of_prompt)) | (attributes & STATE - {"open"})  # which may be a method of the program's
+    return min(found - {entry}, default=None)
+
+
+def crosses_as_equal(value: Any) -> bool:
+    """Whether a value arrives as one that is equal to it and another object; what equals nothing is kept."""
+    return type(value) in BY_VALUE and value == value
+
+
+def compares_scalars_by_identity(test: str, error: BaseException) -> bool:
+    """Whether the line that raised asks with `is` about a value that is none of the containers, but in a variable."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        found = trace if trace.tb_frame.f_code.co_filename == "<test>" else found
+        trace = trace.tb_next
+    if found is None:
+        return False
+    variables = {**found.tb_frame.f_globals, **found.tb_frame.f_locals}
+    return any(
+        isinstance(part, ast.Name) and crosses_as_equal(variables.get(part.id))
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Compare) and node.lineno <= found.tb_lineno <= node.end_lineno
+        if any(isinstance(sign, (ast.Is, ast.IsNot)) for sign in node.ops)
+        for part in (node.left, *node.comparators)
+    )
+
+
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
     space, entry, link.test = link.space, job["entry_point"], job["test"]
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
-    link.asks_types = "type" in used
+    link.asks_types = bool(used & {"type", "__class__"})
+    link.elsewhere = state_used(job["test"], assigned(job["helpers"]), entry)
     # most tests need none of the imports, and importing takes time
     if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
         exec(helpers, space)
@@ -444,6 +505,8 @@ def verdict(job: dict, socket: int) -> dict:
     except BaseException as raised:
         error = raised
     link.settle()
+    if error is None and link.asks_types and link.wire.reduced_there and link.unjudged is None:
+        link.unjudged = f"the test asks for a type, and {link.wire.reduced_there[:LONGEST_NAME]} does not cross whole"
     found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
     if link.ended is not None:  # whatever the test made of it
         return {"status": "ended", "detail": link.ended}
@@ -454,6 +517,32 @@ def not_judged(reason: str, where: str) -> dict:
     """The verdict on a program of which its test wants more than can be judged, in a line of the test."""
     detail = f"not judged: {reason}"
     return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
+
+
+def is_of_an_iterator(text: str) -> bool:
+    """Whether Python says that an iterator or a generator lacks something."""
+    return any(f"'{kind.__name__}' object" in text for kind in (type(iter([])), chain, types.GeneratorType))
+
+
+def lost_on_the_way(link: Link, error: BaseException, raised: bool) -> str | None:
+    """Why a test may have failed that would not have where program and test are one process.
+
+    Args:
+        raised (`bool`): whether the program raised the exception.
+    """
+    # what the program raises is its own, unless it was given less than the test has, or than it gave before
+    perhaps = not raised or isinstance(error, AttributeError)
+    if not raised and isinstance(error, (AttributeError, TypeError)) and is_of_an_iterator(str(error)):
+        return "iterators cross with their items alone"
+    if name := link.wire.reduced or ((link.wire.reduced_there or link.reduced_error) if perhaps else None):
+        return f"{str(name)[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
+    if link.lost is not None:
+        return link.lost
+    if link.elsewhere is not None:
+        return f"the test uses {link.elsewhere}, which it does not share with the program"
+    if not raised and isinstance(error, AssertionError) and compares_scalars_by_identity(link.test, error):
+        return "the test asks whether a value is the same object, and it crosses as an equal one"
+    return None
 
 
 def failure(job: dict, link: Link, error: BaseException) -> dict:
@@ -478,11 +567,7 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
     if isinstance(error, ImportError) and (package := missing_package(job, module)):
         return {"status": "missing package", "detail": detail, "package": package}
     status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-    # what the program raises is its own, unless it was given less than the test has, or than it gave before
-    perhaps = raised is None or isinstance(error, AttributeError)
-    lost = link.wire.reduced or (link.wire.reduced_there if perhaps else None)
-    if status == "failed" and lost:
-        reason = f"{str(lost)[:LONGEST_NAME]} crosses as what it is derived from, and the test may want more of it"
+    if status == "failed" and (reason := lost_on_the_way(link, error, raised is not None)):
         return not_judged(f"{reason} ({detail})", "")
     return {"status": status, "detail": detail}
 
