@@ -515,8 +515,7 @@ def test_the_name_of_a_missing_package_is_no_longer_than_a_name(isolation):
             if hasattr(module, "error_message"):
                 said = module.error_message
                 module.error_message = lambda error: {
-                    "kinds": [["builtins", "ImportError"]], "name": "n" * 10**6, "text": "t" * 10**6,
-                    "module": "m" * 5_000_000,
+                    **said(error), "name": "n" * 10**6, "text": "t" * 10**6, "module": "m" * 5_000_000
                 }
         def f(x): raise ImportError
     """
@@ -1122,6 +1121,22 @@ SHARING_MUCH = {
 def test_a_program_may_share_much_with_its_test(isolation, body, test):
     (verdict,) = run(isolation, program(body, test), limits=Limits(wall_seconds=20, cpu_seconds=15))
     assert verdict.passed, verdict
+
+
+def test_a_program_whose_time_went_into_what_crosses_is_not_judged(isolation):
+    node = "class Node:\n    def __init__(self, v, next): self.v, self.next = v, next\n"
+    test = "head = None\nfor n in range(20_000): head = Node(n, head)\nwhile True: assert candidate(head) == n"
+    crossing = Program(node + "def f(head): return head.v", program("", test).test, "f", node)
+    slow = Program(node + "def f(head):\n    while True: pass", crossing.test, "f", node)
+    waiting = program("import time\ndef f(x): time.sleep(60)")
+    for limits in (Limits(wall_seconds=4, cpu_seconds=60), Limits(wall_seconds=60, cpu_seconds=2)):
+        verdicts = run(isolation, crossing, slow, limits=limits)
+        assert [(verdict.status, verdict.judged) for verdict in verdicts] == [
+            ("timed out", False),
+            ("timed out", True),
+        ], verdicts
+    (verdict,) = run(isolation, waiting, limits=Limits(wall_seconds=2))
+    assert (verdict.status, verdict.judged) == ("timed out", True), verdict
 
 
 def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):

@@ -219,8 +219,12 @@ class Link:
         """
         self.check()
         try:
-            send(self.socket, self.wire.pack(message, values))
-            answer, values = self.wire.unpack(receive(self.socket))
+            with self.timed():
+                body = self.wire.pack(message, values)
+            send(self.socket, body)
+            body = receive(self.socket)
+            with self.timed():
+                answer, values = self.wire.unpack(body)
         except Closed as error:
             self.ended = str(error)
             raise ProgramEnded(self.ended) from None
@@ -230,6 +234,21 @@ class Link:
         if isinstance(error, ProgramEnded):
             self.ended = str(error)
         raise error
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of what is done inside as spent on crossing."""
+        self.since = perf_counter()
+        try:
+            yield
+        finally:
+            self.crossing, self.since = self.crossing + perf_counter() - self.since, None
+
+    def mostly_crosses(self) -> bool:
+        """Whether values have taken most of the time to cross. The other side has about as much to do."""
+        now = perf_counter()
+        crossing = self.crossing + (0 if self.since is None else now - self.since)
+        return 2 * crossing > (now - self.start) / 2
 
     def call(self, target: Refusing, arguments: tuple, keywords: dict) -> Any:
         """What a function of the program returns; raises what it raises, see [`ask`]."""
@@ -485,12 +504,13 @@ def missing_package(job: dict, module: object) -> str | None:
     return package if len(package) <= LONGEST_NAME and package.isidentifier() and not known else None
 
 
-def verdict(job: dict, socket: int) -> dict:
+def verdict(job: dict, socket: int, write: Callable[[dict], NoReturn]) -> dict:
     """Judges a program by its test.
 
     Args:
         job (`dict`): `test`, `entry_point`, `helpers` and `packages` of a program.
         socket (`int`): descriptor on which the program's process answers.
+        write (`Callable`): ends this process with another verdict.
 
     Returns:
         `dict`: `status`, which is `"ended"` where the program's process ended by itself, and `detail`; `judged` and
@@ -500,6 +520,14 @@ def verdict(job: dict, socket: int) -> dict:
     sys.modules[MODULE] = module  # where dataclasses look for the module of a class
     link = Link(socket, module.__dict__, "numpy" in job["packages"])
     error = None
+
+    def late(*_: object) -> None:
+        if link.mostly_crosses():
+            write({"status": "timed out", "detail": TOO_MUCH, "judged": False})
+
+    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGXCPU, late)
+    signal.setitimer(signal.ITIMER_REAL, max(job["seconds"], 0.01))
     try:
         judge(job, link)
     except BaseException as raised:
@@ -509,7 +537,7 @@ def verdict(job: dict, socket: int) -> dict:
         link.unjudged = f"the test asks for a type, and {link.wire.reduced_there[:LONGEST_NAME]} does not cross whole"
     found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
     if link.ended is not None:  # whatever the test made of it
-        return {"status": "ended", "detail": link.ended}
+        return {"status": "ended", "detail": link.ended, "crossing": link.mostly_crosses()}
     return found if link.unjudged is None else not_judged(link.unjudged, line_of(job, link.line))
 
 
@@ -575,7 +603,12 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
 def serve(job: dict, descriptors: list[int]) -> None:
     """Judges one program and writes the verdict."""
     socket, report = descriptors
-    result = verdict(job, socket)
-    result["detail"] = result["detail"][:500]
-    os.write(report, json.dumps(result).encode())
-    os._exit(0)
+
+    def write(result: dict) -> NoReturn:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        result["detail"] = result["detail"][:500]
+        os.write(report, json.dumps(result).encode())
+        os._exit(0)
+
+    write(verdict(job, socket, write))
