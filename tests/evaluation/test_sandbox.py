@@ -1073,12 +1073,15 @@ def test_what_two_processes_do_not_share_is_not_judged(isolation, body, test):
 
 
 def test_a_global_of_the_prompt_that_the_program_may_have_changed_is_not_judged(isolation):
-    prompt = "LOG = []\nLIMIT: int = 5\ndef half(x): return x / 2\n"
-    body = "def f(x):\n    LOG.append(x)\n    return LIMIT"
+    prompt = "LOG = []\nLIMIT: int = 5\ndef half(x): return x / 2\nclass Made:\n    count = 0\n"
+    prompt += "    def twice(self, x): return 2 * x\n"
+    body = "def f(x):\n    LOG.append(x)\n    Made.count += 1\n    return LIMIT"
     for test, passed, judged in (
         ("candidate(1)\nassert LOG == [1]", False, False),
         ("assert candidate(1) == LIMIT", True, True),
         ("assert candidate(1) == half(8)", False, True),
+        ("candidate(1)\nassert Made.count == 1", False, False),
+        ("assert candidate(1) == Made.twice(None, 2)", False, True),
     ):
         (verdict,) = run(isolation, Program(prompt + body, program("", test).test, "f", prompt))
         assert (verdict.passed, verdict.judged) == (passed, judged), (test, verdict)

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from itertools import chain
 from time import perf_counter
 from typing import Any, NoReturn
@@ -421,6 +422,16 @@ def state_used(test: str, of_prompt: set[str], entry: str | None) -> str | None:
     return min(found - {entry}, default=None)
 
 
+def class_attribute_used(test: str, classes: dict[str, type]) -> str | None:
+    """An attribute of a class of the prompt, other than a method or a member, that a test uses; each side has its own."""
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in classes:
+            value = getattr(classes[node.value.id], node.attr, None)
+            if not (callable(value) or isinstance(value, (property, Enum))):
+                return f"{node.value.id}.{node.attr}"
+    return None
+
+
 def crosses_as_equal(value: Any) -> bool:
     """Whether a value arrives as one that is equal to it and another object; what equals nothing is kept."""
     return type(value) in BY_VALUE and value == value
@@ -459,6 +470,7 @@ def judge(job: dict, link: Link) -> None:
     # a class that the test has for itself, perhaps the right answer, says nothing of the program's of that name
     link.own_classes = {node.name for node in ast.walk(ast.parse(job["test"])) if isinstance(node, ast.ClassDef)}
     classes = {name: kind for name, kind in classes.items() if name not in link.own_classes}
+    link.elsewhere = link.elsewhere or class_attribute_used(job["test"], classes)
     names = used - set(dir(builtins)) - set(space)
     wanted = sorted(names.difference(COMMON_MODULES) | ({entry} if entry else set()))
     known, methods = link.ask({"do": "load", "classes": [*classes], "names": wanted}, [])
