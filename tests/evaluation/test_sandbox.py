@@ -875,6 +875,11 @@ SEEN_AS_IN_ONE_PROCESS |= {
         "import statistics\ntry: candidate([])\nexcept statistics.StatisticsError as error:\n"
         "    assert str(error) == 'no' and type(error).__name__ == 'Mine'\nelse: assert False",
     ),
+    "an exception of Python's, and one of that name": (
+        "def f(x): raise ValueError(x)",
+        "class ValueError(Exception): __module__ = 'builtins'\ndef f(x): raise ValueError(x)",
+        "try: candidate(1)\nexcept ValueError: pass",
+    ),
     "an error that a StopIteration is not": (
         "def f(x): raise RuntimeError",
         "def f(x): raise StopIteration",

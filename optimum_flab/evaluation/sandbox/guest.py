@@ -69,9 +69,11 @@ def error_message(error: BaseException) -> dict:
 
 
 def is_python_s(kind: type) -> bool:
-    """Whether a class says that it is of a module of Python's."""
+    """Whether a class is the one of its name in a module of Python's."""
     module = kind.__module__ if isinstance(kind.__module__, str) else ""
-    return module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names
+    if module != "builtins" and module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    return getattr(sys.modules.get(module), kind.__name__, None) is kind
 
 
 def methods_of(value: object) -> list[str]:
