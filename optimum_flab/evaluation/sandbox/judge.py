@@ -423,7 +423,7 @@ def state_used(test: str, of_prompt: set[str], entry: str | None) -> str | None:
 
 
 def class_attribute_used(test: str, classes: dict[str, type]) -> str | None:
-    """An attribute of a class of the prompt, other than a method or a member, that a test uses; each side has its own."""
+    """An attribute of a class of the prompt that a test uses, neither a method nor a member: each side has its own."""
     for node in ast.walk(ast.parse(test)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in classes:
             value = getattr(classes[node.value.id], node.attr, None)

@@ -121,10 +121,9 @@ def run_programs(
     function that catches it by name.
 
     The state of a process does not cross. A test that fails and uses a name that stands for it (standard streams,
-    `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of its
-    classes, `__cause__` of
-    an exception, and the like: `STATE` in `judge.py`) is not judged, and neither is one that fails where it asks with
-    `is` for the same text or number, or whose time went into values that cross.
+    `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of
+    its classes, `__cause__` of an exception, and the like: `STATE` in `judge.py`) is not judged, and neither is one
+    that fails where it asks with `is` for the same text or number, or whose time went into values that cross.
 
     Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
     twice is one, and what either side changes in place is changed for the other. An iterator crosses with its items,

@@ -13,7 +13,8 @@ A message is JSON with the keys of a request or an answer and
 - `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
   the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
 - `dropped`: numbers of objects that this side does not hold any more;
-- `reduced`: a class of which instances have crossed as what it is derived from, if there is one;
+- `reduced`: a class of which instances have crossed as what it is derived from, or without methods that they have, if
+  there is one;
 - `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
 
 Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
@@ -533,7 +534,7 @@ class Wire:
         self.turn = 0  # messages made
         self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
         self.partial = self.late = False  # what this side or the other did not look at, or saw too late
-        self.reduced: str | None = None  # a class whose instances this side gave as what it is derived from
+        self.reduced: str | None = None  # a class whose instances this side gave without all that they are
         self.reduced_there: str | None = None  # the same of the other side
         self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
@@ -705,7 +706,7 @@ class Wire:
         return ([node.number], node) if node is not None else self.stranger(value)
 
     def reduce(self, kind: type) -> None:
-        """Notes that an instance of a class crosses as what that is derived from."""
+        """Notes that an instance of a class crosses without all that it is."""
         self.reduced = self.reduced or str(kind.__name__)[:LONGEST_NAME]
 
     def _is_view(self, value: Any) -> bool:
