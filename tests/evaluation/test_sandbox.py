@@ -289,6 +289,13 @@ REFUSED_CALLS = {
     "log of the kernel": "import ctypes\ndef f(x): return call('klogctl', 3, ctypes.create_string_buffer(99), 99)",
     "lease": "import fcntl\ndef f(x): return fcntl.fcntl(open('own', 'w'), fcntl.F_SETLEASE, fcntl.F_WRLCK)",
     "process": "import ctypes\ndef f(x): return call('ptrace', 0, 0, 0, 0)",
+    "rules of its own": "import ctypes\ndef f(x): return call('syscall', 444, 0, 0, 1)",
+    "rules added": "import ctypes\ndef f(x): return call('syscall', 445, 0, 2, 0, 0)",
+    "rules taken": "import ctypes\ndef f(x): return call('syscall', 446, 0, 0)",
+    "filter of its own": "import ctypes\ndef f(x): return call('prctl', 22, 2, 0, 0, 0)",
+    "attributes of a file": "import os\ndef f(x):\n    open('own', 'w').close()\n"
+    "    os.setxattr('own', 'user.a', b'b')",
+    "large pipe": "import fcntl, os\ndef f(x): return fcntl.fcntl(os.pipe()[1], 1031, 1 << 20)",
     "clone": "import ctypes, platform\ndef f(x):\n    number = 56 if platform.machine() == 'x86_64' else 220\n"
     "    return call('syscall', number, 0x10000011, 0, 0, 0, 0)",
 }
@@ -501,6 +508,22 @@ def test_programs_that_lack_a_package_are_told_from_wrong_ones(isolation):
     assert (of_test.status, of_test.package) == ("missing package", "yaml")
 
 
+def test_the_name_of_a_missing_package_is_no_longer_than_a_name(isolation):
+    body = """
+        import sys
+        for module in list(sys.modules.values()):
+            if hasattr(module, "error_message"):
+                said = module.error_message
+                module.error_message = lambda error: {
+                    **said(error), "name": "n" * 10**6, "text": "t" * 10**6, "module": "m" * 5_000_000
+                }
+        def f(x): raise ImportError
+    """
+    (verdict,) = run(isolation, program(body))
+    assert (verdict.status, verdict.package) == ("failed", None), verdict.status
+    assert len(verdict.detail) <= 500
+
+
 def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     sums = """
         import numpy as np
@@ -550,6 +573,22 @@ def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
     plain, given = run(isolation, plain, given)
     assert plain.package == "numpy"
     assert (given.status, given.judged) == ("failed", False), given
+
+
+def test_a_view_into_an_array_that_both_sides_hold_is_not_judged(isolation):
+    test = "import numpy\nx = numpy.arange(4)\ny = candidate(x)\ny[0] = 9\nassert x[1] == {}"
+    bodies = ["import numpy\ndef f(x): return x[1:]", "import numpy\ndef f(x): return x[1:].copy()"]
+    view, copied, wrong = run(
+        isolation,
+        program(bodies[0], test.format(9)),
+        program(bodies[1], test.format(1)),
+        program(bodies[1], test.format(9)),
+        allow_packages=["numpy"],
+        limits=Limits(),
+    )
+    assert (view.status, view.judged) == ("failed", False), view
+    assert copied.passed, copied
+    assert (wrong.status, wrong.judged) == ("failed", True), wrong
 
 
 def test_packages_that_cannot_be_allowed_are_refused(isolation):
@@ -813,6 +852,77 @@ SEEN_AS_IN_ONE_PROCESS |= {
         "def f(x): return None",
         "assert candidate(1) is ... and candidate(0) is NotImplemented and candidate([...]) is Ellipsis",
     ),
+    "an exception of a module of Python's": (
+        "import json\ndef f(x): return json.loads(x)",
+        "def f(x): raise ValueError(x)",
+        "import json\ntry: candidate('{')\nexcept json.JSONDecodeError as error:\n"
+        "    assert type(error) is json.JSONDecodeError and error.pos == 1 and error.doc == '{'\nelse: assert False",
+    ),
+    "an exception of a module in C": (
+        "import struct\ndef f(x): return struct.unpack('i', x)",
+        "def f(x): raise ValueError(x)",
+        "import struct\ntry: candidate(b'1')\nexcept struct.error as error: assert '4 bytes' in str(error)\n"
+        "else: assert False",
+    ),
+    "an exception of decimal": (
+        "from decimal import Decimal\ndef f(x): return Decimal(x)",
+        "def f(x): raise ArithmeticError(x)",
+        "from decimal import InvalidOperation\ntry: candidate('x')\nexcept InvalidOperation: pass\nelse: assert False",
+    ),
+    "derived from an exception of a module": (
+        "from statistics import StatisticsError as E\nclass Mine(E): pass\ndef f(x): raise Mine('no')",
+        "class StatisticsError(ValueError): pass\ndef f(x): raise StatisticsError('no')",
+        "import statistics\ntry: candidate([])\nexcept statistics.StatisticsError as error:\n"
+        "    assert str(error) == 'no' and type(error).__name__ == 'Mine'\nelse: assert False",
+    ),
+    "an exception of Python's, and one of that name": (
+        "def f(x): raise ValueError(x)",
+        "class ValueError(Exception): __module__ = 'builtins'\ndef f(x): raise ValueError(x)",
+        "try: candidate(1)\nexcept ValueError: pass",
+    ),
+    "an error that a StopIteration is not": (
+        "def f(x): raise RuntimeError",
+        "def f(x): raise StopIteration",
+        "try: candidate(1)\nexcept RuntimeError: pass\nelse: assert False",
+    ),
+    "a long generator": (
+        "def f():\n    a, b = 0, 1\n    while True:\n        yield a\n        a, b = b, a + b",
+        "def f():\n    a, b = 1, 1\n    while True:\n        yield a\n        a, b = b, a + b",
+        "from itertools import islice\nassert [*islice(candidate(), 6)] == [0, 1, 1, 2, 3, 5]",
+    ),
+    "no number": (
+        "def f(items): return [x for n, x in enumerate(items) if x not in items[:n]]",
+        "def f(items): return [float(str(x)) for n, x in enumerate(items) if x not in items[:n]]",
+        "nan = float('nan')\nassert candidate([1.0, nan, nan]) == [1.0, nan] and candidate([nan])[0] is nan",
+    ),
+    "no number of math": (
+        "import math\ndef f(): return [math.nan]",
+        "def f(): return [float('nan')]",
+        "import math\nassert candidate() == [math.nan]",
+    ),
+    "two that are no numbers": (
+        "def f(): return [float('nan'), float('nan')]",
+        "def f(): return [float('nan')] * 2",
+        "a, b = candidate()\nassert a is not b and a != a",
+    ),
+    "a time zone": (
+        "from datetime import timedelta\ndef f(d): return d + timedelta(days=1)",
+        "from datetime import timedelta\ndef f(d): return d + timedelta(hours=23)",
+        "from datetime import datetime\nfrom zoneinfo import ZoneInfo\nzone = ZoneInfo('Europe/Berlin')\n"
+        "d = candidate(datetime(2024, 3, 30, 12, tzinfo=zone))\n"
+        "assert d == datetime(2024, 3, 31, 12, tzinfo=zone) and d.tzinfo is zone",
+    ),
+    "name of a time zone, and the second hour": (
+        "from datetime import *\ndef f(d): return d.replace(tzinfo=timezone(timedelta(hours=1), 'CET'))",
+        "from datetime import *\ndef f(d): return d.replace(tzinfo=timezone(timedelta(hours=1)), fold=0)",
+        "from datetime import datetime, time\nfor d in (datetime(2024, 1, 1, fold=1), time(1, fold=1)):\n"
+        "    assert candidate(d).tzname() == 'CET' and candidate(d).fold == 1",
+    ),
+    "a class of Python's": (
+        "def f(x): return {'v': ValueError}[x]",
+        "def f(x): return {'v': TypeError}[x]",
+        "assert candidate('v') is ValueError and candidate('v') == ValueError",
+    ),
     "a generator": (
         "def f(x): return (n for n in range(x))",
         "def f(x): return iter(range(x))",
@@ -855,6 +965,18 @@ OF_ITS_BASE_ALONE = {
         "try: candidate()\nexcept ValueError as error: assert {}\nelse: assert False",
         "error.code() == 404",
     ),
+    "iterator": (
+        "class I:\n    n = 0\n    def __iter__(self): return self\n    def __next__(self):\n        self.n += 1\n"
+        "        if self.n > 2: raise StopIteration\n        return self.n\n    def reset(self): self.n = 0\n"
+        "def f(): return I()",
+        "assert [*candidate()] == [1, 2]\nassert {}",
+        "hasattr(candidate(), 'reset')",
+    ),
+    "iterator that is given": (
+        "def f(x=[]): return next(x, 1) if x else []",
+        "i = iter([1, 2])\nassert candidate() == [] and candidate(i) == 1\nassert {}",
+        "next(i) == 2",
+    ),
     "what is given back": (
         "import enum\nclass Level(enum.IntEnum):\n    LOW = 1\ndef f(x=Level.LOW): return x if x == 1 else x.name\n"
         "def g(x): return x.name",
@@ -875,7 +997,7 @@ def test_what_crosses_as_its_base_alone_is_judged_where_that_is_enough(isolation
     enough, wanting = run(isolation, program(body, test.format(True)), program(body, test.format(more)))
     assert enough.passed, enough
     assert (wanting.status, wanting.judged) == ("failed", False), wanting
-    assert "crosses as what it is derived from" in wanting.detail
+    assert "does not cross whole, and the test may want more of it" in wanting.detail
 
 
 def test_what_lacks_an_attribute_does_not_cross_with_the_error(isolation):
@@ -908,6 +1030,78 @@ def test_what_ends_a_loop_or_a_process_passes_only_where_it_is_expected_by_name(
             assert (verdict.status, verdict.judged) == (status, True), (name, test, verdict)
 
 
+NOT_IN_ONE_PROCESS = {
+    "attribute of an iterator": ("def f(): return iter('ab')", "candidate().reset()"),
+    "sending into a generator": (
+        "def f():\n    x = yield 0\n    yield x",
+        "g = candidate()\nnext(g)\nassert g.send(3) == 3",
+    ),
+    "more than the first items": ("def f(x): return sum(x)", "import itertools\ncandidate(itertools.count())"),
+    "text is the same": ("def f(x): return x", "x = 'a b' * 3\nassert candidate(x) is x"),
+    "cause": (
+        "def f():\n    try: {}['a']\n    except KeyError as e: raise ValueError from e",
+        "try: candidate()\nexcept ValueError as e: assert isinstance(e.__cause__, KeyError)",
+    ),
+    "error that cannot be made anew": (
+        "def f():\n    e = UnicodeDecodeError('utf-8', b'x', 0, 1, 'no')\n    e.args = (1,)\n    raise e",
+        "try: candidate()\nexcept UnicodeError: pass",
+    ),
+    "captured": (
+        "def f(): print('hi')",
+        "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as out: candidate()\n"
+        "assert out.getvalue() == 'hi\\n'",
+    ),
+    "input": ("def f(): return input()", "import io, sys\nsys.stdin = io.StringIO('a')\nassert candidate() == 'a'"),
+    "file": (
+        "def f(path): return open(path).read()",
+        "with open('own', 'w') as file: file.write('x')\nassert candidate('own') == 'x'",
+    ),
+    "seed": (
+        "import random\ndef f(): return random.random()",
+        "import random\nrandom.seed(0)\nx = candidate()\nrandom.seed(0)\nassert candidate() == x",
+    ),
+    "environment": (
+        "import os\ndef f(): return os.environ['A']",
+        "import os\nos.environ['A'] = 'b'\nassert candidate() == 'b'",
+    ),
+    "precision": (
+        "from decimal import Decimal\ndef f(): return Decimal(1) / 3",
+        "import decimal\ndecimal.getcontext().prec = 5\nassert candidate() == decimal.Decimal(1) / 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "test"), NOT_IN_ONE_PROCESS.values(), ids=NOT_IN_ONE_PROCESS)
+def test_what_two_processes_do_not_share_is_not_judged(isolation, body, test):
+    (verdict,) = run(isolation, program(body, test))
+    assert (verdict.status, verdict.judged) == ("failed", False), verdict
+
+
+def test_a_global_of_the_prompt_that_the_program_may_have_changed_is_not_judged(isolation):
+    prompt = "LOG = []\nLIMIT: int = 5\ndef half(x): return x / 2\nclass Made:\n    count = 0\n"
+    prompt += "    def twice(self, x): return 2 * x\n"
+    body = "def f(x):\n    LOG.append(x)\n    Made.count += 1\n    return LIMIT"
+    for test, passed, judged in (
+        ("candidate(1)\nassert LOG == [1]", False, False),
+        ("assert candidate(1) == LIMIT", True, True),
+        ("assert candidate(1) == half(8)", False, True),
+        ("candidate(1)\nassert Made.count == 1", False, False),
+        ("assert candidate(1) == Made.twice(None, 2)", False, True),
+    ):
+        (verdict,) = run(isolation, Program(prompt + body, program("", test).test, "f", prompt))
+        assert (verdict.passed, verdict.judged) == (passed, judged), (test, verdict)
+
+
+def test_a_type_that_is_asked_for_is_not_that_of_what_crossed(isolation):
+    """A list of a class of the program's own arrives as a list, and would pass for one."""
+    body = "class Row(list): pass\ndef f(x): return Row([x])"
+    for test in ("assert type(candidate(1)) is list", "assert candidate(1).__class__ is list"):
+        (own,) = run(isolation, program(body, test))
+        assert (own.status, own.judged) == ("failed", False), own
+        (plain,) = run(isolation, program("def f(x): return [x]", test))
+        assert plain.passed, plain
+
+
 PASCAL = """
     rows = {0: [1]}
     def f(n):
@@ -935,6 +1129,22 @@ SHARING_MUCH = {
 def test_a_program_may_share_much_with_its_test(isolation, body, test):
     (verdict,) = run(isolation, program(body, test), limits=Limits(wall_seconds=20, cpu_seconds=15))
     assert verdict.passed, verdict
+
+
+def test_a_program_whose_time_went_into_what_crosses_is_not_judged(isolation):
+    node = "class Node:\n    def __init__(self, v, next): self.v, self.next = v, next\n"
+    test = "head = None\nfor n in range(20_000): head = Node(n, head)\nwhile True: assert candidate(head) == n"
+    crossing = Program(node + "def f(head): return head.v", program("", test).test, "f", node)
+    slow = Program(node + "def f(head):\n    while True: pass", crossing.test, "f", node)
+    waiting = program("import time\ndef f(x): time.sleep(60)")
+    for limits in (Limits(wall_seconds=4, cpu_seconds=60), Limits(wall_seconds=60, cpu_seconds=2)):
+        verdicts = run(isolation, crossing, slow, limits=limits)
+        assert [(verdict.status, verdict.judged) for verdict in verdicts] == [
+            ("timed out", False),
+            ("timed out", True),
+        ], verdicts
+    (verdict,) = run(isolation, waiting, limits=Limits(wall_seconds=2))
+    assert (verdict.status, verdict.judged) == ("timed out", True), verdict
 
 
 def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):
@@ -1145,14 +1355,73 @@ def test_a_program_that_redefines_a_class_of_the_prompt_gains_nothing(isolation)
     assert own.passed, own
 
 
-def test_a_class_that_test_and_program_define_alike_crosses_too(isolation):
-    own = "class Box:\n    def __init__(self, x): self.x = x\n    __eq__ = lambda self, other: self.x == other.x\n"
-    test = own + "def check(candidate):\n    box = Box(1)\n    assert candidate(box) == Box(2) and box.x == 2"
-    body = "def f(box):\n    box.x += 1\n    return box"
-    alike, lacking = run(isolation, Program(own + body, test, "f"), Program(body, test, "f"))
-    assert alike.passed, alike
-    assert (lacking.status, lacking.judged) == ("failed", False), lacking
-    assert "Box is not a plain value: the test cannot give it to the program" in lacking.detail
+STACK = """
+class Stack:
+    def __init__(self, items=()): self.items = [*items]
+    def pop(self): return self.items.pop({})
+    def __eq__(self, other): return self.items == other.items
+"""
+ANYTHING = "class Anything:\n    __eq__ = lambda self, other: True\n"
+SQUARED = "class Solution:\n    def __init__(self, x): self.x = x\n    def value(self): return self.x ** 2\n"
+OF_THE_TEST = {
+    "a wrong method": (
+        STACK.format(0) + "def f(x): return Stack(x)",
+        STACK.format(-1) + "assert candidate([1, 2]).pop() == Stack([1, 2]).pop() == 2",
+        True,
+    ),
+    "a reference": (
+        "class Solution: pass\ndef f(x):\n    s = Solution()\n    s.x = x\n    return s",
+        SQUARED + "assert candidate(3).value() == Solution(3).value()",
+        True,
+    ),
+    "equal to all": (
+        "class Anything: pass\ndef f(x): return [Anything()]",
+        ANYTHING + "assert candidate(1) == [2] and Anything() == 1",
+        False,
+    ),
+    "inside": (
+        "class Anything: pass\ndef f(x): return Anything()",
+        "if True:\n    class Anything:\n        __eq__ = lambda self, other: True\nassert candidate(1) == 2",
+        False,
+    ),
+    "right": (
+        STACK.format(-1) + "def f(x): return Stack(x)",
+        STACK.format(-1) + "assert candidate([1]) == Stack([1])",
+        False,
+    ),
+    "given": (
+        STACK.format(-1) + "def f(stack): return stack.pop()",
+        STACK.format(-1) + "assert candidate(Stack([1])) == 1",
+        False,
+    ),
+    "an exception": (
+        "class Empty(ValueError): pass\ndef f(): raise Empty",
+        "class Empty(ValueError): pass\ntry: candidate()\nexcept Empty: pass",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "test", "judged"), OF_THE_TEST.values(), ids=OF_THE_TEST)
+def test_an_object_of_the_program_never_becomes_one_of_a_class_of_the_test(isolation, body, test, judged):
+    for outside in (False, True):  # of `check`, where the test has its own names, or of none
+        own, _, asserted = test.rpartition("\nassert") if "\nassert" in test else test.rpartition("\ntry")
+        asserted = ("assert" if "\nassert" in test else "try") + asserted
+        whole = f"{own}\n{program('', asserted).test}" if outside else program("", test).test
+        (verdict,) = run(isolation, Program(body, whole, "f"))
+        assert (verdict.status, verdict.judged) == ("failed", judged), (outside, verdict)
+
+
+def test_a_class_of_the_prompt_that_the_test_defines_anew_does_not_cross(isolation):
+    body = "def f(x): return Point(7)"
+    for own in ("class Point:\n    def __init__(self, x): pass\n    __eq__ = lambda self, other: True\n",):
+        for test in (own + program("", "assert candidate(1) == Point(2)").test, f"{own}assert f(1) == Point(2)"):
+            (verdict,) = run(isolation, Program(PROMPT + body, test, "f", PROMPT))
+            assert (verdict.status, verdict.judged) == ("failed", False), verdict
+    changed = program("", "global Point\nPoint = ANY\nassert candidate(1).x == 8 and Point.x == 8").test
+    changed = "ANY = type('Point', (), {'x': 8})\n" + changed
+    (verdict,) = run(isolation, Program(PROMPT + body, changed, "f", PROMPT))
+    assert verdict.status == "failed", verdict
 
 
 def test_an_entry_point_that_is_a_class_stays_the_program_s(isolation):

@@ -376,3 +376,28 @@ def test_an_error_while_a_message_is_made_leaves_no_trace():
         pass
     assert judge.known == {}
     assert guest.unpack(judge.pack({}, [value]))[1] == [[1]]
+
+
+# --- what is given again -------------------------------------------------------------------------------------------
+
+
+def test_what_was_long_to_tell_is_not_told_again_with_the_next_call():
+    """A test calls with the same large list and other arguments, and the program keeps none of them."""
+    judge, guest = End(0), End(1)
+    large, sizes = [*range(10_000)], []
+    for turn in range(4):
+        if turn == 2:
+            large[5] = -1
+        body = judge.pack({}, [large, turn])
+        _, given = guest.unpack(body)
+        assert given == [large, turn]
+        answer = guest.pack({}, [given.pop(0)[5]])
+        given.clear()
+        assert judge.unpack(answer)[1] == [large[5]]
+        sizes.append(len(body))
+    assert sizes[1] < 200 and sizes[3] < 200 < sizes[2], sizes
+    for _ in range(3):
+        _, given = guest.unpack(judge.pack({}, [1]))
+        given.clear()
+        judge.unpack(guest.pack({}, [1]))
+    assert not guest.known and not judge.known  # with what is given no more, it goes

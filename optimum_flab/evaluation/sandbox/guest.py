@@ -6,13 +6,12 @@ likes on the socket: that decides nothing but the values of its own answers.
 
 from __future__ import annotations
 
-import builtins
 import errno
 import os
 import sys
 import types
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from wire import (
     LONGEST_NAME,
@@ -51,9 +50,9 @@ LONGEST_ARGUMENTS = 1 << 20  # characters; of an attribute too
 
 
 def error_message(error: BaseException) -> dict:
-    """What is said of an exception: its class, the builtin one that it is derived from, its text."""
+    """What is said of an exception: its class, those of Python's that it is derived from, its text."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
-    name = next((kind for kind in kinds if isinstance(getattr(builtins, kind, None), type)), "Exception")
+    of_python = [[kind.__module__, kind.__name__] for kind in type(error).__mro__ if is_python_s(kind)]
     try:
         text = str(error)
     except BaseException as failure:
@@ -61,12 +60,20 @@ def error_message(error: BaseException) -> dict:
     forbidden = (isinstance(error, OSError) and error.errno in NOT_ALLOWED) or "gaierror" in kinds
     module = error.name if isinstance(error, ImportError) and isinstance(error.name, str) else None
     return {
-        "kind": name,
+        "kinds": of_python,
         "name": kinds[0][:LONGEST_NAME],
         "text": text[:LONGEST_TEXT],
         "forbidden": forbidden,
         "module": module and module[:LONGEST_NAME],
     }
+
+
+def is_python_s(kind: type) -> bool:
+    """Whether a class is the one of its name in a module of Python's."""
+    module = kind.__module__ if isinstance(kind.__module__, str) else ""
+    if module != "builtins" and module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    return getattr(sys.modules.get(module), kind.__name__, None) is kind
 
 
 def methods_of(value: object) -> list[str]:
@@ -77,7 +84,7 @@ def methods_of(value: object) -> list[str]:
 
 def has_more_than(kind: type, known: type | None) -> bool:
     """Whether the class of an exception has attributes and methods that neither Python's nor a known class has."""
-    own = [base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is not base]
+    own = [base for base in kind.__mro__ if not is_python_s(base)]
     of_known = known.__mro__ if known is not None else ()
     return any(is_own(name) for base in own if base not in of_known for name in [*base.__dict__])
 
@@ -88,6 +95,12 @@ class GuestWire(Wire):
     def __init__(self, space: dict):
         super().__init__(1, space)
         self.lending = True
+        self.went_beyond = False  # whether the program wants more of an iterator than crossed
+
+    def beyond(self) -> NoReturn:
+        """Ends a call of the program, which takes more items of an iterator than crossed."""
+        self.went_beyond = True
+        super().beyond()
 
     def stranger(self, value: Any) -> tuple[Any, Node]:
         """A handle for an object that is no plain value.
@@ -177,7 +190,7 @@ class Guest:
     def failed(self, error: BaseException) -> bytes:
         """The answer where an exception came out of the program: with what it holds, if that is plain."""
         class_name = self.wire.class_name(type(error))
-        message = {"error": error_message(error), "class": class_name}
+        message = {"error": error_message(error) | {"beyond": self.wire.went_beyond}, "class": class_name}
         try:
             self.wire.lending = False
             arguments = [*error.args]
@@ -185,7 +198,7 @@ class Guest:
                 attributes = self.plain_attributes(error)
                 left_out = set(filter(is_own, error.__dict__)) - set(attributes[::2])
                 if left_out or has_more_than(type(error), self.wire.space.get(class_name)):
-                    self.wire.reduce(type(error))
+                    message["error"]["whole"] = False
                 return self.wire.pack(message, [arguments, attributes])
         except BaseException:
             pass

@@ -9,19 +9,23 @@ import ast
 import builtins
 import json
 import os
+import signal
 import sys
 import types
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from itertools import chain
+from time import perf_counter
 from typing import Any, NoReturn
 
 from wire import (
     COMMON_MODULES,
-    LONGEST_ITERATOR,
     LONGEST_NAME,
     LONGEST_TEXT,
     OF_ALL_OBJECTS,
     PROTOCOL,
+    SCALARS,
     Closed,
     Node,
     Wire,
@@ -33,6 +37,16 @@ from wire import (
 
 
 MODULE = "test"  # the name of the one that the test is
+# names by which a test sets or reads what the program's process has for itself, or what never crosses: streams, files,
+# the environment, states of modules, what hangs on an exception
+STATE = frozenset(
+    """stdin stdout stderr redirect_stdin redirect_stdout redirect_stderr capsys patch mock monkeypatch open tempfile
+    mkdtemp mkstemp TemporaryDirectory TemporaryFile NamedTemporaryFile write_text write_bytes chdir environ putenv
+    unsetenv setlocale seed setstate getcontext setcontext localcontext setrecursionlimit set_int_max_str_digits
+    __cause__ __context__ __notes__ exceptions""".split()
+)
+TOO_MUCH = "most of the time went into values that cross between the test and the program"
+BY_VALUE = frozenset(kind for kind in SCALARS if kind not in (type(None), bool, type(...), type(NotImplemented)))
 
 
 class ProgramEnded(BaseException):
@@ -108,9 +122,13 @@ def lent(link: Link, kind: str, has: Iterable[object], name: str | None = None) 
 class JudgeWire(Wire):
     """The judge's end: what the program lends can be called, and classes are those of the prompt."""
 
-    def __init__(self, link: Link, space: dict, arrays: bool):
-        super().__init__(0, space)
+    def __init__(self, link: Link, arrays: bool):
+        super().__init__(0, {})
         self.link, self.arrays = link, arrays
+
+    def share(self, classes: dict[str, type]) -> None:
+        """Lets instances of these classes cross. The test cannot put others in their place."""
+        self.space, self.classes = classes, frozenset(classes)
 
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value; for what the program lends, its name or its number.
@@ -142,14 +160,13 @@ class JudgeWire(Wire):
         Raises:
             `ValueError`: it shares none with the program.
         """
-        kind = self.space[name] if name in self.classes else None
-        if not issubclass(type(kind), type):
+        if name not in self.classes:
             raise ValueError("a class that the judge does not share")
-        return kind
+        return self.space[name]
 
     def beyond(self) -> NoReturn:
         """Ends the test, which takes more items of an iterator than cross."""
-        self.link.refuse(f"only the first {LONGEST_ITERATOR:,} items of an iterator can be judged")
+        self.link.refuse("only the first items of a long iterator can be judged")
 
 
 class Link:
@@ -163,8 +180,15 @@ class Link:
 
     def __init__(self, socket: int, space: dict, arrays: bool):
         self.socket = socket
-        self.wire = JudgeWire(self, space, arrays)
+        self.space = space
+        self.wire = JudgeWire(self, arrays)
+        self.start = perf_counter()
+        self.crossing, self.since = 0.0, None  # seconds that values took to cross, and when the last began to
         self.calls = self.handles = 0  # of the program, and objects that it lent
+        self.own_classes: set[str] = set()  # names of those that the test defines for itself
+        self.reduced_error: str | None = None  # an exception that crossed without all that it has
+        self.lost: str | None = None  # what the test may miss of what crossed
+        self.elsewhere: str | None = None  # a name in the test of what each process has for itself
         self.asks_types = False  # whether the test calls `type`, which nothing can refuse
         self.test = ""  # source of the test
         self.ended: str | None = None  # how the program's process ended, if it did
@@ -196,8 +220,12 @@ class Link:
         """
         self.check()
         try:
-            send(self.socket, self.wire.pack(message, values))
-            answer, values = self.wire.unpack(receive(self.socket))
+            with self.timed():
+                body = self.wire.pack(message, values)
+            send(self.socket, body)
+            body = receive(self.socket)
+            with self.timed():
+                answer, values = self.wire.unpack(body)
         except Closed as error:
             self.ended = str(error)
             raise ProgramEnded(self.ended) from None
@@ -207,6 +235,21 @@ class Link:
         if isinstance(error, ProgramEnded):
             self.ended = str(error)
         raise error
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts the time of what is done inside as spent on crossing."""
+        self.since = perf_counter()
+        try:
+            yield
+        finally:
+            self.crossing, self.since = self.crossing + perf_counter() - self.since, None
+
+    def mostly_crosses(self) -> bool:
+        """Whether values have taken most of the time to cross. The other side has about as much to do."""
+        now = perf_counter()
+        crossing = self.crossing + (0 if self.since is None else now - self.since)
+        return 2 * crossing > (now - self.start) / 2
 
     def call(self, target: Refusing, arguments: tuple, keywords: dict) -> Any:
         """What a function of the program returns; raises what it raises, see [`ask`]."""
@@ -236,41 +279,68 @@ class Link:
         """
         error = answer["error"] if isinstance(answer["error"], dict) else {}
         name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
-        kind = getattr(builtins, str(error.get("kind")), None)
+        if name in self.own_classes:
+            self.lost = f"{name} of the program is not the test's own"
+        if not error.get("whole", True):
+            self.reduced_error = name[:LONGEST_NAME]
+        if error.get("beyond"):
+            self.refuse("the program takes more than the first items of a long iterator, which alone cross")
+        kind = python_s_exception(error.get("kinds"))
         if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
             kind = self.wire.class_named(answer["class"])
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        if not (kind and issubclass(kind, BaseException)):
             return ProgramEnded(f"{name}: {text}" if text else name)
         unusual = not issubclass(kind, Exception) or issubclass(kind, (StopIteration, StopAsyncIteration))
         if unusual and not expects(self.test, _frame_of_test(sys._getframe()), kind.__name__):
             if not issubclass(kind, Exception):
                 return ProgramEnded(f"{name}: {text}" if text else name)
-            kind = RuntimeError  # it would end a loop of the test
+            kind = Exception  # it would end a loop of the test
         arguments, attributes = values if len(values) == 2 else ([text], [])
         try:
-            if kind.__module__ == "builtins":
-                made = likeness(kind, name, text, arguments, attributes)
-            else:
+            if kind.__module__ == MODULE:
                 made = kind.__new__(kind, *arguments)
                 set_attributes(made, attributes)
-        except Exception:  # some, such as UnicodeDecodeError, want more than a text
+            else:
+                made = likeness(kind, name, text, arguments, attributes)
+        except Exception:  # some, such as groups of exceptions, want more than a text
             made = Exception(text)
+            self.lost = f"{name[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
         made.__dict__["program_error"] = (name, text, bool(error.get("forbidden")), error.get("module"))
         return made
 
 
+def python_s_exception(kinds: object) -> type[BaseException] | None:
+    """The first class that this process has loaded from Python's own modules.
+
+    Args:
+        kinds (`list`): modules and names, two for each class that an exception of the program is an instance of.
+    """
+    for given in kinds if isinstance(kinds, list) else ():
+        module, name, *_ = (*map(str, given), "", "") if isinstance(given, list) else ("", "")
+        if module == "builtins" or module.partition(".")[0] in sys.stdlib_module_names:
+            kind = getattr(sys.modules.get(module), name, None)
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                return kind
+    return None
+
+
 def likeness(kind: type, name: str, text: str, arguments: list, attributes: list) -> BaseException:
-    """An exception of a builtin class, or of one derived from it with the name and the text of the program's."""
-    if name != kind.__name__:
-        kind = type(name, (kind,), {})
-    made = kind(*arguments)
-    for key, item in zip(attributes[::2], attributes[1::2], strict=True):
-        if is_own(key):
-            with suppress(AttributeError, TypeError):  # some cannot be set
-                setattr(made, key, item)
-    if kind.__module__ != "builtins" and str(made)[:LONGEST_TEXT] != text:
-        kind.__str__ = lambda self: text
-    return made
+    """An exception of a class of Python's, or of one derived from it with the name and the text of the program's."""
+    of_builtins = kind.__module__ == "builtins"
+
+    def made(kind: type) -> BaseException:
+        # one of another module may want more than it keeps as `args`
+        error = kind(*arguments) if of_builtins else kind.__new__(kind, *arguments)
+        for key, item in zip(attributes[::2], attributes[1::2], strict=True):
+            if is_own(key):
+                with suppress(AttributeError, TypeError):  # some cannot be set
+                    setattr(error, key, item)
+        return error
+
+    error = made(kind if name == kind.__name__ else type(name, (kind,), {}))
+    if type(error).__module__ != "builtins" and str(error)[:LONGEST_TEXT] != text:
+        error = made(type(name, (kind,), {"__str__": lambda self: text}))
+    return error
 
 
 def _frame_of_test(frame: types.FrameType | None) -> types.FrameType | None:
@@ -315,7 +385,8 @@ def expects(test: str, frame: types.FrameType | None, name: str) -> bool:
 
 
 def _names(node: ast.expr | None) -> set[str]:
-    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node is not None else set()
+    parts = ast.walk(node) if node is not None else ()
+    return {getattr(part, "id", None) or getattr(part, "attr", "") for part in parts}
 
 
 def global_names(code: types.CodeType) -> set[str]:
@@ -330,27 +401,85 @@ def defines(source: str) -> bool:
     return any(not isinstance(node, plain) for node in ast.parse(source).body)
 
 
+def assigned(source: str) -> set[str]:
+    """Global names that source gives a value other than a function, a class or a module."""
+    statements = (node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign)))
+    targets = (part for node in statements for part in ast.walk(node))
+    return {part.id for part in targets if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
+def state_used(test: str, of_prompt: set[str], entry: str | None) -> str | None:
+    """A name that a test uses of what each of the two processes has for itself, if there is one."""
+    names, attributes = set(), set()
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names |= {*node.name.split(".")}
+    found = (names & (STATE | of_prompt)) | (attributes & STATE - {"open"})  # which may be a method of the program's
+    return min(found - {entry}, default=None)
+
+
+def class_attribute_used(test: str, classes: dict[str, type]) -> str | None:
+    """An attribute of a class of the prompt that a test uses, neither a method nor a member: each side has its own."""
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in classes:
+            value = getattr(classes[node.value.id], node.attr, None)
+            if not (callable(value) or isinstance(value, (property, Enum))):
+                return f"{node.value.id}.{node.attr}"
+    return None
+
+
+def crosses_as_equal(value: Any) -> bool:
+    """Whether a value arrives as one that is equal to it and another object; what equals nothing is kept."""
+    return type(value) in BY_VALUE and value == value
+
+
+def compares_scalars_by_identity(test: str, error: BaseException) -> bool:
+    """Whether the line that raised asks with `is` about a value that is none of the containers, but in a variable."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        found = trace if trace.tb_frame.f_code.co_filename == "<test>" else found
+        trace = trace.tb_next
+    if found is None:
+        return False
+    variables = {**found.tb_frame.f_globals, **found.tb_frame.f_locals}
+    return any(
+        isinstance(part, ast.Name) and crosses_as_equal(variables.get(part.id))
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Compare) and node.lineno <= found.tb_lineno <= node.end_lineno
+        if any(isinstance(sign, (ast.Is, ast.IsNot)) for sign in node.ops)
+        for part in (node.left, *node.comparators)
+    )
+
+
 def judge(job: dict, link: Link) -> None:
     """Runs the test; raises whatever it raises."""
-    space, entry, link.test = link.wire.space, job["entry_point"], job["test"]
+    space, entry, link.test = link.space, job["entry_point"], job["test"]
     helpers = compile(job["helpers"], "<helpers>", "exec", dont_inherit=True)
     test = compile(job["test"], "<test>", "exec", dont_inherit=True)
     used = global_names(test)
-    link.asks_types = "type" in used
+    link.asks_types = bool(used & {"type", "__class__"})
+    link.elsewhere = state_used(job["test"], assigned(job["helpers"]), entry)
     # most tests need none of the imports, and importing takes time
     if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
         exec(helpers, space)
-    classes = [name for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE]
-    classes += [part.co_name for part in test.co_consts if isinstance(part, types.CodeType)]
+    classes = {name: kind for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE}
+    # a class that the test has for itself, perhaps the right answer, says nothing of the program's of that name
+    link.own_classes = {node.name for node in ast.walk(ast.parse(job["test"])) if isinstance(node, ast.ClassDef)}
+    classes = {name: kind for name, kind in classes.items() if name not in link.own_classes}
+    link.elsewhere = link.elsewhere or class_attribute_used(job["test"], classes)
     names = used - set(dir(builtins)) - set(space)
     wanted = sorted(names.difference(COMMON_MODULES) | ({entry} if entry else set()))
-    known, methods = link.ask({"do": "load", "classes": classes, "names": wanted}, [])
+    known, methods = link.ask({"do": "load", "classes": [*classes], "names": wanted}, [])
     for name in names.intersection(COMMON_MODULES):
         space[name] = __import__(name)  # a program must not supply the means of comparison
     for name in wanted:
         # one that the program lacks says so when it is called
         space[name] = lent(link, name, methods.get(name, ["__call__"]), name)
-    link.wire.classes = frozenset(known) & frozenset(classes)
+    link.wire.share({name: kind for name, kind in classes.items() if name in known})
     candidate = space.get(entry)
     exec(test, space)
     if entry and type(space.get("check")) is types.FunctionType:
@@ -384,15 +513,16 @@ def missing_package(job: dict, module: object) -> str | None:
     """The package that a program lacks, from the name of a module that could not be imported."""
     package = str(module or "").partition(".")[0]
     known = package in sys.stdlib_module_names or package in job["packages"]
-    return package if package.isidentifier() and not known else None
+    return package if len(package) <= LONGEST_NAME and package.isidentifier() and not known else None
 
 
-def verdict(job: dict, socket: int) -> dict:
+def verdict(job: dict, socket: int, write: Callable[[dict], NoReturn]) -> dict:
     """Judges a program by its test.
 
     Args:
         job (`dict`): `test`, `entry_point`, `helpers` and `packages` of a program.
         socket (`int`): descriptor on which the program's process answers.
+        write (`Callable`): ends this process with another verdict.
 
     Returns:
         `dict`: `status`, which is `"ended"` where the program's process ended by itself, and `detail`; `judged` and
@@ -402,14 +532,24 @@ def verdict(job: dict, socket: int) -> dict:
     sys.modules[MODULE] = module  # where dataclasses look for the module of a class
     link = Link(socket, module.__dict__, "numpy" in job["packages"])
     error = None
+
+    def late(*_: object) -> None:
+        if link.mostly_crosses():
+            write({"status": "timed out", "detail": TOO_MUCH, "judged": False})
+
+    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGXCPU, late)
+    signal.setitimer(signal.ITIMER_REAL, max(job["seconds"], 0.01))
     try:
         judge(job, link)
     except BaseException as raised:
         error = raised
     link.settle()
+    if error is None and link.asks_types and link.wire.reduced_there and link.unjudged is None:
+        link.unjudged = f"the test asks for a type, and {link.wire.reduced_there[:LONGEST_NAME]} does not cross whole"
     found = {"status": "passed", "detail": ""} if error is None else failure(job, link, error)
     if link.ended is not None:  # whatever the test made of it
-        return {"status": "ended", "detail": link.ended}
+        return {"status": "ended", "detail": link.ended, "crossing": link.mostly_crosses()}
     return found if link.unjudged is None else not_judged(link.unjudged, line_of(job, link.line))
 
 
@@ -417,6 +557,32 @@ def not_judged(reason: str, where: str) -> dict:
     """The verdict on a program of which its test wants more than can be judged, in a line of the test."""
     detail = f"not judged: {reason}"
     return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
+
+
+def is_of_an_iterator(text: str) -> bool:
+    """Whether Python says that an iterator or a generator lacks something."""
+    return any(f"'{kind.__name__}' object" in text for kind in (type(iter([])), chain, types.GeneratorType))
+
+
+def lost_on_the_way(link: Link, error: BaseException, raised: bool) -> str | None:
+    """Why a test may have failed that would not have where program and test are one process.
+
+    Args:
+        raised (`bool`): whether the program raised the exception.
+    """
+    # what the program raises is its own, unless it was given less than the test has, or than it gave before
+    perhaps = not raised or isinstance(error, AttributeError)
+    if not raised and isinstance(error, (AttributeError, TypeError)) and is_of_an_iterator(str(error)):
+        return "iterators cross with their items alone"
+    if name := link.wire.reduced or ((link.wire.reduced_there or link.reduced_error) if perhaps else None):
+        return f"{str(name)[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
+    if link.lost is not None:
+        return link.lost
+    if link.elsewhere is not None:
+        return f"the test uses {link.elsewhere}, which it does not share with the program"
+    if not raised and isinstance(error, AssertionError) and compares_scalars_by_identity(link.test, error):
+        return "the test asks whether a value is the same object, and it crosses as an equal one"
+    return None
 
 
 def failure(job: dict, link: Link, error: BaseException) -> dict:
@@ -441,11 +607,7 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
     if isinstance(error, ImportError) and (package := missing_package(job, module)):
         return {"status": "missing package", "detail": detail, "package": package}
     status = "forbidden" if forbidden else "out of memory" if isinstance(error, MemoryError) else "failed"
-    # what the program raises is its own, unless it was given less than the test has, or than it gave before
-    perhaps = raised is None or isinstance(error, AttributeError)
-    lost = link.wire.reduced or (link.wire.reduced_there if perhaps else None)
-    if status == "failed" and lost:
-        reason = f"{str(lost)[:LONGEST_NAME]} crosses as what it is derived from, and the test may want more of it"
+    if status == "failed" and (reason := lost_on_the_way(link, error, raised is not None)):
         return not_judged(f"{reason} ({detail})", "")
     return {"status": status, "detail": detail}
 
@@ -453,7 +615,12 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
 def serve(job: dict, descriptors: list[int]) -> None:
     """Judges one program and writes the verdict."""
     socket, report = descriptors
-    result = verdict(job, socket)
-    result["detail"] = result["detail"][:500]
-    os.write(report, json.dumps(result).encode())
-    os._exit(0)
+
+    def write(result: dict) -> NoReturn:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        result["detail"] = result["detail"][:500]
+        os.write(report, json.dumps(result).encode())
+        os._exit(0)
+
+    write(verdict(job, socket, write))

@@ -31,11 +31,12 @@ from .seccomp import refusing_filter
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", "crashed", "missing package"]
 CHECK_SECONDS = 0.25  # between two looks at what a program uses
+ALMOST = 0.95  # of the time for a program: when the test says what that went into
 START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
 PACKAGES_OF_TESTS = ("numpy",)
 LARGEST_VERDICT = 1 << 16
 HEADER = 64  # bytes
-LONGEST_DETAIL = 500  # characters
+LONGEST_DETAIL, LONGEST_PACKAGE = 500, 100  # characters
 OWN_PROCESSES = 3  # of the sandbox itself
 MOST_WORKERS = 128
 MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process goes with it
@@ -75,7 +76,8 @@ class Verdict:
             `missing package`: it or its test imports what is neither in the standard library nor allowed.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
-        judged (`bool`): false where it failed and the test wants more of a value than can cross, or may want it.
+        judged (`bool`): false where it failed and the test wants more of a value than can cross, or may want it, or
+            where its time went into values that cross.
         package (`str`, *optional*): the missing package.
     """
 
@@ -104,16 +106,24 @@ def run_programs(
     """Runs every program with its test in two sandboxed processes, one for each.
 
     Values that cross between them are plain: `None`, booleans, numbers, strings, bytes, lists, tuples, sets,
-    dictionaries, ranges, iterators (their first 100,000 items), those of `collections`, `datetime`, `decimal` and
-    `fractions`, classes of these, and instances of classes that the prompt defines (`helpers`), which are made anew
-    from their attributes on the other side, with the class as the prompt has it. A subclass of one of these crosses as
-    the class that it is derived from, a named tuple of the program's own as a tuple; a test that fails once that has
-    happened may have wanted more of it, and is not judged. With numpy allowed, its numbers and arrays of numbers cross
-    too.
+    dictionaries, ranges, iterators (their first 100,000 items, fewer where these are large or slow to come by), those
+    of `collections`, `datetime`, `decimal` and `fractions`, Python's own classes, and instances of classes that the
+    prompt defines (`helpers`), which are made anew from their attributes on the other side, with the class as the
+    prompt has it. A class that the test defines is the test's alone: an object of the program's class of that name
+    stays the program's, and the test cannot give the program one of its own. A subclass of one of these crosses as the
+    class that it is derived from, a named tuple of the program's own as a tuple, an iterator without its methods; a
+    test that fails once that has happened may have wanted more of it, and is not judged, nor is one that passes and
+    asks for a type. With numpy allowed, its numbers and arrays of numbers cross too.
 
-    An exception crosses as the builtin class that it is derived from, under the name of its own class and with the
-    attributes that are plain values. One that would end a loop or a process (`StopIteration`, `SystemExit`) is raised
-    as such only inside of a `try` of the calling function that catches it by name.
+    An exception crosses as the nearest class of Python's and its standard library that it is derived from and that the
+    test has loaded, under the name of its own class and with the attributes that are plain values. One that would end
+    a loop or a process (`StopIteration`, `SystemExit`) is raised as such only inside of a `try` of the calling
+    function that catches it by name.
+
+    The state of a process does not cross. A test that fails and uses a name that stands for it (standard streams,
+    `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of
+    its classes, `__cause__` of an exception, and the like: `STATE` in `judge.py`) is not judged, and neither is one
+    that fails where it asks with `is` for the same text or number, or whose time went into values that cross.
 
     Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
     twice is one, and what either side changes in place is changed for the other. An iterator crosses with its items,
@@ -433,6 +443,7 @@ class Seat:
                 "entry_point": program.entry_point,
                 "helpers": program.helpers,
                 "packages": self.packages,
+                "seconds": ALMOST * self.limits.wall_seconds - (time.perf_counter() - start),
             }
             judge.start(test, [judge_end.fileno(), written.fileno()])
             for end in (written, guest_end, judge_end):
@@ -444,7 +455,9 @@ class Seat:
             if ended.files > self.limits.files:
                 result = {"status": "forbidden", "detail": f"{ended.files:,} files"}
             elif result["status"] == "ended":
-                result = _ending(ended.code, result["detail"], self.limits, seconds)
+                ending = _ending(ended.code, result["detail"], self.limits, seconds)
+                crossing = ending["status"] == "timed out" and result.get("crossing", False)
+                result = ending | {"judged": not crossing}
             if not (ended.clean and self.isolation.reusable and guest.programs < MOST_PROGRAMS):
                 self._drop("guest")
             if not judge.end().clean:
@@ -454,7 +467,7 @@ class Seat:
                 detail=_printable(result["detail"]),
                 seconds=seconds,
                 judged=result.get("judged", True),
-                package=result.get("package"),
+                package=_printable(result["package"])[:LONGEST_PACKAGE] if result.get("package") else None,
             )
 
 

@@ -2,7 +2,8 @@
 
 What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
 shared mappings, large socket buffers, the buffers of TCP connections of a program with itself, queues for asynchronous
-reads), namespaces of a program's own, sockets of other kinds than programs
+reads, rules and filters that a process sets for itself, attributes of files, timers and signals that wait, local
+descriptor tables), namespaces of a program's own, sockets of other kinds than programs
 need (one to a virtual machine's host crosses every namespace), leases, watches and locks on files that the host uses
 too, and the parts of the kernel that programs never need and attackers like.
 
@@ -25,8 +26,11 @@ REFUSED = {
     "bpf": (321, 280),
     "chroot": (161, 51),
     "fanotify_init": (300, 262),
+    "fsconfig": (431, 431),
+    "fsetxattr": (190, 7),
     "fsmount": (432, 432),
     "fsopen": (430, 430),
+    "fspick": (433, 433),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "io_cancel": (210, 3),
@@ -38,12 +42,21 @@ REFUSED = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
+    "kcmp": (312, 272),
     "keyctl": (250, 219),
+    "landlock_add_rule": (445, 445),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_restrict_self": (446, 446),
+    "lsetxattr": (189, 6),
+    "lsm_set_self_attr": (460, 460),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "migrate_pages": (256, 238),
+    "modify_ldt": (154, None),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
+    "move_pages": (279, 239),
     "mq_open": (240, 180),
     "msgget": (68, 186),
     "name_to_handle_at": (303, 264),
@@ -54,27 +67,39 @@ REFUSED = {
     "pidfd_getfd": (438, 438),
     "pivot_root": (155, 41),
     "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "request_key": (249, 218),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "seccomp": (317, 277),
     "semget": (64, 190),
     "setns": (308, 268),
     "setsockopt": (54, 208),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
     "shmget": (29, 194),
     "syslog": (103, 116),
+    "timer_create": (222, 107),
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
+    "vmsplice": (278, 75),
 }
 CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
+PRCTL = (157, 167)
 SOCKET, SOCKETPAIR, FCNTL, FLOCK = (41, 198), (53, 199), (72, 25), (73, 32)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and its like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
 UNIX, INTERNET = 1, (2, 10)  # AF_UNIX; AF_INET, AF_INET6
 KIND, DATAGRAM = 0xF, 2  # the bits that say the type of a socket; SOCK_DGRAM
 LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
-LEASES = (1024, 1026)  # F_SETLEASE, F_NOTIFY
+NOT_OF_FILES = (1024, 1026, 1031)  # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
+SET_FILTER = 22  # PR_SET_SECCOMP
 NOTHING_DONE = 0  # as an error: the call is left out, and said to have worked
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 FIRST_X32 = 0x40000000  # on x86_64: the same calls once more, under other numbers
@@ -113,6 +138,8 @@ def refusing_filter() -> bytes | None:
     steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)
     namespaces = refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM)
     steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *namespaces)
+    filters = refuse(EQUAL, SET_FILTER, errno.EPERM)
+    steps += only_for(PRCTL[column], (LOAD, 0, 0, FIRST_ARGUMENT), *filters)
     shared = refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM)
     steps += only_for(MMAP[column], (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS), *shared)
     unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)
@@ -122,6 +149,6 @@ def refusing_filter() -> bytes | None:
     steps += only_for(SOCKET[column], (LOAD, 0, 0, FIRST_ARGUMENT), *families, (RETURN, 0, 0, ALLOW), *internet)
     steps += only_for(SOCKETPAIR[column], (LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, UNIX), unknown)
     commands = [step for command in LOCKS for step in refuse(EQUAL, command, NOTHING_DONE)]
-    commands += [step for command in LEASES for step in refuse(EQUAL, command, errno.EPERM)]
+    commands += [step for command in NOT_OF_FILES for step in refuse(EQUAL, command, errno.EPERM)]
     steps += only_for(FCNTL[column], (LOAD, 0, 0, SECOND_ARGUMENT), *commands)
     return b"".join(struct.pack("=HBBI", *step) for step in [*steps, (RETURN, 0, 0, ALLOW)])

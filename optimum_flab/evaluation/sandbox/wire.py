@@ -13,7 +13,8 @@ A message is JSON with the keys of a request or an answer and
 - `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
   the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
 - `dropped`: numbers of objects that this side does not hold any more;
-- `reduced`: a class of which instances have crossed as what it is derived from, if there is one;
+- `reduced`: a class of which instances have crossed as what it is derived from, or without methods that they have, if
+  there is one;
 - `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
 
 Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
@@ -23,18 +24,21 @@ message alone, and says so; a last message in which it looks at everything tells
 
 from __future__ import annotations
 
+import builtins
 import json
+import math
 import os
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from importlib import import_module
-from itertools import chain, islice
+from itertools import chain
 from operator import is_
+from time import process_time
 from types import GeneratorType, MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -44,10 +48,13 @@ COMMON_MODULES = """bisect collections copy datetime decimal fractions functools
 random re statistics string sys typing""".split()
 LARGEST_FRAME = 32 << 20  # bytes
 LONGEST_ITERATOR = 100_000  # items taken from an iterator that crosses
+LARGEST_ITEMS = 16 << 20  # bytes of these, after which no more are taken
+FIRST_ITEMS, TAKING_SECONDS = 1_000, 1.0  # of processor time, after which no more than the first are taken
 LONGEST_NAME = 100  # characters of the name of a class
 LONGEST_TEXT = 2000  # characters of an exception
 LOOKS = 15_000_000  # items of containers, in all messages of a side; about a third of a second
 LOOK, LOOK_AT_ATTRIBUTES = 20, 100  # of these, for a container, and for one with attributes, whatever its size
+LONG_MESSAGE = 10_000  # bytes; what came with such a one may come again, and is not forgotten before the next
 SMALL_TABLE = 1_000  # objects that are gone through with every message for those that can be forgotten
 # methods that Python calls by itself and `hasattr` may ask for; all objects have some of them
 PROTOCOL = frozenset(
@@ -122,6 +129,27 @@ def _float(value):
     return value if value - value == 0 else {"float": repr(value)}
 
 
+def _zone(zone: tzinfo | None, value: datetime | time) -> Any:
+    """What is said of a time zone: its key, or its distance from UTC and its name if it has one."""
+    if zone is None:
+        return None
+    if sys.modules.get("zoneinfo") is not None and type(zone) is sys.modules["zoneinfo"].ZoneInfo and zone.key:
+        return zone.key
+    if type(zone) is timezone:
+        offset, *name = zone.__getinitargs__()
+        return [offset // _MICROSECOND, *name]
+    offset = value.utcoffset()
+    return None if offset is None else [offset // _MICROSECOND]
+
+
+def _zone_from(body: Any) -> tzinfo | None:
+    if body is None or type(body) is str:
+        return body and import_module("zoneinfo").ZoneInfo(body)
+    offset, *name = body
+    return timezone(offset * _MICROSECOND, *name)
+
+
+_MICROSECOND = timedelta(microseconds=1)
 SCALARS: dict[type, Callable[[Any], Any]] = {
     type(None): _itself,
     bool: _itself,
@@ -134,8 +162,16 @@ SCALARS: dict[type, Callable[[Any], Any]] = {
     Decimal: lambda value: {"Decimal": Decimal.__str__(value)},
     Fraction: lambda value: {"Fraction": Fraction.__str__(value)},
     date: lambda value: {"date": date.isoformat(value)},
-    datetime: lambda value: {"datetime": datetime.isoformat(value)},
-    time: lambda value: {"time": time.isoformat(value)},
+    datetime: lambda value: {
+        "datetime": [
+            f"{date.isoformat(value)}T{time.isoformat(datetime.time(value))}",
+            value.fold,
+            _zone(value.tzinfo, value),
+        ]
+    },
+    time: lambda value: {
+        "time": [time.isoformat(time.replace(value, tzinfo=None)), value.fold, _zone(value.tzinfo, value)]
+    },
     timedelta: lambda value: {"timedelta": [value.days, value.seconds, value.microseconds]},
     type(...): lambda value: {"singleton": "Ellipsis"},
     type(NotImplemented): lambda value: {"singleton": "NotImplemented"},
@@ -149,10 +185,10 @@ _MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "Decimal": Decimal,
     "Fraction": Fraction,
     "date": date.fromisoformat,
-    "datetime": datetime.fromisoformat,
-    "time": time.fromisoformat,
+    "datetime": lambda body: datetime.fromisoformat(body[0]).replace(fold=body[1], tzinfo=_zone_from(body[2])),
+    "time": lambda body: time.fromisoformat(body[0]).replace(fold=body[1], tzinfo=_zone_from(body[2])),
     "timedelta": lambda body: timedelta(*body),
-    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented}.__getitem__,
+    "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented, "nan": math.nan}.__getitem__,
     "type": lambda body: _TYPES[body],
     "numpy": lambda body: _array(body)[()],
 }
@@ -258,11 +294,14 @@ FIXED: dict[type, Callable[[type, list], Any]] = {
     type({}.items()): lambda _, items: {key: item for key, item in items}.items(),  # noqa: C416 - pairs, nothing else
 }
 _MAKE_FIXED = {kind.__name__: (kind, make) for kind, make in FIXED.items()}
+_MAKE_FIXED["nan"] = (float, lambda *_: float("nan"))  # equal to nothing, not even to itself: another is not the same
 _CONTAINERS = {kind.__name__: (kind, container) for kind, container in CONTAINERS.items()}
 _CLASSES: dict[str, type] = {kind.__name__: kind for kind in (*FIXED, *CONTAINERS)}
 ITERATORS = ("iterator", "generator")
 # classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS, tuple, frozenset, type)}
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS)} | {
+    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and name == kind.__name__
+}
 # looked up by identity: the classes of a program may have a metaclass that says otherwise
 _SCALAR_BY_ID = {id(kind): encode for kind, encode in SCALARS.items()}
 _READ_BY_ID: dict[int, tuple[str, Callable[[Any], list]]] = {
@@ -373,9 +412,15 @@ def _text(parts: list) -> str:
 
 
 def _take(iterator) -> list:
-    """Whether an iterator has more than the items that cross, and these."""
-    items = [*islice(iterator, LONGEST_ITERATOR + 1)]
-    return [len(items) > LONGEST_ITERATOR, *items[:LONGEST_ITERATOR]]
+    """Whether an iterator may have more than the items that cross, and these."""
+    items, size, end = [], 0, process_time() + TAKING_SECONDS
+    for item in iterator:
+        size += sys.getsizeof(item, LOOK)
+        over = len(items) >= LONGEST_ITERATOR or size > LARGEST_ITEMS
+        if over or (len(items) >= FIRST_ITEMS and process_time() > end):
+            return [True, *items]
+        items.append(item)
+    return [False, *items]
 
 
 def _generator(items: Iterator) -> Iterator:
@@ -392,6 +437,13 @@ def _kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], l
         if id(base) in _READ_BY_ID:
             return _READ_BY_ID[id(base)]
     return ("iterator", _take) if hasattr(kind, "__next__") else None
+
+
+def _can_more(kind: type) -> bool:
+    """Whether the class of an iterator has methods that iterators as such have not."""
+    of_all = OF_ALL_OBJECTS | {"__iter__", "__next__", "__copy__", "__deepcopy__"}
+    names = {name for base in kind.__mro__ for name in base.__dict__}
+    return kind is not GeneratorType and any(not name.startswith("_") or name in PROTOCOL - of_all for name in names)
 
 
 def _same(one: list, other: list) -> bool:
@@ -482,11 +534,12 @@ class Wire:
         self.turn = 0  # messages made
         self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
         self.partial = self.late = False  # what this side or the other did not look at, or saw too late
-        self.reduced: str | None = None  # a class whose instances this side gave as what it is derived from
+        self.reduced: str | None = None  # a class whose instances this side gave without all that they are
         self.reduced_there: str | None = None  # the same of the other side
         self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
         # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
         self.kept: set[int] = set()
+        self.recent: set[int] = set()  # values of the last message, if they were long to tell
         # of the message that is being made: numbers and states given in it, whether an iterator gave its items
         self.given: list[int] = []
         self.pending: dict[int, Seen] = {}
@@ -514,7 +567,7 @@ class Wire:
 
     def beyond(self) -> None:
         """Called where more items of an iterator are asked for than cross."""
-        raise RuntimeError(f"only the first {LONGEST_ITERATOR:,} items of an iterator cross")
+        raise RuntimeError("only the first items of a long iterator cross")
 
     def class_name(self, kind: type) -> str | None:
         """The name of the nearest class that both sides know which a class is or is derived from."""
@@ -623,13 +676,19 @@ class Wire:
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
         """What stands for a value, and its node, if the other side needs one."""
         kind = type(value)
-        if (encode := _SCALAR_BY_ID.get(id(kind))) is not None:
+        encode = _SCALAR_BY_ID.get(id(kind))
+        if encode is not None and (kind is not float or value == value):
             return encode(value), None
         number = self.numbers.get(id(value))
         if number is not None:
             if moving and number in self.kept and hasattr(kind, "__next__"):
                 return [number], self._node(value)
             return [number], None if self.whole else self._reached(number, value)
+        if kind is float:
+            if value is math.nan:
+                return {"singleton": "nan"}, None
+            number = self._give(value)
+            return [number], Node(number, "nan", [])
         if issubclass(kind, type):
             return self._class(value)
         if issubclass(kind, Enum) and (class_name := self.class_name(kind)) is not None:
@@ -647,8 +706,12 @@ class Wire:
         return ([node.number], node) if node is not None else self.stranger(value)
 
     def reduce(self, kind: type) -> None:
-        """Notes that an instance of a class crosses as what that is derived from."""
+        """Notes that an instance of a class crosses without all that it is."""
         self.reduced = self.reduced or str(kind.__name__)[:LONGEST_NAME]
+
+    def _is_view(self, value: Any) -> bool:
+        """Whether a value is an array that has its numbers in another that both sides hold."""
+        return _is_numpy(type(value), "ndarray") and id(value.base) in self.numbers
 
     def _class(self, value: type) -> tuple[Any, Node | None]:
         if _TYPES.get(value.__name__) is value:
@@ -668,7 +731,9 @@ class Wire:
         if items is None:
             return None
         whole = self.space.get(class_name) if class_name is not None else _CLASSES.get(name, kind)
-        if whole is not kind:
+        # a test may go on with an iterator that it gave, where the program left off
+        not_whole = (name == "iterator" and _can_more(kind)) or (name in ITERATORS and self.side == 0)
+        if whole is not kind or not_whole or self._is_view(value):
             self.reduce(kind)
         number = self.numbers.get(id(value))
         if number is None:
@@ -697,6 +762,8 @@ class Wire:
                 self._create(*node)
             self._settle_all(heap)
             values = [self._value(atom) for atom in atoms]
+            numbers = {atom[0] for atom in atoms if type(atom) is list}
+            self.recent = numbers if len(body) > LONG_MESSAGE else numbers & self.recent
             for number in dropped:
                 self._note_if_late(number)  # the other side may have read what it does not hold any more
                 self._forget(number)
@@ -828,7 +895,7 @@ class Wire:
         if len(self.known) < self.sweep:
             return alone
         for number in sorted(self.known):  # what holds others was numbered before them
-            if number not in self.kept and _references(self.known, number) <= _ALONE:
+            if number not in self.kept and number not in self.recent and _references(self.known, number) <= _ALONE:
                 self._note_if_late(number)
                 self._forget(number)
                 alone.append(number)
