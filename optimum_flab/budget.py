@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .architectures import Architecture, architecture_for
 from .errors import ConfigurationError
+from .families import Family, family_for, plain_axes
 
 
 if TYPE_CHECKING:
@@ -63,30 +64,26 @@ class ParameterCounts:
         return sum(self.components(shape).values())
 
 
-def shape_of(model: nn.Module, architecture: Architecture) -> Shape:
+def shape_of(model: nn.Module, family: Family) -> Shape:
     """The shape of a loaded model (or of one on the meta device)."""
-    layers = architecture.decoder_layers(model)
-    rows = model.get_submodule(architecture.embeddings).weight.shape[0]
-    return Shape(rows, len(layers), architecture.down_proj(layers[0]).weight.shape[1])
+    layers = family.decoder_layers(model)
+    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
+    return Shape(rows, len(layers), family.ffn_out_matrix(layers[0]).shape[1])
 
 
-def count_parameters(model: nn.Module, architecture: Architecture) -> ParameterCounts:
+def count_parameters(model: nn.Module, family: Family) -> ParameterCounts:
     """Unit costs of a model, counted on its own parameters."""
-    shape = shape_of(model, architecture)
-    layers = architecture.decoder_layers(model)
-    embeddings = model.get_submodule(architecture.embeddings)
-    head = model.get_submodule(architecture.output_head)
-    vocabulary = {id(p): p.numel() for module in (embeddings, head) for p in module.parameters()}
-    layer = sum(p.numel() for p in layers[0].parameters())
-    mlp = layers[0].get_submodule(architecture.mlp)
-    neurons = sum(p.numel() for name in architecture.neuron_in for p in mlp.get_submodule(name).parameters())
-    neurons += architecture.down_proj(layers[0]).weight.numel()
-    total = sum(p.numel() for p in model.parameters())
+    shape = shape_of(model, family)
+    # each parameter once: a tied output head has one name here
+    sizes = {name: (family.layer_of(name)[0], parameter.numel()) for name, parameter in model.named_parameters()}
+    vocabulary = sum(size for name, (_, size) in sizes.items() if "vocab" in plain_axes(family.axes(name) or ()))
+    layer = sum(size for index, size in sizes.values() if index == 0)
+    neurons = sum(tensor.numel() for _, tensor, _ in family.neuron_tensors(family.decoder_layers(model)[0]))
     return ParameterCounts(
-        per_token=sum(vocabulary.values()) // shape.vocabulary,
+        per_token=vocabulary // shape.vocabulary,
         per_neuron=neurons // shape.width,
         per_layer=layer - neurons,
-        other=total - sum(vocabulary.values()) - layer * shape.layers,
+        other=sum(size for _, size in sizes.values()) - vocabulary - layer * shape.layers,
     )
 
 
@@ -279,12 +276,14 @@ def inspect_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    family: str | Path | None = None,
     target_ratio: float | None = None,
 ) -> Inspection:
     """Counts a model's parameters from its configuration; no weights are loaded.
 
     Args:
         model_name_or_path (`str`): a Hub id, a folder, a GGUF file or the name of the embedded default.
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
         target_ratio (`float`, *optional*): share of parameters to remove, between 0 and 1.
 
     Raises:
@@ -294,20 +293,19 @@ def inspect_model(
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
-    files = find_model(model_name_or_path, revision)
+    files = find_model(model_name_or_path, revision, family)
     config = read_config(files, trust_remote_code)
     if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
         config.tie_word_embeddings = True  # as loading does
-    counts, shape = count_config(config)
+    counts, shape = count_config(config, family_for(config, files.family))
     return Inspection(str(model_name_or_path), shape, counts, target_ratio)
 
 
-def count_config(config: PreTrainedConfig) -> tuple[ParameterCounts, Shape]:
+def count_config(config: PreTrainedConfig, family: Family) -> tuple[ParameterCounts, Shape]:
     """Unit costs and shape of the model that a configuration describes, without its weights."""
     from transformers import AutoModelForCausalLM
 
-    architecture = architecture_for(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
-    return count_parameters(model, architecture), shape_of(model, architecture)
+    return count_parameters(model, family), shape_of(model, family)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .architectures import Architecture
 from .calibration import PackedTokens
 from .errors import FlabError
+from .families import Family
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
 
@@ -30,7 +30,7 @@ def predicting(tokens: PackedTokens) -> torch.Tensor:
 
 def final_hidden(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     tokens: PackedTokens,
     batch_size: int,
     layer_step: Callable[[int, torch.Tensor, dict], torch.Tensor] | None = None,
@@ -48,8 +48,8 @@ def final_hidden(
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
     """
-    layers = architecture.decoder_layers(model)
-    norm = model.get_submodule(architecture.final_norm)
+    layers = family.decoder_layers(model)
+    norm = model.get_submodule(family.modules.final_norm)
 
     def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return run_layer(layers[index], hidden, kwargs)
@@ -58,7 +58,7 @@ def final_hidden(
     outputs = []
     with torch.no_grad():
         for batch in tokens.batches(batch_size):
-            inputs: LayerInputs = layer_inputs(model, architecture, batch)
+            inputs: LayerInputs = layer_inputs(model, family, batch)
             hidden = inputs.hidden
             for index in range(len(layers)):
                 hidden = step(index, hidden, inputs.kwargs[index])
@@ -75,12 +75,12 @@ class OutputHead:
         kept (`Sequence[int]`, *optional*): the rows to score, in this order. Defaults to all.
     """
 
-    def __init__(self, model: nn.Module, architecture: Architecture, kept: Sequence[int] | None = None):
-        head = model.get_submodule(architecture.output_head)
+    def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None = None):
+        head = model.get_submodule(family.modules.output_head)
         rows = slice(None) if kept is None else torch.as_tensor(kept, device=head.weight.device)
         self.weight = head.weight.detach()[rows]
         self.bias = None if head.bias is None else head.bias.detach()[rows]
-        self.softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.config, self.facts = model.config, family.logits
 
     def chunks(self, positions: int) -> list[slice]:
         """Runs of positions whose logits are few enough to be in memory at once."""
@@ -90,10 +90,13 @@ class OutputHead:
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
+        return torch.log_softmax(self.logits(hidden), dim=-1)
+
+    @torch.no_grad()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
         logits = nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return torch.log_softmax(logits, dim=-1)
+        return self.facts.apply(logits, self.config)
 
 
 def mean_divergence(

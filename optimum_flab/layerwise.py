@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architectures import Architecture
 from .calibration import PackedTokens
+from .families import Family
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class LayerInputs:
 
 @contextmanager
 def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Iterator[None]:
-    """Within this context layers hand their input on unchanged and note their keyword arguments."""
+    """Within this context layers hand their input on unchanged and note all other arguments, by their names."""
+    _, *names = inspect.signature(layers[0].forward).parameters
 
     def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        record.append(kwargs)
+        record.append(dict(zip(names, args, strict=False)) | kwargs)
         return hidden_states
 
     originals = [layer.__dict__.get("forward") for layer in layers]
@@ -49,14 +51,14 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
 
 @torch.no_grad()
-def layer_inputs(model: nn.Module, architecture: Architecture, tokens: PackedTokens) -> LayerInputs:
+def layer_inputs(model: nn.Module, family: Family, tokens: PackedTokens) -> LayerInputs:
     """Embeds a batch and lets the model itself build every layer's masks and position embeddings."""
-    layers = architecture.decoder_layers(model)
+    layers = family.decoder_layers(model)
     device = next(model.parameters()).device
     record: list[dict[str, Any]] = []
     seen: dict[str, torch.Tensor] = {}
 
-    norm = model.get_submodule(architecture.final_norm)
+    norm = model.get_submodule(family.modules.final_norm)
     handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))
     try:
         with _layers_recorded(layers, record):
@@ -66,7 +68,53 @@ def layer_inputs(model: nn.Module, architecture: Architecture, tokens: PackedTok
     return LayerInputs(seen["hidden"], record)
 
 
+@dataclass
+class Captured:
+    """What the FFN of a layer saw in its last run.
+
+    Args:
+        stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
+        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gives.
+    """
+
+    stream: torch.Tensor | None = None
+    neurons: torch.Tensor | None = None
+    output: torch.Tensor | None = None
+
+
+@contextmanager
+def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
+    """Within this context each run of a layer notes what its FFN saw."""
+    seen, block = Captured(), family.block
+
+    def see_stream(module: nn.Module, args: tuple) -> None:
+        seen.stream = args[0]
+
+    def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.stream = seen.stream + block.scale(config) * output
+
+    def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.neurons, seen.output = args[0], output
+
+    handles = [family.ffn_out(layer).register_forward_hook(see_neurons)]
+    if block.is_parallel(config):
+        handles.append(layer.register_forward_pre_hook(see_stream))
+        handles.append(layer.get_submodule(block.attention_out).register_forward_hook(see_attention))
+    else:
+        handles.append(layer.get_submodule(block.stream_read_by).register_forward_pre_hook(see_stream))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
     """Output of one decoder layer, of the shape of `hidden`."""
-    output = layer(hidden, **kwargs)
-    return output[0] if isinstance(output, tuple) else output
+    return output_of(layer(hidden, **kwargs))
+
+
+def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
+    """The hidden states in what a decoder layer gives: some families give them with others."""
+    return result[0] if isinstance(result, tuple) else result

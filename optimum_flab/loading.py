@@ -10,16 +10,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .architectures import architecture_for
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
+from .families import FAMILY_NAME, Family, check_family, family_for
 from .licenses import is_license_file
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
@@ -66,6 +66,7 @@ class DenseModel:
     Args:
         model (`PreTrainedModel`): in evaluation mode, no parameter requires gradients.
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer.
+        family ([`Family`]): what its tensors are.
         name (`str`): what the user called it.
         revision (`str`, *optional*): the commit of a Hub repository.
         storage_dtype (`torch.dtype`): what most of its weights are stored in; for GGUF files bfloat16.
@@ -76,6 +77,7 @@ class DenseModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    family: Family
     name: str
     revision: str | None = None
     storage_dtype: torch.dtype = torch.float32
@@ -87,13 +89,14 @@ class DenseModel:
 @dataclass(frozen=True)
 class ModelFiles:
     """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not
-    weights."""
+    weights, `family` the file that describes its family where it is not a known one."""
 
     name: str
     load_from: str
     folder: Path
     revision: str | None = None
     gguf: Path | None = None
+    family: Path | None = None
 
     @property
     def options(self) -> dict[str, str]:
@@ -108,7 +111,8 @@ def load_dense(
     trust_remote_code: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
-    check: Callable[[PreTrainedConfig], None] = lambda config: None,
+    family: str | Path | None = None,
+    check: Callable[[PreTrainedConfig, Family], None] = lambda config, family: None,
 ) -> DenseModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
     read.
@@ -120,20 +124,23 @@ def load_dense(
         trust_remote_code (`bool`): whether code from the repository may run.
         device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
-        check (`Callable`): called with the model's configuration before its weights; may refuse it.
+        family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
+            Defaults to the one that lies beside a pruned model, else to one of the known families.
+        check (`Callable`): called with the model's configuration and family before its weights; may refuse it.
 
     Returns:
         [`DenseModel`]: the model on `device` in `dtype`.
 
     Raises:
         [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
-            other than GGUF, is of an unsupported family, needs custom code that was not allowed, or has no fast
+            other than GGUF, is of an unsupported family or not as its family is described, needs custom code that was not allowed, or has no fast
             tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype.
     """
     dtype, device = computation_dtype(dtype), computation_device(device)
-    files = find_model(model_name_or_path, revision)
+    files = find_model(model_name_or_path, revision, family)
     config = read_config(files, trust_remote_code)
+    facts = family_for(config, files.family)
     tokenizer, tokenizer_note = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
 
@@ -151,7 +158,7 @@ def load_dense(
             )
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
-    check(as_loaded)
+    check(as_loaded, facts)
     if files.gguf is not None:
         check_gguf_tensors(files.gguf, config)
     elif files.revision is None:
@@ -181,9 +188,12 @@ def load_dense(
             f"{', '.join(left_out)} of its generation settings mean nothing as they stand, and were left out: without"
             " do_sample nothing is drawn, for example"
         )
+    model = model.to(device).eval().requires_grad_(False)
+    check_family(model, facts)
     return DenseModel(
-        model=model.to(device).eval().requires_grad_(False),
+        model=model,
         tokenizer=tokenizer,
+        family=facts,
         name=files.name,
         revision=files.revision,
         storage_dtype=storage_dtype,
@@ -193,7 +203,9 @@ def load_dense(
     )
 
 
-def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> DenseModel:
+def dense_from_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: str | Path | None = None
+) -> DenseModel:
     """Takes a model and a tokenizer that are in memory already, after the checks of [`load_dense`].
 
     The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
@@ -205,14 +217,17 @@ def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)
-    architecture_for(model.config)
+    facts = family_for(model.config, family)
     _check_fast(tokenizer, name)
     check_vocabulary(tokenizer, model.config, name)
     tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None
+    model = model.eval().requires_grad_(False)
+    check_family(model, facts)
     return DenseModel(
-        model=model.eval().requires_grad_(False),
+        model=model,
         tokenizer=tokenizer,
+        family=facts,
         name=name,
         revision=getattr(model.config, "_commit_hash", None),
         storage_dtype=_most_common(*zip(*((p.dtype, p.numel()) for p in model.parameters()), strict=True)),
@@ -224,14 +239,25 @@ def dense_from_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 # --- finding -------------------------------------------------------------------------------------------------------
 
 
-def find_model(model_name_or_path: str | Path, revision: str | None = None) -> ModelFiles:
+def find_model(
+    model_name_or_path: str | Path, revision: str | None = None, family: str | Path | None = None
+) -> ModelFiles:
     """Finds a model's files; of a Hub repository downloads everything but the weights.
+
+    Args:
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one that lies
+            beside a pruned model.
 
     Raises:
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
             a GGUF file.
     """
-    name = str(model_name_or_path)
+    files = _found(str(model_name_or_path), revision)
+    beside = files.folder / FAMILY_NAME
+    return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
+
+
+def _found(name: str, revision: str | None) -> ModelFiles:
     if name == DEMO_NAME:
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)
@@ -370,7 +396,7 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
                 raise FlabError(_quantised(files.name, extra))
         stock = raw["model_type"] in CONFIG_MAPPING
         if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
-            architecture_for(SimpleNamespace(**raw))  # says which families are known
+            family_for(SimpleNamespace(**raw), files.family)  # says which families are known
     try:
         # code of the repository is of no use here: a family that transformers lacks is refused, the others are stock
         config = AutoConfig.from_pretrained(
@@ -381,7 +407,7 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         raise FlabError(f"{what} {files.name!r} cannot be read ({_first_line(error)})") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
-    architecture_for(config)
+    family_for(config, files.family)
     sizes = {name: getattr(config, name, 1) for name in SIZES}
     faults = [f"{name} {size}" for name, size in sizes.items() if not (isinstance(size, int) and size > 0)]
     if faults or sizes["num_hidden_layers"] > MOST_LAYERS:

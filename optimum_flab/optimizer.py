@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .architectures import Architecture, architecture_for
 from .budget import (
     Limits,
     ParameterCounts,
@@ -29,6 +28,7 @@ from .checkpoint import save_checkpoint
 from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
+from .families import save_family
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
 from .folders import Kind, OutputFolder, nearest_folder
@@ -138,6 +138,7 @@ class FlabOptimizer:
             another one of its files.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class FlabOptimizer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         output_dtype: str | torch.dtype | None = None,
+        family: str | Path | None = None,
     ):
-        self._set_up(dense_from_memory(model, tokenizer), output_dtype)
+        self._set_up(dense_from_memory(model, tokenizer, family), output_dtype)
 
     @classmethod
     def from_pretrained(
@@ -159,6 +161,7 @@ class FlabOptimizer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "float32",
         output_dtype: str | torch.dtype | None = None,
+        family: str | Path | None = None,
         config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.loading.load_dense`] for the arguments and errors.
@@ -167,6 +170,8 @@ class FlabOptimizer:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
             output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense
                 model's own.
+            family (`str` or `Path`, *optional*): a file that describes the model's family, see `docs/families.md`.
+                Defaults to one of the known families.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet are refused before its weights are downloaded or read.
         """
@@ -179,14 +184,15 @@ class FlabOptimizer:
             trust_remote_code=trust_remote_code,
             device=device,
             dtype=dtype,
-            check=lambda model_config: None if config is None else check_sizes(config, *count_config(model_config)),
+            family=family,
+            check=lambda *model: None if config is None else check_sizes(config, *count_config(*model)),
         )
         optimizer._set_up(dense, output_dtype)
         return optimizer
 
     def _set_up(self, dense: DenseModel, output_dtype: str | torch.dtype | None) -> None:
         self.dense = dense
-        self.architecture: Architecture = architecture_for(dense.model.config)
+        self.family = dense.family
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 
@@ -209,8 +215,8 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        model, architecture, watch = self.dense.model, self.architecture, Stopwatch()
-        counts, dense_shape = count_parameters(model, architecture), shape_of(model, architecture)
+        model, family, watch = self.dense.model, self.family, Stopwatch()
+        counts, dense_shape = count_parameters(model, family), shape_of(model, family)
         check_sizes(config, counts, dense_shape)
         limits = size_limits(config, dense_shape, len(self.dense.tokenizer))
 
@@ -234,7 +240,7 @@ class FlabOptimizer:
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
-        removals = self._removals(config, calibration, OutputHead(model, architecture, kept))
+        removals = self._removals(config, calibration, OutputHead(model, family, kept))
         rows = asked_shapes(config, counts, dense_shape, limits, natural)
         shape, candidates = natural_shape(rows[0], natural), []
         if len(rows) > 1 or len(rows[0]) > 1:
@@ -278,7 +284,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
-        check_plan(self.dense.model, self.architecture, plan)
+        check_plan(self.dense.model, self.family, plan)
         found = self._base_hash()
         if plan.base_hash != found:
             raise FlabError(
@@ -300,7 +306,7 @@ class FlabOptimizer:
     ) -> PrunedModel:
         held_out = None
         with watch.step("surgery"):
-            model = operate(self.dense.model, self.architecture, plan)
+            model = operate(self.dense.model, self.family, plan)
         if texts is not None:
             with watch.step("held-out measurement"):
                 held_out = measure_held_out(
@@ -308,12 +314,12 @@ class FlabOptimizer:
                     self.dense.tokenizer,
                     model,
                     tokenizer,
-                    self.architecture,
+                    self.family,
                     plan.kept_tokens,
                     [document.text for document in texts.held_out],
                     config.data,
                 )
-        report = build_report(self.dense, self.architecture, model, plan, held_out, watch.seconds)
+        report = build_report(self.dense, self.family, model, plan, held_out, watch.seconds)
         report["base_model"]["card"] = base_card_of(self.dense.folder)
         self.pruned = PrunedModel(model, tokenizer, plan, report, config)
         return self.pruned
@@ -325,7 +331,7 @@ class FlabOptimizer:
 
     def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets) -> NaturalVocabulary:
         if not config.vocabulary.enabled:
-            rows = np.arange(shape_of(self.dense.model, self.architecture).vocabulary)
+            rows = np.arange(shape_of(self.dense.model, self.family).vocabulary)
             return NaturalVocabulary(rows, len(rows), lambda size: rows)
         settings, model = config.vocabulary, self.dense.model
         spec = read_spec(self.dense.tokenizer)
@@ -383,7 +389,7 @@ class FlabOptimizer:
         order = LAYER_CRITERIA[config.layers.criterion].removals
         tokens = self._search_rows(config, calibration)
         return FirstRemovals(
-            lambda tick: order(self.dense.model, self.architecture, tokens, config.data.batch_size, head, tick),
+            lambda tick: order(self.dense.model, self.family, tokens, config.data.batch_size, head, tick),
             f"Ranking layers by {config.layers.criterion}",
         )
 
@@ -397,8 +403,8 @@ class FlabOptimizer:
         vocabulary: NaturalVocabulary,
         removals: FirstRemovals,
     ) -> list[Candidate]:
-        model, architecture, batch_size = self.dense.model, self.architecture, config.data.batch_size
-        dense = shape_of(model, architecture)
+        model, family, batch_size = self.dense.model, self.family, config.data.batch_size
+        dense = shape_of(model, family)
         widths = sorted({shape.width for row in rows for shape in row} - {dense.width})
         surveyed: list[dict[int, NarrowLayer]] = []
         if widths:
@@ -407,7 +413,7 @@ class FlabOptimizer:
             with progress("Surveying FFN widths", dense.layers, "layer") as tick:
                 surveyed = survey(
                     model,
-                    architecture,
+                    family,
                     half,
                     widths,
                     FFN_CRITERIA[config.ffn.criterion],
@@ -421,7 +427,7 @@ class FlabOptimizer:
             def measure(shape: Shape) -> Candidate:
                 removed = [removal.layer for removal in removals(dense.layers - shape.layers)]
                 text = self._validation_text(config, texts, vocabulary, shape.vocabulary)
-                candidate = measure_shape(model, architecture, shape, removed, surveyed, text, batch_size)
+                candidate = measure_shape(model, family, shape, removed, surveyed, text, batch_size)
                 tick()
                 return candidate
 
@@ -455,7 +461,7 @@ class FlabOptimizer:
         with progress(f"Narrowing FFNs to {width:,}", dense.layers, "layer") as tick:
             return narrow(
                 self.dense.model,
-                self.architecture,
+                self.family,
                 calibration,
                 kept_layers,
                 width,
@@ -489,7 +495,9 @@ class FlabOptimizer:
             dtype=str(self.output_dtype).removeprefix("torch."),
             settings=config.to_dict(),
             weights={
-                self.architecture.down_proj_name(index): layer.weight.to("cpu", self.output_dtype)
+                self.family.in_layer(index, self.family.ffn_out_name): self.family.matrix(
+                    self.family.block.ffn_out, layer.weight.to("cpu", self.output_dtype)
+                )
                 for index, layer in narrowed.items()
                 if layer.weight is not None
             },
@@ -553,6 +561,7 @@ class FlabOptimizer:
         with output.written() as partial:
             save_checkpoint(pruned.model, pruned.tokenizer, partial)
             pruned.plan.save(partial)
+            save_family(self.family, partial)
             if pruned.config is not None:
                 pruned.config.save_pretrained(partial)
             for file in self.dense.license_files:
@@ -608,7 +617,7 @@ class FlabOptimizer:
             [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
         """
         plan = PruningPlan.load(folder)
-        check_plan(self.dense.model, self.architecture, plan)
+        check_plan(self.dense.model, self.family, plan)
         loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
         self.pruned = PrunedModel(loaded.model, loaded.tokenizer, plan, read_report(folder), read_config(folder))
         return self.pruned
@@ -648,7 +657,7 @@ class FlabOptimizer:
             )
         settings = config or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
         found = recover(
-            Work(self.dense, pruned.model, pruned.tokenizer, pruned.plan, self.architecture),
+            Work(self.dense, pruned.model, pruned.tokenizer, pruned.plan, self.family),
             settings,
             confirm_run_unsafe_code=confirm_run_unsafe_code,
             cache_dir=cache_dir,
@@ -716,6 +725,7 @@ class FlabOptimizer:
         pruned = DenseModel(
             model=model,
             tokenizer=self.pruned.tokenizer,
+            family=self.family,
             name=f"{self.dense.name} (pruned)",
             storage_dtype=self.pruned.model.dtype,
         )

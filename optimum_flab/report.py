@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .architectures import Architecture
 from .budget import count_parameters, shape_of
 from .calibration import PackedTokens, pack
 from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, predicting, total_bits
 from .errors import FlabError
+from .families import Family
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
 from .progress import progress
@@ -62,7 +62,7 @@ def measure_held_out(
     dense_tokenizer: PreTrainedTokenizerBase,
     pruned: PreTrainedModel,
     pruned_tokenizer: PreTrainedTokenizerBase,
-    architecture: Architecture,
+    family: Family,
     kept_tokens: Sequence[int] | None,
     texts: Sequence[str],
     data: DataSettings,
@@ -88,7 +88,7 @@ def measure_held_out(
 
     own = packed(dense_pieces, special_ids(dense_tokenizer))
     shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
-    full, kept_head = OutputHead(dense, architecture), OutputHead(dense, architecture, kept.tolist())
+    full, kept_head = OutputHead(dense, family), OutputHead(dense, family, kept.tolist())
     changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
     sides = [(shared, full), (new, kept_head), (new, kept_head), *([(own, full)] if changed else [])]
     steps = sum(len(head.chunks(int(predicting(tokens).sum()))) for tokens, head in sides)
@@ -96,7 +96,7 @@ def measure_held_out(
     with progress("Measuring on held-out text", steps, "step") as tick:
 
         def read(model: PreTrainedModel, tokens: PackedTokens) -> torch.Tensor:
-            return final_hidden(model, architecture, tokens, data.batch_size, tick=tick)
+            return final_hidden(model, family, tokens, data.batch_size, tick=tick)
 
         hidden = read(dense, shared)
         dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, tick)
@@ -105,8 +105,8 @@ def measure_held_out(
         del full, sides
         measured = copy_in(pruned, dense.device, dense.dtype)
         pruned_hidden = read(measured, new)
-        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, architecture), new, tick)
-        pruned_head = OutputHead(measured, architecture, range(len(kept)))
+        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, family), new, tick)
+        pruned_head = OutputHead(measured, family, range(len(kept)))
         divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, tick)
     return HeldOut(
         texts=len(texts),
@@ -122,8 +122,8 @@ def measure_held_out(
     )
 
 
-def _side(model: PreTrainedModel, architecture: Architecture, dtype: torch.dtype) -> dict[str, Any]:
-    counts, shape = count_parameters(model, architecture), shape_of(model, architecture)
+def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+    counts, shape = count_parameters(model, family), shape_of(model, family)
     total = counts.total(shape)
     return {
         "vocab_size": shape.vocabulary,
@@ -141,7 +141,7 @@ def _side(model: PreTrainedModel, architecture: Architecture, dtype: torch.dtype
 
 def build_report(
     dense: DenseModel,
-    architecture: Architecture,
+    family: Family,
     pruned: PreTrainedModel,
     plan: PruningPlan,
     held_out: HeldOut | None,
@@ -153,8 +153,8 @@ def build_report(
         held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
         seconds (`dict[str, float]`): wall time per step.
     """
-    before = _side(dense.model, architecture, dense.storage_dtype)
-    after = _side(pruned, architecture, getattr(torch, plan.dtype))
+    before = _side(dense.model, family, dense.storage_dtype)
+    after = _side(pruned, family, getattr(torch, plan.dtype))
     return {
         "base_model": {"name": dense.name, "revision": dense.revision, "weights_sha256": plan.base_hash},
         "weights_sha256": weights_hash(pruned),

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .architectures import Architecture
 from .budget import Limits, ParameterCounts, Shape, candidate_shape, fit_vocabulary
 from .calibration import PackedTokens
 from .divergence import OutputHead, final_hidden, mean_divergence, total_bits
+from .families import Family
 from .ffn.narrowing import NarrowLayer
-from .layerwise import run_layer
+from .layerwise import output_of, run_layer
 
 
 MOST_DEPTHS = 3
@@ -136,13 +136,12 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
 
 def masked_step(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     removed: set[int],
     narrowed: dict[int, NarrowLayer],
 ) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
     """What each dense layer does once pruned, without surgery: see `layer_step` of [`final_hidden`]."""
-    layers = architecture.decoder_layers(model)
-    name = f"{architecture.mlp}.{architecture.neuron_out}.weight"
+    layers = family.decoder_layers(model)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         if index in removed:
@@ -150,19 +149,19 @@ def masked_step(
         layer = layers[index]
         if index not in narrowed:
             return run_layer(layer, hidden, kwargs)
-        dense = architecture.down_proj(layer).weight
+        dense = family.ffn_out_matrix(layer)
         narrow = narrowed[index]
         weight = torch.zeros_like(dense)
         weight[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
-        output = functional_call(layer, {name: weight}, (hidden,), kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        weights = {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
+        return output_of(functional_call(layer, weights, (hidden,), kwargs))
 
     return step
 
 
 def measure_shape(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     shape: Shape,
     removed: Sequence[int],
     surveyed: list[dict[int, NarrowLayer]],
@@ -178,10 +177,10 @@ def measure_shape(
         text ([`ValidationText`]): in the pieces of the shape's vocabulary.
     """
     narrowed = {index: widths[shape.width] for index, widths in enumerate(surveyed) if shape.width in widths}
-    step = masked_step(model, architecture, set(removed), narrowed)
-    dense = final_hidden(model, architecture, text.tokens, batch_size)
-    pruned = final_hidden(model, architecture, text.tokens, batch_size, step)
-    head = OutputHead(model, architecture, text.kept)
+    step = masked_step(model, family, set(removed), narrowed)
+    dense = final_hidden(model, family, text.tokens, batch_size)
+    pruned = final_hidden(model, family, text.tokens, batch_size, step)
+    head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)
     return Candidate(shape, divergence, bits / text.bytes)

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .architectures import Architecture
 from .budget import shape_of
 from .errors import FlabError
+from .families import Family, cut, plain_axes
 from .plan import PruningPlan
 from .vocabulary import remap_config_ids
 
 
-def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, width: int) -> Any:
+def pruned_config(config: Any, family: Family, plan: PruningPlan, width: int) -> Any:
     """A copy of a model configuration with every field that follows the three sizes.
 
     Args:
         config (`PreTrainedConfig`): the dense model's.
         width (`int`): neurons per layer of the pruned model.
     """
-    layers = len(plan.kept_layers)
-    dense_layers = config.num_hidden_layers
     if plan.kept_tokens is not None:
         config, _ = remap_config_ids(config, None, plan.kept_tokens)
+    return resized_config(config, family, plan.kept_layers, {"neuron": width, "vocab": plan.vocab_size})
+
+
+def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
+    """A copy of a model configuration with fewer layers and other sizes.
+
+    Args:
+        config (`PreTrainedConfig`): the dense model's.
+        kept_layers (`Sequence[int]`): the layers that stay, ascending.
+        sizes (`Mapping[str, int]`): by dimension, see [`~families.Family`].
+    """
     fields = copy.deepcopy(config.to_dict())
-    for name in architecture.per_layer_lists:
+    for name in family.per_layer:
         if fields.get(name) is not None:
-            fields[name] = [fields[name][index] for index in plan.kept_layers]
-    if layers < dense_layers:
-        for name in architecture.layer_index_fields:
+            fields[name] = [fields[name][index] for index in kept_layers]
+    if len(kept_layers) < config.num_hidden_layers:
+        for name in family.layer_counts:
             if fields.get(name) is not None:
-                fields[name] = sum(index < fields[name] for index in plan.kept_layers)
-    fields.update(num_hidden_layers=layers, intermediate_size=width, vocab_size=plan.vocab_size)
+                fields[name] = sum(index < fields[name] for index in kept_layers)
+    sizes = {**sizes, "layer": len(kept_layers)}
+    fields.update({family.sizes[dimension]: size for dimension, size in sizes.items()})
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
     rope = fields.get("rope_parameters") or {}
@@ -44,42 +54,43 @@ def pruned_config(config: Any, architecture: Architecture, plan: PruningPlan, wi
     return type(config)(**fields)
 
 
-def _rows(matrix: torch.Tensor, kept: list[int], size: int) -> torch.Tensor:
-    """The kept rows, padded to `size` with their mean: its logit is the mean of all logits, so padding never wins."""
-    rows = matrix[torch.as_tensor(kept, device=matrix.device)]
-    if size == len(kept):
+def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows padded to `size` with their mean: its logit is the mean of all logits, so padding never wins."""
+    if size == len(rows):
         return rows
     mean = rows.float().mean(dim=0, keepdim=True).to(rows.dtype)
-    return torch.cat([rows, mean.expand(size - len(kept), *rows.shape[1:])])
+    return torch.cat([rows, mean.expand(size - len(rows), *rows.shape[1:])])
 
 
 @torch.no_grad()
-def pruned_state_dict(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> dict[str, torch.Tensor]:
-    """The pruned model's weights under their new names, on the CPU, in the plan's dtype."""
+def pruned_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Cuts one tensor after the other: nothing but the one that is being cut needs to be in memory.
+
+    Args:
+        tensors (`Iterable[tuple[str, torch.Tensor]]`): the dense weights with their names, in any order.
+
+    Yields:
+        `tuple[str, torch.Tensor]`: the pruned weights under their new names, on the CPU, in the plan's dtype.
+    """
     dtype = getattr(torch, plan.dtype)
-    ends = tuple(f"{name}." for name in (architecture.embeddings, architecture.output_head))
-    prefix = f"{architecture.layers}."
     position = {layer: new for new, layer in enumerate(plan.kept_layers)}
-    result = {}
-    for name, tensor in model.state_dict().items():
-        new_name = name
-        if name.startswith(prefix):
-            index, _, rest = name[len(prefix) :].partition(".")
-            if int(index) not in position:
-                continue
-            new_name = f"{prefix}{position[int(index)]}.{rest}"
-            module = rest.rpartition(".")[0]
-            kept = plan.kept_neurons.get(int(index))
-            if name in plan.weights:
-                tensor = plan.weights[name]
-            elif kept is not None and module in [f"{architecture.mlp}.{part}" for part in architecture.neuron_in]:
-                tensor = tensor[kept]
-            elif kept is not None and rest == f"{architecture.mlp}.{architecture.neuron_out}.weight":
-                tensor = tensor[:, kept]
-        elif name.startswith(ends) and plan.kept_tokens is not None:
-            tensor = _rows(tensor, plan.kept_tokens, plan.vocab_size)
-        result[new_name] = tensor.to("cpu", dtype).contiguous()
-    return result
+    tokens = {} if plan.kept_tokens is None else {"vocab": torch.as_tensor(plan.kept_tokens)}
+    neurons = {layer: {"neuron": torch.as_tensor(kept)} for layer, kept in plan.kept_neurons.items()}
+    for name, tensor in tensors:
+        layer, rest = family.layer_of(name)
+        axes = family.axes(name) or ()
+        if layer is not None and layer not in position:
+            continue
+        if name in plan.weights:
+            tensor = plan.weights[name]
+        else:
+            tensor = cut(tensor, axes, tokens | neurons.get(layer, {}))
+        if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
+            tensor = _padded(tensor, plan.vocab_size)
+        new_name = name if layer is None else family.in_layer(position[layer], rest)
+        yield new_name, tensor.to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
 
 
 def _is_choice(numbers: Sequence[int], most: int) -> bool:
@@ -87,9 +98,9 @@ def _is_choice(numbers: Sequence[int], most: int) -> bool:
     return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
 
 
-def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> None:
+def check_plan(model: nn.Module, family: Family, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be one of this model."""
-    dense = shape_of(model, architecture)
+    dense = shape_of(model, family)
     faults = []
     if not _is_choice(plan.kept_layers, dense.layers):
         faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense.layers}")
@@ -116,7 +127,7 @@ def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) 
     faults += [
         f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
         for name, tensor in plan.weights.items()
-        if tuple(tensor.shape) != (wanted := _pruned_shape(model, architecture, plan, name))
+        if tuple(tensor.shape) != (wanted := _pruned_shape(model, family, plan, name))
     ]
     if faults:
         raise FlabError(
@@ -125,14 +136,13 @@ def check_plan(model: nn.Module, architecture: Architecture, plan: PruningPlan) 
         )
 
 
-def _pruned_shape(
-    model: nn.Module, architecture: Architecture, plan: PruningPlan, name: str
-) -> tuple[int, ...] | None:
+def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
     """The shape that the weight of an output projection will have; `None` for any other name."""
-    for index, layer in enumerate(architecture.decoder_layers(model)):
-        if index in plan.kept_layers and name == architecture.down_proj_name(index):
-            outputs, neurons = architecture.down_proj(layer).weight.shape
-            return outputs, len(plan.kept_neurons.get(index, range(neurons)))
+    for index, layer in enumerate(family.decoder_layers(model)):
+        if index in plan.kept_layers and name == family.in_layer(index, family.ffn_out_name):
+            outputs, neurons = family.ffn_out_matrix(layer).shape
+            shape = torch.empty(outputs, len(plan.kept_neurons.get(index, range(neurons))), device="meta")
+            return tuple(family.matrix(family.block.ffn_out, shape).shape)
     return None
 
 
@@ -154,7 +164,7 @@ def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
 
 
 @torch.no_grad()
-def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> nn.Module:
+def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     """Applies a plan.
 
     Args:
@@ -167,15 +177,13 @@ def operate(model: nn.Module, architecture: Architecture, plan: PruningPlan) -> 
     Raises:
         [`FlabError`]: the plan is one of another model.
     """
-    check_plan(model, architecture, plan)
+    check_plan(model, family, plan)
     widths = [len(neurons) for neurons in plan.kept_neurons.values()]
-    config = pruned_config(
-        model.config, architecture, plan, widths[0] if widths else shape_of(model, architecture).width
-    )
+    config = pruned_config(model.config, family, plan, widths[0] if widths else shape_of(model, family).width)
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     pruned = type(model)._from_config(config, dtype=dtype)
-    pruned.load_state_dict(pruned_state_dict(model, architecture, plan), strict=True)
+    pruned.load_state_dict(dict(pruned_tensors(model.state_dict().items(), family, plan)), strict=True)
     pruned.tie_weights()
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)

@@ -133,3 +133,14 @@ def add_model_arguments(
         action="store_true",
         help="run the Python code that the model's repository brings (default: no)",
     )
+    add_family_argument(optional)
+
+
+def add_family_argument(optional: _ArgumentGroup) -> None:
+    """Declare the flag that names a family file."""
+    optional.add_argument(
+        "--family",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that describes the model's family, where it is not a known one (default: a known family)",
+    )

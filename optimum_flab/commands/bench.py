@@ -84,6 +84,7 @@ class BenchCommand(FlabVerb):
             revision=args.revision,
             baseline_revision=args.baseline_revision,
             trust_remote_code=args.trust_remote_code,
+            family=args.family,
         )
         # shown first: a full disk must not cost the user what took minutes
         print(report.to_text())

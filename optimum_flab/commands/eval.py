@@ -232,6 +232,7 @@ class EvalCommand(FlabVerb):
             revision=args.revision,
             baseline_revision=args.baseline_revision,
             trust_remote_code=args.trust_remote_code,
+            family=args.family,
             **numbers,
         )
 

@@ -35,6 +35,7 @@ class InspectCommand(FlabVerb):
             self.args.model,
             revision=self.args.revision,
             trust_remote_code=self.args.trust_remote_code,
+            family=self.args.family,
             target_ratio=self.args.target_ratio,
         )
         print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())

@@ -114,6 +114,7 @@ class PruneCommand(FlabVerb):
                 args.model,
                 revision=args.revision,
                 trust_remote_code=args.trust_remote_code,
+                family=args.family,
                 device=args.device,
                 dtype=args.dtype,
                 output_dtype=args.output_dtype,

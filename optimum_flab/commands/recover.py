@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigurationError
 from ..recovery.settings import check_recovery
 from ..settings import check_settings
-from .base import DTYPES, FlabVerb, argument_groups, command_line
+from .base import DTYPES, FlabVerb, add_family_argument, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
 
@@ -73,6 +73,7 @@ class RecoverCommand(FlabVerb):
             required=True,
             help="the dense model that it was pruned from: a Hub id, a local folder, or a GGUF file",
         )
+        add_family_argument(optional)
         optional.add_argument(
             "-c",
             "--config",
@@ -133,7 +134,11 @@ class RecoverCommand(FlabVerb):
             PruningPlan.load(args.model)
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
-                args.teacher, revision=args.teacher_revision, device=device, dtype=args.dtype
+                args.teacher,
+                revision=args.teacher_revision,
+                device=device,
+                dtype=args.dtype,
+                family=args.family,
             )
             optimizer.load_pruned(args.model)
             optimizer.recover(

@@ -643,6 +643,7 @@ class Request:
     model: str
     revision: str | None
     trust_remote_code: bool
+    family: str | None
     device: str
     dtype: str
     prompt: list[list[int]]
@@ -713,6 +714,7 @@ def _measure_here(request: Request) -> Footprint:
             request.model,
             revision=request.revision,
             trust_remote_code=request.trust_remote_code,
+            family=request.family,
             device=device,
             dtype=request.dtype,
         ).model
@@ -865,6 +867,7 @@ def measure_efficiency(
     revision: str | None = None,
     baseline_revision: str | None = None,
     trust_remote_code: bool = False,
+    family: str | Path | None = None,
 ) -> EfficiencyReport:
     """Measures what a model costs to store and run, and the same of a baseline in turns with it.
 
@@ -886,6 +889,8 @@ def measure_efficiency(
             world average.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         baseline_revision (`str`, *optional*): the same of the baseline.
+        family (`str` or `Path`, *optional*): a file that describes the family of the models. Defaults to a known
+            family.
 
     Returns:
         [`EfficiencyReport`]
@@ -909,7 +914,7 @@ def measure_efficiency(
     asked = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
     asked[MODEL] = (model_name_or_path, revision)
     subjects = {
-        name: _subject(path, of_revision, trust_remote_code, dtype, workload)
+        name: _subject(path, of_revision, trust_remote_code, family, dtype, workload)
         for name, (path, of_revision) in asked.items()
     }
     prompt = prompt_ids([subject.vocabulary for subject in subjects.values()], batch_size, prompt_tokens)
@@ -921,6 +926,7 @@ def measure_efficiency(
                 model=str(path),
                 revision=of_revision,
                 trust_remote_code=trust_remote_code,
+                family=None if family is None else str(family),
                 device=str(device),
                 dtype=subjects[name].dtype,
                 prompt=prompt.tolist(),
@@ -937,6 +943,7 @@ def measure_efficiency(
                 path,
                 revision=of_revision,
                 trust_remote_code=trust_remote_code,
+                family=family,
                 device=device,
                 dtype=subjects[name].dtype,
             )
@@ -979,10 +986,15 @@ def measure_efficiency(
 
 
 def _subject(
-    path: str | Path, revision: str | None, trust_remote_code: bool, dtype: torch.dtype | None, workload: Workload
+    path: str | Path,
+    revision: str | None,
+    trust_remote_code: bool,
+    family: str | Path | None,
+    dtype: torch.dtype | None,
+    workload: Workload,
 ) -> _Subject:
     """Finds a model and refuses, before any weights are read, what cannot be measured."""
-    files = find_model(path, revision)
+    files = find_model(path, revision, family)
     config = read_config(files, trust_remote_code)
     tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)

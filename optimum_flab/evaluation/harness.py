@@ -22,7 +22,6 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..architectures import architecture_for
 from ..calibration import hub_datasets
 from ..errors import ConfigurationError, FlabError
 from ..folders import Kind, OutputFolder
@@ -185,6 +184,7 @@ def evaluate(
     revision: str | None = None,
     baseline_revision: str | None = None,
     trust_remote_code: bool = False,
+    family: str | Path | None = None,
 ) -> Evaluation:
     """Evaluates a model, and with a baseline says how much of the baseline's scores it retains.
 
@@ -215,6 +215,8 @@ def evaluate(
         output (`str` or `Path`, *optional*): folder to write the results to.
         overwrite (`bool`): whether an evaluation that is there may be replaced.
         trust_remote_code (`bool`): run the Python code that a model's repository brings.
+        family (`str` or `Path`, *optional*): a file that describes the family of the models. Defaults to a known
+            family.
         revision, baseline_revision (`str`, *optional*): branch, tag or commit of models on the Hub.
 
     Returns:
@@ -263,7 +265,8 @@ def evaluate(
     if baseline is not None:
         given = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
     sources = {
-        role: ModelSource.of(which, at, dtype, device, trust_remote_code) for role, (which, at) in given.items()
+        role: ModelSource.of(which, at, dtype, device, trust_remote_code, family)
+        for role, (which, at) in given.items()
     }
     for source in sources.values():
         check_chat_template(source, loaded)
@@ -404,6 +407,7 @@ class ModelSource:
         dtype: torch.dtype | None,
         device: torch.device,
         trust_remote_code: bool,
+        family: str | Path | None = None,
     ) -> ModelSource:
         """Finds a model and reads all but its weights.
 
@@ -411,10 +415,10 @@ class ModelSource:
             [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
         """
         if isinstance(model, (tuple, DenseModel)):
-            memory = dense_from_memory(*model) if isinstance(model, tuple) else model
+            memory = dense_from_memory(*model, family) if isinstance(model, tuple) else model
             here = memory.model
             return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
-        files = find_model(model, revision)
+        files = find_model(model, revision, family)
         config = read_config(files, trust_remote_code)
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
         check_vocabulary(tokenizer, config, files.name)
@@ -428,6 +432,7 @@ class ModelSource:
             self.name,
             revision=self.files.revision,
             trust_remote_code=self.trust_remote_code,
+            family=self.files.family,
             device="cpu",
             dtype=self.stored,
         )
@@ -574,7 +579,7 @@ def measure_divergence(
         before.tokenizer,
         after.model,
         after.tokenizer,
-        architecture_for(before.model.config),
+        before.family,
         kept,
         texts,
         DataSettings(batch_size=batch_size),

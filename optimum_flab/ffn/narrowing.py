@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..architectures import Architecture
 from ..calibration import PackedTokens
-from ..layerwise import layer_inputs, run_layer
+from ..families import Family
+from ..layerwise import captured, layer_inputs, run_layer
 from .criteria import Criterion
 from .elimination import damped, refit
-from .statistics import NeuronStatistics
+from .statistics import NeuronStatistics, token_importance
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class NarrowLayer:
 
     Args:
         kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons.
-        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated `down_proj.weight`; `None` where
+        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons; `None` where
             the dense columns stay as they are.
     """
 
@@ -31,39 +30,8 @@ class NarrowLayer:
     weight: torch.Tensor | None
 
 
-@dataclass
-class _Captured:
-    residual: torch.Tensor | None = None
-    neurons: torch.Tensor | None = None
-    output: torch.Tensor | None = None
-
-
-@contextmanager
-def _captured(architecture: Architecture, layer: nn.Module) -> Iterator[_Captured]:
-    """Notes, at each run of a layer, the residual stream its FFN reads, the inputs of `down_proj` and its output."""
-    seen = _Captured()
-
-    def see_residual(module: nn.Module, args: tuple) -> None:
-        seen.residual = args[0]
-
-    def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.neurons, seen.output = args[0], output
-
-    handles = [
-        layer.get_submodule(architecture.ffn_norm).register_forward_pre_hook(see_residual),
-        architecture.down_proj(layer).register_forward_hook(see_neurons),
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _empty_statistics(architecture: Architecture, layer: nn.Module) -> NeuronStatistics:
-    mlp = layer.get_submodule(architecture.mlp)
-    incoming = [mlp.get_submodule(name).weight for name in architecture.neuron_in]
-    return NeuronStatistics.empty(architecture.down_proj(layer).weight, incoming)
+def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
+    return NeuronStatistics.empty(family.ffn_out_matrix(layer), family.incoming(layer))
 
 
 def _decide(
@@ -77,19 +45,10 @@ def _decide(
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
-def _token_importance(hidden: torch.Tensor) -> torch.Tensor:
-    """Weight of each token's error, shape of `hidden` without its last axis.
-
-    The next layer reads the residual stream through an RMS norm, so an error counts relative to the stream's own
-    size; without this a few tokens with massive activations (attention sinks) outweigh all others.
-    """
-    return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-12)
-
-
 @torch.no_grad()
 def survey(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     tokens: PackedTokens,
     widths: Sequence[int],
     criterion: Criterion,
@@ -109,20 +68,22 @@ def survey(
     Returns:
         `list[dict[int, NarrowLayer]]`: for every layer and width what is kept; weights in bfloat16 to save memory.
     """
-    layers = architecture.decoder_layers(model)
-    inputs = [layer_inputs(model, architecture, batch) for batch in tokens.batches(batch_size)]
+    layers = family.decoder_layers(model)
+    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
     streams = [x.hidden for x in inputs]
     decided = []
     for index, layer in enumerate(layers):
-        statistics = _empty_statistics(architecture, layer)
+        statistics = _empty_statistics(family, layer)
         if criterion.needs_statistics or criterion.compensates:
-            bias = architecture.down_proj(layer).bias
-            with _captured(architecture, layer) as seen:
+            bias = family.ffn_out(layer).bias
+            with captured(family, model.config, layer) as seen:
                 for batch, mask in enumerate(masks):
                     streams[batch] = run_layer(layer, streams[batch], inputs[batch].kwargs[index])
                     wanted = seen.output if bias is None else seen.output - bias
-                    statistics.add(seen.neurons[mask], wanted[mask], _token_importance(streams[batch][mask]))
+                    statistics.add(
+                        seen.neurons[mask], wanted[mask], token_importance(family.norm, streams[batch][mask])
+                    )
             statistics.check_finite(index)
         chosen = _decide(statistics, widths, criterion, generator)
         decided.append(
@@ -138,7 +99,7 @@ def survey(
 @torch.no_grad()
 def narrow(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     tokens: PackedTokens,
     kept_layers: Sequence[int],
     width: int,
@@ -161,48 +122,50 @@ def narrow(
     Returns:
         `dict[int, NarrowLayer]`: by dense layer index.
     """
-    layers = architecture.decoder_layers(model)
+    layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
-            index: _decide(_empty_statistics(architecture, layers[index]), [width], criterion, generator)[width]
+            index: _decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
             for index in kept_layers
         }
-    inputs = [layer_inputs(model, architecture, batch) for batch in tokens.batches(batch_size)]
+    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
     dense, pruned = [x.hidden for x in inputs], [x.hidden for x in inputs]
+    scale = family.block.scale(model.config)
     decided = {}
     for index, layer in enumerate(layers):
         if index not in kept_layers:
             dense = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
             tick()
             continue
-        statistics = _empty_statistics(architecture, layer)
-        down_proj = architecture.down_proj(layer)
-        post_norm = architecture.ffn_post_norm and layer.get_submodule(architecture.ffn_post_norm)
+        statistics = _empty_statistics(family, layer)
+        out = family.ffn_out(layer)
+        post_norm = family.block.ffn_post_norm and layer.get_submodule(family.block.ffn_post_norm)
         residuals, neurons = [], []
-        with _captured(architecture, layer) as seen:
+        with captured(family, model.config, layer) as seen:
             for batch, mask in enumerate(masks):
                 same = dense[batch] is pruned[batch]
                 kwargs = inputs[batch].kwargs[index]
                 dense[batch], before = run_layer(layer, dense[batch], kwargs), pruned[batch]
-                wanted, dense_residual = seen.output, seen.residual
+                wanted, dense_stream = seen.output, seen.stream
                 if not same:
                     run_layer(layer, before, kwargs)
-                if down_proj.bias is not None:
-                    wanted = wanted - down_proj.bias
+                if out.bias is not None:
+                    wanted = wanted - out.bias
                 if post_norm is None:
-                    wanted = wanted + dense_residual - seen.residual
-                statistics.add(seen.neurons[mask], wanted[mask], _token_importance(dense[batch][mask]))
-                residuals.append(seen.residual)
+                    wanted = wanted + dense_stream / scale - seen.stream / scale
+                statistics.add(seen.neurons[mask], wanted[mask], token_importance(family.norm, dense[batch][mask]))
+                residuals.append(seen.stream)
                 neurons.append(seen.neurons)
         statistics.check_finite(index)
         chosen = _decide(statistics, [width], criterion, generator)[width]
         del statistics
-        weight = (down_proj.weight[:, chosen.kept] if chosen.weight is None else chosen.weight).to(down_proj.weight)
+        matrix = family.ffn_out_matrix(layer)
+        weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
         for batch in range(len(masks)):
-            output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, down_proj.bias)
+            output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
             neurons[batch] = None
-            pruned[batch] = residuals[batch] + (output if post_norm is None else post_norm(output))
+            pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
         decided[index] = chosen
         tick()
     return decided

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..architectures import Architecture
 from ..calibration import PackedTokens
 from ..divergence import OutputHead, check_finite, mean_divergence, predicting
+from ..families import Family
 from ..layerwise import layer_inputs, run_layer
 
 
@@ -29,7 +29,7 @@ class Removal:
 
 
 Tick = Callable[[], None]
-Order = Callable[[nn.Module, Architecture, PackedTokens, int, OutputHead, Tick], Iterator[Removal]]
+Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick], Iterator[Removal]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LayerCriterion:
 @torch.no_grad()
 def greedy_divergence(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     tokens: PackedTokens,
     batch_size: int,
     head: OutputHead,
@@ -62,10 +62,10 @@ def greedy_divergence(
     Yields:
         [`Removal`]: until one layer is left.
     """
-    layers = architecture.decoder_layers(model)
-    norm = model.get_submodule(architecture.final_norm)
+    layers = family.decoder_layers(model)
+    norm = model.get_submodule(family.modules.final_norm)
     batches = list(tokens.batches(batch_size))
-    inputs = [layer_inputs(model, architecture, batch) for batch in batches]
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [predicting(batch) for batch in batches]
     remaining = list(range(len(layers)))
 
@@ -107,18 +107,18 @@ def _ranked(scores: list[float]) -> Iterator[Removal]:
 @torch.no_grad()
 def _mean_turn(
     model: nn.Module,
-    architecture: Architecture,
+    family: Family,
     tokens: PackedTokens,
     batch_size: int,
     counted: Callable[[PackedTokens], torch.Tensor],
     tick: Tick,
 ) -> list[float]:
     """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
-    layers = architecture.decoder_layers(model)
+    layers = family.decoder_layers(model)
     turns, count = torch.zeros(len(layers), dtype=torch.float64), 0
 
     for batch in tokens.batches(batch_size):
-        inputs = layer_inputs(model, architecture, batch)
+        inputs = layer_inputs(model, family, batch)
         hidden, mask = inputs.hidden, counted(batch).to(inputs.hidden.device)
         count += int(mask.sum())
         for index, layer in enumerate(layers):
@@ -130,8 +130,8 @@ def _mean_turn(
     return (turns / count).tolist()
 
 
-def _block_influence(model, architecture, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
-    return _ranked(_mean_turn(model, architecture, tokens, batch_size, lambda batch: batch.mask, tick))
+def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+    return _ranked(_mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick))
 
 
 def _last_of_document(batch: PackedTokens) -> torch.Tensor:
@@ -140,8 +140,8 @@ def _last_of_document(batch: PackedTokens) -> torch.Tensor:
     return last
 
 
-def _last_token_cosine(model, architecture, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
-    return _ranked(_mean_turn(model, architecture, tokens, batch_size, _last_of_document, tick))
+def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+    return _ranked(_mean_turn(model, family, tokens, batch_size, _last_of_document, tick))
 
 
 CRITERIA = {

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..architectures import Architecture
 from ..calibration import PackedTokens
-from ..layerwise import layer_inputs, run_layer
+from ..families import Family, Norm
+from ..ffn.statistics import token_importance
+from ..layerwise import captured, layer_inputs, run_layer
 
 
 TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise
@@ -27,7 +30,8 @@ PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of 
 
 
 class LeastSquares:
-    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, accumulated in float32."""
+    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, of shape `(out, in)`, accumulated in
+    float32."""
 
     def __init__(self, weight: torch.Tensor):
         self.weight = weight.detach().float()
@@ -60,11 +64,6 @@ class LeastSquares:
         return self.weight + step if torch.isfinite(step).all() else self.weight
 
 
-def importance_of(hidden: torch.Tensor) -> torch.Tensor:
-    """Weight of each token's error: the next layer reads the stream through an RMS norm."""
-    return 1 / hidden.float().square().mean(dim=-1).clamp_min(1e-12)
-
-
 @contextmanager
 def _inputs_seen(module: nn.Module):
     """Notes what a module reads, at each run."""
@@ -80,7 +79,7 @@ def _inputs_seen(module: nn.Module):
 def refit(
     dense: nn.Module,
     pruned: nn.Module,
-    architecture: Architecture,
+    family: Family,
     kept_layers: Sequence[int],
     dense_tokens: PackedTokens,
     tokens: PackedTokens,
@@ -96,68 +95,66 @@ def refit(
         dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either.
         tick (`Callable`): called after every layer of the pruned model.
     """
-    dense_inputs = [layer_inputs(dense, architecture, batch) for batch in dense_tokens.batches(batch_size)]
-    inputs = [layer_inputs(pruned, architecture, batch) for batch in tokens.batches(batch_size)]
+    dense_inputs = [layer_inputs(dense, family, batch) for batch in dense_tokens.batches(batch_size)]
+    inputs = [layer_inputs(pruned, family, batch) for batch in tokens.batches(batch_size)]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
     wanted, stream = [x.hidden for x in dense_inputs], [x.hidden for x in inputs]
-    dense_layers, layers = architecture.decoder_layers(dense), architecture.decoder_layers(pruned)
+    dense_layers, layers = family.decoder_layers(dense), family.decoder_layers(pruned)
     following = [*kept_layers[1:], len(dense_layers)]
     done = 0
     for index, layer in enumerate(layers):
-        middle = []  # the dense stream between attention and FFN
+        middle = []  # the dense stream that the FFN's output is added to
         for number in range(done, following[index]):
-            with _inputs_seen(dense_layers[number].get_submodule(architecture.ffn_norm)) as seen:
+            with captured(family, dense.config, dense_layers[number]) as seen:
                 for batch, x in enumerate(dense_inputs):
                     wanted[batch] = run_layer(dense_layers[number], wanted[batch], x.kwargs[number])
                     if number == kept_layers[index]:
-                        middle.append(seen["input"])
+                        middle.append(seen.stream)
         done = following[index]
-        if architecture.ffn_post_norm is None:
-            _refit_output(
-                architecture.attention_out, layer, index, architecture.ffn_norm, middle, stream, inputs, masks
-            )
+        if family.block.ffn_post_norm is None:
+            refitting = partial(_refit_output, family, pruned.config, layer, index, stream, inputs, masks)
+            refitting(family.block.attention_out, middle)
             del middle
-            out = f"{architecture.mlp}.{architecture.neuron_out}"
-            _refit_output(out, layer, index, None, wanted, stream, inputs, masks)
+            refitting(family.block.ffn_out, wanted)
         stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
         tick()
+    final_norm = family.modules.final_norm
     _refit_final_norm(
-        pruned.get_submodule(architecture.final_norm),
-        dense.get_submodule(architecture.final_norm),
-        wanted,
-        stream,
-        masks,
+        family.norm, pruned.get_submodule(final_norm), dense.get_submodule(final_norm), wanted, stream, masks
     )
 
 
 def _refit_output(
-    name: str,
+    family: Family,
+    config: Any,
     layer: nn.Module,
     index: int,
-    read_by: str | None,
-    wanted: Sequence[torch.Tensor],
     stream: Sequence[torch.Tensor],
     inputs: Sequence,
     masks: Sequence[torch.Tensor],
+    name: str,
+    wanted: Sequence[torch.Tensor],
 ) -> None:
     """Refits one projection of a layer into the residual stream.
 
     Args:
-        read_by (`str`, *optional*): the norm that reads the stream behind it; `None`: the next layer does.
+        name (`str`): the attention's output projection or the FFN's.
+        wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read behind the projection: in
+            front of the FFN, or behind the layer.
     """
     projection = layer.get_submodule(name)
-    if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * projection.weight.shape[1]:
+    weight = family.matrix(name, projection.weight)
+    if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * weight.shape[1]:
         return
-    problem = LeastSquares(projection.weight)
+    problem, scale = LeastSquares(weight), family.block.scale(config)
     error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
-    reader = layer.get_submodule(read_by) if read_by else projection
-    with _inputs_seen(projection) as seen, _inputs_seen(reader) as behind:
+    with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
         for batch, mask in enumerate(masks):
             output = run_layer(layer, stream[batch], inputs[batch].kwargs[index])
-            now = behind["input"] if read_by else output
+            now = output if name == family.block.ffn_out else behind.stream
             target = wanted[batch].to(now.device)[mask]
-            importance = importance_of(target)
-            error = target.float() - now[mask].float()
+            importance = token_importance(family.norm, target)
+            error = (target.float() - now[mask].float()) / scale
             problem.add(seen["input"][mask], error, importance)
             error_sum = error_sum + importance @ error
             input_sum = input_sum + importance @ seen["input"][mask].float()
@@ -166,10 +163,11 @@ def _refit_output(
     if projection.bias is not None:
         left = (error_sum - (solved - problem.weight) @ input_sum) / weight_sum
         projection.bias.copy_(projection.bias.float() + left)
-    projection.weight.copy_(solved)
+    projection.weight.copy_(family.matrix(name, solved))
 
 
 def _refit_final_norm(
+    facts: Norm,
     norm: nn.Module,
     dense_norm: nn.Module,
     wanted: Sequence[torch.Tensor],
@@ -177,22 +175,16 @@ def _refit_final_norm(
     masks: Sequence[torch.Tensor],
 ) -> None:
     """Scales each channel of what the output head reads by least squares towards the dense model's."""
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if weight is None:
+        return
+    shift = 0.0 if bias is None else bias.float()
     cross = square = 0.0
     for target, hidden, mask in zip(wanted, stream, masks, strict=True):
-        should, now = dense_norm(target[mask]).float(), norm(hidden[mask]).float()
+        should, now = dense_norm(target[mask]).float() - shift, norm(hidden[mask]).float() - shift
         cross, square = cross + (should * now).sum(dim=0), square + now.square().sum(dim=0)
     factor = torch.where(square > 0, cross / square.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
-    # gemma's norms multiply by one more than their weight
-    shift = norm_offset(norm)
-    norm.weight.copy_((norm.weight.float() + shift) * factor - shift)
-
-
-def norm_offset(norm: nn.Module) -> float:
-    """What a norm adds to its weight before it multiplies: found by asking it."""
-    size = norm.weight.shape[0]
-    flat = torch.ones(1, size, device=norm.weight.device, dtype=torch.float32)
-    scaled = norm(flat.to(norm.weight.dtype)).float().mean()
-    return float(torch.round(scaled - norm.weight.float().mean()))
+    weight.copy_((weight.float() + facts.offset) * factor - facts.offset)
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..architectures import Architecture
 from ..calibration import pack
 from ..divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, total_bits
+from ..families import Family
 from ..report import HeldOut
 from ..surgery import placed
 from ..vocabulary import special_ids, token_lists
@@ -33,7 +33,7 @@ class DenseSide:
         dense: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         pruned_tokenizer: PreTrainedTokenizerBase,
-        architecture: Architecture,
+        family: Family,
         kept: Sequence[int] | None,
         rows: int,
         texts: Sequence[str],
@@ -45,18 +45,18 @@ class DenseSide:
         as_dense = [ids[piece].tolist() for piece in pieces]
         around = special_ids(pruned_tokenizer)
         around_dense = tuple(ids[list(special)].tolist() for special in around)
-        self.architecture, self.batch_size, self.kept = architecture, batch_size, ids.tolist()
+        self.family, self.batch_size, self.kept = family, batch_size, ids.tolist()
         self.device, self.dtype = dense.device, dense.dtype
         self.tokens = pack(pieces, sequence_length, 0, specials=around)
         shared = pack(as_dense, sequence_length, 0, specials=around_dense)
-        self.hidden = final_hidden(dense, architecture, shared, batch_size)
-        full = OutputHead(dense, architecture)
+        self.hidden = final_hidden(dense, family, shared, batch_size)
+        full = OutputHead(dense, family)
         dense_bits, lost = bits_and_lost_mass(self.hidden, full, shared, self.kept)
         changed = sum(a != b for a, b in zip(own_pieces, as_dense, strict=True))
         if changed:
             own = pack(own_pieces, sequence_length, 0, specials=special_ids(tokenizer))
-            dense_bits = total_bits(final_hidden(dense, architecture, own, batch_size), full, own)
-        self.head = OutputHead(dense, architecture, self.kept)
+            dense_bits = total_bits(final_hidden(dense, family, own, batch_size), full, own)
+        self.head = OutputHead(dense, family, self.kept)
         self.bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         self.fixed = {
             "texts": len(texts),
@@ -73,9 +73,9 @@ class DenseSide:
     def measure(self, pruned: PreTrainedModel) -> HeldOut:
         """What a pruned model costs on the texts."""
         model = placed(pruned, self.device, self.dtype)
-        hidden = final_hidden(model, self.architecture, self.tokens, self.batch_size)
-        bits = total_bits(hidden, OutputHead(model, self.architecture), self.tokens)
-        head = OutputHead(model, self.architecture, range(len(self.kept)))
+        hidden = final_hidden(model, self.family, self.tokens, self.batch_size)
+        bits = total_bits(hidden, OutputHead(model, self.family), self.tokens)
+        head = OutputHead(model, self.family, range(len(self.kept)))
         return HeldOut(
             divergence=mean_divergence(self.hidden, hidden, self.head, head),
             pruned_bits_per_byte=bits / self.bytes,

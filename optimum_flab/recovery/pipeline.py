@@ -103,7 +103,7 @@ def default_cache_dir() -> Path:
 def check_teacher(work: Work) -> None:
     """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
     plan, name = work.plan, work.dense.name
-    check_plan(work.dense.model, work.architecture, plan)
+    check_plan(work.dense.model, work.family, plan)
     found = weights_hash(work.dense.model, work.dense.storage_dtype)
     if found != plan.base_hash:
         raise FlabError(
@@ -310,7 +310,7 @@ def _before_training(
         with steps.step("closed form"):
             start, closed = _closed_form(work, computing, settings, data, folder, steps, dtype, give_up_dense)
     give_up_dense()
-    asked = DenseTeacher(computing, work.architecture, work.plan.kept_tokens) if resident else None
+    asked = DenseTeacher(computing, work.family, work.plan.kept_tokens) if resident else None
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 
@@ -399,7 +399,7 @@ def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) ->
         work.dense.model,
         work.dense.tokenizer,
         work.tokenizer,
-        work.architecture,
+        work.family,
         work.plan.kept_tokens,
         work.plan.vocab_size,
         texts,
@@ -411,7 +411,7 @@ def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) ->
 def _cached(
     work: Work, dense: PreTrainedModel, settings: RecoverySettings, data: Data, folder: Path, steps: Steps
 ) -> tuple[CachedTeacher, CachedTeacher]:
-    teacher = DenseTeacher(dense, work.architecture, work.plan.kept_tokens)
+    teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
     k = min(settings.top_k, teacher.head.weight.shape[0])
     vocabulary = hashlib.sha256(json.dumps(work.plan.kept_tokens).encode()).hexdigest()
     identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
@@ -465,7 +465,7 @@ def _closed_form(
         refit(
             dense,
             computing,
-            work.architecture,
+            work.family,
             work.plan.kept_layers,
             as_dense(tokens),
             tokens,
@@ -502,15 +502,15 @@ def _validation_divergence(
     dtype: torch.dtype,
 ) -> Callable[[PreTrainedModel], float]:
     """A model's divergence on the sequences set aside."""
-    architecture, kept = work.architecture, work.plan.kept_tokens
+    family, kept = work.family, work.plan.kept_tokens
     device, rows = dense.device, range(work.plan.vocab_size if kept is None else len(kept))
-    hidden = final_hidden(dense, architecture, as_dense(tokens), MEASURED_AT_ONCE)
-    head = OutputHead(dense, architecture, list(rows) if kept is None else kept)
+    hidden = final_hidden(dense, family, as_dense(tokens), MEASURED_AT_ONCE)
+    head = OutputHead(dense, family, list(rows) if kept is None else kept)
 
     def measure(model: PreTrainedModel) -> float:
         measured = placed(model, device, dtype)
-        own = final_hidden(measured, architecture, tokens, MEASURED_AT_ONCE)
-        return mean_divergence(hidden, own, head, OutputHead(measured, architecture, rows))
+        own = final_hidden(measured, family, tokens, MEASURED_AT_ONCE)
+        return mean_divergence(hidden, own, head, OutputHead(measured, family, rows))
 
     return measure
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..architectures import Architecture
 from ..calibration import PackedTokens
 from ..divergence import OutputHead
 from ..errors import FlabError
+from ..families import Family
 
 
 ROWS_PER_FILE = 16
@@ -35,9 +35,9 @@ class DenseTeacher:
         device (`torch.device`, *optional*): where answers are wanted; defaults to the model's.
     """
 
-    def __init__(self, model: nn.Module, architecture: Architecture, kept: Sequence[int] | None):
+    def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None):
         self.model = model
-        self.head = OutputHead(model, architecture, kept)
+        self.head = OutputHead(model, family, kept)
         rows = self.head.weight.shape[0] if kept is None else kept
         self.kept = torch.arange(rows) if kept is None else torch.as_tensor(rows)
 

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..architectures import Architecture
+from ..families import Family
 from ..loading import DenseModel
 from ..plan import PruningPlan
 from ..progress import progress
@@ -33,7 +33,7 @@ class Work:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan
-    architecture: Architecture
+    family: Family
 
 
 @dataclass

@@ -1,0 +1,22 @@
+"""Families of models, as data: what each axis of each tensor is, and what deciding needs to know.
+
+Adding a family is one file in `known/`; a user's own is named with `--family`.
+"""
+
+from .check import check_family
+from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
+from .schema import Family, Norm, cut, plain_axes
+
+
+__all__ = [
+    "FAMILY_NAME",
+    "Family",
+    "Norm",
+    "check_family",
+    "cut",
+    "family_for",
+    "known_families",
+    "plain_axes",
+    "read_family",
+    "save_family",
+]

@@ -1,0 +1,272 @@
+"""Whether a model is what its family says: asked of the model itself, on a few tokens, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from ..errors import FlabError
+from .schema import Family, cut, parts_of, plain_axes
+
+
+TOKENS = 16
+# the largest difference that rounding explains, as a share of the largest number compared
+TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
+PLAIN = (bool, int, float, str, type(None))
+
+
+def check_family(model: nn.Module, family: Family) -> None:
+    """Compares a model with the facts of its family: names, sizes and layout of its tensors, the fields of its
+    configuration, layer by layer what the FFN reads and adds, and the output head against the model's own logits.
+
+    Args:
+        model (`PreTrainedModel`): in memory, in evaluation mode.
+
+    Raises:
+        [`FlabError`]: says what differs.
+    """
+    # the later checks need what the earlier ones found to be there
+    for check in (_fields, _modules, _tensors, _per_layer, _places, _functions, _packing):
+        if faults := [fault for fault in check(model, family) if fault]:
+            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+            raise FlabError(
+                f"this {family.model_type} model is not as its family is described: {'; '.join(faults[:3])}{more}. It"
+                " would be pruned wrongly, so describe it in a family file of its own and name that with --family"
+            )
+
+
+def _fields(model: nn.Module, family: Family) -> Iterator[str]:
+    """Fields that the configuration lacks."""
+    block, logits, used = family.block, family.logits, _used_dimensions(model, family) | {"layer"}
+    for dimension, field in family.sizes.items():
+        if dimension in used and not hasattr(model.config, field):
+            yield f"sizes.{dimension}: its configuration has no field {field!r}"
+    for dimension in sorted(used - set(family.sizes)):
+        yield f"sizes: nothing says which field of its configuration is the size of {dimension!r}"
+    facts = {
+        "fixed_depth": family.fixed_depth,
+        "block.residual_scale": block.residual_scale,
+        **{f"logits.{name}": field for name, field in logits.model_dump().items()},
+    }
+    if isinstance(block.parallel, str):
+        facts["block.parallel"] = block.parallel
+    for fact, field in facts.items():
+        if field is not None and not hasattr(model.config, field):
+            yield f"{fact}: its configuration has no field {field!r}"
+
+
+def _used_dimensions(model: nn.Module, family: Family) -> set[str]:
+    return {axis for name in model.state_dict() for axis in plain_axes(family.axes(name) or ()) if axis is not None}
+
+
+def _modules(model: nn.Module, family: Family) -> Iterator[str]:
+    """Modules that are not there."""
+    for name, path in family.modules.model_dump().items():
+        if not _has(model, path):
+            yield f"modules.{name}: it has no module {path!r}"
+    if not _has(model, family.modules.layers):
+        return
+    layers, number = family.decoder_layers(model), getattr(model.config, family.sizes["layer"])
+    if not isinstance(layers, nn.ModuleList) or len(layers) != number:
+        yield f"modules.layers: {family.modules.layers!r} is not the list of its {number} layers"
+        return
+    block = family.block
+    paths = {name: getattr(block, name) for name in ("attention_out", "ffn_out", "ffn_post_norm")}
+    if not block.is_parallel(model.config):
+        paths["stream_read_by"] = block.stream_read_by
+    for name, path in paths.items():
+        if path is not None and not all(_has(layer, path) for layer in layers):
+            yield f"block.{name}: its layers have no module {path!r}"
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
+    """Tensors that nobody named, or of another shape than their axes have."""
+    sizes = {dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()}
+    state = model.state_dict()
+    unnamed = [name for name in state if family.axes(name) is None]
+    if unnamed:
+        yield f"tensors: nothing says what the axes of {len(unnamed)} of its {len(state)} tensors are ({unnamed[0]})"
+        return
+    for name, tensor in state.items():
+        axes = family.axes(name)
+        if len(axes) != tensor.ndim:
+            yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
+            continue
+        for size, axis, dimension in zip(tensor.shape, axes, plain_axes(axes), strict=True):
+            if axis is None or sizes[dimension] is None:
+                continue
+            wanted = sizes[dimension] * parts_of(axis)
+            # heads are blocks of numbers, of a size that the configurations call by many names
+            fits = size % wanted == 0 if dimension in ("head", "kv_head") else size == wanted
+            if not fits:
+                yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
+    out = f"{family.block.ffn_out}.weight"
+    if "neuron" not in plain_axes(family.axes(family.in_layer(0, out)) or ()):
+        yield f"block.ffn_out: {out} has no axis of neurons"
+
+
+def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
+    """Fields that would be wrong once layers are removed."""
+    fields, layers = model.config.to_dict(), len(family.decoder_layers(model))
+    for name, value in fields.items():
+        if isinstance(value, (list, tuple)) and len(value) == layers and name not in family.per_layer:
+            if not (name.endswith("_token_id") or name in ("architectures",)):
+                yield f"per_layer: its configuration has {name!r} with an entry per layer"
+    for name in family.per_layer:
+        if fields.get(name) is not None and len(fields[name]) != layers:
+            yield f"per_layer: {name!r} of its configuration has {len(fields[name])} entries for {layers} layers"
+
+
+def _places(model: nn.Module, family: Family) -> Iterator[str]:
+    """Layers that would be others at another place: a model without the first layer is built, without weights, and
+    its layers are compared with those that they shall be."""
+    from ..surgery import resized_config
+
+    layers = family.decoder_layers(model)
+    if len(layers) < 2 or (family.fixed_depth and getattr(model.config, family.fixed_depth)):
+        return
+    try:
+        with torch.device("meta"):
+            shorter = type(model)._from_config(resized_config(model.config, family, range(1, len(layers)), {})).eval()
+    except Exception as error:  # configurations check themselves in many ways
+        yield f"per_layer: its configuration does not allow a layer less ({str(error).splitlines()[0]})"
+        return
+    for place, layer in enumerate(family.decoder_layers(shorter)):
+        if different := _differing(layers[place + 1], layer):
+            yield f"per_layer: layer {place + 1} would have another {different} if it were layer {place}"
+            return
+
+
+def _differing(layer: nn.Module, other: nn.Module) -> str | None:
+    """The first plain attribute in which two layers differ, but for the place that they know themselves to be at."""
+    modules, others = dict(layer.named_modules()), dict(other.named_modules())
+    if different := set(modules) ^ set(others):
+        return f"module {sorted(different)[0]!r}"
+    for path, module in modules.items():
+        for name, value in vars(module).items():
+            if name.startswith("_") or "layer_idx" in name or not isinstance(value, PLAIN):
+                continue
+            if getattr(others[path], name, None) != value:
+                return f"{path}.{name}".removeprefix(".")
+    return None
+
+
+@torch.no_grad()
+def _functions(model: nn.Module, family: Family) -> Iterator[str]:
+    """What the model computes, against what the family says that it computes."""
+    from ..calibration import PackedTokens
+    from ..divergence import OutputHead
+    from ..layerwise import captured, layer_inputs, run_layer
+
+    layers, config, block = family.decoder_layers(model), model.config, family.block
+    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
+    ids = torch.arange(1, TOKENS + 1)[None] * rows // (TOKENS + 1)
+    tokens = PackedTokens(ids, torch.arange(TOKENS)[None], torch.ones_like(ids, dtype=torch.bool))
+    inputs = layer_inputs(model, family, tokens)
+    hidden, scale = inputs.hidden, block.scale(config)
+    for index, layer in enumerate(layers):
+        out = layer.get_submodule(block.attention_out)
+        attention: dict[str, torch.Tensor] = {}
+        handle = out.register_forward_hook(lambda module, args, output, seen=attention: seen.update(output=output))
+        try:
+            with captured(family, config, layer) as seen:
+                after = run_layer(layer, hidden, inputs.kwargs[index])
+        finally:
+            handle.remove()
+        if seen.stream is None or seen.output is None or seen.stream.shape != hidden.shape:
+            yield f"block: layer {index} does not run its FFN through {block.ffn_out} and {block.stream_read_by}"
+            return
+        matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
+        if not _same(seen.output, nn.functional.linear(seen.neurons, matrix, bias)):
+            yield f"block.ffn_out: layer {index} does not multiply its neurons by {block.ffn_out}.weight"
+        added = seen.output
+        if block.ffn_post_norm is not None:
+            added = layer.get_submodule(block.ffn_post_norm)(added)
+        elif not _same(seen.stream, hidden + scale * attention["output"]):
+            yield f"block: layer {index} does not add {block.attention_out}, times the residual scale, to its stream"
+        if not _same(after, seen.stream + scale * added):
+            yield f"block: what layer {index} gives is not the stream at {block.stream_read_by} plus its FFN"
+        if index in (0, len(layers) - 1):
+            for dimension in ("neuron", "expert"):
+                if not _same(after, _permuted(family, layer, dimension, hidden, inputs.kwargs[index])):
+                    yield (
+                        f"tensors: layer {index} gives something else when its {dimension}s change places, so their"
+                        " axes are others"
+                    )
+        hidden = after
+    own = model(**tokens.model_inputs(hidden.device)).logits[0]
+    norm = model.get_submodule(family.modules.final_norm)
+    found = OutputHead(model, family).logits(norm(hidden)[0])
+    if not _same(own.float(), found, own.dtype):
+        yield "logits: its own are not those of the output head on the final norm, with what is stated under logits"
+    if not _same_norm(norm, family, hidden):
+        yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
+
+
+@torch.no_grad()
+def _packing(model: nn.Module, family: Family) -> Iterator[str]:
+    """Whether documents of one row see each other, by a row with the same document twice."""
+    from ..calibration import PackedTokens
+    from ..divergence import final_hidden
+
+    rows, half = model.get_submodule(family.modules.embeddings).weight.shape[0], TOKENS // 2
+    ids, positions = torch.arange(1, half + 1)[None] * rows // (half + 1), torch.arange(half)[None]
+    row = PackedTokens(ids.repeat(1, 2), positions.repeat(1, 2), torch.ones(1, TOKENS, dtype=torch.bool))
+    first, second = final_hidden(model, family, row, 1).chunk(2)
+    if not _same(first, second):
+        yield f"{type(model).__name__} lets documents of one row see each other"
+
+
+def _same(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether two results differ by rounding only."""
+    largest = float(first.float().abs().max())
+    difference = float((first.float() - second.float()).abs().max())
+    return difference <= TOLERANCES[dtype or first.dtype] * largest
+
+
+def _permuted(
+    family: Family, layer: nn.Module, dimension: str, hidden: torch.Tensor, kwargs: dict[str, Any]
+) -> torch.Tensor:
+    """What a layer gives when the neurons (or experts) change places in every tensor that has them."""
+    from ..layerwise import output_of
+
+    generator, weights = torch.Generator().manual_seed(0), {}
+    order: torch.Tensor | None = None
+    for name, tensor in layer.named_parameters():
+        axes = family.axes(family.in_layer(0, name)) or ()
+        if dimension not in plain_axes(axes):
+            continue
+        if order is None:
+            place = plain_axes(axes).index(dimension)
+            order = torch.randperm(tensor.shape[place] // parts_of(axes[place]), generator=generator)
+        weights[name] = cut(tensor, axes, {dimension: order})
+    return output_of(functional_call(layer, weights, (hidden,), kwargs))
+
+
+def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
+    """Whether a norm is of the stated kind, by what it makes of numbers that no epsilon can be felt in."""
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
+    kind, offset = family.norm.kind, family.norm.offset
+    exact = given.float()
+    if kind == "layer":
+        exact = exact - exact.mean(dim=-1, keepdim=True)
+    exact = exact / family.norm.square(given)[..., None].sqrt()
+    if weight is not None:
+        exact = exact * (weight.float() + offset)
+    if bias is not None:
+        exact = exact + bias.float()
+    return _same(norm(given), exact)

@@ -1,0 +1,255 @@
+"""What a family of models *is*: a file of facts, checked when it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import nn
+
+
+DIMENSIONS = ("vocab", "hidden", "neuron", "head", "kv_head", "expert")
+AXIS = rf"^({'|'.join(DIMENSIONS)})(\*[2-9])?$"
+
+Axis = Annotated[str, Field(pattern=AXIS)]
+FieldName = Annotated[str, Field(pattern=r"^\w+$")]
+ModulePath = Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Modules(_Facts):
+    """Paths of modules in the causal language model.
+
+    Args:
+        layers (`str`): the list of decoder layers.
+        embeddings (`str`): the token embedding.
+        final_norm (`str`): the norm that reads what the last layer gives.
+        output_head (`str`): the projection to the vocabulary.
+    """
+
+    layers: ModulePath
+    embeddings: ModulePath
+    final_norm: ModulePath
+    output_head: ModulePath
+
+
+class Block(_Facts):
+    """How a decoder layer reads and writes the residual stream; module paths are relative to the layer.
+
+    Args:
+        attention_out (`str`): the projection from the attention heads to the stream.
+        ffn_out (`str`): the projection from the neurons to the stream.
+        stream_read_by (`str`): the module whose input is the stream that the FFN's output is added to. In a parallel
+            block there is none: the stream is then what the layer reads, plus what the attention adds.
+        ffn_post_norm (`str`, *optional*): a norm between the FFN and the stream.
+        parallel (`bool` or `str`): whether attention and FFN read the same stream, or the config field that says so.
+        residual_scale (`str`, *optional*): the config field that multiplies what is added to the stream.
+    """
+
+    attention_out: ModulePath
+    ffn_out: ModulePath
+    stream_read_by: ModulePath
+    ffn_post_norm: ModulePath | None = None
+    parallel: bool | FieldName = False
+    residual_scale: FieldName | None = None
+
+    def is_parallel(self, config: Any) -> bool:
+        """Whether attention and FFN of a model with this configuration read the same stream."""
+        return getattr(config, self.parallel) if isinstance(self.parallel, str) else self.parallel
+
+    def scale(self, config: Any) -> float:
+        """What multiplies everything that is added to the stream."""
+        return 1.0 if self.residual_scale is None else float(getattr(config, self.residual_scale))
+
+
+class Logits(_Facts):
+    """What happens to the logits behind the output head: the config fields that hold the numbers.
+
+    Args:
+        multiplier (`str`, *optional*): logits are multiplied by it.
+        divisor (`str`, *optional*): logits are divided by it.
+        softcap (`str`, *optional*): logits are squeezed between plus and minus this by a hyperbolic tangent.
+    """
+
+    multiplier: FieldName | None = None
+    divisor: FieldName | None = None
+    softcap: FieldName | None = None
+
+    def apply(self, logits: torch.Tensor, config: Any) -> torch.Tensor:
+        """The logits that the model gives, of the shape of `logits`."""
+        if self.multiplier is not None:
+            logits = logits * getattr(config, self.multiplier)
+        if self.divisor is not None:
+            logits = logits / getattr(config, self.divisor)
+        cap = None if self.softcap is None else getattr(config, self.softcap)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+class Norm(_Facts):
+    """The norms in front of attention, FFN and output head.
+
+    Args:
+        kind (`str`): `"rms"`, or `"layer"`, which also subtracts the mean.
+        offset (`int`): added to the weight before it multiplies.
+    """
+
+    kind: Literal["rms", "layer"] = "rms"
+    offset: Literal[0, 1] = 0
+
+    def square(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The mean square that the norm divides by, float32, of the shape of `hidden` without its last axis."""
+        hidden = hidden.float()
+        return hidden.square().mean(dim=-1) if self.kind == "rms" else hidden.var(dim=-1, unbiased=False)
+
+
+class Family(_Facts):
+    """The facts of a family of models; see `docs/families.md` for how to write one.
+
+    Args:
+        model_type (`str`): `config.model_type`.
+        transformers (`str`): the versions of transformers that read its checkpoints as they were measured.
+        modules ([`Modules`]): where its parts are.
+        tensors (`dict`): for each tensor what its axes are, `None` where nothing is ever cut. In the names `{layer}`
+            is a decoder layer, `{embeddings}`, `{final_norm}` and `{output_head}` are the modules, and `*` is any one
+            piece of a path. `neuron*2` is an axis that holds two blocks of neurons, one behind the other.
+        sizes (`dict[str, str]`): the config field of each dimension, and of the number of layers.
+        per_layer (`list[str]`): config fields with an entry per layer.
+        layer_counts (`list[str]`): config fields that count layers from the bottom and that mean nothing once
+            `layer_types` is spelled out.
+        fixed_depth (`str`, *optional*): a config field that, where it is true, binds each layer to its place.
+        block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
+    """
+
+    model_type: str
+    transformers: str
+    modules: Modules
+    tensors: dict[str, list[Axis | None]]
+    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "head", "kv_head", "expert"], FieldName]
+    per_layer: list[FieldName] = []
+    layer_counts: list[FieldName] = []
+    fixed_depth: FieldName | None = None
+    block: Block
+    logits: Logits = Logits()
+    norm: Norm = Norm()
+
+    @field_validator("tensors")
+    @classmethod
+    def _known_places(cls, tensors: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        places = {"layer", *Modules.model_fields} - {"layers"}
+        for name in tensors:
+            if unknown := set(re.findall(r"{(.*?)}", name)) - places:
+                raise ValueError(f"{name!r} names {{{unknown.pop()}}}; the places are {', '.join(sorted(places))}")
+        return tensors
+
+    # --- tensors ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], tuple[str | None, ...]]]:
+        places = {
+            "layer": rf"{re.escape(self.modules.layers)}\.\d+",
+            **{name: re.escape(path) for name, path in self.modules.model_dump().items()},
+        }
+        patterns = []
+        for name, axes in self.tensors.items():
+            pattern = re.escape(name).replace(r"\*", "[^.]+").replace(r"\{", "{").replace(r"\}", "}")
+            for place, path in places.items():
+                pattern = pattern.replace(f"{{{place}}}", path)
+            patterns.append((re.compile(pattern), tuple(axes)))
+        return patterns
+
+    def axes(self, name: str) -> tuple[str | None, ...] | None:
+        """What the axes of a tensor of the model's state dict are; `None` where the family does not name it."""
+        return next((axes for pattern, axes in self._patterns if pattern.fullmatch(name)), None)
+
+    def layer_of(self, name: str) -> tuple[int | None, str]:
+        """The decoder layer that a tensor belongs to, and its name in there; `None` and the whole name for others."""
+        prefix = f"{self.modules.layers}."
+        if not name.startswith(prefix):
+            return None, name
+        index, _, rest = name[len(prefix) :].partition(".")
+        return int(index), rest
+
+    def in_layer(self, index: int, name: str) -> str:
+        """The name in the model's state dict of a tensor of the layer at `index`."""
+        return f"{self.modules.layers}.{index}.{name}"
+
+    # --- modules ---------------------------------------------------------------------------------------------------
+
+    def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
+        """The decoder layers of `model`, bottom first."""
+        return model.get_submodule(self.modules.layers)
+
+    def ffn_out(self, layer: nn.Module) -> nn.Module:
+        """The projection from the neurons of one layer back to the residual stream."""
+        return layer.get_submodule(self.block.ffn_out)
+
+    def matrix(self, projection: str, weight: torch.Tensor) -> torch.Tensor:
+        """The weight of a projection into the stream as a matrix of shape `(hidden, in)`, and back: some families
+        store it the other way round.
+
+        Args:
+            projection (`str`): `block.ffn_out` or `block.attention_out`.
+            weight (`torch.Tensor`): either form; what is returned shares its memory.
+        """
+        axes = self.axes(self.in_layer(0, f"{projection}.weight"))
+        return weight if axes is None or axes[0] == "hidden" else weight.T
+
+    def ffn_out_matrix(self, layer: nn.Module) -> torch.Tensor:
+        """The weight of [`ffn_out`], of shape `(hidden, neurons)`."""
+        return self.matrix(self.block.ffn_out, self.ffn_out(layer).weight)
+
+    @property
+    def ffn_out_name(self) -> str:
+        """The name of that weight in the state dict of a layer."""
+        return f"{self.block.ffn_out}.weight"
+
+    def neuron_tensors(self, layer: nn.Module) -> Iterator[tuple[str, nn.Parameter, tuple[str | None, ...]]]:
+        """Name in the layer, tensor and axes of everything that belongs to neurons."""
+        for name, tensor in layer.named_parameters():
+            axes = self.axes(self.in_layer(0, name)) or ()
+            if "neuron" in plain_axes(axes):
+                yield name, tensor, axes
+
+    def incoming(self, layer: nn.Module) -> list[torch.Tensor]:
+        """The weights into the neurons of one layer (gate, up): matrices of shape `(neurons, hidden)`."""
+        matrices = []
+        for name, tensor, axes in self.neuron_tensors(layer):
+            if name != self.ffn_out_name and tensor.ndim == 2:
+                place = plain_axes(axes).index("neuron")
+                matrices += list((tensor if place == 0 else tensor.T).chunk(parts_of(axes[place])))
+        return matrices
+
+
+def plain_axes(axes: tuple[str | None, ...]) -> list[str | None]:
+    """The dimensions of axes, without how often they are repeated."""
+    return [axis and axis.partition("*")[0] for axis in axes]
+
+
+def parts_of(axis: str) -> int:
+    """How many blocks of a dimension an axis holds."""
+    return int(axis.partition("*")[2] or 1)
+
+
+def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Takes indices out of a tensor along the axes that are of a kept dimension.
+
+    Args:
+        axes (`tuple`): what each axis is, see [`Family`].
+        kept (`dict[str, torch.Tensor]`): indices by dimension, in the order they shall have; other dimensions stay.
+    """
+    for place, axis in enumerate(axes):
+        dimension = axis and axis.partition("*")[0]
+        if dimension not in kept:
+            continue
+        parts = parts_of(axis)
+        size = tensor.shape[place] // parts
+        index = kept[dimension].to(tensor.device)
+        tensor = tensor.index_select(place, torch.cat([index + part * size for part in range(parts)]))
+    return tensor
