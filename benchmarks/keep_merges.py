@@ -15,10 +15,10 @@ import torch
 from common import print_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.budget import count_parameters, shape_of
 from optimum_flab.calibration import default_corpus, pack, read_source
 from optimum_flab.divergence import OutputHead, final_hidden, total_bits
+from optimum_flab.families import family_for
 from optimum_flab.vocabulary import config_token_ids, count_tokens, natural_vocabulary, read_spec, rewrite_tokenizer
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     counts, shape = count_parameters(model, architecture), shape_of(model, architecture)
     documents = read_source(args.texts).documents
     texts = [document.text for document in documents[:: max(1, len(documents) // args.limit)]]

@@ -133,8 +133,8 @@ def load_dense(
 
     Raises:
         [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
-            other than GGUF, is of an unsupported family or not as its family is described, needs custom code that was not allowed, or has no fast
-            tokenizer that fits it.
+            other than GGUF, is of an unsupported family or not as its family is described, needs custom code that was
+            not allowed, or has no fast tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype.
     """
     dtype, device = computation_dtype(dtype), computation_device(device)

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.budget import (
     Inspection,
     Limits,
@@ -16,20 +15,21 @@ from optimum_flab.budget import (
     shape_of,
 )
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.families import family_for
 
 from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 
 
 def test_counts_are_those_of_the_model(family):
     model = tiny_model(family)
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     counts = count_parameters(model, architecture)
     assert shape_of(model, architecture) == Shape(VOCABULARY, LAYERS, WIDTH)
     assert counts.total(shape_of(model, architecture)) == sum(p.numel() for p in model.parameters())
 
 
 def test_counts_foretell_a_smaller_model(family):
-    counts = count_parameters(tiny_model(family), architecture_for(tiny_model(family).config))
+    counts = count_parameters(tiny_model(family), family_for(tiny_model(family).config))
     changes = {"layer_types": ["full_attention"] * 2} if family == "gemma3_text" else {}
     smaller = tiny_model(family, vocab_size=200, num_hidden_layers=2, intermediate_size=24, **changes)
     assert counts.total(Shape(200, 2, 24)) == sum(p.numel() for p in smaller.parameters())

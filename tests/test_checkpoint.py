@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.checkpoint import needed_transformers, save_checkpoint
+from optimum_flab.families import family_for
 from optimum_flab.surgery import operate
 
 from .conftest import byte_level_tokenizer, tiny_model
@@ -34,7 +34,7 @@ def saved(family, tokenizer, tmp_path):
     def save(rope: str, local: str = "default") -> tuple[torch.nn.Module, Path]:
         dense = tiny_model(family, TOKENS, rope_parameters=rope_of(family, rope, local))
         plan, _ = plan_for(dense, kept_tokens=list(range(TOKENS)))
-        model = operate(dense, architecture_for(dense.config), plan)
+        model = operate(dense, family_for(dense.config), plan)
         model.config.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         # of the class that transformers takes beside such a model

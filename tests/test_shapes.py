@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.budget import Limits, Shape, parameters_to_keep
 from optimum_flab.calibration import PackedTokens
+from optimum_flab.families import family_for
 from optimum_flab.shapes import (
     Candidate,
     ValidationText,
@@ -97,7 +97,7 @@ def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
 
 def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
     model, tokens = tiny_model(family), random_tokens()
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     text = ValidationText(range(VOCABULARY), tokens, 1000)
     depth = len(architecture.decoder_layers(model))
     candidate = measure_shape(model, architecture, Shape(VOCABULARY, depth, 0), (), [], text, 4)

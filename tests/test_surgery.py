@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from optimum_flab.architectures import ARCHITECTURES, architecture_for
 from optimum_flab.errors import FlabError
+from optimum_flab.families import family_for
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import NarrowLayer, narrow
 from optimum_flab.plan import PruningPlan
@@ -18,7 +18,7 @@ from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, random_tokens, tiny_m
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     narrowed = narrow(
         model,
         architecture,
@@ -54,7 +54,7 @@ def masked_logits(model, plan, narrowed, ids):
     from optimum_flab.calibration import pack
     from optimum_flab.layerwise import layer_inputs
 
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     tokens = pack([ids], len(ids), 0)
     inputs = layer_inputs(model, architecture, tokens)
     step = masked_step(model, architecture, set(range(LAYERS)) - set(plan.kept_layers), narrowed)
@@ -70,7 +70,7 @@ def test_surgery_equals_masking_the_dense_model(family, criterion, use_cache):
     model = tiny_model(family)
     kept_tokens = list(range(1, VOCABULARY, 2))
     plan, narrowed = plan_for(model, criterion=criterion, kept_tokens=kept_tokens)
-    pruned = operate(model, architecture_for(model.config), plan)
+    pruned = operate(model, family_for(model.config), plan)
     ids = torch.randint(len(kept_tokens), (20,), generator=torch.Generator().manual_seed(3)).tolist()
     expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]
     if use_cache:
@@ -109,7 +109,7 @@ def test_any_plan_without_compensation_equals_masking(data):
     narrowed = {index: NarrowLayer(kept, None) for index, kept in neurons.items()}
     ids = data.draw(st.lists(st.integers(0, len(kept_tokens) - 1), min_size=1, max_size=16))
     expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]
-    found = operate(model, architecture_for(model.config), plan)(input_ids=torch.tensor([ids])).logits
+    found = operate(model, family_for(model.config), plan)(input_ids=torch.tensor([ids])).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_every_supported_family_is_tested():
 def test_the_result_is_a_stock_checkpoint(family, tmp_path):
     model = tiny_model(family)
     plan, _ = plan_for(model, kept_tokens=list(range(100)), vocab_size=112)
-    pruned = operate(model, architecture_for(model.config), plan)
+    pruned = operate(model, family_for(model.config), plan)
     pruned.save_pretrained(tmp_path)
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True, dtype=torch.float32)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -138,7 +138,7 @@ def test_the_result_is_a_stock_checkpoint(family, tmp_path):
 def test_tying_is_kept(family):
     model = tiny_model(family)
     plan, _ = plan_for(model, kept_tokens=list(range(100)))
-    pruned = operate(model, architecture_for(model.config), plan)
+    pruned = operate(model, family_for(model.config), plan)
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     assert (pruned.lm_head.weight is pruned.model.embed_tokens.weight) == tied
 
@@ -146,7 +146,7 @@ def test_tying_is_kept(family):
 def test_padding_rows_never_win():
     model = tiny_model("llama")
     plan, _ = plan_for(model, kept_tokens=list(range(100)), vocab_size=128)
-    pruned = operate(model, architecture_for(model.config), plan)
+    pruned = operate(model, family_for(model.config), plan)
     logits = pruned(input_ids=torch.randint(100, (4, 30))).logits
     assert int(logits.argmax(-1).max()) < 100
 
@@ -158,7 +158,7 @@ def test_token_ids_follow_in_config_and_generation_config():
     model.generation_config.pad_token_id = 15
     model.generation_config.suppress_tokens = [12, 17]
     plan, _ = plan_for(model, kept_tokens=list(range(1, VOCABULARY, 2)))
-    pruned = operate(model, architecture_for(model.config), plan)
+    pruned = operate(model, family_for(model.config), plan)
     assert (pruned.config.eos_token_id, pruned.config.bos_token_id, pruned.config.pad_token_id) == (5, 6, 7)
     assert pruned.generation_config.eos_token_id == [5, 6]
     assert pruned.generation_config.pad_token_id == 7
@@ -169,13 +169,13 @@ def test_token_ids_follow_in_config_and_generation_config():
 def test_max_window_layers_follow_the_layers():
     model = tiny_model("qwen2", max_window_layers=2)
     plan, _ = plan_for(model)
-    assert operate(model, architecture_for(model.config), plan).config.max_window_layers == 1
+    assert operate(model, family_for(model.config), plan).config.max_window_layers == 1
 
 
 def test_output_dtype():
     model = tiny_model("qwen2")
     plan, _ = plan_for(model)
-    pruned = operate(model, architecture_for(model.config), PruningPlan(**{**vars(plan), "dtype": "bfloat16"}))
+    pruned = operate(model, family_for(model.config), PruningPlan(**{**vars(plan), "dtype": "bfloat16"}))
     assert {parameter.dtype for parameter in pruned.parameters()} == {torch.bfloat16}
 
 
@@ -194,4 +194,4 @@ def test_a_plan_of_another_model_is_refused(change, message):
     model = tiny_model("qwen2")
     plan, _ = plan_for(model)
     with pytest.raises(FlabError, match=message):
-        operate(model, architecture_for(model.config), PruningPlan(**{**vars(plan), **change}))
+        operate(model, family_for(model.config), PruningPlan(**{**vars(plan), **change}))

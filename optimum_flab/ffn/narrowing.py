@@ -22,8 +22,8 @@ class NarrowLayer:
 
     Args:
         kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons.
-        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons; `None` where
-            the dense columns stay as they are.
+        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons;
+            `None` where the dense ones stay as they are.
     """
 
     kept: torch.Tensor

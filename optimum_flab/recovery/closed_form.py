@@ -30,8 +30,11 @@ PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of 
 
 
 class LeastSquares:
-    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, of shape `(out, in)`, accumulated in
-    float32."""
+    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, accumulated in float32.
+
+    Args:
+        weight (`torch.Tensor` of shape `(out, in)`): W₀.
+    """
 
     def __init__(self, weight: torch.Tensor):
         self.weight = weight.detach().float()

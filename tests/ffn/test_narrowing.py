@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.families import family_for
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import narrow, survey
 from optimum_flab.shapes import masked_step
@@ -22,7 +22,7 @@ def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
 def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
     return narrow(
         model,
-        architecture_for(model.config),
+        family_for(model.config),
         tokens,
         list(kept_layers),
         width,
@@ -35,12 +35,12 @@ def narrowed_by(model, criterion, width, tokens, kept_layers=range(LAYERS)):
 def test_full_width_on_all_layers_changes_nothing(family):
     model, tokens = tiny_model(family), random_tokens(200)
     narrowed = narrowed_by(model, "obs", WIDTH, tokens)
-    assert divergence(model, architecture_for(model.config), narrowed) < 1e-4
+    assert divergence(model, family_for(model.config), narrowed) < 1e-4
 
 
 def test_compensated_elimination_is_nearer_to_dense_than_the_first_neurons(family):
     model, tokens = tiny_model(family), random_tokens(200)
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     ours = divergence(model, architecture, narrowed_by(model, "obs", WIDTH * 3 // 4, tokens))
     first = divergence(model, architecture, narrowed_by(model, "first", WIDTH * 3 // 4, tokens))
     assert ours < first / 1.5
@@ -48,7 +48,7 @@ def test_compensated_elimination_is_nearer_to_dense_than_the_first_neurons(famil
 
 def test_narrowing_makes_up_for_a_removed_layer():
     model, tokens = tiny_model("qwen2"), random_tokens(200)
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     kept = [0, 2, 3]
     narrowed = narrowed_by(model, "obs", WIDTH, tokens, kept)
     assert sorted(narrowed) == kept
@@ -57,7 +57,7 @@ def test_narrowing_makes_up_for_a_removed_layer():
 
 def test_the_sequential_pass_is_no_worse_than_the_survey():
     model, tokens = tiny_model("llama"), random_tokens(200)
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     width = WIDTH // 2
     surveyed = survey(model, architecture, tokens, [width], CRITERIA["obs"], 4, torch.Generator().manual_seed(0))
     independent = {index: widths[width] for index, widths in enumerate(surveyed)}

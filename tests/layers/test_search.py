@@ -3,8 +3,8 @@ from itertools import islice
 import pytest
 import torch
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.families import family_for
 from optimum_flab.layers import CRITERIA
 from optimum_flab.shapes import masked_step
 
@@ -12,13 +12,13 @@ from ..conftest import LAYERS, random_tokens, tiny_model
 
 
 def removals(model, criterion, number, tokens):
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     order = CRITERIA[criterion].removals(model, architecture, tokens, 4, OutputHead(model, architecture))
     return list(islice(order, number))
 
 
 def divergence_without(model, removed, tokens):
-    architecture = architecture_for(model.config)
+    architecture = family_for(model.config)
     head = OutputHead(model, architecture)
     step = masked_step(model, architecture, set(removed), {})
     dense = final_hidden(model, architecture, tokens, 4)
@@ -41,7 +41,7 @@ def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(fami
 
 def test_a_layer_that_does_nothing_goes_first(family):
     model = tiny_model(family)
-    layer = architecture_for(model.config).decoder_layers(model)[2]
+    layer = family_for(model.config).decoder_layers(model)[2]
     for name, parameter in layer.named_parameters():
         if "o_proj" in name or "down_proj" in name:
             parameter.zero_()
@@ -56,7 +56,7 @@ def test_layers_that_ask_for_one_more_end_with_one_layer_left():
 
 
 def test_last_token_cosine_looks_at_the_last_token_of_each_document_only():
-    model, architecture = tiny_model("llama"), architecture_for(tiny_model("llama").config)
+    model, architecture = tiny_model("llama"), family_for(tiny_model("llama").config)
     tokens = random_tokens(documents=1)
     (removal,) = removals(model, "last-token-cosine", 1, tokens)
     length = int(tokens.mask.sum())

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.architectures import architecture_for
 from optimum_flab.divergence import final_hidden
+from optimum_flab.families import family_for
 from optimum_flab.plan import PruningPlan
 from optimum_flab.recovery.closed_form import LeastSquares, between, norm_offset, refit
 from optimum_flab.surgery import copy_in, operate
@@ -30,11 +30,11 @@ def pruned_and_dense(family: str, layers: list[int], width: int = WIDTH * 3 // 4
         dtype="float32",
         settings={},
     )
-    return operate(dense, architecture_for(dense.config), plan), dense
+    return operate(dense, family_for(dense.config), plan), dense
 
 
 def distance(model, dense, tokens) -> float:
-    architecture = architecture_for(dense.config)
+    architecture = family_for(dense.config)
     own, wanted = (final_hidden(one, architecture, tokens, 8) for one in (model, dense))
     return float((own - wanted).square().mean())
 
@@ -44,7 +44,7 @@ def test_the_pruned_stream_comes_nearer_to_the_dense_one(layers):
     model, dense = pruned_and_dense("qwen2", layers)
     tokens = random_tokens(documents=200)
     before = distance(model, dense, tokens)
-    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
     assert distance(model, dense, tokens) < 0.9 * before
     other = random_tokens(documents=100, seed=1)
     fresh, _ = pruned_and_dense("qwen2", layers)
@@ -57,7 +57,7 @@ def test_every_family_is_refitted_without_harm(family):
     model, dense = pruned_and_dense(family, layers)
     tokens = random_tokens(documents=200)
     before = distance(model, dense, tokens)
-    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
     assert distance(model, dense, tokens) < before
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
@@ -66,7 +66,7 @@ def test_a_model_that_lost_nothing_stays_as_it_is():
     dense = tiny_model("qwen2")
     model = copy_in(dense, torch.device("cpu"), torch.float32)
     tokens = random_tokens()
-    refit(dense, model, architecture_for(dense.config), list(range(LAYERS)), tokens, tokens, 8)
+    refit(dense, model, family_for(dense.config), list(range(LAYERS)), tokens, tokens, 8)
     for name, tensor in dense.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
 
@@ -115,7 +115,7 @@ def test_too_few_tokens_leave_a_projection_as_it_is():
     before = copy.deepcopy(model.state_dict())
     tokens = random_tokens(documents=16)
     assert 8 * 32 < tokens.tokens < 8 * WIDTH * 3 // 4
-    refit(dense, model, architecture_for(dense.config), layers, tokens, tokens, 8)
+    refit(dense, model, family_for(dense.config), layers, tokens, tokens, 8)
     changed = {name.split(".")[-2] for name, tensor in model.state_dict().items() if not tensor.equal(before[name])}
     assert changed == {"o_proj", "norm"}
 

@@ -449,7 +449,7 @@ def test_rows_without_prompt_or_answer_are_counted(made):
 def work_of(made) -> Work:
     optimizer = optimizer_for(made)
     pruned = optimizer.pruned
-    return Work(optimizer.dense, pruned.model, pruned.tokenizer, pruned.plan, optimizer.architecture)
+    return Work(optimizer.dense, pruned.model, pruned.tokenizer, pruned.plan, optimizer.family)
 
 
 def test_only_as_many_tokens_are_measured_on_as_asked_from_all_texts(made):

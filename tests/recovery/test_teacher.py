@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from optimum_flab import FlabError
-from optimum_flab.architectures import architecture_for
 from optimum_flab.calibration import PackedTokens
+from optimum_flab.families import family_for
 from optimum_flab.recovery.teacher import ROWS_PER_FILE, CachedTeacher, DenseTeacher, cache_bytes
 
 from ..conftest import random_tokens, tiny_model
@@ -16,7 +16,7 @@ KEPT = list(range(0, 320, 2))
 
 def teacher() -> DenseTeacher:
     model = tiny_model("qwen2")
-    return DenseTeacher(model, architecture_for(model.config), KEPT)
+    return DenseTeacher(model, family_for(model.config), KEPT)
 
 
 def tokens(rows: int = ROWS_PER_FILE * 2 + 3) -> PackedTokens:

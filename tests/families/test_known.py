@@ -1,0 +1,165 @@
+"""What holds for every known family, on tiny models of the real classes."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from optimum_flab.budget import count_parameters, shape_of
+from optimum_flab.calibration import PackedTokens
+from optimum_flab.families import check_family, family_for, known_families
+from optimum_flab.ffn import CRITERIA
+from optimum_flab.ffn.narrowing import narrow, survey
+from optimum_flab.plan import PruningPlan
+from optimum_flab.recovery.closed_form import refit
+from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
+
+from ..conftest import random_tokens
+from .zoo import LAYERS, MEMBERS, VOCABULARY, ZOO, member
+
+
+KEPT = list(range(1, VOCABULARY, 2))
+
+
+@pytest.fixture(params=MEMBERS, ids=[f"{model_type}-{number}" for model_type, number in MEMBERS])
+def model(request):
+    return member(*request.param)
+
+
+def test_every_known_family_is_here():
+    assert sorted(ZOO) == known_families()
+
+
+def test_the_self_check_passes(model):
+    check_family(model, family_for(model.config))
+
+
+def test_every_parameter_is_counted_once(model):
+    family = family_for(model.config)
+    counts, shape = count_parameters(model, family), shape_of(model, family)
+    assert counts.total(shape) == sum(parameter.numel() for parameter in model.parameters())
+    smaller = resized_config(model.config, family, range(2), {"neuron": 8, "vocab": 40})
+    with torch.device("meta"):
+        other = AutoModelForCausalLM.from_config(smaller)
+    other.tie_weights()
+    found = shape_of(other, family)
+    assert (found.vocabulary, found.layers, found.width) == (40, 2, 8)
+    assert counts.total(found) == sum(parameter.numel() for parameter in other.parameters())
+
+
+def masked(model, family, plan):
+    """The dense model itself, with removed layers handing their input on and removed neurons silent."""
+    model = copy.deepcopy(model)
+    for index, layer in enumerate(family.decoder_layers(model)):
+        if index not in plan.kept_layers:
+            layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
+            continue
+        matrix = family.ffn_out_matrix(layer)
+        gone = sorted(set(range(matrix.shape[1])) - set(plan.kept_neurons[index]))
+        weight = plan.weights.get(family.in_layer(index, family.ffn_out_name))
+        if weight is not None:
+            matrix[:, plan.kept_neurons[index]] = family.matrix(family.block.ffn_out, weight)
+        matrix[:, gone] = 0
+    return model
+
+
+def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
+    width = shape_of(model, family).width * 3 // 4
+    generator = torch.Generator().manual_seed(0)
+    tokens = random_tokens(40, VOCABULARY, 24)
+    narrowed = narrow(model, family, tokens, list(kept_layers), width, CRITERIA[criterion], 4, generator)
+    return PruningPlan(
+        base_model="tiny",
+        base_revision=None,
+        base_hash="0",
+        corpus_hash="0",
+        kept_tokens=KEPT,
+        vocab_size=len(KEPT),
+        kept_layers=list(kept_layers),
+        kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
+        dtype="float32",
+        settings={},
+        weights={
+            family.in_layer(index, family.ffn_out_name): family.matrix(family.block.ffn_out, layer.weight)
+            for index, layer in narrowed.items()
+            if layer.weight is not None
+        },
+    )
+
+
+@pytest.mark.parametrize("criterion", ["random", "obs"])
+def test_surgery_equals_the_masked_dense_model(model, criterion, tmp_path):
+    family = family_for(model.config)
+    plan = pruned_plan(model, family, criterion)
+    check_plan(model, family, plan)
+    operate(model, family, plan).save_pretrained(tmp_path)
+    pruned, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    check_family(pruned.eval(), family_for(pruned.config))
+    ids = torch.randint(len(KEPT), (2, 16), generator=torch.Generator().manual_seed(3))
+    expected = masked(model, family, plan)(torch.tensor(KEPT)[ids], use_cache=False).logits[..., KEPT]
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+        # the cache is a matter of the stock class, which must find its layers at their new places
+        output, steps = None, []
+        for token in range(ids.shape[1]):
+            output = pruned(ids[:, token : token + 1], past_key_values=output and output.past_key_values, use_cache=True)
+            steps.append(output.logits)
+        torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
+        generated = [pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=cache) for cache in (True, False)]
+    assert generated[0].equal(generated[1])
+
+
+def test_a_narrowing_at_full_width_changes_nothing(model):
+    family = family_for(model.config)
+    width, tokens = shape_of(model, family).width, random_tokens(60, VOCABULARY, 24)
+    generator = torch.Generator().manual_seed(0)
+    arguments = (CRITERIA["obs"], 4, generator)
+    for index, layer in narrow(model, family, tokens, range(LAYERS), width, *arguments).items():
+        dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
+        torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
+    for index, widths in enumerate(survey(model, family, tokens, [width], *arguments)):
+        dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
+        torch.testing.assert_close(widths[width].weight.float(), dense, rtol=1e-2, atol=1e-2)
+
+
+def test_a_refit_of_a_whole_model_changes_nothing(model):
+    family, tokens = family_for(model.config), random_tokens(60, VOCABULARY, 24)
+    same = copy_in(model, torch.device("cpu"), torch.float32)
+    refit(model, same, family, range(LAYERS), tokens, tokens, 8)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_no_field_of_a_configuration_is_forgotten(model):
+    """A list with an entry per layer, or a number of layers, that a newer transformers brings."""
+    family = family_for(model.config)
+    named = {*family.per_layer, *family.layer_counts, *family.sizes.values()}
+    periods = {"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}
+    for name, value in model.config.to_dict().items():
+        if isinstance(value, (list, tuple)) and len(value) == LAYERS:
+            assert name in named or name == "eos_token_id", name
+        if isinstance(value, int) and not isinstance(value, bool) and "layer" in name:
+            assert name in named | periods, name
+
+
+def test_documents_of_one_row_do_not_see_each_other(model):
+    ids = torch.randint(VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(3))
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    packed = PackedTokens(ids, positions, torch.ones_like(ids, dtype=torch.bool))
+    together = model(**packed.model_inputs()).logits
+    apart = [model(part, use_cache=False).logits for part in (ids[:, :5], ids[:, 5:])]
+    torch.testing.assert_close(together, torch.cat(apart, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", known_families())
+def test_the_classes_offer_no_option_that_names_layers_unseen(model_type):
+    fields = inspect.signature(CONFIG_MAPPING[model_type].__init__).parameters
+    family = family_for(member(model_type).config)
+    lists = {name for name in fields if name.endswith(("layer_types", "_layers", "layers_types")) and name[0] != "_"}
+    known = {*family.per_layer, *family.layer_counts, family.sizes["layer"]}
+    assert lists <= known | {"pretraining_tp"}, lists - known
