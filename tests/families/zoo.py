@@ -65,7 +65,7 @@ ZOO: dict[str, list[dict[str, Any]]] = {
     "helium": [{}, {"attention_bias": True, "mlp_bias": True}],
     "hunyuan_v1_dense": [{}, {"attention_bias": True}],
     "llama": [{}, {"mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}],
-    "ministral": [{"layer_types": SLIDING, "sliding_window": 4}, {"sliding_window": None, "layer_types": FULL}],
+    "ministral": [{"layer_types": SLIDING, "sliding_window": 4}, {"sliding_window": 8, "layer_types": FULL}],
     "mistral": [{"sliding_window": 4}, {"tie_word_embeddings": True}],
     "nemotron": [{}, {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}],
     "olmo": [{}, {"clip_qkv": 0.5, "attention_bias": True, "tie_word_embeddings": True}],
