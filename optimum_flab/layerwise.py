@@ -87,22 +87,23 @@ class Captured:
 def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
     """Within this context each run of a layer notes what its FFN saw."""
     seen, block = Captured(), family.block
+    scale = block.scale(config)
 
     def see_stream(module: nn.Module, args: tuple) -> None:
         seen.stream = args[0]
 
     def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.stream = seen.stream + block.scale(config) * output
+        seen.stream = seen.stream + scale * output
 
     def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         seen.neurons, seen.output = args[0], output
 
-    handles = [family.ffn_out(layer).register_forward_hook(see_neurons)]
-    if block.is_parallel(config):
-        handles.append(layer.register_forward_pre_hook(see_stream))
-        handles.append(layer.get_submodule(block.attention_out).register_forward_hook(see_attention))
-    else:
-        handles.append(layer.get_submodule(block.stream_read_by).register_forward_pre_hook(see_stream))
+    attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
+    handles = [
+        layer.register_forward_pre_hook(see_stream),
+        attention.register_forward_hook(see_attention),
+        family.ffn_out(layer).register_forward_hook(see_neurons),
+    ]
     try:
         yield seen
     finally:

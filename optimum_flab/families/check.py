@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ..errors import FlabError
-from .schema import Family, cut, parts_of, plain_axes
+from .schema import Block, Family, cut, parts_of, plain_axes
 
 
 TOKENS = 16
@@ -52,8 +53,6 @@ def _fields(model: nn.Module, family: Family) -> Iterator[str]:
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
     }
-    if isinstance(block.parallel, str):
-        facts["block.parallel"] = block.parallel
     for fact, field in facts.items():
         if field is not None and not hasattr(model.config, field):
             yield f"{fact}: its configuration has no field {field!r}"
@@ -74,11 +73,7 @@ def _modules(model: nn.Module, family: Family) -> Iterator[str]:
     if not isinstance(layers, nn.ModuleList) or len(layers) != number:
         yield f"modules.layers: {family.modules.layers!r} is not the list of its {number} layers"
         return
-    block = family.block
-    paths = {name: getattr(block, name) for name in ("attention_out", "ffn_out", "ffn_post_norm")}
-    if not block.is_parallel(model.config):
-        paths["stream_read_by"] = block.stream_read_by
-    for name, path in paths.items():
+    for name, path in family.block.model_dump(exclude={"residual_scale"}).items():
         if path is not None and not all(_has(layer, path) for layer in layers):
             yield f"block.{name}: its layers have no module {path!r}"
 
@@ -112,6 +107,10 @@ def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
             fits = size % wanted == 0 if dimension in ("head", "kv_head") else size == wanted
             if not fits:
                 yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
+    ends = tuple(f"{path}." for path in (family.modules.embeddings, family.modules.output_head))
+    for name, tensor in state.items():
+        if name.startswith(ends) and tensor.shape[0] == sizes["vocab"] and family.axes(name)[0] != "vocab":
+            yield f"tensors: {name} of shape {tuple(tensor.shape)} has an axis of the vocabulary that is not named"
     out = f"{family.block.ffn_out}.weight"
     if "neuron" not in plain_axes(family.axes(family.in_layer(0, out)) or ()):
         yield f"block.ffn_out: {out} has no axis of neurons"
@@ -174,30 +173,30 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
     ids = torch.arange(1, TOKENS + 1)[None] * rows // (TOKENS + 1)
     tokens = PackedTokens(ids, torch.arange(TOKENS)[None], torch.ones_like(ids, dtype=torch.bool))
-    inputs = layer_inputs(model, family, tokens)
+    try:
+        inputs = layer_inputs(model, family, tokens)
+    except KeyError:
+        yield f"modules.final_norm: {family.modules.final_norm} is not run between the layers and the output head"
+        return
     hidden, scale = inputs.hidden, block.scale(config)
     for index, layer in enumerate(layers):
-        out = layer.get_submodule(block.attention_out)
-        attention: dict[str, torch.Tensor] = {}
-        handle = out.register_forward_hook(lambda module, args, output, seen=attention: seen.update(output=output))
-        try:
-            with captured(family, config, layer) as seen:
-                after = run_layer(layer, hidden, inputs.kwargs[index])
-        finally:
-            handle.remove()
-        if seen.stream is None or seen.output is None or seen.stream.shape != hidden.shape:
-            yield f"block: layer {index} does not run its FFN through {block.ffn_out} and {block.stream_read_by}"
+        with captured(family, config, layer) as seen, _last_runs(layer, block) as runs:
+            after = run_layer(layer, hidden, inputs.kwargs[index])
+        if len(runs) < sum(path is not None for path in _paths(block)):
+            yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
             return
         matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
         if not _same(seen.output, nn.functional.linear(seen.neurons, matrix, bias)):
             yield f"block.ffn_out: layer {index} does not multiply its neurons by {block.ffn_out}.weight"
-        added = seen.output
-        if block.ffn_post_norm is not None:
-            added = layer.get_submodule(block.ffn_post_norm)(added)
-        elif not _same(seen.stream, hidden + scale * attention["output"]):
-            yield f"block: layer {index} does not add {block.attention_out}, times the residual scale, to its stream"
+        for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
+            if norm is not None and not _same(runs[norm][0], runs[out][1]):
+                yield f"block: in layer {index} {norm} does not read what {out} gives"
+        added = runs[block.ffn_post_norm or block.ffn_out][1]
         if not _same(after, seen.stream + scale * added):
-            yield f"block: what layer {index} gives is not the stream at {block.stream_read_by} plus its FFN"
+            yield (
+                f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
+                f" {block.ffn_out} give, with the norms and the scale that are stated"
+            )
         if index in (0, len(layers) - 1):
             for dimension in ("neuron", "expert"):
                 if not _same(after, _permuted(family, layer, dimension, hidden, inputs.kwargs[index])):
@@ -213,6 +212,26 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
         yield "logits: its own are not those of the output head on the final norm, with what is stated under logits"
     if not _same_norm(norm, family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
+
+
+def _paths(block: Block) -> list[str | None]:
+    return [block.attention_out, block.attention_post_norm, block.ffn_out, block.ffn_post_norm]
+
+
+@contextmanager
+def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """Within this context each run of a layer notes what the modules of its block read and give, by their paths."""
+    runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def noting(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
+        return lambda module, args, output: runs.update({path: (args[0], output)})
+
+    handles = [layer.get_submodule(path).register_forward_hook(noting(path)) for path in filter(None, _paths(block))]
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

@@ -41,28 +41,24 @@ class Modules(_Facts):
 
 
 class Block(_Facts):
-    """How a decoder layer reads and writes the residual stream; module paths are relative to the layer.
+    """What a decoder layer adds to the residual stream; module paths are relative to the layer.
+
+    A layer gives what it reads, plus what its attention adds, plus what its FFN adds. Whether the FFN reads the stream
+    before the attention or behind it does not matter here.
 
     Args:
         attention_out (`str`): the projection from the attention heads to the stream.
+        attention_post_norm (`str`, *optional*): a norm between that projection and the stream.
         ffn_out (`str`): the projection from the neurons to the stream.
-        stream_read_by (`str`): the module whose input is the stream that the FFN's output is added to. In a parallel
-            block there is none: the stream is then what the layer reads, plus what the attention adds.
-        ffn_post_norm (`str`, *optional*): a norm between the FFN and the stream.
-        parallel (`bool` or `str`): whether attention and FFN read the same stream, or the config field that says so.
+        ffn_post_norm (`str`, *optional*): a norm between that projection and the stream.
         residual_scale (`str`, *optional*): the config field that multiplies what is added to the stream.
     """
 
     attention_out: ModulePath
+    attention_post_norm: ModulePath | None = None
     ffn_out: ModulePath
-    stream_read_by: ModulePath
     ffn_post_norm: ModulePath | None = None
-    parallel: bool | FieldName = False
     residual_scale: FieldName | None = None
-
-    def is_parallel(self, config: Any) -> bool:
-        """Whether attention and FFN of a model with this configuration read the same stream."""
-        return getattr(config, self.parallel) if isinstance(self.parallel, str) else self.parallel
 
     def scale(self, config: Any) -> float:
         """What multiplies everything that is added to the stream."""

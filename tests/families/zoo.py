@@ -51,7 +51,7 @@ ZOO: dict[str, list[dict[str, Any]]] = {
     ],
     "gemma3_text": [
         {"layer_types": SLIDING, "sliding_window": 4, "query_pre_attn_scalar": 8},
-        {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 4.0, "attention_bias": True},
+        {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 4.0, "attention_bias": True},
     ],
     "glm": [{"eos_token_id": [1, 2, 3, 4, 5]}, {"attention_bias": False, "tie_word_embeddings": True}],
     "glm4": [{}, {"attention_bias": True}],

@@ -1,0 +1,99 @@
+"""A wrong fact in the description of a family is refused by the self-check, whichever it is."""
+
+import copy
+import json
+
+import pytest
+
+from optimum_flab.errors import FlabError
+from optimum_flab.families import check_family, family_for, known_families
+from optimum_flab.families.schema import DIMENSIONS, Family
+
+from .zoo import ZOO, member
+
+
+def planted(facts, model):
+    """Every fact that counts for this model, wrong, one at a time, each with what it is about."""
+    family, config = Family.model_validate(facts), model.config
+
+    def changed(*path, to):
+        wrong = copy.deepcopy(facts)
+        at = wrong
+        for name in path[:-1]:
+            at = at[name]
+        at[path[-1]] = to
+        return ".".join(map(str, path)), wrong
+
+    for name in facts["modules"]:
+        yield changed("modules", name, to="model.elsewhere")
+        for other in facts["modules"]:
+            if other != name:
+                yield changed("modules", name, to=facts["modules"][other])
+    used = {name for name in facts["tensors"] for tensor in model.state_dict() if _names(family, name, tensor)}
+    for name in sorted(used):
+        axes = facts["tensors"][name]
+        wrong = {key: value for key, value in facts["tensors"].items() if key != name}
+        yield changed("tensors", to=wrong)
+        yield changed("tensors", name, to=[*axes, None])
+        for place, axis in enumerate(axes):
+            # what nothing cuts yet is only there to be complete
+            if axis in ("vocab", "neuron", "neuron*2", "expert"):
+                yield changed("tensors", name, to=[*axes[:place], None, *axes[place + 1 :]])
+                for other in DIMENSIONS:
+                    if other in facts["sizes"] and other != axis and other not in ("head", "kv_head"):
+                        yield changed("tensors", name, to=[*axes[:place], other, *axes[place + 1 :]])
+                if axis == "neuron*2":
+                    yield changed("tensors", name, to=["neuron", *axes[1:]])
+    for name in ("vocab", "layer", "neuron"):
+        yield changed("sizes", name, to="no_such_field")
+        yield changed("sizes", name, to=facts["sizes"]["hidden"])
+    for name in facts["per_layer"]:
+        if getattr(config, name, None) is not None:
+            yield changed("per_layer", to=[other for other in facts["per_layer"] if other != name])
+    block = facts["block"]
+    yield changed("block", "attention_out", to=block["ffn_out"])
+    yield changed("block", "ffn_out", to=block["attention_out"])
+    for name in ("attention_post_norm", "ffn_post_norm"):
+        if block[name]:
+            yield changed("block", name, to=None)
+        for path, _ in family.decoder_layers(model)[0].named_modules():
+            if "norm" in path and path.count(".") == 0 and path != block[name]:
+                yield changed("block", name, to=path)
+    yield changed("block", "residual_scale", to="num_hidden_layers")
+    if block["residual_scale"]:
+        yield changed("block", "residual_scale", to=None)
+    for name, field in facts["logits"].items():
+        yield changed("logits", name, to="num_hidden_layers")
+        if field is not None and getattr(config, field) not in (None, 1.0):
+            yield changed("logits", name, to=None)
+    yield changed("norm", "kind", to="layer" if facts["norm"]["kind"] == "rms" else "rms")
+    if family_weight(model, family) is not None:
+        yield changed("norm", "offset", to=1 - facts["norm"]["offset"])
+
+
+def family_weight(model, family):
+    return getattr(model.get_submodule(family.modules.final_norm), "weight", None)
+
+
+def _names(family, pattern, tensor):
+    alone = Family.model_validate({**family.model_dump(), "tensors": {pattern: family.tensors[pattern]}})
+    return alone.axes(tensor) is not None
+
+
+@pytest.mark.parametrize("model_type", known_families())
+def test_a_planted_fault_is_refused(model_type):
+    missed, count = [], 0
+    for number in range(len(ZOO[model_type])):
+        model = member(model_type, number)
+        facts = json.loads(family_for(model.config).model_dump_json())
+        for what, wrong in planted(facts, model):
+            if wrong == facts:
+                continue
+            count += 1
+            try:
+                check_family(model, Family.model_validate(wrong))
+            except FlabError as error:
+                assert "is not as its family is described" in str(error)
+            else:
+                missed.append((number, what))
+    assert not missed and count > 40, missed
