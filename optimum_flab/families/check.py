@@ -32,12 +32,22 @@ def check_family(model: nn.Module, family: Family) -> None:
     """
     # the later checks need what the earlier ones found to be there
     for check in (_fields, _modules, _tensors, _per_layer, _places, _functions, _packing):
-        if faults := [fault for fault in check(model, family) if fault]:
+        if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise FlabError(
                 f"this {family.model_type} model is not as its family is described: {'; '.join(faults[:3])}{more}. It"
                 " would be pruned wrongly, so describe it in a family file of its own and name that with --family"
             )
+
+
+def _found(check: Callable[[nn.Module, Family], Iterator[str]], model: nn.Module, family: Family) -> Iterator[str]:
+    """What a check finds; that the model cannot be run as it is described is a fault too."""
+    try:
+        yield from check(model, family)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        yield f"it cannot be run as that says ({type(error).__name__}: {str(error).splitlines()[0]})"
 
 
 def _fields(model: nn.Module, family: Family) -> Iterator[str]:
@@ -173,11 +183,7 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
     ids = torch.arange(1, TOKENS + 1)[None] * rows // (TOKENS + 1)
     tokens = PackedTokens(ids, torch.arange(TOKENS)[None], torch.ones_like(ids, dtype=torch.bool))
-    try:
-        inputs = layer_inputs(model, family, tokens)
-    except KeyError:
-        yield f"modules.final_norm: {family.modules.final_norm} is not run between the layers and the output head"
-        return
+    inputs = layer_inputs(model, family, tokens)
     hidden, scale = inputs.hidden, block.scale(config)
     for index, layer in enumerate(layers):
         with captured(family, config, layer) as seen, _last_runs(layer, block) as runs:

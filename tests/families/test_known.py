@@ -107,10 +107,14 @@ def test_surgery_equals_the_masked_dense_model(model, criterion, tmp_path):
         # the cache is a matter of the stock class, which must find its layers at their new places
         output, steps = None, []
         for token in range(ids.shape[1]):
-            output = pruned(ids[:, token : token + 1], past_key_values=output and output.past_key_values, use_cache=True)
+            output = pruned(
+                ids[:, token : token + 1], past_key_values=output and output.past_key_values, use_cache=True
+            )
             steps.append(output.logits)
         torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
-        generated = [pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=cache) for cache in (True, False)]
+        generated = [
+            pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=cache) for cache in (True, False)
+        ]
     assert generated[0].equal(generated[1])
 
 
