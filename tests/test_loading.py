@@ -113,8 +113,8 @@ def test_device_and_dtype_are_checked_first(tmp_path):
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "not a causal language model .Qwen2ForSeq"),
         ({"architectures": ["Qwen2Model"]}, "not a causal language model .Qwen2Model"),
         (
-            {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
-            "'gpt2' is not supported; supported .*llama.*qwen2",
+            {"model_type": "opt", "architectures": ["OPTForCausalLM"]},
+            "'opt' is not supported; supported .*llama.*qwen2",
         ),
         ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, "'gemma3' is not supported"),
         ({"model_type": "inventlm", "architectures": ["InventForCausalLM"]}, "'inventlm' is not supported"),

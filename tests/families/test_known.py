@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
 from optimum_flab.budget import count_parameters, shape_of
 from optimum_flab.calibration import PackedTokens
@@ -105,17 +105,14 @@ def test_surgery_equals_the_masked_dense_model(model, criterion, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(pruned(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
         # the cache is a matter of the stock class, which must find its layers at their new places
-        output, steps = None, []
+        cache, steps = DynamicCache(config=pruned.config), []
         for token in range(ids.shape[1]):
-            output = pruned(
-                ids[:, token : token + 1], past_key_values=output and output.past_key_values, use_cache=True
-            )
-            steps.append(output.logits)
+            steps.append(pruned(ids[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
         torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
-        generated = [
-            pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=cache) for cache in (True, False)
-        ]
-    assert generated[0].equal(generated[1])
+        cached, anew = (
+            pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use_cache) for use_cache in (True, False)
+        )
+    assert cached.equal(anew)
 
 
 def test_a_narrowing_at_full_width_changes_nothing(model):

@@ -114,7 +114,7 @@ def member(model_type: str, number: int = 0, **changes: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.ndim == 1:  # norms and biases start as ones and zeros
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optimum_flab.divergence import final_hidden
 from optimum_flab.families import family_for
 from optimum_flab.plan import PruningPlan
-from optimum_flab.recovery.closed_form import LeastSquares, between, norm_offset, refit
+from optimum_flab.recovery.closed_form import LeastSquares, between, refit
 from optimum_flab.surgery import copy_in, operate
 
 from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
@@ -99,14 +99,6 @@ def test_tokens_that_say_nothing_change_nothing():
     torch.testing.assert_close(problem.solve(), weight)
     problem.add(torch.full((2, 4), torch.nan), torch.zeros(2, 3), torch.ones(2))
     torch.testing.assert_close(problem.solve(), weight)
-
-
-def test_the_offset_of_a_norm_is_found():
-    assert norm_offset(tiny_model("qwen2").model.norm) == 0
-    assert norm_offset(tiny_model("gemma3_text").model.norm) == 1
-    norm = copy.deepcopy(tiny_model("gemma3_text").model.norm)
-    norm.weight.data.uniform_(-0.4, 0.4)
-    assert norm_offset(norm) == 1
 
 
 def test_too_few_tokens_leave_a_projection_as_it_is():
