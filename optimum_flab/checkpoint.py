@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoTokenizer
 
 from .errors import FlabError
+from .families import Family
 from .vocabulary import OLDER_CLASS, differences, save_tokenizer
 
 
@@ -20,19 +21,22 @@ if TYPE_CHECKING:
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, family: Family
+) -> None:
     """Writes weights, configurations and tokenizer of a pruned model.
 
     Args:
         model (`PreTrainedModel`): of a stock class.
         tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
         folder (`str` or `Path`): where to write.
+        family ([`Family`]): of the model; says whether transformers 4 reads it as it was measured.
 
     Raises:
         [`FlabError`]: transformers makes another tokenizer of the files.
     """
     model.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder, older=add_older_names(folder))
+    save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
     check_tokenizer(folder, tokenizer)
 
 

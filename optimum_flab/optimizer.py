@@ -559,7 +559,7 @@ class FlabOptimizer:
         pruned = self._result()
         earlier = read_card(output.folder / CARD_NAME)
         with output.written() as partial:
-            save_checkpoint(pruned.model, pruned.tokenizer, partial)
+            save_checkpoint(pruned.model, pruned.tokenizer, partial, self.family)
             pruned.plan.save(partial)
             save_family(self.family, partial)
             if pruned.config is not None:

@@ -38,7 +38,7 @@ def saved(family, tokenizer, tmp_path):
         model.config.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         # of the class that transformers takes beside such a model
-        save_checkpoint(model, AutoTokenizer.from_pretrained(tmp_path), tmp_path / "out")
+        save_checkpoint(model, AutoTokenizer.from_pretrained(tmp_path), tmp_path / "out", family_for(model.config))
         return model, tmp_path / "out"
 
     return save
@@ -53,7 +53,7 @@ def test_it_is_read_as_it_was_and_written_again_the_same(rope, saved, tmp_path):
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     ids = torch.arange(100)[None]
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
-    save_checkpoint(again, AutoTokenizer.from_pretrained(folder), tmp_path / "again")
+    save_checkpoint(again, AutoTokenizer.from_pretrained(folder), tmp_path / "again", family_for(again.config))
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     for name in names:

@@ -124,7 +124,7 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
     like, named = resembled(config)
     if like is None:
         raise FlabError(f"model family {model_type!r} is not supported; supported families are {known}")
-    example = json.dumps({"model_type": model_type, "like": like})
+    example = json.dumps({"model_type": model_type, "like": like, "transformers": ">=5.0"})
     raise FlabError(
         f"model family {model_type!r} is not supported; supported families are {known}. It resembles {like!r}"
         + ("" if named is None else f", which knows {named:.0%} of its tensors by name")

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
@@ -135,6 +136,15 @@ class Family(_Facts):
     logits: Logits = Logits()
     norm: Norm = Norm()
 
+    @field_validator("transformers")
+    @classmethod
+    def _versions(cls, versions: str) -> str:
+        try:
+            SpecifierSet(versions)
+        except InvalidSpecifier as error:
+            raise ValueError(f"{versions!r} does not say which versions; write it like >=5.0") from error
+        return versions
+
     @field_validator("tensors")
     @classmethod
     def _known_places(cls, tensors: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -143,6 +153,11 @@ class Family(_Facts):
             if unknown := set(re.findall(r"{(.*?)}", name)) - places:
                 raise ValueError(f"{name!r} names {{{unknown.pop()}}}; the places are {', '.join(sorted(places))}")
         return tensors
+
+    def is_known_to(self, version: str) -> bool:
+        """Whether a version of transformers is one of those that read checkpoints of the family as they were
+        measured."""
+        return version in SpecifierSet(self.transformers)
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..families import FAMILY_NAME
 from ..licenses import is_license_file
 from ..recovery.settings import ADAPTER_FOLDER
 from .facts import (
@@ -38,7 +39,7 @@ CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *OTHER_VOCABULARIES,
-    *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, "flab_plan.safetensors"),
+    *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, FAMILY_NAME, "flab_plan.safetensors"),
     *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
 }
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")

@@ -1,0 +1,192 @@
+"""Families that users bring, and what is said of those that nobody described."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.budget import inspect_model
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.families import FAMILY_NAME, check_family, family_for, known_families, read_family
+
+from ..conftest import TEXTS, byte_level_tokenizer
+from .zoo import member
+
+
+GPTS = ("codegen", "gpt2", "gpt_bigcode")
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+ERNIE = {"model_type": "ernie4_5", "like": "llama", "transformers": ">=5.0"}
+PERSIMMON = {
+    "model_type": "persimmon",
+    "like": "phi",
+    "transformers": ">=5.0",
+    "tensors": {
+        "{layer}.self_attn.query_key_value.weight": [None, "hidden"],
+        "{layer}.self_attn.query_key_value.bias": [None],
+        "{layer}.mlp.dense_h_to_4h.weight": ["neuron", "hidden"],
+        "{layer}.mlp.dense_h_to_4h.bias": ["neuron"],
+        "{layer}.mlp.dense_4h_to_h.weight": ["hidden", "neuron"],
+        "{layer}.mlp.dense_4h_to_h.bias": ["hidden"],
+    },
+    "block": {"ffn_out": "mlp.dense_4h_to_h"},
+}
+
+
+def stranger(facts, vocab_size=600):
+    config = CONFIG_MAPPING[facts["model_type"]](vocab_size=vocab_size, **SIZES)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
+
+
+def written(folder, facts, name="family.json"):
+    (folder / name).write_text(json.dumps(facts))
+    return folder / name
+
+
+@pytest.mark.parametrize("facts", [ERNIE, PERSIMMON], ids=lambda facts: facts["model_type"])
+def test_a_family_of_the_user(facts, tmp_path):
+    model = stranger(facts)
+    with pytest.raises(FlabError, match="is not supported; .*name it with --family"):
+        family_for(model.config)
+    check_family(model, family_for(model.config, written(tmp_path, facts)))
+
+
+def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
+    file, dense, out = written(tmp_path, PERSIMMON), tmp_path / "dense", tmp_path / "out"
+    stranger(PERSIMMON).save_pretrained(dense)
+    byte_level_tokenizer(600).save_pretrained(dense)
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    with pytest.raises(FlabError, match="'persimmon' is not supported"):
+        FlabOptimizer.from_pretrained(dense)
+    assert inspect_model(str(dense), family=file).dense.width == 64
+    config = FlabPrunerConfig(
+        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 512, "sequence_length": 64},
+        vocabulary={"keep_merges": 0},
+        layers={"num_hidden_layers": 2},
+        ffn={"intermediate_size": 40, "multiple_of": 8},
+    )
+    optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", family=file)
+    optimizer.prune(config)
+    optimizer.save_pretrained(out)
+    assert read_family(out / FAMILY_NAME) == read_family(file)
+    pruned = AutoConfig.from_pretrained(out)
+    assert (pruned.num_hidden_layers, pruned.intermediate_size) == (2, 40) and pruned.vocab_size < 600
+    # what lies beside the pruned model is read without being named again
+    assert FlabOptimizer.from_pretrained(out, device="cpu").family == read_family(file)
+    optimizer.load_pruned(out)
+
+
+@pytest.mark.parametrize("model_type", known_families())
+def test_every_known_family_goes_all_the_way(model_type, tmp_path):
+    """Search, surgery and measurement with a real tokenizer, written and read again by anybody."""
+    size = {"vocab_size": 600, "max_position_embeddings": 256}
+    dense = member(model_type, 0, **({"vocab_size": 600, "n_positions": 256} if model_type in GPTS else size))
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    dense.save_pretrained(tmp_path / "dense")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu")
+    config = FlabPrunerConfig(
+        target_ratio=0.3,
+        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        vocabulary={"keep_merges": 0},
+        ffn={"multiple_of": 8},
+    )
+    pruned = optimizer.prune(config)
+    assert pruned.report["held_out"]["divergence"] >= 0
+    optimizer.save_pretrained(tmp_path / "out")
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    text = TEXTS[0][:80]
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")(text, return_tensors="pt")["input_ids"]
+    assert ids.tolist() == pruned.tokenizer(text, return_tensors="pt")["input_ids"].tolist()
+    torch.testing.assert_close(loaded(ids).logits, pruned.model(ids).logits)
+
+
+def test_a_known_family_is_not_written(tmp_path):
+    from optimum_flab.families import save_family
+
+    for model_type in known_families():
+        save_family(read_family_of(model_type), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def read_family_of(model_type):
+    from optimum_flab.families.files import known_family
+
+    return known_family(model_type)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"tensors": {"{layer}.x": ["neurons"]}}, "tensors.{layer}.x.0: 'neurons' is not an axis"),
+        ({"tensors": {"{block}.x": [None]}}, "'{block}.x' names {block}; the places are"),
+        ({"tensors": {"{layer}.x": "neuron"}}, "tensors.{layer}.x"),
+        ({"sizes": {"width": "intermediate_size"}}, "sizes.width"),
+        ({"norms": "rms"}, "norms: there is no such field"),
+        ({"norm": {"kind": "batch"}}, "norm.kind"),
+        ({"block": {"ffn_in": "x"}}, "block.ffn_in: there is no such field"),
+        ({"modules": {"layers": "model layers"}}, "modules.layers"),
+        ({"transformers": "5"}, "transformers: Value error, '5' does not say which versions"),
+        ({"like": "lama"}, "is like 'lama', which is none of the known families"),
+        ({"model_type": None}, "model_type"),
+        ([], "holds a list, not an object"),
+        ("{", "cannot be read"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
+    path = tmp_path / "family.json"
+    if isinstance(facts, dict):
+        facts = {"model_type": "x", "like": "llama", "transformers": ">=5.0", **facts}
+    if facts is not None:
+        path.write_text(facts if isinstance(facts, str) else json.dumps(facts))
+    with pytest.raises(ConfigurationError) as caught:
+        read_family(path)
+    assert str(path) in str(caught.value) and said in str(caught.value)
+
+
+def test_a_file_of_another_family_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="describes 'ernie4_5', the model is of type 'persimmon'"):
+        family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
+
+
+def test_what_it_resembles_is_said():
+    with pytest.raises(FlabError) as caught:
+        family_for(stranger(ERNIE).config)
+    said = str(caught.value)
+    assert "It resembles 'llama', which knows 100% of its tensors by name" in said
+    assert '{"model_type": "ernie4_5", "like": "llama", "transformers": ">=5.0"}' in said
+
+
+def test_the_readme_names_them_all():
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    named = re.search(r"- Families: ([^;]+);", readme)[1]
+    assert re.findall(r"\w+", named) == known_families()
+
+
+def test_every_known_file_says_only_what_differs():
+    """A fact that a family shares with the one it is like is not written again."""
+    from optimum_flab.families.files import KNOWN
+
+    for path in KNOWN.glob("*.json"):
+        facts = json.loads(path.read_text())
+        if "like" not in facts:
+            continue
+        other = json.loads(read_family(KNOWN / f"{facts['like']}.json").model_dump_json())
+        for name in ("modules", "tensors", "sizes", "block", "logits", "norm"):
+            again = {key for key, value in facts.get(name, {}).items() if other[name].get(key, object()) == value}
+            assert not again, (path.name, name, again)
+        assert not {name for name in ("per_layer", "layer_counts") if facts.get(name) == other[name]}, path.name
