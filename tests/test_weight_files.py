@@ -287,7 +287,7 @@ def test_an_output_head_beside_a_tied_embedding_is_pruned_as_what_it_is(tmp_path
         dtype="float32",
         settings={},
     )
-    pruned = operate(optimizer.dense.model, optimizer.architecture, plan)
+    pruned = operate(optimizer.dense.model, optimizer.family, plan)
     pruned.save_pretrained(tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     ids = torch.arange(12)[None]
