@@ -17,6 +17,7 @@ from ..recovery.curve import CURVE_NAME
 
 REPORT_NAME = "flab_report.json"
 PLAN_NAME = "flab_plan.json"
+FAMILY_NAME = "flab_family.json"
 CONFIG_NAME = "flab_config.json"
 EVALUATION_NAME = "flab_evaluation.json"
 EFFICIENCY_NAME = "flab_efficiency.json"

@@ -11,7 +11,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..families import FAMILY_NAME
 from ..licenses import is_license_file
 from ..recovery.settings import ADAPTER_FOLDER
 from .facts import (
@@ -19,6 +18,7 @@ from .facts import (
     CURVE_NAME,
     EFFICIENCY_PLOT,
     EVALUATION_TABLE,
+    FAMILY_NAME,
     PLAN_NAME,
     REPORT_NAME,
     WEIGHTS,
