@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from .errors import FlabError
 from .families import Family
+from .tensors import own_tensors, write_tensors
 from .vocabulary import OLDER_CLASS, differences, save_tokenizer
 
 
@@ -17,12 +20,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+WEIGHTS = "model.safetensors"
 # kinds of rotary embedding that transformers 4 computes by the same formulas
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
 def save_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, family: Family
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    family: Family,
+    tensors: Iterable[tuple[str, torch.Tensor]] | None = None,
 ) -> None:
     """Writes weights, configurations and tokenizer of a pruned model.
 
@@ -31,13 +39,28 @@ def save_checkpoint(
         tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
         folder (`str` or `Path`): where to write.
         family ([`Family`]): of the model; says whether transformers 4 reads it as it was measured.
+        tensors (`Iterable[tuple[str, torch.Tensor]]`, *optional*): the weights of a model on the meta device, in any
+            order; they are written as they come.
 
     Raises:
         [`FlabError`]: transformers makes another tokenizer of the files.
     """
-    model.save_pretrained(folder)
+    if tensors is None:
+        model.save_pretrained(folder)
+    else:
+        _save_streamed(model, Path(folder), tensors)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
     check_tokenizer(folder, tokenizer)
+
+
+def _save_streamed(model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Writes what `save_pretrained` writes, tensor by tensor."""
+    model.config.architectures = [type(model).__name__]
+    model.config.dtype = model.dtype
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    write_tensors(folder / WEIGHTS, own_tensors(model), tensors, {"format": "pt"})
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -21,6 +21,7 @@ from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
 from .families import FAMILY_NAME, Family, check_family, family_for
 from .licenses import is_license_file
+from .tensors import StoredTensors, own_tensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
@@ -73,6 +74,7 @@ class DenseModel:
         folder (`Path`, *optional*): where its files are.
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
+        stored ([`StoredTensors`], *optional*): the weights, where the model is on the meta device.
     """
 
     model: PreTrainedModel
@@ -84,6 +86,7 @@ class DenseModel:
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
+    stored: StoredTensors | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def load_dense(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     family: str | Path | None = None,
+    in_memory: bool = True,
     check: Callable[[PreTrainedConfig, Family], None] = lambda config, family: None,
 ) -> DenseModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
@@ -126,6 +130,8 @@ def load_dense(
         dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one that lies beside a pruned model, else to one of the known families.
+        in_memory (`bool`): where false, the weights of a local folder stay in their files if these are safetensors
+            under the names of the stock class, and the model is on the meta device: enough to apply a plan.
         check (`Callable`): called with the model's configuration and family before its weights; may refuse it.
 
     Returns:
@@ -175,7 +181,11 @@ def load_dense(
             f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
             "checkpoints"
         )
-    model = _load_weights(files, config, dtype)
+    outline = None if in_memory else _outlined(files, config, storage_dtype)
+    if outline is not None:
+        model, stored = outline
+    else:
+        model, stored = _load_weights(files, config, dtype), None
     if finer_copy is not None:
         _tie(model, finer_copy)
     if _settle_ties(model):
@@ -188,7 +198,9 @@ def load_dense(
             f"{', '.join(left_out)} of its generation settings mean nothing as they stand, and were left out: without"
             " do_sample nothing is drawn, for example"
         )
-    model = model.to(device).eval().requires_grad_(False)
+    if stored is None:
+        model = model.to(device)
+    model = model.eval().requires_grad_(False)
     check_family(model, facts)
     return DenseModel(
         model=model,
@@ -200,6 +212,7 @@ def load_dense(
         folder=files.folder,
         notes=notes,
         license_files=find_license_files(files.folder),
+        stored=stored,
     )
 
 
@@ -631,6 +644,27 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     return model
 
 
+def _outlined(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, StoredTensors] | None:
+    """A model on the meta device with the tensors that it would be loaded from; `None` where transformers would make
+    others of them."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    if files.gguf is not None or files.revision is not None or not (paths := shards(files.folder)):
+        return None
+    stored = StoredTensors(paths)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    shapes = {name: tensor.shape for name, tensor in own_tensors(model).items()}
+    if shapes != {name: outline.shape for name, outline in stored.outlines.items()}:
+        return None
+    if (files.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    return model, stored
+
+
 def _settle_ties(model: PreTrainedModel) -> bool:
     """Makes the configuration say that embedding and output head are two matrices where they are, as transformers
     loads them; whether it said otherwise."""
@@ -884,7 +918,8 @@ def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: t
         if tensor.is_meta:
             raise FlabError(f"weight {name!r} is not in memory")
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and place in seen:
+        # what is read from a file may come to lie where another tensor was
+        if tensor.numel() and place in seen and not isinstance(state, StoredTensors):
             continue
         seen.add(place)
         if dtype is not None and tensor.is_floating_point():

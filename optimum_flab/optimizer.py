@@ -36,7 +36,7 @@ from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME, base_card_of
 from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
-from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, weights_hash
+from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, shards, weights_hash
 from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
 from .recovery.settings import RecoverySettings
@@ -44,7 +44,8 @@ from .report import build_report, measure_held_out, read_report, report_summary,
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
-from .surgery import check_plan, copy_in, operate
+from .surgery import check_plan, copy_in, operate, pruned_tensors
+from .tensors import StoredTensors
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -162,6 +163,7 @@ class FlabOptimizer:
         dtype: str | torch.dtype = "float32",
         output_dtype: str | torch.dtype | None = None,
         family: str | Path | None = None,
+        in_memory: bool = True,
         config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.loading.load_dense`] for the arguments and errors.
@@ -172,6 +174,8 @@ class FlabOptimizer:
                 model's own.
             family (`str` or `Path`, *optional*): a file that describes the model's family, see `docs/families.md`.
                 Defaults to one of the known families.
+            in_memory (`bool`): where false, the weights stay in their files if that is possible; enough for [`apply`]
+                and [`save_pretrained`], which then need no more memory than the largest tensor.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet are refused before its weights are downloaded or read.
         """
@@ -185,6 +189,7 @@ class FlabOptimizer:
             device=device,
             dtype=dtype,
             family=family,
+            in_memory=in_memory,
             check=lambda *model: None if config is None else check_sizes(config, *count_config(*model)),
         )
         optimizer._set_up(dense, output_dtype)
@@ -472,7 +477,7 @@ class FlabOptimizer:
             )
 
     def _base_hash(self) -> str:
-        return weights_hash(self.dense.model, self.dense.storage_dtype)
+        return weights_hash(self.dense.stored or self.dense.model, self.dense.storage_dtype)
 
     def _plan(
         self,
@@ -559,7 +564,7 @@ class FlabOptimizer:
         pruned = self._result()
         earlier = read_card(output.folder / CARD_NAME)
         with output.written() as partial:
-            save_checkpoint(pruned.model, pruned.tokenizer, partial, self.family)
+            self._save_weights(pruned, partial)
             pruned.plan.save(partial)
             save_family(self.family, partial)
             if pruned.config is not None:
@@ -570,6 +575,22 @@ class FlabOptimizer:
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
             write_report(partial, pruned.report)
             write_card(partial, earlier=earlier)
+
+    def _save_weights(self, pruned: PrunedModel, folder: Path) -> None:
+        if pruned.model.device.type != "meta":
+            save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family)
+            return
+        stored = self.dense.stored
+        with progress("Cutting tensors", len(stored), "tensor") as tick:
+
+            def ticking() -> Iterator[tuple[str, torch.Tensor]]:
+                for item in stored.items():
+                    yield item
+                    tick()
+
+            tensors = pruned_tensors(ticking(), self.family, pruned.plan)
+            save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
+        pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
         """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded from a folder or

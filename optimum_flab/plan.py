@@ -102,7 +102,7 @@ class PruningPlan:
 
     def save(self, folder: str | Path) -> None:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` where compensation changed something."""
-        from safetensors.torch import save_file
+        from .tensors import write_tensors
 
         fields = self.to_dict()
         # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
@@ -113,9 +113,8 @@ class PruningPlan:
         ]
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         if self.weights:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in sorted(self.weights.items())},
-                Path(folder, WEIGHTS_NAME),
+            write_tensors(
+                Path(folder, WEIGHTS_NAME), getattr(self.weights, "outlines", self.weights), self.weights.items()
             )
 
     @classmethod
@@ -127,7 +126,8 @@ class PruningPlan:
                 for [`~surgery.check_plan`].
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+
+        from .tensors import StoredTensors
 
         path = Path(path)
         try:
@@ -168,7 +168,7 @@ class PruningPlan:
                 )
             return plan
         try:
-            weights = load_file(tensors)
+            weights = StoredTensors([tensors])
         except (OSError, SafetensorError) as error:
             raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
         if sorted(weights) != compensated:

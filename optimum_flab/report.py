@@ -157,7 +157,7 @@ def build_report(
     after = _side(pruned, family, getattr(torch, plan.dtype))
     return {
         "base_model": {"name": dense.name, "revision": dense.revision, "weights_sha256": plan.base_hash},
-        "weights_sha256": weights_hash(pruned),
+        "weights_sha256": None if pruned.device.type == "meta" else weights_hash(pruned),
         "dense": before,
         "pruned": after,
         "removed_ratio": 1 - after["parameters"] / before["parameters"],
@@ -166,7 +166,10 @@ def build_report(
         "held_out": None if held_out is None else asdict(held_out),
         "notes": list(dense.notes),
         "seed": plan.settings.get("seed"),
-        "computation": {"dtype": str(dense.model.dtype).removeprefix("torch."), "device": dense.model.device.type},
+        "computation": {
+            "dtype": str(dense.model.dtype).removeprefix("torch."),
+            "device": "cpu" if dense.stored is not None else dense.model.device.type,
+        },
         "seconds": seconds,
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
     }

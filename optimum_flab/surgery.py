@@ -168,7 +168,8 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     """Applies a plan.
 
     Args:
-        model (`nn.Module`): the dense model; left as it is.
+        model (`nn.Module`): the dense model; left as it is. One on the meta device gives one there, whose weights are
+            for [`pruned_tensors`].
         plan ([`PruningPlan`]): made for this model.
 
     Returns:
@@ -182,8 +183,10 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     config = pruned_config(model.config, family, plan, widths[0] if widths else shape_of(model, family).width)
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
-    pruned = type(model)._from_config(config, dtype=dtype)
-    pruned.load_state_dict(dict(pruned_tensors(model.state_dict().items(), family, plan)), strict=True)
+    with torch.device("meta" if model.device.type == "meta" else "cpu"):
+        pruned = type(model)._from_config(config, dtype=dtype)
+    if model.device.type != "meta":
+        pruned.load_state_dict(dict(pruned_tensors(model.state_dict().items(), family, plan)), strict=True)
     pruned.tie_weights()
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)

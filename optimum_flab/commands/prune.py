@@ -115,6 +115,7 @@ class PruneCommand(FlabVerb):
                 revision=args.revision,
                 trust_remote_code=args.trust_remote_code,
                 family=args.family,
+                in_memory=plan is None or args.prompt is not None,
                 device=args.device,
                 dtype=args.dtype,
                 output_dtype=args.output_dtype,

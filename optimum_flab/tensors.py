@@ -1,0 +1,107 @@
+"""Tensors by name, read from safetensors files as they are asked for and written one after the other."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+
+# what safetensors files call the types of tensors
+DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# in a file, tensors of wider types come first, then those of types further down here, then by their names
+ORDER = ["BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"]
+
+
+class StoredTensors(Mapping[str, torch.Tensor]):
+    """The tensors of safetensors files. Each is read when it is asked for, and nothing of it is kept.
+
+    Args:
+        paths (`Sequence[Path]`): files that no two tensors of one name are in.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        self._files: dict[str, Path] = {}
+        self.outlines: dict[str, torch.Tensor] = {}
+        for path in self.paths:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():
+                    part = file.get_slice(name)
+                    self._files[name] = path
+                    self.outlines[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        # opened anew each time: what of a file was read stays in memory for as long as it is open
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model by name, each tensor once: of tied ones, what comes first in the model."""
+    own, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            own[name] = tensor.detach()
+        seen.add(id(tensor))
+    return own
+
+
+def write_tensors(
+    path: str | Path,
+    outlines: Mapping[str, torch.Tensor],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a safetensors file without having all its tensors in memory; the bytes are those that
+    `safetensors.torch.save_file` writes of them, which needs them all (there is no writer that does not).
+
+    Args:
+        path (`str` or `Path`): the file.
+        outlines (`Mapping[str, torch.Tensor]`): names, shapes and dtypes; they may be on the meta device.
+        tensors (`Iterable[tuple[str, torch.Tensor]]`): the same with their values, in any order, each once.
+        metadata (`Mapping[str, str]`, *optional*): what the file says of itself.
+
+    Raises:
+        `ValueError`: a tensor is missing, or is another than its outline.
+    """
+    names = sorted(outlines, key=lambda name: (-ORDER.index(NAMES[outlines[name].dtype]), name))
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    places, end = {}, 0
+    for name in names:
+        places[name], start = end, end
+        end += outlines[name].numel() * outlines[name].element_size()
+        kind = NAMES[outlines[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(outlines[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with Path(path).open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        begin = file.tell()
+        for name, tensor in tensors:
+            outline = outlines[name]
+            if tensor.shape != outline.shape or tensor.dtype != outline.dtype:
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(outline.shape)}")
+            file.seek(begin + places.pop(name))
+            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+        if places:
+            raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
