@@ -255,11 +255,11 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
 
-    def broken(report):
+    def broken(path, content):
         raise OSError("no room")
 
     with monkeypatch.context() as patch, pytest.raises(FlabError, match="could not be written .no room."):
-        patch.setattr(efficiency, "plot", broken)
+        patch.setattr(Path, "write_bytes", broken)
         changed.save(folder, overwrite=True)
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
     changed.save(folder, overwrite=True)
@@ -320,7 +320,7 @@ def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(ch
 # --- the process apart ---------------------------------------------------------------------------------------------
 
 
-REQUEST = Request("no/such/model", None, False, "cpu", "float32", [[1]], 2, 0.0, None)
+REQUEST = Request("no/such/model", None, False, None, "cpu", "float32", [[1]], 2, 0.0, None)
 
 
 def test_the_peak_of_this_process_is_at_least_what_it_holds():

@@ -1,0 +1,94 @@
+"""A plan that is applied to weights in their files gives the bytes that it gives in memory."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.errors import FlabError
+
+from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .families.zoo import member
+
+
+DENSE = {
+    "llama": lambda: tiny_model("llama", 600),
+    "llama-tied": lambda: tiny_model("llama-bias", 600),
+    "gemma3_text": lambda: tiny_model("gemma3_text", 600),
+    "gpt2": lambda: member("gpt2", vocab_size=600),
+    "phi3": lambda: member("phi3", vocab_size=600),
+}
+
+
+def content(folder):
+    """The files of a checkpoint, without what says when and how it was made."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads(files.pop("flab_report.json"))
+    for name in ("seconds", "computation"):
+        del report[name]
+    del files["README.md"]
+    return {**files, "report": report}
+
+
+@pytest.fixture(scope="module", params=DENSE)
+def pruned(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamed")
+    model = DENSE[request.param]()
+    model.generation_config.eos_token_id = [3, 1]
+    model.save_pretrained(folder / "dense", max_shard_size="20KB")
+    byte_level_tokenizer(600).save_pretrained(folder / "dense")
+    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    config = FlabPrunerConfig(
+        data={"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        vocabulary={"keep_merges": 0, "pad_to_multiple_of": 16},
+        layers={"num_hidden_layers": 3},
+        ffn={"intermediate_size": 24, "multiple_of": 8},
+    )
+    optimizer = FlabOptimizer.from_pretrained(folder / "dense", device="cpu", output_dtype="bfloat16")
+    optimizer.prune(config)
+    optimizer.save_pretrained(folder / "pruned")
+    return folder
+
+
+def applied(folder, out, in_memory):
+    optimizer = FlabOptimizer.from_pretrained(folder / "dense", device="cpu", in_memory=in_memory)
+    assert (optimizer.dense.stored is None) is in_memory
+    optimizer.apply(PruningPlan.load(folder / "pruned"))
+    optimizer.save_pretrained(out)
+    return content(out)
+
+
+def test_every_byte_is_the_same(pruned, tmp_path):
+    assert len(list((pruned / "dense").glob("*.safetensors"))) > 1
+    streamed, in_memory = (applied(pruned, tmp_path / str(flag), flag) for flag in (False, True))
+    assert streamed == in_memory
+    searched = content(pruned / "pruned")
+    for name in ("model.safetensors", "flab_plan.safetensors", "tokenizer.json", "generation_config.json"):
+        assert streamed.get(name) == searched.get(name)
+    assert streamed["report"]["weights_sha256"] == searched["report"]["weights_sha256"]
+
+
+def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
+    shutil.copytree(pruned / "dense", tmp_path / "dense")
+    path = sorted((tmp_path / "dense").glob("*.safetensors"))[0]
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    save_file({**tensors, name: tensors[name] + 1}, path, {"format": "pt"})
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", in_memory=False)
+    with pytest.raises(FlabError, match="made for .* with weights"):
+        optimizer.apply(PruningPlan.load(pruned / "pruned"))
+
+
+def test_weights_under_other_names_are_read_into_memory(tmp_path):
+    """As transformers does where a checkpoint is older than the class: it knows how to rename them."""
+    model = member("gpt2", vocab_size=600)
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(older, tmp_path / "model.safetensors", {"format": "pt"})
+    dense = FlabOptimizer.from_pretrained(tmp_path, in_memory=False).dense
+    assert dense.stored is None and torch.equal(dense.model.transformer.wte.weight, model.transformer.wte.weight)
