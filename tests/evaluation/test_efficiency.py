@@ -259,7 +259,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
         raise OSError("no room")
 
     with monkeypatch.context() as patch, pytest.raises(FlabError, match="could not be written .no room."):
-        patch.setattr(Path, "write_bytes", broken)
+        patch.setattr(efficiency.Path, "write_bytes", broken)
         changed.save(folder, overwrite=True)
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
     changed.save(folder, overwrite=True)
