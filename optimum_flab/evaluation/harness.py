@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration import hub_datasets
 from ..errors import ConfigurationError, FlabError
+from ..families import Family
 from ..folders import Kind, OutputFolder
 from ..generation import BatchCache, config_hash, tokenizer_hash
 from ..loading import (
@@ -374,6 +375,7 @@ class JudgedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    family: Family
     description: dict[str, Any]
 
 
@@ -454,7 +456,7 @@ class ModelSource:
             "device": model.device.type,
             "parameters": model.num_parameters(),
         }
-        return JudgedModel(model, dense.tokenizer, description)
+        return JudgedModel(model, dense.tokenizer, dense.family, description)
 
 
 # --- tasks ---------------------------------------------------------------------------------------------------------

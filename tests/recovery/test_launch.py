@@ -138,11 +138,11 @@ def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, cap
     (made / "out").mkdir()
     (made / "out" / "mine").touch()
     status, said = refused(command(made, "out"), capsys)
-    assert status == 1 and "is not empty" in said
+    assert status == 1 and "is not a pruned model" in said and "it holds mine" in said
     (made / "out" / "mine").unlink()
     (made / "pruned" / "flab_plan.json").unlink()
     status, said = refused(command(made, "out"), capsys)
-    assert status == 2 and "is no pruned model, since flab_plan.json is missing" in said
+    assert status == 2 and "is not a pruned model, since flab_plan.json is missing" in said
 
 
 def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
