@@ -102,13 +102,15 @@ def older_names(config: PreTrainedConfig) -> dict[str, Any]:
         `dict[str, Any]`: fields to lie beside the newer ones. Empty where transformers 4 has no words for the rotary
             embedding: it would take another one without a warning.
     """
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", None) or {}
     names = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
     if "sliding_attention" in rope:
         rope, local = rope["full_attention"], rope["sliding_attention"]
         if local != {"rope_type": "default", "rope_theta": local["rope_theta"]}:
             return {}
         names["rope_local_base_freq"] = local["rope_theta"]
+    if not rope:
+        return names
     if rope.get("rope_type") not in ROPE_TYPES or "partial_rotary_factor" in rope or not _same_longrope(config, rope):
         return {}
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}

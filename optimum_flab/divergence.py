@@ -95,8 +95,12 @@ class OutputHead:
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
-        logits = nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
-        return self.facts.apply(logits, self.config)
+        return self.facts.apply(self.raw(hidden), self.config)
+
+    @torch.no_grad()
+    def raw(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head itself gives, float32 of shape `(positions, rows)`."""
+        return nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
 
 
 def mean_divergence(

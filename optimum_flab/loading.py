@@ -21,7 +21,7 @@ from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
 from .families import FAMILY_NAME, Family, check_family, family_for
 from .licenses import is_license_file
-from .tensors import StoredTensors, own_tensors
+from .tensors import DTYPES, StoredTensors, own_tensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 # what a safetensors header calls the types that weights are stored in
-SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+SAFETENSORS_DTYPES = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
 # what often lies in the place of a large file, by how it begins
 STAND_INS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with `git lfs pull`",
@@ -181,6 +181,7 @@ def load_dense(
             f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
             "checkpoints"
         )
+    in_memory = in_memory or torch.promote_types(storage_dtype, dtype) != dtype  # it is to be rounded
     outline = None if in_memory else _outlined(files, config, storage_dtype)
     if outline is not None:
         model, stored = outline
@@ -420,20 +421,21 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         raise FlabError(f"{what} {files.name!r} cannot be read ({_first_line(error)})") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
-    family_for(config, files.family)
     sizes = {name: getattr(config, name, 1) for name in SIZES}
     faults = [f"{name} {size}" for name, size in sizes.items() if not (isinstance(size, int) and size > 0)]
     if faults or sizes["num_hidden_layers"] > MOST_LAYERS:
         faults = faults or [f"num_hidden_layers {sizes['num_hidden_layers']:,}"]
         raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
+    family = family_for(config, files.family)
     try:
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # what is wrong with a configuration shows where it is used
         raise FlabError(
             f"no model can be made of the configuration of {files.name!r} ({type(error).__name__}:"
             f" {_first_line(error)}); correct its config.json"
         ) from error
+    check_family(model, family)
     return config
 
 
@@ -651,17 +653,20 @@ def _outlined(
     others of them."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    if files.gguf is not None or files.revision is not None or not (paths := shards(files.folder)):
+    has_settings = (files.folder / "generation_config.json").is_file()
+    if files.gguf is not None or files.revision is not None or not has_settings:
         return None
-    stored = StoredTensors(paths)
+    try:
+        stored = StoredTensors(shards(files.folder))
+    except ValueError:
+        return None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     shapes = {name: tensor.shape for name, tensor in own_tensors(model).items()}
     if shapes != {name: outline.shape for name, outline in stored.outlines.items()}:
         return None
-    if (files.folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    model.generation_config = GenerationConfig.from_pretrained(files.folder)
     return model, stored
 
 

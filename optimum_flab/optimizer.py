@@ -175,7 +175,7 @@ class FlabOptimizer:
             family (`str` or `Path`, *optional*): a file that describes the model's family, see `docs/families.md`.
                 Defaults to one of the known families.
             in_memory (`bool`): where false, the weights stay in their files if that is possible; enough for [`apply`]
-                and [`save_pretrained`], which then need no more memory than the largest tensor.
+                and [`save_pretrained`], which then need a few times the memory of the largest tensor.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet are refused before its weights are downloaded or read.
         """
@@ -220,6 +220,7 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
+        self._needs_weights()
         model, family, watch = self.dense.model, self.family, Stopwatch()
         counts, dense_shape = count_parameters(model, family), shape_of(model, family)
         check_sizes(config, counts, dense_shape)
@@ -670,6 +671,7 @@ class FlabOptimizer:
         """
         from .recovery.pipeline import Work, recover
 
+        self._needs_weights()
         pruned = self._result()
         if pruned.report.get("recovery"):
             raise ConfigurationError(
@@ -705,6 +707,7 @@ class FlabOptimizer:
             prompt (`str`): text to go on from, as it is.
             max_new_tokens (`int`, defaults to 64): most tokens to write.
         """
+        self._needs_weights()
         pruned = self._result()
         sides = {"dense": (self.dense.model, self.dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
         texts = {}
@@ -735,6 +738,7 @@ class FlabOptimizer:
                 are computed on the dense one's device and in its dtype (`from_pretrained` loads it in float32, while
                 the command line evaluates in the dtype of the weights).
         """
+        self._needs_weights()
         if "baseline" in options:
             raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
         from .evaluation.harness import evaluate
@@ -751,6 +755,13 @@ class FlabOptimizer:
             storage_dtype=self.pruned.model.dtype,
         )
         return evaluate(pruned, baseline=self.dense, tasks=tasks, **options)
+
+    def _needs_weights(self) -> None:
+        if self.dense.stored is not None:
+            raise ConfigurationError(
+                "in_memory: the weights of the dense model are in their files, which is enough to apply a plan and to"
+                " save; load it with in_memory=True for everything else"
+            )
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

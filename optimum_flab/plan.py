@@ -169,7 +169,7 @@ class PruningPlan:
             return plan
         try:
             weights = StoredTensors([tensors])
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise FlabError(f"{file} needs {tensors}, which cannot be read ({error}); copy both files") from error
         if sorted(weights) != compensated:
             raise FlabError(

@@ -16,6 +16,9 @@ from .plan import PruningPlan
 from .vocabulary import remap_config_ids
 
 
+COLUMNS = 256  # whose mean is computed at once
+
+
 def pruned_config(config: Any, family: Family, plan: PruningPlan, width: int) -> Any:
     """A copy of a model configuration with every field that follows the three sizes.
 
@@ -54,12 +57,16 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
     return type(config)(**fields)
 
 
-def _padded(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """Rows padded to `size` with their mean: its logit is the mean of all logits, so padding never wins."""
-    if size == len(rows):
-        return rows
-    mean = rows.float().mean(dim=0, keepdim=True).to(rows.dtype)
-    return torch.cat([rows, mean.expand(size - len(rows), *rows.shape[1:])])
+def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows in another type, padded to `size` with their mean: its logit is the mean of all logits, so padding never
+    wins."""
+    padded = torch.empty(size, *rows.shape[1:], dtype=dtype)
+    padded[: len(rows)] = rows
+    if size > len(rows):
+        # a few columns at a time: the float32 of all would take more memory than everything else
+        columns = [part.float().mean(dim=0) for part in rows.reshape(len(rows), -1).split(COLUMNS, dim=1)]
+        padded[len(rows) :] = torch.cat(columns).reshape(rows.shape[1:])
+    return padded
 
 
 @torch.no_grad()
@@ -88,7 +95,7 @@ def pruned_tensors(
         else:
             tensor = cut(tensor, axes, tokens | neurons.get(layer, {}))
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
-            tensor = _padded(tensor, plan.vocab_size)
+            tensor = _padded(tensor, plan.vocab_size, dtype)
         new_name = name if layer is None else family.in_layer(position[layer], rest)
         yield new_name, tensor.to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
 

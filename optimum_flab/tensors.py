@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from .errors import FlabError
 
 
 # what safetensors files call the types of tensors
@@ -28,6 +30,10 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 
     Args:
         paths (`Sequence[Path]`): files that no two tensors of one name are in.
+
+    Raises:
+        `ValueError`: a tensor is of a type that is not known here.
+        [`FlabError`]: when a tensor is asked for, its file is gone or was changed.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -38,13 +44,22 @@ class StoredTensors(Mapping[str, torch.Tensor]):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():
                     part = file.get_slice(name)
+                    if part.get_dtype() not in DTYPES:
+                        raise ValueError(f"{name} in {str(path)!r} is of type {part.get_dtype()}")
                     self._files[name] = path
                     self.outlines[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
+        self._states = {path: _state(path) for path in self.paths}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        # opened anew each time: what of a file was read stays in memory for as long as it is open
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(name)
+        path = self._files[name]
+        try:
+            if _state(path) != self._states[path]:
+                raise FlabError(f"weight file {str(path)!r} was changed while it was read; run the same command again")
+            # opened anew each time: what of a file was read stays in memory for as long as it is open
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise FlabError(f"weight file {str(path)!r} cannot be read any more ({error}); put it back") from error
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
@@ -54,6 +69,11 @@ class StoredTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

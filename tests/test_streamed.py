@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
-from optimum_flab.errors import FlabError
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.surgery import _padded
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .families.zoo import member
@@ -80,6 +81,45 @@ def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
     optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", in_memory=False)
     with pytest.raises(FlabError, match="made for .* with weights"):
         optimizer.apply(PruningPlan.load(pruned / "pruned"))
+
+
+def test_files_that_change_meanwhile_are_not_written_as_what_they_were(pruned, tmp_path):
+    shutil.copytree(pruned / "dense", tmp_path / "dense")
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", in_memory=False)
+    optimizer.apply(PruningPlan.load(pruned / "pruned"))
+    path = sorted((tmp_path / "dense").glob("*.safetensors"))[-1]
+    save_file(load_file(path), path, {"format": "pt"})
+    with pytest.raises(FlabError, match="was changed while it was read"):
+        optimizer.save_pretrained(tmp_path / "out")
+    path.unlink()
+    with pytest.raises(FlabError, match="cannot be read any more"):
+        optimizer.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_needs_the_weights_says_so(pruned):
+    optimizer = FlabOptimizer.from_pretrained(pruned / "dense", in_memory=False)
+    for call in (lambda: optimizer.prune(FlabPrunerConfig()), lambda: optimizer.evaluate(["perplexity"])):
+        with pytest.raises(ConfigurationError, match="in_memory"):
+            call()
+
+
+def test_a_type_that_is_not_known_is_read_into_memory(pruned, tmp_path):
+    shutil.copytree(pruned / "dense", tmp_path / "dense")
+    path = sorted((tmp_path / "dense").glob("*.safetensors"))[0]
+    save_file({**load_file(path), "x": torch.zeros(2, dtype=torch.complex64)}, path, {"format": "pt"})
+    with pytest.raises(FlabError, match="hold what|cannot be loaded"):
+        FlabOptimizer.from_pretrained(tmp_path / "dense", in_memory=False)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("written", ["float32", "bfloat16", "float16"])
+def test_padding_is_the_same_whatever_the_weights_are_stored_in(stored, written):
+    rows = torch.randn(70, 300, generator=torch.Generator().manual_seed(0)).to(stored)
+    dtype = getattr(torch, written)
+    padded = _padded(rows, 96, dtype)
+    assert padded.equal(_padded(rows.float(), 96, dtype)) and padded[:70].equal(rows.to(dtype))
+    torch.testing.assert_close(padded[70:].float(), rows.float().mean(dim=0).expand(26, -1), atol=1e-2, rtol=1e-2)
 
 
 def test_weights_under_other_names_are_read_into_memory(tmp_path):

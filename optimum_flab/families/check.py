@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,9 +16,13 @@ from ..errors import FlabError
 from .schema import Block, Family, cut, parts_of, plain_axes
 
 
+if TYPE_CHECKING:
+    from ..calibration import PackedTokens
+
+
 TOKENS = 16
-# the largest difference that rounding explains, as a share of the largest number compared
-TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
+# the largest relative difference (of norms) that rounding explains, of results in float32 and in half precision
+EXACT, ROUNDED = 1e-3, 3e-2
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -32,7 +38,7 @@ def check_family(model: nn.Module, family: Family) -> None:
     """
     # the later checks need what the earlier ones found to be there
     run = () if model.device.type == "meta" else (_functions, _packing)
-    for check in (_fields, _modules, _tensors, _per_layer, _places, *run):
+    for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
         if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise FlabError(
@@ -47,8 +53,8 @@ def _found(check: Callable[[nn.Module, Family], Iterator[str]], model: nn.Module
         yield from check(model, family)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-        yield f"it cannot be run as that says ({type(error).__name__}: {str(error).splitlines()[0]})"
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        yield f"it cannot be run as that says ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
 
 
 def _fields(model: nn.Module, family: Family) -> Iterator[str]:
@@ -130,33 +136,47 @@ def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
 def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
     """Fields that would be wrong once layers are removed."""
     fields, layers = model.config.to_dict(), len(family.decoder_layers(model))
+    declared = inspect.signature(type(model.config)).parameters
     for name, value in fields.items():
-        if isinstance(value, (list, tuple)) and len(value) == layers and name not in family.per_layer:
-            if not (name.endswith("_token_id") or name in ("architectures",)):
-                yield f"per_layer: its configuration has {name!r} with an entry per layer"
+        listed = isinstance(value, (list, tuple)) and len(value) == layers > 1
+        if listed and name in declared and name not in family.per_layer and not name.endswith("_token_id"):
+            yield f"per_layer: its configuration has {name!r} with an entry per layer"
     for name in family.per_layer:
-        if fields.get(name) is not None and len(fields[name]) != layers:
-            yield f"per_layer: {name!r} of its configuration has {len(fields[name])} entries for {layers} layers"
+        value = fields.get(name)
+        if value is not None and not (isinstance(value, (list, tuple)) and len(value) == layers):
+            yield f"per_layer: {name!r} of its configuration is not a list of {layers} entries, one for each layer"
 
 
-def _places(model: nn.Module, family: Family) -> Iterator[str]:
-    """Layers that would be others at another place: a model without the first layer is built, without weights, and
-    its layers are compared with those that they shall be."""
+def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
+    """Whether the new configuration is that of the new tensors, and layers are the same at other places: a model
+    without its first layer, and with a neuron and a token more, is built without weights."""
+    from ..budget import shape_of
     from ..surgery import resized_config
 
-    layers = family.decoder_layers(model)
-    if len(layers) < 2 or (family.fixed_depth and getattr(model.config, family.fixed_depth)):
+    if family.fixed_depth is not None and getattr(model.config, family.fixed_depth):
+        yield f"fixed_depth: its {family.fixed_depth} binds each layer to its place, so that none can be removed"
         return
+    shape, first = shape_of(model, family), min(1, len(family.decoder_layers(model)) - 1)
+    sizes = {"neuron": shape.width + 1, "vocab": shape.vocabulary + 1}
+    kept = range(shape.layers), range(first, shape.layers)
     try:
         with torch.device("meta"):
-            shorter = type(model)._from_config(resized_config(model.config, family, range(1, len(layers)), {})).eval()
+            configs = [resized_config(model.config, family, layers, sizes) for layers in kept]
+            longer, shorter = (type(model)._from_config(config).eval() for config in configs)
     except Exception as error:  # configurations check themselves in many ways
-        yield f"per_layer: its configuration does not allow a layer less ({str(error).splitlines()[0]})"
+        yield f"per_layer: its configuration does not allow other sizes ({(str(error).splitlines() or [''])[0]})"
         return
     for place, layer in enumerate(family.decoder_layers(shorter)):
-        if different := _differing(layers[place + 1], layer):
-            yield f"per_layer: layer {place + 1} would have another {different} if it were layer {place}"
+        if different := _differing(family.decoder_layers(longer)[place + first], layer):
+            yield f"per_layer: layer {place + first} would have another {different} if it were layer {place}"
             return
+    grown = {name: torch.arange(size).remainder(size - 1) for name, size in sizes.items()}
+    dense = model.state_dict()
+    for name, tensor in shorter.state_dict().items():
+        layer, rest = family.layer_of(name)
+        before = dense[name if layer is None else family.in_layer(layer + first, rest)].to("meta")
+        if (found := cut(before, family.axes(name) or (), grown).shape) != tensor.shape:
+            yield f"tensors: {name} would be {tuple(found)} where the new configuration has {tuple(tensor.shape)}"
 
 
 def _differing(layer: nn.Module, other: nn.Module) -> str | None:
@@ -176,49 +196,99 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 @torch.no_grad()
 def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says that it computes."""
-    from ..calibration import PackedTokens
     from ..divergence import OutputHead
     from ..layerwise import captured, layer_inputs, run_layer
 
     layers, config, block = family.decoder_layers(model), model.config, family.block
-    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
-    ids = torch.arange(1, TOKENS + 1)[None] * rows // (TOKENS + 1)
-    tokens = PackedTokens(ids, torch.arange(TOKENS)[None], torch.ones_like(ids, dtype=torch.bool))
+    tokens = _few_tokens(model, family)
     inputs = layer_inputs(model, family, tokens)
-    hidden, scale = inputs.hidden, block.scale(config)
+    stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
     for index, layer in enumerate(layers):
+        stream = run_layer(layer, stream, inputs.kwargs[index])
+        # a layer at a time in float32, where a wrong fact cannot hide behind rounding
+        layer, kwargs = copy.deepcopy(layer).float(), _in_float32(inputs.kwargs[index])
         with captured(family, config, layer) as seen, _last_runs(layer, block) as runs:
-            after = run_layer(layer, hidden, inputs.kwargs[index])
-        if len(runs) < sum(path is not None for path in _paths(block)):
-            yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
-            return
-        matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
-        if not _same(seen.output, nn.functional.linear(seen.neurons, matrix, bias)):
-            yield f"block.ffn_out: layer {index} does not multiply its neurons by {block.ffn_out}.weight"
-        for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
-            if norm is not None and not _same(runs[norm][0], runs[out][1]):
-                yield f"block: in layer {index} {norm} does not read what {out} gives"
-        added = runs[block.ffn_post_norm or block.ffn_out][1]
-        if not _same(after, seen.stream + scale * added):
-            yield (
-                f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
-                f" {block.ffn_out} give, with the norms and the scale that are stated"
-            )
-        if index in (0, len(layers) - 1):
-            for dimension in ("neuron", "expert"):
-                if not _same(after, _permuted(family, layer, dimension, hidden, inputs.kwargs[index])):
+            after = run_layer(layer, hidden, kwargs)
+            if not torch.isfinite(after).all():
+                return  # what measures on the model says so
+            if len(runs) < sum(path is not None for path in _paths(block)):
+                yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
+                return
+            matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
+            if not _same(seen.output, nn.functional.linear(seen.neurons, matrix, bias)):
+                yield f"block.ffn_out: layer {index} does not multiply its neurons by {block.ffn_out}.weight"
+            for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
+                if norm is not None and not _same(runs[norm][0], runs[out][1]):
+                    yield f"block: in layer {index} {norm} does not read what {out} gives"
+            added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
+            attention = scale * runs[block.attention_post_norm or block.attention_out][1]
+            if not _is_sum(after, hidden, attention, added):
+                yield (
+                    f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
+                    f" {block.ffn_out} give, with the norms and the scale that are stated"
+                )
+            if index in (0, len(layers) - 1):
+                before = seen.output
+                _run_permuted(family, layer, hidden, kwargs)
+                if not _same(before, seen.output):
                     yield (
-                        f"tensors: layer {index} gives something else when its {dimension}s change places, so their"
-                        " axes are others"
+                        f"tensors: the FFN of layer {index} gives something else when its neurons change places, so"
+                        " their axes are others"
                     )
         hidden = after
-    own = model(**tokens.model_inputs(hidden.device)).logits[0]
     norm = model.get_submodule(family.modules.final_norm)
-    found = OutputHead(model, family).logits(norm(hidden)[0])
-    if not _same(own.float(), found, own.dtype):
-        yield "logits: its own are not those of the output head on the final norm, with what is stated under logits"
-    if not _same_norm(norm, family, hidden):
+    head = OutputHead(model, family)
+    tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED
+    # small logits show what multiplies them, large ones what squeezes them
+    for size in (1.0, 30.0):
+        factor = size / float(head.raw(norm(stream)[0]).abs().max().clamp_min(1e-9))
+        own, read = _with_scaled_norm(model, norm, factor, tokens)
+        if not torch.isfinite(own).all():
+            return
+        if not _same(read.float(), (norm(stream) * factor).float(), tolerance):
+            yield f"modules: the output head does not read what {family.modules.final_norm} makes of the last layer"
+        if not _same(own[0].float(), head.logits(read[0]), tolerance / 3):
+            yield "logits: its own are not those of the output head on the final norm, with what logits states"
+    if not _same_norm(copy.deepcopy(norm).float(), family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
+
+
+def _with_scaled_norm(
+    model: nn.Module, norm: nn.Module, factor: float, tokens: PackedTokens
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's logits where what its final norm gives is multiplied, and what the output head then reads."""
+    read: list[torch.Tensor] = []
+
+    def scale(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        read.append(output * factor)
+        return read[-1]
+
+    handle = norm.register_forward_hook(scale)
+    try:
+        return model(**tokens.model_inputs(model.device), return_dict=True).logits, read[-1]
+    finally:
+        handle.remove()
+
+
+def _few_tokens(model: nn.Module, family: Family) -> PackedTokens:
+    """A row of different tokens, where there are enough."""
+    from ..calibration import PackedTokens
+
+    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
+    number = min(TOKENS, getattr(model.config, "max_position_embeddings", None) or TOKENS)
+    ids = torch.arange(1, number + 1)[None] * rows // (number + 1)
+    return PackedTokens(ids, torch.arange(number)[None], torch.ones_like(ids, dtype=torch.bool))
+
+
+def _in_float32(value: Any) -> Any:
+    """The same value with every floating-point tensor in it in float32."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {name: _in_float32(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_float32(item) for item in value)
+    return value
 
 
 def _paths(block: Block) -> list[str | None]:
@@ -247,52 +317,50 @@ def _packing(model: nn.Module, family: Family) -> Iterator[str]:
     from ..calibration import PackedTokens
     from ..divergence import final_hidden
 
-    rows, half = model.get_submodule(family.modules.embeddings).weight.shape[0], TOKENS // 2
-    ids, positions = torch.arange(1, half + 1)[None] * rows // (half + 1), torch.arange(half)[None]
-    row = PackedTokens(ids.repeat(1, 2), positions.repeat(1, 2), torch.ones(1, TOKENS, dtype=torch.bool))
-    first, second = final_hidden(model, family, row, 1).chunk(2)
-    if not _same(first, second):
+    tokens = _few_tokens(model, family)
+    half = tokens.input_ids.shape[1] // 2
+    if half < 2:
+        return
+    ids, positions = tokens.input_ids[:, :half], torch.arange(half)[None]
+    row = PackedTokens(ids.repeat(1, 2), positions.repeat(1, 2), torch.ones(1, 2 * half, dtype=torch.bool))
+    first, second = final_hidden(model, family, row, 1).float().chunk(2)
+    if torch.isfinite(first).all() and not _same(first, second, EXACT if model.dtype == torch.float32 else ROUNDED):
         yield f"{type(model).__name__} lets documents of one row see each other"
 
 
-def _same(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether two results differ by rounding only."""
-    largest = float(first.float().abs().max())
-    difference = float((first.float() - second.float()).abs().max())
-    return difference <= TOLERANCES[dtype or first.dtype] * largest
+def _same(first: torch.Tensor, second: torch.Tensor, tolerance: float = EXACT) -> bool:
+    """Whether two results differ by rounding only, each channel (of the last axis) measured by its own size, but for
+    channels that are next to nothing."""
+    size, difference = (part.flatten(0, -2).norm(dim=0) for part in (first, first - second))
+    return bool((difference <= tolerance * (size + tolerance * size.max())).all())
 
 
-def _permuted(
-    family: Family, layer: nn.Module, dimension: str, hidden: torch.Tensor, kwargs: dict[str, Any]
-) -> torch.Tensor:
-    """What a layer gives when the neurons (or experts) change places in every tensor that has them."""
-    from ..layerwise import output_of
+def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
+    """Whether a result is the sum of float32 parts but for the rounding of each number: a few channels of the stream
+    are larger than all others, and must hide nothing in these."""
+    rounding = 16 * torch.finfo(torch.float32).eps * sum(part.abs() for part in (result, *parts))
+    return bool(((result - sum(parts)).abs() <= rounding).all())
 
-    generator, weights = torch.Generator().manual_seed(0), {}
-    order: torch.Tensor | None = None
-    for name, tensor in layer.named_parameters():
-        axes = family.axes(family.in_layer(0, name)) or ()
-        if dimension not in plain_axes(axes):
-            continue
-        if order is None:
-            place = plain_axes(axes).index(dimension)
-            order = torch.randperm(tensor.shape[place] // parts_of(axes[place]), generator=generator)
-        weights[name] = cut(tensor, axes, {dimension: order})
-    return output_of(functional_call(layer, weights, (hidden,), kwargs))
+
+def _run_permuted(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
+    """Runs a layer whose neurons changed places in every tensor that has them."""
+    size = family.ffn_out_matrix(layer).shape[1]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    weights = {name: cut(tensor, axes, {"neuron": order}) for name, tensor, axes in family.neuron_tensors(layer)}
+    functional_call(layer, weights, (hidden,), kwargs)
 
 
 def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
-    """Whether a norm is of the stated kind, by what it makes of numbers that no epsilon can be felt in."""
+    """Whether a norm in float32 is of the stated kind, by what it makes of numbers that no epsilon can be felt in."""
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100
-    kind, offset = family.norm.kind, family.norm.offset
-    exact = given.float()
-    if kind == "layer":
+    exact = given
+    if family.norm.kind == "layer":
         exact = exact - exact.mean(dim=-1, keepdim=True)
     exact = exact / family.norm.square(given)[..., None].sqrt()
     if weight is not None:
-        exact = exact * (weight.float() + offset)
+        exact = exact * (weight + family.norm.offset)
     if bias is not None:
-        exact = exact + bias.float()
+        exact = exact + bias
     return _same(norm(given), exact)

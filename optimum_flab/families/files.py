@@ -13,10 +13,11 @@ import torch
 from pydantic import ValidationError
 
 from ..errors import ConfigurationError, FlabError
-from .schema import Family
+from .schema import DIMENSIONS, Family
 
 
 FAMILY_NAME = "flab_family.json"  # beside a pruned model of a family that is not known here
+MOST_LAYERS = 500  # of a model that is built only to compare names
 KNOWN = Path(__file__).with_name("known")
 
 
@@ -60,8 +61,6 @@ def save_family(family: Family, folder: str | Path) -> None:
 
 def _said(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "string_pattern_mismatch" and "tensors" in fault["loc"]:
-        from .schema import DIMENSIONS
-
         return f"{fault['input']!r} is not an axis; take null, one of {', '.join(DIMENSIONS)}, or one with *2"
     if fault["type"] == "extra_forbidden":
         return "there is no such field"
@@ -70,8 +69,8 @@ def _said(fault: Mapping[str, Any]) -> str:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigurationError(f"family file {str(path)!r} cannot be read ({what})") from error
     if not isinstance(content, dict):
@@ -122,6 +121,11 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
         return known_family(model_type)
     known = ", ".join(known_families())
     like, named = resembled(config)
+    if any("expert" in name for name in getattr(config, "to_dict", dict)()):
+        raise FlabError(
+            f"model family {model_type!r} is a mixture of experts, which cannot be pruned yet; supported families are"
+            f" {known}"
+        )
     if like is None:
         raise FlabError(f"model family {model_type!r} is not supported; supported families are {known}")
     example = json.dumps({"model_type": model_type, "like": like, "transformers": ">=5.0"})
@@ -139,6 +143,8 @@ def resembled(config: Any) -> tuple[str | None, float | None]:
     try:
         from transformers import AutoModelForCausalLM
 
+        if config.num_hidden_layers > MOST_LAYERS:
+            raise ValueError("too many to be built")
         with torch.device("meta"):
             names = list(AutoModelForCausalLM.from_config(config).state_dict())
     except Exception:  # configurations that the stock classes do not know fail in many ways

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 
-DIMENSIONS = ("vocab", "hidden", "neuron", "head", "kv_head", "expert")
+DIMENSIONS = ("vocab", "hidden", "neuron", "head", "kv_head")
 AXIS = rf"^({'|'.join(DIMENSIONS)})(\*[2-9])?$"
 
 Axis = Annotated[str, Field(pattern=AXIS)]
@@ -124,11 +124,11 @@ class Family(_Facts):
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
     """
 
-    model_type: str
+    model_type: FieldName
     transformers: str
     modules: Modules
     tensors: dict[str, list[Axis | None]]
-    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "head", "kv_head", "expert"], FieldName]
+    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "head", "kv_head"], FieldName]
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
     fixed_depth: FieldName | None = None
@@ -255,8 +255,7 @@ def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: dict[str, torc
         axes (`tuple`): what each axis is, see [`Family`].
         kept (`dict[str, torch.Tensor]`): indices by dimension, in the order they shall have; other dimensions stay.
     """
-    for place, axis in enumerate(axes):
-        dimension = axis and axis.partition("*")[0]
+    for place, (axis, dimension) in enumerate(zip(axes, plain_axes(axes), strict=True)):
         if dimension not in kept:
             continue
         parts = parts_of(axis)

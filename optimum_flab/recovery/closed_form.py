@@ -114,10 +114,11 @@ def refit(
                     if number == kept_layers[index]:
                         middle.append(seen.stream)
         done = following[index]
-        if family.block.ffn_post_norm is None:
-            refitting = partial(_refit_output, family, pruned.config, layer, index, stream, inputs, masks)
+        refitting = partial(_refit_output, family, pruned.config, layer, index, stream, inputs, masks)
+        if family.block.attention_post_norm is None:
             refitting(family.block.attention_out, middle)
-            del middle
+        del middle
+        if family.block.ffn_post_norm is None:
             refitting(family.block.ffn_out, wanted)
         stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
         tick()

@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import torch
 
 from optimum_flab.errors import FlabError
 from optimum_flab.families import check_family, family_for, known_families
@@ -37,7 +38,7 @@ def planted(facts, model):
         yield changed("tensors", name, to=[*axes, None])
         for place, axis in enumerate(axes):
             # what nothing cuts yet is only there to be complete
-            if axis in ("vocab", "neuron", "neuron*2", "expert"):
+            if axis in ("vocab", "neuron", "neuron*2"):
                 yield changed("tensors", name, to=[*axes[:place], None, *axes[place + 1 :]])
                 for other in DIMENSIONS:
                     if other in facts["sizes"] and other != axis and other not in ("head", "kv_head"):
@@ -80,12 +81,63 @@ def _names(family, pattern, tensor):
     return alone.axes(tensor) is not None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.gradient_checkpointing_enable(),
+        lambda model: setattr(model.config, "tags", ["a"] * len(model.model.layers)),
+        lambda model: setattr(model.config, "return_dict", False),
+        lambda model: setattr(model.model.layers[1], "mine", 1),
+        lambda model: model.train().eval(),
+    ],
+)
+def test_what_is_no_fact_of_the_family_is_not_asked_for(change):
+    model = member("llama")
+    change(model)
+    check_family(model.eval(), family_for(model.config))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2", "cohere"])
+def test_small_and_coarse_models_are_no_alarm(model_type, dtype, layers):
+    name = "n_layer" if model_type == "gpt2" else "num_hidden_layers"
+    changes = {"layer_types": ["full_attention"] * layers} if model_type == "gemma2" else {}
+    model = member(model_type, 0, vocab_size=7, **{name: layers}, **changes).to(dtype)
+    check_family(model, family_for(model.config))
+
+
+def test_nan_is_for_what_measures_to_say():
+    model = member("llama")
+    model.model.layers[2].mlp.down_proj.weight[0, 0] = torch.nan
+    check_family(model, family_for(model.config))
+
+
+def test_layers_that_are_bound_to_their_places_are_not_removed():
+    model = member("gpt2", 0, scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(FlabError, match="fixed_depth: its scale_attn_by_inverse_layer_idx binds each layer"):
+        check_family(model, family_for(model.config))
+
+
+def as_real(model, family, dtype):
+    """Small weights in the layers, and a stream with one channel much larger than all others, as in real models."""
+    for name, tensor in model.named_parameters():
+        if family.layer_of(name)[0] is not None and tensor.ndim > 1:
+            tensor.mul_(0.02 / 0.3)
+    model.get_submodule(family.modules.embeddings).weight[:, 3] += 200
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model_type", known_families())
-def test_a_planted_fault_is_refused(model_type):
+def test_a_planted_fault_is_refused(model_type, dtype):
     missed, count = [], 0
     for number in range(len(ZOO[model_type])):
         model = member(model_type, number)
-        facts = json.loads(family_for(model.config).model_dump_json())
+        family = family_for(model.config)
+        model = model if dtype is None else as_real(model, family, dtype)
+        check_family(model, family)
+        facts = json.loads(family.model_dump_json())
         for what, wrong in planted(facts, model):
             if wrong == facts:
                 continue

@@ -144,6 +144,8 @@ def read_family_of(model_type):
         ({"model_type": None}, "model_type"),
         ([], "holds a list, not an object"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ({"model_type": "a b"}, "model_type"),
         (None, "cannot be read (No such file or directory)"),
     ],
 )
@@ -161,6 +163,27 @@ def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
 def test_a_file_of_another_family_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="describes 'ernie4_5', the model is of type 'persimmon'"):
         family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
+
+
+def test_a_mixture_of_experts_is_named_as_what_it_is():
+    config = CONFIG_MAPPING["mixtral"](vocab_size=64, num_local_experts=2, **SIZES)
+    with pytest.raises(FlabError, match="'mixtral' is a mixture of experts, which cannot be pruned yet"):
+        family_for(config)
+
+
+def test_layers_without_number_are_not_built():
+    config = CONFIG_MAPPING["opt"](num_hidden_layers=10**6)
+    with pytest.raises(FlabError, match="'opt' is not supported"):
+        family_for(config)
+
+
+def test_wrong_facts_are_refused_before_weights_are_read(tmp_path):
+    stranger(PERSIMMON).config.save_pretrained(tmp_path)
+    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    for changes in ({"modules": {"layers": "model.blocks"}}, {"block": {"ffn_out": "mlp"}}, {"block": {}}):
+        file = written(tmp_path, {**PERSIMMON, **changes})
+        with pytest.raises(FlabError, match="is not as its family is described"):
+            inspect_model(str(tmp_path), family=file)
 
 
 def test_what_it_resembles_is_said():
