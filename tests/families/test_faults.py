@@ -86,7 +86,6 @@ def _names(family, pattern, tensor):
     [
         lambda model: model.gradient_checkpointing_enable(),
         lambda model: setattr(model.config, "tags", ["a"] * len(model.model.layers)),
-        lambda model: setattr(model.config, "return_dict", False),
         lambda model: setattr(model.model.layers[1], "mine", 1),
         lambda model: model.train().eval(),
     ],
