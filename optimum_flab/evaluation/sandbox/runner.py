@@ -122,7 +122,7 @@ def run_programs(
 
     The state of a process does not cross. A test that fails and uses a name that stands for it (standard streams,
     `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of
-    its classes, `__cause__` of an exception, and the like: `STATE` in `judge.py`) is not judged, and neither is one
+    its classes, `__cause__` of an exception, and the like: `STATE` in `source.py`) is not judged, and neither is one
     that fails where it asks with `is` for the same text or number, or whose time went into values that cross.
 
     Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
