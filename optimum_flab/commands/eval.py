@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import Action, ArgumentParser
+from argparse import Action
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
 if TYPE_CHECKING:
-    from argparse import Namespace
+    from argparse import ArgumentParser, Namespace
     from collections.abc import Sequence
 
     from ..evaluation.harness import Evaluation
@@ -190,7 +190,7 @@ class EvalCommand(FlabVerb):
 
     def check_references(self, tasks: list[str], data: dict[str, list[str]]) -> None:
         args = self.args
-        if others := given_besides(args, OF_REFERENCES):
+        if others := given_besides(self.parser, args, OF_REFERENCES):
             raise ConfigurationError(
                 f"--check-references runs no model and writes nothing; leave out {', '.join(others)}"
             )
@@ -237,10 +237,8 @@ class EvalCommand(FlabVerb):
         )
 
 
-def given_besides(args: Namespace, names: Sequence[str]) -> list[str]:
+def given_besides(parser: ArgumentParser, args: Namespace, names: Sequence[str]) -> list[str]:
     """The flags, other than those of some names, that are not as their defaults."""
-    parser = ArgumentParser()
-    EvalCommand.parse_args(parser)
     return [
         max(action.option_strings, key=len)
         for action in parser._actions  # there is no public list of them
