@@ -116,7 +116,7 @@ class OutputFolder:
         try:
             new.mkdir()
             yield new
-            share(new)
+            as_new_files(new)
             self.check()  # somebody may have put something there meanwhile
             if self._inside:
                 self._move_in()
@@ -125,8 +125,9 @@ class OutputFolder:
         except BaseException as error:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
-            if isinstance(error, OSError) or "No space left" in str(error):
-                full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            # some libraries wrap what the system says
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            if full or isinstance(error, OSError):
                 reason = "the disk is full: free some space, or name another folder" if full else str(error)
                 left = "nothing was left behind" if self._is_settled() else self._left_in_between()
                 raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
@@ -173,8 +174,7 @@ class OutputFolder:
         try:
             while True:
                 self._work.mkdir(parents=True, exist_ok=True)
-                with self._refused_where_locked(), suppress(NotImplementedError):  # a file system without locks
-                    self._lock.acquire(blocking=False)
+                self._take(self._lock)
                 if (self._work / LOCK).exists() or not self._lock.is_locked:
                     return
                 self._lock.release()  # the run that had it ended, and took the file along
@@ -189,15 +189,14 @@ class OutputFolder:
     def _clear(self, beside: Path) -> None:
         """Removes what a run left that began when the folder was not there; refuses if it is still at work."""
         lock = FileLock(beside / LOCK)
-        with self._refused_where_locked(), suppress(NotImplementedError):
-            lock.acquire(blocking=False)
+        self._take(lock)
         shutil.rmtree(beside, ignore_errors=True)
         lock.release()
 
-    @contextmanager
-    def _refused_where_locked(self) -> Iterator[None]:
+    def _take(self, lock: FileLock) -> None:
         try:
-            yield
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(blocking=False)
         except Timeout:
             raise FlabError(
                 f"another run is writing to output folder {self.named}; wait until it ends, or name another"
@@ -231,7 +230,7 @@ class OutputFolder:
         (self._work / NEW).rename(self._work / READY)
         try:
             self._settle()
-        except OSError:
+        except OSError:  # perhaps it was for once; there is no way back any more
             self._settle()
 
     def _settle(self) -> None:
@@ -254,7 +253,7 @@ class OutputFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def share(folder: Path) -> None:
+def as_new_files(folder: Path) -> None:
     """Gives files the mode that new files have: some writers of weights make them for their owner alone."""
     mask = os.umask(0)
     os.umask(mask)
@@ -321,7 +320,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Itera
         raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
     finally:
         for path in partial.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def is_in(path: Path, folder: Path) -> bool:
