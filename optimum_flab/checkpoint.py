@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from .errors import FlabError
 from .families import Family
-from .tensors import own_tensors, write_tensors
+from .loading import WEIGHTS
+from .tensors import own_tensors, stored_names, write_tensors
 from .vocabulary import OLDER_CLASS, differences, save_tokenizer
 
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-WEIGHTS = "model.safetensors"
 # kinds of rotary embedding that transformers 4 computes by the same formulas
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
@@ -60,7 +60,9 @@ def _save_streamed(model: PreTrainedModel, folder: Path, tensors: Iterable[tuple
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    write_tensors(folder / WEIGHTS, own_tensors(model), tensors, {"format": "pt"})
+    names = stored_names(model)
+    stored = ((names[name], tensor) for name, tensor in tensors)
+    write_tensors(folder / WEIGHTS, own_tensors(model), stored, {"format": "pt"})
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

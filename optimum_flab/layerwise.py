@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .calibration import PackedTokens
-from .families import Family
+from .families import Family, Norm
 
 
 @dataclass(frozen=True)
@@ -119,3 +119,12 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) ->
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
     """The hidden states in what a decoder layer gives: some families give them with others."""
     return result[0] if isinstance(result, tuple) else result
+
+
+def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
+    """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
+
+    The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
+    without this a few tokens with massive activations (attention sinks) outweigh all others.
+    """
+    return 1 / norm.square(hidden).clamp_min(1e-12)

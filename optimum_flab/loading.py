@@ -505,14 +505,8 @@ def load_tokenizer(
     if files.gguf is None and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
         # transformers would make up an empty one
         raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
-    for name in (
-        () if files.gguf is not None else ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    ):
-        if (files.folder / name).is_file():
-            _read_json(files.folder / name)  # says what is wrong with it
-    template = files.folder / "chat_template.jinja"
-    if template.is_file() and (fault := _stand_in(template)):
-        raise FlabError(f"{str(template)!r} is {fault}")
+    if files.gguf is None:
+        _check_tokenizer_files(files.folder)
     try:
         loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
     except Exception as error:  # conversions fail in many ways
@@ -534,6 +528,16 @@ def load_tokenizer(
     except Exception as error:
         raise FlabError(_no_tokenizer(files, error)) from error
     return settle_stated(loaded, stated, files.name, config.model_type)
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Raises a [`FlabError`] if something else lies in the place of a tokenizer's file."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            _read_json(folder / name)
+    template = folder / "chat_template.jinja"
+    if template.is_file() and (fault := _stand_in(template)):
+        raise FlabError(f"{str(template)!r} is {fault}")
 
 
 def _sentencepiece_frame(path: Path) -> dict[str, bool]:
@@ -637,7 +641,7 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
         )
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
-            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({_number_of(unknown)});"
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({_counted(unknown)});"
             " without that it would be another model, so check its config.json, or name a checkpoint of the stock"
             " class"
         )
@@ -757,12 +761,12 @@ def check_gguf_tensors(path: Path, config: PreTrainedConfig) -> None:
         )
     if unknown:
         raise FlabError(
-            f"the GGUF file {str(path)!r} holds what the stock class does not have ({_number_of(unknown)}); without"
+            f"the GGUF file {str(path)!r} holds what the stock class does not have ({_counted(unknown)}); without"
             " that it would be another model, so name the checkpoint that it was made from"
         )
 
 
-def _number_of(tensors: list[str]) -> str:
+def _counted(tensors: list[str]) -> str:
     return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}: {_shown(tensors)}"
 
 
@@ -908,25 +912,20 @@ def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.d
 def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
-    A tensor with several names (a tied output head) counts once, under the last of them, so that a model, its state
-    dict and the checkpoint saved from it agree.
+    A tensor of a model with several names (a tied output head) counts once, see [`~tensors.own_tensors`], so that a
+    model and the checkpoint saved from it agree.
 
     Args:
-        weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model or a state dict.
+        weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.
         dtype (`torch.dtype`, *optional*): hash the weights as if they were in this type; with the type they are stored
             in, a model has one hash whatever it is computed in.
     """
-    state = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
-    digest, seen = hashlib.sha256(), set()
-    for name in sorted(state, reverse=True):
-        tensor = state[name].detach()
+    tensors = own_tensors(weights) if isinstance(weights, torch.nn.Module) else weights
+    digest = hashlib.sha256()
+    for name in sorted(tensors, reverse=True):
+        tensor = tensors[name].detach()
         if tensor.is_meta:
             raise FlabError(f"weight {name!r} is not in memory")
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        # what is read from a file may come to lie where another tensor was
-        if tensor.numel() and place in seen and not isinstance(state, StoredTensors):
-            continue
-        seen.add(place)
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

@@ -45,7 +45,7 @@ from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
 from .surgery import check_plan, copy_in, operate, pruned_tensors
-from .tensors import StoredTensors
+from .tensors import StoredTensors, stored_names
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -582,15 +582,10 @@ class FlabOptimizer:
             save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family)
             return
         stored = self.dense.stored
-        with progress("Cutting tensors", len(stored), "tensor") as tick:
-
-            def ticking() -> Iterator[tuple[str, torch.Tensor]]:
-                for item in stored.items():
-                    yield item
-                    tick()
-
-            tensors = pruned_tensors(ticking(), self.family, pruned.plan)
-            save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
+        dense = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored.items())
+        names = {stored_name: name for name, stored_name in stored_names(self.dense.model).items()}
+        tensors = pruned_tensors(((names[name], tensor) for name, tensor in dense), self.family, pruned.plan)
+        save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
         pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:

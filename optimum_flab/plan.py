@@ -102,7 +102,7 @@ class PruningPlan:
 
     def save(self, folder: str | Path) -> None:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` where compensation changed something."""
-        from .tensors import write_tensors
+        from .tensors import StoredTensors, write_tensors
 
         fields = self.to_dict()
         # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
@@ -113,9 +113,8 @@ class PruningPlan:
         ]
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         if self.weights:
-            write_tensors(
-                Path(folder, WEIGHTS_NAME), getattr(self.weights, "outlines", self.weights), self.weights.items()
-            )
+            outlines = self.weights.outlines if isinstance(self.weights, StoredTensors) else self.weights
+            write_tensors(Path(folder, WEIGHTS_NAME), outlines, self.weights.items())
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:

@@ -6,12 +6,16 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from .errors import FlabError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 # what safetensors files call the types of tensors
@@ -21,7 +25,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# in a file, tensors of wider types come first, then those of types further down here, then by their names
+# tensors lie in a file in the order of their types, the last of these first, and then of their names
 ORDER = ["BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"]
 
 
@@ -76,12 +80,23 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def own_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a model by name, each tensor once: of tied ones, what comes first in the model."""
-    own, seen = {}, set()
+def stored_names(model: PreTrainedModel) -> dict[str, str]:
+    """What the tensors of a model, by their names there, are called in the checkpoints that transformers writes: some
+    have their older names there."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    outlines = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
+    stored = {id(outline): name for name, outline in revert_weight_conversion(model, dict(outlines)).items()}
+    return {name: stored.get(id(outline), name) for name, outline in outlines.items()}
+
+
+def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The tensors of a model by the names of [`stored_names`], each once: of tied ones, what comes first in the
+    model."""
+    own, seen, names = {}, set(), stored_names(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
-            own[name] = tensor.detach()
+            own[names[name]] = tensor.detach()
         seen.add(id(tensor))
     return own
 

@@ -23,6 +23,7 @@ from transformers import (
 
 from optimum_flab.budget import Limits, ParameterCounts, Shape
 from optimum_flab.calibration import PackedTokens, pack
+from optimum_flab.plan import PruningPlan
 
 
 FAMILIES = {
@@ -78,6 +79,20 @@ def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn
     )
     torch.manual_seed(0)
     return model_class(config).eval().requires_grad_(False)
+
+
+def plan_of(
+    kept_tokens: list[int] | None, kept_layers: list[int], kept_neurons: dict[int, list[int]], **fields
+) -> PruningPlan:
+    """A plan of a tiny model, in float32, without compensation."""
+    defaults = {
+        **dict.fromkeys(("base_model", "base_hash", "corpus_hash"), "tiny"),
+        **{"base_revision": None, "dtype": "float32", "settings": {}},
+        "vocab_size": VOCABULARY if kept_tokens is None else len(kept_tokens),
+    }
+    return PruningPlan(
+        kept_tokens=kept_tokens, kept_layers=kept_layers, kept_neurons=kept_neurons, **{**defaults, **fields}
+    )
 
 
 def random_tokens(documents: int = 24, vocabulary: int = VOCABULARY, length: int = 32, seed: int = 0) -> PackedTokens:

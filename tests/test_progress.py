@@ -46,6 +46,7 @@ def test_a_closed_stream_is_no_reason_to_fail(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with bars_as_lines(), progress("Nowhere", 2, "step") as tick:
         tick()
+        assert sys.stderr is None
 
 
 def test_bars_below_each_other_leave_no_cursor_movements():

@@ -21,6 +21,8 @@ DENSE = {
     "gemma3_text": lambda: tiny_model("gemma3_text", 600),
     "gpt2": lambda: member("gpt2", vocab_size=600),
     "phi3": lambda: member("phi3", vocab_size=600),
+    "gpt_neox": lambda: member("gpt_neox", vocab_size=600),
+    "gpt_neox-tied": lambda: member("gpt_neox", 2, vocab_size=600),
 }
 
 

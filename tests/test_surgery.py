@@ -14,7 +14,7 @@ from optimum_flab.plan import PruningPlan
 from optimum_flab.shapes import masked_step
 from optimum_flab.surgery import operate
 
-from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, random_tokens, tiny_model
+from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, plan_of, random_tokens, tiny_model
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
@@ -29,16 +29,11 @@ def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_to
         4,
         torch.Generator().manual_seed(0),
     )
-    plan = PruningPlan(
-        base_model="tiny",
-        base_revision=None,
-        base_hash="0",
-        corpus_hash="0",
-        kept_tokens=kept_tokens,
-        vocab_size=vocab_size or len(kept_tokens or range(VOCABULARY)),
-        kept_layers=list(kept_layers),
-        kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
-        dtype="float32",
+    plan = plan_of(
+        kept_tokens,
+        list(kept_layers),
+        {index: layer.kept.tolist() for index, layer in narrowed.items()},
+        **({"vocab_size": vocab_size} if vocab_size else {}),
         settings={"vocabulary": {"pad_to_multiple_of": vocab_size}},
         weights={
             f"model.layers.{index}.mlp.down_proj.weight": layer.weight
@@ -94,18 +89,7 @@ def test_any_plan_without_compensation_equals_masking(data):
     width = data.draw(st.integers(1, WIDTH))
     kept_tokens = sorted(data.draw(st.sets(st.integers(0, VOCABULARY - 1), min_size=4, max_size=60)))
     neurons = {i: torch.tensor(sorted(data.draw(st.permutations(range(WIDTH)))[:width])) for i in kept_layers}
-    plan = PruningPlan(
-        base_model="tiny",
-        base_revision=None,
-        base_hash="0",
-        corpus_hash="0",
-        kept_tokens=kept_tokens,
-        vocab_size=len(kept_tokens),
-        kept_layers=kept_layers,
-        kept_neurons={index: kept.tolist() for index, kept in neurons.items()},
-        dtype="float32",
-        settings={},
-    )
+    plan = plan_of(kept_tokens, kept_layers, {index: kept.tolist() for index, kept in neurons.items()})
     narrowed = {index: NarrowLayer(kept, None) for index, kept in neurons.items()}
     ids = data.draw(st.lists(st.integers(0, len(kept_tokens) - 1), min_size=1, max_size=16))
     expected = masked_logits(model, plan, narrowed, [kept_tokens[i] for i in ids])[..., kept_tokens]

@@ -66,7 +66,6 @@ def _fields(model: nn.Module, family: Family) -> Iterator[str]:
     for dimension in sorted(used - set(family.sizes)):
         yield f"sizes: nothing says which field of its configuration is the size of {dimension!r}"
     facts = {
-        "fixed_depth": family.fixed_depth,
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
     }
@@ -124,13 +123,6 @@ def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
             fits = size % wanted == 0 if dimension in ("head", "kv_head") else size == wanted
             if not fits:
                 yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
-    ends = tuple(f"{path}." for path in (family.modules.embeddings, family.modules.output_head))
-    for name, tensor in state.items():
-        if name.startswith(ends) and tensor.shape[0] == sizes["vocab"] and family.axes(name)[0] != "vocab":
-            yield f"tensors: {name} of shape {tuple(tensor.shape)} has an axis of the vocabulary that is not named"
-    out = f"{family.block.ffn_out}.weight"
-    if "neuron" not in plain_axes(family.axes(family.in_layer(0, out)) or ()):
-        yield f"block.ffn_out: {out} has no axis of neurons"
 
 
 def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
@@ -153,9 +145,6 @@ def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
     from ..budget import shape_of
     from ..surgery import resized_config
 
-    if family.fixed_depth is not None and getattr(model.config, family.fixed_depth):
-        yield f"fixed_depth: its {family.fixed_depth} binds each layer to its place, so that none can be removed"
-        return
     shape, first = shape_of(model, family), min(1, len(family.decoder_layers(model)) - 1)
     sizes = {"neuron": shape.width + 1, "vocab": shape.vocabulary + 1}
     kept = range(shape.layers), range(first, shape.layers)

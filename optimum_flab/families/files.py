@@ -120,12 +120,12 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
     if model_type in known_families():
         return known_family(model_type)
     known = ", ".join(known_families())
-    like, named = resembled(config)
     if any("expert" in name for name in getattr(config, "to_dict", dict)()):
         raise FlabError(
             f"model family {model_type!r} is a mixture of experts, which cannot be pruned yet; supported families are"
             f" {known}"
         )
+    like, named = resembled(config)
     if like is None:
         raise FlabError(f"model family {model_type!r} is not supported; supported families are {known}")
     example = json.dumps({"model_type": model_type, "like": like, "transformers": ">=5.0"})

@@ -120,7 +120,6 @@ class Family(_Facts):
         per_layer (`list[str]`): config fields with an entry per layer.
         layer_counts (`list[str]`): config fields that count layers from the bottom and that mean nothing once
             `layer_types` is spelled out.
-        fixed_depth (`str`, *optional*): a config field that, where it is true, binds each layer to its place.
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
     """
 
@@ -131,7 +130,6 @@ class Family(_Facts):
     sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "head", "kv_head"], FieldName]
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
-    fixed_depth: FieldName | None = None
     block: Block
     logits: Logits = Logits()
     norm: Norm = Norm()

@@ -10,10 +10,10 @@ from torch import nn
 
 from ..calibration import PackedTokens
 from ..families import Family
-from ..layerwise import captured, layer_inputs, run_layer
+from ..layerwise import captured, layer_inputs, run_layer, token_importance
 from .criteria import Criterion
 from .elimination import damped, refit
-from .statistics import NeuronStatistics, token_importance
+from .statistics import NeuronStatistics
 
 
 @dataclass(frozen=True)

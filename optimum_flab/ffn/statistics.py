@@ -7,19 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import FlabError
-from ..families import Norm
 
 
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
-
-
-def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
-    """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
-
-    The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
-    without this a few tokens with massive activations (attention sinks) outweigh all others.
-    """
-    return 1 / norm.square(hidden).clamp_min(1e-12)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from ..errors import ConfigurationError, FlabError
 from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
+    FAMILY_NAME,
     PLAN_NAME,
     REPORT_NAME,
     WEIGHTS,
@@ -255,6 +256,7 @@ def check_checkpoint_files(folder: Path) -> None:
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    from ..families import family_for
     from ..loading import check_vocabulary, weights_hash
     from ..plan import PruningPlan
     from ..vocabulary import config_token_ids
@@ -269,14 +271,16 @@ def check_checkpoint_files(folder: Path) -> None:
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"{str(folder)!r} does not load ({error}); prune again") from error
     check_vocabulary(tokenizer, config, str(folder))
+    described = folder / FAMILY_NAME
+    width = getattr(config, family_for(config, described if described.is_file() else None).sizes["neuron"])
     weights = read_weights(folder)
     faults = shape_faults(config, weights)
     if config.vocab_size != plan.vocab_size:
         faults.append(f"config.json says {config.vocab_size} tokens, the plan {plan.vocab_size}")
     if config.num_hidden_layers != len(plan.kept_layers):
         faults.append(f"config.json says {config.num_hidden_layers} layers, the plan keeps {len(plan.kept_layers)}")
-    if widths := {len(kept) for kept in plan.kept_neurons.values()} - {config.intermediate_size}:
-        faults.append(f"config.json says {config.intermediate_size} neurons, the plan keeps {max(widths)}")
+    if widths := {len(kept) for kept in plan.kept_neurons.values()} - {width}:
+        faults.append(f"config.json says {width} neurons, the plan keeps {max(widths)}")
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
     recorded = at(report, "base_model", "weights_sha256")
@@ -319,10 +323,14 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from ..tensors import stored_names
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names = stored_names(model)
+    expected = {names[name]: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
+    tied = {names[name] for name in tied}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     faults = [
         f"{name} has shape {found[name]}, config.json asks for {expected[name]}"

@@ -21,8 +21,7 @@ from torch import nn
 
 from ..calibration import PackedTokens
 from ..families import Family, Norm
-from ..ffn.statistics import token_importance
-from ..layerwise import captured, layer_inputs, run_layer
+from ..layerwise import captured, layer_inputs, run_layer, token_importance
 
 
 TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise

@@ -63,20 +63,26 @@ def readable(seconds: float) -> str:
 
 
 def training_memory(
-    config: Any, parameters: int, trained: int, sizes: TrainingSizes, length: int, itemsize: int, checkpointing: bool
+    config: Any,
+    width: int,
+    parameters: int,
+    trained: int,
+    sizes: TrainingSizes,
+    length: int,
+    itemsize: int,
+    checkpointing: bool,
 ) -> int:
     """Bytes of one process while it trains.
 
     Args:
         config (`PreTrainedConfig`): of the pruned model.
+        width (`int`): its neurons per layer.
         parameters, trained (`int`): frozen weights in the dtype of the training, and trained ones.
         length (`int`): tokens per sequence.
         itemsize (`int`): bytes of a number in the dtype of the training.
     """
     tokens = sizes.micro_batch_size * length
-    layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * config.intermediate_size) * (
-        tokens * itemsize
-    )
+    layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * width) * (tokens * itemsize)
     layers = config.num_hidden_layers
     kept = layer + layers * tokens * config.hidden_size * itemsize if checkpointing else layer * layers
     logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize

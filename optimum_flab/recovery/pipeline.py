@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from ..budget import shape_of
 from ..calibration import PackedTokens, hub_datasets, read_sources
 from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
@@ -370,6 +371,7 @@ def _estimate(
     return Estimate(
         memory_bytes=training_memory(
             work.model.config,
+            shape_of(work.model, work.family).width,
             parameters,
             trained,
             sizes,

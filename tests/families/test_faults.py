@@ -114,7 +114,7 @@ def test_nan_is_for_what_measures_to_say():
 
 def test_layers_that_are_bound_to_their_places_are_not_removed():
     model = member("gpt2", 0, scale_attn_by_inverse_layer_idx=True)
-    with pytest.raises(FlabError, match="fixed_depth: its scale_attn_by_inverse_layer_idx binds each layer"):
+    with pytest.raises(FlabError, match="per_layer: layer 1 would have another attn.scaling"):
         check_family(model, family_for(model.config))
 
 

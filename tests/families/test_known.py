@@ -12,11 +12,12 @@ from optimum_flab.calibration import PackedTokens
 from optimum_flab.families import check_family, family_for, known_families
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import narrow, survey
-from optimum_flab.plan import PruningPlan
+from optimum_flab.loading import shards, weights_hash
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
+from optimum_flab.tensors import StoredTensors, own_tensors
 
-from ..conftest import random_tokens
+from ..conftest import plan_of, random_tokens
 from .zoo import LAYERS, MEMBERS, VOCABULARY, ZOO, member
 
 
@@ -49,6 +50,12 @@ def test_every_parameter_is_counted_once(model):
     assert counts.total(found) == sum(parameter.numel() for parameter in other.parameters())
 
 
+def test_a_model_and_its_checkpoint_have_one_hash(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    stored = StoredTensors(shards(tmp_path))
+    assert sorted(own_tensors(model)) == sorted(stored) and weights_hash(model) == weights_hash(stored)
+
+
 def masked(model, family, plan):
     """The dense model itself, with removed layers handing their input on and removed neurons silent."""
     model = copy.deepcopy(model)
@@ -70,17 +77,10 @@ def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
     generator = torch.Generator().manual_seed(0)
     tokens = random_tokens(40, VOCABULARY, 24)
     narrowed = narrow(model, family, tokens, list(kept_layers), width, CRITERIA[criterion], 4, generator)
-    return PruningPlan(
-        base_model="tiny",
-        base_revision=None,
-        base_hash="0",
-        corpus_hash="0",
-        kept_tokens=KEPT,
-        vocab_size=len(KEPT),
-        kept_layers=list(kept_layers),
-        kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
-        dtype="float32",
-        settings={},
+    return plan_of(
+        KEPT,
+        list(kept_layers),
+        {index: layer.kept.tolist() for index, layer in narrowed.items()},
         weights={
             family.in_layer(index, family.ffn_out_name): family.matrix(family.block.ffn_out, layer.weight)
             for index, layer in narrowed.items()

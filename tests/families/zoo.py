@@ -54,7 +54,7 @@ ZOO: dict[str, list[dict[str, Any]]] = {
         {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 4.0, "attention_bias": True},
     ],
     "glm": [{"eos_token_id": [1, 2, 3, 4, 5]}, {"attention_bias": False, "tie_word_embeddings": True}],
-    "glm4": [{}, {"attention_bias": True}],
+    "glm4": [{"eos_token_id": [1, 2]}, {"attention_bias": True}],
     "gpt2": [{}, {"n_inner": None}, {"tie_word_embeddings": False}, {"reorder_and_upcast_attn": True}],
     "gpt_bigcode": [{}, {"multi_query": False}, {"n_inner": None, "tie_word_embeddings": False}],
     "gpt_neox": [{}, {"use_parallel_residual": False}, {"attention_bias": False, "tie_word_embeddings": True}],

@@ -22,12 +22,19 @@ from optimum_flab.recovery.training import TrainingSizes, curve_of, shares_of, t
 from ..conftest import tiny_model
 
 
-QWEN = SimpleNamespace(hidden_size=896, intermediate_size=3136, num_hidden_layers=24, vocab_size=28_672)
+QWEN = SimpleNamespace(hidden_size=896, num_hidden_layers=24, vocab_size=28_672)
 
 
 def memory(length: int = 256, micro: int = 4, checkpointing: bool = False, itemsize: int = 2) -> int:
     return training_memory(
-        QWEN, 272_000_000, 13_600_000, TrainingSizes(10, 8, micro, 8 // micro, 5), length, itemsize, checkpointing
+        QWEN,
+        3136,
+        272_000_000,
+        13_600_000,
+        TrainingSizes(10, 8, micro, 8 // micro, 5),
+        length,
+        itemsize,
+        checkpointing,
     )
 
 
