@@ -44,6 +44,7 @@ class LogStream:
                 self._stream.write(part)
             elif part == "\n":
                 self._end()
+                self._next = 0.0  # the next bar says at once what is being done
             else:
                 self._state += CURSOR.sub("", part)
         if self._moving and time.monotonic() >= self._next:

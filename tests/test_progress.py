@@ -29,6 +29,10 @@ def test_a_bar_becomes_its_first_and_its_last_state_and_what_is_between_every_so
     assert logged(3600, "".join(moves)) == "A 100%\n"
 
 
+def test_the_next_bar_says_at_once_what_is_being_done():
+    assert logged(3600, "\rA 0%", "\rA 100%", "\n", "\rB 0%", "\rB 1%") == "A 0%\nA 100%\nB 0%\n"
+
+
 def test_what_is_said_between_bars_is_kept():
     assert logged(3600, "\rA 0%", "\rA 50%", "\r        \r", "a remark\n", "\rA 60%", "\rA 100%\n") == (
         "A 0%\na remark\nA 100%\n"
