@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import Family, family_for, plain_axes
 
@@ -19,87 +23,184 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The three sizes that pruning changes.
+class Shape(Mapping[str, int]):
+    """The sizes that pruning changes, by dimension: `"vocab"` (rows of the embedding), `"layer"`, `"neuron"` (per FFN
+    or per expert) and, in mixtures, `"expert"` (per layer).
 
-    Args:
-        vocabulary (`int`): rows of the embedding.
-        layers (`int`): decoder layers.
-        width (`int`): neurons per feed-forward network.
+    ```python
+    >>> Shape(vocab=32_000, layer=24, neuron=4864).resized(layer=22)["layer"]
+    22
+    ```
     """
 
-    vocabulary: int
-    layers: int
-    width: int
+    def __init__(self, sizes: Mapping[str, int] | None = None, **more: int):
+        self._sizes = {**(sizes or {}), **more}
+
+    def resized(self, **sizes: int) -> Shape:
+        """The same shape with other sizes."""
+        return Shape(self._sizes, **sizes)
+
+    def __getitem__(self, dimension: str) -> int:
+        return self._sizes[dimension]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._sizes.items()))
+
+    def __repr__(self) -> str:
+        return f"Shape({', '.join(f'{dimension}={size}' for dimension, size in self._sizes.items())})"
+
+    def reported(self) -> dict[str, int]:
+        """The sizes by the names that reports give them."""
+        return {part.reported: self[part.dimension] for part in COMPONENTS if part.dimension in self}
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """What one unit of each component costs, in parameters; tied weights count once.
+    """How the parameters of a model follow its shape; tied weights count once.
 
     Args:
-        per_token (`int`): a row of the embedding, of the output head where it is not tied, and its bias.
-        per_neuron (`int`): weights into and out of one neuron of one layer.
-        per_layer (`int`): a layer without its neurons.
-        other (`int`): all the rest.
+        terms (`Mapping[tuple[str, ...], int]`): the number of parameters is the sum of these numbers, each times the
+            sizes of its dimensions.
+        fixed_layers (`int`): layers without experts in a mixture; they always stay, and stand in the term of no
+            dimension.
     """
 
-    per_token: int
-    per_neuron: int
-    per_layer: int
-    other: int
+    terms: Mapping[tuple[str, ...], int]
+    fixed_layers: int = 0
 
-    def components(self, shape: Shape) -> dict[str, int]:
+    def _parameters(self, dimensions: tuple[str, ...], shape: Mapping[str, int]) -> int:
+        sizes = {**shape, "layer": shape["layer"] - self.fixed_layers}
+        return self.terms[dimensions] * math.prod(sizes[dimension] for dimension in dimensions)
+
+    def components(self, shape: Mapping[str, int]) -> dict[str, int]:
         """Parameters per component of a model of this shape."""
-        return {
-            "vocabulary": self.per_token * shape.vocabulary,
-            "ffn": self.per_neuron * shape.width * shape.layers,
-            "attention and norms": self.per_layer * shape.layers,
-            "other": self.other,
-        }
+        mixture = "expert" in shape
+        sums = dict.fromkeys(
+            ("vocabulary", "experts" if mixture else "ffn", "rest of these layers" if mixture else "attention and norms", "other"),
+            0,
+        )
+        vocabulary, wide, layers, other = sums
+        for dimensions in self.terms:
+            if "vocab" in dimensions:
+                name = vocabulary
+            elif "neuron" in dimensions or "expert" in dimensions:
+                name = wide
+            else:
+                name = layers if "layer" in dimensions else other
+            sums[name] += self._parameters(dimensions, shape)
+        return sums
 
-    def total(self, shape: Shape) -> int:
+    def total(self, shape: Mapping[str, int]) -> int:
         """All parameters of a model of this shape."""
-        return sum(self.components(shape).values())
+        return sum(self._parameters(dimensions, shape) for dimensions in self.terms)
+
+    def unit(self, shape: Shape, dimension: str) -> int:
+        """What one more of a dimension costs a model of this shape."""
+        return self.total(shape.resized(**{dimension: shape[dimension] + 1})) - self.total(shape)
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """What a model is made of.
+
+    Args:
+        shape ([`Shape`]): its sizes.
+        counts ([`ParameterCounts`]): how its parameters follow them.
+        possible (`Mapping[str, Sequence[int]]`): the sizes that a model of its class can have instead, ascending.
+    """
+
+    shape: Shape
+    counts: ParameterCounts
+    possible: Mapping[str, Sequence[int]]
+
+
+def sizes_of(model: nn.Module, family: Family) -> ModelSizes:
+    """The sizes of a loaded model (or of one on the meta device)."""
+    shape = shape_of(model, family)
+    fixed = shape["layer"] - len(family.pruned_layers(model))
+    possible: dict[str, Sequence[int]] = {name: range(1, size + 1) for name, size in shape.items()}
+    possible["layer"] = range(fixed + 1, shape["layer"] + 1)
+    if family.experts is not None:
+        config, width = model.config, shape["neuron"]
+        groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
+        possible["expert"] = range(min(fewest, shape["expert"]), shape["expert"] + 1, groups)
+        if family.experts.shared is not None:
+            # the shared expert stays as it is, and its width is a multiple of theirs
+            whole = width * getattr(config, family.experts.shared)
+            possible["neuron"] = [size for size in range(1, width + 1) if whole % size == 0]
+    return ModelSizes(shape, count_parameters(model, family), possible)
 
 
 def shape_of(model: nn.Module, family: Family) -> Shape:
     """The shape of a loaded model (or of one on the meta device)."""
     layers = family.decoder_layers(model)
-    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
-    return Shape(rows, len(layers), family.ffn_out_matrix(layers[0]).shape[1])
+    sizes = {"vocab": model.get_submodule(family.modules.embeddings).weight.shape[0], "layer": len(layers)}
+    out = layers[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
+    for axis, size in zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True):
+        if axis in ("neuron", "expert"):
+            sizes[axis] = size
+    return Shape({name: sizes[name] for name in ("vocab", "layer", "neuron", "expert") if name in sizes})
 
 
 def count_parameters(model: nn.Module, family: Family) -> ParameterCounts:
-    """Unit costs of a model, counted on its own parameters."""
-    shape = shape_of(model, family)
+    """How the parameters of a model follow its shape, counted on its own parameters."""
+    shape, pruned = shape_of(model, family), family.pruned_layers(model)
+    terms: Counter[tuple[str, ...]] = Counter()
     # each parameter once: a tied output head has one name here
-    sizes = {name: (family.layer_of(name)[0], parameter.numel()) for name, parameter in model.named_parameters()}
-    vocabulary = sum(size for name, (_, size) in sizes.items() if "vocab" in plain_axes(family.axes(name) or ()))
-    layer = sum(size for index, size in sizes.values() if index == 0)
-    neurons = sum(tensor.numel() for _, tensor, _ in family.neuron_tensors(family.decoder_layers(model)[0]))
-    return ParameterCounts(
-        per_token=vocabulary // shape.vocabulary,
-        per_neuron=neurons // shape.width,
-        per_layer=layer - neurons,
-        other=sum(size for _, size in sizes.values()) - vocabulary - layer * shape.layers,
-    )
+    for name, parameter in model.named_parameters():
+        layer, _ = family.layer_of(name)
+        if layer in pruned[1:]:  # which are as the first of them
+            continue
+        axes = {axis for axis in plain_axes(family.axes(name) or ()) if axis in shape}
+        place = ("layer",) if layer == pruned[0] else ()
+        terms[(*sorted(axes), *place)] += parameter.numel() // math.prod(shape[axis] for axis in axes)
+    return ParameterCounts(dict(terms), shape["layer"] - len(pruned))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far each component may go: inclusive bounds of the three sizes.
+    """How far pruning may go.
 
     Args:
-        multiple_of (`int`): granularity of the width.
-        vocabulary_multiple_of (`int`): granularity of the vocabulary.
+        allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
     """
 
-    smallest: Shape
-    largest: Shape
-    multiple_of: int = 1
-    vocabulary_multiple_of: int = 1
+    allowed: Mapping[str, Sequence[int]]
+
+    @property
+    def smallest(self) -> Shape:
+        """Each dimension at its smallest size."""
+        return Shape({dimension: sizes[0] for dimension, sizes in self.allowed.items()})
+
+    @property
+    def largest(self) -> Shape:
+        """Each dimension at its largest size."""
+        return Shape({dimension: sizes[-1] for dimension, sizes in self.allowed.items()})
+
+    def is_free(self, dimension: str) -> bool:
+        """Whether a dimension has more than one size to choose from."""
+        return len(self.allowed.get(dimension, ())) > 1
+
+    @property
+    def yielding(self) -> str:
+        """The dimension inside the layers that gives up what the vocabulary does not: experts, where they may go."""
+        return "expert" if self.is_free("expert") else "neuron"
+
+    def at_least(self, dimension: str, size: int) -> Limits:
+        """The same limits with a dimension no smaller than this."""
+        sizes = [size, *(other for other in self.allowed[dimension] if other > size)]
+        return Limits({**self.allowed, dimension: sizes})
+
+
+def steps(smallest: int, largest: int, multiple: int = 1) -> list[int]:
+    """The multiples between two sizes, and these themselves."""
+    return sorted({smallest, *range(-(-smallest // multiple) * multiple, largest, multiple), largest})
 
 
 def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
@@ -107,44 +208,35 @@ def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: floa
     return round(counts.total(dense) * (1 - target_ratio))
 
 
-def fit_width(counts: ParameterCounts, limits: Limits, vocabulary: int, layers: int, budget: int) -> int | None:
-    """The largest multiple of `limits.multiple_of` that keeps a shape within the budget; `None` if none does."""
-    low, high = limits.smallest.width, limits.largest.width
-    rest = budget - counts.total(Shape(vocabulary, layers, 0))
-    width = min(rest // (counts.per_neuron * layers), high)
-    if width < high:
-        width -= width % limits.multiple_of
-    return width if width >= low else None
-
-
-def fit_vocabulary(counts: ParameterCounts, limits: Limits, shape: Shape, budget: int) -> Shape:
-    """The same shape with the vocabulary grown (or shrunk) to meet the budget as nearly as its bounds allow."""
-    rest = budget - counts.total(replace(shape, vocabulary=0))
-    step = limits.vocabulary_multiple_of
-    rows = rest // counts.per_token // step * step
-    return replace(shape, vocabulary=max(limits.smallest.vocabulary, min(rows, limits.largest.vocabulary)))
+def fitted(counts: ParameterCounts, limits: Limits, shape: Shape, dimension: str, budget: int) -> Shape:
+    """The same shape with the largest size of a dimension that keeps within the budget; the smallest if none does."""
+    rest = budget - counts.total(shape.resized(**{dimension: 0}))
+    sizes = limits.allowed[dimension]
+    place = bisect_right(sizes, rest // counts.unit(shape, dimension)) - 1
+    return shape.resized(**{dimension: sizes[max(place, 0)]})
 
 
 def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int) -> Shape | None:
     """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
 
-    The width is rounded down to its granularity and the vocabulary takes what that leaves over. The vocabulary goes
-    below its natural size only where the narrowest width is still too much.
+    The width (or the number of experts) is rounded down to its granularity and the vocabulary takes what that leaves
+    over. The vocabulary goes below its natural size only where the narrowest width is still too much.
 
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
+    yielding, shape = limits.yielding, limits.largest.resized(layer=layers)
     # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width, or where that is fixed
     # too the nearest depth, is the best there is
-    if limits.smallest.vocabulary == limits.largest.vocabulary:
-        width_free = limits.smallest.width < limits.largest.width
-        layer = counts.per_layer + counts.per_neuron * limits.largest.width
-        budget += (counts.per_neuron * layers * limits.multiple_of if width_free else layer) // 2
-    natural = max(limits.smallest.vocabulary, min(natural, limits.largest.vocabulary))
-    width = fit_width(counts, limits, natural, layers, budget)
-    shape = fit_vocabulary(
-        counts, limits, Shape(natural, layers, limits.smallest.width if width is None else width), budget
-    )
+    if not limits.is_free("vocab"):
+        if limits.is_free(yielding):
+            sizes = limits.allowed[yielding]
+            budget += counts.unit(shape, yielding) * (sizes[1] - sizes[0]) // 2
+        else:
+            budget += counts.unit(shape, "layer") // 2
+    natural = max(limits.smallest["vocab"], min(natural, limits.largest["vocab"]))
+    shape = fitted(counts, limits, shape.resized(vocab=natural), yielding, budget)
+    shape = fitted(counts, limits, shape, "vocab", budget)
     return shape if counts.total(shape) <= budget else None
 
 
@@ -157,11 +249,12 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
     most = 1 - counts.total(limits.smallest) / counts.total(dense)
     least = 1 - counts.total(limits.largest) / counts.total(dense)
     if not least - tolerance <= target_ratio <= most + tolerance:
+        parts = [part for part in COMPONENTS if part.dimension in dense]
+        flags = [part.flag for part in parts] + ["--keep-used"] + [part.switch for part in parts]
         raise ConfigurationError(
             f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; between "
-            f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component (--vocab-size, "
-            "--num-hidden-layers, --intermediate-size, --keep-used, --no-vocabulary, --no-layers, --no-ffn) or change "
-            "the target"
+            f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component "
+            f"({', '.join(flags)}) or change the target"
         )
 
 
@@ -185,17 +278,13 @@ def check_reached(
     reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= tolerance]
     if reached:
         return reached
-    steps = [
-        Shape(vocabulary, layers, min(width, limits.largest.width))
-        for vocabulary in {limits.smallest.vocabulary, limits.largest.vocabulary}
-        for layers in range(limits.smallest.layers, limits.largest.layers + 1)
-        for width in range(limits.smallest.width, limits.largest.width + limits.multiple_of, limits.multiple_of)
-    ]
-    nearest = min((removed(shape) for shape in steps), key=lambda ratio: abs(ratio - target_ratio))
+    ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
+    possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
+    nearest = min(map(removed, possible), key=lambda ratio: abs(ratio - target_ratio))
     raise ConfigurationError(
         f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters with what is pinned "
         f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width "
-        f"(--ffn-multiple-of, now {limits.multiple_of}), or free the vocabulary"
+        "(--ffn-multiple-of), or free the vocabulary"
     )
 
 
@@ -219,24 +308,21 @@ class Inspection:
         """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
         budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
         excess = self.counts.total(self.dense) - budget
-        unit = {
-            "vocabulary": (self.dense.vocabulary, self.counts.per_token),
-            "layers": (
-                self.dense.layers,
-                self.counts.per_layer + self.counts.per_neuron * self.dense.width,
-            ),
-            "width": (self.dense.width, self.counts.per_neuron * self.dense.layers),
-        }
-        left = {name: size - math.ceil(excess / cost) for name, (size, cost) in unit.items()}
-        return {name: size if size > 0 else None for name, size in left.items()}
+        left = {}
+        for part in self._parts():
+            size = self.dense[part.dimension] - math.ceil(excess / self.counts.unit(self.dense, part.dimension))
+            fewest = 1 + (self.counts.fixed_layers if part.dimension == "layer" else 0)
+            left[part.reported] = size if size >= fewest else None
+        return left
+
+    def _parts(self) -> list[Component]:
+        return [part for part in COMPONENTS if part.dimension in self.dense]
 
     def to_dict(self) -> dict:
         """The inspection as plain values."""
         result = {
             "model": self.name,
-            "vocab_size": self.dense.vocabulary,
-            "num_hidden_layers": self.dense.layers,
-            "intermediate_size": self.dense.width,
+            **self.dense.reported(),
             "parameters": self.counts.total(self.dense),
             "components": self.counts.components(self.dense),
         }
@@ -252,8 +338,8 @@ class Inspection:
         """The inspection as a table for the terminal."""
         total = self.counts.total(self.dense)
         lines = [
-            f"{self.name}: {total:,} parameters, vocabulary {self.dense.vocabulary:,}, {self.dense.layers} layers, "
-            f"FFN width {self.dense.width:,}",
+            f"{self.name}: {total:,} parameters, "
+            + ", ".join(f"{part.label} {self.dense[part.dimension]:,}" for part in self._parts()),
             "",
             f"{'component':<22}{'parameters':>16}{'share':>9}",
         ]
@@ -265,9 +351,9 @@ class Inspection:
                 "",
                 f"Removing {self.target_ratio:.1%} means {total - budget:,} parameters. One component alone:",
             ]
-            for component, size in self.alone().items():
-                dense = getattr(self.dense, component)
-                lines.append(f"  {component:<20}" + ("cannot reach it" if size is None else f"{dense:,} -> {size:,}"))
+            for part, size in zip(self._parts(), self.alone().values(), strict=True):
+                change = "cannot reach it" if size is None else f"{self.dense[part.dimension]:,} -> {size:,}"
+                lines.append(f"  {part.label:<20}{change}")
         return "\n".join(lines)
 
 
@@ -297,15 +383,15 @@ def inspect_model(
     config = read_config(files, trust_remote_code)
     if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
         config.tie_word_embeddings = True  # as loading does
-    counts, shape = count_config(config, family_for(config, files.family))
-    return Inspection(str(model_name_or_path), shape, counts, target_ratio)
+    sizes = sizes_of_config(config, family_for(config, files.family))
+    return Inspection(str(model_name_or_path), sizes.shape, sizes.counts, target_ratio)
 
 
-def count_config(config: PreTrainedConfig, family: Family) -> tuple[ParameterCounts, Shape]:
-    """Unit costs and shape of the model that a configuration describes, without its weights."""
+def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
+    """The sizes of the model that a configuration describes, without its weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
-    return count_parameters(model, family), shape_of(model, family)
+    return sizes_of(model, family)

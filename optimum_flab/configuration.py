@@ -14,6 +14,7 @@ from .errors import ConfigurationError
 from .recovery.settings import RecoverySettings
 from .settings import (
     DataSettings,
+    ExpertSettings,
     FFNSettings,
     LayerSettings,
     PrunerSettings,
@@ -38,6 +39,8 @@ class FlabPrunerConfig(BaseConfig):
         vocabulary ([`~settings.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
         layers ([`~settings.LayerSettings`] or `dict`, *optional*): how layers are removed.
         ffn ([`~settings.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
+        experts ([`~settings.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are removed; by
+            default they are not.
         recovery ([`~recovery.settings.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
             afterwards, and how; without `recovery.data` it is not trained.
 
@@ -66,6 +69,7 @@ class FlabPrunerConfig(BaseConfig):
         vocabulary: VocabularySettings | Mapping[str, Any] | None = None,
         layers: LayerSettings | Mapping[str, Any] | None = None,
         ffn: FFNSettings | Mapping[str, Any] | None = None,
+        experts: ExpertSettings | Mapping[str, Any] | None = None,
         recovery: RecoverySettings | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -77,6 +81,7 @@ class FlabPrunerConfig(BaseConfig):
                 "vocabulary": vocabulary,
                 "layers": layers,
                 "ffn": ffn,
+                "experts": experts,
                 "recovery": recovery,
                 **kwargs,
             }
@@ -88,6 +93,7 @@ class FlabPrunerConfig(BaseConfig):
         self.vocabulary = settings.vocabulary
         self.layers = settings.layers
         self.ffn = settings.ffn
+        self.experts = settings.experts
         self.recovery = settings.recovery
 
     def validate(self) -> None:

@@ -65,7 +65,26 @@ def layer_inputs(model: nn.Module, family: Family, tokens: PackedTokens) -> Laye
             model.base_model(**tokens.model_inputs(device))
     finally:
         handle.remove()
+    if not family.separates_documents:
+        apart = _same_document(tokens.position_ids.to(device))
+        record = [
+            {**kwargs, "attention_mask": _within(kwargs.get("attention_mask"), apart, seen["hidden"].dtype)}
+            for kwargs in record
+        ]
     return LayerInputs(seen["hidden"], record)
+
+
+def _same_document(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which two positions of a row are of one document: bool of shape `(rows, 1, length, length)`."""
+    documents = (position_ids == 0).cumsum(dim=1)
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
+
+
+def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask of a layer, `None` for a causal one, where it only allows what `allowed` does as well."""
+    if mask is None or mask.dtype == torch.bool:
+        return allowed & (torch.ones_like(allowed).tril() if mask is None else mask)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 @dataclass
@@ -96,7 +115,7 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
         seen.stream = seen.stream + scale * output
 
     def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.neurons, seen.output = args[0], output
+        seen.neurons, seen.output = args[0], output_of(output)
 
     attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
     handles = [

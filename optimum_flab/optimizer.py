@@ -14,20 +14,24 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .budget import (
     Limits,
-    ParameterCounts,
+    ModelSizes,
     Shape,
     check_reached,
     check_target,
-    count_config,
-    count_parameters,
     parameters_to_keep,
     shape_of,
+    sizes_of,
+    sizes_of_config,
+    steps,
 )
 from .calibration import Document, PackedTokens, TextSets, build_text_sets, hub_datasets, pack
 from .checkpoint import save_checkpoint
+from .components import COMPONENTS
 from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
+from .experts import CRITERIA as EXPERT_CRITERIA
+from .experts import chosen_experts, narrow_experts, rank_experts, survey_experts
 from .families import save_family
 from .ffn import CRITERIA as FFN_CRITERIA
 from .ffn.narrowing import NarrowLayer, narrow, survey
@@ -44,7 +48,7 @@ from .report import build_report, measure_held_out, read_report, report_summary,
 from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
-from .surgery import check_plan, copy_in, operate, pruned_tensors
+from .surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
 from .tensors import StoredTensors, stored_names
 from .vocabulary import (
     balanced_uses,
@@ -123,6 +127,28 @@ class FirstRemovals:
         yield from start(lambda: self._tick())  # some rank all layers as soon as they are called
 
 
+class BestExperts:
+    """The experts that stay, ranked when somebody asks for the first time.
+
+    Args:
+        rank (`Callable`): gives the scores of the experts by layer, see [`~experts.rank_experts`].
+        groups (`int`): groups of neighbours that keep as many experts each.
+    """
+
+    def __init__(self, rank: Callable[[], dict[int, torch.Tensor]], groups: int):
+        self._rank, self._groups = rank, groups
+        self.scores: dict[int, torch.Tensor] | None = None
+
+    def __call__(self, number: int | None) -> dict[int, torch.Tensor]:
+        """By layer, this many experts, ascending; nothing where that is all of them, or there are none."""
+        if number is None:
+            return {}
+        self.scores = self.scores or self._rank()
+        if number == len(next(iter(self.scores.values()))):
+            return {}
+        return {layer: chosen_experts(scores, number, self._groups) for layer, scores in self.scores.items()}
+
+
 class FlabOptimizer:
     """Prunes a causal language model.
 
@@ -190,7 +216,7 @@ class FlabOptimizer:
             dtype=dtype,
             family=family,
             in_memory=in_memory,
-            check=lambda *model: None if config is None else check_sizes(config, *count_config(*model)),
+            check=lambda *model: None if config is None else check_sizes(config, sizes_of_config(*model)),
         )
         optimizer._set_up(dense, output_dtype)
         return optimizer
@@ -222,9 +248,10 @@ class FlabOptimizer:
         config.validate()
         self._needs_weights()
         model, family, watch = self.dense.model, self.family, Stopwatch()
-        counts, dense_shape = count_parameters(model, family), shape_of(model, family)
-        check_sizes(config, counts, dense_shape)
-        limits = size_limits(config, dense_shape, len(self.dense.tokenizer))
+        sizes = sizes_of(model, family)
+        counts, dense_shape = sizes.counts, sizes.shape
+        check_sizes(config, sizes)
+        limits = size_limits(config, sizes, len(self.dense.tokenizer))
 
         with watch.step("texts"):
             texts = build_text_sets(config.data, self._count_tokens, config.seed)
@@ -233,43 +260,51 @@ class FlabOptimizer:
             kept = vocabulary.kept
             tokenizer = self._tokenizer_for(kept)
             calibration = self._packed(tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens)
-        natural = _round_up(len(kept), limits.vocabulary_multiple_of)
-        if natural > dense_shape.vocabulary:
+        multiple = config.vocabulary.pad_to_multiple_of or 1
+        natural = _round_up(len(kept), multiple)
+        if natural > dense_shape["vocab"]:
             raise ConfigurationError(
                 f"vocabulary.pad_to_multiple_of: the {len(kept):,} tokens that stay would be padded to {natural:,} "
-                f"rows, more than the {dense_shape.vocabulary:,} of the dense model; take a smaller multiple"
+                f"rows, more than the {dense_shape['vocab']:,} of the dense model; take a smaller multiple"
             )
         if config.vocabulary.size is None and config.vocabulary.enabled:
             least = natural if config.vocabulary.keep_used else vocabulary.smallest
-            least = _round_up(least, limits.vocabulary_multiple_of)
-            limits = replace(limits, smallest=replace(limits.smallest, vocabulary=least))
+            limits = limits.at_least("vocab", _round_up(least, multiple))
         if config.target_ratio is not None:
             check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
 
         removals = self._removals(config, calibration, OutputHead(model, family, kept))
-        rows = asked_shapes(config, counts, dense_shape, limits, natural)
+        experts = self._experts(config, calibration)
+        rows = asked_shapes(config, sizes, limits, natural)
         shape, candidates = natural_shape(rows[0], natural), []
         if len(rows) > 1 or len(rows[0]) > 1:
             with watch.step("shape search"):
-                candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals)
+                candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals, experts)
             shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
 
         with watch.step("vocabulary"):
-            kept = vocabulary.resized(min(shape.vocabulary, limits.largest.vocabulary))
+            kept = vocabulary.resized(min(shape["vocab"], limits.largest["vocab"]))
             if len(kept) != len(vocabulary.kept):
                 tokenizer = self._tokenizer_for(kept)
                 calibration = self._packed(
                     tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens
                 )
         with watch.step("layers"):
-            removed = removals(dense_shape.layers - shape.layers)
-        kept_layers = sorted(set(range(dense_shape.layers)) - {removal.layer for removal in removed})
+            removed = removals(dense_shape["layer"] - shape["layer"])
+        kept_layers = sorted(set(range(dense_shape["layer"])) - {removal.layer for removal in removed})
+        kept_experts = {}
+        if config.experts.enabled:
+            with watch.step("experts"):
+                kept_experts = {
+                    layer: best for layer, best in experts(shape["expert"]).items() if layer in kept_layers
+                }
         with watch.step("ffn"):
-            narrowed = self._narrowed(config, calibration, kept_layers, shape.width, dense_shape)
-        plan = self._plan(config, texts, shape, kept if config.vocabulary.enabled else None, kept_layers, narrowed)
+            narrowed = self._narrowed(config, calibration, kept_layers, kept_experts, shape, dense_shape)
+        kept_tokens = kept if config.vocabulary.enabled else None
+        plan = self._plan(config, texts, shape, kept_tokens, kept_layers, kept_experts, narrowed)
         natural = len(vocabulary.kept)
         # a vocabulary knows the merges of its tokenizer, hundreds of megabytes for the largest
-        del calibration, narrowed, vocabulary, removals
+        del calibration, narrowed, vocabulary, removals, experts
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, natural, shape, texts))
         pruned.report["datasets"] = hub_datasets(config.data.sources)
@@ -337,7 +372,7 @@ class FlabOptimizer:
 
     def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets) -> NaturalVocabulary:
         if not config.vocabulary.enabled:
-            rows = np.arange(shape_of(self.dense.model, self.family).vocabulary)
+            rows = np.arange(shape_of(self.dense.model, self.family)["vocab"])
             return NaturalVocabulary(rows, len(rows), lambda size: rows)
         settings, model = config.vocabulary, self.dense.model
         spec = read_spec(self.dense.tokenizer)
@@ -408,32 +443,33 @@ class FlabOptimizer:
         texts: TextSets,
         vocabulary: NaturalVocabulary,
         removals: FirstRemovals,
+        experts: BestExperts,
     ) -> list[Candidate]:
         model, family, batch_size = self.dense.model, self.family, config.data.batch_size
         dense = shape_of(model, family)
-        widths = sorted({shape.width for row in rows for shape in row} - {dense.width})
+        widths = sorted({shape["neuron"] for row in rows for shape in row} - {dense["neuron"]})
         surveyed: list[dict[int, NarrowLayer]] = []
         if widths:
             # half of the set tells shapes apart; the chosen one is decided on all of it
             half = next(calibration.batches(-(-len(calibration.input_ids) // 2)))
-            with progress("Surveying FFN widths", dense.layers, "layer") as tick:
-                surveyed = survey(
-                    model,
-                    family,
-                    half,
-                    widths,
-                    FFN_CRITERIA[config.ffn.criterion],
-                    batch_size,
-                    self._generator(config),
-                    tick,
-                )
+            criterion, generator = FFN_CRITERIA[config.ffn.criterion], self._generator(config)
+            with progress("Surveying FFN widths", dense["layer"], "layer") as tick:
+                if family.experts is None:
+                    surveyed = survey(model, family, half, widths, criterion, batch_size, generator, tick)
+                else:
+                    # whole experts and widths are not both free
+                    kept = experts(rows[0][0]["expert"]) if config.experts.enabled else {}
+                    surveyed = survey_experts(
+                        model, family, half, kept, widths, criterion, batch_size, generator, tick
+                    )
 
         with progress("Measuring shapes", None, "shape") as tick:
 
             def measure(shape: Shape) -> Candidate:
-                removed = [removal.layer for removal in removals(dense.layers - shape.layers)]
-                text = self._validation_text(config, texts, vocabulary, shape.vocabulary)
-                candidate = measure_shape(model, family, shape, removed, surveyed, text, batch_size)
+                removed = [removal.layer for removal in removals(dense["layer"] - shape["layer"])]
+                text = self._validation_text(config, texts, vocabulary, shape["vocab"])
+                kept = experts(shape["expert"]) if config.experts.enabled else {}
+                candidate = measure_shape(model, family, shape, removed, surveyed, text, batch_size, kept)
                 tick()
                 return candidate
 
@@ -451,31 +487,41 @@ class FlabOptimizer:
     def _generator(self, config: FlabPrunerConfig) -> torch.Generator:
         return torch.Generator().manual_seed(config.seed)
 
+    def _experts(self, config: FlabPrunerConfig, calibration: PackedTokens) -> BestExperts:
+        model, family = self.dense.model, self.family
+        criterion = EXPERT_CRITERIA[config.experts.criterion]
+
+        def rank() -> dict[int, torch.Tensor]:
+            layers = shape_of(model, family)["layer"]
+            with progress(f"Ranking experts by {config.experts.criterion}", layers, "layer") as tick:
+                return rank_experts(
+                    model, family, calibration, config.data.batch_size, criterion, self._generator(config), tick
+                )
+
+        return BestExperts(rank, family.experts.group_count(model.config) if family.experts else 1)
+
     def _narrowed(
         self,
         config: FlabPrunerConfig,
         calibration: PackedTokens,
         kept_layers: list[int],
-        width: int,
+        kept_experts: dict[int, torch.Tensor],
+        shape: Shape,
         dense: Shape,
     ) -> dict[int, NarrowLayer]:
-        if not config.ffn.enabled or (width == dense.width and len(kept_layers) == dense.layers):
-            return {}
+        width, mixture = shape["neuron"], self.family.experts is not None
         criterion = FFN_CRITERIA[config.ffn.criterion]
-        if width == dense.width and not criterion.compensates:
+        if not config.ffn.enabled or (width == dense["neuron"] and len(kept_layers) == dense["layer"]):
             return {}
-        with progress(f"Narrowing FFNs to {width:,}", dense.layers, "layer") as tick:
-            return narrow(
-                self.dense.model,
-                self.family,
-                calibration,
-                kept_layers,
-                width,
-                criterion,
-                config.data.batch_size,
-                self._generator(config),
-                tick,
-            )
+        if width == dense["neuron"] and (mixture or not criterion.compensates):
+            return {}
+        arguments = (width, criterion, config.data.batch_size, self._generator(config))
+        with progress(f"Narrowing FFNs to {width:,}", dense["layer"], "layer") as tick:
+            if mixture:
+                return narrow_experts(
+                    self.dense.model, self.family, calibration, kept_layers, kept_experts, *arguments, tick
+                )
+            return narrow(self.dense.model, self.family, calibration, kept_layers, *arguments, tick)
 
     def _base_hash(self) -> str:
         return weights_hash(self.dense.stored or self.dense.model, self.dense.storage_dtype)
@@ -487,6 +533,7 @@ class FlabOptimizer:
         shape: Shape,
         kept_tokens: np.ndarray | None,
         kept_layers: list[int],
+        kept_experts: dict[int, torch.Tensor],
         narrowed: dict[int, NarrowLayer],
     ) -> PruningPlan:
         return PruningPlan(
@@ -495,14 +542,15 @@ class FlabOptimizer:
             base_hash=self._base_hash(),
             corpus_hash=texts.corpus_hash,
             kept_tokens=None if kept_tokens is None else kept_tokens.tolist(),
-            vocab_size=shape.vocabulary,
+            vocab_size=shape["vocab"],
             kept_layers=kept_layers,
+            kept_experts={index: kept.tolist() for index, kept in kept_experts.items()},
             kept_neurons={index: layer.kept.tolist() for index, layer in narrowed.items()},
             dtype=str(self.output_dtype).removeprefix("torch."),
             settings=config.to_dict(),
             weights={
-                self.family.in_layer(index, self.family.ffn_out_name): self.family.matrix(
-                    self.family.block.ffn_out, layer.weight.to("cpu", self.output_dtype)
+                self.family.in_layer(index, self.family.ffn_out_name): self.family.stored_out(
+                    layer.weight.to("cpu", self.output_dtype)
                 )
                 for index, layer in narrowed.items()
                 if layer.weight is not None
@@ -584,7 +632,8 @@ class FlabOptimizer:
         stored = self.dense.stored
         dense = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored.items())
         names = {stored_name: name for name, stored_name in stored_names(self.dense.model).items()}
-        tensors = pruned_tensors(((names[name], tensor) for name, tensor in dense), self.family, pruned.plan)
+        model_tensors = ((names[name], tensor) for name, tensor in dense)
+        tensors = pruned_tensors(model_tensors, self.family, pruned.plan, dtypes_of(pruned.model))
         save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
         pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
 
@@ -764,46 +813,54 @@ class FlabOptimizer:
         return self.pruned
 
 
-def size_limits(config: FlabPrunerConfig, dense: Shape, tokens: int) -> Limits:
+def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
     """How far each size may go under the settings.
 
     Args:
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
 
     Raises:
-        [`FlabError`]: a pinned size is larger than the dense one.
+        [`FlabError`]: a pinned size is larger than the dense one, or one that the model cannot have.
     """
     multiple = config.vocabulary.pad_to_multiple_of or 1
-    vocabulary = config.vocabulary.size and _round_up(config.vocabulary.size, multiple)
-    pins = {
-        "vocabulary.size": (vocabulary, dense.vocabulary),
-        "layers.num_hidden_layers": (config.layers.num_hidden_layers, dense.layers),
-        "ffn.intermediate_size": (config.ffn.intermediate_size, dense.width),
-    }
-    for name, (asked, most) in pins.items():
-        if asked is not None and asked > most:
-            raise ConfigurationError(
-                f"{name}: {asked:,} is more than the {most:,} of the dense model; pruning only makes smaller"
-            )
-    least = {
-        "vocabulary": multiple if config.vocabulary.enabled else dense.vocabulary,
-        "layers": 1 if config.layers.enabled else dense.layers,
-        "width": min(config.ffn.multiple_of, dense.width) if config.ffn.enabled else dense.width,
-    }
-    most = replace(dense, vocabulary=tokens if config.vocabulary.enabled else dense.vocabulary)
-    pinned = dict(zip(least, (pins[name][0] for name in pins), strict=True))
-    pinned = {name: size for name, size in pinned.items() if size is not None}
-    return Limits(
-        smallest=Shape(**{**least, **pinned}),
-        largest=replace(most, **pinned),
-        multiple_of=config.ffn.multiple_of,
-        vocabulary_multiple_of=multiple,
-    )
+    allowed: dict[str, Sequence[int]] = {}
+    for part in COMPONENTS:
+        if part.dimension not in sizes.shape:
+            continue
+        section, dense = getattr(config, part.section), sizes.shape[part.dimension]
+        possible, pinned = sizes.possible[part.dimension], getattr(section, part.setting)
+        if pinned is not None:
+            size = _round_up(pinned, multiple) if part.dimension == "vocab" else pinned
+            check_pinned(f"{part.section}.{part.setting}", size, dense, possible)
+            allowed[part.dimension] = [size]
+        elif not section.enabled:
+            allowed[part.dimension] = [dense]
+        elif part.dimension == "vocab":
+            allowed["vocab"] = steps(min(multiple, tokens), tokens, multiple)
+        elif part.dimension == "neuron":
+            step = config.ffn.multiple_of
+            allowed["neuron"] = [size for size in possible if size % step == 0 or size == dense]
+        else:
+            allowed[part.dimension] = possible
+    if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
+        allowed["neuron"] = [sizes.shape["neuron"]]
+    return Limits(allowed)
 
 
-def asked_shapes(
-    config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape, limits: Limits, natural: int
-) -> list[list[Shape]]:
+def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
+    """Raises a [`ConfigurationError`] if a model cannot have a size that is asked for."""
+    if size > dense:
+        raise ConfigurationError(
+            f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes smaller"
+        )
+    if size not in possible:
+        near = sorted(sorted(possible, key=lambda other: abs(other - size))[:4])
+        raise ConfigurationError(
+            f"{name}: this model cannot have {size:,}; take one of {', '.join(f'{other:,}' for other in near)}"
+        )
+
+
+def asked_shapes(config: FlabPrunerConfig, sizes: ModelSizes, limits: Limits, natural: int) -> list[list[Shape]]:
     """The shapes to choose from, see [`~shapes.candidate_shapes`]; one alone where there is no target.
 
     Args:
@@ -812,9 +869,10 @@ def asked_shapes(
     Raises:
         [`ConfigurationError`]: no shape lands near enough to the target.
     """
+    counts, dense = sizes.counts, sizes.shape
     if config.target_ratio is None:
-        vocabulary = limits.largest.vocabulary if config.vocabulary.size else natural
-        return [[replace(asked_sizes(config, dense), vocabulary=vocabulary)]]
+        vocabulary = limits.largest["vocab"] if config.vocabulary.size else natural
+        return [[asked_sizes(config, dense).resized(vocab=vocabulary)]]
     rows = candidate_shapes(counts, limits, natural, parameters_to_keep(counts, dense, config.target_ratio))
     shapes = [shape for row in rows for shape in row]
     reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
@@ -822,20 +880,24 @@ def asked_shapes(
 
 
 def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
-    """The dense sizes with the pinned numbers of layers and neurons in their place."""
-    layers, width = config.layers.num_hidden_layers, config.ffn.intermediate_size
-    return replace(dense, layers=layers or dense.layers, width=width or dense.width)
+    """The dense sizes with the pinned ones inside the layers, and of their number, in their place."""
+    pins = {part.dimension: getattr(getattr(config, part.section), part.setting) for part in COMPONENTS}
+    return dense.resized(**{name: size for name, size in pins.items() if name != "vocab" and name in dense and size})
 
 
-def check_sizes(config: FlabPrunerConfig, counts: ParameterCounts, dense: Shape) -> None:
+def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
-    limits = size_limits(config, dense, dense.vocabulary)
+    dense = sizes.shape
+    if config.experts.enabled and "expert" not in dense:
+        raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
+    limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
-        check_target(counts, dense, limits, config.target_ratio, TOLERANCE)
+        check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)
     elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
+        pins = [part.setting for part in COMPONENTS if part.dimension in dense and part.dimension != "vocab"]
         raise ConfigurationError(
-            f"nothing would be pruned: the vocabulary is switched off, and all {dense.layers:,} layers with their"
-            f" {dense.width:,} neurons stay; give target_ratio, or a smaller num_hidden_layers or intermediate_size"
+            f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
+            f" {dense['neuron']:,} neurons stay; give target_ratio, or a smaller {' or '.join(pins)}"
         )
 
 
@@ -847,9 +909,7 @@ def search_section(
         "search": {
             "candidates": [
                 {
-                    "vocab_size": candidate.shape.vocabulary,
-                    "num_hidden_layers": candidate.shape.layers,
-                    "intermediate_size": candidate.shape.width,
+                    **candidate.shape.reported(),
                     "validation_divergence": candidate.divergence,
                     "validation_bits_per_byte": candidate.bits_per_byte,
                     "chosen": candidate.shape == shape,

@@ -21,6 +21,7 @@ PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
 FORMAT = 1
 Index = Annotated[int, Field(ge=0)]
+LayerName = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")]
 
 
 class _File(BaseModel):
@@ -35,7 +36,8 @@ class _File(BaseModel):
     kept_tokens: list[Index] | None
     vocab_size: Annotated[int, Field(ge=1)]
     kept_layers: list[Index]
-    kept_neurons: dict[Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")], list[Index]]
+    kept_neurons: dict[LayerName, list[Index] | list[list[Index]]]
+    kept_experts: dict[LayerName, list[Index]] = {}
     dtype: Literal["float32", "bfloat16", "float16"]
     settings: dict[str, Any]
     compensated: list[str]
@@ -64,9 +66,10 @@ class PruningPlan:
         vocab_size (`int`): rows of the new embedding, padding included.
         kept_layers (`list[int]`): dense indices of the layers that stay, ascending.
         kept_neurons (`dict[int, list[int]]`): by dense layer index, the neurons that stay, ascending; empty: FFNs
-            untouched.
+            untouched. In a mixture of experts a list for each expert that stays (`dict[int, list[list[int]]]`).
         dtype (`str`): dtype of the pruned weights.
         settings (`dict`): the configuration that made the plan.
+        kept_experts (`dict[int, list[int]]`): by dense layer index, the experts that stay, ascending; empty: all.
         weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model,
             already in the shape of the pruned one.
     """
@@ -78,9 +81,10 @@ class PruningPlan:
     kept_tokens: list[int] | None
     vocab_size: int
     kept_layers: list[int]
-    kept_neurons: dict[int, list[int]]
+    kept_neurons: dict[int, list[int]] | dict[int, list[list[int]]]
     dtype: str
     settings: dict[str, Any]
+    kept_experts: dict[int, list[int]] = field(default_factory=dict)
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +100,8 @@ class PruningPlan:
             "settings": self.settings,
             "compensated": sorted(self.weights),
             "kept_layers": self.kept_layers,
-            "kept_neurons": {str(layer): neurons for layer, neurons in self.kept_neurons.items()},
+            "kept_neurons": _by_name(self.kept_neurons),
+            **({"kept_experts": _by_name(self.kept_experts)} if self.kept_experts else {}),
             "kept_tokens": self.kept_tokens,
         }
 
@@ -106,9 +111,8 @@ class PruningPlan:
 
         fields = self.to_dict()
         # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
-        neurons = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in fields["kept_neurons"].items())
         lines = [
-            f"  {json.dumps(key)}: " + (f"{{\n{neurons}\n  }}" if key == "kept_neurons" else json.dumps(value))
+            f"  {json.dumps(key)}: " + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
             for key, value in fields.items()
         ]
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -157,7 +161,8 @@ class PruningPlan:
                 f"{file} is not a pruning plan ({error}); name the {PLAN_NAME} of a pruned checkpoint"
             ) from error
         compensated = fields.pop("compensated")
-        fields["kept_neurons"] = {int(layer): neurons for layer, neurons in fields["kept_neurons"].items()}
+        for name in ("kept_neurons", "kept_experts"):
+            fields[name] = {int(layer): kept for layer, kept in fields[name].items()}
         plan = cls(**fields)
         tensors = file.with_name(WEIGHTS_NAME)
         if not compensated:
@@ -175,3 +180,11 @@ class PruningPlan:
                 f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
             )
         return cls(**fields, weights=weights)
+
+
+def _by_name(layers: Mapping[int, list]) -> dict[str, list]:
+    return {str(layer): kept for layer, kept in layers.items()}
+
+
+def _lines(layers: Mapping[str, list]) -> str:
+    return "{\n" + ",\n".join(f"    {json.dumps(layer)}: {json.dumps(kept)}" for layer, kept in layers.items()) + "\n  }"

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .budget import count_parameters, shape_of
 from .calibration import PackedTokens, pack
+from .components import COMPONENTS
 from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, predicting, total_bits
 from .errors import FlabError
 from .families import Family
@@ -126,9 +127,7 @@ def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> dict[st
     counts, shape = count_parameters(model, family), shape_of(model, family)
     total = counts.total(shape)
     return {
-        "vocab_size": shape.vocabulary,
-        "num_hidden_layers": shape.layers,
-        "intermediate_size": shape.width,
+        **shape.reported(),
         "parameters": total,
         "bytes": total * dtype.itemsize,
         "dtype": str(dtype).removeprefix("torch."),
@@ -212,12 +211,9 @@ def report_summary(report: dict[str, Any]) -> str:
         "",
         f"{'':<22}{'dense':>16}{'pruned':>16}",
     ]
-    for name, label in (
-        ("vocab_size", "vocabulary"),
-        ("num_hidden_layers", "layers"),
-        ("intermediate_size", "FFN width"),
-    ):
-        lines.append(f"{label:<22}{dense[name]:>16,}{pruned[name]:>16,}")
+    for part in COMPONENTS:
+        if part.reported in dense:
+            lines.append(f"{part.label:<22}{dense[part.reported]:>16,}{pruned[part.reported]:>16,}")
     for component, before in dense["components"].items():
         after = pruned["components"][component]
         lines.append(f"{component + ' params':<22}{before['parameters']:>16,}{after['parameters']:>16,}")

@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from .components import COMPONENTS
 from .errors import ConfigurationError
 from .recovery.settings import RecoverySettings, contradictions
 from .section import Section, Sources
@@ -22,7 +23,7 @@ BOOKKEEPING = frozenset(
 )
 
 # The field of each component that pins its size.
-PINS = {"vocabulary": "size", "layers": "num_hidden_layers", "ffn": "intermediate_size"}
+PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 class DataSettings(Section):
@@ -98,6 +99,23 @@ class FFNSettings(Section):
     )
 
 
+class ExpertSettings(Section):
+    """How whole experts of a mixture are removed. Where they are, their width stays unless it is pinned."""
+
+    enabled: bool = Field(False, description="remove whole experts of a mixture of experts")
+    num_experts: int | None = Field(
+        None, ge=1, description="experts to keep per layer, which takes --experts in; default: decided by the target"
+    )
+    criterion: Literal["reap", "frequency", "random"] = Field("reap", description="what ranks the experts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taken_in_by_its_size(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("num_experts") is not None and "enabled" not in values:
+            return {**values, "enabled": True}
+        return values
+
+
 class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
@@ -109,6 +127,7 @@ class PrunerSettings(Section):
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
+    experts: ExpertSettings = Field(default_factory=ExpertSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
 
 
@@ -152,10 +171,11 @@ def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
 
 def _contradictions(settings: PrunerSettings) -> Iterator[str]:
     sizes = {name: getattr(getattr(settings, name), pin) for name, pin in PINS.items()}
-    states = []
+    states, free = [], False
     for name, pin in PINS.items():
         if not getattr(settings, name).enabled:
-            states.append(f"{name}.enabled is false")
+            if SECTIONS[name].model_fields["enabled"].default:
+                states.append(f"{name}.enabled is false")
             if sizes[name] is not None:
                 yield (
                     f"{name}.{pin}: {sizes[name]} is pinned although {name}.enabled is false; "
@@ -163,7 +183,9 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
                 )
         elif sizes[name] is not None:
             states.append(f"{name}.{pin} is pinned at {sizes[name]}")
-    if settings.target_ratio is not None and len(states) == len(PINS):
+        else:
+            free = True
+    if settings.target_ratio is not None and not free:
         yield (
             f"target_ratio: {settings.target_ratio} leaves nothing to choose, since {', '.join(states)}; "
             "drop target_ratio or free one of them"

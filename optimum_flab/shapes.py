@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .budget import Limits, ParameterCounts, Shape, candidate_shape, fit_vocabulary
+from .budget import Limits, ParameterCounts, Shape, candidate_shape, fitted
 from .calibration import PackedTokens
 from .divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from .families import Family
 from .ffn.narrowing import NarrowLayer
 from .layerwise import output_of, run_layer
+from .surgery import CutLayers
 
 
 MOST_DEPTHS = 3
@@ -70,36 +71,42 @@ def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budg
         natural (`int`): vocabulary size that the corpus asks for.
         budget (`int`): parameters to keep.
     """
-    first: list[Shape] = []
-    for layers in range(limits.largest.layers, limits.smallest.layers - 1, -1):
+    yielding, first = limits.yielding, list[Shape]()
+    widest = limits.largest[yielding]
+    for layers in reversed(limits.allowed["layer"]):
         shape = candidate_shape(counts, limits, natural, layers, budget)
         if shape is not None:
             first.append(shape)
-        if len(first) == MOST_DEPTHS or (first and first[-1].width == limits.largest.width):
+        if len(first) == MOST_DEPTHS or (first and first[-1][yielding] == widest):
             break
-    free = limits.smallest.vocabulary < limits.largest.vocabulary and limits.smallest.width < limits.largest.width
-    if not first or not free or first[0].width == limits.largest.width:
+    if not first or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
         return [[shape] for shape in first]
-    step = max(1, round(limits.largest.width * WIDTH_STEP / limits.multiple_of)) * limits.multiple_of
-    widths = [first[0].width + number * step for number in WIDTH_STEPS]
-    widths = sorted({min(width, limits.largest.width) for width in widths if width >= limits.smallest.width})
+    sizes = limits.allowed[yielding]
+    granularity = sizes[1] - sizes[0]
+    step = max(1, round(widest * WIDTH_STEP / granularity)) * granularity
+    widths = [min(first[0][yielding] + number * step, widest) for number in WIDTH_STEPS]
+    widths = sorted({width for width in widths if width in sizes})
     return [
-        sorted({shape, *traded_shapes(counts, limits, shape.layers, widths, budget)}, key=lambda other: other.width)
+        sorted(
+            {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
+            key=lambda other: other[yielding],
+        )
         for shape in first
     ]
 
 
 def natural_shape(row: list[Shape], natural: int) -> Shape:
-    """The widest shape of a row that keeps the natural vocabulary; the narrowest where none does."""
-    return max((shape for shape in row if shape.vocabulary >= natural), key=lambda shape: shape.width, default=row[0])
+    """The last shape of a row that keeps the natural vocabulary; the first where none does."""
+    return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
 
 
 def traded_shapes(
-    counts: ParameterCounts, limits: Limits, layers: int, widths: Sequence[int], budget: int
+    counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
 ) -> list[Shape]:
     """For each width the shape whose vocabulary meets the budget, where there is one."""
-    exact = counts.per_token * limits.vocabulary_multiple_of
-    shapes = [fit_vocabulary(counts, limits, Shape(0, layers, width), budget) for width in widths]
+    rows = limits.allowed["vocab"]
+    exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
+    shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
     return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
 
 
@@ -127,7 +134,7 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
                 break
         if following is None:
             break
-        shallower = min(following, key=lambda shape: abs(shape.vocabulary - best.vocabulary))
+        shallower = min(following, key=lambda shape: abs(shape["vocab"] - best["vocab"]))
         if not cheaper(shallower, best):
             break
         best = shallower
@@ -159,6 +166,32 @@ def masked_step(
     return step
 
 
+def cut_step(
+    model: nn.Module,
+    family: Family,
+    shape: Shape,
+    removed: set[int],
+    narrowed: dict[int, NarrowLayer],
+    kept_experts: Mapping[int, torch.Tensor],
+) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
+    """[`masked_step`] for a mixture of experts, whose router does not choose among some of them unless the others are
+    really gone."""
+    layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        if index in removed:
+            return hidden
+        kept = {"expert": kept_experts[index]} if index in kept_experts else {}
+        if index in narrowed:
+            neurons = narrowed[index].kept
+            kept["neuron"] = neurons if len(neurons) == shape["expert"] else neurons[kept["expert"]]
+        if not kept:
+            return run_layer(layers.dense[index], hidden, kwargs)
+        return layers.run(index, layers.weights(index, kept), hidden, kwargs)
+
+    return step
+
+
 def measure_shape(
     model: nn.Module,
     family: Family,
@@ -167,6 +200,7 @@ def measure_shape(
     surveyed: list[dict[int, NarrowLayer]],
     text: ValidationText,
     batch_size: int,
+    kept_experts: Mapping[int, torch.Tensor] | None = None,
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
@@ -175,9 +209,14 @@ def measure_shape(
         surveyed (`list[dict[int, NarrowLayer]]`): see [`~optimum_flab.ffn.narrowing.survey`]; empty where no FFN is
             narrowed.
         text ([`ValidationText`]): in the pieces of the shape's vocabulary.
+        kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
     """
-    narrowed = {index: widths[shape.width] for index, widths in enumerate(surveyed) if shape.width in widths}
-    step = masked_step(model, family, set(removed), narrowed)
+    width = shape["neuron"]
+    narrowed = {index: widths[width] for index, widths in enumerate(surveyed) if width in widths}
+    if family.experts is None:
+        step = masked_step(model, family, set(removed), narrowed)
+    else:
+        step = cut_step(model, family, shape, set(removed), narrowed, kept_experts or {})
     dense = final_hidden(model, family, text.tokens, batch_size)
     pruned = final_hidden(model, family, text.tokens, batch_size, step)
     head = OutputHead(model, family, text.kept)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
-from .budget import shape_of
+from .budget import Shape, shape_of, sizes_of
 from .errors import FlabError
 from .families import Family, cut, plain_axes
+from .layerwise import output_of
 from .plan import PruningPlan
 from .vocabulary import remap_config_ids
 
@@ -19,16 +22,29 @@ from .vocabulary import remap_config_ids
 COLUMNS = 256  # whose mean is computed at once
 
 
-def pruned_config(config: Any, family: Family, plan: PruningPlan, width: int) -> Any:
-    """A copy of a model configuration with every field that follows the three sizes.
+def pruned_config(config: Any, family: Family, plan: PruningPlan, sizes: Mapping[str, int]) -> Any:
+    """A copy of a model configuration with every field that follows the sizes that a plan changes.
 
     Args:
         config (`PreTrainedConfig`): the dense model's.
-        width (`int`): neurons per layer of the pruned model.
+        sizes (`Mapping[str, int]`): those of the pruned model, by dimension.
     """
     if plan.kept_tokens is not None:
         config, _ = remap_config_ids(config, None, plan.kept_tokens)
-    return resized_config(config, family, plan.kept_layers, {"neuron": width, "vocab": plan.vocab_size})
+    return resized_config(config, family, plan.kept_layers, sizes)
+
+
+def pruned_sizes(dense: Shape, plan: PruningPlan) -> Shape:
+    """The shape of the model that a plan makes of one of this shape."""
+    experts = next((len(kept) for kept in plan.kept_experts.values()), dense.get("expert"))
+    neurons = next(iter(plan.kept_neurons.values()), None)
+    width = dense["neuron"] if neurons is None else len(neurons[0] if isinstance(neurons[0], list) else neurons)
+    return dense.resized(
+        vocab=plan.vocab_size,
+        layer=len(plan.kept_layers),
+        neuron=width,
+        **({} if experts is None else {"expert": experts}),
+    )
 
 
 def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
@@ -47,14 +63,38 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
         for name in family.layer_counts:
             if fields.get(name) is not None:
                 fields[name] = sum(index < fields[name] for index in kept_layers)
-    sizes = {**sizes, "layer": len(kept_layers)}
-    fields.update({family.sizes[dimension]: size for dimension, size in sizes.items()})
+    fields.update(family.absent)
+    if family.experts is not None:
+        fields.update(_mixture_fields(config, family, kept_layers, sizes))
+    called = getattr(config, "attribute_map", {})  # several names may be one field
+    for dimension, size in {**sizes, "layer": len(kept_layers)}.items():
+        fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
     rope = fields.get("rope_parameters") or {}
     if rope.get("rope_type") == "longrope":  # where transformers 4 looks for it
         fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     return type(config)(**fields)
+
+
+def _mixture_fields(
+    config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """The fields that say which layers have experts, and how wide the shared expert is, which stays as it is."""
+    experts, fields = family.experts, {}
+    if experts.dense_layers is not None:
+        dense, every = getattr(config, experts.dense_layers) or [], 1
+        if experts.every is not None:
+            every, fields[experts.every] = getattr(config, experts.every), 1
+        fields[experts.dense_layers] = [
+            place for place, index in enumerate(kept_layers) if index in dense or (index + 1) % every != 0
+        ]
+    if experts.shared is not None and "neuron" in sizes:
+        whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
+        if whole % sizes["neuron"]:
+            raise ValueError(f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons")
+        fields[experts.shared] = whole // sizes["neuron"]
+    return fields
 
 
 def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -69,35 +109,94 @@ def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
     return padded
 
 
+def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
+    """What stays inside each layer: indices by dimension, see [`~families.cut`], by dense layer index."""
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    for dimension, layers in (("neuron", plan.kept_neurons), ("expert", plan.kept_experts)):
+        for layer, indices in layers.items():
+            kept.setdefault(layer, {})[dimension] = torch.as_tensor(indices)
+    return kept
+
+
 @torch.no_grad()
 def pruned_tensors(
-    tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan
+    tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan, dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Cuts one tensor after the other: nothing but the one that is being cut needs to be in memory.
 
     Args:
         tensors (`Iterable[tuple[str, torch.Tensor]]`): the dense weights with their names, in any order.
+        dtypes (`Mapping[str, torch.dtype]`): what each tensor of the pruned model is in, by its name there.
 
     Yields:
-        `tuple[str, torch.Tensor]`: the pruned weights under their new names, on the CPU, in the plan's dtype.
+        `tuple[str, torch.Tensor]`: the pruned weights under their new names, on the CPU.
     """
-    dtype = getattr(torch, plan.dtype)
     position = {layer: new for new, layer in enumerate(plan.kept_layers)}
     tokens = {} if plan.kept_tokens is None else {"vocab": torch.as_tensor(plan.kept_tokens)}
-    neurons = {layer: {"neuron": torch.as_tensor(kept)} for layer, kept in plan.kept_neurons.items()}
+    inside = kept_in_layers(plan)
     for name, tensor in tensors:
         layer, rest = family.layer_of(name)
         axes = family.axes(name) or ()
         if layer is not None and layer not in position:
             continue
+        new_name = name if layer is None else family.in_layer(position[layer], rest)
         if name in plan.weights:
             tensor = plan.weights[name]
         else:
-            tensor = cut(tensor, axes, tokens | neurons.get(layer, {}))
+            tensor = cut(tensor, axes, tokens | inside.get(layer, {}))
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
-            tensor = _padded(tensor, plan.vocab_size, dtype)
-        new_name = name if layer is None else family.in_layer(position[layer], rest)
-        yield new_name, tensor.to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+            tensor = _padded(tensor, plan.vocab_size, dtypes[new_name])
+        yield new_name, tensor.to("cpu", dtypes[new_name]).contiguous()
+
+
+class CutLayers:
+    """Decoder layers as they are once their insides are cut: for mixtures, whose routers cannot be masked.
+
+    Args:
+        model (`PreTrainedModel`): the dense model.
+        sizes (`Mapping[str, int]`): what the layers will have of each dimension that is cut.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, sizes: Mapping[str, int]):
+        self.dense, self.family = family.decoder_layers(model), family
+        config = resized_config(model.config, family, range(len(self.dense)), sizes)
+        config._experts_implementation = model.config._experts_implementation
+        with torch.device("meta"):
+            cut_model = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+        self.layers = family.decoder_layers(cut_model.eval())
+
+    def weights(
+        self, index: int, kept: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of one layer by their names in it, cut to what is kept.
+
+        Args:
+            kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].
+            out (`torch.Tensor` of shape `(experts, hidden, neurons)`, *optional*): compensated weights out of the
+                neurons.
+        """
+        family, dense = self.family, self.dense[index].state_dict()
+        axes = {name: family.axes(family.in_layer(index, name)) or () for name in dense}
+        weights = {name: cut(tensor, axes[name], kept) for name, tensor in dense.items()}
+        if out is not None:
+            weights[family.ffn_out_name] = family.expert_matrix(out).to(dense[family.ffn_out_name])
+        return weights
+
+    def run(
+        self, index: int, weights: Mapping[str, torch.Tensor], hidden: torch.Tensor, kwargs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Output of one layer with these weights, of the shape of `hidden`."""
+        return output_of(functional_call(self.layers[index], dict(weights), (hidden,), dict(kwargs)))
+
+    def run_all(
+        self,
+        index: int,
+        weights: Mapping[str, torch.Tensor],
+        hidden: Sequence[torch.Tensor],
+        kwargs: Sequence[Mapping[str, Any]],
+    ) -> list[torch.Tensor]:
+        """[`run`] for each of several batches."""
+        return [self.run(index, weights, rows, given) for rows, given in zip(hidden, kwargs, strict=True)]
 
 
 def _is_choice(numbers: Sequence[int], most: int) -> bool:
@@ -109,26 +208,12 @@ def check_plan(model: nn.Module, family: Family, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be one of this model."""
     dense = shape_of(model, family)
     faults = []
-    if not _is_choice(plan.kept_layers, dense.layers):
-        faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense.layers}")
+    if not _is_choice(plan.kept_layers, dense["layer"]):
+        faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense['layer']}")
     if not plan.kept_layers:
         faults.append("it keeps no layer")
-    if not all(_is_choice(neurons, dense.width) for neurons in plan.kept_neurons.values()):
-        faults.append(f"its neurons are not ascending numbers below the model's width of {dense.width}")
-    if plan.kept_neurons and set(plan.kept_neurons) != set(plan.kept_layers):
-        faults.append("its neurons are not those of its layers")
-    if len({len(neurons) for neurons in plan.kept_neurons.values()}) > 1:
-        faults.append("its layers have different widths")
-    if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, dense.vocabulary)):
-        faults.append(f"its tokens are not ascending numbers below the model's vocabulary of {dense.vocabulary}")
-    rows = dense.vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
-    multiple = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of") or 1
-    if plan.vocab_size != (rows if plan.kept_tokens is None else -(-rows // multiple) * multiple):
-        faults.append(
-            f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
-        )
-    if plan.vocab_size > dense.vocabulary:
-        faults.append(f"its vocab_size is {plan.vocab_size:,}, more than the model's {dense.vocabulary:,}")
+    faults += [*_token_faults(plan, dense["vocab"])]
+    faults = faults or [*_layer_faults(model, family, plan, dense)]
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
         faults.append(f"its dtype {plan.dtype!r} is not one")
     faults += [
@@ -143,14 +228,62 @@ def check_plan(model: nn.Module, family: Family, plan: PruningPlan) -> None:
         )
 
 
+def _token_faults(plan: PruningPlan, vocabulary: int) -> Iterator[str]:
+    if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, vocabulary)):
+        yield f"its tokens are not ascending numbers below the model's vocabulary of {vocabulary}"
+    rows = vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
+    multiple = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of") or 1
+    if plan.vocab_size != (rows if plan.kept_tokens is None else -(-rows // multiple) * multiple):
+        yield f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
+    if plan.vocab_size > vocabulary:
+        yield f"its vocab_size is {plan.vocab_size:,}, more than the model's {vocabulary:,}"
+
+
+def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Shape) -> Iterator[str]:
+    """What is wrong with the neurons and experts of a plan."""
+    pruned = family.pruned_layers(model)
+    if missing := set(range(dense["layer"])) - set(pruned) - set(plan.kept_layers):
+        yield f"it removes layers {sorted(missing)}, which have no experts and stay"
+    inside = {"neurons": plan.kept_neurons, "experts": plan.kept_experts}
+    for what, layers in inside.items():
+        if layers and set(layers) != set(plan.kept_layers) & set(pruned):
+            yield f"its {what} are not those of its layers"
+    lists = {
+        "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if _is_nested(kept) else [kept])],
+        "experts": list(plan.kept_experts.values()),
+    }
+    for what, most in (("neurons", dense["neuron"]), ("experts", dense.get("expert", 0))):
+        if not all(_is_choice(kept, most) for kept in lists[what]):
+            yield f"its {what} are not ascending numbers below the model's {most}"
+        if len({len(kept) for kept in lists[what]}) > 1:
+            yield f"its layers have different numbers of {what}"
+    sizes, possible = pruned_sizes(dense, plan), sizes_of(model, family).possible
+    for dimension, what in (("neuron", "neurons"), ("expert", "experts")):
+        if dimension in dense and sizes[dimension] not in possible[dimension]:
+            yield f"its layers cannot have {sizes[dimension]} {what}"
+    for kept in plan.kept_neurons.values():
+        if _is_nested(kept) != (family.experts is not None) or (_is_nested(kept) and len(kept) != sizes["expert"]):
+            yield "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
+            return
+    if family.experts is not None and (groups := family.experts.group_count(model.config)) > 1:
+        size = dense["expert"] // groups
+        if any(len({*Counter(expert // size for expert in kept).values()}) != 1 for kept in plan.kept_experts.values()):
+            yield f"its experts are not as many from each of the {groups} groups"
+
+
+def _is_nested(kept: Sequence[Any]) -> bool:
+    return bool(kept) and isinstance(kept[0], list)
+
+
 def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
-    """The shape that the weight of an output projection will have; `None` for any other name."""
-    for index, layer in enumerate(family.decoder_layers(model)):
-        if index in plan.kept_layers and name == family.in_layer(index, family.ffn_out_name):
-            outputs, neurons = family.ffn_out_matrix(layer).shape
-            shape = torch.empty(outputs, len(plan.kept_neurons.get(index, range(neurons))), device="meta")
-            return tuple(family.matrix(family.block.ffn_out, shape).shape)
-    return None
+    """The shape that the weights out of the neurons of a layer will have; `None` for any other name."""
+    layer, rest = family.layer_of(name)
+    if layer not in plan.kept_layers or layer not in family.pruned_layers(model) or rest != family.ffn_out_name:
+        return None
+    dense = family.decoder_layers(model)[layer].get_parameter(rest)
+    sizes = pruned_sizes(shape_of(model, family), plan)
+    axes = family.axes(name)
+    return tuple(sizes.get(axis, size) if axis else size for axis, size in zip(axes, dense.shape, strict=True))
 
 
 def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -170,6 +303,11 @@ def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mod
     return model if there else copy_in(model, device, dtype)
 
 
+def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
+    """What each tensor of a model is in: some stay in float32 whatever the others are in."""
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
 @torch.no_grad()
 def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     """Applies a plan.
@@ -186,14 +324,14 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
         [`FlabError`]: the plan is one of another model.
     """
     check_plan(model, family, plan)
-    widths = [len(neurons) for neurons in plan.kept_neurons.values()]
-    config = pruned_config(model.config, family, plan, widths[0] if widths else shape_of(model, family).width)
+    config = pruned_config(model.config, family, plan, pruned_sizes(shape_of(model, family), plan))
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     with torch.device("meta" if model.device.type == "meta" else "cpu"):
         pruned = type(model)._from_config(config, dtype=dtype)
     if model.device.type != "meta":
-        pruned.load_state_dict(dict(pruned_tensors(model.state_dict().items(), family, plan)), strict=True)
+        tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
+        pruned.load_state_dict(dict(tensors), strict=True)
     pruned.tie_weights()
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)

@@ -38,6 +38,9 @@ FLAGS = (
     Flag("--ffn-multiple-of", "ffn.multiple_of", "N"),
     Flag("--ffn-criterion", "ffn.criterion"),
     Flag("--no-ffn", "ffn.enabled"),
+    Flag("--experts", "experts.enabled"),
+    Flag("--num-experts", "experts.num_experts", "N"),
+    Flag("--expert-criterion", "experts.criterion"),
 )
 
 

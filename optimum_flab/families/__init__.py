@@ -5,7 +5,7 @@ Adding a family is one file in `known/`; a user's own is named with `--family`.
 
 from .check import check_family
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Family, Norm, cut, plain_axes
+from .schema import Family, Norm, cut, matrices_of, plain_axes
 
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cut",
     "family_for",
     "known_families",
+    "matrices_of",
     "plain_axes",
     "read_family",
     "save_family",

@@ -68,6 +68,8 @@ def _fields(model: nn.Module, family: Family) -> Iterator[str]:
     facts = {
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
+        **{f"absent.{field}": field for field in family.absent},
+        **({} if family.experts is None else {f"experts.{name}": field for name, field in family.experts.fields.items()}),
     }
     for fact, field in facts.items():
         if field is not None and not hasattr(model.config, field):
@@ -92,6 +94,14 @@ def _modules(model: nn.Module, family: Family) -> Iterator[str]:
     for name, path in family.block.model_dump(exclude={"residual_scale"}).items():
         if path is not None and not all(_has(layer, path) for layer in layers):
             yield f"block.{name}: its layers have no module {path!r}"
+    if family.experts is not None:
+        path, out = family.experts.module, family.experts.out
+        if not family.pruned_layers(model):
+            yield f"experts.module: none of its layers has a module {path!r}"
+        for index in family.pruned_layers(model):
+            if not hasattr(layers[index].get_submodule(path), out):
+                yield f"experts.out: {path} of layer {index} has no tensor {out!r}"
+                return
 
 
 def _has(module: nn.Module, path: str) -> bool:
@@ -142,30 +152,37 @@ def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
 def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
     """Whether the new configuration is that of the new tensors, and layers are the same at other places: a model
     without its first layer, and with a neuron and a token more, is built without weights."""
-    from ..budget import shape_of
+    from ..budget import sizes_of
     from ..surgery import resized_config
 
-    shape, first = shape_of(model, family), min(1, len(family.decoder_layers(model)) - 1)
-    sizes = {"neuron": shape.width + 1, "vocab": shape.vocabulary + 1}
-    kept = range(shape.layers), range(first, shape.layers)
+    found = sizes_of(model, family)
+    shape, layers = found.shape, range(found.shape["layer"])
+    gone = family.pruned_layers(model)[0]
+    kept = [index for index in layers if index != gone or len(layers) == 1]
+    # another size of each, that it can have
+    sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
+    if family.experts is not None:
+        sizes["expert"] = shape["expert"] + family.experts.group_count(model.config)
+        if family.experts.shared is not None:
+            sizes["neuron"] = found.possible["neuron"][-2:][0]
     try:
         with torch.device("meta"):
-            configs = [resized_config(model.config, family, layers, sizes) for layers in kept]
+            configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
             longer, shorter = (type(model)._from_config(config).eval() for config in configs)
     except Exception as error:  # configurations check themselves in many ways
         yield f"per_layer: its configuration does not allow other sizes ({(str(error).splitlines() or [''])[0]})"
         return
     for place, layer in enumerate(family.decoder_layers(shorter)):
-        if different := _differing(family.decoder_layers(longer)[place + first], layer):
-            yield f"per_layer: layer {place + first} would have another {different} if it were layer {place}"
+        if different := _differing(family.decoder_layers(longer)[kept[place]], layer):
+            yield f"per_layer: layer {kept[place]} would have another {different} if it were layer {place}"
             return
-    grown = {name: torch.arange(size).remainder(size - 1) for name, size in sizes.items()}
+    other = {name: torch.arange(size).remainder(shape[name]) for name, size in sizes.items()}
     dense = model.state_dict()
     for name, tensor in shorter.state_dict().items():
         layer, rest = family.layer_of(name)
-        before = dense[name if layer is None else family.in_layer(layer + first, rest)].to("meta")
-        if (found := cut(before, family.axes(name) or (), grown).shape) != tensor.shape:
-            yield f"tensors: {name} would be {tuple(found)} where the new configuration has {tuple(tensor.shape)}"
+        before = dense[name if layer is None else family.in_layer(kept[layer], rest)].to("meta")
+        if (cut_to := cut(before, family.axes(name) or (), other).shape) != tensor.shape:
+            yield f"tensors: {name} would be {tuple(cut_to)} where the new configuration has {tuple(tensor.shape)}"
 
 
 def _differing(layer: nn.Module, other: nn.Module) -> str | None:
@@ -186,44 +203,45 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says that it computes."""
     from ..divergence import OutputHead
-    from ..layerwise import captured, layer_inputs, run_layer
+    from ..layerwise import layer_inputs, run_layer
 
     layers, config, block = family.decoder_layers(model), model.config, family.block
-    tokens = _few_tokens(model, family)
+    tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs = layer_inputs(model, family, tokens)
     stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
         # a layer at a time in float32, where a wrong fact cannot hide behind rounding
         layer, kwargs = copy.deepcopy(layer).float(), _in_float32(inputs.kwargs[index])
-        with captured(family, config, layer) as seen, _last_runs(layer, block) as runs:
+        with _last_runs(layer, block) as runs:
             after = run_layer(layer, hidden, kwargs)
-            if not torch.isfinite(after).all():
-                return  # what measures on the model says so
-            if len(runs) < sum(path is not None for path in _paths(block)):
-                yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
-                return
-            matrix, bias = family.ffn_out_matrix(layer), family.ffn_out(layer).bias
-            if not _same(seen.output, nn.functional.linear(seen.neurons, matrix, bias)):
-                yield f"block.ffn_out: layer {index} does not multiply its neurons by {block.ffn_out}.weight"
-            for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
-                if norm is not None and not _same(runs[norm][0], runs[out][1]):
-                    yield f"block: in layer {index} {norm} does not read what {out} gives"
-            added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
-            attention = scale * runs[block.attention_post_norm or block.attention_out][1]
-            if not _is_sum(after, hidden, attention, added):
+        if not torch.isfinite(after).all():
+            return  # what measures on the model says so
+        if len(runs) < sum(path is not None for path in _paths(block)):
+            yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
+            return
+        for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
+            if norm is not None and not _same(runs[norm][0], runs[out][1]):
+                yield f"block: in layer {index} {norm} does not read what {out} gives"
+        added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
+        attention = scale * runs[block.attention_post_norm or block.attention_out][1]
+        if not _is_sum(after, hidden, attention, added):
+            yield (
+                f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
+                f" {block.ffn_out} give, with the norms and the scale that are stated"
+            )
+        if family.experts is None:
+            yield from _neurons(family, layer, index, runs[block.ffn_out])
+        elif family.has_experts(layer):
+            yield from _experts(family, config, layer, index, hidden, kwargs)
+        if index in (pruned[0], pruned[-1]):
+            with _last_runs(layer, block) as permuted:
+                _run_permuted(family, config, layer, hidden, kwargs)
+            if not _same(runs[block.ffn_out][1], permuted[block.ffn_out][1]):
                 yield (
-                    f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
-                    f" {block.ffn_out} give, with the norms and the scale that are stated"
+                    f"tensors: the FFN of layer {index} gives something else when its neurons or experts change"
+                    " places, so their axes are others"
                 )
-            if index in (0, len(layers) - 1):
-                before = seen.output
-                _run_permuted(family, layer, hidden, kwargs)
-                if not _same(before, seen.output):
-                    yield (
-                        f"tensors: the FFN of layer {index} gives something else when its neurons change places, so"
-                        " their axes are others"
-                    )
         hidden = after
     norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
@@ -287,10 +305,12 @@ def _paths(block: Block) -> list[str | None]:
 @contextmanager
 def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Within this context each run of a layer notes what the modules of its block read and give, by their paths."""
+    from ..layerwise import output_of
+
     runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def noting(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
-        return lambda module, args, output: runs.update({path: (args[0], output)})
+        return lambda module, args, output: runs.update({path: (args[0], output_of(output))})
 
     handles = [layer.get_submodule(path).register_forward_hook(noting(path)) for path in filter(None, _paths(block))]
     try:
@@ -331,11 +351,56 @@ def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
     return bool(((result - sum(parts)).abs() <= rounding).all())
 
 
-def _run_permuted(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a layer whose neurons changed places in every tensor that has them."""
-    size = family.ffn_out_matrix(layer).shape[1]
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    weights = {name: cut(tensor, axes, {"neuron": order}) for name, tensor, axes in family.neuron_tensors(layer)}
+def _neurons(
+    family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]
+) -> Iterator[str]:
+    """Whether the output projection of an FFN is what it is said to be."""
+    read, given = run
+    if not _same(given, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
+        yield f"block.ffn_out: layer {index} does not multiply its neurons by {family.ffn_out_name}"
+
+
+def _experts(
+    family: Family, config: Any, layer: nn.Module, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
+) -> Iterator[str]:
+    """Whether the experts of a layer, one at a time, give what the layer says that they give together."""
+    from ..experts.running import ExpertWeights, routed
+    from ..layerwise import run_layer
+
+    with routed(family, layer) as seen:
+        run_layer(layer, hidden, kwargs)
+    batch, experts = seen[0], ExpertWeights(family, layer, layer.state_dict())
+    if batch.experts.shape[1] != getattr(config, family.experts.per_token):
+        yield f"experts.per_token: layer {index} sends a token to {batch.experts.shape[1]} experts"
+        return
+    together = torch.zeros_like(batch.output)
+    for expert in batch.experts.unique().tolist():
+        sent, weights = batch.sent_to(expert)
+        neurons = experts.neurons(expert, batch.hidden[sent])
+        output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
+        together[sent] += weights[:, None] * output
+    if not _same(together, batch.output):
+        yield f"experts: those of layer {index} do not multiply their neurons by {family.ffn_out_name}"
+
+
+def _run_permuted(
+    family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]
+) -> None:
+    """Runs a layer whose neurons and experts changed places in every tensor that has them; experts of a group stay
+    together."""
+    state = layer.state_dict()
+    axes = {name: family.axes(family.in_layer(0, name)) or () for name in state}
+    orders, generator = {}, torch.Generator().manual_seed(0)
+    for axis, size in zip(axes[family.ffn_out_name], state[family.ffn_out_name].shape, strict=True):
+        if axis == "neuron":
+            orders[axis] = torch.randperm(size, generator=generator)
+        elif axis == "expert":
+            groups = family.experts.group_count(config)
+            inside = torch.stack([torch.randperm(size // groups, generator=generator) for _ in range(groups)])
+            places = torch.randperm(groups, generator=generator)
+            orders[axis] = (inside + places[:, None] * (size // groups)).flatten()
+    moved = [name for name in state if set(orders) & set(plain_axes(axes[name]))]
+    weights = {name: cut(state[name], axes[name], orders) for name in moved}
     functional_call(layer, weights, (hidden,), kwargs)
 
 

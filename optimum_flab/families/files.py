@@ -61,7 +61,7 @@ def save_family(family: Family, folder: str | Path) -> None:
 
 def _said(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "string_pattern_mismatch" and "tensors" in fault["loc"]:
-        return f"{fault['input']!r} is not an axis; take null, one of {', '.join(DIMENSIONS)}, or one with *2"
+        return f"{fault['input']!r} is not an axis; take null, one of {', '.join(DIMENSIONS)}, one with *2 behind it, or 2* before it"
     if fault["type"] == "extra_forbidden":
         return "there is no such field"
     return fault["msg"]
@@ -120,11 +120,6 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
     if model_type in known_families():
         return known_family(model_type)
     known = ", ".join(known_families())
-    if any("expert" in name for name in getattr(config, "to_dict", dict)()):
-        raise FlabError(
-            f"model family {model_type!r} is a mixture of experts, which cannot be pruned yet; supported families are"
-            f" {known}"
-        )
     like, named = resembled(config)
     if like is None:
         raise FlabError(f"model family {model_type!r} is not supported; supported families are {known}")

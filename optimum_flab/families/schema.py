@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 
-DIMENSIONS = ("vocab", "hidden", "neuron", "head", "kv_head")
-AXIS = rf"^({'|'.join(DIMENSIONS)})(\*[2-9])?$"
+DIMENSIONS = ("vocab", "hidden", "neuron", "expert", "head", "kv_head")
+AXIS = rf"^(?:({'|'.join(DIMENSIONS)})(\*[2-9])?|[2-9]\*({'|'.join(DIMENSIONS)}))$"
 
 Axis = Annotated[str, Field(pattern=AXIS)]
 FieldName = Annotated[str, Field(pattern=r"^\w+$")]
@@ -50,7 +50,8 @@ class Block(_Facts):
     Args:
         attention_out (`str`): the projection from the attention heads to the stream.
         attention_post_norm (`str`, *optional*): a norm between that projection and the stream.
-        ffn_out (`str`): the projection from the neurons to the stream.
+        ffn_out (`str`): the projection from the neurons to the stream; in a mixture of experts the module whose output
+            is added to it, whether or not a layer has experts.
         ffn_post_norm (`str`, *optional*): a norm between that projection and the stream.
         residual_scale (`str`, *optional*): the config field that multiplies what is added to the stream.
     """
@@ -106,6 +107,48 @@ class Norm(_Facts):
         return hidden.square().mean(dim=-1) if self.kind == "rms" else hidden.var(dim=-1, unbiased=False)
 
 
+class Experts(_Facts):
+    """The experts of a mixture; `module` is relative to the layer, everything else a field of the configuration.
+
+    Args:
+        module (`str`): holds the tensors of all experts. It reads tokens, the numbers of the experts that each token
+            is sent to, and their weights.
+        out (`str`): its tensor from the neurons to the stream.
+        per_token (`str`): the experts that a token is sent to.
+        groups (`str`, *optional*): the groups of neighbours that experts are in; a router may choose groups first.
+        groups_per_token (`str`, *optional*): the groups that it chooses.
+        fewest_in_group (`int`): experts of a group that its score is made of.
+        shared (`str`, *optional*): the number of experts' widths that the shared expert is wide.
+        dense_layers (`str`, *optional*): the layers without experts.
+        every (`str`, *optional*): only each layer of this number has experts.
+    """
+
+    module: ModulePath
+    out: FieldName
+    per_token: FieldName
+    groups: FieldName | None = None
+    groups_per_token: FieldName | None = None
+    fewest_in_group: Annotated[int, Field(ge=1)] = 1
+    shared: FieldName | None = None
+    dense_layers: FieldName | None = None
+    every: FieldName | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The configuration's fields by the facts that name them."""
+        return self.model_dump(exclude={"module", "out", "fewest_in_group"}, exclude_none=True)
+
+    def group_count(self, config: Any) -> int:
+        """How many groups the experts of a model are in."""
+        return (self.groups and getattr(config, self.groups)) or 1
+
+    def fewest(self, config: Any) -> int:
+        """The fewest experts with which every token still finds as many as before."""
+        groups = self.group_count(config)
+        chosen = (self.groups_per_token and getattr(config, self.groups_per_token)) or groups
+        return groups * max(-(-getattr(config, self.per_token) // min(chosen, groups)), self.fewest_in_group)
+
+
 class Family(_Facts):
     """The facts of a family of models; see `docs/families.md` for how to write one.
 
@@ -115,24 +158,33 @@ class Family(_Facts):
         modules ([`Modules`]): where its parts are.
         tensors (`dict`): for each tensor what its axes are, `None` where nothing is ever cut. In the names `{layer}`
             is a decoder layer, `{embeddings}`, `{final_norm}` and `{output_head}` are the modules, and `*` is any one
-            piece of a path. `neuron*2` is an axis that holds two blocks of neurons, one behind the other.
+            piece of a path. `neuron*2` is an axis that holds two blocks of neurons, one behind the other, `2*neuron`
+            one that holds two numbers for each neuron.
         sizes (`dict[str, str]`): the config field of each dimension, and of the number of layers.
         per_layer (`list[str]`): config fields with an entry per layer.
         layer_counts (`list[str]`): config fields that count layers from the bottom and that mean nothing once
             `layer_types` is spelled out.
+        absent (`dict[str, int]`): config fields of parts that a pruned checkpoint does not have, with the value that
+            says so.
+        separates_documents (`bool`): whether the class keeps documents of one row apart, which start at position 0.
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
+        experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
+            of its other layers and its shared experts stay as they are.
     """
 
     model_type: FieldName
     transformers: str
     modules: Modules
     tensors: dict[str, list[Axis | None]]
-    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "head", "kv_head"], FieldName]
+    sizes: dict[Literal["vocab", "layer", "hidden", "neuron", "expert", "head", "kv_head"], FieldName]
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
+    absent: dict[FieldName, int] = {}
+    separates_documents: bool = True
     block: Block
     logits: Logits = Logits()
     norm: Norm = Norm()
+    experts: Experts | None = None
 
     @field_validator("transformers")
     @classmethod
@@ -195,6 +247,18 @@ class Family(_Facts):
         """The decoder layers of `model`, bottom first."""
         return model.get_submodule(self.modules.layers)
 
+    def pruned_layers(self, model: nn.Module) -> list[int]:
+        """The layers that pruning may narrow or remove: all of them, or those of a mixture that have experts."""
+        layers = self.decoder_layers(model)
+        return [index for index, layer in enumerate(layers) if self.experts is None or self.has_experts(layer)]
+
+    def has_experts(self, layer: nn.Module) -> bool:
+        """Whether a layer is a mixture of experts."""
+        try:
+            return self.experts is not None and layer.get_submodule(self.experts.module) is not None
+        except AttributeError:
+            return False
+
     def ffn_out(self, layer: nn.Module) -> nn.Module:
         """The projection from the neurons of one layer back to the residual stream."""
         return layer.get_submodule(self.block.ffn_out)
@@ -210,13 +274,28 @@ class Family(_Facts):
         axes = self.axes(self.in_layer(0, f"{projection}.weight"))
         return weight if axes is None or axes[0] == "hidden" else weight.T
 
+    def expert_matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights from the neurons of one expert to the stream as a matrix of shape `(hidden, neurons)`, and
+        back; what is returned shares the memory."""
+        return weight if self.axes(self.in_layer(0, self.ffn_out_name))[-1] == "neuron" else weight.mT
+
+    def stored_out(self, weight: torch.Tensor) -> torch.Tensor:
+        """Weights from the neurons to the stream as the model stores them.
+
+        Args:
+            weight (`torch.Tensor`): of shape `(hidden, neurons)`, in a mixture `(experts, hidden, neurons)`.
+        """
+        return self.matrix(self.block.ffn_out, weight) if self.experts is None else self.expert_matrix(weight)
+
     def ffn_out_matrix(self, layer: nn.Module) -> torch.Tensor:
         """The weight of [`ffn_out`], of shape `(hidden, neurons)`."""
         return self.matrix(self.block.ffn_out, self.ffn_out(layer).weight)
 
     @property
     def ffn_out_name(self) -> str:
-        """The name of that weight in the state dict of a layer."""
+        """The name in the state dict of a layer of the weights from the neurons to the stream."""
+        if self.experts is not None:
+            return f"{self.experts.module}.{self.experts.out}"
         return f"{self.block.ffn_out}.weight"
 
     def neuron_tensors(self, layer: nn.Module) -> Iterator[tuple[str, nn.Parameter, tuple[str | None, ...]]]:
@@ -228,36 +307,68 @@ class Family(_Facts):
 
     def incoming(self, layer: nn.Module) -> list[torch.Tensor]:
         """The weights into the neurons of one layer (gate, up): matrices of shape `(neurons, hidden)`."""
-        matrices = []
-        for name, tensor, axes in self.neuron_tensors(layer):
-            if name != self.ffn_out_name and tensor.ndim == 2:
-                place = plain_axes(axes).index("neuron")
-                matrices += list((tensor if place == 0 else tensor.T).chunk(parts_of(axes[place])))
-        return matrices
+        into = [
+            matrices_of(tensor, axes)
+            for name, tensor, axes in self.neuron_tensors(layer)
+            if name != self.ffn_out_name and tensor.ndim == 2
+        ]
+        return [matrix for matrices in into for matrix in matrices]
+
+
+def matrices_of(tensor: torch.Tensor, axes: tuple[str | None, ...]) -> list[torch.Tensor]:
+    """The matrices of shape `(neurons, hidden)` that a tensor of two axes holds; they share its memory."""
+    place = plain_axes(axes).index("neuron")
+    _, parts, neighbours = parsed_axis(axes[place])
+    matrix = tensor if place == 0 else tensor.T
+    return [matrix[part::parts] for part in range(parts)] if neighbours else list(matrix.chunk(parts))
+
+
+def parsed_axis(axis: str) -> tuple[str, int, bool]:
+    """The dimension of an axis, how many numbers it has for each index of it, and whether these are neighbours; else
+    they lie in as many blocks."""
+    dimension, _, times = axis.partition("*")
+    if dimension.isdigit():
+        return times, int(dimension), True
+    return dimension, int(times or 1), False
 
 
 def plain_axes(axes: tuple[str | None, ...]) -> list[str | None]:
     """The dimensions of axes, without how often they are repeated."""
-    return [axis and axis.partition("*")[0] for axis in axes]
+    return [axis and parsed_axis(axis)[0] for axis in axes]
 
 
 def parts_of(axis: str) -> int:
-    """How many blocks of a dimension an axis holds."""
-    return int(axis.partition("*")[2] or 1)
+    """How many numbers an axis has for each index of its dimension."""
+    return parsed_axis(axis)[1]
 
 
-def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: dict[str, torch.Tensor]) -> torch.Tensor:
+def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Takes indices out of a tensor along the axes that are of a kept dimension.
 
     Args:
         axes (`tuple`): what each axis is, see [`Family`].
-        kept (`dict[str, torch.Tensor]`): indices by dimension, in the order they shall have; other dimensions stay.
+        kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the order they shall have; other dimensions stay.
+            Those of neurons may be of shape `(experts, neurons)`, for each of the kept experts its own; a tensor of
+            both has its experts first.
     """
-    for place, (axis, dimension) in enumerate(zip(axes, plain_axes(axes), strict=True)):
-        if dimension not in kept:
+    dimensions = plain_axes(axes)
+    if "expert" in dimensions and kept.get("neuron", torch.empty(0)).ndim == 2:
+        experts = kept.get("expert", range(tensor.shape[0]))
+        return torch.stack(
+            [
+                cut(tensor[int(expert)], axes[1:], {**kept, "neuron": neurons})
+                for expert, neurons in zip(experts, kept["neuron"], strict=True)
+            ]
+        )
+    for place, axis in enumerate(axes):
+        if axis is None or dimensions[place] not in kept:
             continue
-        parts = parts_of(axis)
-        size = tensor.shape[place] // parts
+        dimension, parts, neighbours = parsed_axis(axis)
         index = kept[dimension].to(tensor.device)
-        tensor = tensor.index_select(place, torch.cat([index + part * size for part in range(parts)]))
+        if neighbours:
+            index = (index[:, None] * parts + torch.arange(parts, device=index.device)).flatten()
+        else:
+            size = tensor.shape[place] // parts
+            index = torch.cat([index + part * size for part in range(parts)])
+        tensor = tensor.index_select(place, index)
     return tensor

@@ -21,9 +21,10 @@ class NarrowLayer:
     """What one layer keeps.
 
     Args:
-        kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons.
-        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons;
-            `None` where the dense ones stay as they are.
+        kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons; in a mixture of shape
+            `(experts, width)`.
+        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons, in a
+            mixture of shape `(experts, hidden, width)`; `None` where the dense ones stay as they are.
     """
 
     kept: torch.Tensor
@@ -34,9 +35,10 @@ def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
     return NeuronStatistics.empty(family.ffn_out_matrix(layer), family.incoming(layer))
 
 
-def _decide(
+def decide(
     statistics: NeuronStatistics, widths: Sequence[int], criterion: Criterion, generator: torch.Generator
 ) -> dict[int, NarrowLayer]:
+    """What the neurons of these statistics keep, by width."""
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
@@ -85,7 +87,7 @@ def survey(
                         seen.neurons[mask], wanted[mask], token_importance(family.norm, streams[batch][mask])
                     )
             statistics.check_finite(index)
-        chosen = _decide(statistics, widths, criterion, generator)
+        chosen = decide(statistics, widths, criterion, generator)
         decided.append(
             {
                 width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
@@ -125,7 +127,7 @@ def narrow(
     layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
-            index: _decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
+            index: decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
             for index in kept_layers
         }
     inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
@@ -158,7 +160,7 @@ def narrow(
                 residuals.append(seen.stream)
                 neurons.append(seen.neurons)
         statistics.check_finite(index)
-        chosen = _decide(statistics, [width], criterion, generator)[width]
+        chosen = decide(statistics, [width], criterion, generator)[width]
         del statistics
         matrix = family.ffn_out_matrix(layer)
         weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..components import COMPONENTS
 from ..evaluation.comparison import Score, metric_text, retained, retention_text, score_text
 from .facts import (
     Facts,
@@ -116,12 +117,11 @@ def size_rows(report: Mapping[str, Any]) -> list[list[str]]:
     dtype = at(report, "pruned", "dtype")
     rows.append([f"weights ({cell(dtype)})" if dtype else "weights", megabytes(before), megabytes(after)])
     rows[-1].append(change(before, after))
-    for name, field in (
-        ("vocabulary (tokens)", "vocab_size"),
-        ("layers", "num_hidden_layers"),
-        ("FFN width", "intermediate_size"),
-    ):
-        before, after = (number_at(report, side, field) for side in ("dense", "pruned"))
+    for part in COMPONENTS:
+        before, after = (number_at(report, side, part.reported) for side in ("dense", "pruned"))
+        if part.dimension == "expert" and before is None:
+            continue
+        name = "vocabulary (tokens)" if part.dimension == "vocab" else part.label
         rows.append([name, count(before), count(after), "unchanged" if before == after else change(before, after)])
     return rows
 
@@ -381,8 +381,10 @@ def datasets(facts: Facts) -> list[str]:
 
 def source_rows(facts: Facts) -> list[list[str]]:
     """The texts of a pruning, and what they decided: what, value."""
-    enabled = {name for name in ("vocabulary", "layers", "ffn") if at(facts.settings, name, "enabled")}
-    decided = [label for name, label in (("layers", "layers"), ("ffn", "neurons")) if name in enabled]
+    enabled = {part.section for part in COMPONENTS if at(facts.settings, part.section, "enabled")}
+    decided = [
+        label for name, label in (("layers", "layers"), ("ffn", "neurons"), ("experts", "experts")) if name in enabled
+    ]
     rows, read = [], at(facts.report, "texts") is not None
     for kind, label, default in (
         ("corpus", "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled), "`python-stdlib`, the default"),

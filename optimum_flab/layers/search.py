@@ -60,9 +60,9 @@ def greedy_divergence(
         tick (`Callable`): called after every candidate.
 
     Yields:
-        [`Removal`]: until one layer is left.
+        [`Removal`]: until one of the layers that may go is left.
     """
-    layers = family.decoder_layers(model)
+    layers, removable = family.decoder_layers(model), set(family.pruned_layers(model))
     norm = model.get_submodule(family.modules.final_norm)
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
@@ -79,9 +79,11 @@ def greedy_divergence(
 
     in_front = [[x.hidden, *upwards(0, batch, x.hidden)] for batch, x in enumerate(inputs)]
     dense = torch.cat([outcome(states[-1], batch) for batch, states in enumerate(in_front)])
-    while len(remaining) > 1:
+    while len(removable) > 1:
         best = None
-        for position in range(len(remaining)):
+        for position, layer in enumerate(remaining):
+            if layer not in removable:
+                continue
             outcomes = []
             for batch, states in enumerate(in_front):
                 *_, hidden = states[position], *upwards(position + 1, batch, states[position])
@@ -92,15 +94,16 @@ def greedy_divergence(
             tick()
         position, score = best
         layer = remaining.pop(position)
+        removable.remove(layer)
         for batch, states in enumerate(in_front):
             states[position + 1 :] = list(upwards(position, batch, states[position]))
         yield Removal(layer, score)
 
 
-def _ranked(scores: list[float]) -> Iterator[Removal]:
+def _ranked(model: nn.Module, family: Family, scores: list[float]) -> Iterator[Removal]:
     for score in scores:
         check_finite(score)
-    order = sorted(range(len(scores)), key=lambda layer: (scores[layer], layer))
+    order = sorted(family.pruned_layers(model), key=lambda layer: (scores[layer], layer))
     return (Removal(layer, scores[layer]) for layer in order[:-1])
 
 
@@ -131,7 +134,8 @@ def _mean_turn(
 
 
 def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
-    return _ranked(_mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick))
+    turns = _mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick)
+    return _ranked(model, family, turns)
 
 
 def _last_of_document(batch: PackedTokens) -> torch.Tensor:
@@ -141,7 +145,8 @@ def _last_of_document(batch: PackedTokens) -> torch.Tensor:
 
 
 def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
-    return _ranked(_mean_turn(model, family, tokens, batch_size, _last_of_document, tick))
+    turns = _mean_turn(model, family, tokens, batch_size, _last_of_document, tick)
+    return _ranked(model, family, turns)
 
 
 CRITERIA = {

@@ -371,7 +371,7 @@ def _estimate(
     return Estimate(
         memory_bytes=training_memory(
             work.model.config,
-            shape_of(work.model, work.family).width,
+            shape_of(work.model, work.family)["neuron"],
             parameters,
             trained,
             sizes,

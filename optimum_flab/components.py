@@ -1,0 +1,40 @@
+"""What pruning changes: one row per dimension of a model, with everything it is called. Light, as `settings.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a model that pruning makes smaller.
+
+    Args:
+        dimension (`str`): of its tensors, as families name it.
+        section (`str`): of the settings.
+        setting (`str`): of that section, pins the size.
+        flag (`str`): gives that setting.
+        switch (`str`): the flag that leaves the component out, or takes it in where it is left out by default.
+        reported (`str`): the size in reports.
+        label (`str`): the size in tables.
+    """
+
+    dimension: str
+    section: str
+    setting: str
+    flag: str
+    switch: str
+    reported: str
+    label: str
+
+
+COMPONENTS = (
+    Component("vocab", "vocabulary", "size", "--vocab-size", "--no-vocabulary", "vocab_size", "vocabulary"),
+    Component(
+        "layer", "layers", "num_hidden_layers", "--num-hidden-layers", "--no-layers", "num_hidden_layers", "layers"
+    ),
+    Component(
+        "neuron", "ffn", "intermediate_size", "--intermediate-size", "--no-ffn", "intermediate_size", "FFN width"
+    ),
+    Component("expert", "experts", "num_experts", "--num-experts", "--experts", "num_experts", "experts"),
+)

@@ -1,0 +1,132 @@
+"""Which experts stay: one row of `CRITERIA` each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..calibration import PackedTokens
+from ..errors import FlabError
+from ..families import Family
+from ..layerwise import layer_inputs, run_layer
+from .running import ExpertWeights, routed
+
+
+@dataclass
+class ExpertUse:
+    """What calibration says about the experts of one layer, in float64.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(experts,)`): tokens that each was sent.
+        norms (`torch.Tensor` of shape `(experts,)`): sum over these of the router's weight times the norm of the
+            expert's output.
+    """
+
+    tokens: torch.Tensor
+    norms: torch.Tensor
+
+
+Score = Callable[[ExpertUse, torch.Generator], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ExpertCriterion:
+    """A way to rank experts: its description with source, and `(use, generator) -> scores` of shape `(experts,)`,
+    higher is better."""
+
+    description: str
+    score: Score
+
+
+def _reap(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return use.norms / use.tokens.clamp_min(1)
+
+
+def _frequency(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return use.tokens
+
+
+def _random(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return torch.randperm(len(use.tokens), generator=generator)
+
+
+CRITERIA = {
+    "reap": ExpertCriterion(
+        "mean over the tokens sent to an expert of router weight times norm of its output (REAP, arXiv 2510.13999)",
+        _reap,
+    ),
+    "frequency": ExpertCriterion("number of tokens that the router sends to the expert", _frequency),
+    "random": ExpertCriterion("a seeded random choice", _random),
+}
+
+
+@torch.no_grad()
+def rank_experts(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    criterion: ExpertCriterion,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[int, torch.Tensor]:
+    """Scores every expert of every layer by what the dense model does with it.
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        tick (`Callable`): called after every layer.
+
+    Returns:
+        `dict[int, torch.Tensor]`: by layer index, scores of shape `(experts,)`; higher is better.
+    """
+    batches = list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    streams = [x.hidden for x in inputs]
+    scores = {}
+    for index, layer in enumerate(family.decoder_layers(model)):
+        if not family.has_experts(layer):
+            streams = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
+            tick()
+            continue
+        experts = ExpertWeights(family, layer, layer.state_dict())
+        count = len(experts)
+        use = ExpertUse(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64))
+        for number, batch in enumerate(batches):
+            with routed(family, layer) as seen:
+                streams[number] = run_layer(layer, streams[number], inputs[number].kwargs[index])
+            counted = batch.mask.flatten().to(seen[0].hidden.device)
+            for expert in range(count):
+                sent, weights = seen[0].sent_to(expert)
+                hidden, weights = seen[0].hidden[sent & counted], weights[counted[sent]]
+                output = nn.functional.linear(
+                    experts.neurons(expert, hidden), experts.out(expert), experts.out_bias(expert)
+                )
+                use.tokens[expert] += len(hidden)
+                use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
+        if not torch.isfinite(use.norms).all():
+            raise FlabError(
+                f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can be"
+                " measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the"
+                " checkpoint"
+            )
+        scores[index] = criterion.score(use, generator)
+        tick()
+    return scores
+
+
+def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
+    """The experts with the highest scores, as many from each group of neighbours.
+
+    Args:
+        scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].
+        number (`int`): experts to keep, a multiple of `groups`.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: their indices, ascending.
+    """
+    inside = scores.reshape(groups, -1)
+    best = inside.argsort(dim=1, descending=True, stable=True)[:, : number // groups]
+    return (best + torch.arange(groups)[:, None] * inside.shape[1]).flatten().sort().values
