@@ -15,7 +15,7 @@ import torch
 from common import print_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.budget import count_parameters, shape_of
+from optimum_flab.budget import sizes_of
 from optimum_flab.calibration import default_corpus, pack, read_source
 from optimum_flab.divergence import OutputHead, final_hidden, total_bits
 from optimum_flab.families import family_for
@@ -44,7 +44,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval().requires_grad_(False)
     architecture = family_for(model.config)
-    counts, shape = count_parameters(model, architecture), shape_of(model, architecture)
+    sizes = sizes_of(model, architecture)
+    shape = sizes.shape
     documents = read_source(args.texts).documents
     texts = [document.text for document in documents[:: max(1, len(documents) // args.limit)]]
     size = sum(len(text.encode()) for text in texts)
@@ -61,7 +62,7 @@ def main() -> None:
         ids = [kept[np.array(new(text)["input_ids"])] for text in texts]
         rows[merges] = {
             "vocab_size": len(kept),
-            "parameters_removed": counts.per_token * (shape.vocabulary - len(kept)) / counts.total(shape),
+            "parameters_removed": 1 - sizes.counts.total(shape.resized(vocab=len(kept))) / sizes.counts.total(shape),
             "tokens_ratio": sum(map(len, ids)) / sum(map(len, dense_ids)),
             "bits_per_byte_ratio": bits(model, architecture, ids, kept) / dense_bits,
         }

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from optimum_flab.budget import Limits, ParameterCounts, Shape
+from optimum_flab.budget import Limits, ParameterCounts, Shape, steps
 from optimum_flab.calibration import PackedTokens, pack
 from optimum_flab.plan import PruningPlan
 
@@ -48,9 +48,16 @@ FAMILIES = {
     ),
 }
 # the sizes of Qwen2.5-Coder-0.5B, for arithmetic
-QWEN = ParameterCounts(per_token=896, per_neuron=3 * 896, per_layer=1_838_208, other=896)
-DENSE = Shape(151_936, 24, 4864)
-LIMITS = Limits(Shape(1000, 1, 64), Shape(151_665, 24, 4864), multiple_of=64)
+QWEN = ParameterCounts({("vocab",): 896, ("neuron", "layer"): 3 * 896, ("layer",): 1_838_208, (): 896})
+DENSE = Shape(vocab=151_936, layer=24, neuron=4864)
+
+
+def limits(vocab: tuple[int, int], layer: tuple[int, int], neuron: tuple[int, int], multiple_of: int = 64) -> Limits:
+    """Bounds of the sizes of a dense model, and the granularity of its width."""
+    return Limits({"vocab": steps(*vocab), "layer": steps(*layer), "neuron": steps(*neuron, multiple_of)})
+
+
+LIMITS = limits((1000, 151_665), (1, 24), (64, 4864))
 
 VOCABULARY = 320
 LAYERS = 4

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.budget import Limits, Shape, parameters_to_keep
+from optimum_flab.budget import Shape, parameters_to_keep
 from optimum_flab.calibration import PackedTokens
 from optimum_flab.families import family_for
 from optimum_flab.shapes import (
@@ -15,11 +15,11 @@ from optimum_flab.shapes import (
     search_shape,
 )
 
-from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, random_tokens, tiny_model
+from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model
 
 
-def rows_for(target, natural, limits=LIMITS):
-    return candidate_shapes(QWEN, limits, natural, parameters_to_keep(QWEN, DENSE, target))
+def rows_for(target, natural, bounds=LIMITS):
+    return candidate_shapes(QWEN, bounds, natural, parameters_to_keep(QWEN, DENSE, target))
 
 
 @given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
@@ -28,52 +28,52 @@ def test_every_candidate_lands_within_half_a_point_and_never_above_the_budget(ta
     rows = rows_for(target, natural)
     assert rows
     for row in rows:
-        assert [shape.width for shape in row] == sorted({shape.width for shape in row})
-        assert len({shape.layers for shape in row}) == 1
+        assert [shape["neuron"] for shape in row] == sorted({shape["neuron"] for shape in row})
+        assert len({shape["layer"] for shape in row}) == 1
         for shape in row:
             removed = 1 - QWEN.total(shape) / QWEN.total(DENSE)
             assert target - 1e-9 <= removed <= target + 0.005
-            assert shape.width % 64 == 0
+            assert shape["neuron"] % 64 == 0
 
 
 @given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
 @settings(max_examples=100, deadline=None)
 def test_the_first_shape_keeps_the_natural_vocabulary_where_anything_can(target, natural):
     first = natural_shape(rows_for(target, natural)[0], natural)
-    assert first.vocabulary >= natural or first.width == 64
+    assert first["vocab"] >= natural or first["neuron"] == 64
 
 
 @given(target=st.floats(0.23, 0.6), natural=st.integers(20_000, 60_000))
 @settings(max_examples=100, deadline=None)
 def test_used_tokens_stay_where_the_user_says_so(target, natural):
-    limits = Limits(Shape(natural, 1, 64), LIMITS.largest, multiple_of=64)
-    assert all(shape.vocabulary >= natural for row in rows_for(target, natural, limits) for shape in row)
+    bounds = limits((natural, 151_665), (1, 24), (64, 4864))
+    assert all(shape["vocab"] >= natural for row in rows_for(target, natural, bounds) for shape in row)
 
 
 def test_a_row_trades_tokens_for_neurons():
     rows = rows_for(0.35, 37_000)
     assert [len(row) for row in rows] == [5, 5, 5] or len(rows[0]) > 3
     narrow, *_, wide = rows[0]
-    assert narrow.width < wide.width and narrow.vocabulary > wide.vocabulary
+    assert narrow["neuron"] < wide["neuron"] and narrow["vocab"] > wide["vocab"]
 
 
 def test_the_vocabulary_alone_meets_a_small_target():
     [[shape]] = rows_for(0.1, 33_000)
-    assert (shape.layers, shape.width) == (24, 4864)
-    assert 95_000 < shape.vocabulary < 97_000
+    assert (shape["layer"], shape["neuron"]) == (24, 4864)
+    assert 95_000 < shape["vocab"] < 97_000
 
 
 def test_a_pinned_vocabulary_is_not_traded():
-    limits = Limits(Shape(40_000, 1, 64), Shape(40_000, 24, 4864), multiple_of=64)
-    rows = rows_for(0.35, 37_000, limits)
-    assert all(len(row) == 1 and row[0].vocabulary == 40_000 for row in rows)
+    bounds = limits((40_000, 40_000), (1, 24), (64, 4864))
+    rows = rows_for(0.35, 37_000, bounds)
+    assert all(len(row) == 1 and row[0]["vocab"] == 40_000 for row in rows)
 
 
 def bowl(width: int, layers: int):
     """Text costs more the further a shape is from one best shape."""
 
     def measure(shape: Shape) -> Candidate:
-        cost = abs(shape.width - width) / 64 + 10 * abs(shape.layers - layers)
+        cost = abs(shape["neuron"] - width) / 64 + 10 * abs(shape["layer"] - layers)
         return Candidate(shape, 0.0, cost)
 
     return measure
@@ -82,17 +82,17 @@ def bowl(width: int, layers: int):
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("depth", range(3))
 def test_the_search_finds_the_bottom_of_a_bowl(place, depth):
-    rows = [[Shape(60_000 - 9_000 * i + 12_000 * d, 24 - d, 3648 + 128 * i) for i in range(5)] for d in range(3)]
+    rows = [[Shape(vocab=60_000 - 9_000 * i + 12_000 * d, layer=24 - d, neuron=3648 + 128 * i) for i in range(5)] for d in range(3)]
     target = rows[depth][place]
-    measured = search_shape(rows, rows[0][1], bowl(target.width, target.layers))
+    measured = search_shape(rows, rows[0][1], bowl(target["neuron"], target["layer"]))
     assert min(measured, key=lambda candidate: candidate.bits_per_byte).shape == target
     assert len({candidate.shape for candidate in measured}) == len(measured) <= 13
 
 
 def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
-    rows = [[Shape(30_000, 24 - d, 3840)] for d in range(3)]
+    rows = [[Shape(vocab=30_000, layer=24 - d, neuron=3840)] for d in range(3)]
     measured = search_shape(rows, rows[0][0], bowl(3840, 24))
-    assert [candidate.shape.layers for candidate in measured] == [24, 23]
+    assert [candidate.shape["layer"] for candidate in measured] == [24, 23]
 
 
 def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
@@ -100,7 +100,7 @@ def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
     architecture = family_for(model.config)
     text = ValidationText(range(VOCABULARY), tokens, 1000)
     depth = len(architecture.decoder_layers(model))
-    candidate = measure_shape(model, architecture, Shape(VOCABULARY, depth, 0), (), [], text, 4)
+    candidate = measure_shape(model, architecture, Shape(vocab=VOCABULARY, layer=depth, neuron=0), (), [], text, 4)
     logits = model(**tokens.model_inputs("cpu")).logits.log_softmax(-1)
     bits = 0.0
     for row in range(len(tokens.input_ids)):

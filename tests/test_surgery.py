@@ -165,8 +165,8 @@ def test_output_dtype():
         ({"kept_layers": [0, 9]}, "the model has 4"),
         ({"kept_layers": []}, "keeps no layer"),
         ({"kept_tokens": [1, 5000]}, "vocabulary of 320"),
-        ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "width of 64"),
-        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, "different widths"),
+        ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
+        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, "different numbers of neurons"),
         ({"kept_neurons": {0: [0], 1: [0]}}, "not those of its layers"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
-from optimum_flab.budget import count_parameters, shape_of
+from optimum_flab.budget import Shape, count_parameters, shape_of
 from optimum_flab.calibration import PackedTokens
 from optimum_flab.families import check_family, family_for, known_families
 from optimum_flab.ffn import CRITERIA
@@ -18,7 +18,7 @@ from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
 from optimum_flab.tensors import StoredTensors, own_tensors
 
 from ..conftest import plan_of, random_tokens
-from .zoo import LAYERS, MEMBERS, VOCABULARY, ZOO, member
+from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, member
 
 
 KEPT = list(range(1, VOCABULARY, 2))
@@ -29,15 +29,22 @@ def model(request):
     return member(*request.param)
 
 
+@pytest.fixture(params=[*MEMBERS, *MIXED], ids=lambda member: f"{member[0]}-{member[1]}")
+def anyone(request):
+    return member(*request.param)
+
+
 def test_every_known_family_is_here():
-    assert sorted(ZOO) == known_families()
+    assert sorted(EVERY) == known_families()
 
 
-def test_the_self_check_passes(model):
+def test_the_self_check_passes(anyone):
+    model = anyone
     check_family(model, family_for(model.config))
 
 
-def test_every_parameter_is_counted_once(model):
+def test_every_parameter_is_counted_once(anyone):
+    model = anyone
     family = family_for(model.config)
     counts, shape = count_parameters(model, family), shape_of(model, family)
     assert counts.total(shape) == sum(parameter.numel() for parameter in model.parameters())
@@ -46,11 +53,12 @@ def test_every_parameter_is_counted_once(model):
         other = AutoModelForCausalLM.from_config(smaller)
     other.tie_weights()
     found = shape_of(other, family)
-    assert (found.vocabulary, found.layers, found.width) == (40, 2, 8)
+    assert found == Shape(vocab=40, layer=2, neuron=8)
     assert counts.total(found) == sum(parameter.numel() for parameter in other.parameters())
 
 
-def test_a_model_and_its_checkpoint_have_one_hash(model, tmp_path):
+def test_a_model_and_its_checkpoint_have_one_hash(anyone, tmp_path):
+    model = anyone
     model.save_pretrained(tmp_path)
     stored = StoredTensors(shards(tmp_path))
     assert sorted(own_tensors(model)) == sorted(stored) and weights_hash(model) == weights_hash(stored)
@@ -73,7 +81,7 @@ def masked(model, family, plan):
 
 
 def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
-    width = shape_of(model, family).width * 3 // 4
+    width = shape_of(model, family)["neuron"] * 3 // 4
     generator = torch.Generator().manual_seed(0)
     tokens = random_tokens(40, VOCABULARY, 24)
     narrowed = narrow(model, family, tokens, list(kept_layers), width, CRITERIA[criterion], 4, generator)
@@ -117,7 +125,7 @@ def test_surgery_equals_the_masked_dense_model(model, criterion, tmp_path):
 
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family = family_for(model.config)
-    width, tokens = shape_of(model, family).width, random_tokens(60, VOCABULARY, 24)
+    width, tokens = shape_of(model, family)["neuron"], random_tokens(60, VOCABULARY, 24)
     generator = torch.Generator().manual_seed(0)
     arguments = (CRITERIA["obs"], 4, generator)
     for index, layer in narrow(model, family, tokens, range(LAYERS), width, *arguments).items():
@@ -136,8 +144,9 @@ def test_a_refit_of_a_whole_model_changes_nothing(model):
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 
 
-def test_no_field_of_a_configuration_is_forgotten(model):
+def test_no_field_of_a_configuration_is_forgotten(anyone):
     """A list with an entry per layer, or a number of layers, that a newer transformers brings."""
+    model = anyone
     family = family_for(model.config)
     named = {*family.per_layer, *family.layer_counts, *family.sizes.values()}
     periods = {"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}
@@ -148,7 +157,8 @@ def test_no_field_of_a_configuration_is_forgotten(model):
             assert name in named | periods, name
 
 
-def test_documents_of_one_row_do_not_see_each_other(model):
+def test_documents_of_one_row_do_not_see_each_other(anyone):
+    model = anyone
     ids = torch.randint(VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(3))
     positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
     packed = PackedTokens(ids, positions, torch.ones_like(ids, dtype=torch.bool))

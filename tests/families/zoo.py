@@ -37,6 +37,7 @@ LONG = {
     "long_factor": [2.0] * 4,
     "original_max_position_embeddings": 64,
 }
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 ZOO: dict[str, list[dict[str, Any]]] = {
     "apertus": [{}, {"attention_bias": True}],
     "arcee": [{}, {"mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}],
@@ -93,8 +94,61 @@ ZOO: dict[str, list[dict[str, Any]]] = {
     ],
     "starcoder2": [{}, {"use_bias": False, "sliding_window": 4}, {"tie_word_embeddings": False}],
 }
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": WIDTH,
+}
+ROUTED = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH}
+MIXTURES: dict[str, list[dict[str, Any]]] = {
+    "deepseek_v2": [
+        {**LATENT, "first_k_dense_replace": 1, "n_shared_experts": 2},
+        {
+            **{**LATENT, "q_lora_rank": None, "attention_bias": True, "mlp_bias": True, "n_shared_experts": 1},
+            **{"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.0},
+        },
+    ],
+    "deepseek_v3": [
+        {**LATENT, "first_k_dense_replace": 2, "n_group": 2, "topk_group": 1},
+        {
+            **{**LATENT, "q_lora_rank": None, "attention_bias": True, "n_shared_experts": 3, "rope_interleave": False},
+            **{"first_k_dense_replace": 0, "n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+        },
+    ],
+    "gpt_oss": [
+        {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 4, "rope_parameters": PLAIN_ROPE},
+        {
+            **{"num_local_experts": 6, "num_experts_per_tok": 3, "attention_bias": False, "tie_word_embeddings": True},
+            **{"layer_types": SLIDING, "sliding_window": 4, "rope_parameters": PLAIN_ROPE, "swiglu_limit": 1.0},
+        },
+    ],
+    "mixtral": [
+        {"num_local_experts": 8},
+        {"num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 4, "tie_word_embeddings": True},
+    ],
+    "qwen2_moe": [
+        {**ROUTED, "shared_expert_intermediate_size": 24, "norm_topk_prob": True},
+        {
+            **{**ROUTED, "shared_expert_intermediate_size": 40, "mlp_only_layers": [0, 3], "qkv_bias": False},
+            **{"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2, "tie_word_embeddings": True},
+        },
+    ],
+    "qwen3_moe": [
+        {**ROUTED, "norm_topk_prob": True, "mlp_only_layers": [1]},
+        {**ROUTED, "decoder_sparse_step": 2, "attention_bias": True, "use_sliding_window": True, "sliding_window": 4},
+    ],
+}
+EVERY = {**ZOO, **MIXTURES}
 MEMBERS = [(model_type, number) for model_type, options in ZOO.items() for number in range(len(options))]
+MIXED = [(model_type, number) for model_type, options in MIXTURES.items() for number in range(len(options))]
 NO_HEAD_DIM = (
+    *("deepseek_v2", "deepseek_v3", "qwen2_moe", "qwen3_moe"),
     *("apertus", "cohere", "exaone4", "gpt_neox", "granite", "olmo", "olmo2", "olmo3", "phi", "phi3", "smollm3"),
     *("stablelm", "starcoder2"),
 )
@@ -109,7 +163,7 @@ def member(model_type: str, number: int = 0, **changes: Any) -> torch.nn.Module:
         fields.pop("reorder_and_upcast_attn", None)
     tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     config = CONFIG_MAPPING[model_type](
-        **{**fields, **tokens, "initializer_range": 0.3, **ZOO[model_type][number], **changes}
+        **{**fields, **tokens, "initializer_range": 0.3, **EVERY[model_type][number], **changes}
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)

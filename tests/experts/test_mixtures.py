@@ -1,0 +1,209 @@
+"""What holds for every mixture of experts, on tiny models of the real classes."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from optimum_flab.budget import shape_of, sizes_of
+from optimum_flab.errors import FlabError
+from optimum_flab.experts import CRITERIA, chosen_experts, narrow_experts, rank_experts
+from optimum_flab.families import check_family, family_for
+from optimum_flab.ffn import CRITERIA as NEURON_CRITERIA
+from optimum_flab.surgery import check_plan, operate
+
+from ..conftest import plan_of, random_tokens
+from ..families.zoo import MIXED, VOCABULARY, member
+
+
+KEPT = list(range(1, VOCABULARY, 2))
+NEVER = -1e9
+
+
+@pytest.fixture(params=MIXED, ids=[f"{model_type}-{number}" for model_type, number in MIXED])
+def model(request):
+    return member(*request.param)
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def pruned_plan(model, family, criterion, tokens=KEPT):
+    """Experts halved, two thirds of the neurons inside them, a layer with experts less."""
+    sizes = sizes_of(model, family)
+    number = min((n for n in sizes.possible["expert"] if n * 2 >= sizes.shape["expert"]), default=0)
+    width = max(n for n in sizes.possible["neuron"] if n * 3 <= sizes.shape["neuron"] * 2)
+    kept_layers = [index for index in range(sizes.shape["layer"]) if index != family.pruned_layers(model)[-1]]
+    text = random_tokens(40, VOCABULARY, 24)
+    scores = rank_experts(model, family, text, 4, CRITERIA["reap"], generator())
+    groups = family.experts.group_count(model.config)
+    experts = {layer: chosen_experts(found, number, groups) for layer, found in scores.items() if layer in kept_layers}
+    narrowed = narrow_experts(
+        model, family, text, kept_layers, experts, width, NEURON_CRITERIA[criterion], 4, generator()
+    )
+    return plan_of(
+        tokens,
+        kept_layers,
+        {layer: narrow.kept.tolist() for layer, narrow in narrowed.items()},
+        kept_experts={layer: kept.tolist() for layer, kept in experts.items()},
+        weights={
+            family.in_layer(layer, family.ffn_out_name): family.stored_out(narrow.weight)
+            for layer, narrow in narrowed.items()
+            if narrow.weight is not None
+        },
+    )
+
+
+def masked(model, family, plan):
+    """The dense model itself: removed layers hand their input on, removed neurons of the experts are silent."""
+    model = copy.deepcopy(model)
+    for index, layer in enumerate(family.decoder_layers(model)):
+        if index not in plan.kept_layers:
+            layer.forward = lambda hidden_states, *args, **kwargs: hidden_states
+        elif index in plan.kept_experts:
+            out = layer.get_parameter(family.ffn_out_name)
+            changed = plan.weights.get(family.in_layer(index, family.ffn_out_name))
+            for place, (expert, neurons) in enumerate(
+                zip(plan.kept_experts[index], plan.kept_neurons[index], strict=True)
+            ):
+                matrix = family.expert_matrix(out[expert])
+                weight = matrix[:, neurons] if changed is None else family.expert_matrix(changed[place])
+                matrix.copy_(torch.zeros_like(matrix).index_copy(1, torch.tensor(neurons), weight))
+    return model
+
+
+@contextmanager
+def restricted(model, family, plan, monkeypatch):
+    """Within this context the routers of a dense model choose among the kept experts only."""
+    gone = {}
+    for index, experts in plan.kept_experts.items():
+        layer = family.decoder_layers(model)[index]
+        router = layer.mlp.router if hasattr(layer.mlp, "router") else layer.mlp.gate
+        gone[id(router.weight)] = [e for e in range(len(router.weight)) if e not in experts]
+        if hasattr(router, "e_score_correction_bias"):
+            router.e_score_correction_bias[gone[id(router.weight)]] = NEVER
+    linear = torch.nn.functional.linear
+
+    def choosing(hidden, weight, *bias):
+        logits = linear(hidden, weight, *bias)
+        if id(weight) in gone:
+            logits[..., gone[id(weight)]] = -torch.inf
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", choosing)
+        yield
+
+
+@pytest.mark.parametrize("criterion", ["random", "obs"])
+def test_surgery_equals_the_dense_model_with_its_router_restricted(model, criterion, tmp_path, monkeypatch):
+    family = family_for(model.config)
+    plan = pruned_plan(model, family, criterion)
+    check_plan(model, family, plan)
+    operate(model, family, plan).save_pretrained(tmp_path)
+    pruned, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    check_family(pruned.eval(), family_for(pruned.config))
+    ids = torch.randint(len(KEPT), (2, 16), generator=torch.Generator().manual_seed(3))
+    dense = masked(model, family, plan)
+    with torch.no_grad():
+        with restricted(dense, family, plan, monkeypatch):
+            expected = dense(torch.tensor(KEPT)[ids], use_cache=False).logits[..., KEPT]
+        torch.testing.assert_close(pruned(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+        cache, steps = DynamicCache(config=pruned.config), []
+        for token in range(ids.shape[1]):
+            steps.append(pruned(ids[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
+        torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
+        cached, anew = (
+            pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use_cache) for use_cache in (True, False)
+        )
+    assert cached.equal(anew)
+
+
+def test_a_narrowing_at_full_width_changes_nothing(model):
+    family, text = family_for(model.config), random_tokens(120, VOCABULARY, 24)
+    width, layers = shape_of(model, family)["neuron"], family.decoder_layers(model)
+    every = range(len(layers))
+    narrowed = narrow_experts(model, family, text, every, {}, width, NEURON_CRITERIA["obs"], 4, generator())
+    assert sorted(narrowed) == family.pruned_layers(model)
+    for index, narrow in narrowed.items():
+        dense = layers[index].get_parameter(family.ffn_out_name)
+        torch.testing.assert_close(family.stored_out(narrow.weight), dense, rtol=1e-3, atol=1e-3)
+
+
+def reference_scores(model, family, tokens, layer):
+    """REAP by its formula, from the weights of experts that are gated by SiLU, one token at a time."""
+    mlp, seen = family.decoder_layers(model)[layer].mlp, []
+    handle = mlp.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(0, 1)))
+    with torch.no_grad():
+        model(**tokens.model_inputs())
+        handle.remove()
+        hidden = seen[0][tokens.mask.flatten()]
+        _, weights, experts = mlp.gate(hidden)
+        norms = [[] for _ in range(len(mlp.experts.down_proj))]
+        for token, (gates, chosen) in enumerate(zip(weights, experts, strict=True)):
+            for gate, expert in zip(gates, chosen.tolist(), strict=True):
+                inner, up = (mlp.experts.gate_up_proj[expert] @ hidden[token]).chunk(2)
+                output = mlp.experts.down_proj[expert] @ (torch.nn.functional.silu(inner) * up)
+                norms[expert].append(float(gate * output.norm()))
+    return torch.tensor([sum(found) / max(len(found), 1) for found in norms], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "deepseek_v3"])
+def test_reap_is_what_its_formula_says(model_type):
+    model = member(model_type)
+    family, tokens = family_for(model.config), random_tokens(6, VOCABULARY, 24)
+    found = rank_experts(model, family, tokens, 100, CRITERIA["reap"], generator())
+    for layer in family.pruned_layers(model):
+        torch.testing.assert_close(found[layer], reference_scores(model, family, tokens, layer), rtol=1e-4, atol=1e-6)
+
+
+def test_scores_do_not_depend_on_batches_or_padding():
+    model = member("qwen3_moe")
+    family, tokens = family_for(model.config), random_tokens(20, VOCABULARY, 24)
+    for name in ("reap", "frequency"):
+        one, many = (rank_experts(model, family, tokens, n, CRITERIA[name], generator()) for n in (1, 100))
+        for layer, scores in one.items():
+            torch.testing.assert_close(scores, many[layer], rtol=1e-5, atol=1e-7)
+    assert int(many[0].sum()) == tokens.tokens * model.config.num_experts_per_tok
+
+
+def test_a_model_that_gives_nan_is_refused():
+    model = member("mixtral")
+    model.model.layers[1].mlp.experts.down_proj[:, 0, 0] = torch.nan
+    with pytest.raises(FlabError, match="the experts of layer 1 give NaN"):
+        rank_experts(model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, CRITERIA["reap"], generator())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kept_experts": {0: [0, 1], 1: [0, 1], 2: [0, 1], 3: [0, 1]}}, "experts are not those of its layers"),
+        ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 5, 4]}}, "experts are not ascending numbers below the model's 8"),
+        ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 4, 5, 6, 7]}}, "different numbers of experts"),
+        ({"kept_experts": {2: [0, 1, 2, 4], 3: [0, 1, 2, 4]}}, "not as many from each of the 2 groups"),
+        ({"kept_experts": {2: [0, 4], 3: [0, 4]}}, "cannot have 2 experts"),
+        ({"kept_neurons": {2: list(range(24)), 3: list(range(24))}}, "not a list for each expert"),
+        ({"kept_neurons": {2: [list(range(20))] * 4, 3: [list(range(20))] * 4}}, "cannot have 20 neurons"),
+        ({"kept_neurons": {2: [list(range(24))] * 3, 3: [list(range(24))] * 3}}, "not a list for each expert"),
+        ({"kept_layers": [0, 2, 3]}, r"removes layers \[1\], which have no experts and stay"),
+    ],
+)
+def test_a_plan_that_the_model_cannot_have_is_refused(change, message):
+    model = member("deepseek_v3")
+    family = family_for(model.config)
+    fields = {
+        "kept_tokens": None,
+        "kept_layers": [0, 1, 2, 3],
+        "kept_neurons": {2: [list(range(24))] * 4, 3: [list(range(24))] * 4},
+        "kept_experts": {2: [0, 1, 4, 5], 3: [2, 3, 6, 7]},
+        "vocab_size": VOCABULARY,
+    }
+    check_plan(model, family, plan_of(**fields))
+    with pytest.raises(FlabError, match=message):
+        check_plan(model, family, plan_of(**{**fields, **change}))
