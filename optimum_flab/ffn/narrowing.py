@@ -11,7 +11,7 @@ from torch import nn
 from ..calibration import PackedTokens
 from ..families import Family
 from ..layerwise import captured, layer_inputs, run_layer, token_importance
-from .criteria import Criterion
+from .criteria import NeuronCriterion
 from .elimination import damped, refit
 from .statistics import NeuronStatistics
 
@@ -35,7 +35,7 @@ def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
 
 
 def _decide(
-    statistics: NeuronStatistics, widths: Sequence[int], criterion: Criterion, generator: torch.Generator
+    statistics: NeuronStatistics, widths: Sequence[int], criterion: NeuronCriterion, generator: torch.Generator
 ) -> dict[int, NarrowLayer]:
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
@@ -51,7 +51,7 @@ def survey(
     family: Family,
     tokens: PackedTokens,
     widths: Sequence[int],
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
@@ -103,7 +103,7 @@ def narrow(
     tokens: PackedTokens,
     kept_layers: Sequence[int],
     width: int,
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
