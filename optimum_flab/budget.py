@@ -82,7 +82,12 @@ class ParameterCounts:
         """Parameters per component of a model of this shape."""
         mixture = "expert" in shape
         sums = dict.fromkeys(
-            ("vocabulary", "experts" if mixture else "ffn", "rest of these layers" if mixture else "attention and norms", "other"),
+            (
+                "vocabulary",
+                "experts" if mixture else "ffn",
+                "rest of these layers" if mixture else "attention and norms",
+                "other",
+            ),
             0,
         )
         vocabulary, wide, layers, other = sums

@@ -17,6 +17,7 @@ class Component:
         switch (`str`): the flag that leaves the component out, or takes it in where it is left out by default.
         reported (`str`): the size in reports.
         label (`str`): the size in tables.
+        units (`str`): what it counts.
     """
 
     dimension: str
@@ -26,15 +27,21 @@ class Component:
     switch: str
     reported: str
     label: str
+    units: str
 
 
 COMPONENTS = (
-    Component("vocab", "vocabulary", "size", "--vocab-size", "--no-vocabulary", "vocab_size", "vocabulary"),
+    Component("vocab", "vocabulary", "size", "--vocab-size", "--no-vocabulary", "vocab_size", "vocabulary", "tokens"),
     Component(
-        "layer", "layers", "num_hidden_layers", "--num-hidden-layers", "--no-layers", "num_hidden_layers", "layers"
+        *("layer", "layers", "num_hidden_layers", "--num-hidden-layers", "--no-layers"),
+        *("num_hidden_layers", "layers", "layers"),
     ),
     Component(
-        "neuron", "ffn", "intermediate_size", "--intermediate-size", "--no-ffn", "intermediate_size", "FFN width"
+        *("neuron", "ffn", "intermediate_size", "--intermediate-size", "--no-ffn"),
+        *("intermediate_size", "FFN width", "neurons of the FFNs"),
     ),
-    Component("expert", "experts", "num_experts", "--num-experts", "--experts", "num_experts", "experts"),
+    Component(
+        *("expert", "experts", "num_experts", "--num-experts", "--experts", "num_experts"),
+        *("experts per layer", "experts"),
+    ),
 )

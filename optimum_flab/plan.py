@@ -112,7 +112,8 @@ class PruningPlan:
         fields = self.to_dict()
         # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
         lines = [
-            f"  {json.dumps(key)}: " + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
+            f"  {json.dumps(key)}: "
+            + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
             for key, value in fields.items()
         ]
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -187,4 +188,6 @@ def _by_name(layers: Mapping[int, list]) -> dict[str, list]:
 
 
 def _lines(layers: Mapping[str, list]) -> str:
-    return "{\n" + ",\n".join(f"    {json.dumps(layer)}: {json.dumps(kept)}" for layer, kept in layers.items()) + "\n  }"
+    return (
+        "{\n" + ",\n".join(f"    {json.dumps(layer)}: {json.dumps(kept)}" for layer, kept in layers.items()) + "\n  }"
+    )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from .components import COMPONENTS
+from .criteria import EXPERTS, LAYERS, NEURONS
 from .errors import ConfigurationError
 from .recovery.settings import RecoverySettings, contradictions
 from .section import Section, Sources
@@ -80,9 +81,7 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal["divergence", "block-influence", "last-token-cosine"] = Field(
-        "divergence", description="what ranks the layers"
-    )
+    criterion: Literal[tuple(LAYERS)] = Field("divergence", description="what ranks the layers")
     search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
 
 
@@ -94,7 +93,7 @@ class FFNSettings(Section):
         None, ge=1, description="width to keep; default: decided by the target, or all"
     )
     multiple_of: int = Field(64, ge=1, description="the width is a multiple of this")
-    criterion: Literal["obs", "energy", "energy-refit", "max-abs-weight", "first", "random"] = Field(
+    criterion: Literal[tuple(NEURONS)] = Field(
         "obs", description="what ranks the neurons, and how the rest is compensated"
     )
 
@@ -106,7 +105,7 @@ class ExpertSettings(Section):
     num_experts: int | None = Field(
         None, ge=1, description="experts to keep per layer, which takes --experts in; default: decided by the target"
     )
-    criterion: Literal["reap", "frequency", "random"] = Field("reap", description="what ranks the experts")
+    criterion: Literal[tuple(EXPERTS)] = Field("reap", description="what ranks the experts")
 
     @model_validator(mode="before")
     @classmethod

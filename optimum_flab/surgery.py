@@ -92,7 +92,9 @@ def _mixture_fields(
     if experts.shared is not None and "neuron" in sizes:
         whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
         if whole % sizes["neuron"]:
-            raise ValueError(f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons")
+            raise ValueError(
+                f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons"
+            )
         fields[experts.shared] = whole // sizes["neuron"]
     return fields
 
@@ -263,11 +265,15 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
             yield f"its layers cannot have {sizes[dimension]} {what}"
     for kept in plan.kept_neurons.values():
         if _is_nested(kept) != (family.experts is not None) or (_is_nested(kept) and len(kept) != sizes["expert"]):
-            yield "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
+            yield (
+                "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
+            )
             return
     if family.experts is not None and (groups := family.experts.group_count(model.config)) > 1:
         size = dense["expert"] // groups
-        if any(len({*Counter(expert // size for expert in kept).values()}) != 1 for kept in plan.kept_experts.values()):
+        if any(
+            len({*Counter(expert // size for expert in kept).values()}) != 1 for kept in plan.kept_experts.values()
+        ):
             yield f"its experts are not as many from each of the {groups} groups"
 
 

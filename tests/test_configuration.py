@@ -97,7 +97,17 @@ def test_it_is_an_optimum_configuration_that_writes_only_its_own_fields(tmp_path
     config.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["flab_config.json"]
     saved = json.loads((tmp_path / "flab_config.json").read_text(encoding="utf-8"))
-    assert list(saved) == ["target_ratio", "seed", "data", "vocabulary", "layers", "ffn", "experts", "recovery", "flab_version"]
+    assert list(saved) == [
+        "target_ratio",
+        "seed",
+        "data",
+        "vocabulary",
+        "layers",
+        "ffn",
+        "experts",
+        "recovery",
+        "flab_version",
+    ]
     assert saved == config.to_dict()
 
 

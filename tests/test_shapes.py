@@ -82,7 +82,10 @@ def bowl(width: int, layers: int):
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("depth", range(3))
 def test_the_search_finds_the_bottom_of_a_bowl(place, depth):
-    rows = [[Shape(vocab=60_000 - 9_000 * i + 12_000 * d, layer=24 - d, neuron=3648 + 128 * i) for i in range(5)] for d in range(3)]
+    rows = [
+        [Shape(vocab=60_000 - 9_000 * i + 12_000 * d, layer=24 - d, neuron=3648 + 128 * i) for i in range(5)]
+        for d in range(3)
+    ]
     target = rows[depth][place]
     measured = search_shape(rows, rows[0][1], bowl(target["neuron"], target["layer"]))
     assert min(measured, key=lambda candidate: candidate.bits_per_byte).shape == target

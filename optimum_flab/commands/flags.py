@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
+from ..criteria import CHOICES, Criterion
 from ..settings import SECTIONS, PrunerSettings, merge_settings, read_settings_file
 
 
 if TYPE_CHECKING:
     from argparse import Namespace, _ArgumentGroup
     from collections.abc import Sequence
+
+
+COLUMNS = 80  # of the text below the flags, which argparse leaves as it is
 
 
 class Flag(NamedTuple):
@@ -46,6 +51,33 @@ def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
     else:
         options["type"] = kinds[0] if kinds else field.annotation
     group.add_argument(flag.flag, dest=flag.setting, help=help_text.replace("%", "%%"), **options)
+
+
+def criteria_text(flags: Sequence[Flag]) -> str:
+    """The criteria that flags choose from, to stand below all flags."""
+    parts = ["Criteria: what has the lowest score goes first."]
+    for flag in flags:
+        section, _, name = flag.setting.rpartition(".")
+        if name == "criterion":
+            default = SECTIONS[section].model_fields[name].default
+            parts.append(f"{flag.flag}:")
+            parts += [_told(criterion, criterion.name == default) for criterion in CHOICES[section].values()]
+    return "\n\n".join(parts)
+
+
+def _told(criterion: Criterion, is_default: bool) -> str:
+    lines = [f"  {criterion.name}{' (default)' * is_default}"]
+    steered = ", ".join(f"{name} ({meaning})" for name, meaning in criterion.parameters.items())
+    for label, text in (
+        ("", criterion.summary),
+        ("score: ", criterion.formula),
+        ("source: ", criterion.source),
+        ("parameters: ", steered),
+    ):
+        if text:
+            hanging = {"initial_indent": " " * 4, "subsequent_indent": " " * (6 if label else 4)}
+            lines.append(fill(label + text, COLUMNS, break_on_hyphens=False, **hanging))
+    return "\n".join(lines)
 
 
 def settings_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:

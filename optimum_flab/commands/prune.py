@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..settings import check_settings
 from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups, command_line
-from .flags import Flag, add_flag, settings_from
+from .flags import Flag, add_flag, criteria_text, settings_from
 
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ FLAGS = (
 class PruneCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
+        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, criteria_text(FLAGS)
         required, optional = argument_groups(parser)
         add_model_arguments(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")

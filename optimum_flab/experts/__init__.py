@@ -1,7 +1,7 @@
 """Mixtures of experts: which experts stay, and which neurons inside them."""
 
-from .choosing import CRITERIA, ExpertCriterion, chosen_experts, rank_experts
+from .choosing import CRITERIA, chosen_experts, rank_experts
 from .narrowing import narrow_experts, survey_experts
 
 
-__all__ = ["CRITERIA", "ExpertCriterion", "chosen_experts", "narrow_experts", "rank_experts", "survey_experts"]
+__all__ = ["CRITERIA", "chosen_experts", "narrow_experts", "rank_experts", "survey_experts"]

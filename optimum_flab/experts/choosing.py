@@ -1,4 +1,4 @@
-"""Which experts stay: one row of `CRITERIA` each."""
+"""Which experts stay: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,8 @@ class ExpertUse:
     norms: torch.Tensor
 
 
+# (use, generator) -> scores of shape (experts,), of which the lowest go
 Score = Callable[[ExpertUse, torch.Generator], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class ExpertCriterion:
-    """A way to rank experts: its description with source, and `(use, generator) -> scores` of shape `(experts,)`,
-    higher is better."""
-
-    description: str
-    score: Score
 
 
 def _reap(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
@@ -53,14 +45,7 @@ def _random(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
     return torch.randperm(len(use.tokens), generator=generator)
 
 
-CRITERIA = {
-    "reap": ExpertCriterion(
-        "mean over the tokens sent to an expert of router weight times norm of its output (REAP, arXiv 2510.13999)",
-        _reap,
-    ),
-    "frequency": ExpertCriterion("number of tokens that the router sends to the expert", _frequency),
-    "random": ExpertCriterion("a seeded random choice", _random),
-}
+CRITERIA: dict[str, Score] = {"reap": _reap, "frequency": _frequency, "random": _random}
 
 
 @torch.no_grad()
@@ -69,7 +54,7 @@ def rank_experts(
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
-    criterion: ExpertCriterion,
+    score: Score,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[int, torch.Tensor]:
@@ -77,6 +62,7 @@ def rank_experts(
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        score (`Callable`): a value of `CRITERIA`.
         tick (`Callable`): called after every layer.
 
     Returns:
@@ -112,7 +98,7 @@ def rank_experts(
                 " measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the"
                 " checkpoint"
             )
-        scores[index] = criterion.score(use, generator)
+        scores[index] = score(use, generator)
         tick()
     return scores
 

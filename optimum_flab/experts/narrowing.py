@@ -9,7 +9,7 @@ from torch import nn
 
 from ..calibration import PackedTokens
 from ..families import Family
-from ..ffn import Criterion, NeuronStatistics
+from ..ffn import NeuronCriterion, NeuronStatistics
 from ..ffn.narrowing import NarrowLayer, decide
 from ..layerwise import layer_inputs, run_layer, token_importance
 from ..surgery import CutLayers
@@ -36,7 +36,7 @@ def _narrowed(
     seen: Sequence[Routed],
     importance: Sequence[torch.Tensor],
     widths: Sequence[int],
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     generator: torch.Generator,
 ) -> dict[int, NarrowLayer]:
     """What the experts of the layer at `index` keep, by width."""
@@ -64,7 +64,7 @@ def survey_experts(
     tokens: PackedTokens,
     kept_experts: Mapping[int, torch.Tensor],
     widths: Sequence[int],
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
@@ -103,7 +103,7 @@ def narrow_experts(
     kept_layers: Sequence[int],
     kept_experts: Mapping[int, torch.Tensor],
     width: int,
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,

@@ -69,7 +69,11 @@ def _fields(model: nn.Module, family: Family) -> Iterator[str]:
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
         **{f"absent.{field}": field for field in family.absent},
-        **({} if family.experts is None else {f"experts.{name}": field for name, field in family.experts.fields.items()}),
+        **(
+            {}
+            if family.experts is None
+            else {f"experts.{name}": field for name, field in family.experts.fields.items()}
+        ),
     }
     for fact, field in facts.items():
         if field is not None and not hasattr(model.config, field):
@@ -351,9 +355,7 @@ def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
     return bool(((result - sum(parts)).abs() <= rounding).all())
 
 
-def _neurons(
-    family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]
-) -> Iterator[str]:
+def _neurons(family: Family, layer: nn.Module, index: int, run: tuple[torch.Tensor, torch.Tensor]) -> Iterator[str]:
     """Whether the output projection of an FFN is what it is said to be."""
     read, given = run
     if not _same(given, nn.functional.linear(read, family.ffn_out_matrix(layer), family.ffn_out(layer).bias)):
@@ -383,9 +385,7 @@ def _experts(
         yield f"experts: those of layer {index} do not multiply their neurons by {family.ffn_out_name}"
 
 
-def _run_permuted(
-    family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]
-) -> None:
+def _run_permuted(family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
     """Runs a layer whose neurons and experts changed places in every tensor that has them; experts of a group stay
     together."""
     state = layer.state_dict()

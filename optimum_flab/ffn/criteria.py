@@ -1,4 +1,4 @@
-"""What ranks neurons: one row of `CRITERIA` each."""
+"""What ranks neurons: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ Select = Callable[[NeuronStatistics, Sequence[int], torch.Generator], Selection]
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """A way to choose neurons.
+class NeuronCriterion:
+    """How a criterion of [`~optimum_flab.criteria.NEURONS`] is computed.
 
     Args:
-        description (`str`): what it does, with its source.
         select (`Callable`): `(statistics, widths, generator) -> {width: sorted kept indices}`.
         needs_statistics (`bool`): whether it reads activations; without them and without refit no calibration is run.
         compensates (`bool`): whether `down_proj` is refitted by least squares afterwards.
     """
 
-    description: str
     select: Select
     needs_statistics: bool
     compensates: bool
@@ -59,17 +57,10 @@ def _random(statistics: NeuronStatistics, widths: Sequence[int], generator: torc
 
 
 CRITERIA = {
-    "obs": Criterion(
-        "optimal-brain-surgeon elimination in blocks, output weights refitted (Hassibi and Stork 1992)",
-        _obs,
-        True,
-        True,
-    ),
-    "energy": Criterion("mean square activation times squared norm of the output weights", _energy, True, False),
-    "energy-refit": Criterion("as energy, output weights refitted by least squares", _energy, True, True),
-    "max-abs-weight": Criterion("sum of the largest absolute weights into the neuron", _max_abs_weight, False, False),
-    "first": Criterion(
-        "the first neurons, as the reference code of arXiv 2412.15921 keeps them", _first, False, False
-    ),
-    "random": Criterion("a seeded random choice", _random, False, False),
+    "obs": NeuronCriterion(_obs, needs_statistics=True, compensates=True),
+    "energy": NeuronCriterion(_energy, needs_statistics=True, compensates=False),
+    "energy-refit": NeuronCriterion(_energy, needs_statistics=True, compensates=True),
+    "max-abs-weight": NeuronCriterion(_max_abs_weight, needs_statistics=False, compensates=False),
+    "first": NeuronCriterion(_first, needs_statistics=False, compensates=False),
+    "random": NeuronCriterion(_random, needs_statistics=False, compensates=False),
 }

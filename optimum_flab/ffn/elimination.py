@@ -11,11 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..criteria import BLOCKS, DAMPING
 from .statistics import NeuronStatistics
-
-
-DAMPING = 0.3  # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how it was chosen
-BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
 
 
 def damped(statistics: NeuronStatistics, damping: float = DAMPING) -> tuple[torch.Tensor, torch.Tensor]:

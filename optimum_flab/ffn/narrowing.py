@@ -11,7 +11,7 @@ from torch import nn
 from ..calibration import PackedTokens
 from ..families import Family
 from ..layerwise import captured, layer_inputs, run_layer, token_importance
-from .criteria import Criterion
+from .criteria import NeuronCriterion
 from .elimination import damped, refit
 from .statistics import NeuronStatistics
 
@@ -36,7 +36,7 @@ def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
 
 
 def decide(
-    statistics: NeuronStatistics, widths: Sequence[int], criterion: Criterion, generator: torch.Generator
+    statistics: NeuronStatistics, widths: Sequence[int], criterion: NeuronCriterion, generator: torch.Generator
 ) -> dict[int, NarrowLayer]:
     """What the neurons of these statistics keep, by width."""
     chosen = criterion.select(statistics, widths, generator)
@@ -53,7 +53,7 @@ def survey(
     family: Family,
     tokens: PackedTokens,
     widths: Sequence[int],
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
@@ -105,7 +105,7 @@ def narrow(
     tokens: PackedTokens,
     kept_layers: Sequence[int],
     width: int,
-    criterion: Criterion,
+    criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,

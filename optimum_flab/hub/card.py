@@ -306,6 +306,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "held_out": tables.held_out_table(facts),
         "held_out_lead": held_out_lead(facts),
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
+        "criteria": tables.criteria(facts),
         "provenance": tables.provenance_rows(facts, base),
         "loss_curve": facts.loss_curve,
         "architecture": facts.architecture,

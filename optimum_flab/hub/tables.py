@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from ..components import COMPONENTS
+from ..components import COMPONENTS, Component
+from ..criteria import CHOICES
 from ..evaluation.comparison import Score, metric_text, retained, retention_text, score_text
 from .facts import (
     Facts,
@@ -28,6 +29,7 @@ from .facts import (
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
 MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
 MISSING = "not recorded"
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)")
 # what means something in Markdown, and what makes a link of an address
 MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
@@ -362,6 +364,33 @@ def settings_yaml(facts: Facts) -> str:
     if asked := at(facts.recovery, "settings"):
         settings["recovery"] = asked
     return yaml.safe_dump(without_paths(settings, facts.datasets), sort_keys=False, allow_unicode=True).strip()
+
+
+def criteria(facts: Facts) -> list[str]:
+    """By which criteria it was chosen what went, a paragraph for each component that something was removed from."""
+    return [
+        _criterion(part, chosen)
+        for part in COMPONENTS
+        if part.section in CHOICES
+        and _is_smaller(facts.report, part.reported)
+        and isinstance(chosen := at(facts.settings, part.section, "criterion"), str)
+    ]
+
+
+def _is_smaller(report: Mapping[str, Any], size: str) -> bool:
+    before, after = (number_at(report, side, size) for side in ("dense", "pruned"))
+    return before is not None and after is not None and after < before
+
+
+def _criterion(part: Component, name: str) -> str:
+    start = f"**{part.units[0].upper()}{part.units[1:]}** by {code([name])[0]}"
+    criterion = CHOICES[part.section].get(name)
+    if criterion is None:
+        return f"{start}, which this version of `optimum-flab` does not know."
+    source = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", criterion.source)
+    steered = ", ".join(f"`{parameter}` ({meaning})" for parameter, meaning in criterion.parameters.items())
+    parts = [f"{start}: {criterion.summary}", f"Score: `{criterion.formula}`", f"Source: {source}"]
+    return ". ".join([*parts, *([f"Parameters: {steered}"] if steered else [])]) + "."
 
 
 def sources(named: Any, default: str, facts: Facts) -> str:

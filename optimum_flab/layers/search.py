@@ -1,4 +1,4 @@
-"""In which order layers are removed: one row of `CRITERIA` each."""
+"""In which order layers go: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,8 @@ Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick], Itera
 
 @dataclass(frozen=True)
 class LayerCriterion:
-    """A way to rank layers: its description with source, and the removals in order, computed as they are asked for."""
+    """How a criterion of [`~optimum_flab.criteria.LAYERS`] is computed: the removals in order, as asked for."""
 
-    description: str
     removals: Order
 
 
@@ -150,14 +149,7 @@ def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: Non
 
 
 CRITERIA = {
-    "divergence": LayerCriterion(
-        "greedy search by KL(dense ‖ pruned) of the next-token distribution (arXiv 2412.15921)", greedy_divergence
-    ),
-    "block-influence": LayerCriterion(
-        "1 - mean cosine of a layer's input and output over all tokens (ShortGPT, arXiv 2403.03853)", _block_influence
-    ),
-    "last-token-cosine": LayerCriterion(
-        "as block influence on the last token of each text only (reference code of arXiv 2412.15921)",
-        _last_token_cosine,
-    ),
+    "divergence": LayerCriterion(greedy_divergence),
+    "block-influence": LayerCriterion(_block_influence),
+    "last-token-cosine": LayerCriterion(_last_token_cosine),
 }

@@ -15,6 +15,7 @@ from optimum_flab.commands.base import command_line, terminal
 from optimum_flab.commands.flags import settings_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
+from optimum_flab.criteria import CHOICES
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.settings import PrunerSettings, check_settings
 
@@ -84,6 +85,22 @@ def test_every_flag_is_explained_with_its_default():
     for default in ("(default: 32768)", "(default: 512)", "(default: 20000)", "(default: obs)", "(default: float32)"):
         assert default in text
     assert text.count("default: ") >= len(FLAGS)
+
+
+def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
+    result = cli("flab", "prune", "--help")
+    below = result.stdout.partition("\nCriteria: ")[2]
+    assert below.isascii() and max(map(len, below.splitlines())) <= 80
+    text = " ".join(below.split())
+    for section, choices in CHOICES.items():
+        default = getattr(PrunerSettings(), section).criterion
+        for criterion in choices.values():
+            shown = f"{criterion.name} (default) " if criterion.name == default else f"{criterion.name} "
+            assert (
+                f" {shown}{criterion.summary} score: {criterion.formula} source: {criterion.source}" in f" {text}"
+            ), criterion.name
+            for name, meaning in criterion.parameters.items():
+                assert f"{name} ({meaning})" in text
 
 
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.flag)

@@ -177,14 +177,19 @@ def test_a_model_that_gives_nan_is_refused():
     model = member("mixtral")
     model.model.layers[1].mlp.experts.down_proj[:, 0, 0] = torch.nan
     with pytest.raises(FlabError, match="the experts of layer 1 give NaN"):
-        rank_experts(model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, CRITERIA["reap"], generator())
+        rank_experts(
+            model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, CRITERIA["reap"], generator()
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"kept_experts": {0: [0, 1], 1: [0, 1], 2: [0, 1], 3: [0, 1]}}, "experts are not those of its layers"),
-        ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 5, 4]}}, "experts are not ascending numbers below the model's 8"),
+        (
+            {"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 5, 4]}},
+            "experts are not ascending numbers below the model's 8",
+        ),
         ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 4, 5, 6, 7]}}, "different numbers of experts"),
         ({"kept_experts": {2: [0, 1, 2, 4], 3: [0, 1, 2, 4]}}, "not as many from each of the 2 groups"),
         ({"kept_experts": {2: [0, 4], 3: [0, 4]}}, "cannot have 2 experts"),

@@ -13,6 +13,7 @@ from hub.card_rules import card_errors
 from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of
 from huggingface_hub import ModelCard
 
+from optimum_flab.criteria import LAYERS, NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import render_card, write_card
 from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
@@ -198,6 +199,39 @@ def test_a_card_states_what_is_recorded_and_no_more(pruned, report):
     assert "| calibration | a sample of the corpus (" in render_card(pruned).card.text
     write_json(pruned / "flab_config.json", {})
     assert "| corpus | not recorded (" in render_card(pruned).card.text
+
+
+def test_the_card_quotes_the_criteria_by_which_something_went(pruned, report):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    layers, neurons = LAYERS["divergence"], NEURONS["obs"]
+    made = sections(render_card(pruned).card.text)["## How it was made"]
+    assert f"- **Layers** by `divergence`: {layers.summary}. Score: `{layers.formula}`. Source: after Flab" in made
+    assert f"- **Neurons of the FFNs** by `obs`: {neurons.summary}. Score: `{neurons.formula}`. Source: " in made
+    assert "[arXiv 2412.15921](https://arxiv.org/abs/2412.15921). Parameters: `layers.search_tokens` (" in made
+    # nothing of a component that is as it was, whatever the settings say
+    change_report(pruned, pruned={**report["pruned"], "num_hidden_layers": report["dense"]["num_hidden_layers"]})
+    text = render_card(pruned).card.text
+    assert "**Layers** by" not in text and "**Neurons of the FFNs** by `obs`" in text
+    change_report(pruned, pruned=report["dense"])
+    assert "lowest score" not in render_card(pruned).card.text
+    # another choice, one of another version, and none
+    change_report(pruned, pruned=report["pruned"])
+    of = {"layers": {**config["layers"], "criterion": "block-influence"}, "ffn": {"criterion": "of | *yours*"}}
+    write_json(pruned / "flab_config.json", {**config, **of})
+    text = render_card(pruned).card.text
+    assert "- **Layers** by `block-influence`: " in text and "[arXiv 2403.03853](https://arxiv.org/abs/2403.0" in text
+    assert "- **Neurons of the FFNs** by `of \\| *yours*`, which this version of `optimum-flab` does not know." in text
+    write_json(pruned / "flab_config.json", {})
+    assert "lowest score" not in render_card(pruned).card.text
+
+
+def test_of_a_plan_that_was_applied_the_card_quotes_the_criteria_that_made_it(pruned):
+    (pruned / "flab_config.json").unlink()
+    plan = json.loads((pruned / "flab_plan.json").read_text(encoding="utf-8"))
+    plan["settings"]["layers"]["criterion"] = "last-token-cosine"
+    write_json(pruned / "flab_plan.json", plan)
+    text = render_card(pruned).card.text
+    assert "- **Layers** by `last-token-cosine`: " in text and "- **Neurons of the FFNs** by `obs`: " in text
 
 
 @pytest.mark.parametrize(

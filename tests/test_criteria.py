@@ -1,0 +1,157 @@
+"""Every criterion is described, chosen, computed and printed under one name, and its formula is what is computed."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from optimum_flab import criteria, experts, ffn, layers
+from optimum_flab.commands.prune import FLAGS
+from optimum_flab.components import COMPONENTS
+from optimum_flab.criteria import CHOICES, LAYERS, NEURONS
+from optimum_flab.divergence import OutputHead
+from optimum_flab.families import family_for
+from optimum_flab.ffn import NeuronStatistics
+from optimum_flab.settings import SECTIONS, PrunerSettings
+
+from .conftest import random_tokens, tiny_model
+
+
+COMPUTED = {"layers": layers.CRITERIA, "ffn": ffn.CRITERIA, "experts": experts.CRITERIA}
+EVERY = [(section, name) for section, choices in CHOICES.items() for name in choices]
+
+
+# --- nothing was forgotten
+
+
+def test_every_section_that_has_a_criterion_is_known_everywhere():
+    sections = {name for name, section in SECTIONS.items() if "criterion" in section.model_fields}
+    assert sections == set(CHOICES), "a section of the settings and CHOICES in optimum_flab/criteria.py"
+    assert sections == set(COMPUTED), "a section of the settings and COMPUTED in this test"
+    assert sections <= {part.section for part in COMPONENTS}
+    assert sections <= {flag.setting.partition(".")[0] for flag in FLAGS if flag.setting.endswith(".criterion")}
+
+
+@pytest.mark.parametrize("section", CHOICES)
+def test_names_are_those_of_the_setting_and_of_the_functions(section):
+    described, computed = CHOICES[section], COMPUTED[section]
+    assert described.keys() - computed.keys() == set(), "described in optimum_flab/criteria.py, but not computed"
+    assert computed.keys() - described.keys() == set(), "computed, but not described in optimum_flab/criteria.py"
+    assert get_args(SECTIONS[section].model_fields["criterion"].annotation) == tuple(described)
+
+
+@pytest.mark.parametrize(("section", "name"), EVERY)
+def test_a_description_says_all_and_can_be_printed(section, name):
+    criterion = CHOICES[section][name]
+    assert criterion.name == name
+    for text in (criterion.summary, criterion.formula, criterion.source, *criterion.parameters.values()):
+        assert text and text.isascii() and "\n" not in text and not text.endswith("."), text
+    settings = PrunerSettings().model_dump()
+    for parameter in criterion.parameters:
+        *inside, field = parameter.split(".")
+        known = settings[inside[0]] if inside else {**settings, **{constant.lower(): 0 for constant in vars(criteria)}}
+        assert field in known, f"{name} has no parameter {parameter}"
+
+
+# --- a formula is what is computed
+
+NEURON_COUNT, HIDDEN, TOKENS = 12, 5, 60
+
+
+@pytest.fixture
+def tokens():
+    """Activations x, their weights c, dense output weights and incoming matrices, in float64."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(TOKENS, NEURON_COUNT, generator=generator) @ torch.randn(
+        NEURON_COUNT, NEURON_COUNT, generator=generator
+    )
+    c = torch.rand(TOKENS, generator=generator) + 0.1
+    w = torch.randn(HIDDEN, NEURON_COUNT, generator=generator)
+    incoming = [torch.randn(NEURON_COUNT, HIDDEN, generator=generator) for _ in range(2)]
+    return x.double(), c.double(), w.double(), incoming
+
+
+def scored_obs(x, c, w, left):
+    h = sum(c[t] * torch.outer(x[t, left], x[t, left]) for t in range(TOKENS))
+    pull = criteria.DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
+    h = h + pull * torch.eye(len(left), dtype=h.dtype)
+    towards = sum(c[t] * torch.outer(w @ x[t], x[t, left]) for t in range(TOKENS)) + pull * w[:, left]
+    refitted = towards @ torch.linalg.inv(h)
+    return refitted.square().sum(dim=0) / torch.linalg.inv(h).diagonal()
+
+
+def lowest_go(scores, width):
+    return sorted(scores.argsort(descending=True)[:width].tolist())
+
+
+def selected(name, tokens, width, seed=0):
+    x, c, w, incoming = tokens
+    statistics = NeuronStatistics.empty(w, incoming)
+    statistics.add(x, x @ w.T, c)
+    kept = ffn.CRITERIA[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
+    return kept.tolist()
+
+
+def test_neurons_go_by_the_formulas(tokens):
+    x, c, w, incoming = tokens
+    left = list(range(NEURON_COUNT))
+    energy = torch.stack([(c * x[:, k].square()).sum() * w[:, k].square().sum() for k in left])
+    largest = torch.stack([sum(matrix[k].abs().max() for matrix in incoming) for k in left])
+    permutation = torch.randperm(NEURON_COUNT, generator=torch.Generator().manual_seed(7))
+    expected = {
+        "energy": energy,
+        "energy-refit": energy,
+        "max-abs-weight": largest,
+        "first": -torch.arange(NEURON_COUNT),
+        "random": -permutation.argsort(),
+    }
+    assert set(expected) | {"obs"} == set(NEURONS)
+    assert NEURON_COUNT < criteria.BLOCKS  # so that one neuron goes at a time
+    while len(left) > 4:
+        del left[int(scored_obs(x, c, w, left).argmin())]
+        assert selected("obs", tokens, len(left)) == left
+        for name, scores in expected.items():
+            assert selected(name, tokens, len(left), seed=7) == lowest_go(scores, len(left)), name
+
+
+def documents(packed):
+    """The ids of every packed document, alone in a row."""
+    for ids, places, mask in zip(packed.input_ids, packed.position_ids, packed.mask, strict=True):
+        starts = torch.nonzero(places[mask] == 0).flatten().tolist()
+        yield from (document[None] for document in ids[mask].tensor_split(starts[1:]))
+
+
+def test_layers_go_by_the_formulas():
+    model, packed = tiny_model("qwen2"), random_tokens(documents=8)
+    family = family_for(model.config)
+    decoder = family.decoder_layers(model)
+    cosines: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(decoder))}
+
+    def watched(index):
+        def see(module, args, output):
+            after = output[0] if isinstance(output, tuple) else output
+            cosines[index].append(torch.cosine_similarity(args[0][0], after[0], dim=-1))
+
+        return see
+
+    handles = [layer.register_forward_hook(watched(index)) for index, layer in enumerate(decoder)]
+    for document in documents(packed):
+        model(document)
+    for handle in handles:
+        handle.remove()
+    expected = {
+        "block-influence": {index: 1 - float(torch.cat(found).mean()) for index, found in cosines.items()},
+        "last-token-cosine": {
+            index: 1 - float(torch.stack([of_document[-1] for of_document in found]).mean())
+            for index, found in cosines.items()
+        },
+    }
+    # `divergence` is held against whole forward passes in layers/test_search.py
+    assert set(expected) | {"divergence"} == set(LAYERS)
+    for name, scores in expected.items():
+        order = list(layers.CRITERIA[name].removals(model, family, packed, 4, OutputHead(model, family)))
+        assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
+        for removal in order:
+            assert removal.score == pytest.approx(scores[removal.layer], abs=1e-5)
