@@ -80,24 +80,15 @@ class ParameterCounts:
 
     def components(self, shape: Mapping[str, int]) -> dict[str, int]:
         """Parameters per component of a model of this shape."""
-        mixture = "expert" in shape
-        sums = dict.fromkeys(
-            (
-                "vocabulary",
-                "experts" if mixture else "ffn",
-                "rest of these layers" if mixture else "attention and norms",
-                "other",
-            ),
-            0,
-        )
-        vocabulary, wide, layers, other = sums
+        wide, layers = ("experts", "rest of these layers") if "expert" in shape else ("ffn", "attention and norms")
+        sums = dict.fromkeys(("vocabulary", wide, layers, "other"), 0)
         for dimensions in self.terms:
             if "vocab" in dimensions:
-                name = vocabulary
-            elif "neuron" in dimensions or "expert" in dimensions:
+                name = "vocabulary"
+            elif {"neuron", "expert"} & set(dimensions):
                 name = wide
             else:
-                name = layers if "layer" in dimensions else other
+                name = layers if "layer" in dimensions else "other"
             sums[name] += self._parameters(dimensions, shape)
         return sums
 

@@ -1,4 +1,4 @@
-"""By what layers, neurons and experts are chosen: every criterion in words. Light: the command line and the card quote it.
+"""By what layers, neurons and experts are chosen: every criterion in words. Light: command line and card quote it.
 
 What computes a criterion stands in the room of its component, under the same name: `layers/search.py`,
 `ffn/criteria.py` and `experts/choosing.py`. `docs/criteria.md` says how to add one.

@@ -134,7 +134,7 @@ def narrow_experts(
 
 
 def _number(kept_experts: Mapping[int, torch.Tensor]) -> dict[str, int]:
-    return {"expert": len(kept) for kept in kept_experts.values()}
+    return {"expert": len(next(iter(kept_experts.values())))} if kept_experts else {}
 
 
 def _upwards(

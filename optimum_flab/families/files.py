@@ -61,7 +61,8 @@ def save_family(family: Family, folder: str | Path) -> None:
 
 def _said(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "string_pattern_mismatch" and "tensors" in fault["loc"]:
-        return f"{fault['input']!r} is not an axis; take null, one of {', '.join(DIMENSIONS)}, one with *2 behind it, or 2* before it"
+        known = ", ".join(DIMENSIONS)
+        return f"{fault['input']!r} is not an axis; take null, one of {known}, one with *2 behind it or 2* before it"
     if fault["type"] == "extra_forbidden":
         return "there is no such field"
     return fault["msg"]

@@ -106,16 +106,19 @@ def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.flag)
 def test_every_flag_gives_its_own_setting_and_no_other(flag):
     values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
-    switch = flag.flag.startswith("--no-") or flag.flag == "--keep-used"
+    values["--expert-criterion"] = "frequency"
+    *section, name = flag.setting.split(".")
+    wanted = PrunerSettings().model_dump()
+    into = wanted[section[0]] if section else wanted
+    switch = isinstance(into[name], bool)
     if switch:
         value = not flag.flag.startswith("--no-")
     else:
         value = values.get(flag.flag, 1024 if flag.metavar == "N" else "a, b[c]")
     asked = parse(flag.flag) if switch else parse(flag.flag, value)
 
-    *section, name = flag.setting.split(".")
-    wanted = PrunerSettings().model_dump()
-    into = wanted[section[0]] if section else wanted
+    if flag.flag == "--num-experts":
+        into["enabled"] = True
     into[name] = [value] if isinstance(into[name], list) else value
     assert check_settings(asked).model_dump() == wanted
 

@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
 from optimum_flab.budget import Shape, count_parameters, shape_of
 from optimum_flab.calibration import PackedTokens
+from optimum_flab.divergence import final_hidden
 from optimum_flab.families import check_family, family_for, known_families
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import narrow, survey
@@ -48,13 +49,15 @@ def test_every_parameter_is_counted_once(anyone):
     family = family_for(model.config)
     counts, shape = count_parameters(model, family), shape_of(model, family)
     assert counts.total(shape) == sum(parameter.numel() for parameter in model.parameters())
-    smaller = resized_config(model.config, family, range(2), {"neuron": 8, "vocab": 40})
+    fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40}
+    layers = [index for index in range(LAYERS) if index not in family.pruned_layers(model)[1:]]
+    if family.experts is not None:
+        sizes["expert"] = family.experts.fewest(model.config)
     with torch.device("meta"):
-        other = AutoModelForCausalLM.from_config(smaller)
+        other = AutoModelForCausalLM.from_config(resized_config(model.config, family, layers, sizes))
     other.tie_weights()
-    found = shape_of(other, family)
-    assert found == Shape(vocab=40, layer=2, neuron=8)
-    assert counts.total(found) == sum(parameter.numel() for parameter in other.parameters())
+    assert shape_of(other, family) == Shape(sizes, layer=fixed + 1)
+    assert counts.total(shape_of(other, family)) == sum(parameter.numel() for parameter in other.parameters())
 
 
 def test_a_model_and_its_checkpoint_have_one_hash(anyone, tmp_path):
@@ -148,7 +151,8 @@ def test_no_field_of_a_configuration_is_forgotten(anyone):
     """A list with an entry per layer, or a number of layers, that a newer transformers brings."""
     model = anyone
     family = family_for(model.config)
-    named = {*family.per_layer, *family.layer_counts, *family.sizes.values()}
+    mixed = () if family.experts is None else family.experts.fields.values()
+    named = {*family.per_layer, *family.layer_counts, *family.sizes.values(), *family.absent, *mixed}
     periods = {"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}
     for name, value in model.config.to_dict().items():
         if isinstance(value, (list, tuple)) and len(value) == LAYERS:
@@ -161,10 +165,15 @@ def test_documents_of_one_row_do_not_see_each_other(anyone):
     model = anyone
     ids = torch.randint(VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(3))
     positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
-    packed = PackedTokens(ids, positions, torch.ones_like(ids, dtype=torch.bool))
-    together = model(**packed.model_inputs()).logits
-    apart = [model(part, use_cache=False).logits for part in (ids[:, :5], ids[:, 5:])]
-    torch.testing.assert_close(together, torch.cat(apart, 1), rtol=1e-4, atol=1e-4)
+
+    def read(*columns):
+        rows = (ids[:, slice(*columns)], positions[:, slice(*columns)])
+        packed = PackedTokens(*rows, torch.ones_like(rows[0], dtype=torch.bool))
+        return final_hidden(model, family_for(model.config), packed, 1)
+
+    torch.testing.assert_close(read(0, 12), torch.cat([read(0, 5), read(5, 12)]), rtol=1e-4, atol=1e-4)
+    alone = model.base_model(ids[:, :5], use_cache=False).last_hidden_state[0, :4]
+    torch.testing.assert_close(read(0, 5), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", known_families())
@@ -172,5 +181,7 @@ def test_the_classes_offer_no_option_that_names_layers_unseen(model_type):
     fields = inspect.signature(CONFIG_MAPPING[model_type].__init__).parameters
     family = family_for(member(model_type).config)
     lists = {name for name in fields if name.endswith(("layer_types", "_layers", "layers_types")) and name[0] != "_"}
-    known = {*family.per_layer, *family.layer_counts, family.sizes["layer"]}
+    mixed = () if family.experts is None else family.experts.fields.values()
+    known = {*family.per_layer, *family.layer_counts, family.sizes["layer"], *mixed}
+    known |= {name for name, other in CONFIG_MAPPING[model_type].attribute_map.items() if other in family.absent}
     assert lists <= known | {"pretraining_tp"}, lists - known
