@@ -27,7 +27,7 @@ from optimum_flab import PruningPlan
 from optimum_flab.families import family_for
 from optimum_flab.loading import shards, weights_hash
 from optimum_flab.surgery import resized_config
-from optimum_flab.tensors import StoredTensors, own_tensors
+from optimum_flab.tensors import StoredTensors, WrittenTensors
 
 
 SIZES = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}
@@ -76,7 +76,7 @@ def make_checkpoint(like: Path, folder: Path) -> None:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     places, part, size = {}, {}, 0
-    names = list(own_tensors(model).items())
+    names = list(WrittenTensors(model).outlines.items())
     for number, (name, outline) in enumerate(names):
         part[name] = noise.repeat(-(-outline.numel() // len(noise)))[: outline.numel()].reshape(outline.shape)
         size += 2 * outline.numel()

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from .errors import FlabError
 from .families import Family
 from .loading import WEIGHTS
-from .tensors import own_tensors, stored_names, write_tensors
+from .tensors import WrittenTensors, write_tensors, written_parts
 from .vocabulary import OLDER_CLASS, differences, save_tokenizer
 
 
@@ -60,9 +60,9 @@ def _save_streamed(model: PreTrainedModel, folder: Path, tensors: Iterable[tuple
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    names = stored_names(model)
-    stored = ((names[name], tensor) for name, tensor in tensors)
-    write_tensors(folder / WEIGHTS, own_tensors(model), stored, {"format": "pt"})
+    parts = (written_parts(model, name, tensor) for name, tensor in tensors)
+    stored = (item for part in parts for item in part.items())
+    write_tensors(folder / WEIGHTS, WrittenTensors(model).outlines, stored, {"format": "pt"})
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

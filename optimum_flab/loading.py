@@ -21,7 +21,7 @@ from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
 from .families import FAMILY_NAME, Family, check_family, family_for
 from .licenses import is_license_file
-from .tensors import DTYPES, StoredTensors, own_tensors
+from .tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
@@ -74,7 +74,7 @@ class DenseModel:
         folder (`Path`, *optional*): where its files are.
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
-        stored ([`StoredTensors`], *optional*): the weights, where the model is on the meta device.
+        stored ([`~tensors.ModelTensors`], *optional*): the weights, where the model is on the meta device.
     """
 
     model: PreTrainedModel
@@ -86,7 +86,7 @@ class DenseModel:
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
-    stored: StoredTensors | None = None
+    stored: ModelTensors | None = None
 
 
 @dataclass(frozen=True)
@@ -652,23 +652,20 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
 
 def _outlined(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, StoredTensors] | None:
-    """A model on the meta device with the tensors that it would be loaded from; `None` where transformers would make
-    others of them."""
+) -> tuple[PreTrainedModel, ModelTensors] | None:
+    """A model on the meta device with its tensors, which are made of the stored ones when they are asked for; `None`
+    where that cannot be."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     has_settings = (files.folder / "generation_config.json").is_file()
     if files.gguf is not None or files.revision is not None or not has_settings:
         return None
-    try:
-        stored = StoredTensors(shards(files.folder))
-    except ValueError:
-        return None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
-    shapes = {name: tensor.shape for name, tensor in own_tensors(model).items()}
-    if shapes != {name: outline.shape for name, outline in stored.outlines.items()}:
+    try:
+        stored = ModelTensors(model, StoredTensors(shards(files.folder)))
+    except ValueError:
         return None
     model.generation_config = GenerationConfig.from_pretrained(files.folder)
     return model, stored
@@ -912,15 +909,15 @@ def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.d
 def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
-    A tensor of a model with several names (a tied output head) counts once, see [`~tensors.own_tensors`], so that a
-    model and the checkpoint saved from it agree.
+    A tensor of a model with several names (a tied output head) counts once, see [`~tensors.WrittenTensors`], so that
+    a model and the checkpoint saved from it agree.
 
     Args:
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.
         dtype (`torch.dtype`, *optional*): hash the weights as if they were in this type; with the type they are stored
             in, a model has one hash whatever it is computed in.
     """
-    tensors = own_tensors(weights) if isinstance(weights, torch.nn.Module) else weights
+    tensors = WrittenTensors(weights) if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256()
     for name in sorted(tensors, reverse=True):
         tensor = tensors[name].detach()

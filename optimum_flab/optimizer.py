@@ -49,7 +49,7 @@ from .settings import DataSettings
 from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
 from .surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
-from .tensors import StoredTensors, stored_names
+from .tensors import StoredTensors, WrittenTensors
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -524,7 +524,7 @@ class FlabOptimizer:
             return narrow(self.dense.model, self.family, calibration, kept_layers, *arguments, tick)
 
     def _base_hash(self) -> str:
-        return weights_hash(self.dense.stored or self.dense.model, self.dense.storage_dtype)
+        return weights_hash(WrittenTensors(self.dense.model, self.dense.stored), self.dense.storage_dtype)
 
     def _plan(
         self,
@@ -631,9 +631,7 @@ class FlabOptimizer:
             return
         stored = self.dense.stored
         dense = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored.items())
-        names = {stored_name: name for name, stored_name in stored_names(self.dense.model).items()}
-        model_tensors = ((names[name], tensor) for name, tensor in dense)
-        tensors = pruned_tensors(model_tensors, self.family, pruned.plan, dtypes_of(pruned.model))
+        tensors = pruned_tensors(dense, self.family, pruned.plan, dtypes_of(pruned.model))
         save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
         pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from .errors import FlabError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightTransform
 
 
 # what safetensors files call the types of tensors
@@ -80,23 +82,164 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def stored_names(model: PreTrainedModel) -> dict[str, str]:
-    """What the tensors of a model, by their names there, are called in the checkpoints that transformers writes: some
-    have their older names there."""
+class ModelTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a model under its own names, over what is stored. Each is made when it is asked for, of its
+    stored pieces and by the conversions of transformers: a mixture of experts is stored one expert at a time, and
+    some tensors under older names.
+
+    Args:
+        model (`PreTrainedModel`): on the meta device, its weights tied. As by `from_pretrained`, it is told which
+            conversions were used, for they are reverted in writing.
+        stored ([`StoredTensors`]): what it would be loaded from.
+
+    Raises:
+        `ValueError`: what is stored does not make exactly the tensors of the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, stored: StoredTensors):
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter
+
+        self.model, self.stored = model, stored
+        conversions = get_model_conversion_mapping(model)
+        self._pieces = _pieces(model, stored, conversions)
+        converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
+        self._converters = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+        self._groups: dict[str, str] = {}
+        self.outlines: dict[str, torch.Tensor] = {}
+        for group in self._pieces:
+            made = self._made(group, stored.outlines)
+            self._groups |= dict.fromkeys(made, group)
+            self.outlines |= made
+        needed = {name: tensor.shape for name, tensor in own_tensors(model).items()}
+        if needed != {name: outline.shape for name, outline in self.outlines.items()}:
+            raise ValueError(f"what is stored does not make the tensors of a {type(model).__name__}")
+        model._weight_conversions = [conversion for conversion in conversions if conversion.was_used()]
+
+    def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors that the pieces of a group make, or the outlines of both."""
+        pieces = self._pieces[group]
+        pattern = next(iter(pieces.values()))
+        if pattern is None:
+            if len(pieces) > 1:
+                raise ValueError(f"{' and '.join(pieces)} are one tensor of a {type(self.model).__name__}")
+            return {group: tensors[next(iter(pieces))]}
+        converter = copy.deepcopy(self._converters[pattern])
+        for name, pattern in pieces.items():
+            converter.add_tensor(group, name, pattern, tensors[name])
+        try:
+            made = converter.convert(group, model=self.model, config=self.model.config)
+        except (AttributeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"the pieces of {group} do not fit ({error})") from error
+        return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._made(self._groups[name], self.stored)[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._groups
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+
+def _pieces(
+    model: PreTrainedModel, stored: Iterable[str], conversions: Sequence[WeightTransform]
+) -> dict[str, dict[str, str | None]]:
+    """What is made of which stored tensors, found as transformers' `convert_and_load_state_dict_in_model` does.
+
+    Returns:
+        `dict[str, dict[str, str | None]]`: for a tensor of the model, the first if several are made together, the
+            stored ones in the order in which transformers takes them, each with the pattern of the conversion that
+            turns them into it, if any does.
+
+    Raises:
+        `ValueError`: one is for no tensor of the model.
+    """
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    renamings = [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]
+    converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
+    known, prefix = model.state_dict(), model.base_model_prefix
+    pieces: dict[str, dict[str, str | None]] = {}
+    for name in sorted(stored, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, prefix, known)
+        if target not in known and name in known:
+            target, pattern = rename_source_key(name, [], [], prefix, known)
+        if target not in known:
+            raise ValueError(f"{name} is no tensor of a {type(model).__name__}")
+        pieces.setdefault(target, {})[name] = pattern
+    return pieces
+
+
+class WrittenTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a model as transformers writes them: a mixture of experts one expert at a time, some tensors
+    under older names, and tied ones once.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its tensors under its own names, see [`own_tensors`].
+            Defaults to those in it.
+
+    Raises:
+        [`FlabError`]: transformers puts tensors of this class together, so that it cannot be written one by one.
+    """
+
+    def __init__(self, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor] | None = None):
+        from transformers.core_model_loading import revert_weight_conversion
+
+        own = own_tensors(model)
+        self.model, self.tensors = model, own if tensors is None else tensors
+        outlines = {name: torch.empty_like(tensor, device="meta") for name, tensor in own.items()}
+        self.outlines: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(outlines))
+        names = {id(outline): name for name, outline in outlines.items()}
+        self._origins = {part: names.pop(id(outline), None) for part, outline in self.outlines.items()}
+        for name in names.values():  # what was not merely renamed
+            for part, outline in written_parts(model, name, outlines[name]).items():
+                if part not in self.outlines or outline.shape != self.outlines[part].shape:
+                    raise FlabError(
+                        f"transformers writes {part} of several tensors of a {type(model).__name__}, which is not"
+                        " supported; prune another model"
+                    )
+                self._origins[part] = name
+        self._latest: dict[str, dict[str, torch.Tensor]] = {}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        origin = self._origins[name]
+        if origin in self._latest:
+            return self._latest[origin][name]
+        parts = written_parts(self.model, origin, self.tensors[origin])
+        if len(parts) > 1:
+            # in the order of their names the experts of a layer alternate between two tensors
+            self._latest = {**dict([*self._latest.items()][-1:]), origin: parts}
+        return parts[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.outlines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outlines)
+
+    def __len__(self) -> int:
+        return len(self.outlines)
+
+
+def written_parts(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What transformers writes of a tensor that is `name` in the model."""
     from transformers.core_model_loading import revert_weight_conversion
 
-    outlines = {name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict().items()}
-    stored = {id(outline): name for name, outline in revert_weight_conversion(model, dict(outlines)).items()}
-    return {name: stored.get(id(outline), name) for name, outline in outlines.items()}
+    return revert_weight_conversion(model, {name: tensor})
 
 
 def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of a model by the names of [`stored_names`], each once: of tied ones, what comes first in the
-    model."""
-    own, seen, names = {}, set(), stored_names(model)
+    """The tensors of a model by their names in it, each once: of tied ones, what comes first."""
+    own, seen = {}, set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
-            own[names[name]] = tensor.detach()
+            own[name] = tensor.detach()
         seen.add(id(tensor))
     return own
 

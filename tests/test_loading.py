@@ -26,7 +26,7 @@ from optimum_flab.loading import (
     read_config,
     weights_hash,
 )
-from optimum_flab.tensors import own_tensors
+from optimum_flab.tensors import WrittenTensors
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -429,7 +429,7 @@ def test_check_config_accepts_what_is_supported(family):
 def test_weights_hash_is_of_the_weights(family, tmp_path):
     model = tiny_model(family)
     reference = weights_hash(model)
-    assert weights_hash(own_tensors(model)) == reference == weights_hash(tiny_model(family))
+    assert weights_hash(WrittenTensors(model)) == reference == weights_hash(tiny_model(family))
     model.save_pretrained(tmp_path)
     assert weights_hash(load_file(tmp_path / "model.safetensors")) == reference
     for name, tensor in model.state_dict().items():

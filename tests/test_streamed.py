@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.loading import weights_hash
 from optimum_flab.surgery import _padded
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
@@ -124,13 +125,23 @@ def test_padding_is_the_same_whatever_the_weights_are_stored_in(stored, written)
     torch.testing.assert_close(padded[70:].float(), rows.float().mean(dim=0).expand(26, -1), atol=1e-2, rtol=1e-2)
 
 
-def test_weights_under_other_names_are_read_into_memory(tmp_path):
-    """As transformers does where a checkpoint is older than the class: it knows how to rename them."""
+def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp_path):
     model = member("gpt2", vocab_size=600)
     model.save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     older = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     save_file(older, tmp_path / "model.safetensors", {"format": "pt"})
-    dense = FlabOptimizer.from_pretrained(tmp_path, in_memory=False).dense
-    assert dense.stored is None and torch.equal(dense.model.transformer.wte.weight, model.transformer.wte.weight)
+    streamed, in_memory = (FlabOptimizer.from_pretrained(tmp_path, in_memory=flag) for flag in (False, True))
+    assert streamed.dense.stored["transformer.wte.weight"].equal(model.transformer.wte.weight)
+    assert streamed._base_hash() == in_memory._base_hash() == weights_hash(model)
+
+
+def test_other_tensors_than_the_class_has_are_read_into_memory(tmp_path):
+    """Where transformers says what it makes of them."""
+    model = member("gpt2", vocab_size=600)
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer(600).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert FlabOptimizer.from_pretrained(tmp_path, in_memory=False).dense.stored is None

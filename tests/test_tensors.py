@@ -5,8 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.tensors import DTYPES, StoredTensors, write_tensors
+from optimum_flab.checkpoint import _save_streamed
+from optimum_flab.loading import shards, weights_hash
+from optimum_flab.tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -69,3 +72,147 @@ def test_what_was_written_is_what_was_given(tmp_path):
     write_tensors(tmp_path / "file", tensors, tensors.items())
     for name, tensor in load_file(tmp_path / "file").items():
         assert tensor.equal(tensors[name])
+
+
+# --- the tensors of models -----------------------------------------------------------------------------------------
+
+SIZES = {
+    **{"vocab_size": 80, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+}
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": None, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+GROUPS = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_routed_experts": 4, "num_experts_per_tok": 2}
+MODELS = {
+    "deepseek_v2": {**LATENT, **GROUPS, "num_key_value_heads": 4, "moe_intermediate_size": 16},
+    "deepseek_v3": {**LATENT, **GROUPS, "num_key_value_heads": 4, "moe_intermediate_size": 16},
+    "gpt_neox": {},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "llama": {"tie_word_embeddings": True},
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8},
+}
+# what the configurations call the number of experts
+COUNTS = ("n_routed_experts", "num_experts", "num_local_experts")
+
+
+def model_of(model_type, device="cpu", **changes):
+    config = CONFIG_MAPPING[model_type](**{**SIZES, **MODELS[model_type], **changes})
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval().requires_grad_(False)
+    model.tie_weights()
+    generator = torch.Generator().manual_seed(1)
+    for tensor in own_tensors(model).values():  # biases and norms too, so that none is like another
+        if device == "cpu":
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    return model
+
+
+def stored_in(folder, model):
+    return ModelTensors(model, StoredTensors(shards(folder)))
+
+
+def same_files(one, other):
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (one, other)]
+    return files[0] == files[1]
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
+    model, outline = model_of(model_type), model_of(model_type, "meta")
+    model.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    model.save_pretrained(tmp_path / "whole")
+    tensors, own = stored_in(tmp_path / "saved", outline), own_tensors(model)
+    assert sorted(tensors) == sorted(own)
+    for name, tensor in own.items():
+        assert tensors[name].equal(tensor) and tensors[name].dtype == tensor.dtype
+        assert (tensors.outlines[name].shape, tensors.outlines[name].dtype) == (tensor.shape, tensor.dtype)
+    (tmp_path / "streamed").mkdir()
+    _save_streamed(outline, tmp_path / "streamed", tensors.items())
+    assert same_files(tmp_path / "streamed", tmp_path / "whole")
+    whole = StoredTensors(shards(tmp_path / "whole"))
+    assert weights_hash(model) == weights_hash(WrittenTensors(outline, tensors)) == weights_hash(whole)
+    assert {name: part.shape for name, part in WrittenTensors(model).items()} == {
+        name: outline.shape for name, outline in whole.outlines.items()
+    }
+
+
+@pytest.mark.parametrize("model_type", [name for name in MODELS if any(count in MODELS[name] for count in COUNTS)])
+def test_half_of_the_experts_are_written_as_a_model_that_has_no_more(model_type, tmp_path):
+    model, outline = model_of(model_type), model_of(model_type, "meta")
+    halved = dict.fromkeys((count for count in COUNTS if count in MODELS[model_type]), 2)
+    model.save_pretrained(tmp_path / "saved")
+
+    def half(tensors):
+        for name, tensor in tensors:
+            per_expert = any(part in name for part in (".experts.", ".gate.", ".router."))
+            yield name, tensor[1:3] if per_expert else tensor
+
+    cut = model_of(model_type, **halved)
+    cut.load_state_dict(dict(half(model.state_dict().items())), strict=True)
+    cut.save_pretrained(tmp_path / "whole")
+    (tmp_path / "streamed").mkdir()
+    streamed = half(stored_in(tmp_path / "saved", outline).items())
+    _save_streamed(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed)
+    assert same_files(tmp_path / "streamed", tmp_path / "whole")
+    loaded, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "streamed", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not any(report.values()) and weights_hash(loaded) == weights_hash(cut)
+
+
+def lacks_an_expert(tensors):
+    del tensors["model.layers.1.mlp.experts.2.up_proj.weight"]
+
+
+def has_an_expert_of_another_size(tensors):
+    tensors["model.layers.1.mlp.experts.2.up_proj.weight"] = torch.zeros(3, 32)
+
+
+def has_no_norm(tensors):
+    del tensors["model.norm.weight"]
+
+
+def has_more(tensors):
+    tensors["model.layers.1.mlp.experts.bias"] = torch.zeros(4)
+
+
+def has_a_tensor_twice(tensors):
+    tensors["norm.weight"] = torch.zeros(32)
+
+
+def has_another_shape(tensors):
+    tensors["model.norm.weight"] = torch.zeros(31)
+
+
+FAULTS = [
+    lacks_an_expert,
+    has_an_expert_of_another_size,
+    has_no_norm,
+    has_more,
+    has_a_tensor_twice,
+    has_another_shape,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_does_not_make_the_model_is_refused(fault, tmp_path):
+    model = model_of("qwen3_moe")
+    tensors = {name: tensor.contiguous() for name, tensor in WrittenTensors(model).items()}
+    fault(tensors)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError):
+        stored_in(tmp_path, model_of("qwen3_moe", "meta"))
+
+
+def test_a_checkpoint_of_older_names_is_read_as_transformers_reads_it(tmp_path):
+    """Its fused experts stay what they are, and so does the hash of its weights."""
+    model = model_of("qwen3_moe")
+    save_file({name: tensor.contiguous() for name, tensor in own_tensors(model).items()}, tmp_path / "x.safetensors")
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "x.safetensors").rename(tmp_path / "model.safetensors")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    outline = model_of("qwen3_moe", "meta")
+    tensors = stored_in(tmp_path, outline)
+    assert weights_hash(WrittenTensors(outline, tensors)) == weights_hash(loaded) != weights_hash(model)

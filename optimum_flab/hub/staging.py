@@ -323,14 +323,16 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ..tensors import stored_names
+    from ..tensors import written_parts
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    names = stored_names(model)
-    expected = {names[name]: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
-    tied = {names[name] for name in tied}
+    keys = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
+    expected, tied = {}, set()
+    for name, tensor in model.state_dict().items():
+        parts = written_parts(model, name, tensor)
+        expected |= {part: tuple(outline.shape) for part, outline in parts.items()}
+        tied |= parts.keys() if name in keys else set()
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     faults = [
         f"{name} has shape {found[name]}, config.json asks for {expected[name]}"

@@ -16,7 +16,7 @@ from optimum_flab.ffn.narrowing import narrow, survey
 from optimum_flab.loading import shards, weights_hash
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
-from optimum_flab.tensors import StoredTensors, own_tensors
+from optimum_flab.tensors import StoredTensors, WrittenTensors
 
 from ..conftest import plan_of, random_tokens
 from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, member
@@ -64,7 +64,7 @@ def test_a_model_and_its_checkpoint_have_one_hash(anyone, tmp_path):
     model = anyone
     model.save_pretrained(tmp_path)
     stored = StoredTensors(shards(tmp_path))
-    assert sorted(own_tensors(model)) == sorted(stored) and weights_hash(model) == weights_hash(stored)
+    assert sorted(WrittenTensors(model)) == sorted(stored) and weights_hash(model) == weights_hash(stored)
 
 
 def masked(model, family, plan):
