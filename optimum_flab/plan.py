@@ -87,6 +87,17 @@ class PruningPlan:
     kept_experts: dict[int, list[int]] = field(default_factory=dict)
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that it gives the model, by the dimensions of [`~families.Family`]."""
+        sizes = {"vocab": self.vocab_size, "layer": len(self.kept_layers)}
+        if self.kept_neurons:
+            neurons: list = next(iter(self.kept_neurons.values()))
+            sizes["neuron"] = len(neurons[0] if neurons and isinstance(neurons[0], list) else neurons)
+        if self.kept_experts:
+            sizes["expert"] = len(next(iter(self.kept_experts.values())))
+        return sizes
+
     def to_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
         return {

@@ -22,31 +22,6 @@ from .vocabulary import remap_config_ids
 COLUMNS = 256  # whose mean is computed at once
 
 
-def pruned_config(config: Any, family: Family, plan: PruningPlan, sizes: Mapping[str, int]) -> Any:
-    """A copy of a model configuration with every field that follows the sizes that a plan changes.
-
-    Args:
-        config (`PreTrainedConfig`): the dense model's.
-        sizes (`Mapping[str, int]`): those of the pruned model, by dimension.
-    """
-    if plan.kept_tokens is not None:
-        config, _ = remap_config_ids(config, None, plan.kept_tokens)
-    return resized_config(config, family, plan.kept_layers, sizes)
-
-
-def pruned_sizes(dense: Shape, plan: PruningPlan) -> Shape:
-    """The shape of the model that a plan makes of one of this shape."""
-    experts = next((len(kept) for kept in plan.kept_experts.values()), dense.get("expert"))
-    neurons = next(iter(plan.kept_neurons.values()), None)
-    width = dense["neuron"] if neurons is None else len(neurons[0] if isinstance(neurons[0], list) else neurons)
-    return dense.resized(
-        vocab=plan.vocab_size,
-        layer=len(plan.kept_layers),
-        neuron=width,
-        **({} if experts is None else {"expert": experts}),
-    )
-
-
 def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
     """A copy of a model configuration with fewer layers and other sizes.
 
@@ -259,7 +234,7 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
             yield f"its {what} are not ascending numbers below the model's {most}"
         if len({len(kept) for kept in lists[what]}) > 1:
             yield f"its layers have different numbers of {what}"
-    sizes, possible = pruned_sizes(dense, plan), sizes_of(model, family).possible
+    sizes, possible = dense.resized(**plan.sizes), sizes_of(model, family).possible
     for dimension, what in (("neuron", "neurons"), ("expert", "experts")):
         if dimension in dense and sizes[dimension] not in possible[dimension]:
             yield f"its layers cannot have {sizes[dimension]} {what}"
@@ -287,7 +262,7 @@ def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str
     if layer not in plan.kept_layers or layer not in family.pruned_layers(model) or rest != family.ffn_out_name:
         return None
     dense = family.decoder_layers(model)[layer].get_parameter(rest)
-    sizes = pruned_sizes(shape_of(model, family), plan)
+    sizes = shape_of(model, family).resized(**plan.sizes)
     axes = family.axes(name)
     return tuple(sizes.get(axis, size) if axis else size for axis, size in zip(axes, dense.shape, strict=True))
 
@@ -330,7 +305,10 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
         [`FlabError`]: the plan is one of another model.
     """
     check_plan(model, family, plan)
-    config = pruned_config(model.config, family, plan, pruned_sizes(shape_of(model, family), plan))
+    config = model.config
+    if plan.kept_tokens is not None:
+        config, _ = remap_config_ids(config, None, plan.kept_tokens)
+    config = resized_config(config, family, plan.kept_layers, shape_of(model, family).resized(**plan.sizes))
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     with torch.device("meta" if model.device.type == "meta" else "cpu"):

@@ -37,7 +37,7 @@ def check_family(model: nn.Module, family: Family) -> None:
         [`FlabError`]: says what differs.
     """
     # the later checks need what the earlier ones found to be there
-    run = () if model.device.type == "meta" else (_functions, _packing)
+    run = () if model.device.type == "meta" else (_functions,)
     for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
         if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -211,8 +211,9 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
 
     layers, config, block = family.decoder_layers(model), model.config, family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
-    inputs = layer_inputs(model, family, tokens)
+    inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
     stream, hidden, scale = inputs.hidden, inputs.hidden.float(), block.scale(config)
+    both = packed.hidden.float()
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
         # a layer at a time in float32, where a wrong fact cannot hide behind rounding
@@ -221,6 +222,10 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
             after = run_layer(layer, hidden, kwargs)
         if not torch.isfinite(after).all():
             return  # what measures on the model says so
+        both = run_layer(layer, both, _in_float32(packed.kwargs[index]))
+        if not _same(*both.chunk(2, dim=1)):
+            yield f"separates_documents: layer {index} lets documents of one row see each other"
+            return
         if len(runs) < sum(path is not None for path in _paths(block)):
             yield f"block: layer {index} does not run all of {', '.join(filter(None, _paths(block)))}"
             return
@@ -324,21 +329,13 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
             handle.remove()
 
 
-@torch.no_grad()
-def _packing(model: nn.Module, family: Family) -> Iterator[str]:
-    """Whether documents of one row see each other, by a row with the same document twice."""
+def _twice(tokens: PackedTokens) -> PackedTokens:
+    """A row with the first half of a row twice, as two documents."""
     from ..calibration import PackedTokens
-    from ..divergence import final_hidden
 
-    tokens = _few_tokens(model, family)
-    half = tokens.input_ids.shape[1] // 2
-    if half < 2:
-        return
-    ids, positions = tokens.input_ids[:, :half], torch.arange(half)[None]
-    row = PackedTokens(ids.repeat(1, 2), positions.repeat(1, 2), torch.ones(1, 2 * half, dtype=torch.bool))
-    first, second = final_hidden(model, family, row, 1).float().chunk(2)
-    if torch.isfinite(first).all() and not _same(first, second, EXACT if model.dtype == torch.float32 else ROUNDED):
-        yield f"{type(model).__name__} lets documents of one row see each other"
+    half = max(1, tokens.input_ids.shape[1] // 2)
+    ids, positions = (part[:, :half].repeat(1, 2) for part in (tokens.input_ids, tokens.position_ids))
+    return PackedTokens(ids, positions, torch.ones_like(ids, dtype=torch.bool))
 
 
 def _same(first: torch.Tensor, second: torch.Tensor, tolerance: float = EXACT) -> bool:

@@ -272,15 +272,12 @@ def check_checkpoint_files(folder: Path) -> None:
         raise FlabError(f"{str(folder)!r} does not load ({error}); prune again") from error
     check_vocabulary(tokenizer, config, str(folder))
     described = folder / FAMILY_NAME
-    width = getattr(config, family_for(config, described if described.is_file() else None).sizes["neuron"])
+    family = family_for(config, described if described.is_file() else None)
     weights = read_weights(folder)
     faults = shape_faults(config, weights)
-    if config.vocab_size != plan.vocab_size:
-        faults.append(f"config.json says {config.vocab_size} tokens, the plan {plan.vocab_size}")
-    if config.num_hidden_layers != len(plan.kept_layers):
-        faults.append(f"config.json says {config.num_hidden_layers} layers, the plan keeps {len(plan.kept_layers)}")
-    if widths := {len(kept) for kept in plan.kept_neurons.values()} - {width}:
-        faults.append(f"config.json says {width} neurons, the plan keeps {max(widths)}")
+    for dimension, said in plan.sizes.items():
+        if (stated := getattr(config, family.sizes[dimension])) != said:
+            faults.append(f"config.json says {family.sizes[dimension]} {stated:,}, the plan {said:,}")
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
     recorded = at(report, "base_model", "weights_sha256")

@@ -88,7 +88,7 @@ def refit(
     batch_size: int,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refits a pruned model in place.
+    """Refits a pruned model in place; of a mixture of experts what attention gives, and the final norm.
 
     Args:
         dense (`nn.Module`): the dense model, in the dtype to compute in.
@@ -117,7 +117,7 @@ def refit(
         if family.block.attention_post_norm is None:
             refitting(family.block.attention_out, middle)
         del middle
-        if family.block.ffn_post_norm is None:
+        if family.block.ffn_post_norm is None and family.experts is None:
             refitting(family.block.ffn_out, wanted)
         stream = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(stream, inputs, strict=True)]
         tick()

@@ -15,7 +15,7 @@ from optimum_flab.families import FAMILY_NAME, check_family, family_for, known_f
 from optimum_flab.hub.staging import check_checkpoint_files
 
 from ..conftest import TEXTS, byte_level_tokenizer
-from .zoo import member
+from .zoo import MIXTURES, member
 
 
 GPTS = ("codegen", "gpt2", "gpt_bigcode")
@@ -94,7 +94,7 @@ def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     "model_type",
     [
         *("apertus", "codegen", "cohere", "gemma2", "glm4", "gpt2", "gpt_bigcode", "gpt_neox", "granite"),
-        *("nemotron", "olmo2", "phi3", "qwen2", "smollm3", "starcoder2"),
+        *("nemotron", "olmo2", "phi3", "qwen2", "smollm3", "starcoder2", *MIXTURES),
     ],
 )
 def test_a_known_family_goes_all_the_way(model_type, tmp_path):
@@ -110,6 +110,7 @@ def test_a_known_family_goes_all_the_way(model_type, tmp_path):
         data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
         vocabulary={"keep_merges": 0},
         ffn={"multiple_of": 8},
+        experts={"enabled": model_type in MIXTURES},
     )
     pruned = optimizer.prune(config)
     assert pruned.report["held_out"]["divergence"] >= 0
@@ -172,12 +173,6 @@ def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
 def test_a_file_of_another_family_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="describes 'ernie4_5', the model is of type 'persimmon'"):
         family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
-
-
-def test_a_mixture_of_experts_is_named_as_what_it_is():
-    config = CONFIG_MAPPING["mixtral"](vocab_size=64, num_local_experts=2, **SIZES)
-    with pytest.raises(FlabError, match="'mixtral' is a mixture of experts, which cannot be pruned yet"):
-        family_for(config)
 
 
 def test_layers_without_number_are_not_built():

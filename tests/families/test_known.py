@@ -139,7 +139,8 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
         torch.testing.assert_close(widths[width].weight.float(), dense, rtol=1e-2, atol=1e-2)
 
 
-def test_a_refit_of_a_whole_model_changes_nothing(model):
+def test_a_refit_of_a_whole_model_changes_nothing(anyone):
+    model = anyone
     family, tokens = family_for(model.config), random_tokens(60, VOCABULARY, 24)
     same = copy_in(model, torch.device("cpu"), torch.float32)
     refit(model, same, family, range(LAYERS), tokens, tokens, 8)

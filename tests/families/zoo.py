@@ -112,6 +112,7 @@ MIXTURES: dict[str, list[dict[str, Any]]] = {
         {
             **{**LATENT, "q_lora_rank": None, "attention_bias": True, "mlp_bias": True, "n_shared_experts": 1},
             **{"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.0},
+            **{"n_routed_experts": 16, "num_experts_per_tok": 3},
         },
     ],
     "deepseek_v3": [
@@ -168,7 +169,7 @@ def member(model_type: str, number: int = 0, **changes: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:  # norms and biases start as ones and zeros
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 or "bias" in name:  # norms and biases start as ones and zeros
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
