@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from .components import COMPONENTS, Component
+from .components import COMPONENTS
 from .errors import ConfigurationError
-from .families import Family, family_for, plain_axes
+from .families import Family, plain_axes
 
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class ParameterCounts:
 
     def components(self, shape: Mapping[str, int]) -> dict[str, int]:
         """Parameters per component of a model of this shape."""
-        wide, layers = ("experts", "rest of these layers") if "expert" in shape else ("ffn", "attention and norms")
+        wide, layers = ("experts", "rest of layers") if "expert" in shape else ("ffn", "attention and norms")
         sums = dict.fromkeys(("vocabulary", wide, layers, "other"), 0)
         for dimensions in self.terms:
             if "vocab" in dimensions:
@@ -131,6 +130,16 @@ def sizes_of(model: nn.Module, family: Family) -> ModelSizes:
             whole = width * getattr(config, family.experts.shared)
             possible["neuron"] = [size for size in range(1, width + 1) if whole % size == 0]
     return ModelSizes(shape, count_parameters(model, family), possible)
+
+
+def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
+    """The sizes of the model that a configuration describes, without its weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    return sizes_of(model, family)
 
 
 def shape_of(model: nn.Module, family: Family) -> Shape:
@@ -282,112 +291,3 @@ def check_reached(
         f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width "
         "(--ffn-multiple-of), or free the vocabulary"
     )
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """Where a model's parameters are, and what a target would take.
-
-    Args:
-        name (`str`): the model.
-        dense ([`Shape`]): its sizes.
-        counts ([`ParameterCounts`]): its unit costs.
-        target_ratio (`float`, *optional*): share of parameters to remove.
-    """
-
-    name: str
-    dense: Shape
-    counts: ParameterCounts
-    target_ratio: float | None = None
-
-    def alone(self) -> dict[str, int | None]:
-        """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
-        budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
-        excess = self.counts.total(self.dense) - budget
-        left = {}
-        for part in self._parts():
-            size = self.dense[part.dimension] - math.ceil(excess / self.counts.unit(self.dense, part.dimension))
-            fewest = 1 + (self.counts.fixed_layers if part.dimension == "layer" else 0)
-            left[part.reported] = size if size >= fewest else None
-        return left
-
-    def _parts(self) -> list[Component]:
-        return [part for part in COMPONENTS if part.dimension in self.dense]
-
-    def to_dict(self) -> dict:
-        """The inspection as plain values."""
-        result = {
-            "model": self.name,
-            **self.dense.reported(),
-            "parameters": self.counts.total(self.dense),
-            "components": self.counts.components(self.dense),
-        }
-        if self.target_ratio is not None:
-            result["target_ratio"] = self.target_ratio
-            result["parameters_to_remove"] = self.counts.total(self.dense) - parameters_to_keep(
-                self.counts, self.dense, self.target_ratio
-            )
-            result["one_component_alone"] = self.alone()
-        return result
-
-    def to_text(self) -> str:
-        """The inspection as a table for the terminal."""
-        total = self.counts.total(self.dense)
-        lines = [
-            f"{self.name}: {total:,} parameters, "
-            + ", ".join(f"{part.label} {self.dense[part.dimension]:,}" for part in self._parts()),
-            "",
-            f"{'component':<22}{'parameters':>16}{'share':>9}",
-        ]
-        for component, parameters in self.counts.components(self.dense).items():
-            lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
-        if self.target_ratio is not None:
-            budget = parameters_to_keep(self.counts, self.dense, self.target_ratio)
-            lines += [
-                "",
-                f"Removing {self.target_ratio:.1%} means {total - budget:,} parameters. One component alone:",
-            ]
-            for part, size in zip(self._parts(), self.alone().values(), strict=True):
-                change = "cannot reach it" if size is None else f"{self.dense[part.dimension]:,} -> {size:,}"
-                lines.append(f"  {part.label:<20}{change}")
-        return "\n".join(lines)
-
-
-def inspect_model(
-    model_name_or_path: str,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    family: str | Path | None = None,
-    target_ratio: float | None = None,
-) -> Inspection:
-    """Counts a model's parameters from its configuration; no weights are loaded.
-
-    Args:
-        model_name_or_path (`str`): a Hub id, a folder, a GGUF file or the name of the embedded default.
-        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
-        target_ratio (`float`, *optional*): share of parameters to remove, between 0 and 1.
-
-    Raises:
-        [`FlabError`]: the model cannot be read or its family is not supported.
-    """
-    from .loading import find_model, near_equal_copies, read_config
-
-    if target_ratio is not None and not 0 < target_ratio < 1:
-        raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
-    files = find_model(model_name_or_path, revision, family)
-    config = read_config(files, trust_remote_code)
-    if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
-        config.tie_word_embeddings = True  # as loading does
-    sizes = sizes_of_config(config, family_for(config, files.family))
-    return Inspection(str(model_name_or_path), sizes.shape, sizes.counts, target_ratio)
-
-
-def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
-    """The sizes of the model that a configuration describes, without its weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    return sizes_of(model, family)

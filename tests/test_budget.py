@@ -3,20 +3,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.budget import (
-    Inspection,
     Shape,
     candidate_shape,
     check_reached,
     check_target,
     count_parameters,
-    inspect_model,
     parameters_to_keep,
     shape_of,
 )
-from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 
-from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, byte_level_tokenizer, limits, tiny_model
+from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, limits, tiny_model
 
 
 def test_counts_are_those_of_the_model(family):
@@ -55,31 +53,6 @@ def test_an_unreachable_target_says_what_is_reachable():
     with pytest.raises(ConfigurationError, match=r"between 0\.000 and 0\.6\d\d"):
         check_target(QWEN, DENSE, pinned, 0.7, 0.005)
     check_target(QWEN, DENSE, pinned, 0.6, 0.005)
-
-
-def test_inspect_counts_without_weights(tmp_path, family):
-    model = tiny_model(family)
-    model.save_pretrained(tmp_path)
-    byte_level_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    inspection = inspect_model(str(tmp_path), target_ratio=0.3)
-    assert inspection.to_dict()["parameters"] == sum(p.numel() for p in model.parameters())
-    assert "One component alone" in inspection.to_text()
-
-
-def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
-    with pytest.raises(ConfigurationError, match="1.5 is not between 0 and 1"):
-        inspect_model("x", target_ratio=1.5)
-    with pytest.raises(FlabError, match="nowhere"):
-        inspect_model(str(tmp_path / "nowhere"))
-
-
-def test_one_component_alone():
-    alone = Inspection("qwen", DENSE, QWEN, 0.35).alone()
-    assert alone["vocab_size"] is None  # 27.6% of all parameters
-    budget = parameters_to_keep(QWEN, DENSE, 0.35)
-    assert QWEN.total(DENSE.resized(layer=alone["num_hidden_layers"])) <= budget
-    assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
 
 
 def test_the_nearest_depth_is_taken_where_nothing_else_is_free():

@@ -29,7 +29,7 @@ class InspectCommand(FlabVerb):
     def execute(self) -> None:
         check_settings({"target_ratio": self.args.target_ratio})
 
-        from ..budget import inspect_model
+        from ..inspection import inspect_model
 
         table = inspect_model(
             self.args.model,

@@ -9,10 +9,10 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.budget import inspect_model
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, check_family, family_for, known_families, read_family
 from optimum_flab.hub.staging import check_checkpoint_files
+from optimum_flab.inspection import inspect_model
 
 from ..conftest import TEXTS, byte_level_tokenizer
 from .zoo import MIXTURES, member
@@ -71,7 +71,7 @@ def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     with pytest.raises(FlabError, match="'persimmon' is not supported"):
         FlabOptimizer.from_pretrained(dense)
-    assert inspect_model(str(dense), family=file).dense.width == 64
+    assert inspect_model(str(dense), family=file).sizes.shape["neuron"] == 64
     config = FlabPrunerConfig(
         data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 512, "sequence_length": 64},
         vocabulary={"keep_merges": 0},

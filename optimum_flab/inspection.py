@@ -1,0 +1,106 @@
+"""`flab inspect`: where a model's parameters are, and what a target would take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from .budget import ModelSizes, parameters_to_keep, sizes_of_config
+from .components import COMPONENTS, Component
+from .errors import ConfigurationError
+from .families import family_for
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Where a model's parameters are, and what a target would take.
+
+    Args:
+        name (`str`): the model.
+        sizes ([`ModelSizes`]): its sizes.
+        target_ratio (`float`, *optional*): share of parameters to remove.
+    """
+
+    name: str
+    sizes: ModelSizes
+    target_ratio: float | None = None
+
+    def alone(self) -> dict[str, int | None]:
+        """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
+        counts, dense = self.sizes.counts, self.sizes.shape
+        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio)
+        left = {}
+        for part in self._parts():
+            most = dense[part.dimension] - math.ceil(excess / counts.unit(dense, part.dimension))
+            left[part.reported] = max((s for s in self.sizes.possible[part.dimension] if s <= most), default=None)
+        return left
+
+    def _parts(self) -> list[Component]:
+        return [part for part in COMPONENTS if part.dimension in self.sizes.shape]
+
+    def to_dict(self) -> dict:
+        """The inspection as plain values."""
+        counts, dense = self.sizes.counts, self.sizes.shape
+        result = {
+            "model": self.name,
+            **dense.reported(),
+            "parameters": counts.total(dense),
+            "components": counts.components(dense),
+        }
+        if self.target_ratio is not None:
+            kept = parameters_to_keep(counts, dense, self.target_ratio)
+            result["target_ratio"] = self.target_ratio
+            result["parameters_to_remove"] = counts.total(dense) - kept
+            result["one_component_alone"] = self.alone()
+        return result
+
+    def to_text(self) -> str:
+        """The inspection as a table for the terminal."""
+        counts, dense = self.sizes.counts, self.sizes.shape
+        total = counts.total(dense)
+        lines = [
+            f"{self.name}: {total:,} parameters, "
+            + ", ".join(f"{part.label} {dense[part.dimension]:,}" for part in self._parts()),
+            "",
+            f"{'component':<22}{'parameters':>16}{'share':>9}",
+        ]
+        for component, parameters in counts.components(dense).items():
+            lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
+        if self.target_ratio is not None:
+            kept = parameters_to_keep(counts, dense, self.target_ratio)
+            lines += ["", f"Removing {self.target_ratio:.1%} means {total - kept:,} parameters. One component alone:"]
+            for part, size in zip(self._parts(), self.alone().values(), strict=True):
+                change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
+                lines.append(f"  {part.label:<20}{change}")
+        return "\n".join(lines)
+
+
+def inspect_model(
+    model_name_or_path: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    family: str | Path | None = None,
+    target_ratio: float | None = None,
+) -> Inspection:
+    """Counts a model's parameters from its configuration; no weights are loaded.
+
+    Args:
+        model_name_or_path (`str`): a Hub id, a folder, a GGUF file or the name of the embedded default.
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
+        target_ratio (`float`, *optional*): share of parameters to remove, between 0 and 1.
+
+    Raises:
+        [`FlabError`]: the model cannot be read or its family is not supported.
+    """
+    from .loading import find_model, near_equal_copies, read_config
+
+    if target_ratio is not None and not 0 < target_ratio < 1:
+        raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
+    files = find_model(model_name_or_path, revision, family)
+    config = read_config(files, trust_remote_code)
+    if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
+        config.tie_word_embeddings = True  # as loading does
+    sizes = sizes_of_config(config, family_for(config, files.family))
+    return Inspection(str(model_name_or_path), sizes, target_ratio)

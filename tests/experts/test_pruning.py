@@ -1,0 +1,130 @@
+"""From a folder with a mixture of experts to one with fewer, and what is said on the way."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.hub.staging import check_checkpoint_files
+
+from ..conftest import TEXTS, byte_level_tokenizer
+from ..families.zoo import member
+
+
+@pytest.fixture(scope="module", params=["qwen3_moe", "deepseek_v3"])
+def dense(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    member(request.param, 0, vocab_size=600, max_position_embeddings=256).save_pretrained(folder)
+    byte_level_tokenizer(600).save_pretrained(folder)
+    (folder.parent / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return folder
+
+
+def asked(dense, **changes):
+    return FlabPrunerConfig(
+        **{
+            "data": {
+                "corpus": [f"{dense.parent / 'code.jsonl'}[text]"],
+                "calibration_tokens": 256,
+                "sequence_length": 64,
+            },
+            "vocabulary": {"keep_merges": 0},
+            "ffn": {"multiple_of": 8},
+            **changes,
+        }
+    )
+
+
+def pruned(dense, out, **changes):
+    optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
+    optimizer.prune(asked(dense, **changes))
+    optimizer.save_pretrained(out)
+    return optimizer
+
+
+def test_experts_stay_unless_asked_for(dense, tmp_path):
+    optimizer = pruned(dense, tmp_path / "out", target_ratio=0.4)
+    report, plan = optimizer.pruned.report, optimizer.pruned.plan
+    assert report["pruned"]["num_experts"] == report["dense"]["num_experts"] == 8 and not plan.kept_experts
+    assert report["removed_ratio"] == pytest.approx(0.4, abs=0.005)
+    assert "by `reap`" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_where_experts_go_their_width_stays(dense, tmp_path):
+    optimizer = pruned(dense, tmp_path / "out", target_ratio=0.6, experts={"enabled": True})
+    report, plan = optimizer.pruned.report, optimizer.pruned.plan
+    assert report["pruned"]["num_experts"] < 8 and not plan.kept_neurons
+    assert report["pruned"]["intermediate_size"] == report["dense"]["intermediate_size"]
+    assert report["removed_ratio"] == pytest.approx(0.6, abs=0.005)
+    assert len(report["search"]["candidates"]) > 1
+    assert {len(kept) for kept in plan.kept_experts.values()} == {report["pruned"]["num_experts"]}
+    assert "experts per layer" in optimizer.summary()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| experts per layer | 8 |" in card and "**Experts** by `reap`" in card and "2510.13999" in card
+
+
+def test_experts_and_their_width_pinned(dense, tmp_path):
+    """The same files by the search, by the plan, and by the plan without the weights in memory."""
+    out, again, streamed = (tmp_path / name for name in ("out", "again", "streamed"))
+    pruned(dense, out, experts={"num_experts": 4}, ffn={"intermediate_size": 24}, layers={"num_hidden_layers": 4})
+    check_checkpoint_files(out)  # as a push does
+    config = AutoConfig.from_pretrained(out)
+    assert (config.num_hidden_layers, config.moe_intermediate_size) == (4, 24)
+    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    assert model.model.layers[-1].mlp.experts.gate_up_proj.shape == (4, 48, 32)
+    for folder, in_memory in ((again, True), (streamed, False)):
+        optimizer = FlabOptimizer.from_pretrained(dense, device="cpu", in_memory=in_memory)
+        assert (optimizer.dense.stored is None) is in_memory
+        optimizer.apply(PruningPlan.load(out))
+        optimizer.save_pretrained(folder)
+        for name in ("model.safetensors", "config.json", "flab_plan.json", "flab_plan.safetensors", "tokenizer.json"):
+            assert (folder / name).read_bytes() == (out / name).read_bytes(), (folder.name, name)
+        assert (
+            optimizer.pruned.report["weights_sha256"]
+            == json.loads((out / "flab_report.json").read_text())["weights_sha256"]
+        )
+
+
+def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(dense, tmp_path):
+    optimizer = pruned(dense, tmp_path / "out", experts={"num_experts": 4})
+    with torch.no_grad():
+        ids = torch.arange(20)[None]
+        logits = optimizer.pruned.model(ids).logits
+        loaded = optimizer.load_pruned(tmp_path / "out").model(ids).logits
+    torch.testing.assert_close(loaded, logits)
+    twice = FlabOptimizer.from_pretrained(tmp_path / "out", device="cpu")
+    twice.prune(asked(dense, vocabulary={"enabled": False}, ffn={"intermediate_size": 24}))
+    assert twice.pruned.model.config.moe_intermediate_size == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"experts": {"num_experts": 9}}, "experts.num_experts: 9 is more than the 8 of the dense model"),
+        ({"experts": {"num_experts": 1}}, "experts.num_experts: this model cannot have 1; take one of"),
+        ({"layers": {"num_hidden_layers": 1}}, "layers.num_hidden_layers: this model cannot have 1"),
+        ({"experts": {"num_experts": 8}, "vocabulary": {"enabled": False}}, "nothing would be pruned"),
+        ({"experts": {"num_experts": 4, "enabled": False}}, "experts.num_experts: 4 is pinned although"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_weights_are_read(dense, changes, said, tmp_path):
+    if "layers" in changes and "qwen3" in dense.name:
+        changes = {"experts": {"num_experts": 1}}
+        said = "experts.num_experts: this model cannot have 1"
+    for file in dense.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigurationError, match=said):
+        FlabOptimizer.from_pretrained(tmp_path, device="cpu", config=asked(dense, **changes))
+
+
+def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dense):
+    if "deepseek" not in dense.name:
+        pytest.skip("no shared expert as wide as some")
+    optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
+    with pytest.raises(ConfigurationError, match="intermediate_size: this model cannot have 40; take one of 12, 16"):
+        optimizer.prune(asked(dense, ffn={"intermediate_size": 40, "multiple_of": 8}))

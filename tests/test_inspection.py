@@ -1,0 +1,43 @@
+import pytest
+
+from optimum_flab.budget import ModelSizes, parameters_to_keep, sizes_of
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.families import family_for
+from optimum_flab.inspection import Inspection, inspect_model
+
+from .conftest import DENSE, QWEN, byte_level_tokenizer, tiny_model
+from .families.zoo import member
+
+
+def test_inspect_counts_without_weights(tmp_path, family):
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path)
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    inspection = inspect_model(str(tmp_path), target_ratio=0.3)
+    assert inspection.to_dict()["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "One component alone" in inspection.to_text()
+
+
+def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
+    with pytest.raises(ConfigurationError, match="1.5 is not between 0 and 1"):
+        inspect_model("x", target_ratio=1.5)
+    with pytest.raises(FlabError, match="nowhere"):
+        inspect_model(str(tmp_path / "nowhere"))
+
+
+def test_one_component_alone():
+    possible = {dimension: range(1, size + 1) for dimension, size in DENSE.items()}
+    alone = Inspection("qwen", ModelSizes(DENSE, QWEN, possible), 0.35).alone()
+    assert alone["vocab_size"] is None  # 27.6% of all parameters
+    budget = parameters_to_keep(QWEN, DENSE, 0.35)
+    assert QWEN.total(DENSE.resized(layer=alone["num_hidden_layers"])) <= budget
+    assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
+
+
+def test_only_sizes_that_a_mixture_can_have_are_named():
+    model = member("deepseek_v3")
+    sizes = sizes_of(model, family_for(model.config))
+    found = Inspection("mixture", sizes, 0.3).alone()
+    assert found["num_experts"] in (None, 4, 6) and found["intermediate_size"] in (1, 2, 3, 4, 6, 8, 12, 16, 24)
+    assert found["num_hidden_layers"] in (None, 3, 4)
