@@ -213,7 +213,9 @@ def test_every_known_file_says_only_what_differs():
         if "like" not in facts:
             continue
         other = json.loads(read_family(KNOWN / f"{facts['like']}.json").model_dump_json())
-        for name in ("modules", "tensors", "sizes", "block", "logits", "norm"):
-            again = {key for key, value in facts.get(name, {}).items() if other[name].get(key, object()) == value}
+        for name in ("modules", "tensors", "sizes", "block", "logits", "norm", "experts"):
+            again = {
+                key for key, value in facts.get(name, {}).items() if (other[name] or {}).get(key, object()) == value
+            }
             assert not again, (path.name, name, again)
         assert not {name for name in ("per_layer", "layer_counts") if facts.get(name) == other[name]}, path.name
