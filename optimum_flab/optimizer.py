@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,40 +13,32 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .budget import (
-    Limits,
-    ModelSizes,
     Shape,
-    check_reached,
     check_target,
-    parameters_to_keep,
     shape_of,
     sizes_of,
     sizes_of_config,
-    steps,
 )
 from .calibration import Document, PackedTokens, TextSets, build_text_sets, hub_datasets, pack
 from .checkpoint import save_checkpoint
-from .components import COMPONENTS
+from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice, TokenChoice, narrowed
 from .configuration import FlabPrunerConfig, read_config
 from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
-from .experts import CRITERIA as EXPERT_CRITERIA
-from .experts import chosen_experts, narrow_experts, rank_experts, survey_experts
 from .families import save_family
-from .ffn import CRITERIA as FFN_CRITERIA
-from .ffn.narrowing import NarrowLayer, narrow, survey
+from .ffn.narrowing import NarrowLayer
 from .folders import Kind, OutputFolder, nearest_folder
 from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME, base_card_of
-from .layers import CRITERIA as LAYER_CRITERIA
 from .layers import Removal
+from .limits import TOLERANCE, asked_shapes, check_sizes, round_up, size_limits
 from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, shards, weights_hash
 from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
 from .recovery.settings import RecoverySettings
 from .report import build_report, measure_held_out, read_report, report_summary, write_report
 from .settings import DataSettings
-from .shapes import Candidate, ValidationText, candidate_shapes, measure_shape, natural_shape, search_shape
+from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
 from .surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
 from .tensors import StoredTensors, WrittenTensors
@@ -70,7 +62,6 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
-TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
 
 
 @dataclass(frozen=True)
@@ -92,61 +83,6 @@ class PrunedModel:
     report: dict[str, Any]
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class NaturalVocabulary:
-    """What the corpus asks for: the kept ids, the smallest size possible, and the ids to keep at another size."""
-
-    kept: np.ndarray
-    smallest: int
-    resized: Callable[[int], np.ndarray]
-
-
-class FirstRemovals:
-    """Removals computed as far as somebody asks, and remembered.
-
-    Args:
-        start (`Callable`): given what to call after each step, begins to compute removals.
-        description (`str`): of the progress bar that is there meanwhile.
-    """
-
-    def __init__(self, start: Callable[[Callable[[], None]], Iterator[Removal]], description: str):
-        self._removals = self._begun(start)
-        self._description = description
-        self._drawn: list[Removal] = []
-
-    def __call__(self, number: int) -> list[Removal]:
-        if len(self._drawn) < number:
-            with progress(self._description, None, "candidate") as self._tick:
-                while len(self._drawn) < number:
-                    self._drawn.append(next(self._removals))
-        return self._drawn[:number]
-
-    def _begun(self, start: Callable[[Callable[[], None]], Iterator[Removal]]) -> Iterator[Removal]:
-        yield from start(lambda: self._tick())  # some rank all layers as soon as they are called
-
-
-class BestExperts:
-    """The experts that stay, ranked when somebody asks for the first time.
-
-    Args:
-        rank (`Callable`): gives the scores of the experts by layer, see [`~experts.rank_experts`].
-        groups (`int`): groups of neighbours that keep as many experts each.
-    """
-
-    def __init__(self, rank: Callable[[], dict[int, torch.Tensor]], groups: int):
-        self._rank, self._groups = rank, groups
-        self.scores: dict[int, torch.Tensor] | None = None
-
-    def __call__(self, number: int | None) -> dict[int, torch.Tensor]:
-        """By layer, this many experts, ascending; nothing where that is all of them, or there are none."""
-        if number is None:
-            return {}
-        self.scores = self.scores or self._rank()
-        if number == len(next(iter(self.scores.values()))):
-            return {}
-        return {layer: chosen_experts(scores, number, self._groups) for layer, scores in self.scores.items()}
 
 
 class FlabOptimizer:
@@ -249,62 +185,60 @@ class FlabOptimizer:
         self._needs_weights()
         model, family, watch = self.dense.model, self.family, Stopwatch()
         sizes = sizes_of(model, family)
-        counts, dense_shape = sizes.counts, sizes.shape
+        dense = sizes.shape
         check_sizes(config, sizes)
         limits = size_limits(config, sizes, len(self.dense.tokenizer))
 
         with watch.step("texts"):
             texts = build_text_sets(config.data, self._count_tokens, config.seed)
         with watch.step("vocabulary"):
-            vocabulary = self._natural_vocabulary(config, texts)
-            kept = vocabulary.kept
+            tokens = self._token_choice(config, texts)
+            kept = tokens.natural
             tokenizer = self._tokenizer_for(kept)
             calibration = self._packed(tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens)
         multiple = config.vocabulary.pad_to_multiple_of or 1
-        natural = _round_up(len(kept), multiple)
-        if natural > dense_shape["vocab"]:
+        natural = round_up(len(kept), multiple)
+        if natural > dense["vocab"]:
             raise ConfigurationError(
                 f"vocabulary.pad_to_multiple_of: the {len(kept):,} tokens that stay would be padded to {natural:,} "
-                f"rows, more than the {dense_shape['vocab']:,} of the dense model; take a smaller multiple"
+                f"rows, more than the {dense['vocab']:,} of the dense model; take a smaller multiple"
             )
         if config.vocabulary.size is None and config.vocabulary.enabled:
-            least = natural if config.vocabulary.keep_used else vocabulary.smallest
-            limits = limits.at_least("vocab", _round_up(least, multiple))
+            least = natural if config.vocabulary.keep_used else tokens.smallest
+            limits = limits.at_least("vocab", round_up(least, multiple))
         if config.target_ratio is not None:
-            check_target(counts, dense_shape, limits, config.target_ratio, TOLERANCE)
+            check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)
 
-        removals = self._removals(config, calibration, OutputHead(model, family, kept))
-        experts = self._experts(config, calibration)
+        on = Calibrated(model, family, config, calibration)
+        layers, experts = LayerChoice(on, OutputHead(model, family, kept)), ExpertChoice(on)
         rows = asked_shapes(config, sizes, limits, natural)
         shape, candidates = natural_shape(rows[0], natural), []
         if len(rows) > 1 or len(rows[0]) > 1:
             with watch.step("shape search"):
-                candidates = self._searched(config, rows, shape, calibration, texts, vocabulary, removals, experts)
+                candidates = self._searched(on, rows, shape, texts, tokens, layers, experts)
             shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
 
         with watch.step("vocabulary"):
-            kept = vocabulary.resized(min(shape["vocab"], limits.largest["vocab"]))
-            if len(kept) != len(vocabulary.kept):
+            kept = tokens(min(shape["vocab"], limits.largest["vocab"]))
+            if len(kept) != len(tokens.natural):
                 tokenizer = self._tokenizer_for(kept)
                 calibration = self._packed(
                     tokenizer, kept, texts.calibration, config.data, config.data.calibration_tokens
                 )
         with watch.step("layers"):
-            removed = removals(dense_shape["layer"] - shape["layer"])
-        kept_layers = sorted(set(range(dense_shape["layer"])) - {removal.layer for removal in removed})
+            kept_layers, removed = layers(shape["layer"]), layers.removed(shape["layer"])
         kept_experts = {}
         if config.experts.enabled:
             with watch.step("experts"):
-                kept_experts = {
-                    layer: best for layer, best in experts(shape["expert"]).items() if layer in kept_layers
-                }
+                chosen = experts(shape["expert"])
+                kept_experts = {layer: chosen[layer] for layer in kept_layers if layer in chosen}
         with watch.step("ffn"):
-            narrowed = self._narrowed(config, calibration, kept_layers, kept_experts, shape, dense_shape)
+            neurons = narrowed(replace(on, tokens=calibration), shape["neuron"], kept_layers, kept_experts)
         kept_tokens = kept if config.vocabulary.enabled else None
-        plan = self._plan(config, texts, shape, kept_tokens, kept_layers, kept_experts, narrowed)
-        natural = len(vocabulary.kept)
+        plan = self._plan(config, texts, shape, kept_tokens, kept_layers, kept_experts, neurons)
+        natural = len(tokens.natural)
         # a vocabulary knows the merges of its tokenizer, hundreds of megabytes for the largest
-        del calibration, narrowed, vocabulary, removals, experts
+        del calibration, on, neurons, tokens, layers, experts
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, natural, shape, texts))
         pruned.report["datasets"] = hub_datasets(config.data.sources)
@@ -370,10 +304,10 @@ class FlabOptimizer:
     def _count_tokens(self, texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(self.dense.tokenizer, texts)]
 
-    def _natural_vocabulary(self, config: FlabPrunerConfig, texts: TextSets) -> NaturalVocabulary:
+    def _token_choice(self, config: FlabPrunerConfig, texts: TextSets) -> TokenChoice:
         if not config.vocabulary.enabled:
             rows = np.arange(shape_of(self.dense.model, self.family)["vocab"])
-            return NaturalVocabulary(rows, len(rows), lambda size: rows)
+            return TokenChoice(rows, len(rows), lambda size: rows)
         settings, model = config.vocabulary, self.dense.model
         spec = read_spec(self.dense.tokenizer)
         if settings.size is not None and settings.size > len(self.dense.tokenizer):
@@ -400,7 +334,7 @@ class FlabOptimizer:
                 counts.append(usage.counts)
         vocabulary = natural_vocabulary(spec, sum(counts), *arguments)
         uses = balanced_uses(counts)
-        return NaturalVocabulary(
+        return TokenChoice(
             vocabulary.kept, len(vocabulary.protected), lambda size: resize(spec, vocabulary, uses, size)
         )
 
@@ -422,106 +356,40 @@ class FlabOptimizer:
         before, after = (kept[ids] for ids in special_ids(tokenizer))
         return pack(pieces, data.sequence_length, int(kept[0]), most_tokens, (before, after))
 
-    def _search_rows(self, config: FlabPrunerConfig, calibration: PackedTokens) -> PackedTokens:
-        rows = max(1, config.layers.search_tokens // config.data.sequence_length)
-        return next(calibration.batches(rows))
-
-    def _removals(self, config: FlabPrunerConfig, calibration: PackedTokens, head: OutputHead) -> FirstRemovals:
-        order = LAYER_CRITERIA[config.layers.criterion].removals
-        tokens = self._search_rows(config, calibration)
-        return FirstRemovals(
-            lambda tick: order(self.dense.model, self.family, tokens, config.data.batch_size, head, tick),
-            f"Ranking layers by {config.layers.criterion}",
-        )
-
     def _searched(
         self,
-        config: FlabPrunerConfig,
+        on: Calibrated,
         rows: list[list[Shape]],
         first: Shape,
-        calibration: PackedTokens,
         texts: TextSets,
-        vocabulary: NaturalVocabulary,
-        removals: FirstRemovals,
-        experts: BestExperts,
+        tokens: TokenChoice,
+        layers: LayerChoice,
+        experts: ExpertChoice,
     ) -> list[Candidate]:
-        model, family, batch_size = self.dense.model, self.family, config.data.batch_size
-        dense = shape_of(model, family)
-        widths = sorted({shape["neuron"] for row in rows for shape in row} - {dense["neuron"]})
-        surveyed: list[dict[int, NarrowLayer]] = []
-        if widths:
-            # half of the set tells shapes apart; the chosen one is decided on all of it
-            half = next(calibration.batches(-(-len(calibration.input_ids) // 2)))
-            criterion, generator = FFN_CRITERIA[config.ffn.criterion], self._generator(config)
-            with progress("Surveying FFN widths", dense["layer"], "layer") as tick:
-                if family.experts is None:
-                    surveyed = survey(model, family, half, widths, criterion, batch_size, generator, tick)
-                else:
-                    # whole experts and widths are not both free
-                    kept = experts(rows[0][0]["expert"]) if config.experts.enabled else {}
-                    surveyed = survey_experts(
-                        model, family, half, kept, widths, criterion, batch_size, generator, tick
-                    )
-
+        widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
+        # whole experts and their width are not both free
+        neurons = NeuronChoice(on, sorted(widths), experts(first.get("expert")) if widths else {})
         with progress("Measuring shapes", None, "shape") as tick:
 
             def measure(shape: Shape) -> Candidate:
-                removed = [removal.layer for removal in removals(dense["layer"] - shape["layer"])]
-                text = self._validation_text(config, texts, vocabulary, shape["vocab"])
-                kept = experts(shape["expert"]) if config.experts.enabled else {}
-                candidate = measure_shape(model, family, shape, removed, surveyed, text, batch_size, kept)
+                removed = [removal.layer for removal in layers.removed(shape["layer"])]
+                text = self._validation_text(on.config, texts, tokens, shape["vocab"])
+                kept, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
+                batch_size = on.config.data.batch_size
+                candidate = measure_shape(on.model, on.family, shape, removed, narrow, text, batch_size, kept)
                 tick()
                 return candidate
 
             return search_shape(rows, first, measure)
 
     def _validation_text(
-        self, config: FlabPrunerConfig, texts: TextSets, vocabulary: NaturalVocabulary, size: int
+        self, config: FlabPrunerConfig, texts: TextSets, tokens: TokenChoice, size: int
     ) -> ValidationText:
-        kept = vocabulary.resized(size)
-        tokens = self._packed(self._tokenizer_for(kept), kept, texts.validation, config.data, None)
+        kept = tokens(size)
+        packed = self._packed(self._tokenizer_for(kept), kept, texts.validation, config.data, None)
         return ValidationText(
-            kept.tolist(), tokens, sum(len(document.text.encode("utf-8")) for document in texts.validation)
+            kept.tolist(), packed, sum(len(document.text.encode("utf-8")) for document in texts.validation)
         )
-
-    def _generator(self, config: FlabPrunerConfig) -> torch.Generator:
-        return torch.Generator().manual_seed(config.seed)
-
-    def _experts(self, config: FlabPrunerConfig, calibration: PackedTokens) -> BestExperts:
-        model, family = self.dense.model, self.family
-        criterion = EXPERT_CRITERIA[config.experts.criterion]
-
-        def rank() -> dict[int, torch.Tensor]:
-            layers = shape_of(model, family)["layer"]
-            with progress(f"Ranking experts by {config.experts.criterion}", layers, "layer") as tick:
-                return rank_experts(
-                    model, family, calibration, config.data.batch_size, criterion, self._generator(config), tick
-                )
-
-        return BestExperts(rank, family.experts.group_count(model.config) if family.experts else 1)
-
-    def _narrowed(
-        self,
-        config: FlabPrunerConfig,
-        calibration: PackedTokens,
-        kept_layers: list[int],
-        kept_experts: dict[int, torch.Tensor],
-        shape: Shape,
-        dense: Shape,
-    ) -> dict[int, NarrowLayer]:
-        width, mixture = shape["neuron"], self.family.experts is not None
-        criterion = FFN_CRITERIA[config.ffn.criterion]
-        if not config.ffn.enabled or (width == dense["neuron"] and len(kept_layers) == dense["layer"]):
-            return {}
-        if width == dense["neuron"] and (mixture or not criterion.compensates):
-            return {}
-        arguments = (width, criterion, config.data.batch_size, self._generator(config))
-        with progress(f"Narrowing FFNs to {width:,}", dense["layer"], "layer") as tick:
-            if mixture:
-                return narrow_experts(
-                    self.dense.model, self.family, calibration, kept_layers, kept_experts, *arguments, tick
-                )
-            return narrow(self.dense.model, self.family, calibration, kept_layers, *arguments, tick)
 
     def _base_hash(self) -> str:
         return weights_hash(WrittenTensors(self.dense.model, self.dense.stored), self.dense.storage_dtype)
@@ -811,94 +679,6 @@ class FlabOptimizer:
         return self.pruned
 
 
-def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
-    """How far each size may go under the settings.
-
-    Args:
-        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
-
-    Raises:
-        [`FlabError`]: a pinned size is larger than the dense one, or one that the model cannot have.
-    """
-    multiple = config.vocabulary.pad_to_multiple_of or 1
-    allowed: dict[str, Sequence[int]] = {}
-    for part in COMPONENTS:
-        if part.dimension not in sizes.shape:
-            continue
-        section, dense = getattr(config, part.section), sizes.shape[part.dimension]
-        possible, pinned = sizes.possible[part.dimension], getattr(section, part.setting)
-        if pinned is not None:
-            size = _round_up(pinned, multiple) if part.dimension == "vocab" else pinned
-            check_pinned(f"{part.section}.{part.setting}", size, dense, possible)
-            allowed[part.dimension] = [size]
-        elif not section.enabled:
-            allowed[part.dimension] = [dense]
-        elif part.dimension == "vocab":
-            allowed["vocab"] = steps(min(multiple, tokens), tokens, multiple)
-        elif part.dimension == "neuron":
-            step = config.ffn.multiple_of
-            allowed["neuron"] = [size for size in possible if size % step == 0 or size == dense]
-        else:
-            allowed[part.dimension] = possible
-    if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
-        allowed["neuron"] = [sizes.shape["neuron"]]
-    return Limits(allowed)
-
-
-def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
-    """Raises a [`ConfigurationError`] if a model cannot have a size that is asked for."""
-    if size > dense:
-        raise ConfigurationError(
-            f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes smaller"
-        )
-    if size not in possible:
-        near = sorted(sorted(possible, key=lambda other: abs(other - size))[:4])
-        raise ConfigurationError(
-            f"{name}: this model cannot have {size:,}; take one of {', '.join(f'{other:,}' for other in near)}"
-        )
-
-
-def asked_shapes(config: FlabPrunerConfig, sizes: ModelSizes, limits: Limits, natural: int) -> list[list[Shape]]:
-    """The shapes to choose from, see [`~shapes.candidate_shapes`]; one alone where there is no target.
-
-    Args:
-        natural (`int`): rows of the vocabulary at its natural size.
-
-    Raises:
-        [`ConfigurationError`]: no shape lands near enough to the target.
-    """
-    counts, dense = sizes.counts, sizes.shape
-    if config.target_ratio is None:
-        vocabulary = limits.largest["vocab"] if config.vocabulary.size else natural
-        return [[asked_sizes(config, dense).resized(vocab=vocabulary)]]
-    rows = candidate_shapes(counts, limits, natural, parameters_to_keep(counts, dense, config.target_ratio))
-    shapes = [shape for row in rows for shape in row]
-    reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
-    return [near for row in rows if (near := [shape for shape in row if shape in reached])]
-
-
-def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
-    """The dense sizes with the pinned ones inside the layers, and of their number, in their place."""
-    pins = {part.dimension: getattr(getattr(config, part.section), part.setting) for part in COMPONENTS}
-    return dense.resized(**{name: size for name, size in pins.items() if name != "vocab" and name in dense and size})
-
-
-def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-    """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
-    dense = sizes.shape
-    if config.experts.enabled and "expert" not in dense:
-        raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
-    limits = size_limits(config, sizes, dense["vocab"])
-    if config.target_ratio is not None:
-        check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)
-    elif not config.vocabulary.enabled and asked_sizes(config, dense) == dense:
-        pins = [part.setting for part in COMPONENTS if part.dimension in dense and part.dimension != "vocab"]
-        raise ConfigurationError(
-            f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
-            f" {dense['neuron']:,} neurons stay; give target_ratio, or a smaller {' or '.join(pins)}"
-        )
-
-
 def search_section(
     candidates: list[Candidate], removed: list[Removal], natural: int, shape: Shape, texts: TextSets
 ) -> dict[str, Any]:
@@ -926,7 +706,3 @@ def search_section(
             "skipped_files": texts.skipped_files,
         },
     }
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

@@ -145,7 +145,7 @@ def masked_step(
     model: nn.Module,
     family: Family,
     removed: set[int],
-    narrowed: dict[int, NarrowLayer],
+    narrowed: Mapping[int, NarrowLayer],
 ) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
     """What each dense layer does once pruned, without surgery: see `layer_step` of [`final_hidden`]."""
     layers = family.decoder_layers(model)
@@ -171,7 +171,7 @@ def cut_step(
     family: Family,
     shape: Shape,
     removed: set[int],
-    narrowed: dict[int, NarrowLayer],
+    narrowed: Mapping[int, NarrowLayer],
     kept_experts: Mapping[int, torch.Tensor],
 ) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
     """[`masked_step`] for a mixture of experts, whose router does not choose among some of them unless the others are
@@ -197,7 +197,7 @@ def measure_shape(
     family: Family,
     shape: Shape,
     removed: Sequence[int],
-    surveyed: list[dict[int, NarrowLayer]],
+    narrowed: Mapping[int, NarrowLayer],
     text: ValidationText,
     batch_size: int,
     kept_experts: Mapping[int, torch.Tensor] | None = None,
@@ -206,13 +206,10 @@ def measure_shape(
 
     Args:
         removed (`Sequence[int]`): the layers that go.
-        surveyed (`list[dict[int, NarrowLayer]]`): see [`~optimum_flab.ffn.narrowing.survey`]; empty where no FFN is
-            narrowed.
+        narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
         text ([`ValidationText`]): in the pieces of the shape's vocabulary.
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
     """
-    width = shape["neuron"]
-    narrowed = {index: widths[width] for index, widths in enumerate(surveyed) if width in widths}
     if family.experts is None:
         step = masked_step(model, family, set(removed), narrowed)
     else:
