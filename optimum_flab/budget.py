@@ -286,8 +286,10 @@ def check_reached(
     ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
     possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
     nearest = min(map(removed, possible), key=lambda ratio: abs(ratio - target_ratio))
+    widths = limits.allowed["neuron"]
+    step = f" (--ffn-multiple-of, now {widths[1] - widths[0]})" if len(widths) > 1 else ""
     raise ConfigurationError(
         f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters with what is pinned "
-        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width "
-        "(--ffn-multiple-of), or free the vocabulary"
+        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width{step}, or free the "
+        "vocabulary"
     )

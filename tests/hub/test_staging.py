@@ -219,10 +219,10 @@ NORM = "model.norm.weight"
         (lambda folder: change_json(folder / "config.json", vocab_size=10_000), "has shape"),
         (lambda folder: change_json(folder / "config.json", eos_token_id=50_000), "token ids \\[50000\\]"),
         (lambda folder: change_json(folder / "flab_plan.json", vocab_size=5), "the plan 5"),
-        (lambda folder: change_json(folder / "flab_plan.json", kept_layers=[0]), "the plan keeps 1"),
+        (lambda folder: change_json(folder / "flab_plan.json", kept_layers=[0]), "num_hidden_layers 3, the plan 1"),
         (
             lambda folder: change_json(folder / "flab_plan.json", kept_neurons={"0": [1, 2]}),
-            "neurons, the plan keeps 2",
+            "intermediate_size 48, the plan 2",
         ),
         (lambda folder: change_json(folder / "flab_plan.json", base_hash="0"), "different base models"),
         (lambda folder: change_json(folder / "config.json", model_type="nothing"), "does not load"),
