@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -81,16 +82,15 @@ def survey_experts(
         `list[dict[int, NarrowLayer]]`: for every layer and width the neurons of its experts, empty for layers without
         experts. Their weights are not compensated: those of all widths would take several times the model's memory.
     """
-    found: list[dict[int, NarrowLayer]] = []
+    layers = range(len(family.decoder_layers(model)))
+    found: list[dict[int, NarrowLayer]] = [{} for _ in layers]
+    without_weights = replace(criterion, compensates=False)
 
     def decide_layer(
         index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
     ) -> None:
-        narrowed = _narrowed(experts, index, seen, importance, widths, criterion, generator)
-        found[index] = {width: NarrowLayer(narrow.kept, None) for width, narrow in narrowed.items()}
+        found[index] = _narrowed(experts, index, seen, importance, widths, without_weights, generator)
 
-    layers = range(len(family.decoder_layers(model)))
-    found += [{} for _ in layers]
     _upwards(model, family, tokens, layers, kept_experts, batch_size, decide_layer, tick)
     return found
 

@@ -150,6 +150,12 @@ def resembled(config: Any) -> tuple[str | None, float | None]:
         model_type: sum(known_family(model_type).axes(name) is not None for name in names) / len(names)
         for model_type in known_families()
     }
-    # llama before others that name as much
-    best = max(shares, key=lambda model_type: (shares[model_type], model_type == "llama"))
+
+    def fit(model_type: str) -> tuple[float, bool, int, bool]:
+        """Of families that name as much, one whose fields are there, that has the least besides, and llama."""
+        family = known_family(model_type)
+        has_fields = all(hasattr(config, field) for field in family.sizes.values())
+        return shares[model_type], has_fields, -len(family.tensors), model_type == "llama"
+
+    best = max(shares, key=fit)
     return (best, shares[best]) if shares[best] else (None, None)

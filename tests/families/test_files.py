@@ -170,6 +170,16 @@ def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
     assert str(path) in str(caught.value) and said in str(caught.value)
 
 
+def test_a_mixture_of_the_user(tmp_path):
+    facts = {"model_type": "olmoe", "like": "mixtral", "transformers": ">=5.0"}
+    sizes = {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+    config = CONFIG_MAPPING["olmoe"](vocab_size=64, **sizes)
+    with pytest.raises(FlabError, match="It resembles 'mixtral', which knows 100% of its tensors by name"):
+        family_for(config)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    check_family(model, family_for(config, written(tmp_path, facts)))
+
+
 def test_a_file_of_another_family_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="describes 'ernie4_5', the model is of type 'persimmon'"):
         family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
