@@ -290,6 +290,6 @@ def check_reached(
     step = f" (--ffn-multiple-of, now {widths[1] - widths[0]})" if len(widths) > 1 else ""
     raise ConfigurationError(
         f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters with what is pinned "
-        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width{step}, or free the "
-        "vocabulary"
+        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width{step}, or free "
+        "the vocabulary"
     )
