@@ -408,6 +408,10 @@ def datasets(facts: Facts) -> list[str]:
     return list(dict.fromkeys(filter(None, (dataset_of(spec, facts.datasets) for spec in specs))))
 
 
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
 def source_rows(facts: Facts) -> list[list[str]]:
     """The texts of a pruning, and what they decided: what, value."""
     enabled = {part.section for part in COMPONENTS if at(facts.settings, part.section, "enabled")}
@@ -419,7 +423,7 @@ def source_rows(facts: Facts) -> list[list[str]]:
         ("corpus", "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled), "`python-stdlib`, the default"),
         (
             "calibration",
-            "calibration" + f": decides {' and '.join(decided)}" * bool(decided),
+            "calibration" + f": decides {_joined(decided)}" * bool(decided),
             "a sample of the corpus",
         ),
         ("held_out", "held-out text: only measured on", "set aside from the calibration text"),

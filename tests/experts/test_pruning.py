@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.hub.staging import check_checkpoint_files
+from optimum_flab.recovery.settings import RecoverySettings
 
 from ..conftest import TEXTS, byte_level_tokenizer
 from ..families.zoo import member
@@ -128,3 +129,19 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
     with pytest.raises(ConfigurationError, match="intermediate_size: this model cannot have 40; take one of 12, 16"):
         optimizer.prune(asked(dense, ffn={"intermediate_size": 40, "multiple_of": 8}))
+
+
+def test_a_pruned_mixture_is_recovered(dense, tmp_path):
+    """Attention, routers and experts are trained, and what attention gives is refitted."""
+    optimizer = pruned(dense, tmp_path / "out", experts={"num_experts": 4}, ffn={"intermediate_size": 24})
+    before = {name: tensor.clone() for name, tensor in optimizer.pruned.model.state_dict().items()}
+    examples = [{"instruction": f"Write part {number}.", "output": text} for number, text in enumerate(TEXTS)]
+    (tmp_path / "data.json").write_text(json.dumps(examples))
+    data = {"data": [str(tmp_path / "data.json")], "answers": "reference", "template": "plain"}
+    settings = RecoverySettings(**data, sequence_length=128, batch_size=2, max_steps=3, learning_rate=2e-3)
+    recovered = optimizer.recover(settings, cache_dir=tmp_path / "cache")
+    section = recovered.report["recovery"]
+    assert section["held_out_after"]["divergence"] < section["held_out_before"]["divergence"]
+    changed = {name for name, tensor in recovered.model.state_dict().items() if not tensor.equal(before[name])}
+    parts = ("self_attn.o_proj.weight", "mlp.gate.weight", "mlp.experts.down_proj")
+    assert {part for part in parts if any(name.endswith(part) for name in changed)} == set(parts)
