@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ TOKENIZER_FILES = (
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
 WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
 @dataclass
@@ -165,10 +167,7 @@ def load_dense(
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded, facts)
-    if files.gguf is not None:
-        check_gguf_tensors(files.gguf, config)
-    elif files.revision is None:
-        check_weight_files(files.folder)
+    check_weights(files, config)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
@@ -636,9 +635,7 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise FlabError(
-            f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
-        )
+        raise FlabError(_lacking(files, missing))
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
             f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({_counted(unknown)});"
@@ -655,20 +652,31 @@ def _outlined(
 ) -> tuple[PreTrainedModel, ModelTensors] | None:
     """A model on the meta device with its tensors, which are made of the stored ones when they are asked for; `None`
     where that cannot be."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     has_settings = (files.folder / "generation_config.json").is_file()
     if files.gguf is not None or files.revision is not None or not has_settings:
         return None
+    stored = _stored(files, config, dtype)
+    if stored is None or not stored.exact:
+        return None
+    stored.model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    return stored.model, stored
+
+
+def _stored(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype) -> ModelTensors | None:
+    """The tensors that a local folder of safetensors files holds for a model, which is on the meta device; `None`
+    where it has no such files, or of types that are not known here."""
+    from transformers import AutoModelForCausalLM
+
+    paths = shards(files.folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     try:
-        stored = ModelTensors(model, StoredTensors(shards(files.folder)))
+        return ModelTensors(model, StoredTensors(paths)) if paths else None
     except ValueError:
         return None
-    model.generation_config = GenerationConfig.from_pretrained(files.folder)
-    return model, stored
 
 
 def _settle_ties(model: PreTrainedModel) -> bool:
@@ -831,18 +839,9 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     Raises:
         [`FlabError`]: a weight file is not one.
     """
-    from safetensors import SafetensorError, safe_open
-
-    dtypes, sizes = [], []
-    for path in shards(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = [file.get_slice(name) for name in file.keys()]
-                found = [(tensor.get_dtype(), torch.Size(tensor.get_shape()).numel()) for tensor in tensors]
-        except (OSError, SafetensorError) as error:
-            raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
-        dtypes += [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
-        sizes += [size for dtype, size in found if dtype in SAFETENSORS_DTYPES]
+    found = [tensor for path in shards(folder) for tensor in _safetensors_header(path)]
+    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
+    sizes = [shape.numel() for dtype, shape in found if dtype in SAFETENSORS_DTYPES]
     if dtypes:
         return _most_common(dtypes, sizes)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -886,17 +885,82 @@ def _listed_shards(folder: Path, name: str) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
+def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
+    """Checks the weights of a local model by their files and headers, before any are read. Those of a Hub repository
+    are checked when they are loaded.
+
+    Raises:
+        [`FlabError`]: names the file that is missing or damaged, or tensors that are missing or have another shape;
+            of a GGUF file also those that the stock class does not have.
+    """
+    if files.gguf is not None:
+        check_gguf_tensors(files.gguf, config)
+    elif files.revision is None:
+        check_weight_files(files.folder)
+        stored = _stored(files, config, torch.float32)
+        if stored is not None and stored.lacking:
+            raise FlabError(_lacking(files, sorted(stored.lacking)))
+
+
 def check_weight_files(folder: Path) -> None:
-    """Raises a [`FlabError`] if weight files are missing in a local folder."""
+    """Raises a [`FlabError`] if weight files of a local folder are missing or damaged."""
     listed = _listed_shards(folder, WEIGHTS)
-    missing = [path.name for path in listed if not path.is_file()]
-    if missing == [WEIGHTS] and any(folder.glob("pytorch_model*.bin")):
-        return
-    if missing:
+    pickled = listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin"))
+    listed = _listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
+    if missing := [path.name for path in listed if not path.is_file()]:
         raise FlabError(
             f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {_shown(missing)};"
             " download them"
         )
+    for path in listed:
+        if pickled:
+            _check_archive(path)
+        else:
+            _safetensors_header(path)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises a [`FlabError`] if a file is none that `torch.save` wrote, or does not end as it begins."""
+    try:
+        with path.open("rb") as file:
+            is_cut = file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
+        if is_cut or _stand_in(path):
+            raise ValueError("it is cut short")
+    except (OSError, ValueError) as error:
+        raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
+
+
+def _safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
+    """Types and shapes of the tensors in a safetensors file.
+
+    Raises:
+        [`FlabError`]: the file is not one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = [file.get_slice(name) for name in file.keys()]
+            return [(tensor.get_dtype(), torch.Size(tensor.get_shape())) for tensor in tensors]
+    except (OSError, SafetensorError) as error:
+        raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
+
+
+def _lacking(files: ModelFiles, missing: list[str]) -> str:
+    """What to say of tensors that are missing or do not fit, and of files that may hold them."""
+    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
+    if unlisted := _unlisted(files.folder):
+        message += f"; its index does not name {_shown(unlisted)}: download the index and these files again"
+    return message
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The files that the index of a folder does not name, although by their names those that it does name are parts of
+    a whole with them."""
+    names = {path.name for path in _listed_shards(folder, WEIGHTS)}
+    parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
+    whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}
+    return sorted(whole - names)
 
 
 def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:

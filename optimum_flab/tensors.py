@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,8 +94,11 @@ class ModelTensors(Mapping[str, torch.Tensor]):
             conversions were used, for they are reverted in writing.
         stored ([`StoredTensors`]): what it would be loaded from.
 
-    Raises:
-        `ValueError`: what is stored does not make exactly the tensors of the model.
+    Attributes:
+        outlines (`dict[str, torch.Tensor]`): the tensors on the meta device.
+        lacking (`list[str]`): tensors of the model that cannot be made, or in another shape only.
+        unknown (`list[str]`): what is stored for no tensor of the model, without what its class ignores.
+        exact (`bool`): whether what is stored makes every tensor of the model once, under the first of its names.
     """
 
     def __init__(self, model: PreTrainedModel, stored: StoredTensors):
@@ -102,35 +107,35 @@ class ModelTensors(Mapping[str, torch.Tensor]):
 
         self.model, self.stored = model, stored
         conversions = get_model_conversion_mapping(model)
-        self._pieces = _pieces(model, stored, conversions)
+        self._pieces, self.unknown = _pieces(model, stored, conversions)
         converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
         self._converters = {pattern: converter for converter in converters for pattern in converter.source_patterns}
         self._groups: dict[str, str] = {}
         self.outlines: dict[str, torch.Tensor] = {}
         for group in self._pieces:
-            made = self._made(group, stored.outlines)
+            try:
+                made = self._made(group, stored.outlines)
+            except (AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
+                continue
             self._groups |= dict.fromkeys(made, group)
             self.outlines |= made
-        needed = {name: tensor.shape for name, tensor in own_tensors(model).items()}
-        if needed != {name: outline.shape for name, outline in self.outlines.items()}:
-            raise ValueError(f"what is stored does not make the tensors of a {type(model).__name__}")
-        model._weight_conversions = [conversion for conversion in conversions if conversion.was_used()]
+        self.lacking = _lacking(model, self.outlines)
+        self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
+        # in transformers 5.0 they do not know whether they were used
+        used = [getattr(conversion, "was_used", lambda: True)() for conversion in conversions]
+        model._weight_conversions = list(itertools.compress(conversions, used))
 
     def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors that the pieces of a group make, or the outlines of both."""
         pieces = self._pieces[group]
         pattern = next(iter(pieces.values()))
         if pattern is None:
-            if len(pieces) > 1:
-                raise ValueError(f"{' and '.join(pieces)} are one tensor of a {type(self.model).__name__}")
             return {group: tensors[next(iter(pieces))]}
         converter = copy.deepcopy(self._converters[pattern])
         for name, pattern in pieces.items():
             converter.add_tensor(group, name, pattern, tensors[name])
-        try:
-            made = converter.convert(group, model=self.model, config=self.model.config)
-        except (AttributeError, LookupError, RuntimeError) as error:
-            raise ValueError(f"the pieces of {group} do not fit ({error})") from error
+        made = converter.convert(group, model=self.model, config=self.model.config)
+        made = made[0] if isinstance(made, tuple) else made  # in transformers 5.0
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -148,31 +153,44 @@ class ModelTensors(Mapping[str, torch.Tensor]):
 
 def _pieces(
     model: PreTrainedModel, stored: Iterable[str], conversions: Sequence[WeightTransform]
-) -> dict[str, dict[str, str | None]]:
+) -> tuple[dict[str, dict[str, str | None]], list[str]]:
     """What is made of which stored tensors, found as transformers' `convert_and_load_state_dict_in_model` does.
 
     Returns:
-        `dict[str, dict[str, str | None]]`: for a tensor of the model, the first if several are made together, the
-            stored ones in the order in which transformers takes them, each with the pattern of the conversion that
-            turns them into it, if any does.
-
-    Raises:
-        `ValueError`: one is for no tensor of the model.
+        `tuple[dict[str, dict[str, str | None]], list[str]]`: for a tensor of the model, the first if several are made
+            together, the stored ones in the order in which transformers takes them, each with the pattern of the
+            conversion that turns them into it, if any does; and the stored ones that are for none.
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     renamings = [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]
     converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
     known, prefix = model.state_dict(), model.base_model_prefix
+    # what older versions stored, and this one keeps without storing it
+    kept = {name.rpartition(".")[2] for name, _ in model.named_buffers()} & {"inv_freq", "position_ids"}
+    ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), *(rf"(^|\.){name}$" for name in kept)]
     pieces: dict[str, dict[str, str | None]] = {}
+    unknown = []
     for name in sorted(stored, key=dot_natural_key):
         target, pattern = rename_source_key(name, renamings, converters, prefix, known)
         if target not in known and name in known:
             target, pattern = rename_source_key(name, [], [], prefix, known)
-        if target not in known:
-            raise ValueError(f"{name} is no tensor of a {type(model).__name__}")
-        pieces.setdefault(target, {})[name] = pattern
-    return pieces
+        if target in known and (pattern is not None or target not in pieces):
+            pieces.setdefault(target, {})[name] = pattern
+        elif target in known or not any(re.search(ignorable, target) for ignorable in ignored):
+            unknown.append(name)
+    return pieces, unknown
+
+
+def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
+    """The tensors of a model, tied ones once, that are not among `outlines`, or in another shape."""
+    ignored = list(model._keys_to_ignore_on_load_missing or ())
+    lacking = []
+    for name, *others in _names(model):
+        shapes = {outlines[found].shape for found in (name, *others) if found in outlines}
+        if shapes != {model.state_dict()[name].shape} and not any(re.search(ignorable, name) for ignorable in ignored):
+            lacking.append(name)
+    return lacking
 
 
 class WrittenTensors(Mapping[str, torch.Tensor]):
@@ -236,12 +254,16 @@ def written_parts(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> di
 
 def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors of a model by their names in it, each once: of tied ones, what comes first."""
-    own, seen = {}, set()
+    tensors = model.state_dict()
+    return {names[0]: tensors[names[0]] for names in _names(model)}
+
+
+def _names(model: PreTrainedModel) -> list[list[str]]:
+    """The names of each tensor of a model: several where it is tied."""
+    names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            own[name] = tensor.detach()
-        seen.add(id(tensor))
-    return own
+        names.setdefault(id(tensor), []).append(name)
+    return list(names.values())
 
 
 def write_tensors(

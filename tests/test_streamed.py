@@ -137,11 +137,15 @@ def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp
     assert streamed._base_hash() == in_memory._base_hash() == weights_hash(model)
 
 
-def test_other_tensors_than_the_class_has_are_read_into_memory(tmp_path):
-    """Where transformers says what it makes of them."""
+def test_what_the_class_ignores_is_not_read_and_what_it_does_not_have_is_refused(tmp_path):
     model = member("gpt2", vocab_size=600)
     model.save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, tmp_path / "model.safetensors")
-    assert FlabOptimizer.from_pretrained(tmp_path, in_memory=False).dense.stored is None
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, path, {"format": "pt"})
+    optimizer = FlabOptimizer.from_pretrained(tmp_path, in_memory=False)
+    assert optimizer.dense.stored is not None and optimizer._base_hash() == weights_hash(model)
+    save_file({**tensors, "transformer.h.0.attn.scale": torch.ones(1)}, path, {"format": "pt"})
+    with pytest.raises(FlabError, match="hold what GPT2LMHeadModel does not have"):
+        FlabOptimizer.from_pretrained(tmp_path, in_memory=False)
