@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightTransform
 
+    from .gguf_files import GgufTensors
+
 
 # what safetensors files call the types of tensors
 DTYPES = {
@@ -56,12 +58,12 @@ class StoredTensors(Mapping[str, torch.Tensor]):
                         raise ValueError(f"{name} in {str(path)!r} is of type {part.get_dtype()}")
                     self._files[name] = path
                     self.outlines[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
-        self._states = {path: _state(path) for path in self.paths}
+        self._states = {path: file_state(path) for path in self.paths}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._files[name]
         try:
-            if _state(path) != self._states[path]:
+            if file_state(path) != self._states[path]:
                 raise FlabError(f"weight file {str(path)!r} was changed while it was read; run the same command again")
             # opened anew each time: what of a file was read stays in memory for as long as it is open
             with safe_open(path, framework="pt") as file:
@@ -79,7 +81,8 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         return len(self._files)
 
 
-def _state(path: Path) -> tuple[int, int]:
+def file_state(path: Path) -> tuple[int, int]:
+    """What tells whether a file was changed: its size and when it was last written."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
@@ -92,7 +95,7 @@ class ModelTensors(Mapping[str, torch.Tensor]):
     Args:
         model (`PreTrainedModel`): on the meta device, its weights tied. As by `from_pretrained`, it is told which
             conversions were used, for they are reverted in writing.
-        stored ([`StoredTensors`]): what it would be loaded from.
+        stored ([`StoredTensors`] or [`~gguf_files.GgufTensors`]): what it would be loaded from.
 
     Attributes:
         outlines (`dict[str, torch.Tensor]`): the tensors on the meta device.
@@ -101,7 +104,7 @@ class ModelTensors(Mapping[str, torch.Tensor]):
         exact (`bool`): whether what is stored makes every tensor of the model once, under the first of its names.
     """
 
-    def __init__(self, model: PreTrainedModel, stored: StoredTensors):
+    def __init__(self, model: PreTrainedModel, stored: StoredTensors | GgufTensors):
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
 

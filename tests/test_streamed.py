@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from optimum_flab.surgery import _padded
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .families.zoo import member
+from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
 DENSE = {
@@ -37,13 +39,8 @@ def content(folder):
     return {**files, "report": report}
 
 
-@pytest.fixture(scope="module", params=DENSE)
-def pruned(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streamed")
-    model = DENSE[request.param]()
-    model.generation_config.eos_token_id = [3, 1]
-    model.save_pretrained(folder / "dense", max_shard_size="20KB")
-    byte_level_tokenizer(600).save_pretrained(folder / "dense")
+def pruned_in_memory(folder):
+    """Prunes the model in `dense` to `pruned`."""
     (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     config = FlabPrunerConfig(
         data={"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
@@ -57,6 +54,16 @@ def pruned(request, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=DENSE)
+def pruned(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamed")
+    model = DENSE[request.param]()
+    model.generation_config.eos_token_id = [3, 1]
+    model.save_pretrained(folder / "dense", max_shard_size="20KB")
+    byte_level_tokenizer(600).save_pretrained(folder / "dense")
+    return pruned_in_memory(folder)
+
+
 def applied(folder, out, in_memory):
     optimizer = FlabOptimizer.from_pretrained(folder / "dense", device="cpu", in_memory=in_memory)
     assert (optimizer.dense.stored is None) is in_memory
@@ -67,12 +74,29 @@ def applied(folder, out, in_memory):
 
 def test_every_byte_is_the_same(pruned, tmp_path):
     assert len(list((pruned / "dense").glob("*.safetensors"))) > 1
+    same_bytes(pruned, tmp_path)
+
+
+def same_bytes(pruned, tmp_path):
     streamed, in_memory = (applied(pruned, tmp_path / str(flag), flag) for flag in (False, True))
     assert streamed == in_memory
     searched = content(pruned / "pruned")
     for name in ("model.safetensors", "flab_plan.safetensors", "tokenizer.json", "generation_config.json"):
         assert streamed.get(name) == searched.get(name)
     assert streamed["report"]["weights_sha256"] == searched["report"]["weights_sha256"]
+
+
+@pytest.mark.parametrize(("embedding", "head"), [(F32, None), (Q5, Q8), (Q8, Q5), (Q8, "another")])
+def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
+    """A head that is another quantisation of the embedding is tied to it again, with the values of the finer one."""
+    (tmp_path / "dense").mkdir()
+    model = tiny_model("qwen2", 600)
+    matrix = model.model.embed_tokens.weight.numpy()
+    output = None if head is None else (matrix, head)
+    if head == "another":
+        output = (np.random.default_rng(0).normal(size=matrix.shape).astype(np.float32), Q8)
+    write_gguf(tmp_path / "dense" / "tiny.gguf", model, byte_level_tokenizer(600), (matrix, embedding), output)
+    same_bytes(pruned_in_memory(tmp_path), tmp_path)
 
 
 def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):

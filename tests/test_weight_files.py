@@ -9,7 +9,6 @@ import struct
 from argparse import ArgumentParser
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -28,7 +27,7 @@ from optimum_flab.surgery import operate
 from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, tiny_model
-from .test_loading import F32, write_gguf
+from .gguf_writer import F32, write_gguf
 
 
 VOCABULARY = 600
@@ -98,22 +97,27 @@ def test_what_the_class_itself_says_can_be_left_out_is_no_fault(folder, head):
 @pytest.mark.parametrize(
     "name", ["rope_freqs.weight", "blk.0.attn_q_norm.weight", "blk.4.attn_q.weight", "blk.0.attn_output.bias", "x"]
 )
-def test_the_same_in_a_gguf_file(tmp_path, name, monkeypatch):
-    model = tiny_model("qwen2", VOCABULARY)
+def test_the_same_in_a_gguf_file(tmp_path, name):
+    model, tokenizer = tiny_model("qwen2", VOCABULARY), byte_level_tokenizer(VOCABULARY)
     embedding = (model.model.embed_tokens.weight.numpy(), F32)
-    write_gguf(tmp_path / "good.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    write_gguf(tmp_path / "good.gguf", model, tokenizer, embedding)
     load_dense(tmp_path / "good.gguf")
-    finish = gguf.GGUFWriter.write_header_to_file
-
-    def with_one_more(writer, *arguments):
-        writer.add_tensor(name, np.ones(32, dtype=np.float32))
-        return finish(writer, *arguments)
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_one_more)
-    write_gguf(tmp_path / "more.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    write_gguf(tmp_path / "more.gguf", model, tokenizer, embedding, more={name: np.ones(32, dtype=np.float32)})
     said = refusal(tmp_path / "more.gguf")
     assert "scales its rotary embedding" in said if name.startswith("rope") else f"not have (1 tensor: {name})" in said
     assert "name the checkpoint that it was made from" in said and "config.json" not in said
+
+
+def test_a_gguf_file_that_is_cut_short_or_lacks_a_tensor_is_named(tmp_path):
+    model, tokenizer = tiny_model("qwen2", VOCABULARY), byte_level_tokenizer(VOCABULARY)
+    embedding, path = (model.model.embed_tokens.weight.numpy(), F32), tmp_path / "tiny.gguf"
+    write_gguf(path, model, tokenizer, embedding, without="blk.1.ffn_up.weight")
+    assert "lack 1 tensors or have other shapes: model.layers.1.mlp.up_proj.weight" in refusal(path)
+    write_gguf(path, model, tokenizer, embedding, (model.model.embed_tokens.weight.numpy(), F32))
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, 30_000, 10_000, 100, 8):
+        path.write_bytes(whole[:size])
+        assert f"GGUF file '{path}' " in refusal(path)
 
 
 def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
