@@ -97,7 +97,7 @@ def read_header(path: Path) -> GgufHeader:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             header = _parsed(_Cursor(content))
             size = len(content)
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error) as error:
         raise FlabError(f"GGUF file {str(path)!r} is damaged ({error}); download it again") from error
     for tensor in header.tensors.values():
         if tensor.start + prod(tensor.shape[:-1]) * tensor.bytes_per_row > size:
@@ -160,8 +160,8 @@ def _parsed(cursor: _Cursor) -> GgufHeader:
     alignment = fields.get("general.alignment", ALIGNMENT)
     begin = -(-cursor.place // alignment) * alignment
     tensors = {place.name: GgufTensor(place.name, place.shape, place.kind, begin + place.start) for place in places}
-    if "general.architecture" not in fields:
-        raise ValueError("it names no architecture")
+    if not isinstance(fields.get("general.architecture"), str) or any(not place.shape for place in places):
+        raise ValueError("it names no architecture, or tensors without a shape")
     return GgufHeader(fields, tensors)
 
 

@@ -270,41 +270,55 @@ def _names(model: PreTrainedModel) -> list[list[str]]:
 
 
 def write_tensors(
-    path: str | Path,
-    outlines: Mapping[str, torch.Tensor],
+    files: Mapping[Path, Mapping[str, torch.Tensor]],
     tensors: Iterable[tuple[str, torch.Tensor]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a safetensors file without having all its tensors in memory; the bytes are those that
+    """Writes safetensors files without having all their tensors in memory; the bytes are those that
     `safetensors.torch.save_file` writes of them, which needs them all (there is no writer that does not).
 
     Args:
-        path (`str` or `Path`): the file.
-        outlines (`Mapping[str, torch.Tensor]`): names, shapes and dtypes; they may be on the meta device.
+        files (`Mapping[Path, Mapping[str, torch.Tensor]]`): names, shapes and dtypes by file; the tensors may be on
+            the meta device. No name is in two files.
         tensors (`Iterable[tuple[str, torch.Tensor]]`): the same with their values, in any order, each once.
-        metadata (`Mapping[str, str]`, *optional*): what the file says of itself.
+        metadata (`Mapping[str, str]`, *optional*): what each file says of itself.
 
     Raises:
         `ValueError`: a tensor is missing, or is another than its outline.
     """
+    places: dict[str, tuple[Path, int]] = {}
+    for path, outlines in files.items():
+        places |= {name: (path, place) for name, place in _begin_file(path, outlines, metadata).items()}
+    outlines = {name: outline for outlines in files.values() for name, outline in outlines.items()}
+    for name, tensor in tensors:
+        outline = outlines[name]
+        if tensor.shape != outline.shape or tensor.dtype != outline.dtype:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(outline.shape)}")
+        path, place = places.pop(name)
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    if places:
+        raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
+
+
+def _begin_file(
+    path: Path, outlines: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None
+) -> dict[str, int]:
+    """Writes the header of a safetensors file.
+
+    Returns:
+        `dict[str, int]`: where each tensor begins in it.
+    """
     names = sorted(outlines, key=lambda name: (-ORDER.index(NAMES[outlines[name].dtype]), name))
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
-    places, end = {}, 0
+    starts, end = {}, 0
     for name in names:
-        places[name], start = end, end
+        starts[name], start = end, end
         end += outlines[name].numel() * outlines[name].element_size()
         kind = NAMES[outlines[name].dtype]
         header[name] = {"dtype": kind, "shape": list(outlines[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with Path(path).open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        begin = file.tell()
-        for name, tensor in tensors:
-            outline = outlines[name]
-            if tensor.shape != outline.shape or tensor.dtype != outline.dtype:
-                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(outline.shape)}")
-            file.seek(begin + places.pop(name))
-            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-        if places:
-            raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return {name: 8 + len(text) + start for name, start in starts.items()}

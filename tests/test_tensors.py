@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.checkpoint import _save_streamed
+from optimum_flab.checkpoint import MAX_SHARD_SIZE, _save_streamed
 from optimum_flab.loading import shards, weights_hash
 from optimum_flab.tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
@@ -36,7 +36,7 @@ def test_the_bytes_are_those_of_the_library(tmp_path_factory, contents, seed, ra
     items = list(tensors.items())
     random.shuffle(items)
     outlines = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    write_tensors(folder / "ours", outlines, iter(items), metadata)
+    write_tensors({folder / "ours": outlines}, iter(items), metadata)
     assert (folder / "ours").read_bytes() == (folder / "theirs").read_bytes()
 
 
@@ -64,12 +64,12 @@ def test_they_are_read_one_at_a_time_from_several_files(tmp_path):
 def test_what_does_not_fit_its_outline_is_refused(tmp_path, given_tensors, said):
     outlines = {"a": torch.empty(2, device="meta"), "b": torch.empty(1, device="meta")}
     with pytest.raises(ValueError, match=said):
-        write_tensors(tmp_path / "file", outlines, given_tensors.items())
+        write_tensors({tmp_path / "file": outlines}, given_tensors.items())
 
 
 def test_what_was_written_is_what_was_given(tmp_path):
     tensors = {"x": torch.randn(3, 5), "y": torch.randn(4).bfloat16()}
-    write_tensors(tmp_path / "file", tensors, tensors.items())
+    write_tensors({tmp_path / "file": tensors}, tensors.items())
     for name, tensor in load_file(tmp_path / "file").items():
         assert tensor.equal(tensors[name])
 
@@ -128,9 +128,11 @@ def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
     for name, tensor in own.items():
         assert tensors[name].equal(tensor) and tensors[name].dtype == tensor.dtype
         assert (tensors.outlines[name].shape, tensors.outlines[name].dtype) == (tensor.shape, tensor.dtype)
-    (tmp_path / "streamed").mkdir()
-    _save_streamed(outline, tmp_path / "streamed", tensors.items())
-    assert same_files(tmp_path / "streamed", tmp_path / "whole")
+    for size, folder in ((MAX_SHARD_SIZE, "whole"), ("20KB", "saved")):
+        (tmp_path / size).mkdir()
+        _save_streamed(model_of(model_type, "meta"), tmp_path / size, tensors.items(), size)
+        assert same_files(tmp_path / size, tmp_path / folder)
+    assert len(shards(tmp_path / "saved")) > 1
     whole = StoredTensors(shards(tmp_path / "whole"))
     assert weights_hash(model) == weights_hash(WrittenTensors(outline, tensors)) == weights_hash(whole)
     assert {name: part.shape for name, part in WrittenTensors(model).items()} == {
@@ -154,7 +156,7 @@ def test_half_of_the_experts_are_written_as_a_model_that_has_no_more(model_type,
     cut.save_pretrained(tmp_path / "whole")
     (tmp_path / "streamed").mkdir()
     streamed = half(stored_in(tmp_path / "saved", outline).items())
-    _save_streamed(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed)
+    _save_streamed(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed, MAX_SHARD_SIZE)
     assert same_files(tmp_path / "streamed", tmp_path / "whole")
     loaded, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "streamed", dtype=torch.bfloat16, output_loading_info=True
