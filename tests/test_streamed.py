@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.budget import sizes_of
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.experts import chosen_experts
+from optimum_flab.families import family_for
 from optimum_flab.loading import weights_hash
 from optimum_flab.surgery import _padded
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
-from .families.zoo import member
+from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
+from .families.zoo import MIXTURES, member
 from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
@@ -97,6 +100,34 @@ def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
         output = (np.random.default_rng(0).normal(size=matrix.shape).astype(np.float32), Q8)
     write_gguf(tmp_path / "dense" / "tiny.gguf", model, byte_level_tokenizer(600), (matrix, embedding), output)
     same_bytes(pruned_in_memory(tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_every_byte_of_a_mixture_is_the_same(model_type, tmp_path):
+    """Though its experts are stored one by one, and are one tensor in the model."""
+    model = member(model_type, vocab_size=600)
+    model.save_pretrained(tmp_path / "dense", max_shard_size="20KB")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    family = family_for(model.config)
+    sizes = sizes_of(model, family)
+    half = min(number for number in sizes.possible["expert"] if number * 2 >= sizes.shape["expert"])
+    scores = torch.rand(sizes.shape["expert"], generator=torch.Generator().manual_seed(0))
+    experts = chosen_experts(scores, half, family.experts.group_count(model.config)).tolist()
+    layers = family.pruned_layers(model)
+    fields = {
+        "kept_layers": [index for index in range(sizes.shape["layer"]) if index != layers[-1]],
+        "kept_neurons": {},
+        "kept_experts": dict.fromkeys(layers[:-1], experts),
+        "vocab_size": 600,
+        "dtype": "bfloat16",
+        "base_hash": weights_hash(model),
+    }
+    for in_memory in (False, True):
+        optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu", in_memory=in_memory)
+        assert (optimizer.dense.stored is None) is in_memory
+        optimizer.apply(plan_of(None, **fields))
+        optimizer.save_pretrained(tmp_path / str(in_memory))
+    assert content(tmp_path / "False") == content(tmp_path / "True")
 
 
 def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
