@@ -141,6 +141,13 @@ class ModelTensors(Mapping[str, torch.Tensor]):
         made = made[0] if isinstance(made, tuple) else made  # in transformers 5.0
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
+    def written(self) -> Mapping[str, torch.Tensor]:
+        """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored so, as they are
+        there."""
+        written = WrittenTensors(self.model, self)
+        shapes = [{name: outline.shape for name, outline in one.outlines.items()} for one in (written, self.stored)]
+        return self.stored if shapes[0] == shapes[1] else written
+
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._made(self._groups[name], self.stored)[name]
 
@@ -187,12 +194,12 @@ def _pieces(
 
 def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
     """The tensors of a model, tied ones once, that are not among `outlines`, or in another shape."""
-    ignored = list(model._keys_to_ignore_on_load_missing or ())
+    ignored, needed = list(model._keys_to_ignore_on_load_missing or ()), model.state_dict()
     lacking = []
-    for name, *others in _names(model):
-        shapes = {outlines[found].shape for found in (name, *others) if found in outlines}
-        if shapes != {model.state_dict()[name].shape} and not any(re.search(ignorable, name) for ignorable in ignored):
-            lacking.append(name)
+    for names in _names(model):
+        shapes = {outlines[name].shape for name in names if name in outlines}
+        if shapes != {needed[names[0]].shape} and not any(re.search(pattern, names[0]) for pattern in ignored):
+            lacking.append(names[0])
     return lacking
 
 
@@ -217,26 +224,29 @@ class WrittenTensors(Mapping[str, torch.Tensor]):
         outlines = {name: torch.empty_like(tensor, device="meta") for name, tensor in own.items()}
         self.outlines: dict[str, torch.Tensor] = revert_weight_conversion(model, dict(outlines))
         names = {id(outline): name for name, outline in outlines.items()}
-        self._origins = {part: names.pop(id(outline), None) for part, outline in self.outlines.items()}
-        for name in names.values():  # what was not merely renamed
+        self._renamed = {
+            part: names.pop(id(outline)) for part, outline in self.outlines.items() if id(outline) in names
+        }
+        self._cut: dict[str, str] = {}
+        for name in names.values():
             for part, outline in written_parts(model, name, outlines[name]).items():
                 if part not in self.outlines or outline.shape != self.outlines[part].shape:
                     raise FlabError(
                         f"transformers writes {part} of several tensors of a {type(model).__name__}, which is not"
                         " supported; prune another model"
                     )
-                self._origins[part] = name
+                self._cut[part] = name
         self._latest: dict[str, dict[str, torch.Tensor]] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        origin = self._origins[name]
-        if origin in self._latest:
-            return self._latest[origin][name]
-        parts = written_parts(self.model, origin, self.tensors[origin])
-        if len(parts) > 1:
+        if name in self._renamed:
+            return self.tensors[self._renamed[name]]
+        origin = self._cut[name]
+        if origin not in self._latest:
+            parts = written_parts(self.model, origin, self.tensors[origin])
             # in the order of their names the experts of a layer alternate between two tensors
             self._latest = {**dict([*self._latest.items()][-1:]), origin: parts}
-        return parts[name]
+        return self._latest[origin][name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.outlines
