@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.gguf_files import near_equal_copies
 from optimum_flab.loading import (
     check_config,
     computation_device,
     dense_from_memory,
     find_model,
     load_dense,
-    near_equal_copies,
     read_config,
     weights_hash,
 )

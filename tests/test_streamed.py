@@ -42,8 +42,13 @@ def content(folder):
     return {**files, "report": report}
 
 
-def pruned_in_memory(folder):
-    """Prunes the model in `dense` to `pruned`."""
+@pytest.fixture(scope="module", params=DENSE)
+def pruned(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamed")
+    model = DENSE[request.param]()
+    model.generation_config.eos_token_id = [3, 1]
+    model.save_pretrained(folder / "dense", max_shard_size="20KB")
+    byte_level_tokenizer(600).save_pretrained(folder / "dense")
     (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     config = FlabPrunerConfig(
         data={"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
@@ -57,16 +62,6 @@ def pruned_in_memory(folder):
     return folder
 
 
-@pytest.fixture(scope="module", params=DENSE)
-def pruned(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streamed")
-    model = DENSE[request.param]()
-    model.generation_config.eos_token_id = [3, 1]
-    model.save_pretrained(folder / "dense", max_shard_size="20KB")
-    byte_level_tokenizer(600).save_pretrained(folder / "dense")
-    return pruned_in_memory(folder)
-
-
 def applied(folder, out, in_memory):
     optimizer = FlabOptimizer.from_pretrained(folder / "dense", device="cpu", in_memory=in_memory)
     assert (optimizer.dense.stored is None) is in_memory
@@ -77,16 +72,23 @@ def applied(folder, out, in_memory):
 
 def test_every_byte_is_the_same(pruned, tmp_path):
     assert len(list((pruned / "dense").glob("*.safetensors"))) > 1
-    same_bytes(pruned, tmp_path)
-
-
-def same_bytes(pruned, tmp_path):
     streamed, in_memory = (applied(pruned, tmp_path / str(flag), flag) for flag in (False, True))
     assert streamed == in_memory
     searched = content(pruned / "pruned")
     for name in ("model.safetensors", "flab_plan.safetensors", "tokenizer.json", "generation_config.json"):
         assert streamed.get(name) == searched.get(name)
     assert streamed["report"]["weights_sha256"] == searched["report"]["weights_sha256"]
+
+
+def same_bytes_by(tmp_path, **fields):
+    """Whether a plan with these fields gives the same files of the model in `dense` in both ways."""
+    for in_memory in (False, True):
+        optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu", in_memory=in_memory)
+        assert (optimizer.dense.stored is None) is in_memory
+        plan = plan_of(None, **fields, vocab_size=600, dtype="bfloat16", base_hash=optimizer._base_hash())
+        optimizer.apply(plan)
+        optimizer.save_pretrained(tmp_path / str(in_memory))
+    return content(tmp_path / "False") == content(tmp_path / "True")
 
 
 @pytest.mark.parametrize(("embedding", "head"), [(F32, None), (Q5, Q8), (Q8, Q5), (Q8, "another")])
@@ -99,7 +101,8 @@ def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
     if head == "another":
         output = (np.random.default_rng(0).normal(size=matrix.shape).astype(np.float32), Q8)
     write_gguf(tmp_path / "dense" / "tiny.gguf", model, byte_level_tokenizer(600), (matrix, embedding), output)
-    same_bytes(pruned_in_memory(tmp_path), tmp_path)
+    neurons = {layer: list(range(layer, 60, 2))[:28] for layer in (0, 2, 3)}
+    assert same_bytes_by(tmp_path, kept_layers=list(neurons), kept_neurons=neurons)
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
@@ -113,21 +116,9 @@ def test_every_byte_of_a_mixture_is_the_same(model_type, tmp_path):
     half = min(number for number in sizes.possible["expert"] if number * 2 >= sizes.shape["expert"])
     scores = torch.rand(sizes.shape["expert"], generator=torch.Generator().manual_seed(0))
     experts = chosen_experts(scores, half, family.experts.group_count(model.config)).tolist()
-    layers = family.pruned_layers(model)
-    fields = {
-        "kept_layers": [index for index in range(sizes.shape["layer"]) if index != layers[-1]],
-        "kept_neurons": {},
-        "kept_experts": dict.fromkeys(layers[:-1], experts),
-        "vocab_size": 600,
-        "dtype": "bfloat16",
-        "base_hash": weights_hash(model),
-    }
-    for in_memory in (False, True):
-        optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu", in_memory=in_memory)
-        assert (optimizer.dense.stored is None) is in_memory
-        optimizer.apply(plan_of(None, **fields))
-        optimizer.save_pretrained(tmp_path / str(in_memory))
-    assert content(tmp_path / "False") == content(tmp_path / "True")
+    *layers, last = family.pruned_layers(model)
+    kept = [index for index in range(sizes.shape["layer"]) if index != last]
+    assert same_bytes_by(tmp_path, kept_layers=kept, kept_neurons={}, kept_experts=dict.fromkeys(layers, experts))
 
 
 def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
