@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from transformers import AutoConfig, AutoTokenizer
 
 from .errors import FlabError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+MAX_SHARD_SIZE = "50GB"  # what `save_pretrained` takes by default
 # kinds of rotary embedding that transformers 4 computes by the same formulas
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
@@ -31,6 +33,7 @@ def save_checkpoint(
     folder: str | Path,
     family: Family,
     tensors: Iterable[tuple[str, torch.Tensor]] | None = None,
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Writes weights, configurations and tokenizer of a pruned model.
 
@@ -41,28 +44,48 @@ def save_checkpoint(
         family ([`Family`]): of the model; says whether transformers 4 reads it as it was measured.
         tensors (`Iterable[tuple[str, torch.Tensor]]`, *optional*): the weights of a model on the meta device, in any
             order; they are written as they come.
+        max_shard_size (`str`): how large a weight file may become, in words of `save_pretrained`; larger weights are
+            written as several with an index.
 
     Raises:
         [`FlabError`]: transformers makes another tokenizer of the files.
     """
     if tensors is None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
     else:
-        _save_streamed(model, Path(folder), tensors)
+        _save_streamed(model, Path(folder), tensors, max_shard_size)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
     check_tokenizer(folder, tokenizer)
 
 
-def _save_streamed(model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def _save_streamed(
+    model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_size: str
+) -> None:
     """Writes what `save_pretrained` writes, tensor by tensor."""
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
+    outlines = WrittenTensors(model).outlines
+    split = split_state_dict_into_shards_factory(
+        outlines,
+        # the experts that were one tensor stay in one file
+        get_storage_id=lambda outline: outline.untyped_storage()._cdata,
+        get_storage_size=lambda outline: outline.untyped_storage().nbytes(),
+        filename_pattern=WEIGHTS.replace(".", "{suffix}."),
+        max_shard_size=max_shard_size,
+    )
+    files = {
+        folder / file: {name: outlines[name] for name in names} for file, names in split.filename_to_tensors.items()
+    }
     parts = (written_parts(model, name, tensor) for name, tensor in tensors)
-    stored = (item for part in parts for item in part.items())
-    write_tensors(folder / WEIGHTS, WrittenTensors(model).outlines, stored, {"format": "pt"})
+    write_tensors(files, (item for part in parts for item in part.items()), {"format": "pt"})
+    if split.is_sharded:
+        metadata = {"total_parameters": model.num_parameters(), **split.metadata}
+        index = {"metadata": metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / f"{WEIGHTS}.index.json").write_text(text, encoding="utf-8")
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -94,7 +94,8 @@ def inspect_model(
     Raises:
         [`FlabError`]: the model cannot be read or its family is not supported.
     """
-    from .loading import find_model, near_equal_copies, read_config
+    from .gguf_files import near_equal_copies
+    from .loading import find_model, read_config
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")

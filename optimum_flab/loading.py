@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +21,13 @@ import torch
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
 from .families import FAMILY_NAME, Family, check_family, family_for
+from .gguf_files import GgufTensor, GgufTensors, dequantised, near_equal_copies
 from .licenses import is_license_file
 from .tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
 
 if TYPE_CHECKING:
-    import gguf
-    import numpy as np
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -53,11 +53,8 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
     "tekken.json",
 )
-# the largest relative difference (Frobenius) that quantising one matrix twice explains: about 4% between 5 and 8 bits,
-# 15% at 3 bits; matrices trained apart differ by more than 100%
-LARGEST_QUANTISATION_DIFFERENCE = 0.2
-ROWS_AT_ONCE = 4096
 WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
 @dataclass
@@ -130,8 +127,8 @@ def load_dense(
         dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one that lies beside a pruned model, else to one of the known families.
-        in_memory (`bool`): where false, the weights of a local folder stay in their files if these are safetensors
-            under the names of the stock class, and the model is on the meta device: enough to apply a plan.
+        in_memory (`bool`): where false, the weights of a local folder or GGUF file stay in their files if transformers
+            makes the model's tensors of them one by one, and the model is on the meta device: enough to apply a plan.
         check (`Callable`): called with the model's configuration and family before its weights; may refuse it.
 
     Returns:
@@ -160,15 +157,12 @@ def load_dense(
         if finer_copy is not None:
             notes.append(
                 f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
-                f" keeping the one of {finer_copy.tensor_type.name}"
+                f" keeping the one of {finer_copy.kind.name}"
             )
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
     check(as_loaded, facts)
-    if files.gguf is not None:
-        check_gguf_tensors(files.gguf, config)
-    elif files.revision is None:
-        check_weight_files(files.folder)
+    check_weights(files, config)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
@@ -181,14 +175,13 @@ def load_dense(
             f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
             "checkpoints"
         )
-    in_memory = in_memory or torch.promote_types(storage_dtype, dtype) != dtype  # it is to be rounded
-    outline = None if in_memory else _outlined(files, config, storage_dtype)
-    if outline is not None:
-        model, stored = outline
+    stored = None if in_memory else _stored_exactly(files, as_loaded, dtype, finer_copy)
+    if stored is not None:
+        model = stored.model
     else:
-        model, stored = _load_weights(files, config, dtype), None
-    if finer_copy is not None:
-        _tie(model, finer_copy)
+        model = _load_weights(files, config, dtype)
+        if finer_copy is not None:
+            _tie(model, files.gguf, finer_copy)
     if _settle_ties(model):
         notes.append(
             "the configuration says that embedding and output head are one matrix, but the weights hold two: pruned as"
@@ -636,9 +629,7 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({_first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise FlabError(
-            f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
-        )
+        raise FlabError(_lacking(files, missing))
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
             f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({_counted(unknown)});"
@@ -650,25 +641,48 @@ def _load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtyp
     return model
 
 
-def _outlined(
-    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
-) -> tuple[PreTrainedModel, ModelTensors] | None:
-    """A model on the meta device with its tensors, which are made of the stored ones when they are asked for; `None`
-    where that cannot be."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
+def _stored_exactly(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
+) -> ModelTensors | None:
+    """The tensors of a local model in its files, if a model in memory would have the same; `None` if it would have
+    others, or they cannot be read one by one."""
+    from transformers import GenerationConfig
 
-    has_settings = (files.folder / "generation_config.json").is_file()
-    if files.gguf is not None or files.revision is not None or not has_settings:
+    if files.revision is not None:
         return None
+    stored = _stored(files, config, dtype, embedding)
+    if stored is None or not stored.exact:
+        return None
+    if any(torch.promote_types(outline.dtype, dtype) != dtype for outline in stored.outlines.values()):
+        return None  # it is to be rounded
+    if files.gguf is None:
+        if not (files.folder / "generation_config.json").is_file():
+            return None
+        stored.model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    return stored
+
+
+def _stored(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None = None
+) -> ModelTensors | None:
+    """The tensors that the files of a local model hold for it, which is on the meta device; `None` where they cannot
+    be read one by one: weights that `torch.save` wrote, types that are not known here, GGUF architectures that
+    transformers does not know or reads in a way of their own.
+
+    Args:
+        embedding ([`~gguf_files.GgufTensor`], *optional*): of a GGUF file, see [`~gguf_files.GgufTensors`].
+    """
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     try:
-        stored = ModelTensors(model, StoredTensors(shards(files.folder)))
+        if files.gguf is not None:
+            return ModelTensors(model, GgufTensors(files.gguf, model, dtype, embedding))
+        return ModelTensors(model, StoredTensors(paths)) if (paths := shards(files.folder)) else None
     except ValueError:
         return None
-    model.generation_config = GenerationConfig.from_pretrained(files.folder)
-    return model, stored
 
 
 def _settle_ties(model: PreTrainedModel) -> bool:
@@ -722,102 +736,16 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
         del model.config.quantization_config
 
 
-def near_equal_copies(path: Path) -> tuple[gguf.ReaderTensor | None, float]:
-    """Whether the embedding and the output head of a GGUF file are quantisations of one matrix.
-
-    Args:
-        path (`Path`): a GGUF file with tensors `token_embd.weight` and `output.weight`.
-
-    Returns:
-        `tuple[ReaderTensor | None, float]`: the copy with more bits per weight if they are, and their relative
-        difference (Frobenius norm of the difference over that of the finer copy).
-    """
-    import gguf
-
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    embedding, output = tensors.get("token_embd.weight"), tensors.get("output.weight")
-    if embedding is None or output is None or tuple(embedding.shape) != tuple(output.shape):
-        return None, float("inf")
-    finer = max(output, embedding, key=_bits_per_weight)
-    coarser = embedding if finer is output else output
-    difference = norm = 0.0
-    for start, rows in _dequantised(finer):
-        others = gguf.dequantize(coarser.data[start : start + len(rows)], coarser.tensor_type)
-        difference += float(((rows - others) ** 2).sum())
-        norm += float((rows**2).sum())
-    relative = (difference / norm) ** 0.5 if norm else float("inf")
-    return (finer if relative <= LARGEST_QUANTISATION_DIFFERENCE else None), relative
-
-
-def check_gguf_tensors(path: Path, config: PreTrainedConfig) -> None:
-    """Raises a [`FlabError`] if a GGUF file holds what the stock class does not have."""
-    if "rope_freqs.weight" in (unknown := unknown_gguf_tensors(path, config)):
-        raise FlabError(
-            f"the GGUF file {str(path)!r} scales its rotary embedding (rope_freqs.weight), which transformers does not"
-            " read from GGUF files, so it would be another model; name the checkpoint that it was made from"
-        )
-    if unknown:
-        raise FlabError(
-            f"the GGUF file {str(path)!r} holds what the stock class does not have ({_counted(unknown)}); without"
-            " that it would be another model, so name the checkpoint that it was made from"
-        )
-
-
 def _counted(tensors: list[str]) -> str:
     return f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}: {_shown(tensors)}"
 
 
-def unknown_gguf_tensors(path: Path, config: PreTrainedConfig) -> list[str]:
-    """The tensors of a GGUF file that stand for no parameter of the stock class, sorted; transformers passes over
-    them."""
-    import gguf
-    from transformers import AutoModelForCausalLM
-
-    family, names = _gguf_tensor_names(path)
-    architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family), None)
-    if architecture is None:
-        return []
-    with torch.device("meta"):
-        parameters = AutoModelForCausalLM.from_config(config).state_dict()
-    known = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    mapped = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in parameters}
-    return sorted(name for name in names if name not in mapped)
-
-
-def _gguf_tensor_names(path: Path) -> tuple[str, Sequence[str]]:
-    """The architecture that a GGUF file names, and the names of its tensors."""
-    try:
-        from transformers.integrations.gguf.reader import read_gguf_metadata
-    except ImportError:  # in older releases; gguf's own reader looks at every token and takes seconds
-        import gguf
-
-        reader = gguf.GGUFReader(path)
-        return reader.fields["general.architecture"].contents(), [tensor.name for tensor in reader.tensors]
-    metadata, names = read_gguf_metadata(str(path))
-    return metadata["general.architecture"], names
-
-
-def _bits_per_weight(tensor: gguf.ReaderTensor) -> float:
-    import gguf
-
-    weights, size = gguf.GGML_QUANT_SIZES[tensor.tensor_type]
-    return 8 * size / weights
-
-
-def _dequantised(tensor: gguf.ReaderTensor) -> Iterable[tuple[int, np.ndarray]]:
-    """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first."""
-    import gguf
-
-    for start in range(0, len(tensor.data), ROWS_AT_ONCE):
-        yield start, gguf.dequantize(tensor.data[start : start + ROWS_AT_ONCE], tensor.tensor_type)
-
-
 @torch.no_grad()
-def _tie(model: PreTrainedModel, tensor: gguf.ReaderTensor) -> None:
+def _tie(model: PreTrainedModel, path: Path, tensor: GgufTensor) -> None:
     """Makes the output head of an untied model the embedding again, with the values of `tensor`."""
     embedding = model.get_input_embeddings()
     model.get_output_embeddings().weight = embedding.weight
-    for start, rows in _dequantised(tensor):
+    for start, rows in dequantised(path, tensor):
         embedding.weight[start : start + len(rows)] = torch.from_numpy(rows)
     model.config.tie_word_embeddings = True
     # transformers worked out at construction which weights are tied
@@ -831,18 +759,9 @@ def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
     Raises:
         [`FlabError`]: a weight file is not one.
     """
-    from safetensors import SafetensorError, safe_open
-
-    dtypes, sizes = [], []
-    for path in shards(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = [file.get_slice(name) for name in file.keys()]
-                found = [(tensor.get_dtype(), torch.Size(tensor.get_shape()).numel()) for tensor in tensors]
-        except (OSError, SafetensorError) as error:
-            raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
-        dtypes += [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
-        sizes += [size for dtype, size in found if dtype in SAFETENSORS_DTYPES]
+    found = [tensor for path in shards(folder) for tensor in _safetensors_header(path)]
+    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
+    sizes = [shape.numel() for dtype, shape in found if dtype in SAFETENSORS_DTYPES]
     if dtypes:
         return _most_common(dtypes, sizes)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
@@ -886,17 +805,98 @@ def _listed_shards(folder: Path, name: str) -> list[Path]:
     return [folder / name for name in sorted(set(names))]
 
 
-def check_weight_files(folder: Path) -> None:
-    """Raises a [`FlabError`] if weight files are missing in a local folder."""
-    listed = _listed_shards(folder, WEIGHTS)
-    missing = [path.name for path in listed if not path.is_file()]
-    if missing == [WEIGHTS] and any(folder.glob("pytorch_model*.bin")):
+def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
+    """Checks the weights of a local model by their files and headers, before any are read. Those of a Hub repository
+    are checked when they are loaded.
+
+    Raises:
+        [`FlabError`]: names the file that is missing or damaged, or tensors that are missing or have another shape;
+            of a GGUF file also those that the stock class does not have.
+    """
+    if files.revision is not None:
         return
-    if missing:
+    if files.gguf is None:
+        check_weight_files(files.folder)
+    stored = _stored(files, config, torch.float32)
+    if stored is None:
+        return
+    if files.gguf is not None and (unknown := stored.stored.unknown):
+        raise FlabError(_unknown_in_gguf(files, unknown))
+    if stored.lacking:
+        raise FlabError(_lacking(files, sorted(stored.lacking)))
+
+
+def _unknown_in_gguf(files: ModelFiles, unknown: list[str]) -> str:
+    if "rope_freqs.weight" in unknown:
+        return (
+            f"the GGUF file {str(files.gguf)!r} scales its rotary embedding (rope_freqs.weight), which transformers"
+            " does not read from GGUF files, so it would be another model; name the checkpoint that it was made from"
+        )
+    return (
+        f"the GGUF file {str(files.gguf)!r} holds what the stock class does not have ({_counted(unknown)}); without"
+        " that it would be another model, so name the checkpoint that it was made from"
+    )
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raises a [`FlabError`] if weight files of a local folder are missing or damaged."""
+    listed = _listed_shards(folder, WEIGHTS)
+    pickled = listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin"))
+    listed = _listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
+    if missing := [path.name for path in listed if not path.is_file()]:
         raise FlabError(
             f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {_shown(missing)};"
             " download them"
         )
+    for path in listed:
+        if pickled:
+            _check_archive(path)
+        else:
+            _safetensors_header(path)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises a [`FlabError`] if a file is none that `torch.save` wrote, or does not end as it begins."""
+    try:
+        with path.open("rb") as file:
+            is_cut = file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
+        if is_cut or _stand_in(path):
+            raise ValueError("it is cut short")
+    except (OSError, ValueError) as error:
+        raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
+
+
+def _safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
+    """Types and shapes of the tensors in a safetensors file.
+
+    Raises:
+        [`FlabError`]: the file is not one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = [file.get_slice(name) for name in file.keys()]
+            return [(tensor.get_dtype(), torch.Size(tensor.get_shape())) for tensor in tensors]
+    except (OSError, SafetensorError) as error:
+        raise FlabError(f"weight file {str(path)!r} {_damage(path, error)}") from error
+
+
+def _lacking(files: ModelFiles, missing: list[str]) -> str:
+    """What to say of tensors that are missing or do not fit, and of files that may hold them."""
+    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {_shown(missing)}"
+    if unlisted := _unlisted(files.folder) if files.gguf is None else []:
+        message += f"; its index does not name {_shown(unlisted)}: download the index and these files again"
+    return message
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The files that the index of a folder does not name, although by their names those that it does name are parts of
+    a whole with them."""
+    names = {path.name for path in _listed_shards(folder, WEIGHTS)}
+    parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
+    whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}
+    return sorted(whole - names)
 
 
 def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:

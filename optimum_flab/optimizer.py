@@ -41,7 +41,7 @@ from .settings import DataSettings
 from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
 from .stopwatch import Stopwatch
 from .surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
-from .tensors import StoredTensors, WrittenTensors
+from .tensors import StoredTensors
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -392,7 +392,8 @@ class FlabOptimizer:
         )
 
     def _base_hash(self) -> str:
-        return weights_hash(WrittenTensors(self.dense.model, self.dense.stored), self.dense.storage_dtype)
+        dense = self.dense
+        return weights_hash(dense.model if dense.stored is None else dense.stored.written(), dense.storage_dtype)
 
     def _plan(
         self,

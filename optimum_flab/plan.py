@@ -130,7 +130,7 @@ class PruningPlan:
         Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         if self.weights:
             outlines = self.weights.outlines if isinstance(self.weights, StoredTensors) else self.weights
-            write_tensors(Path(folder, WEIGHTS_NAME), outlines, self.weights.items())
+            write_tensors({Path(folder, WEIGHTS_NAME): outlines}, self.weights.items())
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:

@@ -16,19 +16,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.gguf_files import near_equal_copies
 from optimum_flab.loading import (
     check_config,
     computation_device,
     dense_from_memory,
     find_model,
     load_dense,
-    near_equal_copies,
     read_config,
     weights_hash,
 )
 from optimum_flab.tensors import WrittenTensors
 
 from .conftest import byte_level_tokenizer, tiny_model
+from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
 VOCABULARY = 600
@@ -276,75 +277,9 @@ for arguments, words in (
 # --- GGUF
 
 
-TENSORS = {
-    "model.norm.weight": "output_norm.weight",
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.q_proj.bias": "attn_q.bias",
-    "self_attn.k_proj.bias": "attn_k.bias",
-    "self_attn.v_proj.bias": "attn_v.bias",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-}
-
-
-def write_gguf(path, model, tokenizer, embedding, output=None):
-    """Writes a tiny Qwen2 as llama.cpp's converter would.
-
-    Args:
-        embedding, output: pairs of a float32 matrix and the type to quantise it to.
-    """
-    config = model.config
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_name("tiny")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in tokenizer.all_special_tokens else 1 for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-
-    def add(name, matrix, kind):
-        writer.add_tensor(name, gguf.quantize(matrix, kind), raw_dtype=kind)
-
-    for name, tensor in model.state_dict().items():
-        if name in TENSORS:
-            writer.add_tensor(TENSORS[name], tensor.numpy())
-        elif name.startswith("model.layers."):
-            _, _, layer, rest = name.split(".", 3)
-            writer.add_tensor(f"blk.{layer}.{TENSORS[rest]}", tensor.numpy())
-    add("token_embd.weight", *embedding)
-    if output is not None:
-        add("output.weight", *output)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def dense_qwen2():
     return tiny_model("qwen2", VOCABULARY)
-
-
-Q8, Q5, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q5_0, gguf.GGMLQuantizationType.F32
 
 
 def test_gguf_of_a_tied_model_loads_and_saves_as_an_ordinary_one(tmp_path, tokenizer, dense_qwen2):

@@ -3,17 +3,22 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.budget import sizes_of
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.experts import chosen_experts
+from optimum_flab.families import family_for
 from optimum_flab.loading import weights_hash
 from optimum_flab.surgery import _padded
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
-from .families.zoo import member
+from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
+from .families.zoo import MIXTURES, member
+from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
 DENSE = {
@@ -73,6 +78,47 @@ def test_every_byte_is_the_same(pruned, tmp_path):
     for name in ("model.safetensors", "flab_plan.safetensors", "tokenizer.json", "generation_config.json"):
         assert streamed.get(name) == searched.get(name)
     assert streamed["report"]["weights_sha256"] == searched["report"]["weights_sha256"]
+
+
+def same_bytes_by(tmp_path, **fields):
+    """Whether a plan with these fields gives the same files of the model in `dense` in both ways."""
+    for in_memory in (False, True):
+        optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu", in_memory=in_memory)
+        assert (optimizer.dense.stored is None) is in_memory
+        plan = plan_of(None, **fields, vocab_size=600, dtype="bfloat16", base_hash=optimizer._base_hash())
+        optimizer.apply(plan)
+        optimizer.save_pretrained(tmp_path / str(in_memory))
+    return content(tmp_path / "False") == content(tmp_path / "True")
+
+
+@pytest.mark.parametrize(("embedding", "head"), [(F32, None), (Q5, Q8), (Q8, Q5), (Q8, "another")])
+def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
+    """A head that is another quantisation of the embedding is tied to it again, with the values of the finer one."""
+    (tmp_path / "dense").mkdir()
+    model = tiny_model("qwen2", 600)
+    matrix = model.model.embed_tokens.weight.numpy()
+    output = None if head is None else (matrix, head)
+    if head == "another":
+        output = (np.random.default_rng(0).normal(size=matrix.shape).astype(np.float32), Q8)
+    write_gguf(tmp_path / "dense" / "tiny.gguf", model, byte_level_tokenizer(600), (matrix, embedding), output)
+    neurons = {layer: list(range(layer, 60, 2))[:28] for layer in (0, 2, 3)}
+    assert same_bytes_by(tmp_path, kept_layers=list(neurons), kept_neurons=neurons)
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_every_byte_of_a_mixture_is_the_same(model_type, tmp_path):
+    """Though its experts are stored one by one, and are one tensor in the model."""
+    model = member(model_type, vocab_size=600)
+    model.save_pretrained(tmp_path / "dense", max_shard_size="20KB")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    family = family_for(model.config)
+    sizes = sizes_of(model, family)
+    half = min(number for number in sizes.possible["expert"] if number * 2 >= sizes.shape["expert"])
+    scores = torch.rand(sizes.shape["expert"], generator=torch.Generator().manual_seed(0))
+    experts = chosen_experts(scores, half, family.experts.group_count(model.config)).tolist()
+    *layers, last = family.pruned_layers(model)
+    kept = [index for index in range(sizes.shape["layer"]) if index != last]
+    assert same_bytes_by(tmp_path, kept_layers=kept, kept_neurons={}, kept_experts=dict.fromkeys(layers, experts))
 
 
 def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
@@ -137,11 +183,15 @@ def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp
     assert streamed._base_hash() == in_memory._base_hash() == weights_hash(model)
 
 
-def test_other_tensors_than_the_class_has_are_read_into_memory(tmp_path):
-    """Where transformers says what it makes of them."""
+def test_what_the_class_ignores_is_not_read_and_what_it_does_not_have_is_refused(tmp_path):
     model = member("gpt2", vocab_size=600)
     model.save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, tmp_path / "model.safetensors")
-    assert FlabOptimizer.from_pretrained(tmp_path, in_memory=False).dense.stored is None
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, path, {"format": "pt"})
+    optimizer = FlabOptimizer.from_pretrained(tmp_path, in_memory=False)
+    assert optimizer.dense.stored is not None and optimizer._base_hash() == weights_hash(model)
+    save_file({**tensors, "transformer.h.0.attn.scale": torch.ones(1)}, path, {"format": "pt"})
+    with pytest.raises(FlabError, match="hold what GPT2LMHeadModel does not have"):
+        FlabOptimizer.from_pretrained(tmp_path, in_memory=False)

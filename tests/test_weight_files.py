@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from argparse import ArgumentParser
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -18,13 +18,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
+from optimum_flab.evaluation.efficiency import measure_efficiency
+from optimum_flab.evaluation.harness import ModelSource
 from optimum_flab.loading import check_config, load_dense, stored_dtype, weights_hash
 from optimum_flab.surgery import operate
 from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, tiny_model
-from .test_loading import F32, write_gguf
+from .gguf_writer import F32, write_gguf
 
 
 VOCABULARY = 600
@@ -94,22 +97,27 @@ def test_what_the_class_itself_says_can_be_left_out_is_no_fault(folder, head):
 @pytest.mark.parametrize(
     "name", ["rope_freqs.weight", "blk.0.attn_q_norm.weight", "blk.4.attn_q.weight", "blk.0.attn_output.bias", "x"]
 )
-def test_the_same_in_a_gguf_file(tmp_path, name, monkeypatch):
-    model = tiny_model("qwen2", VOCABULARY)
+def test_the_same_in_a_gguf_file(tmp_path, name):
+    model, tokenizer = tiny_model("qwen2", VOCABULARY), byte_level_tokenizer(VOCABULARY)
     embedding = (model.model.embed_tokens.weight.numpy(), F32)
-    write_gguf(tmp_path / "good.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    write_gguf(tmp_path / "good.gguf", model, tokenizer, embedding)
     load_dense(tmp_path / "good.gguf")
-    finish = gguf.GGUFWriter.write_header_to_file
-
-    def with_one_more(writer, *arguments):
-        writer.add_tensor(name, np.ones(32, dtype=np.float32))
-        return finish(writer, *arguments)
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_one_more)
-    write_gguf(tmp_path / "more.gguf", model, byte_level_tokenizer(VOCABULARY), embedding)
+    write_gguf(tmp_path / "more.gguf", model, tokenizer, embedding, more={name: np.ones(32, dtype=np.float32)})
     said = refusal(tmp_path / "more.gguf")
     assert "scales its rotary embedding" in said if name.startswith("rope") else f"not have (1 tensor: {name})" in said
     assert "name the checkpoint that it was made from" in said and "config.json" not in said
+
+
+def test_a_gguf_file_that_is_cut_short_or_lacks_a_tensor_is_named(tmp_path):
+    model, tokenizer = tiny_model("qwen2", VOCABULARY), byte_level_tokenizer(VOCABULARY)
+    embedding, path = (model.model.embed_tokens.weight.numpy(), F32), tmp_path / "tiny.gguf"
+    write_gguf(path, model, tokenizer, embedding, without="blk.1.ffn_up.weight")
+    assert "lack 1 tensors or have other shapes: model.layers.1.mlp.up_proj.weight" in refusal(path)
+    write_gguf(path, model, tokenizer, embedding, (model.model.embed_tokens.weight.numpy(), F32))
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, 30_000, 10_000, 100, 8):
+        path.write_bytes(whole[:size])
+        assert f"GGUF file '{path}' " in refusal(path)
 
 
 def test_what_lies_in_the_place_of_a_weight_file_is_named(folder):
@@ -163,16 +171,119 @@ def test_an_index_that_is_none_or_names_what_is_not_there(folder, index, words):
     assert words in refusal(folder)
 
 
-def test_a_shard_that_is_missing_or_broken_is_named(folder):
-    sharded(folder)
-    path = sorted(folder.glob("model-*"))[1]
-    whole = path.read_bytes()
-    path.write_bytes(POINTER)
-    assert f"weight file '{path}' is a Git LFS pointer" in refusal(folder)
+def without_file(index, path):
     path.unlink()
-    assert f"weight files are missing in '{folder}' (1 of " in refusal(folder)
-    path.write_bytes(whole)
+
+
+def is_cut_short(index, path):
+    path.write_bytes(path.read_bytes()[:-64])
+
+
+def begins_with_zeros(index, path):
+    path.write_bytes(bytes(64) + path.read_bytes()[64:])
+
+
+def is_a_pointer(index, path):
+    path.write_bytes(POINTER)
+
+
+def is_not_in_the_index(index, path):
+    content = json.loads(index.read_text())
+    content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != path.name}
+    index.write_text(json.dumps(content))
+
+
+def is_another_in_the_index(index, path):
+    index.write_text(index.read_text().replace(path.name, "other.safetensors"))
+
+
+def holds_a_tensor_of_another_shape(index, path):
+    tensors = load_file(path)
+    save_file({name: tensor[:1] for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+SHARD = "model-00002-of-"
+FAULTS = {
+    without_file: f"weight files are missing in '{{folder}}' (1 of 6): {SHARD}",
+    is_cut_short: f"weight file '{{folder}}/{SHARD}00006.safetensors' is damaged",
+    begins_with_zeros: f"weight file '{{folder}}/{SHARD}00006.safetensors' is damaged",
+    is_a_pointer: f"weight file '{{folder}}/{SHARD}00006.safetensors' is a Git LFS pointer",
+    is_not_in_the_index: f"its index does not name {SHARD}00006.safetensors",
+    is_another_in_the_index: "weight files are missing in '{folder}' (1 of 6): other.safetensors",
+    holds_a_tensor_of_another_shape: "tensors or have other shapes: model.layers.0.",
+}
+
+
+def from_memory(folder, work):
     load_dense(folder)
+
+
+def from_files(folder, work):
+    load_dense(folder, in_memory=False)
+
+
+def as_the_baseline_of_an_evaluation(folder, work):
+    ModelSource.of(folder, None, None, torch.device("cpu"), False)
+
+
+def as_the_baseline_of_a_benchmark(folder, work):
+    measure_efficiency(work / "copy", baseline=folder)
+
+
+def to_be_recovered(folder, work):
+    """Before the dense model is looked for."""
+    plan_of(None, [0, 1, 2, 3], {}).save(folder)
+    (work / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    parser = ArgumentParser()
+    RecoverCommand.parse_args(parser)
+    source = f"{work}/data.jsonl[instruction=prompt]"
+    asked = ["-m", folder, "--teacher", work / "none", work / "out", "--data", source]
+    command = RecoverCommand.__new__(RecoverCommand)
+    command.parser, command.args = parser, parser.parse_args(list(map(str, asked)))
+    command.execute()
+
+
+READERS = [
+    from_memory,
+    from_files,
+    as_the_baseline_of_an_evaluation,
+    as_the_baseline_of_a_benchmark,
+    to_be_recovered,
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_shard_that_is_missing_or_broken_is_named_by_whatever_reads_it(fault, read, folder):
+    shutil.copytree(folder, damaged := folder.parent / "damaged")
+    sharded(damaged)
+    fault(damaged / "model.safetensors.index.json", sorted(damaged.glob("model-*"))[1])
+    with pytest.raises(FlabError) as caught:
+        read(damaged, folder.parent)
+    assert FAULTS[fault].format(folder=damaged) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "weight files are missing in '{folder}' (1 of 2): pytorch_model-00002-of-00002.bin"),
+        (POINTER, "weight file '{folder}/pytorch_model-00002-of-00002.bin' is a Git LFS pointer"),
+        (b"PK\3\4 and more", "weight file '{folder}/pytorch_model-00002-of-00002.bin' is damaged (it is cut short)"),
+    ],
+)
+def test_files_of_the_older_kind_are_checked_too(content, words, folder):
+    tensors = list(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-0000{number}-of-00002.bin" for number in (1, 2)]
+    places = {name: names[number % 2] for number, (name, _) in enumerate(tensors)}
+    for file in names:
+        torch.save({name: tensor for name, tensor in tensors if places[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert weights_hash(load_dense(folder).model) == weights_hash(dict(tensors))
+    (folder / names[1]).unlink()
+    if content is not None:
+        (folder / names[1]).write_bytes(content)
+    assert words.format(folder=folder) in refusal(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])

@@ -115,6 +115,7 @@ class RecoverCommand(FlabVerb):
 
         from .. import FlabOptimizer
         from ..calibration import local_paths
+        from ..loading import check_weights, find_model, read_config
         from ..plan import PLAN_NAME, PruningPlan
         from ..recovery.launch import process_device, process_state
         from ..recovery.pipeline import check_inputs
@@ -132,6 +133,8 @@ class RecoverCommand(FlabVerb):
             if process_state().is_main_process:
                 stack.enter_context(output)
             PruningPlan.load(args.model)
+            files = find_model(args.model)
+            check_weights(files, read_config(files))
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.teacher,

@@ -33,6 +33,7 @@ from ..loading import (
     COMPUTATION_DTYPES,
     ModelFiles,
     check_vocabulary,
+    check_weights,
     computation_device,
     computation_dtype,
     find_model,
@@ -1003,6 +1004,7 @@ def _subject(
         raise ConfigurationError(
             f"prompt_tokens + new_tokens: {asked} are more than the {longest} positions of {files.name!r}"
         )
+    check_weights(files, config)
     if dtype is None:
         stored = torch.bfloat16 if files.gguf is not None else config.dtype
         dtype = stored if stored in COMPUTATION_DTYPES.values() else torch.float32

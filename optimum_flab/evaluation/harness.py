@@ -31,6 +31,7 @@ from ..loading import (
     DenseModel,
     ModelFiles,
     check_vocabulary,
+    check_weights,
     computation_device,
     computation_dtype,
     dense_from_memory,
@@ -424,6 +425,7 @@ class ModelSource:
         config = read_config(files, trust_remote_code)
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
         check_vocabulary(tokenizer, config, files.name)
+        check_weights(files, config)
         stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
         stored = torch.float32 if stored == torch.float64 else stored
         return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)

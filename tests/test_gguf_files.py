@@ -1,0 +1,117 @@
+"""GGUF files are read tensor by tensor as transformers reads them whole."""
+
+import gguf
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from optimum_flab.errors import FlabError
+from optimum_flab.gguf_files import GgufTensors, read_header
+from optimum_flab.tensors import ModelTensors, own_tensors
+
+from .conftest import byte_level_tokenizer
+from .gguf_writer import write_random_gguf
+
+
+VOCABULARY = 600
+SIZES = {
+    **{"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+}
+MODELS = {
+    "gemma2": ("gemma2", {"head_dim": 16}),
+    "gemma3": ("gemma3_text", {"head_dim": 16}),
+    "gpt2": ("gpt2", {}),
+    "llama": ("llama", {}),
+    "nemotron": ("nemotron", {}),
+    "phi3": ("phi3", {"pad_token_id": 0}),
+    "qwen2": ("qwen2", {}),
+    "qwen2moe": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3moe": ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16}),
+    "starcoder2": ("starcoder2", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory, tokenizer):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_random_gguf(path, "llama", CONFIG_MAPPING["llama"](**SIZES), tokenizer)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", MODELS)
+def test_every_tensor_is_the_one_that_transformers_makes(architecture, dtype, tmp_path, tokenizer):
+    model_type, fields = MODELS[architecture]
+    head = architecture in ("gpt2", "llama")
+    config = CONFIG_MAPPING[model_type](**SIZES, **fields, tie_word_embeddings=not head)
+    path = tmp_path / "tiny.gguf"
+    write_random_gguf(path, architecture, config, tokenizer, head=head)
+    # transformers does not read every field of a mixture from its file
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, config=config, dtype=dtype)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+    outline.tie_weights()
+    tensors = ModelTensors(outline, GgufTensors(path, outline, dtype))
+    assert tensors.exact and not tensors.stored.unknown
+    for name, tensor in own_tensors(model).items():
+        assert tensors[name].equal(tensor) and tensors[name].dtype == tensor.dtype, name
+        assert tensors.outlines[name].shape == tensor.shape
+
+
+def test_the_header_is_the_one_that_the_library_reads(llama):
+    header, reader = read_header(llama), gguf.GGUFReader(llama)
+    assert list(header.tensors) == [tensor.name for tensor in reader.tensors]
+    for tensor in reader.tensors:
+        found = header.tensors[tensor.name]
+        assert (found.kind, found.start) == (tensor.tensor_type, tensor.data_offset)
+        assert found.shape == tuple(reversed(tensor.shape.tolist()))
+    for name, value in header.fields.items():
+        found = reader.fields[name].contents()
+        assert value == (len(found) if isinstance(found, list) and isinstance(found[0], str) else found)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_that_is_cut_short_or_damaged_is_named(llama, tmp_path, data):
+    whole, path = llama.read_bytes(), tmp_path / "bad.gguf"
+    size = data.draw(st.integers(0, len(whole) - 1))
+    path.write_bytes(whole[:size])
+    with pytest.raises(FlabError, match=r"bad.gguf' is (damaged|cut short)"):
+        read_header(path)
+    begin = min(tensor.start for tensor in read_header(llama).tensors.values())
+    place = data.draw(st.integers(0, begin - 1))
+    path.write_bytes(whole[:place] + data.draw(st.binary(min_size=1, max_size=8)) + whole[place + 8 :])
+    try:
+        read_header(path)
+    except FlabError as error:
+        assert "bad.gguf" in str(error)
+
+
+def test_a_file_that_changes_meanwhile_is_not_read_as_what_it_was(llama, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(llama.read_bytes())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**SIZES))
+    tensors = GgufTensors(path, model, torch.float32)
+    path.write_bytes(llama.read_bytes())
+    with pytest.raises(FlabError, match="was changed while it was read"):
+        tensors["model.norm.weight"]
+
+
+def test_architectures_that_transformers_reads_in_another_way_are_left_to_it(tmp_path, tokenizer):
+    path = tmp_path / "tiny.gguf"
+    config = CONFIG_MAPPING["lfm2"](**{**SIZES, "layer_types": ["full_attention"] * 2})
+    write_random_gguf(path, "lfm2", config, tokenizer)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match="are read by their own conversions"):
+        GgufTensors(path, model, torch.float32)
