@@ -99,7 +99,7 @@ def make_plan(dense: Path, folder: Path) -> None:
     PruningPlan(
         base_model=dense.name,
         base_revision=None,
-        base_hash=weights_hash(StoredTensors(shards(dense)), torch.bfloat16),
+        base_hash=weights_hash(StoredTensors(shards(dense))),
         corpus_hash="",
         kept_tokens=sorted(tokens),
         vocab_size=len(tokens),

@@ -66,12 +66,13 @@ class ParameterCounts:
     Args:
         terms (`Mapping[tuple[str, ...], int]`): the number of parameters is the sum of these numbers, each times the
             sizes of its dimensions.
-        fixed_layers (`int`): layers without experts in a mixture; they always stay, and stand in the term of no
-            dimension.
+        fixed_layers (`int`): layers without experts in a mixture, which always stay.
+        in_fixed_layers (`int`): their parameters, a part of the term of no dimension.
     """
 
     terms: Mapping[tuple[str, ...], int]
     fixed_layers: int = 0
+    in_fixed_layers: int = 0
 
     def _parameters(self, dimensions: tuple[str, ...], shape: Mapping[str, int]) -> int:
         sizes = {**shape, "layer": shape["layer"] - self.fixed_layers}
@@ -80,7 +81,7 @@ class ParameterCounts:
     def components(self, shape: Mapping[str, int]) -> dict[str, int]:
         """Parameters per component of a model of this shape."""
         wide, layers = ("experts", "rest of layers") if "expert" in shape else ("ffn", "attention and norms")
-        sums = dict.fromkeys(("vocabulary", wide, layers, "other"), 0)
+        sums = {"vocabulary": 0, wide: 0, layers: self.in_fixed_layers, "other": -self.in_fixed_layers}
         for dimensions in self.terms:
             if "vocab" in dimensions:
                 name = "vocabulary"
@@ -98,6 +99,10 @@ class ParameterCounts:
     def unit(self, shape: Shape, dimension: str) -> int:
         """What one more of a dimension costs a model of this shape."""
         return self.total(shape.resized(**{dimension: shape[dimension] + 1})) - self.total(shape)
+
+
+# transformers multiplies all experts at once, in rows that must be whole numbers of 16 bytes
+EXPERT_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,9 @@ def sizes_of(model: nn.Module, family: Family) -> ModelSizes:
         config, width = model.config, shape["neuron"]
         groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
         possible["expert"] = range(min(fewest, shape["expert"]), shape["expert"] + 1, groups)
-        if family.experts.shared is not None:
-            # the shared expert stays as it is, and its width is a multiple of theirs
-            whole = width * getattr(config, family.experts.shared)
-            possible["neuron"] = [size for size in range(1, width + 1) if whole % size == 0]
+        # the shared expert stays as it is: where it is a number of experts wide, that number must stay whole
+        whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
+        possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
     return ModelSizes(shape, count_parameters(model, family), possible)
 
 
@@ -157,15 +161,18 @@ def count_parameters(model: nn.Module, family: Family) -> ParameterCounts:
     """How the parameters of a model follow its shape, counted on its own parameters."""
     shape, pruned = shape_of(model, family), family.pruned_layers(model)
     terms: Counter[tuple[str, ...]] = Counter()
+    in_fixed_layers = 0
     # each parameter once: a tied output head has one name here
     for name, parameter in model.named_parameters():
         layer, _ = family.layer_of(name)
         if layer in pruned[1:]:  # which are as the first of them
             continue
+        if layer is not None and layer not in pruned:
+            in_fixed_layers += parameter.numel()
         axes = {axis for axis in plain_axes(family.axes(name) or ()) if axis in shape}
         place = ("layer",) if layer == pruned[0] else ()
         terms[(*sorted(axes), *place)] += parameter.numel() // math.prod(shape[axis] for axis in axes)
-    return ParameterCounts(dict(terms), shape["layer"] - len(pruned))
+    return ParameterCounts(dict(terms), shape["layer"] - len(pruned), in_fixed_layers)
 
 
 @dataclass(frozen=True)
@@ -221,28 +228,38 @@ def fitted(counts: ParameterCounts, limits: Limits, shape: Shape, dimension: str
     return shape.resized(**{dimension: sizes[max(place, 0)]})
 
 
-def candidate_shape(counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int) -> Shape | None:
+def candidate_shape(
+    counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int, slack: int = 0
+) -> Shape | None:
     """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
 
     The width (or the number of experts) is rounded down to its granularity and the vocabulary takes what that leaves
-    over. The vocabulary goes below its natural size only where the narrowest width is still too much.
+    over. The vocabulary goes below its natural size only where the narrowest width is still too much, or where it
+    cannot take what rounding leaves over.
+
+    Args:
+        slack (`int`): parameters that may be left over.
 
     Returns:
         [`Shape`] or `None` where no shape with this many layers meets the budget.
     """
     yielding, shape = limits.yielding, limits.largest.resized(layer=layers)
+    sizes = limits.allowed[yielding]
     # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width, or where that is fixed
     # too the nearest depth, is the best there is
     if not limits.is_free("vocab"):
         if limits.is_free(yielding):
-            sizes = limits.allowed[yielding]
             budget += counts.unit(shape, yielding) * (sizes[1] - sizes[0]) // 2
         else:
             budget += counts.unit(shape, "layer") // 2
     natural = max(limits.smallest["vocab"], min(natural, limits.largest["vocab"]))
     shape = fitted(counts, limits, shape.resized(vocab=natural), yielding, budget)
-    shape = fitted(counts, limits, shape, "vocab", budget)
-    return shape if counts.total(shape) <= budget else None
+    found = fitted(counts, limits, shape, "vocab", budget)
+    if limits.is_free("vocab") and budget - counts.total(found) > slack and shape[yielding] < sizes[-1]:
+        wider = shape.resized(**{yielding: sizes[bisect_right(sizes, shape[yielding])]})
+        wider = fitted(counts, limits, wider, "vocab", budget)
+        found = wider if counts.total(wider) <= budget else found
+    return found if counts.total(found) <= budget else None
 
 
 def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float, tolerance: float) -> None:
@@ -286,10 +303,12 @@ def check_reached(
     ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
     possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
     nearest = min(map(removed, possible), key=lambda ratio: abs(ratio - target_ratio))
-    widths = limits.allowed["neuron"]
-    step = f" (--ffn-multiple-of, now {widths[1] - widths[0]})" if len(widths) > 1 else ""
+    widths, remedies = limits.allowed["neuron"], ["take that"]
+    if limits.is_free("neuron"):
+        remedies.append(f"allow smaller steps of the width (--ffn-multiple-of, now {widths[1] - widths[0]})")
+    if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
+        remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
-        f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters with what is pinned "
-        f"or switched off; the nearest is {nearest:.4f}. Take that, allow smaller steps of the width{step}, or free "
-        "the vocabulary"
+        f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters; the nearest is"
+        f" {nearest:.4f}: {', or '.join(remedies)}"
     )

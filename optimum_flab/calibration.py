@@ -656,6 +656,7 @@ def pack(
     pad_id: int,
     max_tokens: int | None = None,
     specials: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    apart: bool = False,
 ) -> PackedTokens:
     """Lays documents into rows, first fit in the given order.
 
@@ -669,6 +670,7 @@ def pack(
         max_tokens (`int`, *optional*): tokens beyond the first `max_tokens` are left out.
         specials (`tuple`): ids that stand before and after every document and every chunk of one; they count as
             tokens.
+        apart (`bool`): a row for each document and each chunk.
 
     Returns:
         [`PackedTokens`]: every token once, in as many rows as it takes (none without tokens).
@@ -677,7 +679,7 @@ def pack(
     free = np.zeros(0, dtype=np.int64)
     for chunk in _chunks(token_lists, sequence_length, max_tokens, specials):
         fitting = np.flatnonzero(free >= len(chunk))
-        if len(fitting):
+        if len(fitting) and not apart:
             row = int(fitting[0])
         else:
             row = len(rows)

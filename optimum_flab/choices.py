@@ -144,11 +144,10 @@ class NeuronChoice:
 
     Args:
         widths (`Sequence[int]`): that shapes are compared at.
-        experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
     """
 
-    def __init__(self, on: Calibrated, widths: Sequence[int], experts: Mapping[int, torch.Tensor]):
-        self._on, self._widths, self._experts = on, sorted(widths), experts
+    def __init__(self, on: Calibrated, widths: Sequence[int]):
+        self._on, self._widths = on, sorted(widths)
         self._surveyed: list[dict[int, NarrowLayer]] | None = None
 
     def __call__(self, size: int) -> dict[int, NarrowLayer]:
@@ -168,7 +167,7 @@ class NeuronChoice:
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
                 return survey(on.model, on.family, half, *arguments, tick)
-            return survey_experts(on.model, on.family, half, self._experts, *arguments, tick)
+            return survey_experts(on.model, on.family, half, *arguments, tick)
 
 
 def narrowed(

@@ -74,7 +74,8 @@ def asked_shapes(config: FlabPrunerConfig, sizes: ModelSizes, limits: Limits, na
     if config.target_ratio is None:
         vocabulary = limits.largest["vocab"] if config.vocabulary.size else natural
         return [[asked_sizes(config, dense).resized(vocab=vocabulary)]]
-    rows = candidate_shapes(counts, limits, natural, parameters_to_keep(counts, dense, config.target_ratio))
+    budget, slack = parameters_to_keep(counts, dense, config.target_ratio), round(counts.total(dense) * TOLERANCE)
+    rows = candidate_shapes(counts, limits, natural, budget, slack)
     shapes = [shape for row in rows for shape in row]
     reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
     return [near for row in rows if (near := [shape for shape in row if shape in reached])]
@@ -91,6 +92,11 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
         raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
+    if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
+        raise ConfigurationError(
+            "experts.enabled: nothing says how many experts stay; give target_ratio (--target-ratio) or"
+            " experts.num_experts (--num-experts)"
+        )
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
         check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)

@@ -20,9 +20,10 @@ import torch
 
 from .demo import DEMO_NAME, DEMO_TERMS, demo_model
 from .errors import ConfigurationError, FlabError
-from .families import FAMILY_NAME, Family, check_family, family_for
+from .families import FAMILY_NAME, Family, family_for
 from .gguf_files import GgufTensor, GgufTensors, dequantised, near_equal_copies
 from .licenses import is_license_file
+from .self_check import check_family
 from .tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
 
@@ -906,7 +907,9 @@ def _most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.d
     return counts.most_common(1)[0][0]
 
 
-def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> str:
+def weights_hash(
+    weights: torch.nn.Module | Mapping[str, torch.Tensor], dtypes: Mapping[str, torch.dtype] | None = None
+) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
     A tensor of a model with several names (a tied output head) counts once, see [`~tensors.WrittenTensors`], so that
@@ -914,8 +917,8 @@ def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: t
 
     Args:
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.
-        dtype (`torch.dtype`, *optional*): hash the weights as if they were in this type; with the type they are stored
-            in, a model has one hash whatever it is computed in.
+        dtypes (`Mapping[str, torch.dtype]`, *optional*): hash them as if they were in these types, see
+            [`dense_hash`].
     """
     tensors = WrittenTensors(weights) if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256()
@@ -923,8 +926,18 @@ def weights_hash(weights: torch.nn.Module | Mapping[str, torch.Tensor], dtype: t
         tensor = tensors[name].detach()
         if tensor.is_meta:
             raise FlabError(f"weight {name!r} is not in memory")
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
+        if dtypes is not None:
+            tensor = tensor.to(dtypes[name])
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def dense_hash(dense: DenseModel) -> str:
+    """[`weights_hash`] of a model in the type that it is stored in, so that it has one whatever it is computed in.
+    What its class keeps in float32 all the same (some routers) is hashed so."""
+    with torch.device("meta"):
+        held = type(dense.model)._from_config(copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
+    held.tie_weights()
+    dtypes = {name: outline.dtype for name, outline in WrittenTensors(held).outlines.items()}
+    return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.written(), dtypes)

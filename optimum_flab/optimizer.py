@@ -32,7 +32,7 @@ from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME, base_card_of
 from .layers import Removal
 from .limits import TOLERANCE, asked_shapes, check_sizes, round_up, size_limits
-from .loading import DenseModel, computation_dtype, dense_from_memory, load_dense, shards, weights_hash
+from .loading import DenseModel, computation_dtype, dense_from_memory, dense_hash, load_dense, shards, weights_hash
 from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
 from .recovery.settings import RecoverySettings
@@ -260,7 +260,7 @@ class FlabOptimizer:
             [`FlabError`]: the plan was made for other weights.
         """
         check_plan(self.dense.model, self.family, plan)
-        found = self._base_hash()
+        found = dense_hash(self.dense)
         if plan.base_hash != found:
             raise FlabError(
                 f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
@@ -367,8 +367,7 @@ class FlabOptimizer:
         experts: ExpertChoice,
     ) -> list[Candidate]:
         widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
-        # whole experts and their width are not both free
-        neurons = NeuronChoice(on, sorted(widths), experts(first.get("expert")) if widths else {})
+        neurons = NeuronChoice(on, sorted(widths))
         with progress("Measuring shapes", None, "shape") as tick:
 
             def measure(shape: Shape) -> Candidate:
@@ -391,10 +390,6 @@ class FlabOptimizer:
             kept.tolist(), packed, sum(len(document.text.encode("utf-8")) for document in texts.validation)
         )
 
-    def _base_hash(self) -> str:
-        dense = self.dense
-        return weights_hash(dense.model if dense.stored is None else dense.stored.written(), dense.storage_dtype)
-
     def _plan(
         self,
         config: FlabPrunerConfig,
@@ -408,7 +403,7 @@ class FlabOptimizer:
         return PruningPlan(
             base_model=self.dense.name,
             base_revision=self.dense.revision,
-            base_hash=self._base_hash(),
+            base_hash=dense_hash(self.dense),
             corpus_hash=texts.corpus_hash,
             kept_tokens=None if kept_tokens is None else kept_tokens.tolist(),
             vocab_size=shape["vocab"],
@@ -525,7 +520,7 @@ class FlabOptimizer:
         from .hub.push import push_to_hub
 
         if self.pruned is None and self.dense.folder is not None and (self.dense.folder / PLAN_NAME).is_file():
-            if self._base_hash() != read_report(self.dense.folder).get("weights_sha256"):
+            if dense_hash(self.dense) != read_report(self.dense.folder).get("weights_sha256"):
                 raise FlabError(
                     f"the weights in memory are not those that {self.dense.folder} was written with; save them to a"
                     " folder of their own"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
-FORMAT = 1
+FORMAT, WITH_EXPERTS = 1, 2  # a reader of the first alone would take plans with experts for no plans
 Index = Annotated[int, Field(ge=0)]
 LayerName = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")]
 
@@ -98,10 +98,15 @@ class PruningPlan:
             sizes["expert"] = len(next(iter(self.kept_experts.values())))
         return sizes
 
+    @property
+    def _has_experts(self) -> bool:
+        nested = any(isinstance(part, list) for kept in self.kept_neurons.values() for part in kept[:1])
+        return bool(self.kept_experts) or nested
+
     def to_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
         return {
-            "format": FORMAT,
+            "format": WITH_EXPERTS if self._has_experts else FORMAT,
             "base_model": self.base_model,
             "base_revision": self.base_revision,
             "base_hash": self.base_hash,
@@ -154,8 +159,9 @@ class PruningPlan:
             version = content.pop("format", None)
             if version is None or isinstance(version, bool):
                 raise ValueError("it states no format")
-            if version != FORMAT:
-                raise FlabError(f"{file} is a plan of format {version}, this version reads {FORMAT}; prune again")
+            if version not in (FORMAT, WITH_EXPERTS):
+                known = f"{FORMAT} and {WITH_EXPERTS}"
+                raise FlabError(f"{file} is a plan of format {version}, this version reads {known}; prune again")
             fields = _File.model_validate(content).model_dump()
         except OSError as error:
             raise FlabError(

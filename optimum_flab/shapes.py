@@ -15,10 +15,10 @@ from torch.func import functional_call
 from .budget import Limits, ParameterCounts, Shape, candidate_shape, fitted
 from .calibration import PackedTokens
 from .divergence import OutputHead, final_hidden, mean_divergence, total_bits
+from .experts.cut_layers import CutLayers
 from .families import Family
 from .ffn.narrowing import NarrowLayer
 from .layerwise import output_of, run_layer
-from .surgery import CutLayers
 
 
 MOST_DEPTHS = 3
@@ -61,7 +61,9 @@ class ValidationText:
         return replace(self.tokens, input_ids=torch.from_numpy(ids))
 
 
-def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budget: int) -> list[list[Shape]]:
+def candidate_shapes(
+    counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
+) -> list[list[Shape]]:
     """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
 
     The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
@@ -70,22 +72,21 @@ def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budg
     Args:
         natural (`int`): vocabulary size that the corpus asks for.
         budget (`int`): parameters to keep.
+        slack (`int`): parameters by which a shape may miss the budget; where all depths miss it by more, they are
+            given nevertheless, in one shape each.
     """
-    yielding, first = limits.yielding, list[Shape]()
+    yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
     widest = limits.largest[yielding]
     for layers in reversed(limits.allowed["layer"]):
-        shape = candidate_shape(counts, limits, natural, layers, budget)
+        shape = candidate_shape(counts, limits, natural, layers, budget, slack)
         if shape is not None:
-            first.append(shape)
-        if len(first) == MOST_DEPTHS or (first and first[-1][yielding] == widest):
+            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
+        if len(exact) == MOST_DEPTHS or (exact and exact[-1][yielding] == widest):
             break
-    if not first or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
+    first = exact or inexact
+    if not exact or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
         return [[shape] for shape in first]
-    sizes = limits.allowed[yielding]
-    granularity = sizes[1] - sizes[0]
-    step = max(1, round(widest * WIDTH_STEP / granularity)) * granularity
-    widths = [min(first[0][yielding] + number * step, widest) for number in WIDTH_STEPS]
-    widths = sorted({width for width in widths if width in sizes})
+    widths = neighbours(limits.allowed[yielding], first[0][yielding])
     return [
         sorted(
             {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
@@ -93,6 +94,14 @@ def candidate_shapes(counts: ParameterCounts, limits: Limits, natural: int, budg
         )
         for shape in first
     ]
+
+
+def neighbours(sizes: Sequence[int], size: int) -> list[int]:
+    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or next to each other where they lie further
+    apart than that; ascending."""
+    place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
+    places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
+    return [sizes[other] for other in sorted(places)]
 
 
 def natural_shape(row: list[Shape], natural: int) -> Shape:
@@ -184,7 +193,7 @@ def cut_step(
         kept = {"expert": kept_experts[index]} if index in kept_experts else {}
         if index in narrowed:
             neurons = narrowed[index].kept
-            kept["neuron"] = neurons if len(neurons) == shape["expert"] else neurons[kept["expert"]]
+            kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
         if not kept:
             return run_layer(layers.dense[index], hidden, kwargs)
         return layers.run(index, layers.weights(index, kept), hidden, kwargs)

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from .budget import Shape, shape_of, sizes_of
 from .errors import FlabError
 from .families import Family, cut, plain_axes
-from .layerwise import output_of
 from .plan import PruningPlan
 from .vocabulary import remap_config_ids
 
@@ -126,56 +124,6 @@ def pruned_tensors(
         yield new_name, tensor.to("cpu", dtypes[new_name]).contiguous()
 
 
-class CutLayers:
-    """Decoder layers as they are once their insides are cut: for mixtures, whose routers cannot be masked.
-
-    Args:
-        model (`PreTrainedModel`): the dense model.
-        sizes (`Mapping[str, int]`): what the layers will have of each dimension that is cut.
-    """
-
-    def __init__(self, model: nn.Module, family: Family, sizes: Mapping[str, int]):
-        self.dense, self.family = family.decoder_layers(model), family
-        config = resized_config(model.config, family, range(len(self.dense)), sizes)
-        config._experts_implementation = model.config._experts_implementation
-        with torch.device("meta"):
-            cut_model = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
-        self.layers = family.decoder_layers(cut_model.eval())
-
-    def weights(
-        self, index: int, kept: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """The tensors of one layer by their names in it, cut to what is kept.
-
-        Args:
-            kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].
-            out (`torch.Tensor` of shape `(experts, hidden, neurons)`, *optional*): compensated weights out of the
-                neurons.
-        """
-        family, dense = self.family, self.dense[index].state_dict()
-        axes = {name: family.axes(family.in_layer(index, name)) or () for name in dense}
-        weights = {name: cut(tensor, axes[name], kept) for name, tensor in dense.items()}
-        if out is not None:
-            weights[family.ffn_out_name] = family.expert_matrix(out).to(dense[family.ffn_out_name])
-        return weights
-
-    def run(
-        self, index: int, weights: Mapping[str, torch.Tensor], hidden: torch.Tensor, kwargs: Mapping[str, Any]
-    ) -> torch.Tensor:
-        """Output of one layer with these weights, of the shape of `hidden`."""
-        return output_of(functional_call(self.layers[index], dict(weights), (hidden,), dict(kwargs)))
-
-    def run_all(
-        self,
-        index: int,
-        weights: Mapping[str, torch.Tensor],
-        hidden: Sequence[torch.Tensor],
-        kwargs: Sequence[Mapping[str, Any]],
-    ) -> list[torch.Tensor]:
-        """[`run`] for each of several batches."""
-        return [self.run(index, weights, rows, given) for rows, given in zip(hidden, kwargs, strict=True)]
-
-
 def _is_choice(numbers: Sequence[int], most: int) -> bool:
     """Whether numbers are ascending, different, and indices of something with `most` items."""
     return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
@@ -235,9 +183,9 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
         if len({len(kept) for kept in lists[what]}) > 1:
             yield f"its layers have different numbers of {what}"
     sizes, possible = dense.resized(**plan.sizes), sizes_of(model, family).possible
-    for dimension, what in (("neuron", "neurons"), ("expert", "experts")):
+    for dimension, what in (("layer", "layers"), ("neuron", "neurons"), ("expert", "experts")):
         if dimension in dense and sizes[dimension] not in possible[dimension]:
-            yield f"its layers cannot have {sizes[dimension]} {what}"
+            yield f"this model cannot have {sizes[dimension]} {what}"
     for kept in plan.kept_neurons.values():
         if _is_nested(kept) != (family.experts is not None) or (_is_nested(kept) and len(kept) != sizes["expert"]):
             yield (

@@ -16,11 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.families import family_for
 from optimum_flab.gguf_files import near_equal_copies
 from optimum_flab.loading import (
+    DenseModel,
     check_config,
     computation_device,
     dense_from_memory,
+    dense_hash,
     find_model,
     load_dense,
     read_config,
@@ -374,7 +377,8 @@ def test_weights_hash_is_of_the_weights(family, tmp_path):
     stored = tiny_model(family).to(torch.bfloat16)
     assert weights_hash(stored) != reference
     # computing in another type does not change the hash as stored
-    assert weights_hash(stored.float(), torch.bfloat16) == weights_hash(tiny_model(family).to(torch.bfloat16))
+    dense = DenseModel(stored.float(), None, family_for(stored.config), "tiny", storage_dtype=torch.bfloat16)
+    assert dense_hash(dense) == weights_hash(tiny_model(family).to(torch.bfloat16))
 
 
 def test_weights_hash_sees_names_dtypes_and_shapes():

@@ -106,8 +106,8 @@ def test_missing_or_foreign_tensors_are_refused(tmp_path):
 def test_a_plan_of_a_later_format_is_refused(tmp_path):
     plan().save(tmp_path)
     file = tmp_path / PLAN_NAME
-    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(FlabError, match="format 2"):
+    file.write_text(file.read_text().replace('"format": 1', '"format": 3'))
+    with pytest.raises(FlabError, match="format 3"):
         PruningPlan.load(tmp_path)
 
 

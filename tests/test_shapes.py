@@ -19,7 +19,7 @@ from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, limits, random_tokens, ti
 
 
 def rows_for(target, natural, bounds=LIMITS):
-    return candidate_shapes(QWEN, bounds, natural, parameters_to_keep(QWEN, DENSE, target))
+    return candidate_shapes(QWEN, bounds, natural, parameters_to_keep(QWEN, DENSE, target), QWEN.total(DENSE) // 200)
 
 
 @given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))

@@ -13,7 +13,7 @@ from optimum_flab.budget import sizes_of
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.experts import chosen_experts
 from optimum_flab.families import family_for
-from optimum_flab.loading import weights_hash
+from optimum_flab.loading import dense_hash, weights_hash
 from optimum_flab.surgery import _padded
 
 from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
@@ -85,7 +85,7 @@ def same_bytes_by(tmp_path, **fields):
     for in_memory in (False, True):
         optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu", in_memory=in_memory)
         assert (optimizer.dense.stored is None) is in_memory
-        plan = plan_of(None, **fields, vocab_size=600, dtype="bfloat16", base_hash=optimizer._base_hash())
+        plan = plan_of(None, **fields, vocab_size=600, dtype="bfloat16", base_hash=dense_hash(optimizer.dense))
         optimizer.apply(plan)
         optimizer.save_pretrained(tmp_path / str(in_memory))
     return content(tmp_path / "False") == content(tmp_path / "True")
@@ -180,7 +180,7 @@ def test_weights_under_older_names_are_those_that_transformers_makes_of_them(tmp
     save_file(older, tmp_path / "model.safetensors", {"format": "pt"})
     streamed, in_memory = (FlabOptimizer.from_pretrained(tmp_path, in_memory=flag) for flag in (False, True))
     assert streamed.dense.stored["transformer.wte.weight"].equal(model.transformer.wte.weight)
-    assert streamed._base_hash() == in_memory._base_hash() == weights_hash(model)
+    assert dense_hash(streamed.dense) == dense_hash(in_memory.dense) == weights_hash(model)
 
 
 def test_what_the_class_ignores_is_not_read_and_what_it_does_not_have_is_refused(tmp_path):
@@ -191,7 +191,7 @@ def test_what_the_class_ignores_is_not_read_and_what_it_does_not_have_is_refused
     tensors = load_file(path)
     save_file({**tensors, "transformer.h.0.attn.bias": torch.ones(1)}, path, {"format": "pt"})
     optimizer = FlabOptimizer.from_pretrained(tmp_path, in_memory=False)
-    assert optimizer.dense.stored is not None and optimizer._base_hash() == weights_hash(model)
+    assert optimizer.dense.stored is not None and dense_hash(optimizer.dense) == weights_hash(model)
     save_file({**tensors, "transformer.h.0.attn.scale": torch.ones(1)}, path, {"format": "pt"})
     with pytest.raises(FlabError, match="hold what GPT2LMHeadModel does not have"):
         FlabOptimizer.from_pretrained(tmp_path, in_memory=False)

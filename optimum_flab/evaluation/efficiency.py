@@ -7,6 +7,7 @@ taken with both models in one process, in turns, so that a machine that slows do
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import json
@@ -503,6 +504,8 @@ def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForCausalLM, DynamicCache
 
+    config = copy.deepcopy(config)
+    config._experts_implementation = "batched_mm"  # torch has no formula for grouped products
     with torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
         # transformers renamed the argument between 5.0 and 5.24

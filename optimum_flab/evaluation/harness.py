@@ -35,12 +35,12 @@ from ..loading import (
     computation_device,
     computation_dtype,
     dense_from_memory,
+    dense_hash,
     find_model,
     load_dense,
     load_tokenizer,
     read_config,
     stored_dtype,
-    weights_hash,
 )
 from ..plan import PLAN_NAME, PruningPlan
 from ..report import measure_held_out
@@ -440,7 +440,7 @@ class ModelSource:
             device="cpu",
             dtype=self.stored,
         )
-        digest = weights_hash(dense.model, dense.storage_dtype)
+        digest = dense_hash(dense)
         model = dense.model
         if self.memory is None and self.dtype != self.stored:
             # a cast would round the buffers that stay in float32

@@ -13,7 +13,7 @@ from ..families import Family
 from ..ffn import NeuronCriterion, NeuronStatistics
 from ..ffn.narrowing import NarrowLayer, decide
 from ..layerwise import layer_inputs, run_layer, token_importance
-from ..surgery import CutLayers
+from .cut_layers import CutLayers
 from .running import ExpertWeights, Routed, routed
 
 
@@ -28,6 +28,9 @@ def _statistics(
         sent, weights = batch.sent_to(expert)
         neurons = experts.neurons(expert, batch.hidden[sent])
         statistics.add(neurons, neurons.float() @ out.float().T, counts[sent] * weights.float().square())
+    if not statistics.gram.any():  # no token was sent to it: all its neurons count alike
+        statistics.gram.fill_diagonal_(1.0)
+        statistics.cross.copy_(statistics.weight)
     return statistics
 
 
@@ -63,18 +66,16 @@ def survey_experts(
     model: nn.Module,
     family: Family,
     tokens: PackedTokens,
-    kept_experts: Mapping[int, torch.Tensor],
     widths: Sequence[int],
     criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
 ) -> list[dict[int, NarrowLayer]]:
-    """Decides the experts of every layer at several widths, from what the dense layers below give.
+    """Decides the experts of every layer at several widths, from the statistics of the dense model alone.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
-        kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
         widths (`Sequence[int]`): candidate widths.
         tick (`Callable`): called after every layer.
 
@@ -91,7 +92,7 @@ def survey_experts(
     ) -> None:
         found[index] = _narrowed(experts, index, seen, importance, widths, without_weights, generator)
 
-    _upwards(model, family, tokens, layers, kept_experts, batch_size, decide_layer, tick)
+    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, tick)
     return found
 
 

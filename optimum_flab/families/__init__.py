@@ -3,20 +3,20 @@
 Adding a family is one file in `known/`; a user's own is named with `--family`.
 """
 
-from .check import check_family
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Family, Norm, cut, matrices_of, plain_axes
+from .schema import Block, Family, Norm, cut, matrices_of, parts_of, plain_axes
 
 
 __all__ = [
     "FAMILY_NAME",
+    "Block",
     "Family",
     "Norm",
-    "check_family",
     "cut",
     "family_for",
     "known_families",
     "matrices_of",
+    "parts_of",
     "plain_axes",
     "read_family",
     "save_family",

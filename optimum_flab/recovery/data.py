@@ -127,12 +127,16 @@ def select(
     if settings.text:
         # what is set aside of the instruction data must not be seen as plain text
         never = {**forbidden, "the instruction data": Forbidden(example.text for example in examples)}
-        plain = plain_rows(work.tokenizer, settings, never, counts)
+        plain = plain_rows(work.tokenizer, settings, never, counts, not work.family.separates_documents)
     return Selected(examples, held_out, forbidden, counts, plain)
 
 
 def plain_rows(
-    tokenizer: PreTrainedTokenizerBase, settings: RecoverySettings, forbidden: dict[str, Forbidden], counts: Counts
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RecoverySettings,
+    forbidden: dict[str, Forbidden],
+    counts: Counts,
+    apart: bool,
 ) -> Sequences | None:
     """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
     left, taken = settings.text_tokens, []
@@ -147,7 +151,7 @@ def plain_rows(
                 taken.append(piece.cut(left))
                 left -= len(piece.ids)
         counts.passages += 1
-    return pack_examples(taken, settings.sequence_length)[0]
+    return pack_examples(taken, settings.sequence_length, apart)[0]
 
 
 def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
@@ -156,11 +160,11 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     if settings.answers == "dense":
         uses_chat(work.dense.tokenizer, settings.template)
     encoded = encode(selected.examples, work.tokenizer, chat)
-    length = settings.sequence_length
-    packed, too_long = pack_examples(encoded, length)
+    length, apart = settings.sequence_length, not work.family.separates_documents
+    packed, too_long = pack_examples(encoded, length, apart)
     if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
         # the references are too long, but the dense model may answer more shortly
-        packed, too_long = pack_examples([e.cut(length) for e in encoded], length)
+        packed, too_long = pack_examples([e.cut(length) for e in encoded], length, apart)
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts, LONGER)
@@ -190,7 +194,8 @@ def prepare(
     else:
         counts.answers["reference"] = len(examples)
     chat = uses_chat(work.tokenizer, settings.template)
-    packed, too_long = pack_examples(encode(examples, work.tokenizer, chat), settings.sequence_length)
+    encoded, apart = encode(examples, work.tokenizer, chat), not work.family.separates_documents
+    packed, too_long = pack_examples(encoded, settings.sequence_length, apart)
     counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
     refuse_empty([] if packed is None else examples, counts, LONGER)
     counts.kept = len(examples) - too_long

@@ -155,8 +155,9 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> l
     return [Encoded(piece, [False] * len(piece)) for piece in pieces]
 
 
-def pack_examples(encoded: Sequence[Encoded], length: int) -> tuple[Sequences | None, int]:
-    """Lays examples into rows, first fit in the given order; the longer ones are left out.
+def pack_examples(encoded: Sequence[Encoded], length: int, apart: bool) -> tuple[Sequences | None, int]:
+    """Lays examples into rows, first fit in the given order, or each into one of its own (`apart`); the longer ones
+    are left out.
 
     Returns:
         `tuple[Sequences | None, int]`: the rows (`None`: there are none), and how many examples were too long.
@@ -164,9 +165,10 @@ def pack_examples(encoded: Sequence[Encoded], length: int) -> tuple[Sequences | 
     fitting = [example for example in encoded if len(example.ids) <= length]
     if not fitting:
         return None, len(encoded)
-    tokens = pack([example.ids for example in fitting], length, 0)
+    tokens = pack([example.ids for example in fitting], length, 0, apart=apart)
     # the same lengths in the same order are laid out alike
-    answers = pack([[int(flag) for flag in example.answers] for example in fitting], length, 0).input_ids.bool()
+    flags = [[int(flag) for flag in example.answers] for example in fitting]
+    answers = pack(flags, length, 0, apart=apart).input_ids.bool()
     wanted = predicting(tokens)
     wanted[:, :-1] &= answers[:, 1:]
     following = torch.zeros_like(tokens.input_ids)

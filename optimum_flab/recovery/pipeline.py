@@ -22,7 +22,7 @@ from ..divergence import OutputHead, final_hidden, mean_divergence
 from ..errors import ConfigurationError, FlabError
 from ..evaluation.sandbox import check_packages
 from ..generation import BatchCache
-from ..loading import weights_hash
+from ..loading import dense_hash, weights_hash
 from ..memory import give_back_memory
 from ..report import HeldOut
 from ..surgery import check_plan, copy_in, placed
@@ -105,7 +105,7 @@ def check_teacher(work: Work) -> None:
     """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
     plan, name = work.plan, work.dense.name
     check_plan(work.dense.model, work.family, plan)
-    found = weights_hash(work.dense.model, work.dense.storage_dtype)
+    found = dense_hash(work.dense)
     if found != plan.base_hash:
         raise FlabError(
             f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "

@@ -547,8 +547,8 @@ def merged(start: nn.Module, training: Training, dtype: torch.dtype) -> nn.Modul
         set_peft_model_state_dict(with_adapter, training.adapter)
         model = with_adapter.merge_and_unload(safe_merge=True)
     result = copy_in(start, torch.device("cpu"), dtype)
-    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    result.load_state_dict(state, strict=True)
+    # tensors that the class keeps in float32 are not rounded on the way
+    result.load_state_dict(model.state_dict(), strict=True)
     result.tie_weights()
     result.generation_config = start.generation_config
     return result

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from optimum_flab.budget import shape_of, sizes_of
 from optimum_flab.errors import FlabError
 from optimum_flab.experts import CRITERIA, chosen_experts, narrow_experts, rank_experts
-from optimum_flab.families import check_family, family_for
+from optimum_flab.families import family_for
 from optimum_flab.ffn import CRITERIA as NEURON_CRITERIA
+from optimum_flab.self_check import check_family
 from optimum_flab.surgery import check_plan, operate
 
 from ..conftest import plan_of, random_tokens

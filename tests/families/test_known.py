@@ -10,11 +10,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 from optimum_flab.budget import Shape, count_parameters, shape_of
 from optimum_flab.calibration import PackedTokens
 from optimum_flab.divergence import final_hidden
-from optimum_flab.families import check_family, family_for, known_families
+from optimum_flab.families import family_for, known_families
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import narrow, survey
 from optimum_flab.loading import shards, weights_hash
 from optimum_flab.recovery.closed_form import refit
+from optimum_flab.self_check import check_family
 from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
 from optimum_flab.tensors import StoredTensors, WrittenTensors
 

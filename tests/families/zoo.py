@@ -169,7 +169,7 @@ def member(model_type: str, number: int = 0, **changes: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 or "bias" in name:  # norms and biases start as ones and zeros
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.ndim == 1 or "bias" in name:  # norms and biases start as ones and zeros
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
     return model

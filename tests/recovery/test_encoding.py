@@ -124,7 +124,7 @@ def test_a_chat_needs_a_template():
 @given(st.lists(st.tuples(CODE, CODE), min_size=1, max_size=12), st.integers(8, 64))
 def test_packing_keeps_every_label_at_the_token_before_it(pairs, length):
     encoded = encode([example(*pair) for pair in pairs], TOKENIZER, chat=False)
-    packed, too_long = pack_examples(encoded, length)
+    packed, too_long = pack_examples(encoded, length, False)
     fitting = [one for one in encoded if len(one.ids) <= length]
     assert too_long == len(encoded) - len(fitting)
     if packed is None:

@@ -6,18 +6,20 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from ..errors import FlabError
-from .schema import Block, Family, cut, parts_of, plain_axes
-
-
-if TYPE_CHECKING:
-    from ..calibration import PackedTokens
+from .budget import sizes_of
+from .calibration import PackedTokens
+from .divergence import OutputHead
+from .errors import FlabError
+from .experts.running import ExpertWeights, routed
+from .families import Block, Family, cut, parts_of, plain_axes
+from .layerwise import layer_inputs, output_of, run_layer
+from .surgery import resized_config
 
 
 TOKENS = 16
@@ -156,8 +158,6 @@ def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
 def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
     """Whether the new configuration is that of the new tensors, and layers are the same at other places: a model
     without its first layer, and with a neuron and a token more, is built without weights."""
-    from ..budget import sizes_of
-    from ..surgery import resized_config
 
     found = sizes_of(model, family)
     shape, layers = found.shape, range(found.shape["layer"])
@@ -206,8 +206,6 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 @torch.no_grad()
 def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says that it computes."""
-    from ..divergence import OutputHead
-    from ..layerwise import layer_inputs, run_layer
 
     layers, config, block = family.decoder_layers(model), model.config, family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
@@ -288,7 +286,6 @@ def _with_scaled_norm(
 
 def _few_tokens(model: nn.Module, family: Family) -> PackedTokens:
     """A row of different tokens, where there are enough."""
-    from ..calibration import PackedTokens
 
     rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
     number = min(TOKENS, getattr(model.config, "max_position_embeddings", None) or TOKENS)
@@ -314,7 +311,6 @@ def _paths(block: Block) -> list[str | None]:
 @contextmanager
 def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Within this context each run of a layer notes what the modules of its block read and give, by their paths."""
-    from ..layerwise import output_of
 
     runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -331,7 +327,6 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
 
 def _twice(tokens: PackedTokens) -> PackedTokens:
     """A row with the first half of a row twice, as two documents."""
-    from ..calibration import PackedTokens
 
     half = max(1, tokens.input_ids.shape[1] // 2)
     ids, positions = (part[:, :half].repeat(1, 2) for part in (tokens.input_ids, tokens.position_ids))
@@ -363,8 +358,6 @@ def _experts(
     family: Family, config: Any, layer: nn.Module, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
 ) -> Iterator[str]:
     """Whether the experts of a layer, one at a time, give what the layer says that they give together."""
-    from ..experts.running import ExpertWeights, routed
-    from ..layerwise import run_layer
 
     with routed(family, layer) as seen:
         run_layer(layer, hidden, kwargs)
