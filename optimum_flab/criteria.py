@@ -45,7 +45,10 @@ _DAMPED = {
     "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
     f" all neurons: {DAMPING}"
 }
-_WEIGHTED = "1 / c_t the mean square that the norm behind the layer divides by"
+_WEIGHTED = (
+    "1 / c_t the mean square that the norm behind the layer divides by; inside an expert c_t is multiplied by the square"
+    " of the router's weight, over the tokens that the expert is sent"
+)
 _REFITTED = "; the output weights that stay are refitted by least squares"
 _ENERGY = "those neurons go that contribute least energy to the layer's output"
 _DIAGONAL = (

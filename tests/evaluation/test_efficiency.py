@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
+from families.zoo import MIXTURES, member
+from torch.utils.flop_counter import FlopCounterMode
 
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
@@ -143,6 +145,15 @@ def by_hand(tokens: int, context: int, vocabulary: int = VOCABULARY) -> int:
 def test_flops_are_those_counted_by_hand(family, length):
     counted = count_flops(tiny_model(family).config, length)
     assert counted == Flops(by_hand(length, length) / length, by_hand(1, length + 1))
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_of_a_mixture_the_experts_are_counted_that_a_token_is_sent_to(model_type):
+    model = member(model_type)
+    model.config._experts_implementation = "eager"
+    with FlopCounterMode(display=False) as counter:
+        model(torch.arange(7)[None], use_cache=False, logits_to_keep=1)
+    assert count_flops(model.config, 7).prefill == counter.get_total_flops() / 7
 
 
 def test_a_sliding_window_shortens_the_context_of_decoding():

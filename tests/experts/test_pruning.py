@@ -162,9 +162,7 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
     if "deepseek" not in dense.name:
         pytest.skip("no shared expert as wide as some")
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
-    with pytest.raises(
-        ConfigurationError, match="_size: this model cannot have 40; take one of 8, 16, 24"
-    ):
+    with pytest.raises(ConfigurationError, match="_size: this model cannot have 40; take one of 8, 16, 24"):
         optimizer.prune(asked(dense, ffn={"intermediate_size": 40, "multiple_of": 8}))
 
 

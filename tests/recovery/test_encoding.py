@@ -165,7 +165,16 @@ def test_every_row_comes_once_a_pass(rows, steps, batch, seed):
 
 
 def test_digests_tell_labels_apart():
-    packed, _ = pack_examples(encode([example("def f():\n", "    pass\n")] * 3, TOKENIZER, chat=False), 64)
+    packed, _ = pack_examples(encode([example("def f():\n", "    pass\n")] * 3, TOKENIZER, chat=False), 64, False)
     other = type(packed)(packed.tokens, torch.full_like(packed.labels, IGNORED))
     assert packed.digest != other.digest
     assert packed.digest == packed.rows(range(len(packed))).digest
+
+
+def test_examples_that_would_see_each_other_get_rows_of_their_own():
+    encoded = encode([example("def f():\n", "    pass\n")] * 3, TOKENIZER, chat=False)
+    packed, _ = pack_examples(encoded, 64, True)
+    assert len(packed) == 3 > len(pack_examples(encoded, 64, False)[0])
+    for row in range(3):
+        assert packed.tokens.input_ids[row][packed.tokens.mask[row]].tolist() == encoded[row].ids
+        assert int((packed.labels[row] != IGNORED).sum()) == sum(encoded[row].answers)
