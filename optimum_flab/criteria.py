@@ -46,8 +46,8 @@ _DAMPED = {
     f" all neurons: {DAMPING}"
 }
 _WEIGHTED = (
-    "1 / c_t the mean square that the norm behind the layer divides by; inside an expert c_t is multiplied by the square"
-    " of the router's weight, over the tokens that the expert is sent"
+    "1 / c_t the mean square that the norm behind the layer divides by; inside an expert c_t is multiplied by the"
+    " square of the router's weight, over the tokens that the expert is sent"
 )
 _REFITTED = "; the output weights that stay are refitted by least squares"
 _ENERGY = "those neurons go that contribute least energy to the layer's output"
