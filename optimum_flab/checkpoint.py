@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +79,21 @@ def _save_streamed(
     files = {
         folder / file: {name: outlines[name] for name in names} for file, names in split.filename_to_tensors.items()
     }
-    parts = (written_parts(model, name, tensor) for name, tensor in tensors)
-    write_tensors(files, (item for part in parts for item in part.items()), {"format": "pt"})
+    write_tensors(files, _parts(model, tensors), {"format": "pt"})
     if split.is_sharded:
         metadata = {"total_parameters": model.num_parameters(), **split.metadata}
         index = {"metadata": metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (folder / f"{WEIGHTS}.index.json").write_text(text, encoding="utf-8")
+
+
+def _parts(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """What is written of tensors, of which none is kept while the next one is made."""
+    for name, tensor in tensors:
+        parts = written_parts(model, name, tensor)
+        del tensor
+        while parts:
+            yield parts.popitem()
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

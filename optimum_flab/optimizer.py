@@ -33,6 +33,7 @@ from .hub.terms import CARD_NAME, base_card_of
 from .layers import Removal
 from .limits import TOLERANCE, asked_shapes, check_sizes, round_up, size_limits
 from .loading import DenseModel, computation_dtype, dense_from_memory, dense_hash, load_dense, shards, weights_hash
+from .memory import give_back_memory
 from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
 from .recovery.settings import RecoverySettings
@@ -494,7 +495,10 @@ class FlabOptimizer:
             save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family)
             return
         stored = self.dense.stored
-        dense = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored.items())
+        give_back_memory()  # what reading the tokenizer took
+        # a bar keeps what it is at: the name, and not the tensor
+        names = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored)
+        dense = ((name, stored[name]) for name in names)
         tensors = pruned_tensors(dense, self.family, pruned.plan, dtypes_of(pruned.model))
         save_checkpoint(pruned.model, pruned.tokenizer, folder, self.family, tensors)
         pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
