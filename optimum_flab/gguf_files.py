@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-
-# the format, see https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-VERSIONS = (2, 3)
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
-ALIGNMENT = 32  # where a file says nothing else
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class GgufHeader:
     """What a GGUF file says of itself.
 
     Args:
-        fields (`dict[str, Any]`): its fields; of lists of texts, which vocabularies are, only how many there are.
+        fields (`dict[str, Any]`): its fields; of lists of texts only how many there are.
         tensors (`dict[str, GgufTensor]`): by name.
     """
 
@@ -87,81 +80,38 @@ def _block(kind: gguf.GGMLQuantizationType) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Reads all but the tensors of a GGUF file. The reader of the `gguf` library looks at every token, which takes
-    many seconds.
+    """Reads all but the tensors of a GGUF file; once for as long as it stays as it is, for the library looks at every
+    token of a vocabulary.
 
     Raises:
-        [`FlabError`]: the file is damaged or of another version.
+        [`FlabError`]: the file is damaged, cut short, or of a version that the library cannot read.
     """
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            header = _parsed(_Cursor(content))
-            size = len(content)
-    except (ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError, struct.error) as error:
-        raise FlabError(f"GGUF file {str(path)!r} is damaged ({error}); download it again") from error
-    for tensor in header.tensors.values():
-        if tensor.start + prod(tensor.shape[:-1]) * tensor.bytes_per_row > size:
-            raise FlabError(f"GGUF file {str(path)!r} is cut short, within {tensor.name}; download it again")
-    return header
+    return _header(path, file_state(path))
 
 
-class _Cursor:
-    """Reads values of the format, one after the other."""
-
-    def __init__(self, content: mmap.mmap):
-        self.content, self.place = content, 0
-
-    def numbers(self, codes: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(f"<{codes}", self.content, self.place)
-        self.place += struct.calcsize(f"<{codes}")
-        return values
-
-    def skip(self, size: int) -> None:
-        if self.place + size > len(self.content):
-            raise ValueError("it ends within its header")
-        self.place += size
-
-    def text(self) -> str:
-        (size,) = self.numbers("Q")
-        self.skip(size)
-        return self.content[self.place - size : self.place].decode("utf-8")
-
-    def value(self, kind: int) -> Any:
-        if kind == STRING:
-            return self.text()
-        if kind != ARRAY:
-            return self.numbers(SCALARS[kind])[0]
-        kind, count = self.numbers("IQ")
-        if kind == ARRAY:
-            return [self.value(kind) for _ in range(count)]
-        if kind != STRING:
-            return list(self.numbers(f"{count}{SCALARS[kind]}"))
-        for _ in range(count):
-            self.skip(*self.numbers("Q"))
-        return count
-
-
-def _parsed(cursor: _Cursor) -> GgufHeader:
+@lru_cache(maxsize=1)
+def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
     import gguf
 
-    magic, version, tensor_count, field_count = cursor.numbers("4sIQQ")
-    if magic != b"GGUF" or version not in VERSIONS:
-        raise ValueError(f"it begins with {magic!r}, version {version}, and version 2 and 3 can be read")
-    fields = {}
-    for _ in range(field_count):
-        name = cursor.text()
-        fields[name] = cursor.value(*cursor.numbers("I"))
-    places = []
-    for _ in range(tensor_count):
-        name = cursor.text()
-        sizes = cursor.numbers(f"{cursor.numbers('I')[0]}Q")
-        kind, start = cursor.numbers("IQ")
-        places.append(GgufTensor(name, sizes[::-1], gguf.GGMLQuantizationType(kind), start))
-    alignment = fields.get("general.alignment", ALIGNMENT)
-    begin = -(-cursor.place // alignment) * alignment
-    tensors = {place.name: GgufTensor(place.name, place.shape, place.kind, begin + place.start) for place in places}
-    if not isinstance(fields.get("general.architecture"), str) or any(not place.shape for place in places):
-        raise ValueError("it names no architecture, or tensors without a shape")
+    try:
+        reader = gguf.GGUFReader(path)
+        texts = {gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING}
+        fields = {
+            # of lists of texts, which vocabularies are, only how many there are
+            name: len(field.data) if texts <= set(field.types) else field.contents()
+            for name, field in reader.fields.items()
+        }
+        tensors = {
+            tensor.name: GgufTensor(
+                tensor.name, tuple(map(int, tensor.shape[::-1])), tensor.tensor_type, int(tensor.data_offset)
+            )
+            for tensor in reader.tensors
+        }
+    except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise FlabError(f"GGUF file {str(path)!r} is damaged or cut short ({said}); download it again") from error
+    if not isinstance(fields.get("general.architecture"), str) or any(not one.shape for one in tensors.values()):
+        raise FlabError(f"GGUF file {str(path)!r} is damaged: it names no architecture, or tensors without a shape")
     return GgufHeader(fields, tensors)
 
 
