@@ -99,8 +99,13 @@ def restricted(model, family, plan, monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("criterion", ["random", "obs"])
-def test_surgery_equals_the_dense_model_with_its_router_restricted(model, criterion, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("member_of", "criterion"),
+    [(of, "obs") for of in MIXED] + [(of, "random") for of in MIXED if of[1] == 0],
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
+)
+def test_surgery_equals_the_dense_model_with_its_router_restricted(member_of, criterion, tmp_path, monkeypatch):
+    model = member(*member_of)
     family = family_for(model.config)
     plan = pruned_plan(model, family, criterion)
     check_plan(model, family, plan)

@@ -168,6 +168,8 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
 
 def test_a_pruned_mixture_is_recovered(dense, tmp_path):
     """Attention, routers and experts are trained, and what attention gives is refitted."""
+    if "deepseek" in dense.name:
+        pytest.skip("trained like the other")
     optimizer = pruned(dense, tmp_path / "out", experts={"num_experts": 4}, ffn={"intermediate_size": 24})
     before = {name: tensor.clone() for name, tensor in optimizer.pruned.model.state_dict().items()}
     examples = [{"instruction": f"Write part {number}.", "output": text} for number, text in enumerate(TEXTS)]

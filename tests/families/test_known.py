@@ -101,8 +101,13 @@ def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
     )
 
 
-@pytest.mark.parametrize("criterion", ["random", "obs"])
-def test_surgery_equals_the_masked_dense_model(model, criterion, tmp_path):
+@pytest.mark.parametrize(
+    ("member_of", "criterion"),
+    [(of, "obs") for of in MEMBERS] + [(of, "random") for of in MEMBERS if of[1] == 0],
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
+)
+def test_surgery_equals_the_masked_dense_model(member_of, criterion, tmp_path):
+    model = member(*member_of)
     family = family_for(model.config)
     plan = pruned_plan(model, family, criterion)
     check_plan(model, family, plan)
