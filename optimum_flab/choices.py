@@ -87,13 +87,13 @@ class LayerChoice:
     """The layers that stay: removals are computed as far as somebody asks, and remembered.
 
     Args:
-        head ([`OutputHead`]): the kept vocabulary.
+        kept (`np.ndarray`): the dense ids of the kept vocabulary.
     """
 
-    def __init__(self, on: Calibrated, head: OutputHead):
+    def __init__(self, on: Calibrated, kept: np.ndarray):
         self._on = on
         rows = max(1, on.config.layers.search_tokens // on.config.data.sequence_length)
-        self._removals = self._begun(next(on.tokens.batches(rows)), head)
+        self._removals = self._begun(next(on.tokens.batches(rows)), kept)
         self._drawn: list[Removal] = []
 
     def __call__(self, size: int) -> list[int]:
@@ -110,8 +110,10 @@ class LayerChoice:
                     self._drawn.append(next(self._removals))
         return self._drawn[:number]
 
-    def _begun(self, tokens: PackedTokens, head: OutputHead) -> Iterator[Removal]:
+    def _begun(self, tokens: PackedTokens, kept: np.ndarray) -> Iterator[Removal]:
         on = self._on
+        # a head is a copy of rows, made once layers are really ranked
+        head = OutputHead(on.model, on.family, kept)
         order = LAYER_CRITERIA[on.config.layers.criterion].removals
         # some rank all layers as soon as they are called
         yield from order(on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick())

@@ -18,6 +18,7 @@ from .families import Family
 from .layerwise import LayerInputs, layer_inputs, run_layer
 
 
+LayerStep = Callable[[int, torch.Tensor, dict], torch.Tensor]
 LOGITS_PER_CHUNK = 1 << 23  # bounds the memory of logits: 32 MB in float32, several times over
 
 
@@ -33,7 +34,7 @@ def final_hidden(
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
-    layer_step: Callable[[int, torch.Tensor, dict], torch.Tensor] | None = None,
+    layer_step: LayerStep | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something.
@@ -77,7 +78,10 @@ class OutputHead:
 
     def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None = None):
         head = model.get_submodule(family.modules.output_head)
-        rows = slice(None) if kept is None else torch.as_tensor(kept, device=head.weight.device)
+        if kept is None or isinstance(kept, range):
+            rows = slice(None) if kept is None else slice(kept.start, kept.stop, kept.step)  # takes no memory
+        else:
+            rows = torch.as_tensor(kept, device=head.weight.device)
         self.weight = head.weight.detach()[rows]
         self.bias = None if head.bias is None else head.bias.detach()[rows]
         self.config, self.facts = model.config, family.logits

@@ -23,6 +23,7 @@ from .errors import ConfigurationError, FlabError
 from .families import FAMILY_NAME, Family, family_for
 from .gguf_files import GgufTensor, GgufTensors, dequantised, near_equal_copies
 from .licenses import is_license_file
+from .memory import give_back_memory
 from .self_check import check_family
 from .tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors
 from .vocabulary import read_stated, rebuild_tokenizer, remap_config_ids, settle_stated, settle_tokenizer
@@ -146,6 +147,7 @@ def load_dense(
     config = read_config(files, trust_remote_code)
     facts = family_for(config, files.family)
     tokenizer, tokenizer_note = load_tokenizer(files, config, trust_remote_code)
+    give_back_memory()  # it was read several times
     check_vocabulary(tokenizer, config, files.name)
 
     notes = [DEMO_TERMS] if files.name == DEMO_NAME else []

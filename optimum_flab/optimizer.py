@@ -23,7 +23,6 @@ from .calibration import Document, PackedTokens, TextSets, build_text_sets, hub_
 from .checkpoint import save_checkpoint
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice, TokenChoice, narrowed
 from .configuration import FlabPrunerConfig, read_config
-from .divergence import OutputHead
 from .errors import ConfigurationError, FlabError
 from .families import save_family
 from .ffn.narrowing import NarrowLayer
@@ -211,13 +210,14 @@ class FlabOptimizer:
             check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)
 
         on = Calibrated(model, family, config, calibration)
-        layers, experts = LayerChoice(on, OutputHead(model, family, kept)), ExpertChoice(on)
+        layers, experts = LayerChoice(on, kept), ExpertChoice(on)
         rows = asked_shapes(config, sizes, limits, natural)
         shape, candidates = natural_shape(rows[0], natural), []
         if len(rows) > 1 or len(rows[0]) > 1:
             with watch.step("shape search"):
                 candidates = self._searched(on, rows, shape, texts, tokens, layers, experts)
             shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
+            give_back_memory()  # what was surveyed, for every width
 
         with watch.step("vocabulary"):
             kept = tokens(min(shape["vocab"], limits.largest["vocab"]))
@@ -240,6 +240,7 @@ class FlabOptimizer:
         natural = len(tokens.natural)
         # a vocabulary knows the merges of its tokenizer, hundreds of megabytes for the largest
         del calibration, on, neurons, tokens, layers, experts
+        give_back_memory()
         pruned = self._apply(plan, tokenizer, texts, config, watch)
         pruned.report.update(search_section(candidates, removed, natural, shape, texts))
         pruned.report["datasets"] = hub_datasets(config.data.sources)

@@ -17,14 +17,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .budget import count_parameters, shape_of
 from .calibration import PackedTokens, pack
 from .components import COMPONENTS
-from .divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, predicting, total_bits
+from .divergence import (
+    LayerStep,
+    OutputHead,
+    bits_and_lost_mass,
+    final_hidden,
+    mean_divergence,
+    predicting,
+    total_bits,
+)
 from .errors import FlabError
 from .families import Family
 from .loading import DenseModel, weights_hash
 from .plan import PruningPlan
 from .progress import progress
 from .settings import DataSettings
-from .surgery import copy_in
+from .surgery import cast_by_layer
 from .vocabulary import special_ids, token_lists
 
 
@@ -71,8 +79,8 @@ def measure_held_out(
     """Measures a pruned model against the dense one on texts that decided nothing.
 
     Args:
-        pruned (`PreTrainedModel`): as it will be written; a copy is computed on the dense model's device and in its
-            dtype.
+        pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype, which
+            takes memory there for one layer at a time.
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
     """
@@ -96,16 +104,16 @@ def measure_held_out(
     steps += sum(-(-len(tokens.input_ids) // data.batch_size) for tokens in (shared, new, *([own] if changed else [])))
     with progress("Measuring on held-out text", steps, "step") as tick:
 
-        def read(model: PreTrainedModel, tokens: PackedTokens) -> torch.Tensor:
-            return final_hidden(model, family, tokens, data.batch_size, tick=tick)
+        def read(model: PreTrainedModel, tokens: PackedTokens, layer_step: LayerStep | None = None) -> torch.Tensor:
+            return final_hidden(model, family, tokens, data.batch_size, layer_step, tick)
 
         hidden = read(dense, shared)
         dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, tick)
         if changed:
             dense_bits = total_bits(read(dense, own), full, own, tick)
         del full, sides
-        measured = copy_in(pruned, dense.device, dense.dtype)
-        pruned_hidden = read(measured, new)
+        measured, layer_step = cast_by_layer(pruned, family, dense.device, dense.dtype)
+        pruned_hidden = read(measured, new, layer_step)
         pruned_bits = total_bits(pruned_hidden, OutputHead(measured, family), new, tick)
         pruned_head = OutputHead(measured, family, range(len(kept)))
         divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, tick)

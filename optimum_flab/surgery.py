@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
+from transformers.initialization import no_init_weights
 
 from .budget import Shape, shape_of, sizes_of
+from .divergence import LayerStep
 from .errors import FlabError
 from .families import Family, cut, plain_axes
+from .layerwise import output_of
 from .plan import PruningPlan
 from .vocabulary import remap_config_ids
 
@@ -238,6 +242,54 @@ def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 @torch.no_grad()
+def cast_by_layer(
+    model: nn.Module, family: Family, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, LayerStep]:
+    """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
+
+    Args:
+        model (`nn.Module`): left as it is.
+
+    Returns:
+        `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
+        such a layer does elsewhere and in the other dtype, for [`~divergence.final_hidden`].
+    """
+    with no_init_weights():  # memory that is never written to is never taken
+        outer = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    dtypes = {name: tensor.dtype for name, tensor in outer.state_dict().items()}
+    tensors = {
+        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
+        for name, tensor in model.state_dict().items()
+    }
+    outer.load_state_dict(tensors, strict=True, assign=True)
+    outer.tie_weights()
+    for module in outer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    layers = family.decoder_layers(outer)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        weights = {
+            name: parameter.to(device, dtypes[family.in_layer(index, name)])
+            for name, parameter in layers[index].named_parameters()
+        }
+        return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
+
+    return outer.eval().requires_grad_(False), step
+
+
+def _fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Loads a model strictly from tensors of which there need only be one at a time."""
+    places = model.state_dict()
+    for name, tensor in tensors:
+        if places[name].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, the model's of {tuple(places[name].shape)}")
+        places.pop(name).copy_(tensor)
+    if places:
+        raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
+
+
+@torch.no_grad()
 def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     """Applies a plan.
 
@@ -259,11 +311,11 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     config = resized_config(config, family, plan.kept_layers, shape_of(model, family).resized(**plan.sizes))
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
-    with torch.device("meta" if model.device.type == "meta" else "cpu"):
+    with torch.device("meta" if model.device.type == "meta" else "cpu"), no_init_weights():
         pruned = type(model)._from_config(config, dtype=dtype)
     if model.device.type != "meta":
         tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
-        pruned.load_state_dict(dict(tensors), strict=True)
+        _fill(pruned, tensors)
     pruned.tie_weights()
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)

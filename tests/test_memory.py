@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system."""
+"""Freed memory goes back to the system, and what is not needed is not taken."""
 
 import platform
 import subprocess
@@ -32,3 +32,53 @@ def test_freed_tensors_leave_the_process():
     full, kept, given_back, last = map(float, ran.stdout.split())
     assert min(full, kept) > 350e6 and given_back < 100e6
     assert last == 1 << 20
+
+
+# Linux alone says what the most was since it was asked to forget.
+PEAKS = """
+import torch
+from pathlib import Path
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from optimum_flab.divergence import final_hidden
+from optimum_flab.families import family_for
+from optimum_flab.memory import give_back_memory
+from optimum_flab.surgery import cast_by_layer, copy_in, operate
+from tests.conftest import plan_of, random_tokens
+
+def peak_of(function):
+    give_back_memory()
+    Path("/proc/self/clear_refs").write_text("5")
+    fields = lambda: dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    before = int(fields()["VmRSS"].split()[0])
+    result = function()
+    return (int(fields()["VmHWM"].split()[0]) - before) * 1024, result
+
+torch.set_grad_enabled(False)
+config = Qwen2Config(vocab_size=320, hidden_size=512, intermediate_size=2048, num_hidden_layers=16,
+                     num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True)
+dense = Qwen2ForCausalLM(config).eval().requires_grad_(False)
+family, tokens, cpu = family_for(config), random_tokens(4), torch.device("cpu")
+plan = plan_of(None, list(range(16)), {layer: list(range(1536)) for layer in range(16)}, dtype="bfloat16")
+
+def copied():
+    return final_hidden(copy_in(pruned, cpu, torch.float32), family, tokens, 4)
+
+def by_layer():
+    outer, step = cast_by_layer(pruned, family, cpu, torch.float32)
+    return final_hidden(outer, family, tokens, 4, step)
+
+final_hidden(dense, family, tokens, 4)  # what the first run takes is not of these
+operated, pruned = peak_of(lambda: operate(dense, family, plan))
+size = sum(parameter.nbytes for parameter in pruned.parameters())
+(whole, hidden), (layer, same) = peak_of(copied), peak_of(by_layer)
+print(operated / size, whole / size, layer / size, int(torch.equal(hidden, same)))
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells the peak of a part of a run")
+def test_surgery_and_measuring_take_no_memory_twice():
+    ran = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)
+    operated, whole, layer, same = map(float, ran.stdout.split())
+    assert operated < 1.3, operated  # the pruned model, and a tensor of it
+    assert whole > 1.8 and layer < 0.6, (whole, layer)  # of twice its size in float32: all, and one layer of 16
+    assert same

@@ -11,6 +11,7 @@ from torch import nn
 from ..calibration import PackedTokens
 from ..families import Family
 from ..layerwise import captured, layer_inputs, run_layer, token_importance
+from ..memory import trim_heap
 from .criteria import NeuronCriterion
 from .elimination import damped, refit
 from .statistics import NeuronStatistics
@@ -94,6 +95,8 @@ def survey(
                 for width, narrow in chosen.items()
             }
         )
+        del statistics, chosen
+        trim_heap()  # what is kept of a layer lies between what it took to decide it
         tick()
     return decided
 
@@ -169,5 +172,6 @@ def narrow(
             neurons[batch] = None
             pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
         decided[index] = chosen
+        trim_heap()
         tick()
     return decided

@@ -9,14 +9,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
 from optimum_flab.budget import Shape, count_parameters, shape_of
 from optimum_flab.calibration import PackedTokens
-from optimum_flab.divergence import final_hidden
+from optimum_flab.divergence import OutputHead, final_hidden
 from optimum_flab.families import family_for, known_families
 from optimum_flab.ffn import CRITERIA
 from optimum_flab.ffn.narrowing import narrow, survey
 from optimum_flab.loading import shards, weights_hash
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.self_check import check_family
-from optimum_flab.surgery import check_plan, copy_in, operate, resized_config
+from optimum_flab.surgery import cast_by_layer, check_plan, copy_in, operate, resized_config
 from optimum_flab.tensors import StoredTensors, WrittenTensors
 
 from ..conftest import plan_of, random_tokens
@@ -152,6 +152,21 @@ def test_a_refit_of_a_whole_model_changes_nothing(anyone):
     refit(model, same, family, range(LAYERS), tokens, tokens, 8)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(anyone):
+    model = anyone
+    family, tokens = family_for(model.config), random_tokens(20, VOCABULARY, 24)
+    rounded = copy_in(model, torch.device("cpu"), torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in rounded.state_dict().items()}
+    copied = copy_in(rounded, torch.device("cpu"), torch.float32)
+    outer, step = cast_by_layer(rounded, family, torch.device("cpu"), torch.float32)
+    hidden = final_hidden(outer, family, tokens, 4, step)
+    assert hidden.dtype == torch.float32
+    assert torch.equal(hidden, final_hidden(copied, family, tokens, 4))
+    assert torch.equal(OutputHead(outer, family).logits(hidden), OutputHead(copied, family).logits(hidden))
+    for name, tensor in rounded.state_dict().items():
+        assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
 
 
 def test_no_field_of_a_configuration_is_forgotten(anyone):
