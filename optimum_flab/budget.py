@@ -274,8 +274,8 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
         parts = [part for part in COMPONENTS if part.dimension in dense]
         flags = [part.flag for part in parts] + ["--keep-used"] + [part.switch for part in parts]
         raise ConfigurationError(
-            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; between "
-            f"{max(least, 0):.3f} and {most:.3f} of all parameters can be removed. Free a component "
+            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
+            f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component "
             f"({', '.join(flags)}) or change the target"
         )
 
@@ -288,7 +288,7 @@ def check_reached(
     target_ratio: float,
     tolerance: float,
 ) -> list[Shape]:
-    """The shapes that land within `tolerance` of the target.
+    """The shapes that land within `tolerance` of the target; where none does, the nearest of all that does.
 
     Raises:
         [`ConfigurationError`]: none does; names the nearest shares that can be removed.
@@ -302,7 +302,10 @@ def check_reached(
         return reached
     ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
     possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
-    nearest = min(map(removed, possible), key=lambda ratio: abs(ratio - target_ratio))
+    shape = min(possible, key=lambda shape: abs(removed(shape) - target_ratio))
+    nearest = removed(shape)
+    if abs(nearest - target_ratio) <= tolerance:  # a little above the budget
+        return [shape]
     widths, remedies = limits.allowed["neuron"], ["take that"]
     if limits.is_free("neuron"):
         remedies.append(f"allow smaller steps of the width (--ffn-multiple-of, now {widths[1] - widths[0]})")

@@ -78,7 +78,8 @@ def asked_shapes(config: FlabPrunerConfig, sizes: ModelSizes, limits: Limits, na
     rows = candidate_shapes(counts, limits, natural, budget, slack)
     shapes = [shape for row in rows for shape in row]
     reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
-    return [near for row in rows if (near := [shape for shape in row if shape in reached])]
+    near = [[shape for shape in row if shape in reached] for row in rows]
+    return list(filter(None, near)) or [[shape] for shape in reached]
 
 
 def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:

@@ -423,6 +423,11 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         faults = faults or [f"num_hidden_layers {sizes['num_hidden_layers']:,}"]
         raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
     family = family_for(config, files.family)
+    counts = [family.sizes[dimension] for dimension in ("neuron", "expert") if dimension in family.sizes]
+    counts += [] if family.experts is None else [family.experts.per_token]
+    sizes = {name: getattr(config, name, None) for name in counts}
+    if faults := [f"{name} {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1]:
+        raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

@@ -266,7 +266,8 @@ class FlabOptimizer:
         if plan.base_hash != found:
             raise FlabError(
                 f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
-                f"{found[:12]}…; give the model that the plan names, or prune this one without --plan"
+                f"{found[:12]}…; give the model that the plan names and the --dtype that it was made with, or prune"
+                " this one without --plan"
             )
         tokenizer = (
             self.dense.tokenizer if plan.kept_tokens is None else self._tokenizer_for(np.array(plan.kept_tokens))

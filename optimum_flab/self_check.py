@@ -16,10 +16,12 @@ from .budget import sizes_of
 from .calibration import PackedTokens
 from .divergence import OutputHead
 from .errors import FlabError
+from .experts import chosen_experts
+from .experts.cut_layers import CutLayers
 from .experts.running import ExpertWeights, routed
 from .families import Block, Family, cut, parts_of, plain_axes
 from .layerwise import layer_inputs, output_of, run_layer
-from .surgery import resized_config
+from .surgery import resized_config, sharing_weights
 
 
 TOKENS = 16
@@ -39,7 +41,7 @@ def check_family(model: nn.Module, family: Family) -> None:
         [`FlabError`]: says what differs.
     """
     # the later checks need what the earlier ones found to be there
-    run = () if model.device.type == "meta" else (_functions,)
+    run = () if model.device.type == "meta" else (_functions, _configuration, _fewest_experts)
     for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
         if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
@@ -55,7 +57,7 @@ def _found(check: Callable[[nn.Module, Family], Iterator[str]], model: nn.Module
         yield from check(model, family)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError) as error:
         yield f"it cannot be run as that says ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
 
 
@@ -252,7 +254,7 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
         hidden = after
     norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
-    tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED
+    tolerance = EXACT if is_exact(model) else ROUNDED
     # small logits show what multiplies them, large ones what squeezes them
     for size in (1.0, 30.0):
         factor = size / float(head.raw(norm(stream)[0]).abs().max().clamp_min(1e-9))
@@ -265,6 +267,11 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
             yield "logits: its own are not those of the output head on the final norm, with what logits states"
     if not _same_norm(copy.deepcopy(norm).float(), family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
+
+
+def is_exact(model: nn.Module) -> bool:
+    """Whether a model is computed in float32 or better."""
+    return model.dtype in (torch.float32, torch.float64)
 
 
 def _with_scaled_norm(
@@ -325,9 +332,38 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
             handle.remove()
 
 
+@torch.no_grad()
+def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
+    """Whether the configuration as it will be written, were nothing removed, is still that of the model."""
+    shape = sizes_of(model, family).shape
+    config = resized_config(model.config, family, range(shape["layer"]), shape)
+    tokens = _few_tokens(model, family).model_inputs(model.device)
+    own, other = (
+        one(**tokens, return_dict=True).logits for one in (model, sharing_weights(model, config, model.device))
+    )
+    if torch.isfinite(own).all() and not _same(own.float(), other.float(), EXACT if is_exact(model) else ROUNDED):
+        facts = ", ".join(["sizes", "per_layer", "layer_counts", *(["absent"] if family.absent else []), "experts"])
+        yield f"with the fields that pruning writes ({facts}) the model gives other logits"
+
+
+@torch.no_grad()
+def _fewest_experts(model: nn.Module, family: Family) -> Iterator[str]:
+    """Whether a layer runs with the fewest experts that its family says it can do with."""
+    if family.experts is None:
+        return
+    index, sizes = family.pruned_layers(model)[0], sizes_of(model, family)
+    number, groups = sizes.possible["expert"][0], family.experts.group_count(model.config)
+    kept = {"expert": chosen_experts(torch.zeros(sizes.shape["expert"]), number, groups)}
+    layers = CutLayers(model, family, {"expert": number})
+    inputs = layer_inputs(model, family, _few_tokens(model, family))
+    with routed(family, layers.layers[index]) as seen:
+        layers.run(index, layers.weights(index, kept), inputs.hidden, inputs.kwargs[index])
+    if not (seen[0].experts < number).all():
+        yield f"experts: with {number} of them layer {index} sends tokens to others"
+
+
 def _twice(tokens: PackedTokens) -> PackedTokens:
     """A row with the first half of a row twice, as two documents."""
-
     half = max(1, tokens.input_ids.shape[1] // 2)
     ids, positions = (part[:, :half].repeat(1, 2) for part in (tokens.input_ids, tokens.position_ids))
     return PackedTokens(ids, positions, torch.ones_like(ids, dtype=torch.bool))

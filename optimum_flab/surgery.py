@@ -196,12 +196,12 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
                 "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
             )
             return
-    if family.experts is not None and (groups := family.experts.group_count(model.config)) > 1:
-        size = dense["expert"] // groups
-        if any(
-            len({*Counter(expert // size for expert in kept).values()}) != 1 for kept in plan.kept_experts.values()
-        ):
+    groups = 1 if family.experts is None else family.experts.group_count(model.config)
+    for kept in plan.kept_experts.values():
+        counts = Counter(expert * groups // dense["expert"] for expert in kept)
+        if len({counts[group] for group in range(groups)}) > 1:
             yield f"its experts are not as many from each of the {groups} groups"
+            return
 
 
 def _is_nested(kept: Sequence[Any]) -> bool:
@@ -242,6 +242,25 @@ def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
 
 
 @torch.no_grad()
+def sharing_weights(
+    model: nn.Module, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
+    """
+    with no_init_weights():  # memory that is never written to is never taken
+        other = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
+    other.tie_weights()
+    for module in other.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return other.eval().requires_grad_(False)
+
+
+@torch.no_grad()
 def cast_by_layer(
     model: nn.Module, family: Family, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, LayerStep]:
@@ -254,18 +273,14 @@ def cast_by_layer(
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
         such a layer does elsewhere and in the other dtype, for [`~divergence.final_hidden`].
     """
-    with no_init_weights():  # memory that is never written to is never taken
-        outer = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
-    dtypes = {name: tensor.dtype for name, tensor in outer.state_dict().items()}
+    config = copy.deepcopy(model.config)
+    with torch.device("meta"):
+        dtypes = dtypes_of(type(model)._from_config(config, dtype=dtype))
     tensors = {
         name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
         for name, tensor in model.state_dict().items()
     }
-    outer.load_state_dict(tensors, strict=True, assign=True)
-    outer.tie_weights()
-    for module in outer.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+    outer = sharing_weights(model, config, device, tensors)
     layers = family.decoder_layers(outer)
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
@@ -275,7 +290,7 @@ def cast_by_layer(
         }
         return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
 
-    return outer.eval().requires_grad_(False), step
+    return outer, step
 
 
 def _fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -50,7 +50,7 @@ def test_a_pinned_vocabulary_leaves_the_rest_to_the_width(target, pinned):
 
 def test_an_unreachable_target_says_what_is_reachable():
     pinned = limits((151_936, 151_936), (24, 24), (64, 4864))
-    with pytest.raises(ConfigurationError, match=r"between 0\.000 and 0\.6\d\d"):
+    with pytest.raises(ConfigurationError, match=r"at least 0\.000 and at most 0\.6\d\d"):
         check_target(QWEN, DENSE, pinned, 0.7, 0.005)
     check_target(QWEN, DENSE, pinned, 0.6, 0.005)
 

@@ -202,6 +202,8 @@ class Family(_Facts):
         for name in tensors:
             if unknown := set(re.findall(r"{(.*?)}", name)) - places:
                 raise ValueError(f"{name!r} names {{{unknown.pop()}}}; the places are {', '.join(sorted(places))}")
+            if set("{}") & set(re.sub(r"{\w+}", "", name)):
+                raise ValueError(f"{name!r} has a brace too many or too few")
         return tensors
 
     def is_known_to(self, version: str) -> bool:

@@ -198,6 +198,7 @@ def test_a_model_that_gives_nan_is_refused():
         ),
         ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 4, 5, 6, 7]}}, "different numbers of experts"),
         ({"kept_experts": {2: [0, 1, 2, 4], 3: [0, 1, 2, 4]}}, "not as many from each of the 2 groups"),
+        ({"kept_experts": {2: [0, 1, 2, 3], 3: [0, 1, 2, 3]}}, "not as many from each of the 2 groups"),
         ({"kept_experts": {2: [0, 4], 3: [0, 4]}}, "cannot have 2 experts"),
         ({"kept_neurons": {2: list(range(24)), 3: list(range(24))}}, "not a list for each expert"),
         ({"kept_neurons": {2: [list(range(20))] * 4, 3: [list(range(20))] * 4}}, "cannot have 20 neurons"),

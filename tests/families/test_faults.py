@@ -82,8 +82,8 @@ def planted(facts, model):
         yield changed("experts", "out", to=next(n for n in ("gate_up_proj",) if n != facts["experts"]["out"]))
         yield changed("experts", to=None)
         yield changed("sizes", "expert", to=facts["sizes"]["hidden"])
-    for name in facts["absent"]:
-        yield changed("absent", to={"no_such_field": facts["absent"][name]})
+    yield changed("absent", to={"no_such_field": 0})
+    yield changed("absent", to={facts["sizes"]["head"]: 2})
     if not facts["separates_documents"]:
         yield changed("separates_documents", to=True)
     yield changed("norm", "kind", to="layer" if facts["norm"]["kind"] == "rms" else "rms")

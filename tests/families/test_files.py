@@ -145,6 +145,7 @@ def read_family_of(model_type):
         ({"tensors": {"{layer}.x": ["neurons"]}}, "tensors.{layer}.x.0: 'neurons' is not an axis"),
         ({"tensors": {"{block}.x": [None]}}, "'{block}.x' names {block}; the places are"),
         ({"tensors": {"{layer}.x": "neuron"}}, "tensors.{layer}.x"),
+        ({"tensors": {"{layer.x": [None]}}, "'{layer.x' has a brace too many or too few"),
         ({"sizes": {"width": "intermediate_size"}}, "sizes.width"),
         ({"norms": "rms"}, "norms: there is no such field"),
         ({"norm": {"kind": "batch"}}, "norm.kind"),
