@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from ..calibration import PackedTokens
 from ..errors import FlabError
 from ..families import Family
 from ..layerwise import layer_inputs, run_layer
-from .running import ExpertWeights, routed
+from .running import ExpertWeights, Routed, routed
 
 
 @dataclass
@@ -70,37 +70,45 @@ def rank_experts(
     """
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [batch.mask.flatten() for batch in batches]
     streams = [x.hidden for x in inputs]
     scores = {}
     for index, layer in enumerate(family.decoder_layers(model)):
-        if not family.has_experts(layer):
-            streams = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
-            tick()
-            continue
-        experts = ExpertWeights(family, layer, layer.state_dict())
-        count = len(experts)
-        use = ExpertUse(torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64))
-        for number, batch in enumerate(batches):
+        kwargs = [x.kwargs[index] for x in inputs]
+        if family.has_experts(layer):
             with routed(family, layer) as seen:
-                streams[number] = run_layer(layer, streams[number], inputs[number].kwargs[index])
-            counted = batch.mask.flatten().to(seen[0].hidden.device)
-            for expert in range(count):
-                sent, weights = seen[0].sent_to(expert)
-                hidden, weights = seen[0].hidden[sent & counted], weights[counted[sent]]
-                output = nn.functional.linear(
-                    experts.neurons(expert, hidden), experts.out(expert), experts.out_bias(expert)
+                streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
+            use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
+            if not torch.isfinite(use.norms).all():
+                raise FlabError(
+                    f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can"
+                    " be measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise"
+                    " check the checkpoint"
                 )
-                use.tokens[expert] += len(hidden)
-                use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
-        if not torch.isfinite(use.norms).all():
-            raise FlabError(
-                f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can be"
-                " measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the"
-                " checkpoint"
-            )
-        scores[index] = score(use, generator)
+            scores[index] = score(use, generator)
+        else:
+            streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
         tick()
     return scores
+
+
+def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:
+    """What the real tokens among those that experts were given say of them.
+
+    Args:
+        masks (`Sequence[torch.Tensor]` of shape `(tokens,)`): for each batch which tokens are real.
+    """
+    use = ExpertUse(*(torch.zeros(len(experts), dtype=torch.float64) for _ in range(2)))
+    for batch, mask in zip(seen, masks, strict=True):
+        counted = mask.to(batch.hidden.device)
+        for expert in range(len(experts)):
+            sent, weights = batch.sent_to(expert)
+            hidden, weights = batch.hidden[sent & counted], weights[counted[sent]]
+            neurons = experts.neurons(expert, hidden)
+            output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
+            use.tokens[expert] += len(hidden)
+            use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
+    return use
 
 
 def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
