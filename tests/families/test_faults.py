@@ -163,7 +163,7 @@ REAL = ("cohere", "deepseek_v3", "gemma2", "gpt2", "gpt_neox", "gpt_oss", "grani
     [*((model_type, None) for model_type in known_families()), *((model_type, torch.bfloat16) for model_type in REAL)],
 )
 def test_a_planted_fault_is_refused(model_type, dtype):
-    missed, count = [], 0
+    missed, tried = [], set()
     for number in range(len(EVERY[model_type])):
         model = member(model_type, number)
         family = family_for(model.config)
@@ -171,13 +171,14 @@ def test_a_planted_fault_is_refused(model_type, dtype):
         check_family(model, family)
         facts = json.loads(family.model_dump_json())
         for what, wrong in planted(facts, model):
-            if wrong == facts:
+            # each once, on the first model that it counts for
+            if wrong == facts or (written := json.dumps(wrong)) in tried:
                 continue
-            count += 1
+            tried.add(written)
             try:
                 check_family(model, Family.model_validate(wrong))
             except FlabError as error:
                 assert "is not as its family is described" in str(error)
             else:
                 missed.append((number, what))
-    assert not missed and count > 40, missed
+    assert not missed and len(tried) > 40, missed
