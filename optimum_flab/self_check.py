@@ -27,6 +27,7 @@ from .surgery import resized_config, sharing_weights
 TOKENS = 16
 # the largest relative difference (of norms) that rounding explains, of results in float32 and in half precision
 EXACT, ROUNDED = 1e-3, 3e-2
+REPEATED = 1e-5  # of the same computation, done again
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -254,7 +255,7 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
         hidden = after
     norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
-    tolerance = EXACT if is_exact(model) else ROUNDED
+    tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED
     # small logits show what multiplies them, large ones what squeezes them
     for size in (1.0, 30.0):
         factor = size / float(head.raw(norm(stream)[0]).abs().max().clamp_min(1e-9))
@@ -267,11 +268,6 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
             yield "logits: its own are not those of the output head on the final norm, with what logits states"
     if not _same_norm(copy.deepcopy(norm).float(), family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
-
-
-def is_exact(model: nn.Module) -> bool:
-    """Whether a model is computed in float32 or better."""
-    return model.dtype in (torch.float32, torch.float64)
 
 
 def _with_scaled_norm(
@@ -337,11 +333,22 @@ def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
     """Whether the configuration as it will be written, were nothing removed, is still that of the model."""
     shape = sizes_of(model, family).shape
     config = resized_config(model.config, family, range(shape["layer"]), shape)
+    rewritten = sharing_weights(model, config, model.device)
+    with torch.device("meta"):
+        before = type(model)._from_config(copy.deepcopy(model.config)).eval()
+    pairs = zip(*(family.decoder_layers(one) for one in (before, rewritten)), strict=True)
+    for index, (layer, other) in enumerate(pairs):
+        if different := _differing(layer, other):
+            yield f"with the fields that pruning writes layer {index} has another {different}"
+            return
+    buffers = dict(model.named_buffers())  # casting a model rounds those that are computed, too
+    for path, module in rewritten.named_modules():
+        for name, _ in module.named_buffers(recurse=False):
+            setattr(module, name, buffers.get(f"{path}.{name}".lstrip("."), getattr(module, name)))
     tokens = _few_tokens(model, family).model_inputs(model.device)
-    own, other = (
-        one(**tokens, return_dict=True).logits for one in (model, sharing_weights(model, config, model.device))
-    )
-    if torch.isfinite(own).all() and not _same(own.float(), other.float(), EXACT if is_exact(model) else ROUNDED):
+    own, other = (one(**tokens, return_dict=True).logits.float() for one in (model, rewritten))
+    # the same products of the same numbers, so that nothing is left to rounding
+    if torch.isfinite(own).all() and not _same(own, other, REPEATED):
         facts = ", ".join(["sizes", "per_layer", "layer_counts", *(["absent"] if family.absent else []), "experts"])
         yield f"with the fields that pruning writes ({facts}) the model gives other logits"
 

@@ -236,7 +236,7 @@ def test_padding_beyond_the_dense_rows_is_refused(tokenizer, corpus):
         ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
         ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
         ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),
-        ({"target_ratio": 0.9, "vocabulary": {"enabled": False}, "layers": {"enabled": False}}, "between 0.000 and"),
+        ({"target_ratio": 0.9, "vocabulary": {"enabled": False}, "layers": {"enabled": False}}, "at least 0.000 and"),
         ({"vocabulary": {"keep_tokens": ["nowhere-token"]}}, "nowhere-token"),
     ],
 )
