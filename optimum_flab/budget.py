@@ -210,7 +210,7 @@ class Limits:
         return Limits({**self.allowed, dimension: sizes})
 
 
-def steps(smallest: int, largest: int, multiple: int = 1) -> list[int]:
+def multiples_between(smallest: int, largest: int, multiple: int = 1) -> list[int]:
     """The multiples between two sizes, and these themselves."""
     return sorted({smallest, *range(-(-smallest // multiple) * multiple, largest, multiple), largest})
 

@@ -65,7 +65,7 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
-class TokenChoice:
+class TokenChoice(Choice):
     """The tokens that stay, counted in the corpus.
 
     Args:
@@ -83,7 +83,7 @@ class TokenChoice:
         return self.resized(size)
 
 
-class LayerChoice:
+class LayerChoice(Choice):
     """The layers that stay: removals are computed as far as somebody asks, and remembered.
 
     Args:
@@ -119,7 +119,7 @@ class LayerChoice:
         yield from order(on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick())
 
 
-class ExpertChoice:
+class ExpertChoice(Choice):
     """The experts of a mixture that stay, as many in every layer; all of them where none may go."""
 
     def __init__(self, on: Calibrated):
@@ -140,7 +140,7 @@ class ExpertChoice:
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
 
-class NeuronChoice:
+class NeuronChoice(Choice):
     """The neurons that stay: at several widths from the dense model alone, to compare shapes with, and at one width on
     top of what was decided below.
 

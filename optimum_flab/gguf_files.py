@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .errors import FlabError
-from .tensors import file_state
+from .tensors import LazyTensors, file_state
 
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def near_equal_copies(path: Path) -> tuple[GgufTensor | None, float]:
     return (finer if relative <= LARGEST_QUANTISATION_DIFFERENCE else None), relative
 
 
-class GgufTensors(Mapping[str, torch.Tensor]):
+class GgufTensors(LazyTensors):
     """The tensors of a GGUF file as transformers reads them, under the names that it gives them. Each is dequantised
     when it is asked for, and nothing of it is kept.
 
@@ -219,15 +219,6 @@ class GgufTensors(Mapping[str, torch.Tensor]):
         for start, rows in dequantised(self.path, tensor):
             values[start : start + len(rows)] = rows
         return values.reshape(tensor.shape)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._pieces
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._pieces)
-
-    def __len__(self) -> int:
-        return len(self._pieces)
 
 
 def _processor(header: GgufHeader, model: PreTrainedModel) -> TensorProcessor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .budget import Limits, ModelSizes, Shape, check_reached, check_target, parameters_to_keep, steps
+from .budget import Limits, ModelSizes, Shape, check_reached, check_target, multiples_between, parameters_to_keep
 from .components import COMPONENTS
 from .configuration import FlabPrunerConfig
 from .errors import ConfigurationError
@@ -37,7 +37,7 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
         elif not section.enabled:
             allowed[part.dimension] = [dense]
         elif part.dimension == "vocab":
-            allowed["vocab"] = steps(min(multiple, tokens), tokens, multiple)
+            allowed["vocab"] = multiples_between(min(multiple, tokens), tokens, multiple)
         elif part.dimension == "neuron":
             step = config.ffn.multiple_of
             allowed["neuron"] = [size for size in possible if size % step == 0 or size == dense]

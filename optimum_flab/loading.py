@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 import re
 import zipfile
@@ -417,17 +418,12 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         raise FlabError(f"{what} {files.name!r} cannot be read ({_first_line(error)})") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
-    sizes = {name: getattr(config, name, 1) for name in SIZES}
-    faults = [f"{name} {size}" for name, size in sizes.items() if not (isinstance(size, int) and size > 0)]
-    if faults or sizes["num_hidden_layers"] > MOST_LAYERS:
-        faults = faults or [f"num_hidden_layers {sizes['num_hidden_layers']:,}"]
-        raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
+    _check_sizes(files.name, config, SIZES)
     family = family_for(config, files.family)
-    counts = [family.sizes[dimension] for dimension in ("neuron", "expert") if dimension in family.sizes]
-    counts += [] if family.experts is None else [family.experts.per_token]
-    sizes = {name: getattr(config, name, None) for name in counts}
-    if faults := [f"{name} {size}" for name, size in sizes.items() if isinstance(size, int) and size < 1]:
-        raise FlabError(f"the configuration of {files.name!r} cannot be right: it says {', '.join(faults)}")
+    inside = [family.sizes[dimension] for dimension in ("neuron", "expert") if dimension in family.sizes]
+    inside += [] if family.experts is None else [family.experts.per_token]
+    # what some leave open follows from other sizes
+    _check_sizes(files.name, config, [size for size in inside if getattr(config, size, None) is not None])
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
@@ -438,6 +434,17 @@ def read_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTraine
         ) from error
     check_family(model, family)
     return config
+
+
+def _check_sizes(name: str, config: PreTrainedConfig, names: Iterable[str]) -> None:
+    """Raises a [`FlabError`] if sizes that a configuration states are none."""
+    faults = []
+    for stated in names:
+        size, most = getattr(config, stated, 1), MOST_LAYERS if stated == "num_hidden_layers" else math.inf
+        if not (isinstance(size, int) and 0 < size <= most):
+            faults.append(f"{stated} {size:,}" if isinstance(size, int) else f"{stated} {size}")
+    if faults:
+        raise FlabError(f"the configuration of {name!r} cannot be right: it says {', '.join(faults)}")
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:

@@ -93,20 +93,16 @@ class PruningPlan:
         sizes = {"vocab": self.vocab_size, "layer": len(self.kept_layers)}
         if self.kept_neurons:
             neurons: list = next(iter(self.kept_neurons.values()))
-            sizes["neuron"] = len(neurons[0] if neurons and isinstance(neurons[0], list) else neurons)
+            sizes["neuron"] = len(neurons[0] if is_by_expert(neurons) else neurons)
         if self.kept_experts:
             sizes["expert"] = len(next(iter(self.kept_experts.values())))
         return sizes
 
-    @property
-    def _has_experts(self) -> bool:
-        nested = any(isinstance(part, list) for kept in self.kept_neurons.values() for part in kept[:1])
-        return bool(self.kept_experts) or nested
-
     def to_dict(self) -> dict[str, Any]:
         """All but the tensors, as plain values."""
+        has_experts = self.kept_experts or any(map(is_by_expert, self.kept_neurons.values()))
         return {
-            "format": WITH_EXPERTS if self._has_experts else FORMAT,
+            "format": WITH_EXPERTS if has_experts else FORMAT,
             "base_model": self.base_model,
             "base_revision": self.base_revision,
             "base_hash": self.base_hash,
@@ -198,6 +194,11 @@ class PruningPlan:
                 f"{tensors} does not belong to {file}: it holds other tensors; copy both files from one checkpoint"
             )
         return cls(**fields, weights=weights)
+
+
+def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
+    """Whether the neurons that a layer keeps are a list for each of its experts."""
+    return bool(neurons) and isinstance(neurons[0], list)
 
 
 def _by_name(layers: Mapping[int, list]) -> dict[str, list]:

@@ -209,7 +209,6 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 @torch.no_grad()
 def _functions(model: nn.Module, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says that it computes."""
-
     layers, config, block = family.decoder_layers(model), model.config, family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
@@ -289,7 +288,6 @@ def _with_scaled_norm(
 
 def _few_tokens(model: nn.Module, family: Family) -> PackedTokens:
     """A row of different tokens, where there are enough."""
-
     rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
     number = min(TOKENS, getattr(model.config, "max_position_embeddings", None) or TOKENS)
     ids = torch.arange(1, number + 1)[None] * rows // (number + 1)
@@ -314,7 +312,6 @@ def _paths(block: Block) -> list[str | None]:
 @contextmanager
 def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Within this context each run of a layer notes what the modules of its block read and give, by their paths."""
-
     runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def noting(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
@@ -349,8 +346,7 @@ def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
     own, other = (one(**tokens, return_dict=True).logits.float() for one in (model, rewritten))
     # the same products of the same numbers, so that nothing is left to rounding
     if torch.isfinite(own).all() and not _same(own, other, REPEATED):
-        facts = ", ".join(["sizes", "per_layer", "layer_counts", *(["absent"] if family.absent else []), "experts"])
-        yield f"with the fields that pruning writes ({facts}) the model gives other logits"
+        yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes by them its logits are others"
 
 
 @torch.no_grad()
@@ -401,7 +397,6 @@ def _experts(
     family: Family, config: Any, layer: nn.Module, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
 ) -> Iterator[str]:
     """Whether the experts of a layer, one at a time, give what the layer says that they give together."""
-
     with routed(family, layer) as seen:
         run_layer(layer, hidden, kwargs)
     batch, experts = seen[0], ExpertWeights(family, layer, layer.state_dict())

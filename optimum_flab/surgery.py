@@ -17,7 +17,7 @@ from .divergence import LayerStep
 from .errors import FlabError
 from .families import Family, cut, plain_axes
 from .layerwise import output_of
-from .plan import PruningPlan
+from .plan import PruningPlan, is_by_expert
 from .vocabulary import remap_config_ids
 
 
@@ -178,7 +178,7 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
         if layers and set(layers) != set(plan.kept_layers) & set(pruned):
             yield f"its {what} are not those of its layers"
     lists = {
-        "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if _is_nested(kept) else [kept])],
+        "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if is_by_expert(kept) else [kept])],
         "experts": list(plan.kept_experts.values()),
     }
     for what, most in (("neurons", dense["neuron"]), ("experts", dense.get("expert", 0))):
@@ -191,7 +191,7 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
         if dimension in dense and sizes[dimension] not in possible[dimension]:
             yield f"this model cannot have {sizes[dimension]} {what}"
     for kept in plan.kept_neurons.values():
-        if _is_nested(kept) != (family.experts is not None) or (_is_nested(kept) and len(kept) != sizes["expert"]):
+        if is_by_expert(kept) != (family.experts is not None) or (is_by_expert(kept) and len(kept) != sizes["expert"]):
             yield (
                 "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
             )
@@ -202,10 +202,6 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
         if len({counts[group] for group in range(groups)}) > 1:
             yield f"its experts are not as many from each of the {groups} groups"
             return
-
-
-def _is_nested(kept: Sequence[Any]) -> bool:
-    return bool(kept) and isinstance(kept[0], list)
 
 
 def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:

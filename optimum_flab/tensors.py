@@ -35,7 +35,26 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ORDER = ["BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"]
 
 
-class StoredTensors(Mapping[str, torch.Tensor]):
+class LazyTensors(Mapping[str, torch.Tensor]):
+    """Tensors by name, each made when it is asked for.
+
+    Attributes:
+        outlines (`dict[str, torch.Tensor]`): all of them, on the meta device.
+    """
+
+    outlines: dict[str, torch.Tensor]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.outlines
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outlines)
+
+    def __len__(self) -> int:
+        return len(self.outlines)
+
+
+class StoredTensors(LazyTensors):
     """The tensors of safetensors files. Each is read when it is asked for, and nothing of it is kept.
 
     Args:
@@ -71,15 +90,6 @@ class StoredTensors(Mapping[str, torch.Tensor]):
         except (OSError, SafetensorError) as error:
             raise FlabError(f"weight file {str(path)!r} cannot be read any more ({error}); put it back") from error
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._files
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
 
 def file_state(path: Path) -> tuple[int, int]:
     """What tells whether a file was changed: its size and when it was last written."""
@@ -87,7 +97,7 @@ def file_state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-class ModelTensors(Mapping[str, torch.Tensor]):
+class ModelTensors(LazyTensors):
     """The tensors of a model under its own names, over what is stored. Each is made when it is asked for, of its
     stored pieces and by the conversions of transformers: a mixture of experts is stored one expert at a time, and
     some tensors under older names.
@@ -98,7 +108,6 @@ class ModelTensors(Mapping[str, torch.Tensor]):
         stored ([`StoredTensors`] or [`~gguf_files.GgufTensors`]): what it would be loaded from.
 
     Attributes:
-        outlines (`dict[str, torch.Tensor]`): the tensors on the meta device.
         lacking (`list[str]`): tensors of the model that cannot be made, or in another shape only.
         unknown (`list[str]`): what is stored for no tensor of the model, without what its class ignores.
         exact (`bool`): whether what is stored makes every tensor of the model once, under the first of its names.
@@ -151,15 +160,6 @@ class ModelTensors(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._made(self._groups[name], self.stored)[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._groups
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._groups)
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
 
 def _pieces(
     model: PreTrainedModel, stored: Iterable[str], conversions: Sequence[WeightTransform]
@@ -203,7 +203,7 @@ def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> li
     return lacking
 
 
-class WrittenTensors(Mapping[str, torch.Tensor]):
+class WrittenTensors(LazyTensors):
     """The tensors of a model as transformers writes them: a mixture of experts one expert at a time, some tensors
     under older names, and tied ones once.
 
@@ -247,15 +247,6 @@ class WrittenTensors(Mapping[str, torch.Tensor]):
             # in the order of their names the experts of a layer alternate between two tensors
             self._latest = {**dict([*self._latest.items()][-1:]), origin: parts}
         return self._latest[origin][name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.outlines
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.outlines)
-
-    def __len__(self) -> int:
-        return len(self.outlines)
 
 
 def written_parts(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:

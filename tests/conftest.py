@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from optimum_flab.budget import Limits, ParameterCounts, Shape, steps
+from optimum_flab.budget import Limits, ParameterCounts, Shape, multiples_between
 from optimum_flab.calibration import PackedTokens, pack
 from optimum_flab.plan import PruningPlan
 
@@ -54,7 +54,13 @@ DENSE = Shape(vocab=151_936, layer=24, neuron=4864)
 
 def limits(vocab: tuple[int, int], layer: tuple[int, int], neuron: tuple[int, int], multiple_of: int = 64) -> Limits:
     """Bounds of the sizes of a dense model, and the granularity of its width."""
-    return Limits({"vocab": steps(*vocab), "layer": steps(*layer), "neuron": steps(*neuron, multiple_of)})
+    return Limits(
+        {
+            "vocab": multiples_between(*vocab),
+            "layer": multiples_between(*layer),
+            "neuron": multiples_between(*neuron, multiple_of),
+        }
+    )
 
 
 LIMITS = limits((1000, 151_665), (1, 24), (64, 4864))

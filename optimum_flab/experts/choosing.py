@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +75,10 @@ def rank_experts(
     streams = [x.hidden for x in inputs]
     scores = {}
     for index, layer in enumerate(family.decoder_layers(model)):
-        kwargs = [x.kwargs[index] for x in inputs]
-        if family.has_experts(layer):
-            with routed(family, layer) as seen:
-                streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
+        mixed = family.has_experts(layer)
+        with routed(family, layer) if mixed else nullcontext() as seen:
+            streams = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
+        if mixed:
             use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
             if not torch.isfinite(use.norms).all():
                 raise FlabError(
@@ -86,8 +87,6 @@ def rank_experts(
                     " check the checkpoint"
                 )
             scores[index] = score(use, generator)
-        else:
-            streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
         tick()
     return scores
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
+
+from optimum_flab.families import family_for
+from optimum_flab.self_check import check_family
 
 
 LAYERS, WIDTH, VOCABULARY = 5, 48, 160
@@ -173,3 +177,23 @@ def member(model_type: str, number: int = 0, **changes: Any) -> torch.nn.Module:
         if tensor.ndim == 1 or "bias" in name:  # norms and biases start as ones and zeros
             tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
     return model
+
+
+def check_stock(folder: Path, ids: torch.Tensor, expected: torch.Tensor) -> None:
+    """Loads a pruned model strictly with its stock class, and compares its logits, with and without a cache."""
+    pruned, info = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
+    check_family(pruned.eval(), family_for(pruned.config))
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+        # the cache is a matter of the stock class, which must find its layers at their new places
+        cache, steps = DynamicCache(config=pruned.config), []
+        for token in range(ids.shape[1]):
+            steps.append(pruned(ids[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
+        torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=1e-4, atol=1e-4)
+        cached, anew = (
+            pruned.generate(ids, max_new_tokens=4, do_sample=False, use_cache=use_cache) for use_cache in (True, False)
+        )
+    assert cached.equal(anew)
