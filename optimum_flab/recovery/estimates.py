@@ -76,7 +76,7 @@ def training_memory(
 
     Args:
         config (`PreTrainedConfig`): of the pruned model.
-        width (`int`): its neurons per layer.
+        width (`int`): neurons per layer that a token is multiplied with.
         parameters, trained (`int`): frozen weights in the dtype of the training, and trained ones.
         length (`int`): tokens per sequence.
         itemsize (`int`): bytes of a number in the dtype of the training.

@@ -368,10 +368,12 @@ def _estimate(
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
     refitted = parameters * itemsize if settings.closed_form else 0
+    experts, config = work.family.experts, work.model.config
+    at_once = 1 if experts is None else getattr(config, experts.per_token)
     return Estimate(
         memory_bytes=training_memory(
-            work.model.config,
-            shape_of(work.model, work.family)["neuron"],
+            config,
+            at_once * shape_of(work.model, work.family)["neuron"],
             parameters,
             trained,
             sizes,
