@@ -20,7 +20,7 @@ def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max
     import torch
     from transformers import GenerationConfig
 
-    from optimum_flab.generation import HasStopString, cut
+    from optimum_flab.running.generation import HasStopString, cut
 
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
     start = inputs.input_ids.shape[1]
@@ -61,7 +61,7 @@ def main() -> None:
 
     from optimum_flab.evaluation.catalog import TASKS_FOLDER
     from optimum_flab.evaluation.lm import FlabLM
-    from optimum_flab.generation import BatchCache
+    from optimum_flab.running.generation import BatchCache
 
     settings = load_yaml(TASKS_FOLDER / "humaneval.yaml")["generation_kwargs"]
     model, tokenizer = load_model(args.model, args.dtype, args.device), load_tokenizer(args.model)

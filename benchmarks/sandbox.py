@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from common import humaneval_problems, print_result, progress
 
-from optimum_flab.evaluation.sandbox import Program, best_isolation, run_programs
 from optimum_flab.evaluation.tasks.code import completed
+from optimum_flab.execution import Program, best_isolation, run_programs
 
 
 def canonical(problem: dict[str, str]) -> Program:

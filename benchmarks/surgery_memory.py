@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import PruningPlan
+from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.surgery import resized_config
+from optimum_flab.checkpoints.tensors import StoredTensors, WrittenTensors
 from optimum_flab.families import family_for
-from optimum_flab.loading import shards, weights_hash
-from optimum_flab.surgery import resized_config
-from optimum_flab.tensors import StoredTensors, WrittenTensors
 
 
 SIZES = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}

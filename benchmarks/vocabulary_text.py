@@ -16,7 +16,8 @@ from common import count_parameters, load_model, load_tokenizer, print_result, p
 from humaneval_text import load_checkpoint, measure, summary
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.calibration import build_text_sets, default_corpus, read_sources
+from optimum_flab.texts.sets import build_text_sets
+from optimum_flab.texts.sources import default_corpus, read_sources
 
 
 CHARACTERS_AT_ONCE = 1 << 22

@@ -13,9 +13,9 @@ _LAZY = {
     "ConfigurationError": ".errors",
     "FlabError": ".errors",
     "FlabOptimizer": ".optimizer",
-    "FlabPrunerConfig": ".configuration",
-    "PruningPlan": ".plan",
-    "RecoveryConfig": ".recovery.settings",
+    "FlabPrunerConfig": ".settings.configuration",
+    "PruningPlan": ".records.plan",
+    "RecoveryConfig": ".settings.recovery",
     "evaluate": ".evaluation.harness",
 }
 
@@ -31,12 +31,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .configuration import FlabPrunerConfig
     from .errors import ConfigurationError, FlabError
     from .evaluation.harness import evaluate
     from .optimizer import FlabOptimizer
-    from .plan import PruningPlan
-    from .recovery.settings import RecoveryConfig
+    from .records.plan import PruningPlan
+    from .settings.configuration import FlabPrunerConfig
+    from .settings.recovery import RecoveryConfig
 
 
 def __getattr__(name: str) -> Any:

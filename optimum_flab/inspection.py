@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from .budget import ModelSizes, parameters_to_keep, sizes_of_config
 from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
+from .pruning.budget import ModelSizes, parameters_to_keep, sizes_of_config
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def inspect_model(
     Raises:
         [`FlabError`]: the model cannot be read or its family is not supported.
     """
-    from .gguf_files import near_equal_copies
-    from .loading import find_model, read_config
+    from .checkpoints.gguf_files import near_equal_copies
+    from .checkpoints.loading import find_model, read_config
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")

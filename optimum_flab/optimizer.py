@@ -12,36 +12,40 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .budget import (
-    Shape,
-    check_target,
-    shape_of,
-    sizes_of,
-    sizes_of_config,
+from .checkpoints.loading import (
+    DenseModel,
+    computation_dtype,
+    dense_from_memory,
+    dense_hash,
+    load_dense,
+    shards,
+    weights_hash,
 )
-from .calibration import Document, PackedTokens, TextSets, build_text_sets, hub_datasets, pack
-from .checkpoint import save_checkpoint
-from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice, TokenChoice, narrowed
-from .configuration import FlabPrunerConfig, read_config
+from .checkpoints.saving import save_checkpoint
+from .checkpoints.surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
+from .checkpoints.tensors import StoredTensors
 from .errors import ConfigurationError, FlabError
 from .families import save_family
-from .ffn.narrowing import NarrowLayer
-from .folders import Kind, OutputFolder, nearest_folder
 from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME, base_card_of
-from .layers import Removal
-from .limits import TOLERANCE, asked_shapes, check_sizes, round_up, size_limits
-from .loading import DenseModel, computation_dtype, dense_from_memory, dense_hash, load_dense, shards, weights_hash
 from .memory import give_back_memory
-from .plan import PLAN_NAME, PruningPlan
 from .progress import progress, progress_bar
-from .recovery.settings import RecoverySettings
-from .report import build_report, measure_held_out, read_report, report_summary, write_report
-from .settings import DataSettings
-from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from .pruning.budget import Shape, check_target, shape_of, sizes_of, sizes_of_config
+from .pruning.choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice, TokenChoice, narrowed
+from .pruning.depth import Removal
+from .pruning.limits import TOLERANCE, asked_shapes, check_sizes, round_up, size_limits
+from .pruning.shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from .pruning.width.narrowing import NarrowLayer
+from .records.folders import Kind, OutputFolder, nearest_folder
+from .records.plan import PLAN_NAME, PruningPlan
+from .records.report import build_report, measure_held_out, read_report, report_summary, write_report
+from .settings.configuration import FlabPrunerConfig, read_config
+from .settings.pruning import DataSettings
+from .settings.recovery import RecoverySettings
 from .stopwatch import Stopwatch
-from .surgery import check_plan, copy_in, dtypes_of, operate, pruned_tensors
-from .tensors import StoredTensors
+from .texts.packing import PackedTokens, pack
+from .texts.sets import TextSets, build_text_sets
+from .texts.sources import Document, hub_datasets
 from .vocabulary import (
     balanced_uses,
     changed_texts,
@@ -128,7 +132,7 @@ class FlabOptimizer:
         in_memory: bool = True,
         config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
-        """Loads a dense model; see [`~optimum_flab.loading.load_dense`] for the arguments and errors.
+        """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
 
         Args:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
@@ -439,7 +443,7 @@ class FlabOptimizer:
         ...     optimizer.save_to(output)
         ```
 
-        The arguments and errors are those of [`~folders.OutputFolder`].
+        The arguments and errors are those of [`~records.folders.OutputFolder`].
         """
         return OutputFolder(folder, CHECKPOINT, overwrite=overwrite, inputs=inputs)
 
@@ -458,7 +462,7 @@ class FlabOptimizer:
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.
 
-        All of it or nothing, see [`~folders.OutputFolder`].
+        All of it or nothing, see [`~records.folders.OutputFolder`].
 
         Args:
             folder (`str` or `Path`): made where it is missing.

@@ -12,16 +12,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .budget import sizes_of
-from .calibration import PackedTokens
-from .divergence import OutputHead
+from .checkpoints.surgery import resized_config, sharing_weights
 from .errors import FlabError
-from .experts import chosen_experts
-from .experts.cut_layers import CutLayers
-from .experts.running import ExpertWeights, routed
 from .families import Block, Family, cut, parts_of, plain_axes
-from .layerwise import layer_inputs, output_of, run_layer
-from .surgery import resized_config, sharing_weights
+from .measuring.divergence import OutputHead
+from .pruning.budget import sizes_of
+from .pruning.experts import chosen_experts
+from .pruning.experts.cut_layers import CutLayers
+from .pruning.experts.running import ExpertWeights, routed
+from .running.layerwise import layer_inputs, output_of, run_layer
+from .texts.packing import PackedTokens
 
 
 TOKENS = 16

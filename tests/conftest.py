@@ -21,9 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from optimum_flab.budget import Limits, ParameterCounts, Shape, multiples_between
-from optimum_flab.calibration import PackedTokens, pack
-from optimum_flab.plan import PruningPlan
+from optimum_flab.pruning.budget import Limits, ParameterCounts, Shape, multiples_between
+from optimum_flab.records.plan import PruningPlan
+from optimum_flab.texts.packing import PackedTokens, pack
 
 
 FAMILIES = {

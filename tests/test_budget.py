@@ -2,7 +2,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.budget import (
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.families import family_for
+from optimum_flab.pruning.budget import (
     Shape,
     candidate_shape,
     check_reached,
@@ -11,8 +13,6 @@ from optimum_flab.budget import (
     parameters_to_keep,
     shape_of,
 )
-from optimum_flab.errors import ConfigurationError
-from optimum_flab.families import family_for
 
 from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, limits, tiny_model
 

@@ -19,21 +19,19 @@ from transformers import (
     Qwen3Config,
 )
 
-from optimum_flab.calibration import (
+from optimum_flab.errors import FlabError
+from optimum_flab.settings.pruning.pruning import DataSettings
+from optimum_flab.texts.packing import pack
+from optimum_flab.texts.sets import build_text_sets, split_passages, texts_hash
+from optimum_flab.texts.sources import (
     Document,
-    build_text_sets,
     default_corpus,
     hub_datasets,
-    pack,
     parse_source,
     read_source,
     read_sources,
     rows_to_documents,
-    split_passages,
-    texts_hash,
 )
-from optimum_flab.errors import FlabError
-from optimum_flab.settings import DataSettings
 
 
 ROWS = [

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.checkpoint import needed_transformers, save_checkpoint
+from optimum_flab.checkpoints.saving import needed_transformers, save_checkpoint
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
-from optimum_flab.surgery import operate
 
 from .conftest import byte_level_tokenizer, tiny_model
 from .rope import ROPES, rope_of

@@ -7,14 +7,17 @@ from typing import get_args
 import pytest
 import torch
 
-from optimum_flab import criteria, experts, ffn, layers
+from optimum_flab import criteria
 from optimum_flab.commands.prune import FLAGS
 from optimum_flab.components import COMPONENTS
 from optimum_flab.criteria import CHOICES, LAYERS, NEURONS
-from optimum_flab.divergence import OutputHead
 from optimum_flab.families import family_for
-from optimum_flab.ffn import NeuronStatistics
-from optimum_flab.settings import SECTIONS, PrunerSettings
+from optimum_flab.measuring.divergence import OutputHead
+from optimum_flab.pruning import depth as layers
+from optimum_flab.pruning import experts
+from optimum_flab.pruning import width as ffn
+from optimum_flab.pruning.width import NeuronStatistics
+from optimum_flab.settings.pruning.pruning import SECTIONS, PrunerSettings
 
 from .conftest import random_tokens, tiny_model
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from optimum_flab.demo import (
+from optimum_flab.checkpoints.demo import (
     DEMO_NAME,
     DEMO_PACKAGES,
     DEMO_SHA256,
@@ -103,7 +103,7 @@ def test_real_demo_model_completes_code():
     pytest.importorskip(DEMO_PACKAGES[0].replace("-", "_"))
     import torch
 
-    from optimum_flab.loading import load_dense
+    from optimum_flab.checkpoints.loading import load_dense
 
     dense = load_dense(DEMO_NAME)
     assert dense.model.config.model_type == "gemma3_text"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.folders import WORK, Kind, OutputFolder, write_files
+from optimum_flab.records.folders import WORK, Kind, OutputFolder, write_files
 
 
 KIND = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
@@ -135,7 +135,7 @@ def test_what_somebody_put_there_meanwhile_is_kept(tmp_path):
 
 RUN = """
     import sys, time
-    from optimum_flab.folders import Kind, OutputFolder
+    from optimum_flab.records.folders import Kind, OutputFolder
     kind = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
     with OutputFolder(sys.argv[1], kind, overwrite=True) as output, output.written() as new:
         (new / "mark.json").write_text("half")
@@ -169,7 +169,7 @@ def test_a_second_writer_is_refused_and_what_a_killed_one_left_is_cleared(tmp_pa
 KILLED = """
     import os, sys
     from pathlib import Path
-    from optimum_flab.folders import Kind, OutputFolder
+    from optimum_flab.records.folders import Kind, OutputFolder
     moves = [int(sys.argv[2])]
     rename = Path.rename
     def dying(self, target):
@@ -332,8 +332,8 @@ def test_what_a_killed_run_left_beside_is_cleared_where_the_folder_was_made_sinc
 LOOKED_AT = """
     import os, sys
     from optimum_flab.errors import FlabError
-    from optimum_flab.folders import Kind, OutputFolder, check_writable
-    from optimum_flab.loading import find_model
+    from optimum_flab.records.folders import Kind, OutputFolder, check_writable
+    from optimum_flab.checkpoints.loading import find_model
     os.setuid(65534)
     kind = Kind("a result", "mark.json", lambda path: True)
     for call in (lambda: OutputFolder(sys.argv[1], kind).__enter__(), lambda: check_writable(sys.argv[1]),
@@ -391,7 +391,7 @@ def test_a_folder_whose_parent_is_not_ours_is_written_inside(tmp_path):
     code = f"""
     import os, sys
     sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-    from optimum_flab.folders import Kind, OutputFolder
+    from optimum_flab.records.folders import Kind, OutputFolder
     from optimum_flab.errors import FlabError
     os.setgid(1234); os.setuid(1234)
     kind = Kind("a result", "mark.json", lambda path: True)

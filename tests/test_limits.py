@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
 from optimum_flab import FlabPrunerConfig
-from optimum_flab.budget import ModelSizes, sizes_of_config
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
-from optimum_flab.limits import TOLERANCE, asked_shapes, check_sizes, size_limits
+from optimum_flab.pruning.budget import ModelSizes, sizes_of_config
+from optimum_flab.pruning.limits import TOLERANCE, asked_shapes, check_sizes, size_limits
 
 from .conftest import DENSE, QWEN
 

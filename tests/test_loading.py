@@ -15,10 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
-from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.families import family_for
-from optimum_flab.gguf_files import near_equal_copies
-from optimum_flab.loading import (
+from optimum_flab.checkpoints.gguf_files import near_equal_copies
+from optimum_flab.checkpoints.loading import (
     DenseModel,
     check_config,
     computation_device,
@@ -29,7 +27,9 @@ from optimum_flab.loading import (
     read_config,
     weights_hash,
 )
-from optimum_flab.tensors import WrittenTensors
+from optimum_flab.checkpoints.tensors import WrittenTensors
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.families import family_for
 
 from .conftest import byte_level_tokenizer, tiny_model
 from .gguf_writer import F32, Q5, Q8, write_gguf
@@ -252,7 +252,7 @@ def test_hub_names_come_from_the_cache_or_say_that_they_cannot(checkpoint, tmp_p
     (cached / "refs" / "main").write_text(commit)
     code = f"""
 from optimum_flab.errors import FlabError
-from optimum_flab.loading import load_dense
+from optimum_flab.checkpoints.loading import load_dense
 dense = load_dense("someone/tiny")
 assert dense.revision == {commit!r} and dense.folder.name == {commit!r} and dense.name == "someone/tiny", dense
 assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.plan import PLAN_NAME, WEIGHTS_NAME, PruningPlan
+from optimum_flab.records.plan import PLAN_NAME, WEIGHTS_NAME, PruningPlan
 
 
 indices = st.lists(st.integers(0, 10**6), unique=True, max_size=20).map(sorted)

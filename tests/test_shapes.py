@@ -3,10 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.budget import Shape, parameters_to_keep
-from optimum_flab.calibration import PackedTokens
 from optimum_flab.families import family_for
-from optimum_flab.shapes import (
+from optimum_flab.pruning.budget import Shape, parameters_to_keep
+from optimum_flab.pruning.shapes import (
     Candidate,
     ValidationText,
     candidate_shapes,
@@ -14,6 +13,7 @@ from optimum_flab.shapes import (
     natural_shape,
     search_shape,
 )
+from optimum_flab.texts.packing import PackedTokens
 
 from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model
 

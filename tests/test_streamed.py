@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
-from optimum_flab.budget import sizes_of
+from optimum_flab.checkpoints.loading import dense_hash, weights_hash
+from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.experts import chosen_experts
 from optimum_flab.families import family_for
-from optimum_flab.loading import dense_hash, weights_hash
-from optimum_flab.surgery import _padded
+from optimum_flab.pruning.budget import sizes_of
+from optimum_flab.pruning.experts import chosen_experts
 
 from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
 from .families.zoo import MIXTURES, member

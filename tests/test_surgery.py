@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.ffn import CRITERIA
-from optimum_flab.ffn.narrowing import NarrowLayer, narrow
-from optimum_flab.plan import PruningPlan
-from optimum_flab.shapes import masked_step
-from optimum_flab.surgery import operate
+from optimum_flab.pruning.shapes import masked_step
+from optimum_flab.pruning.width import CRITERIA
+from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
+from optimum_flab.records.plan import PruningPlan
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, plan_of, random_tokens, tiny_model
 
@@ -46,8 +46,8 @@ def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_to
 
 def masked_logits(model, plan, narrowed, ids):
     """The dense model with removed layers skipped and removed neurons zeroed, one whole sequence at a time."""
-    from optimum_flab.calibration import pack
-    from optimum_flab.layerwise import layer_inputs
+    from optimum_flab.running.layerwise import layer_inputs
+    from optimum_flab.texts.packing import pack
 
     architecture = family_for(model.config)
     tokens = pack([ids], len(ids), 0)

@@ -7,9 +7,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.checkpoint import MAX_SHARD_SIZE, _save_streamed
-from optimum_flab.loading import shards, weights_hash
-from optimum_flab.tensors import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
+from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_streamed
+from optimum_flab.checkpoints.tensors import (
+    DTYPES,
+    ModelTensors,
+    StoredTensors,
+    WrittenTensors,
+    own_tensors,
+    write_tensors,
+)
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

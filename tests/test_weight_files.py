@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.checkpoints.loading import check_config, load_dense, stored_dtype, weights_hash
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.efficiency import measure_efficiency
 from optimum_flab.evaluation.harness import ModelSource
-from optimum_flab.loading import check_config, load_dense, stored_dtype, weights_hash
-from optimum_flab.surgery import operate
 from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, tiny_model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..evaluation.settings import check_settings, check_tasks
+from ..settings.evaluation import check_settings, check_tasks
 from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
 
 
@@ -166,7 +166,7 @@ class EvalCommand(FlabVerb):
         check_settings(tasks, data, has_baseline=args.baseline is not None, **numbers)
 
         from ..evaluation.harness import EVALUATION
-        from ..folders import OutputFolder
+        from ..records.folders import OutputFolder
 
         with ExitStack() as stack:
             output = None

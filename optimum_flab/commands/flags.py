@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from ..criteria import CHOICES, Criterion
-from ..settings import SECTIONS, PrunerSettings, merge_settings, read_settings_file
+from ..settings.pruning import SECTIONS, PrunerSettings, merge_settings, read_settings_file
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ..settings import check_settings
+from ..settings.pruning import check_settings
 from .base import FlabVerb, add_model_arguments, argument_groups
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..settings import check_settings
+from ..settings.pruning import check_settings
 from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups, command_line
 from .flags import Flag, add_flag, criteria_text, settings_from
 
@@ -100,7 +100,7 @@ class PruneCommand(FlabVerb):
             _refuse_search(args)
 
         from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
-        from ..calibration import check_sources, local_paths
+        from ..texts.sources import check_sources, local_paths
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given) if args.plan is None else None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..recovery.settings import check_recovery
-from ..settings import check_settings
+from ..settings.pruning import check_settings
+from ..settings.recovery import check_recovery
 from .base import DTYPES, FlabVerb, add_family_argument, argument_groups, command_line
 from .flags import Flag, add_flag, settings_from
 
@@ -114,11 +114,11 @@ class RecoverCommand(FlabVerb):
         check_recovery(settings)
 
         from .. import FlabOptimizer
-        from ..calibration import local_paths
-        from ..loading import check_weights, find_model, read_config
-        from ..plan import PLAN_NAME, PruningPlan
+        from ..checkpoints.loading import check_weights, find_model, read_config
+        from ..records.plan import PLAN_NAME, PruningPlan
         from ..recovery.launch import process_device, process_state
         from ..recovery.pipeline import check_inputs
+        from ..texts.sources import local_paths
 
         if not (args.model / PLAN_NAME).is_file():
             raise ConfigurationError(

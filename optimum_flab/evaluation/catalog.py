@@ -22,9 +22,9 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from ..errors import ConfigurationError, FlabError
+from ..settings.evaluation import DIVERGENCE
 from .comparison import counts_of_k
 from .data import FORMATS
-from .settings import DIVERGENCE
 from .tasks.text import read_texts
 
 

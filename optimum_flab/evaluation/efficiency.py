@@ -28,9 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ..errors import ConfigurationError, FlabError
-from ..folders import check_writable, write_files
-from ..loading import (
+from ..checkpoints.loading import (
     COMPUTATION_DTYPES,
     ModelFiles,
     check_vocabulary,
@@ -43,7 +41,9 @@ from ..loading import (
     read_config,
     shards,
 )
+from ..errors import ConfigurationError, FlabError
 from ..progress import progress_bar
+from ..records.folders import check_writable, write_files
 
 
 if TYPE_CHECKING:
@@ -484,7 +484,7 @@ def weight_files(files: ModelFiles) -> list[Path]:
     """The files that the weights of a model are read from, sorted; other weights beside them do not count.
 
     Args:
-        files ([`~optimum_flab.loading.ModelFiles`]): a model whose weights are on disk.
+        files ([`~optimum_flab.checkpoints.loading.ModelFiles`]): a model whose weights are on disk.
     """
     if files.gguf is not None:
         return [files.gguf]

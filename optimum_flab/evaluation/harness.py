@@ -22,12 +22,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..calibration import hub_datasets
-from ..errors import ConfigurationError, FlabError
-from ..families import Family
-from ..folders import Kind, OutputFolder
-from ..generation import BatchCache, config_hash, tokenizer_hash
-from ..loading import (
+from ..checkpoints.loading import (
     DenseModel,
     ModelFiles,
     check_vocabulary,
@@ -42,17 +37,22 @@ from ..loading import (
     read_config,
     stored_dtype,
 )
-from ..plan import PLAN_NAME, PruningPlan
-from ..report import measure_held_out
-from ..settings import DataSettings
-from ..surgery import copy_in
+from ..checkpoints.surgery import copy_in
+from ..errors import ConfigurationError, FlabError
+from ..execution import best_isolation, check_packages, warn_of
+from ..execution.packages import named_packages
+from ..families import Family
+from ..records.folders import Kind, OutputFolder
+from ..records.plan import PLAN_NAME, PruningPlan
+from ..records.report import measure_held_out
+from ..running.generation import BatchCache, config_hash, tokenizer_hash
+from ..settings.evaluation import DIVERGENCE, check_settings, listed
+from ..settings.pruning import DataSettings
+from ..texts.sources import hub_datasets
 from . import comparison
 from .catalog import LoadedTask, Sampling, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score
 from .lm import FlabLM
-from .sandbox import best_isolation, check_packages, warn_of
-from .sandbox.packages import named_packages
-from .settings import DIVERGENCE, check_settings, listed
 
 
 RESULTS_NAME = "flab_evaluation.json"

@@ -10,10 +10,10 @@ from typing import Any
 from lm_eval.api.task import Task
 
 from ..errors import ConfigurationError, FlabError
+from ..execution import Program, check_packages
+from ..settings.evaluation import DIVERGENCE, check_tasks, listed
 from .catalog import load_tasks
 from .data import printable
-from .sandbox import Program, check_packages
-from .settings import DIVERGENCE, check_tasks, listed
 from .tasks import code, mbpp, output_prediction
 from .tasks.code import run_with_progress
 

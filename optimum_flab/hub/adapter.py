@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..recovery.settings import ADAPTER_FOLDER
+from ..settings.recovery import ADAPTER_FOLDER
 from .card import TAGS, licence, read_card
 from .facts import REPORT_NAME, at, number_at, read_json
 from .metadata import Whole, rendered, written_metadata
-from .ownership import (
-    BEGIN,
-    END,
-    merged_metadata,
-    metadata_of_user,
-    signed,
-    text_of_user,
-    unsigned_mark,
-)
+from .ownership import BEGIN, END, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .selection import check_inside
 from .staging import Staged, check_limits, check_replaceable
 from .terms import (

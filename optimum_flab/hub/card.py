@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..folders import write_files
+from ..records.folders import write_files
 from . import tables
 from .facts import (
     EFFICIENCY_NAME,
@@ -24,16 +24,7 @@ from .facts import (
     task_dataset,
 )
 from .metadata import Whole, rendered, written_metadata
-from .ownership import (
-    BEGIN,
-    END,
-    is_generated,
-    merged_metadata,
-    metadata_of_user,
-    signed,
-    text_of_user,
-    unsigned_mark,
-)
+from .ownership import BEGIN, END, is_generated, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
 

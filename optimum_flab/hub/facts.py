@@ -103,7 +103,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         [`FlabError`]: a file cannot be read, or is not what its name says.
         [`ConfigurationError`]: one of `results` holds none, or two hold the same score.
     """
-    from ..checkpoint import needed_transformers
+    from ..checkpoints.saving import needed_transformers
 
     report = read_json(folder / REPORT_NAME) if (folder / REPORT_NAME).exists() else {}
     plan = read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).exists() else {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..licenses import is_license_file
-from ..recovery.settings import ADAPTER_FOLDER
+from ..settings.recovery import ADAPTER_FOLDER
 from .facts import (
     CONFIG_NAME,
     CURVE_NAME,

@@ -256,9 +256,9 @@ def check_checkpoint_files(folder: Path) -> None:
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    from ..checkpoints.loading import check_vocabulary, weights_hash
     from ..families import family_for
-    from ..loading import check_vocabulary, weights_hash
-    from ..plan import PruningPlan
+    from ..records.plan import PruningPlan
     from ..vocabulary import config_token_ids
 
     report, plan = read_json(folder / REPORT_NAME), PruningPlan.load(folder)
@@ -320,7 +320,7 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ..tensors import written_parts
+    from ..checkpoints.tensors import written_parts
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -3,7 +3,7 @@
 Light: the settings are read from here at every start of `optimum-cli`; everything else is imported where it is used.
 """
 
-from .settings import RecoveryConfig, RecoverySettings
+from ..settings.recovery import RecoveryConfig, RecoverySettings
 
 
 __all__ = ["RecoveryConfig", "RecoverySettings"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
 from .encoding import prompt_text, turn_end
 from .instructions import Example
 from .strategy import STOP_STRINGS, Completion

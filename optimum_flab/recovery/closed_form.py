@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..calibration import PackedTokens
 from ..families import Family, Norm
-from ..layerwise import captured, layer_inputs, run_layer, token_importance
+from ..running.layerwise import captured, layer_inputs, run_layer, token_importance
+from ..texts.packing import PackedTokens
 
 
 TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise

@@ -11,18 +11,19 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..calibration import PASSAGE_CHARACTERS_PER_TOKEN, read_sources, split_passages
+from ..checkpoints.surgery import placed
 from ..errors import FlabError
-from ..evaluation.sandbox import Program, run_programs
-from ..evaluation.sandbox.packages import named_packages
-from ..generation import BatchCache
-from ..plan import PruningPlan
-from ..surgery import placed
+from ..execution import Program, run_programs
+from ..execution.packages import named_packages
+from ..records.plan import PruningPlan
+from ..running.generation import BatchCache
+from ..settings.recovery import RecoverySettings
+from ..texts.sets import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
+from ..texts.sources import read_sources
 from .answers import Answerer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
 from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
-from .settings import RecoverySettings
 from .strategy import Counts, choose, fault_of_program, refuse_empty, to_answer, without_overlap
 from .work import Steps, Work
 

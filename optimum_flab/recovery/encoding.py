@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..calibration import PackedTokens, pack
-from ..divergence import predicting
 from ..errors import FlabError
+from ..measuring.divergence import predicting
+from ..texts.packing import PackedTokens, pack
 from ..vocabulary import special_ids
 from .instructions import Example
 

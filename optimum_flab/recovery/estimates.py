@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..calibration import PackedTokens
+from ..texts.packing import PackedTokens
 from .training import TrainingSizes
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..calibration import ROW_SUFFIXES, Source, parse_source, source_rows
 from ..errors import ConfigurationError, FlabError
+from ..texts.sources import ROW_SUFFIXES, Source, parse_source, source_rows
 
 
 FIELDS = ("prompt", "answer", "test", "entry_point")

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..calibration import pack
-from ..divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, total_bits
+from ..checkpoints.surgery import placed
 from ..families import Family
-from ..report import HeldOut
-from ..surgery import placed
+from ..measuring.divergence import OutputHead, bits_and_lost_mass, final_hidden, mean_divergence, total_bits
+from ..records.report import HeldOut
+from ..texts.packing import pack
 from ..vocabulary import special_ids, token_lists
 
 

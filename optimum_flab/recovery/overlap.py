@@ -6,8 +6,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..calibration import ROW_SUFFIXES, parse_source, read_source, source_rows
 from ..evaluation.data import humaneval_package
+from ..texts.sources import ROW_SUFFIXES, parse_source, read_source, source_rows
 
 
 GRAM = 13  # words; the length that GPT-3's authors (arXiv 2005.14165, appendix C) took for contamination

@@ -16,33 +16,27 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from ..budget import shape_of
-from ..calibration import PackedTokens, hub_datasets, read_sources
-from ..divergence import OutputHead, final_hidden, mean_divergence
+from ..checkpoints.loading import dense_hash, weights_hash
+from ..checkpoints.surgery import check_plan, copy_in, placed
 from ..errors import ConfigurationError, FlabError
-from ..evaluation.sandbox import check_packages
-from ..generation import BatchCache
-from ..loading import dense_hash, weights_hash
+from ..execution import check_packages
+from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
 from ..memory import give_back_memory
-from ..report import HeldOut
-from ..surgery import check_plan, copy_in, placed
+from ..pruning.budget import shape_of
+from ..records.report import HeldOut
+from ..running.generation import BatchCache
+from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings, check_recovery
+from ..texts.packing import PackedTokens
+from ..texts.sources import hub_datasets, read_sources
 from .closed_form import between, refit
 from .curve import CURVE_NAME, draw_curve
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences
-from .estimates import (
-    Estimate,
-    disk_needed,
-    seconds_per_row,
-    seconds_per_token,
-    training_memory,
-    training_seconds,
-)
+from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example, read_instructions
 from .launch import check_agreement, process_state
 from .measure import DenseSide
 from .overlap import source_texts
-from .settings import ADAPTER_FOLDER, RecoverySettings, check_recovery
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
 from .training import (

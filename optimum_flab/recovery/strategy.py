@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from ..errors import FlabError
 from ..evaluation.data import function_start
-from ..evaluation.sandbox import Program, Verdict
 from ..evaluation.tasks.answers import code_blocks, fenced_code
 from ..evaluation.tasks.code import answered, completed
+from ..execution import Program, Verdict
 from .instructions import Example
 from .overlap import Forbidden, overlapped, words
 

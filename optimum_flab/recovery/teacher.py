@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..calibration import PackedTokens
-from ..divergence import OutputHead
 from ..errors import FlabError
 from ..families import Family
+from ..measuring.divergence import OutputHead
+from ..texts.packing import PackedTokens
 
 
 ROWS_PER_FILE = 16

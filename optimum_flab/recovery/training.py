@@ -28,13 +28,13 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..divergence import predicting
+from ..checkpoints.surgery import copy_in
 from ..errors import ConfigurationError, FlabError
+from ..measuring.divergence import predicting
 from ..progress import progress_bar
-from ..surgery import copy_in
+from ..settings.recovery import RecoverySettings
 from .encoding import IGNORED, Sequences, collate, schedule
 from .loss import cross_entropy, divergence, top_divergence
-from .settings import RecoverySettings
 from .teacher import CachedTeacher, DenseTeacher
 
 

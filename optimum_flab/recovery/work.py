@@ -11,10 +11,10 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..checkpoints.loading import DenseModel
 from ..families import Family
-from ..loading import DenseModel
-from ..plan import PruningPlan
 from ..progress import progress
+from ..records.plan import PruningPlan
 from ..stopwatch import Stopwatch
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from optimum_flab.evaluation.sandbox import Program
+    from optimum_flab.execution import Program
 
 
 HOSTILE = Path(__file__).parent / "hostile"
@@ -191,7 +191,7 @@ def load(attack: Attack, **placeholders: object) -> str:
 
 
 def program(attack: Attack, **placeholders: object) -> Program:
-    from optimum_flab.evaluation.sandbox import Program
+    from optimum_flab.execution import Program
 
     return Program(attack.helpers + load(attack, **placeholders), attack.test, attack.entry_point, attack.helpers)
 

@@ -38,7 +38,7 @@ def solve(x):
 
 
 def limits():
-    from optimum_flab.evaluation.sandbox import Limits
+    from optimum_flab.execution import Limits
 
     return Limits(wall_seconds=2.5, cpu_seconds=2, memory_bytes=512 << 20, disk_bytes=32 << 20, file_bytes=16 << 20)
 
@@ -46,13 +46,13 @@ def limits():
 @lru_cache(maxsize=2)
 def isolation_named(name: str):
     """The best isolation of that name that works here, or `None`."""
-    from optimum_flab.evaluation.sandbox import candidates, works
+    from optimum_flab.execution import candidates, works
 
     return next((each for each in candidates() if each.name == name and works(each)), None)
 
 
 def run(programs, isolation, workers=4):
-    from optimum_flab.evaluation.sandbox import run_programs
+    from optimum_flab.execution import run_programs
 
     return run_programs(
         programs, confirm_run_unsafe_code=True, limits=limits(), workers=workers, isolation=isolation_named(isolation)
@@ -60,7 +60,7 @@ def run(programs, isolation, workers=4):
 
 
 def honest_program():
-    from optimum_flab.evaluation.sandbox import Program
+    from optimum_flab.execution import Program
 
     return Program(HONEST, TEST, "solve")
 
@@ -270,7 +270,7 @@ def result(isolation):
     return batch(isolation)
 
 
-@pytest.mark.filterwarnings("ignore::optimum_flab.evaluation.sandbox.SandboxWarning")
+@pytest.mark.filterwarnings("ignore::optimum_flab.execution.SandboxWarning")
 class TestAttacks:
     @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
     def test_attack(self, attack, result, isolation):

@@ -13,6 +13,7 @@ from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 from families.zoo import MIXTURES, member
 from torch.utils.flop_counter import FlopCounterMode
 
+from optimum_flab.checkpoints.loading import ModelFiles
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import efficiency
@@ -46,7 +47,6 @@ from optimum_flab.evaluation.efficiency import (
     time_interleaved,
     weight_files,
 )
-from optimum_flab.loading import ModelFiles
 
 
 HIDDEN, HEADS, HEAD_DIM, KV_HEADS = 32, 2, 16, 1

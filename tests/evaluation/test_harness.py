@@ -23,10 +23,12 @@ from tokenizers import decoders
 from transformers import GenerationConfig
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
+from optimum_flab.checkpoints.loading import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import harness
 from optimum_flab.evaluation.lm import FlabLM
-from optimum_flab.generation import (
+from optimum_flab.records.plan import PruningPlan
+from optimum_flab.running.generation import (
     BatchCache,
     HasStopString,
     batches_by_length,
@@ -35,8 +37,6 @@ from optimum_flab.generation import (
     text_behind,
     tokenizer_hash,
 )
-from optimum_flab.loading import weights_hash
-from optimum_flab.plan import PruningPlan
 
 
 VOCABULARY = 600

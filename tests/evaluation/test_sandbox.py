@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation.sandbox import (
+from optimum_flab.execution import (
     Isolation,
     Limits,
     Program,
@@ -36,9 +36,9 @@ from optimum_flab.evaluation.sandbox import (
     run_programs,
     works,
 )
-from optimum_flab.evaluation.sandbox.runner import _excess, _printable
-from optimum_flab.evaluation.sandbox.seccomp import refusing_filter
-from optimum_flab.evaluation.sandbox.wire import Closed, Wire
+from optimum_flab.execution.runner import _excess, _printable
+from optimum_flab.execution.seccomp import refusing_filter
+from optimum_flab.execution.wire import Closed, Wire
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=2, memory_bytes=256 << 20)
@@ -1698,7 +1698,7 @@ def test_an_interrupt_ends_all_programs(isolation, interruptible, tmp_path):
         textwrap.dedent(f"""
         import warnings
         warnings.simplefilter("ignore")
-        from optimum_flab.evaluation.sandbox import Isolation, Program, run_programs
+        from optimum_flab.execution import Isolation, Program, run_programs
         sleeper = Program("import time\\ndef f(x): time.sleep(60)", "assert f(1)", "f")
         print("ready", flush=True)
         run_programs([sleeper] * 4, confirm_run_unsafe_code=True, workers=2, isolation={isolation!r})
@@ -1726,7 +1726,7 @@ def test_nothing_is_left_when_the_host_is_killed(isolation, tmp_path):
         textwrap.dedent(f"""
         import warnings
         warnings.simplefilter("ignore")
-        from optimum_flab.evaluation.sandbox import Isolation, Program, run_programs
+        from optimum_flab.execution import Isolation, Program, run_programs
         sleeper = Program("import time\\ndef f(x): time.sleep(60)", "assert f(1)", "f")
         run_programs([sleeper] * 2, confirm_run_unsafe_code=True, workers=2, isolation={isolation!r})
         """)

@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.evaluation.sandbox.wire import Wire
+from optimum_flab.execution.wire import Wire
 
 
 class Node:

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from optimum_flab.budget import shape_of, sizes_of
+from optimum_flab.checkpoints.surgery import check_plan, operate
 from optimum_flab.errors import FlabError
-from optimum_flab.experts import CRITERIA, chosen_experts, narrow_experts, rank_experts
 from optimum_flab.families import family_for
-from optimum_flab.ffn import CRITERIA as NEURON_CRITERIA
-from optimum_flab.surgery import check_plan, operate
+from optimum_flab.pruning.budget import shape_of, sizes_of
+from optimum_flab.pruning.experts import CRITERIA, chosen_experts, narrow_experts, rank_experts
+from optimum_flab.pruning.width import CRITERIA as NEURON_CRITERIA
 
 from ..conftest import plan_of, random_tokens
 from ..families.zoo import MIXED, VOCABULARY, check_stock, member

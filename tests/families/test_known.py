@@ -7,17 +7,17 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.budget import Shape, count_parameters, shape_of
-from optimum_flab.calibration import PackedTokens
-from optimum_flab.divergence import OutputHead, final_hidden
+from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.surgery import cast_by_layer, check_plan, copy_in, operate, resized_config
+from optimum_flab.checkpoints.tensors import StoredTensors, WrittenTensors
 from optimum_flab.families import family_for, known_families
-from optimum_flab.ffn import CRITERIA
-from optimum_flab.ffn.narrowing import narrow, survey
-from optimum_flab.loading import shards, weights_hash
+from optimum_flab.measuring.divergence import OutputHead, final_hidden
+from optimum_flab.pruning.budget import Shape, count_parameters, shape_of
+from optimum_flab.pruning.width import CRITERIA
+from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.self_check import check_family
-from optimum_flab.surgery import cast_by_layer, check_plan, copy_in, operate, resized_config
-from optimum_flab.tensors import StoredTensors, WrittenTensors
+from optimum_flab.texts.packing import PackedTokens
 
 from ..conftest import plan_of, random_tokens
 from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, check_stock, member

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.ffn import CRITERIA, NeuronStatistics, eliminate, refit
-from optimum_flab.ffn.elimination import damped
+from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate, refit
+from optimum_flab.pruning.width.elimination import damped
 
 
 HIDDEN, NEURONS = 6, 24

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.families import family_for
-from optimum_flab.ffn import CRITERIA
-from optimum_flab.ffn.narrowing import narrow, survey
-from optimum_flab.shapes import masked_step
+from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.pruning.shapes import masked_step
+from optimum_flab.pruning.width import CRITERIA
+from optimum_flab.pruning.width.narrowing import narrow, survey
 
 from ..conftest import LAYERS, WIDTH, random_tokens, tiny_model
 

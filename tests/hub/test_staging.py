@@ -11,17 +11,11 @@ from hub.conftest import DATA, evaluation_of
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.checkpoints.loading import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.ownership import BEGIN, END, is_generated, metadata_of, text_of_user
-from optimum_flab.hub.staging import (
-    blob_id,
-    check_complete,
-    check_limits,
-    sha256_of,
-    stage,
-)
+from optimum_flab.hub.staging import blob_id, check_complete, check_limits, sha256_of, stage
 from optimum_flab.hub.terms import Answers
-from optimum_flab.loading import weights_hash
 
 
 NAME = "me/tiny-flab"

@@ -3,10 +3,10 @@ from itertools import islice
 import pytest
 import torch
 
-from optimum_flab.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.families import family_for
-from optimum_flab.layers import CRITERIA
-from optimum_flab.shapes import masked_step
+from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.pruning.depth import CRITERIA
+from optimum_flab.pruning.shapes import masked_step
 
 from ..conftest import LAYERS, random_tokens, tiny_model
 

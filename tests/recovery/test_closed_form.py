@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.divergence import final_hidden
+from optimum_flab.checkpoints.surgery import copy_in, operate
 from optimum_flab.families import family_for
-from optimum_flab.plan import PruningPlan
+from optimum_flab.measuring.divergence import final_hidden
+from optimum_flab.records.plan import PruningPlan
 from optimum_flab.recovery.closed_form import LeastSquares, between, refit
-from optimum_flab.surgery import copy_in, operate
 
 from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
 

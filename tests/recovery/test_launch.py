@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from optimum_flab.checkpoints.loading import weights_hash
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
-from optimum_flab.loading import weights_hash
 from optimum_flab.recovery.launch import check_agreement, process_state
 
 from .test_pipeline import SMALL

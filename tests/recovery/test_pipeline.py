@@ -12,21 +12,15 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
-from optimum_flab.loading import weights_hash
+from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.surgery import copy_in
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import pipeline
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
-from optimum_flab.recovery.settings import RecoverySettings
-from optimum_flab.recovery.training import (
-    RecoveryTrainer,
-    last_checkpoint,
-    number_format,
-    training_sizes,
-    with_lora,
-)
+from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, number_format, training_sizes, with_lora
 from optimum_flab.recovery.work import Steps, Work
-from optimum_flab.surgery import copy_in
+from optimum_flab.settings.pruning.recovery import RecoverySettings
 
 from ..conftest import tiny_model
 from .conftest import problems, write_lines

@@ -6,13 +6,11 @@ import pytest
 
 from optimum_flab import FlabError
 from optimum_flab.errors import ConfigurationError
-from optimum_flab.evaluation.sandbox import Program, run_programs
-from optimum_flab.generation import BatchCache
+from optimum_flab.execution import Program, run_programs
 from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.overlap import Forbidden
 from optimum_flab.recovery.pipeline import check_inputs
-from optimum_flab.recovery.settings import RecoverySettings
 from optimum_flab.recovery.strategy import (
     Completion,
     Counts,
@@ -26,6 +24,8 @@ from optimum_flab.recovery.strategy import (
     to_answer,
     without_overlap,
 )
+from optimum_flab.running.generation import BatchCache
+from optimum_flab.settings.pruning.recovery import RecoverySettings
 
 
 TEST = "def check(candidate):\n    assert candidate(2) == 4\n"

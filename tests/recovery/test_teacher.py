@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from optimum_flab import FlabError
-from optimum_flab.calibration import PackedTokens
 from optimum_flab.families import family_for
 from optimum_flab.recovery.teacher import ROWS_PER_FILE, CachedTeacher, DenseTeacher, cache_bytes
+from optimum_flab.texts.packing import PackedTokens
 
 from ..conftest import random_tokens, tiny_model
 

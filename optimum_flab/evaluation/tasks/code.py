@@ -7,20 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
+from ...execution import Program, Verdict, run_programs
 from ...progress import progress
 from ..comparison import counts_of_k, pass_at_k
-from ..data import (
-    CODE,
-    Row,
-    as_dataset,
-    checked,
-    function_start,
-    humaneval_package,
-    located,
-    read_file,
-    read_hub,
-)
-from ..sandbox import Program, Verdict, run_programs
+from ..data import CODE, Row, as_dataset, checked, function_start, humaneval_package, located, read_file, read_hub
 from .answers import fenced_code
 
 

@@ -15,8 +15,8 @@ import lm_eval.tasks
 from lm_eval.utils import apply_template
 
 from ...errors import FlabError
+from ...execution import Program
 from ..data import MBPP, Row, as_dataset, assertions, checked
-from ..sandbox import Program
 from .answers import DEFINITION, fenced_code
 from .code import behind, judged, rows_of
 

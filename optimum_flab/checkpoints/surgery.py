@@ -1,0 +1,336 @@
+"""Plan and dense weights → new configuration and new weights, loaded strictly into the stock class."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers.initialization import no_init_weights
+
+from ..errors import FlabError
+from ..families import Family, cut, plain_axes
+from ..measuring.divergence import LayerStep
+from ..pruning.budget import Shape, shape_of, sizes_of
+from ..records.plan import PruningPlan, is_by_expert
+from ..running.layerwise import output_of
+from ..vocabulary import remap_config_ids
+
+
+COLUMNS = 256  # whose mean is computed at once
+
+
+def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
+    """A copy of a model configuration with fewer layers and other sizes.
+
+    Args:
+        config (`PreTrainedConfig`): the dense model's.
+        kept_layers (`Sequence[int]`): the layers that stay, ascending.
+        sizes (`Mapping[str, int]`): by dimension, see [`~families.Family`].
+    """
+    fields = copy.deepcopy(config.to_dict())
+    for name in family.per_layer:
+        if fields.get(name) is not None:
+            fields[name] = [fields[name][index] for index in kept_layers]
+    if len(kept_layers) < config.num_hidden_layers:
+        for name in family.layer_counts:
+            if fields.get(name) is not None:
+                fields[name] = sum(index < fields[name] for index in kept_layers)
+    fields.update(family.absent)
+    if family.experts is not None:
+        fields.update(_mixture_fields(config, family, kept_layers, sizes))
+    called = getattr(config, "attribute_map", {})  # several names may be one field
+    for dimension, size in {**sizes, "layer": len(kept_layers)}.items():
+        fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
+    for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
+        fields.pop(name, None)
+    rope = fields.get("rope_parameters") or {}
+    if rope.get("rope_type") == "longrope":  # where transformers 4 looks for it
+        fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
+    return type(config)(**fields)
+
+
+def _mixture_fields(
+    config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """The fields that say which layers have experts, and how wide the shared expert is, which stays as it is."""
+    experts, fields = family.experts, {}
+    if experts.dense_layers is not None:
+        dense, every = getattr(config, experts.dense_layers) or [], 1
+        if experts.every is not None:
+            every, fields[experts.every] = getattr(config, experts.every), 1
+        fields[experts.dense_layers] = [
+            place for place, index in enumerate(kept_layers) if index in dense or (index + 1) % every != 0
+        ]
+    if experts.shared is not None and "neuron" in sizes:
+        whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
+        if whole % sizes["neuron"]:
+            raise ValueError(
+                f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons"
+            )
+        fields[experts.shared] = whole // sizes["neuron"]
+    return fields
+
+
+def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows in another type, padded to `size` with their mean: its logit is the mean of all logits, so padding never
+    wins."""
+    padded = torch.empty(size, *rows.shape[1:], dtype=dtype)
+    padded[: len(rows)] = rows
+    if size > len(rows):
+        # a few columns at a time: the float32 of all would take more memory than everything else
+        columns = [part.float().mean(dim=0) for part in rows.reshape(len(rows), -1).split(COLUMNS, dim=1)]
+        padded[len(rows) :] = torch.cat(columns).reshape(rows.shape[1:])
+    return padded
+
+
+def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
+    """What stays inside each layer: indices by dimension, see [`~families.cut`], by dense layer index."""
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+    for dimension, layers in (("neuron", plan.kept_neurons), ("expert", plan.kept_experts)):
+        for layer, indices in layers.items():
+            kept.setdefault(layer, {})[dimension] = torch.as_tensor(indices)
+    return kept
+
+
+@torch.no_grad()
+def pruned_tensors(
+    tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan, dtypes: Mapping[str, torch.dtype]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Cuts one tensor after the other: nothing but the one that is being cut needs to be in memory.
+
+    Args:
+        tensors (`Iterable[tuple[str, torch.Tensor]]`): the dense weights with their names, in any order.
+        dtypes (`Mapping[str, torch.dtype]`): what each tensor of the pruned model is in, by its name there.
+
+    Yields:
+        `tuple[str, torch.Tensor]`: the pruned weights under their new names, on the CPU.
+    """
+    position = {layer: new for new, layer in enumerate(plan.kept_layers)}
+    tokens = {} if plan.kept_tokens is None else {"vocab": torch.as_tensor(plan.kept_tokens)}
+    inside = kept_in_layers(plan)
+    for name, tensor in tensors:
+        layer, rest = family.layer_of(name)
+        axes = family.axes(name) or ()
+        if layer is not None and layer not in position:
+            continue
+        new_name = name if layer is None else family.in_layer(position[layer], rest)
+        if name in plan.weights:
+            tensor = plan.weights[name]
+        else:
+            tensor = cut(tensor, axes, tokens | inside.get(layer, {}))
+        if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
+            tensor = _padded(tensor, plan.vocab_size, dtypes[new_name])
+        yield new_name, tensor.to("cpu", dtypes[new_name]).contiguous()
+
+
+def _is_choice(numbers: Sequence[int], most: int) -> bool:
+    """Whether numbers are ascending, different, and indices of something with `most` items."""
+    return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
+
+
+def check_plan(model: nn.Module, family: Family, plan: PruningPlan) -> None:
+    """Raises a [`FlabError`] if the plan cannot be one of this model."""
+    dense = shape_of(model, family)
+    faults = []
+    if not _is_choice(plan.kept_layers, dense["layer"]):
+        faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense['layer']}")
+    if not plan.kept_layers:
+        faults.append("it keeps no layer")
+    faults += [*_token_faults(plan, dense["vocab"])]
+    faults = faults or [*_layer_faults(model, family, plan, dense)]
+    if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
+        faults.append(f"its dtype {plan.dtype!r} is not one")
+    faults += [
+        f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
+        for name, tensor in plan.weights.items()
+        if tuple(tensor.shape) != (wanted := _pruned_shape(model, family, plan, name))
+    ]
+    if faults:
+        raise FlabError(
+            f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; give that model, and"
+            " the plan as it was written"
+        )
+
+
+def _token_faults(plan: PruningPlan, vocabulary: int) -> Iterator[str]:
+    if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, vocabulary)):
+        yield f"its tokens are not ascending numbers below the model's vocabulary of {vocabulary}"
+    rows = vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
+    multiple = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of") or 1
+    if plan.vocab_size != (rows if plan.kept_tokens is None else -(-rows // multiple) * multiple):
+        yield f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
+    if plan.vocab_size > vocabulary:
+        yield f"its vocab_size is {plan.vocab_size:,}, more than the model's {vocabulary:,}"
+
+
+def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Shape) -> Iterator[str]:
+    """What is wrong with the neurons and experts of a plan."""
+    pruned = family.pruned_layers(model)
+    if missing := set(range(dense["layer"])) - set(pruned) - set(plan.kept_layers):
+        yield f"it removes layers {sorted(missing)}, which have no experts and stay"
+    inside = {"neurons": plan.kept_neurons, "experts": plan.kept_experts}
+    for what, layers in inside.items():
+        if layers and set(layers) != set(plan.kept_layers) & set(pruned):
+            yield f"its {what} are not those of its layers"
+    lists = {
+        "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if is_by_expert(kept) else [kept])],
+        "experts": list(plan.kept_experts.values()),
+    }
+    for what, most in (("neurons", dense["neuron"]), ("experts", dense.get("expert", 0))):
+        if not all(_is_choice(kept, most) for kept in lists[what]):
+            yield f"its {what} are not ascending numbers below the model's {most}"
+        if len({len(kept) for kept in lists[what]}) > 1:
+            yield f"its layers have different numbers of {what}"
+    sizes, possible = dense.resized(**plan.sizes), sizes_of(model, family).possible
+    for dimension, what in (("layer", "layers"), ("neuron", "neurons"), ("expert", "experts")):
+        if dimension in dense and sizes[dimension] not in possible[dimension]:
+            yield f"this model cannot have {sizes[dimension]} {what}"
+    for kept in plan.kept_neurons.values():
+        if is_by_expert(kept) != (family.experts is not None) or (is_by_expert(kept) and len(kept) != sizes["expert"]):
+            yield (
+                "its neurons are not a list for each expert that stays" if family.experts else "its neurons are lists"
+            )
+            return
+    groups = 1 if family.experts is None else family.experts.group_count(model.config)
+    for kept in plan.kept_experts.values():
+        counts = Counter(expert * groups // dense["expert"] for expert in kept)
+        if len({counts[group] for group in range(groups)}) > 1:
+            yield f"its experts are not as many from each of the {groups} groups"
+            return
+
+
+def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
+    """The shape that the weights out of the neurons of a layer will have; `None` for any other name."""
+    layer, rest = family.layer_of(name)
+    if layer not in plan.kept_layers or layer not in family.pruned_layers(model) or rest != family.ffn_out_name:
+        return None
+    dense = family.decoder_layers(model)[layer].get_parameter(rest)
+    sizes = shape_of(model, family).resized(**plan.sizes)
+    axes = family.axes(name)
+    return tuple(sizes.get(axis, size) if axis else size for axis, size in zip(axes, dense.shape, strict=True))
+
+
+def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a model, elsewhere and in another dtype.
+
+    Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
+    """
+    copied = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    copied.load_state_dict(model.state_dict(), strict=True)
+    copied.tie_weights()
+    return copied.to(device).eval().requires_grad_(False)
+
+
+def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A model to read only: itself where it already is there in this dtype, else a copy."""
+    there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
+    return model if there else copy_in(model, device, dtype)
+
+
+def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
+    """What each tensor of a model is in: some stay in float32 whatever the others are in."""
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
+@torch.no_grad()
+def sharing_weights(
+    model: nn.Module, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
+    """
+    with no_init_weights():  # memory that is never written to is never taken
+        other = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
+    other.tie_weights()
+    for module in other.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return other.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def cast_by_layer(
+    model: nn.Module, family: Family, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, LayerStep]:
+    """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
+
+    Args:
+        model (`nn.Module`): left as it is.
+
+    Returns:
+        `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
+        such a layer does elsewhere and in the other dtype, for [`~measuring.divergence.final_hidden`].
+    """
+    config = copy.deepcopy(model.config)
+    with torch.device("meta"):
+        dtypes = dtypes_of(type(model)._from_config(config, dtype=dtype))
+    tensors = {
+        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
+        for name, tensor in model.state_dict().items()
+    }
+    outer = sharing_weights(model, config, device, tensors)
+    layers = family.decoder_layers(outer)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        weights = {
+            name: parameter.to(device, dtypes[family.in_layer(index, name)])
+            for name, parameter in layers[index].named_parameters()
+        }
+        return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
+
+    return outer, step
+
+
+def _fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Loads a model strictly from tensors of which there need only be one at a time."""
+    places = model.state_dict()
+    for name, tensor in tensors:
+        if places[name].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, the model's of {tuple(places[name].shape)}")
+        places.pop(name).copy_(tensor)
+    if places:
+        raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
+
+
+@torch.no_grad()
+def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
+    """Applies a plan.
+
+    Args:
+        model (`nn.Module`): the dense model; left as it is. One on the meta device gives one there, whose weights are
+            for [`pruned_tensors`].
+        plan ([`PruningPlan`]): made for this model.
+
+    Returns:
+        `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in eval mode.
+
+    Raises:
+        [`FlabError`]: the plan is one of another model.
+    """
+    check_plan(model, family, plan)
+    config = model.config
+    if plan.kept_tokens is not None:
+        config, _ = remap_config_ids(config, None, plan.kept_tokens)
+    config = resized_config(config, family, plan.kept_layers, shape_of(model, family).resized(**plan.sizes))
+    dtype = getattr(torch, plan.dtype)
+    config.dtype = dtype
+    with torch.device("meta" if model.device.type == "meta" else "cpu"), no_init_weights():
+        pruned = type(model)._from_config(config, dtype=dtype)
+    if model.device.type != "meta":
+        tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
+        _fill(pruned, tensors)
+    pruned.tie_weights()
+    if model.generation_config is not None:
+        generation_config = copy.deepcopy(model.generation_config)
+        if plan.kept_tokens is not None:
+            _, generation_config = remap_config_ids(None, generation_config, plan.kept_tokens)
+        pruned.generation_config = generation_config
+    return pruned.eval().requires_grad_(False)

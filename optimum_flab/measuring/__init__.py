@@ -1,0 +1,1 @@
+"""How far a pruned model is from the dense one."""

@@ -1,0 +1,172 @@
+"""How far a pruned model's predictions are from the dense model's.
+
+*Divergence* is the mean over tokens of KL(dense ‖ pruned) of the next-token distribution, in nats, over the kept
+vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from ..errors import FlabError
+from ..families import Family
+from ..running.layerwise import LayerInputs, layer_inputs, run_layer
+from ..texts.packing import PackedTokens
+
+
+LayerStep = Callable[[int, torch.Tensor, dict], torch.Tensor]
+LOGITS_PER_CHUNK = 1 << 23  # bounds the memory of logits: 32 MB in float32, several times over
+
+
+def predicting(tokens: PackedTokens) -> torch.Tensor:
+    """Which positions predict a token of their own document: bool of shape `(rows, length)`."""
+    mask = torch.zeros_like(tokens.mask)
+    mask[:, :-1] = tokens.mask[:, :-1] & tokens.mask[:, 1:] & (tokens.position_ids[:, 1:] > 0)
+    return mask
+
+
+def final_hidden(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    layer_step: LayerStep | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """Hidden states that the output head reads at the positions that predict something.
+
+    Args:
+        tokens ([`PackedTokens`]): sequences, as ids of `model`.
+        batch_size (`int`): rows per forward pass.
+        layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
+            caller skip layers or replace their weights. Defaults to the layer itself.
+        tick (`Callable`): called after every batch.
+
+    Returns:
+        `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
+    """
+    layers = family.decoder_layers(model)
+    norm = model.get_submodule(family.modules.final_norm)
+
+    def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        return run_layer(layers[index], hidden, kwargs)
+
+    step = layer_step or plain
+    outputs = []
+    with torch.no_grad():
+        for batch in tokens.batches(batch_size):
+            inputs: LayerInputs = layer_inputs(model, family, batch)
+            hidden = inputs.hidden
+            for index in range(len(layers)):
+                hidden = step(index, hidden, inputs.kwargs[index])
+            outputs.append(norm(hidden)[predicting(batch).to(hidden.device)].cpu())
+            tick()
+    return torch.cat(outputs)
+
+
+class OutputHead:
+    """The output head of a model, restricted to some rows of the vocabulary.
+
+    Args:
+        model (`nn.Module`): a causal language model.
+        kept (`Sequence[int]`, *optional*): the rows to score, in this order. Defaults to all.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None = None):
+        head = model.get_submodule(family.modules.output_head)
+        if kept is None or isinstance(kept, range):
+            rows = slice(None) if kept is None else slice(kept.start, kept.stop, kept.step)  # takes no memory
+        else:
+            rows = torch.as_tensor(kept, device=head.weight.device)
+        self.weight = head.weight.detach()[rows]
+        self.bias = None if head.bias is None else head.bias.detach()[rows]
+        self.config, self.facts = model.config, family.logits
+
+    def chunks(self, positions: int) -> list[slice]:
+        """Runs of positions whose logits are few enough to be in memory at once."""
+        step = max(1, LOGITS_PER_CHUNK // len(self.weight))
+        return [slice(start, start + step) for start in range(0, positions, step)]
+
+    @torch.no_grad()
+    def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
+        return torch.log_softmax(self.logits(hidden), dim=-1)
+
+    @torch.no_grad()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
+        return self.facts.apply(self.raw(hidden), self.config)
+
+    @torch.no_grad()
+    def raw(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the head itself gives, float32 of shape `(positions, rows)`."""
+        return nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
+
+
+def mean_divergence(
+    dense_hidden: torch.Tensor,
+    pruned_hidden: torch.Tensor,
+    dense_head: OutputHead,
+    pruned_head: OutputHead,
+    tick: Callable[[], None] = lambda: None,
+) -> float:
+    """Mean KL(dense ‖ pruned) in nats per token; both heads score the same tokens in the same order.
+
+    Args:
+        dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
+        pruned_hidden (`torch.Tensor` of shape `(positions, hidden)`): the same positions in the pruned model.
+    """
+    total = 0.0
+    for rows in dense_head.chunks(len(dense_hidden)):
+        dense = dense_head.log_probabilities(dense_hidden[rows])
+        pruned = pruned_head.log_probabilities(pruned_hidden[rows])
+        total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
+        tick()
+    return check_finite(total) / max(len(dense_hidden), 1)
+
+
+def total_bits(
+    hidden: torch.Tensor, head: OutputHead, tokens: PackedTokens, tick: Callable[[], None] = lambda: None
+) -> float:
+    """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
+
+    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
+    predicted from and is free, for the dense and the pruned model alike.
+    """
+    return bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0]
+
+
+def bits_and_lost_mass(
+    hidden: torch.Tensor,
+    head: OutputHead,
+    tokens: PackedTokens,
+    kept: Sequence[int],
+    tick: Callable[[], None] = lambda: None,
+) -> tuple[float, float]:
+    """[`total_bits`], and the mean probability that the model gives to tokens that are not kept, in one pass."""
+    following = torch.zeros_like(tokens.input_ids)
+    following[:, :-1] = tokens.input_ids[:, 1:]
+    targets = following[predicting(tokens)].to(head.weight.device)
+    gone = torch.ones(len(head.weight), dtype=torch.bool, device=head.weight.device)
+    gone[torch.as_tensor(kept, device=gone.device)] = False
+    nats, lost = 0.0, 0.0
+    for rows in head.chunks(len(hidden)):
+        chunk = head.log_probabilities(hidden[rows])
+        nats -= float(chunk.gather(1, targets[rows, None]).sum(dtype=torch.float64))
+        lost += float(chunk[:, gone].exp_().sum(dtype=torch.float64))
+        tick()
+    return check_finite(nats) / math.log(2), lost / max(len(hidden), 1)
+
+
+def check_finite(value: float) -> float:
+    """The value, or a [`FlabError`] where a model's predictions are NaN or infinite."""
+    if not math.isfinite(value):
+        raise FlabError(
+            "the model gives NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
+            "try --dtype float32 or bfloat16; otherwise check the checkpoint"
+        )
+    return value

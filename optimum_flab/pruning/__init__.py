@@ -1,0 +1,1 @@
+"""What stays: budget, shapes, and one folder for each component that is chosen by measuring."""

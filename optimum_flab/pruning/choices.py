@@ -1,0 +1,198 @@
+"""What stays of each component, under one contract.
+
+A choice is made with what it measures on, is called with a size, and gives what stays at that size: indices along the
+dimension of its component. It measures when somebody asks for the first time, and remembers. What it gave is cut out
+of every tensor by the axes that the family names ([`~families.cut`]); `docs/components.md` says how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..families import Family
+from ..measuring.divergence import OutputHead
+from ..progress import progress
+from ..texts.packing import PackedTokens
+from .budget import shape_of
+from .depth import CRITERIA as LAYER_CRITERIA
+from .depth import Removal
+from .experts import CRITERIA as EXPERT_CRITERIA
+from .experts import chosen_experts, narrow_experts, rank_experts, survey_experts
+from .width import CRITERIA as FFN_CRITERIA
+from .width.narrowing import NarrowLayer, narrow, survey
+
+
+if TYPE_CHECKING:
+    from ..settings.configuration import FlabPrunerConfig
+
+
+class Choice(Protocol):
+    """What stays of one component."""
+
+    def __call__(self, size: int) -> Any:
+        """What stays at this size; the same at every call."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What layers, neurons and experts are measured on.
+
+    Args:
+        model (`PreTrainedModel`): the dense model.
+        config ([`FlabPrunerConfig`]): what is asked for.
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+    """
+
+    model: nn.Module
+    family: Family
+    config: FlabPrunerConfig
+    tokens: PackedTokens
+
+    @property
+    def layers(self) -> int:
+        """The number of layers of the dense model."""
+        return shape_of(self.model, self.family)["layer"]
+
+    def generator(self) -> torch.Generator:
+        """A source of random numbers at its start."""
+        return torch.Generator().manual_seed(self.config.seed)
+
+
+@dataclass(frozen=True)
+class TokenChoice(Choice):
+    """The tokens that stay, counted in the corpus.
+
+    Args:
+        natural (`np.ndarray`): the ids that the corpus asks for.
+        smallest (`int`): the fewest that can stay.
+        resized (`Callable`): the ids that stay at another number.
+    """
+
+    natural: np.ndarray
+    smallest: int
+    resized: Callable[[int], np.ndarray]
+
+    def __call__(self, size: int) -> np.ndarray:
+        """The dense ids of this many tokens, ascending."""
+        return self.resized(size)
+
+
+class LayerChoice(Choice):
+    """The layers that stay: removals are computed as far as somebody asks, and remembered.
+
+    Args:
+        kept (`np.ndarray`): the dense ids of the kept vocabulary.
+    """
+
+    def __init__(self, on: Calibrated, kept: np.ndarray):
+        self._on = on
+        rows = max(1, on.config.layers.search_tokens // on.config.data.sequence_length)
+        self._removals = self._begun(next(on.tokens.batches(rows)), kept)
+        self._drawn: list[Removal] = []
+
+    def __call__(self, size: int) -> list[int]:
+        """The indices of this many layers, ascending."""
+        return sorted(set(range(self._on.layers)) - {removal.layer for removal in self.removed(size)})
+
+    def removed(self, size: int) -> list[Removal]:
+        """The removals, in their order, that leave this many layers."""
+        number = self._on.layers - size
+        if len(self._drawn) < number:
+            criterion = self._on.config.layers.criterion
+            with progress(f"Ranking layers by {criterion}", None, "candidate") as self._tick:
+                while len(self._drawn) < number:
+                    self._drawn.append(next(self._removals))
+        return self._drawn[:number]
+
+    def _begun(self, tokens: PackedTokens, kept: np.ndarray) -> Iterator[Removal]:
+        on = self._on
+        # a head is a copy of rows, made once layers are really ranked
+        head = OutputHead(on.model, on.family, kept)
+        order = LAYER_CRITERIA[on.config.layers.criterion].removals
+        # some rank all layers as soon as they are called
+        yield from order(on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick())
+
+
+class ExpertChoice(Choice):
+    """The experts of a mixture that stay, as many in every layer; all of them where none may go."""
+
+    def __init__(self, on: Calibrated):
+        self._on = on
+        self._scores: dict[int, torch.Tensor] | None = None
+
+    def __call__(self, size: int | None) -> dict[int, torch.Tensor]:
+        """By layer, the indices of this many experts, ascending; empty where that is all of them."""
+        on = self._on
+        if not on.config.experts.enabled or size == shape_of(on.model, on.family)["expert"]:
+            return {}
+        if self._scores is None:
+            criterion = on.config.experts.criterion
+            arguments = (on.config.data.batch_size, EXPERT_CRITERIA[criterion], on.generator())
+            with progress(f"Ranking experts by {criterion}", on.layers, "layer") as tick:
+                self._scores = rank_experts(on.model, on.family, on.tokens, *arguments, tick)
+        groups = on.family.experts.group_count(on.model.config)
+        return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
+
+
+class NeuronChoice(Choice):
+    """The neurons that stay: at several widths from the dense model alone, to compare shapes with, and at one width on
+    top of what was decided below.
+
+    Args:
+        widths (`Sequence[int]`): that shapes are compared at.
+    """
+
+    def __init__(self, on: Calibrated, widths: Sequence[int]):
+        self._on, self._widths = on, sorted(widths)
+        self._surveyed: list[dict[int, NarrowLayer]] | None = None
+
+    def __call__(self, size: int) -> dict[int, NarrowLayer]:
+        """By layer, what stays at this width; empty where that is everything."""
+        if size not in self._widths:
+            return {}
+        if self._surveyed is None:
+            self._surveyed = self._survey()
+        return {index: widths[size] for index, widths in enumerate(self._surveyed) if size in widths}
+
+    def _survey(self) -> list[dict[int, NarrowLayer]]:
+        on = self._on
+        # half of the set tells shapes apart; the chosen one is decided on all of it
+        half = next(on.tokens.batches(-(-len(on.tokens.input_ids) // 2)))
+        criterion = FFN_CRITERIA[on.config.ffn.criterion]
+        arguments = (self._widths, criterion, on.config.data.batch_size, on.generator())
+        with progress("Surveying FFN widths", on.layers, "layer") as tick:
+            if on.family.experts is None:
+                return survey(on.model, on.family, half, *arguments, tick)
+            return survey_experts(on.model, on.family, half, *arguments, tick)
+
+
+def narrowed(
+    on: Calibrated, width: int, layers: Sequence[int], experts: Mapping[int, torch.Tensor]
+) -> dict[int, NarrowLayer]:
+    """The neurons that stay of the shape that was chosen, each layer on top of the layers already pruned below it.
+
+    Args:
+        width (`int`): neurons to keep.
+        layers (`Sequence[int]`): the layers that stay, ascending.
+        experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
+
+    Returns:
+        `dict[int, NarrowLayer]`: by dense layer index; empty where nothing goes and nothing is made up for.
+    """
+    criterion = FFN_CRITERIA[on.config.ffn.criterion]
+    same = width == shape_of(on.model, on.family)["neuron"]
+    # at full width the others can still make up for layers that are gone, but experts do not
+    made_up_for = criterion.compensates and on.family.experts is None and len(layers) < on.layers
+    if not on.config.ffn.enabled or (same and not made_up_for):
+        return {}
+    arguments = (width, criterion, on.config.data.batch_size, on.generator())
+    with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
+        if on.family.experts is None:
+            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick)
+        return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick)

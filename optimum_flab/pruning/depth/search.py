@@ -1,0 +1,155 @@
+"""In which order layers go: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...families import Family
+from ...measuring.divergence import OutputHead, check_finite, mean_divergence, predicting
+from ...running.layerwise import layer_inputs, run_layer
+from ...texts.packing import PackedTokens
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One layer taken out.
+
+    Args:
+        layer (`int`): its index in the dense model.
+        score (`float`): what the criterion said; for `"divergence"` the divergence of the model, in nats per token,
+            once this layer and those before it are gone.
+    """
+
+    layer: int
+    score: float
+
+
+Tick = Callable[[], None]
+Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick], Iterator[Removal]]
+
+
+@dataclass(frozen=True)
+class LayerCriterion:
+    """How a criterion of [`~optimum_flab.criteria.LAYERS`] is computed: the removals in order, as asked for."""
+
+    removals: Order
+
+
+@torch.no_grad()
+def greedy_divergence(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    head: OutputHead,
+    tick: Tick = lambda: None,
+) -> Iterator[Removal]:
+    """Removes, one after the other, the layer whose absence changes the model's predictions least.
+
+    The hidden states in front of every remaining layer are kept, so that a candidate costs only the layers above it
+    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate).
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        head ([`OutputHead`]): the kept vocabulary.
+        tick (`Callable`): called after every candidate.
+
+    Yields:
+        [`Removal`]: until one of the layers that may go is left.
+    """
+    layers, removable = family.decoder_layers(model), set(family.pruned_layers(model))
+    norm = model.get_submodule(family.modules.final_norm)
+    batches = list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [predicting(batch) for batch in batches]
+    remaining = list(range(len(layers)))
+
+    def upwards(start: int, batch: int, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
+        for index in remaining[start:]:
+            hidden = run_layer(layers[index], hidden, inputs[batch].kwargs[index])
+            yield hidden
+
+    def outcome(hidden: torch.Tensor, batch: int) -> torch.Tensor:
+        return norm(hidden)[masks[batch].to(hidden.device)]
+
+    in_front = [[x.hidden, *upwards(0, batch, x.hidden)] for batch, x in enumerate(inputs)]
+    dense = torch.cat([outcome(states[-1], batch) for batch, states in enumerate(in_front)])
+    while len(removable) > 1:
+        best = None
+        for position, layer in enumerate(remaining):
+            if layer not in removable:
+                continue
+            outcomes = []
+            for batch, states in enumerate(in_front):
+                *_, hidden = states[position], *upwards(position + 1, batch, states[position])
+                outcomes.append(outcome(hidden, batch))
+            score = mean_divergence(dense, torch.cat(outcomes), head, head)
+            if best is None or score < best[1]:
+                best = (position, score)
+            tick()
+        position, score = best
+        layer = remaining.pop(position)
+        removable.remove(layer)
+        for batch, states in enumerate(in_front):
+            states[position + 1 :] = list(upwards(position, batch, states[position]))
+        yield Removal(layer, score)
+
+
+def _ranked(model: nn.Module, family: Family, scores: list[float]) -> Iterator[Removal]:
+    for score in scores:
+        check_finite(score)
+    order = sorted(family.pruned_layers(model), key=lambda layer: (scores[layer], layer))
+    return (Removal(layer, scores[layer]) for layer in order[:-1])
+
+
+@torch.no_grad()
+def _mean_turn(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    counted: Callable[[PackedTokens], torch.Tensor],
+    tick: Tick,
+) -> list[float]:
+    """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
+    layers = family.decoder_layers(model)
+    turns, count = torch.zeros(len(layers), dtype=torch.float64), 0
+
+    for batch in tokens.batches(batch_size):
+        inputs = layer_inputs(model, family, batch)
+        hidden, mask = inputs.hidden, counted(batch).to(inputs.hidden.device)
+        count += int(mask.sum())
+        for index, layer in enumerate(layers):
+            after = run_layer(layer, hidden, inputs.kwargs[index])
+            cosine = nn.functional.cosine_similarity(hidden[mask].float(), after[mask].float(), dim=-1)
+            turns[index] += float((1 - cosine).sum(dtype=torch.float64))
+            hidden = after
+        tick()
+    return (turns / count).tolist()
+
+
+def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+    turns = _mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick)
+    return _ranked(model, family, turns)
+
+
+def _last_of_document(batch: PackedTokens) -> torch.Tensor:
+    last = batch.mask.clone()
+    last[:, :-1] &= ~(batch.mask[:, 1:] & (batch.position_ids[:, 1:] > 0))
+    return last
+
+
+def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+    turns = _mean_turn(model, family, tokens, batch_size, _last_of_document, tick)
+    return _ranked(model, family, turns)
+
+
+CRITERIA = {
+    "divergence": LayerCriterion(greedy_divergence),
+    "block-influence": LayerCriterion(_block_influence),
+    "last-token-cosine": LayerCriterion(_last_token_cosine),
+}

@@ -1,0 +1,125 @@
+"""Which experts stay: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...errors import FlabError
+from ...families import Family
+from ...running.layerwise import layer_inputs, run_layer
+from ...texts.packing import PackedTokens
+from .running import ExpertWeights, Routed, routed
+
+
+@dataclass
+class ExpertUse:
+    """What calibration says about the experts of one layer, in float64.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(experts,)`): tokens that each was sent.
+        norms (`torch.Tensor` of shape `(experts,)`): sum over these of the router's weight times the norm of the
+            expert's output.
+    """
+
+    tokens: torch.Tensor
+    norms: torch.Tensor
+
+
+# (use, generator) -> scores of shape (experts,), of which the lowest go
+Score = Callable[[ExpertUse, torch.Generator], torch.Tensor]
+
+
+def _reap(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return use.norms / use.tokens.clamp_min(1)
+
+
+def _frequency(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return use.tokens
+
+
+def _random(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
+    return torch.randperm(len(use.tokens), generator=generator)
+
+
+CRITERIA: dict[str, Score] = {"reap": _reap, "frequency": _frequency, "random": _random}
+
+
+@torch.no_grad()
+def rank_experts(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    score: Score,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[int, torch.Tensor]:
+    """Scores every expert of every layer by what the dense model does with it.
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        score (`Callable`): a value of `CRITERIA`.
+        tick (`Callable`): called after every layer.
+
+    Returns:
+        `dict[int, torch.Tensor]`: by layer index, scores of shape `(experts,)`; higher is better.
+    """
+    batches = list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [batch.mask.flatten() for batch in batches]
+    streams = [x.hidden for x in inputs]
+    scores = {}
+    for index, layer in enumerate(family.decoder_layers(model)):
+        mixed = family.has_experts(layer)
+        with routed(family, layer) if mixed else nullcontext() as seen:
+            streams = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
+        if mixed:
+            use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
+            if not torch.isfinite(use.norms).all():
+                raise FlabError(
+                    f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can"
+                    " be measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise"
+                    " check the checkpoint"
+                )
+            scores[index] = score(use, generator)
+        tick()
+    return scores
+
+
+def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:
+    """What the real tokens among those that experts were given say of them.
+
+    Args:
+        masks (`Sequence[torch.Tensor]` of shape `(tokens,)`): for each batch which tokens are real.
+    """
+    use = ExpertUse(*(torch.zeros(len(experts), dtype=torch.float64) for _ in range(2)))
+    for batch, mask in zip(seen, masks, strict=True):
+        counted = mask.to(batch.hidden.device)
+        for expert in range(len(experts)):
+            sent, weights = batch.sent_to(expert)
+            hidden, weights = batch.hidden[sent & counted], weights[counted[sent]]
+            neurons = experts.neurons(expert, hidden)
+            output = nn.functional.linear(neurons, experts.out(expert), experts.out_bias(expert))
+            use.tokens[expert] += len(hidden)
+            use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
+    return use
+
+
+def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
+    """The experts with the highest scores, as many from each group of neighbours.
+
+    Args:
+        scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].
+        number (`int`): experts to keep, a multiple of `groups`.
+
+    Returns:
+        `torch.Tensor` of shape `(number,)`: their indices, ascending.
+    """
+    inside = scores.reshape(groups, -1)
+    best = inside.argsort(dim=1, descending=True, stable=True)[:, : number // groups]
+    return (best + torch.arange(groups)[:, None] * inside.shape[1]).flatten().sort().values

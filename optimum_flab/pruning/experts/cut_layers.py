@@ -1,0 +1,64 @@
+"""Decoder layers of a mixture once their insides are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from ...checkpoints.surgery import resized_config
+from ...families import Family, cut
+from ...running.layerwise import output_of
+
+
+class CutLayers:
+    """Decoder layers as they are once their insides are cut: for mixtures, whose routers cannot be masked.
+
+    Args:
+        model (`PreTrainedModel`): the dense model.
+        sizes (`Mapping[str, int]`): what the layers will have of each dimension that is cut.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, sizes: Mapping[str, int]):
+        self.dense, self.family = family.decoder_layers(model), family
+        config = resized_config(model.config, family, range(len(self.dense)), sizes)
+        config._experts_implementation = model.config._experts_implementation
+        with torch.device("meta"):
+            cut_model = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+        self.layers = family.decoder_layers(cut_model.eval())
+
+    def weights(
+        self, index: int, kept: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of one layer by their names in it, cut to what is kept.
+
+        Args:
+            kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].
+            out (`torch.Tensor` of shape `(experts, hidden, neurons)`, *optional*): compensated weights out of the
+                neurons.
+        """
+        family, dense = self.family, self.dense[index].state_dict()
+        axes = {name: family.axes(family.in_layer(index, name)) or () for name in dense}
+        weights = {name: cut(tensor, axes[name], kept) for name, tensor in dense.items()}
+        if out is not None:
+            weights[family.ffn_out_name] = family.expert_matrix(out).to(dense[family.ffn_out_name])
+        return weights
+
+    def run(
+        self, index: int, weights: Mapping[str, torch.Tensor], hidden: torch.Tensor, kwargs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Output of one layer with these weights, of the shape of `hidden`."""
+        return output_of(functional_call(self.layers[index], dict(weights), (hidden,), dict(kwargs)))
+
+    def run_all(
+        self,
+        index: int,
+        weights: Mapping[str, torch.Tensor],
+        hidden: Sequence[torch.Tensor],
+        kwargs: Sequence[Mapping[str, Any]],
+    ) -> list[torch.Tensor]:
+        """[`run`] for each of several batches."""
+        return [self.run(index, weights, rows, given) for rows, given in zip(hidden, kwargs, strict=True)]

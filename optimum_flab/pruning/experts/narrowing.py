@@ -1,0 +1,180 @@
+"""Narrowing the experts of a mixture: one pass over the calibration set, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ...families import Family
+from ...running.layerwise import layer_inputs, run_layer, token_importance
+from ...texts.packing import PackedTokens
+from ..width import NeuronCriterion, NeuronStatistics
+from ..width.narrowing import NarrowLayer, decide
+from .cut_layers import CutLayers
+from .running import ExpertWeights, Routed, routed
+
+
+def _statistics(
+    experts: ExpertWeights, expert: int, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+) -> NeuronStatistics:
+    """What the tokens that an expert got say about its neurons: its own output is wanted of it, and a token counts by
+    the square of what that is multiplied by."""
+    out = experts.out(expert)
+    statistics = NeuronStatistics.empty(out, experts.incoming(expert))
+    for batch, counts in zip(seen, importance, strict=True):
+        sent, weights = batch.sent_to(expert)
+        neurons = experts.neurons(expert, batch.hidden[sent])
+        statistics.add(neurons, neurons.float() @ out.float().T, counts[sent] * weights.float().square())
+    if not statistics.gram.any():  # no token was sent to it: all its neurons count alike
+        statistics.gram.fill_diagonal_(1.0)
+        statistics.cross.copy_(statistics.weight)
+    return statistics
+
+
+def _narrowed(
+    experts: ExpertWeights,
+    index: int,
+    seen: Sequence[Routed],
+    importance: Sequence[torch.Tensor],
+    widths: Sequence[int],
+    criterion: NeuronCriterion,
+    generator: torch.Generator,
+) -> dict[int, NarrowLayer]:
+    """What the experts of the layer at `index` keep, by width."""
+    decided = []
+    for expert in range(len(experts)):
+        if criterion.needs_statistics or criterion.compensates:
+            statistics = _statistics(experts, expert, seen, importance)
+            statistics.check_finite(index)
+        else:
+            statistics = NeuronStatistics.empty(experts.out(expert), experts.incoming(expert))
+        decided.append(decide(statistics, widths, criterion, generator))
+    return {
+        width: NarrowLayer(
+            torch.stack([narrow[width].kept for narrow in decided]),
+            torch.stack([narrow[width].weight for narrow in decided]) if criterion.compensates else None,
+        )
+        for width in widths
+    }
+
+
+@torch.no_grad()
+def survey_experts(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    widths: Sequence[int],
+    criterion: NeuronCriterion,
+    batch_size: int,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> list[dict[int, NarrowLayer]]:
+    """Decides the experts of every layer at several widths, from the statistics of the dense model alone.
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        widths (`Sequence[int]`): candidate widths.
+        tick (`Callable`): called after every layer.
+
+    Returns:
+        `list[dict[int, NarrowLayer]]`: for every layer and width the neurons of its experts, empty for layers without
+        experts. Their weights are not compensated: those of all widths would take several times the model's memory.
+    """
+    layers = range(len(family.decoder_layers(model)))
+    found: list[dict[int, NarrowLayer]] = [{} for _ in layers]
+    without_weights = replace(criterion, compensates=False)
+
+    def decide_layer(
+        index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+    ) -> None:
+        found[index] = _narrowed(experts, index, seen, importance, widths, without_weights, generator)
+
+    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, tick)
+    return found
+
+
+@torch.no_grad()
+def narrow_experts(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    kept_layers: Sequence[int],
+    kept_experts: Mapping[int, torch.Tensor],
+    width: int,
+    criterion: NeuronCriterion,
+    batch_size: int,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[int, NarrowLayer]:
+    """Decides the experts of every kept layer at one width, each on top of the layers already pruned below it.
+
+    Every expert that stays is fitted to its own dense output on the tokens that it gets in the pruned model.
+
+    Args:
+        kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
+        kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
+        width (`int`): neurons to keep per expert.
+
+    Returns:
+        `dict[int, NarrowLayer]`: by dense layer index, for the experts that stay, in their order.
+    """
+    decided: dict[int, NarrowLayer] = {}
+
+    def decide_layer(
+        index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+    ) -> NarrowLayer:
+        decided[index] = _narrowed(experts, index, seen, importance, [width], criterion, generator)[width]
+        return decided[index]
+
+    narrow = CutLayers(model, family, {**_number(kept_experts), "neuron": width})
+    _upwards(model, family, tokens, kept_layers, kept_experts, batch_size, decide_layer, tick, narrow)
+    return decided
+
+
+def _number(kept_experts: Mapping[int, torch.Tensor]) -> dict[str, int]:
+    return {"expert": len(next(iter(kept_experts.values())))} if kept_experts else {}
+
+
+def _upwards(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    kept_layers: Sequence[int],
+    kept_experts: Mapping[int, torch.Tensor],
+    batch_size: int,
+    decide_layer: Callable[[int, ExpertWeights, Sequence[Routed], Sequence[torch.Tensor]], NarrowLayer | None],
+    tick: Callable[[], None],
+    narrow_layers: CutLayers | None = None,
+) -> None:
+    """Runs the layers that stay, with the experts that stay, and has each layer with experts decided on.
+
+    Args:
+        narrow_layers ([`CutLayers`], *optional*): what the layers are once they are narrow; each then goes on as it
+            was decided.
+    """
+    batches = list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    streams = [x.hidden for x in inputs]
+    cut_layers = CutLayers(model, family, _number(kept_experts))
+    for index, layer in enumerate(family.decoder_layers(model)):
+        kwargs = [x.kwargs[index] for x in inputs]
+        if index in kept_layers and not family.has_experts(layer):
+            streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
+        elif index in kept_layers:
+            kept = {"expert": kept_experts[index]} if kept_experts else {}
+            weights = cut_layers.weights(index, kept)
+            with routed(family, cut_layers.layers[index]) as seen:
+                after = cut_layers.run_all(index, weights, streams, kwargs)
+            importance = [
+                (token_importance(family.norm, hidden) * batch.mask.to(hidden.device)).flatten()
+                for hidden, batch in zip(after, batches, strict=True)
+            ]
+            narrow = decide_layer(index, ExpertWeights(family, cut_layers.layers[index], weights), seen, importance)
+            if narrow_layers is not None:
+                weights = narrow_layers.weights(index, {**kept, "neuron": narrow.kept}, narrow.weight)
+                after = narrow_layers.run_all(index, weights, streams, kwargs)
+            streams = after
+        tick()

@@ -1,0 +1,231 @@
+"""Which shape: the shares of vocabulary, depth and width, decided by measuring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from ..families import Family
+from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
+from ..running.layerwise import output_of, run_layer
+from ..texts.packing import PackedTokens
+from .budget import Limits, ParameterCounts, Shape, candidate_shape, fitted
+from .experts.cut_layers import CutLayers
+from .width.narrowing import NarrowLayer
+
+
+MOST_DEPTHS = 3
+WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that goes with the natural vocabulary
+WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape that meets the target, and what it was measured to cost on validation sequences.
+
+    Args:
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the vocabulary of the shape.
+        bits_per_byte (`float`): what the text costs: that of the dense model on the pieces and the vocabulary of the
+            shape, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
+    """
+
+    shape: Shape
+    divergence: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class ValidationText:
+    """Validation texts in the pieces of one vocabulary.
+
+    Args:
+        kept (`Sequence[int]`): the dense ids of the vocabulary, ascending.
+        tokens ([`PackedTokens`]): the texts, as dense ids.
+        bytes (`int`): their size in UTF-8.
+    """
+
+    kept: Sequence[int]
+    tokens: PackedTokens
+    bytes: int
+
+    def renumbered(self) -> PackedTokens:
+        """The texts, as ids of the vocabulary."""
+        ids = np.searchsorted(np.asarray(self.kept), self.tokens.input_ids.numpy())
+        return replace(self.tokens, input_ids=torch.from_numpy(ids))
+
+
+def candidate_shapes(
+    counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
+) -> list[list[Shape]]:
+    """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
+
+    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
+    both free each row also has a few other widths, and the vocabulary gives or takes the difference.
+
+    Args:
+        natural (`int`): vocabulary size that the corpus asks for.
+        budget (`int`): parameters to keep.
+        slack (`int`): parameters by which a shape may miss the budget; where all depths miss it by more, they are
+            given nevertheless, in one shape each.
+    """
+    yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
+    widest = limits.largest[yielding]
+    for layers in reversed(limits.allowed["layer"]):
+        shape = candidate_shape(counts, limits, natural, layers, budget, slack)
+        if shape is not None:
+            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
+        if len(exact) == MOST_DEPTHS or (exact and exact[-1][yielding] == widest):
+            break
+    first = exact or inexact
+    if not exact or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
+        return [[shape] for shape in first]
+    widths = neighbours(limits.allowed[yielding], first[0][yielding])
+    return [
+        sorted(
+            {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
+            key=lambda other: other[yielding],
+        )
+        for shape in first
+    ]
+
+
+def neighbours(sizes: Sequence[int], size: int) -> list[int]:
+    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or next to each other where they lie further
+    apart than that; ascending."""
+    place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
+    places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
+    return [sizes[other] for other in sorted(places)]
+
+
+def natural_shape(row: list[Shape], natural: int) -> Shape:
+    """The last shape of a row that keeps the natural vocabulary; the first where none does."""
+    return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
+
+
+def traded_shapes(
+    counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
+) -> list[Shape]:
+    """For each width the shape whose vocabulary meets the budget, where there is one."""
+    rows = limits.allowed["vocab"]
+    exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
+    shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
+    return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
+
+
+def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
+    """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
+
+    Returns:
+        `list[Candidate]`: all that were measured, in that order.
+    """
+    measured = {first: measure(first)}
+
+    def cheaper(shape: Shape, than: Shape) -> bool:
+        if shape not in measured:
+            measured[shape] = measure(shape)
+        return measured[shape].bits_per_byte < measured[than].bits_per_byte
+
+    best = first
+    for row, following in zip_longest(rows, rows[1:]):
+        for direction in (1, -1):
+            start = at = row.index(best)
+            while 0 <= at + direction < len(row) and cheaper(row[at + direction], best):
+                at += direction
+                best = row[at]
+            if at != start:
+                break
+        if following is None:
+            break
+        shallower = min(following, key=lambda shape: abs(shape["vocab"] - best["vocab"]))
+        if not cheaper(shallower, best):
+            break
+        best = shallower
+    return list(measured.values())
+
+
+def masked_step(
+    model: nn.Module,
+    family: Family,
+    removed: set[int],
+    narrowed: Mapping[int, NarrowLayer],
+) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
+    """What each dense layer does once pruned, without surgery: see `layer_step` of [`final_hidden`]."""
+    layers = family.decoder_layers(model)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        if index in removed:
+            return hidden
+        layer = layers[index]
+        if index not in narrowed:
+            return run_layer(layer, hidden, kwargs)
+        dense = family.ffn_out_matrix(layer)
+        narrow = narrowed[index]
+        weight = torch.zeros_like(dense)
+        weight[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
+        weights = {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
+        return output_of(functional_call(layer, weights, (hidden,), kwargs))
+
+    return step
+
+
+def cut_step(
+    model: nn.Module,
+    family: Family,
+    shape: Shape,
+    removed: set[int],
+    narrowed: Mapping[int, NarrowLayer],
+    kept_experts: Mapping[int, torch.Tensor],
+) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
+    """[`masked_step`] for a mixture of experts, whose router does not choose among some of them unless the others are
+    really gone."""
+    layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        if index in removed:
+            return hidden
+        kept = {"expert": kept_experts[index]} if index in kept_experts else {}
+        if index in narrowed:
+            neurons = narrowed[index].kept
+            kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
+        if not kept:
+            return run_layer(layers.dense[index], hidden, kwargs)
+        return layers.run(index, layers.weights(index, kept), hidden, kwargs)
+
+    return step
+
+
+def measure_shape(
+    model: nn.Module,
+    family: Family,
+    shape: Shape,
+    removed: Sequence[int],
+    narrowed: Mapping[int, NarrowLayer],
+    text: ValidationText,
+    batch_size: int,
+    kept_experts: Mapping[int, torch.Tensor] | None = None,
+) -> Candidate:
+    """Measures what a shape costs, without surgery.
+
+    Args:
+        removed (`Sequence[int]`): the layers that go.
+        narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
+        text ([`ValidationText`]): in the pieces of the shape's vocabulary.
+        kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
+    """
+    if family.experts is None:
+        step = masked_step(model, family, set(removed), narrowed)
+    else:
+        step = cut_step(model, family, shape, set(removed), narrowed, kept_experts or {})
+    dense = final_hidden(model, family, text.tokens, batch_size)
+    pruned = final_hidden(model, family, text.tokens, batch_size, step)
+    head = OutputHead(model, family, text.kept)
+    divergence = mean_divergence(dense, pruned, head, head)
+    bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)
+    return Candidate(shape, divergence, bits / text.bytes)

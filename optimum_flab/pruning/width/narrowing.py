@@ -1,0 +1,177 @@
+"""Narrowing every layer: one pass over the calibration set, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...families import Family
+from ...memory import trim_heap
+from ...running.layerwise import captured, layer_inputs, run_layer, token_importance
+from ...texts.packing import PackedTokens
+from .criteria import NeuronCriterion
+from .elimination import damped, refit
+from .statistics import NeuronStatistics
+
+
+@dataclass(frozen=True)
+class NarrowLayer:
+    """What one layer keeps.
+
+    Args:
+        kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons; in a mixture of shape
+            `(experts, width)`.
+        weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons, in a
+            mixture of shape `(experts, hidden, width)`; `None` where the dense ones stay as they are.
+    """
+
+    kept: torch.Tensor
+    weight: torch.Tensor | None
+
+
+def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
+    return NeuronStatistics.empty(family.ffn_out_matrix(layer), family.incoming(layer))
+
+
+def decide(
+    statistics: NeuronStatistics, widths: Sequence[int], criterion: NeuronCriterion, generator: torch.Generator
+) -> dict[int, NarrowLayer]:
+    """What the neurons of these statistics keep, by width."""
+    chosen = criterion.select(statistics, widths, generator)
+    if not criterion.compensates:
+        return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
+    gram, cross = damped(statistics)
+    weights = refit(gram, cross, list(chosen.values()))
+    return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
+
+
+@torch.no_grad()
+def survey(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    widths: Sequence[int],
+    criterion: NeuronCriterion,
+    batch_size: int,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> list[dict[int, NarrowLayer]]:
+    """Decides every layer at several widths from the statistics of the dense model alone.
+
+    Cheap enough to compare shapes with; the shape that is chosen is then decided again by [`narrow`].
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        widths (`Sequence[int]`): candidate widths.
+        tick (`Callable`): called after every layer.
+
+    Returns:
+        `list[dict[int, NarrowLayer]]`: for every layer and width what is kept; weights in bfloat16 to save memory.
+    """
+    layers = family.decoder_layers(model)
+    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
+    streams = [x.hidden for x in inputs]
+    decided = []
+    for index, layer in enumerate(layers):
+        statistics = _empty_statistics(family, layer)
+        if criterion.needs_statistics or criterion.compensates:
+            bias = family.ffn_out(layer).bias
+            with captured(family, model.config, layer) as seen:
+                for batch, mask in enumerate(masks):
+                    streams[batch] = run_layer(layer, streams[batch], inputs[batch].kwargs[index])
+                    wanted = seen.output if bias is None else seen.output - bias
+                    statistics.add(
+                        seen.neurons[mask], wanted[mask], token_importance(family.norm, streams[batch][mask])
+                    )
+            statistics.check_finite(index)
+        chosen = decide(statistics, widths, criterion, generator)
+        decided.append(
+            {
+                width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
+                for width, narrow in chosen.items()
+            }
+        )
+        del statistics, chosen
+        trim_heap()  # what is kept of a layer lies between what it took to decide it
+        tick()
+    return decided
+
+
+@torch.no_grad()
+def narrow(
+    model: nn.Module,
+    family: Family,
+    tokens: PackedTokens,
+    kept_layers: Sequence[int],
+    width: int,
+    criterion: NeuronCriterion,
+    batch_size: int,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[int, NarrowLayer]:
+    """Decides every kept layer at one width, each on top of the layers already pruned below it.
+
+    Two streams of hidden states go up side by side: that of the dense model and that of the pruned one. Each layer's
+    output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as they can make
+    it: this compensates removed neurons, removed layers and the drift of the layers below alike. (Where a norm stands
+    between the FFN and the stream, the FFN's own dense output is the target.)
+
+    Args:
+        kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
+        width (`int`): neurons to keep per layer.
+
+    Returns:
+        `dict[int, NarrowLayer]`: by dense layer index.
+    """
+    layers = family.decoder_layers(model)
+    if not (criterion.needs_statistics or criterion.compensates):
+        return {
+            index: decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
+            for index in kept_layers
+        }
+    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
+    dense, pruned = [x.hidden for x in inputs], [x.hidden for x in inputs]
+    scale = family.block.scale(model.config)
+    decided = {}
+    for index, layer in enumerate(layers):
+        if index not in kept_layers:
+            dense = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
+            tick()
+            continue
+        statistics = _empty_statistics(family, layer)
+        out = family.ffn_out(layer)
+        post_norm = family.block.ffn_post_norm and layer.get_submodule(family.block.ffn_post_norm)
+        residuals, neurons = [], []
+        with captured(family, model.config, layer) as seen:
+            for batch, mask in enumerate(masks):
+                same = dense[batch] is pruned[batch]
+                kwargs = inputs[batch].kwargs[index]
+                dense[batch], before = run_layer(layer, dense[batch], kwargs), pruned[batch]
+                wanted, dense_stream = seen.output, seen.stream
+                if not same:
+                    run_layer(layer, before, kwargs)
+                if out.bias is not None:
+                    wanted = wanted - out.bias
+                if post_norm is None:
+                    wanted = wanted + dense_stream / scale - seen.stream / scale
+                statistics.add(seen.neurons[mask], wanted[mask], token_importance(family.norm, dense[batch][mask]))
+                residuals.append(seen.stream)
+                neurons.append(seen.neurons)
+        statistics.check_finite(index)
+        chosen = decide(statistics, [width], criterion, generator)[width]
+        del statistics
+        matrix = family.ffn_out_matrix(layer)
+        weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
+        for batch in range(len(masks)):
+            output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
+            neurons[batch] = None
+            pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
+        decided[index] = chosen
+        trim_heap()
+        tick()
+    return decided

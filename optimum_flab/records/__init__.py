@@ -1,0 +1,1 @@
+"""What lies beside the weights: plan, report, file names, and how files are written whole."""

@@ -1,0 +1,344 @@
+"""Folders that become a result whole, or stay as they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock, Timeout
+
+from ..errors import ConfigurationError, FlabError
+
+
+# In this hidden folder a run writes, under these names. It lies in the output folder where that is there already (a
+# mount point cannot be renamed, and its parent need not be writable), else beside it.
+WORK = ".flab-output"
+LOCK, NEW, READY, OLD = "lock", "new", "ready", "old"
+# what file systems and desktops put into folders: neither in the way nor moved
+IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
+# a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
+READ_FIRST = "config.json"
+# what a card or a table was written to when its writer was killed
+LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an output folder holds; only a folder of its own kind is ever replaced.
+
+    Args:
+        name (`str`): for messages, for example `"a pruned model"`.
+        mark (`str`): a file that every such folder has.
+        owns (`Callable`): whether a file or folder at the top of such a folder is part of it.
+    """
+
+    name: str
+    mark: str
+    owns: Callable[[Path], bool]
+
+
+class OutputFolder:
+    """A folder that a run will write, reserved from `with` to its end.
+
+    ```python
+    >>> with OutputFolder("out", KIND, overwrite=True, inputs=["model"]) as output:
+    ...     result = hours_of_work()
+    ...     with output.written() as folder:
+    ...         result.save(folder)
+    ```
+
+    What could be refused at the end is refused at the start. Until [`written`] ends, the folder is as it was; a folder
+    that was there stays the same one, with its mode and owner. What a killed run left is put right by the next one.
+
+    Args:
+        folder (`str` or `Path`): made where it is missing, with its parents.
+        kind ([`Kind`]): what it will hold.
+        overwrite (`bool`): whether a folder of this kind that is not empty may be replaced.
+        inputs (`Iterable`): files and folders that the run reads; those that do not exist, such as Hub ids, are none.
+
+    Raises:
+        [`ConfigurationError`]: the folder is or holds one of the inputs.
+        [`FlabError`]: it is a file, is not empty and may not be replaced, cannot be written, or another run writes to
+            it.
+    """
+
+    def __init__(
+        self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+    ):
+        if not str(folder):
+            raise ConfigurationError("the output folder has no name; give one")
+        self.named = folder
+        with refused_where_unreadable(folder):
+            self.folder = Path(folder).expanduser().resolve()
+            str(self.folder).encode()
+        self.kind, self.overwrite = kind, overwrite
+        self.inputs = [Path(path).expanduser() for path in inputs if path is not None]
+
+    def __enter__(self) -> OutputFolder:
+        beside = self.folder.with_name(f".{self.folder.name}{WORK}")
+        with refused_where_unreadable(self.named):
+            self._inside = self.folder.is_dir()
+            if self._inside and beside.is_dir():
+                self._clear(beside)
+            self._work = self.folder / WORK if self._inside else beside
+            if not self._work.exists():
+                self.check()
+        self._reserve()
+        try:
+            with refused_where_unreadable(self.named):
+                self._settle()
+                self.check()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """Gives an empty folder to write to, whose content takes its place when the block ends, and is gone where it
+        raises.
+
+        Raises:
+            [`FlabError`]: something could not be written; the output folder is as it was.
+        """
+        new = self._work / NEW
+        try:
+            new.mkdir()
+            yield new
+            as_new_files(new)
+            self.check()  # somebody may have put something there meanwhile
+            if self._inside:
+                self._move_in()
+            else:
+                new.rename(self.folder)
+        except BaseException as error:
+            with suppress(OSError):  # what is not settled stays where it is, for the next run
+                self._settle()
+            # some libraries wrap what the system says
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            if full or isinstance(error, OSError):
+                reason = "the disk is full: free some space, or name another folder" if full else str(error)
+                left = "nothing was left behind" if self._is_settled() else self._left_in_between()
+                raise FlabError(f"{self.folder} could not be written ({reason}); {left}") from error
+            raise
+
+    def check(self) -> None:
+        """Raises what entering raises, but for another run that writes there; changes nothing."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FlabError(f"output {self.named} exists and is not a folder; name another")
+        for path in self.inputs:
+            if is_in(path, self.folder):
+                what = "is" if path.resolve() == self.folder else "holds"
+                raise ConfigurationError(
+                    f"output folder {self.named} {what} {path}, which this run reads and would replace; name another"
+                )
+        names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.is_dir() else []
+        if names and self.kind.mark not in names:
+            raise FlabError(
+                f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
+                f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
+            )
+        if names and not self.overwrite:
+            raise FlabError(
+                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
+                " --overwrite"
+            )
+        if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
+            raise FlabError(
+                f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
+                f" {listed(foreign)}; move that away, or name another folder"
+            )
+
+    def _is_ours(self, path: Path) -> bool:
+        left_over = LEFT_OVER.fullmatch(path.name)
+        if left_over and path.is_file():
+            return self.kind.owns(path.with_name(left_over["name"]))
+        return self.kind.owns(path)
+
+    # --- the hidden folder ---------------------------------------------------------------------------------------
+
+    def _reserve(self) -> None:
+        self._made = [parent for parent in self._work.parents if not parent.exists()]
+        self._lock = FileLock(self._work / LOCK)
+        try:
+            while True:
+                self._work.mkdir(parents=True, exist_ok=True)
+                self._take(self._lock)
+                if (self._work / LOCK).exists() or not self._lock.is_locked:
+                    return
+                self._lock.release()  # the run that had it ended, and took the file along
+        except OSError as error:
+            self._remove_parents()
+            where = self._work if self._work.exists() else self._work.parent
+            raise FlabError(
+                f"output folder {self.named} cannot be written: {nearest_folder(where)} is not a writable folder"
+                f" ({error.strerror or error})"
+            ) from error
+
+    def _clear(self, beside: Path) -> None:
+        """Removes what a run left that began when the folder was not there; refuses if it is still at work."""
+        lock = FileLock(beside / LOCK)
+        self._take(lock)
+        shutil.rmtree(beside, ignore_errors=True)
+        lock.release()
+
+    def _take(self, lock: FileLock) -> None:
+        try:
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(blocking=False)
+        except Timeout:
+            raise FlabError(
+                f"another run is writing to output folder {self.named}; wait until it ends, or name another"
+            ) from None
+
+    def _release(self) -> None:
+        if self._is_settled():
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._lock.release()
+        self._remove_parents()
+
+    def _left_in_between(self) -> str:
+        kept = [str(path) for path in (self._work / READY, self._work / OLD) if path.exists()]
+        return (
+            f"the files of the exchange that was begun are in {' and '.join(kept)}, and the next run goes on with it"
+        )
+
+    def _is_settled(self) -> bool:
+        """Whether nothing in the hidden folder is the only copy of what the output folder held or will hold."""
+        return not any((self._work / name).exists() for name in (READY, OLD))
+
+    def _remove_parents(self) -> None:
+        for parent in self._made:
+            with suppress(OSError):  # not empty: the output is there
+                parent.rmdir()
+
+    def _move_in(self) -> None:
+        (self._work / OLD).mkdir()
+        move_content(self.folder, self._work / OLD)
+        # from here on the new content is complete, and what is interrupted goes on instead of back
+        (self._work / NEW).rename(self._work / READY)
+        try:
+            self._settle()
+        except OSError:  # perhaps it was for once; there is no way back any more
+            self._settle()
+
+    def _settle(self) -> None:
+        """Ends what was begun: forward where the new content was complete, else back.
+
+        Raises:
+            [`FlabError`]: somebody put files there meanwhile that would be replaced.
+        """
+        new, ready, old = (self._work / name for name in (NEW, READY, OLD))
+        left = ready if ready.is_dir() else old if old.is_dir() else None
+        if left is not None:
+            there = set(os.listdir(self.folder)) - IGNORED
+            if twice := sorted(there & set(os.listdir(left))):
+                raise FlabError(
+                    f"an earlier run was interrupted while it replaced {self.named}, and {listed(twice)} of it would"
+                    f" replace what was put there since; move that away, or what is in {left}"
+                )
+            move_content(left, self.folder)
+        for folder in (new, ready, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_new_files(folder: Path) -> None:
+    """Gives files the mode that new files have: some writers of weights make them for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~mask)
+
+
+def move_content(source: Path, target: Path) -> None:
+    """Moves what is in one folder to another of the same file system, so that at no time both halves of a checkpoint
+    can be read as one."""
+    arriving = target.name != OLD
+    for name in sorted(os.listdir(source), key=lambda name: (name == READ_FIRST) is arriving):
+        if name not in IGNORED:
+            (source / name).rename(target / name)
+
+
+@contextmanager
+def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
+    """Within this context a folder that may not be looked at is refused with a [`FlabError`]."""
+    try:
+        yield
+    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle are the second
+        reason = getattr(error, "strerror", None) or error
+        raise FlabError(f"output folder {folder} cannot be looked at ({reason}); name another") from error
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raises a [`FlabError`] if `folder` is a file, or cannot be made or written."""
+    with refused_where_unreadable(folder):
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise FlabError(f"output {folder} exists and is not a folder; name another")
+        nearest = nearest_folder(folder)
+    try:
+        with TemporaryDirectory(dir=nearest):
+            pass
+    except OSError as error:
+        raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
+    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
+
+    Raises:
+        [`FlabError`]: the folder cannot be written.
+    """
+    for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
+        left_over = LEFT_OVER.fullmatch(path.name)
+        if left_over and left_over["name"] in contents:
+            path.unlink(missing_ok=True)  # of a run that was killed
+    partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            if isinstance(content, bytes):
+                partial[name].write_bytes(content)
+            else:
+                shutil.copyfile(content, partial[name])
+        for name, path in partial.items():
+            path.replace(folder / name)
+        for path in stale:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
+    finally:
+        for path in partial.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def is_in(path: Path, folder: Path) -> bool:
+    """Whether `path` exists and is `folder` or below it, whatever they are called."""
+    path = path.resolve()
+    return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
+
+
+def listed(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def nearest_folder(folder: str | Path) -> Path:
+    """A folder, or where it is not there yet the nearest one above it that is."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

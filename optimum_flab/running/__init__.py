@@ -1,0 +1,1 @@
+"""A model a layer at a time, and its completions."""

@@ -1,0 +1,237 @@
+"""Completions of prompts by batches that are kept on disk, as evaluation and recovery ask for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from ..errors import FlabError
+
+
+TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
+ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
+CACHE_FORMAT = 1  # of batches; one more whenever generating, cutting or scoring changes
+
+
+@dataclass
+class BatchCache:
+    """One JSON file per batch.
+
+    Args:
+        folder (`Path`): made when the first batch is stored.
+        made, reused (`int`): batches computed and read so far.
+    """
+
+    folder: Path
+    made: int = 0
+    reused: int = 0
+
+    def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
+        """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        path = self.folder / digest[:2] / f"{digest}.json"
+        found = self._read(path)
+        if found is not None:
+            self.reused += 1
+            return found
+        result = make()
+        self.made += 1
+        self._write(path, result)
+        return result
+
+    def prepare(self) -> None:
+        """Makes the folder; raises a [`FlabError`] if it cannot be written to."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        if not os.access(self.folder, os.R_OK | os.W_OK | os.X_OK):
+            raise self._unusable(PermissionError("no permission"))
+
+    def _read(self, path: Path) -> list[Any] | None:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:  # a disk that lost its last writes; the batch is made again
+            return None
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _write(self, path: Path, result: list[Any]) -> None:
+        partial = path.with_suffix(f".partial-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(result), encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise self._unusable(error) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def _unusable(self, error: OSError) -> FlabError:
+        return FlabError(
+            f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
+            " --cache-dir"
+        )
+
+
+def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """Indices of prompts in batches, the longest first, equal lengths in the given order."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@contextmanager
+def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
+    """Lets the output head read contiguous hidden states.
+
+    After a prompt it is given the last position of each row, a strided view. Torch multiplies such a view by a weight
+    that needs no gradient row by row, each time with a copy of the weight: gigabytes for a large vocabulary.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def new_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    stops: Sequence[str],
+    config: GenerationConfig,
+) -> list[list[int]]:
+    """The token ids that a model adds to each prompt of a batch, with whatever fills a row behind its end.
+
+    Args:
+        prompts (`Sequence[list[int]]`): token ids, padded on the left here.
+        stops (`Sequence[str]`): a row ends once its new text holds one of them.
+        config (`GenerationConfig`): all that applies, with `pad_token_id`; the checkpoint's own settings do not.
+    """
+    width = max(map(len, prompts))
+    rows = [[config.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with only_config(model, config), contiguous_head_input(model):
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            generation_config=config,
+            stopping_criteria=[HasStopString(tokenizer, stops, width)] if stops else None,
+        )
+    return output[:, width:].tolist()
+
+
+def text_behind(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: Sequence[int], ends: Sequence[int]
+) -> tuple[str, bool]:
+    """A completion as text up to its first end token, and whether there is one.
+
+    It is read behind the end of its prompt: some decoders strip the space of a first token.
+    """
+
+    def decoded(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    end = min((ids.index(token) for token in ends if token in ids), default=None)
+    own, anchor = list(ids[:end]), list(prompt[-ANCHOR:])
+    before, whole = decoded(anchor), decoded(anchor + own)
+    return whole[len(before) :] if whole.startswith(before) else decoded(own), end is not None
+
+
+class HasStopString(StoppingCriteria):
+    """Ends a row once its new text holds a stop string.
+
+    Only the last tokens are decoded: a stop string has not been there before, and each of its bytes takes at most one
+    token.
+
+    Args:
+        start (`int`): tokens of the (padded) prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
+        self.done: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
+        if self.done is None:
+            self.done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        rows = torch.nonzero(~self.done).flatten()
+        if len(rows):
+            ends = input_ids[rows, max(self.start, input_ids.shape[1] - self.tail) :].tolist()
+            texts = self.tokenizer.batch_decode(ends, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            found = [any(stop in text for stop in self.stops) for text in texts]
+            self.done[rows] = torch.tensor(found, device=input_ids.device)
+        return self.done
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+@contextmanager
+def only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """While the block runs, the model has this generation config: a call takes what it leaves open from there."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token ids that end a completion, by the model's generation config and the tokenizer."""
+    ends = None if model.generation_config is None else model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return sorted({*ends, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
+
+
+def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights_hash: str) -> dict[str, Any]:
+    """What decides how a model completes a batch, for the keys of a [`BatchCache`]."""
+    return {
+        "format": CACHE_FORMAT,
+        "weights": weights_hash,
+        "config": config_hash(model),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
+
+
+def config_hash(model: PreTrainedModel) -> str:
+    """Hex SHA-256 of the configuration, which decides what weights compute."""
+    config = model.config.to_diff_dict()
+    for name in ("_name_or_path", "transformers_version", "dtype"):
+        config.pop(name, None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("padding", "truncation"):  # left behind by the last call
+        backend.pop(name, None)
+    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,149 @@
+"""Running a decoder one layer at a time, with the hidden states in our hands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..families import Family, Norm
+from ..texts.packing import PackedTokens
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What the first layer reads, and the keyword arguments (positions, masks) of every layer.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(rows, length, hidden)`): embedded tokens.
+        kwargs (`list[dict]`): one dictionary per decoder layer.
+    """
+
+    hidden: torch.Tensor
+    kwargs: list[dict[str, Any]]
+
+
+@contextmanager
+def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Iterator[None]:
+    """Within this context layers hand their input on unchanged and note all other arguments, by their names."""
+    _, *names = inspect.signature(layers[0].forward).parameters
+
+    def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        record.append(dict(zip(names, args, strict=False)) | kwargs)
+        return hidden_states
+
+    originals = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = recorder
+    try:
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            if original is None:
+                del layer.forward
+            else:
+                layer.forward = original
+
+
+@torch.no_grad()
+def layer_inputs(model: nn.Module, family: Family, tokens: PackedTokens) -> LayerInputs:
+    """Embeds a batch and lets the model itself build every layer's masks and position embeddings."""
+    layers = family.decoder_layers(model)
+    device = next(model.parameters()).device
+    record: list[dict[str, Any]] = []
+    seen: dict[str, torch.Tensor] = {}
+
+    norm = model.get_submodule(family.modules.final_norm)
+    handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))
+    try:
+        with _layers_recorded(layers, record):
+            model.base_model(**tokens.model_inputs(device))
+    finally:
+        handle.remove()
+    if not family.separates_documents:
+        apart = _same_document(tokens.position_ids.to(device))
+        record = [
+            {**kwargs, "attention_mask": _within(kwargs.get("attention_mask"), apart, seen["hidden"].dtype)}
+            for kwargs in record
+        ]
+    return LayerInputs(seen["hidden"], record)
+
+
+def _same_document(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which two positions of a row are of one document: bool of shape `(rows, 1, length, length)`."""
+    documents = (position_ids == 0).cumsum(dim=1)
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
+
+
+def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask of a layer, `None` for a causal one, where it only allows what `allowed` does as well."""
+    if mask is None or mask.dtype == torch.bool:
+        return allowed & (torch.ones_like(allowed).tril() if mask is None else mask)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+@dataclass
+class Captured:
+    """What the FFN of a layer saw in its last run.
+
+    Args:
+        stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
+        neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gives.
+    """
+
+    stream: torch.Tensor | None = None
+    neurons: torch.Tensor | None = None
+    output: torch.Tensor | None = None
+
+
+@contextmanager
+def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
+    """Within this context each run of a layer notes what its FFN saw."""
+    seen, block = Captured(), family.block
+    scale = block.scale(config)
+
+    def see_stream(module: nn.Module, args: tuple) -> None:
+        seen.stream = args[0]
+
+    def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.stream = seen.stream + scale * output
+
+    def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.neurons, seen.output = args[0], output_of(output)
+
+    attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
+    handles = [
+        layer.register_forward_pre_hook(see_stream),
+        attention.register_forward_hook(see_attention),
+        family.ffn_out(layer).register_forward_hook(see_neurons),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
+    """Output of one decoder layer, of the shape of `hidden`."""
+    return output_of(layer(hidden, **kwargs))
+
+
+def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
+    """The hidden states in what a decoder layer gives: some families give them with others."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
+    """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
+
+    The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
+    without this a few tokens with massive activations (attention sinks) outweigh all others.
+    """
+    return 1 / norm.square(hidden).clamp_min(1e-12)

@@ -1,0 +1,192 @@
+"""`FlabPrunerConfig`: what a user asks of a pruning, as an Optimum configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from optimum.configuration_utils import BaseConfig
+
+from .. import __version__
+from ..errors import ConfigurationError
+from .pruning import (
+    DataSettings,
+    ExpertSettings,
+    FFNSettings,
+    LayerSettings,
+    PrunerSettings,
+    VocabularySettings,
+    check_settings,
+    merge_settings,
+    read_settings_file,
+)
+from .recovery import RecoverySettings
+
+
+FIELDS = tuple(PrunerSettings.model_fields)
+
+
+class FlabPrunerConfig(BaseConfig):
+    """What to remove from a model and which text decides it; saved as `flab_config.json`.
+
+    Args:
+        target_ratio (`float`, *optional*): share of all parameters to remove, between 0 and 1. Without it the
+            vocabulary goes to its natural size, and layers and feed-forward networks to the sizes given here, if any.
+        seed (`int`, defaults to 0): seed of every random choice.
+        data ([`~settings.pruning.DataSettings`] or `dict`, *optional*): corpus, calibration and held-out text.
+        vocabulary ([`~settings.pruning.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
+        layers ([`~settings.pruning.LayerSettings`] or `dict`, *optional*): how layers are removed.
+        ffn ([`~settings.pruning.FFNSettings`] or `dict`, *optional*): how the feed-forward networks are narrowed.
+        experts ([`~settings.pruning.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
+            removed; by default they are not.
+        recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
+            afterwards, and how; without `recovery.data` it is not trained.
+
+    Raises:
+        [`ConfigurationError`]: lists every unknown field, bad value and contradiction at once.
+
+    Example:
+
+    ```python
+    >>> from optimum_flab import FlabPrunerConfig
+
+    >>> config = FlabPrunerConfig(target_ratio=0.35, vocabulary={"min_count": 2}, layers={"enabled": False})
+    >>> config.vocabulary.min_count
+    2
+    ```
+    """
+
+    CONFIG_NAME = "flab_config.json"
+    FULL_CONFIGURATION_FILE = "flab_config.json"
+
+    def __init__(
+        self,
+        target_ratio: float | None = None,
+        seed: int = 0,
+        data: DataSettings | Mapping[str, Any] | None = None,
+        vocabulary: VocabularySettings | Mapping[str, Any] | None = None,
+        layers: LayerSettings | Mapping[str, Any] | None = None,
+        ffn: FFNSettings | Mapping[str, Any] | None = None,
+        experts: ExpertSettings | Mapping[str, Any] | None = None,
+        recovery: RecoverySettings | Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        settings = check_settings(
+            {
+                "target_ratio": target_ratio,
+                "seed": seed,
+                "data": data,
+                "vocabulary": vocabulary,
+                "layers": layers,
+                "ffn": ffn,
+                "experts": experts,
+                "recovery": recovery,
+                **kwargs,
+            }
+        )
+        super().__init__()
+        self.target_ratio = settings.target_ratio
+        self.seed = settings.seed
+        self.data = settings.data
+        self.vocabulary = settings.vocabulary
+        self.layers = settings.layers
+        self.ffn = settings.ffn
+        self.experts = settings.experts
+        self.recovery = settings.recovery
+
+    def validate(self) -> None:
+        """Check the fields again: they may have been changed since.
+
+        Raises:
+            [`ConfigurationError`]: lists every fault at once.
+        """
+        check_settings(self.to_dict())
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> FlabPrunerConfig:
+        """Read a configuration from a YAML (or JSON) file.
+
+        Args:
+            path (`str` or `os.PathLike`): the file.
+
+        Raises:
+            [`ConfigurationError`]: the file cannot be read, or what it asks for is faulty.
+        """
+        return cls(**_named(read_settings_file(path)))
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from the fields of a dictionary.
+
+        Args:
+            config_dict (`Mapping[str, Any]`): what [`~FlabPrunerConfig.to_dict`] returns; the keys that
+                transformers and optimum add to saved configurations are ignored.
+            return_unused_kwargs (`bool`, *optional*, defaults to `False`): return the keyword arguments that are not
+                fields as well, instead of refusing them.
+            kwargs (`dict[str, Any]`): fields that win over those in `config_dict`.
+
+        Raises:
+            [`ConfigurationError`]: lists every fault at once.
+        """
+        return_unused = kwargs.pop("return_unused_kwargs", False)
+        for internal in ("_from_auto", "_from_pipeline"):
+            kwargs.pop(internal, None)
+        unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused and name not in FIELDS}
+        config = cls(**_named(merge_settings(config_dict, kwargs)))
+        return (config, unused) if return_unused else config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, and `flab_version`; nothing of what a model's configuration inherits."""
+        sections = {
+            name: value.model_dump() if hasattr(value, "model_dump") else value
+            for name, value in ((name, getattr(self, name)) for name in FIELDS)
+        }
+        return {**sections, "flab_version": __version__}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """All fields: a saved configuration does not depend on the defaults of its reader."""
+        return self.to_dict()
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The fields as JSON text, in the order they are documented in; `use_diff` changes nothing."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save the configuration as `flab_config.json`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): the folder; made if it does not exist.
+            push_to_hub (`bool`): refused: a configuration is pushed with the model it shaped.
+
+        Raises:
+            [`ConfigurationError`]: a push was asked for, or the fields were changed into something faulty.
+        """
+        if push_to_hub:
+            raise ConfigurationError(
+                "push_to_hub: a pruning configuration is not pushed alone; push the folder of the pruned model, "
+                "which holds it, with FlabOptimizer.push_to_hub or `optimum-cli flab push`"
+            )
+        self.validate()
+        super().save_pretrained(save_directory, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FlabPrunerConfig) and self.to_dict() == other.to_dict()
+
+
+def read_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
+    """The configuration beside a pruned checkpoint; `None` where a plan was applied, which leaves none.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read, or is faulty.
+    """
+    path = os.path.join(folder, FlabPrunerConfig.CONFIG_NAME)
+    return FlabPrunerConfig.from_dict(read_settings_file(path)) if os.path.isfile(path) else None
+
+
+def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """`values` as keyword arguments: YAML allows keys that are not text."""
+    return {str(name): value for name, value in values.items()}

@@ -1,0 +1,350 @@
+"""What a user can ask for, as validated sections. Light: the command line reads its defaults from here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from ..components import COMPONENTS
+from ..criteria import EXPERTS, LAYERS, NEURONS
+from ..errors import ConfigurationError
+from .recovery import RecoverySettings, contradictions
+from .section import Section, Sources
+
+
+# Written beside the settings by us, optimum and transformers; they say nothing about the pruning.
+BOOKKEEPING = frozenset(
+    {"flab_version", "optimum_version", "transformers_version", "model_type", "_commit_hash", "_name_or_path"}
+)
+
+# The field of each component that pins its size.
+PINS = {component.section: component.setting for component in COMPONENTS}
+
+
+class DataSettings(Section):
+    """Which text decides what is kept.
+
+    A source is a file, a folder, a Hub dataset, or one of these with columns in brackets
+    (`problems.jsonl[prompt,canonical_solution]`): the columns of a row are joined as they stand.
+    """
+
+    corpus: Sources = Field(
+        [], description="sources whose tokens stay in the vocabulary; empty: the Python standard library's own source"
+    )
+    calibration: Sources = Field(
+        [], description="sources that statistics are collected on; empty: a seeded sample of the corpus"
+    )
+    held_out: Sources = Field(
+        [], description="sources that only ever measure; empty: documents set aside from the calibration sources"
+    )
+    calibration_tokens: int = Field(32768, ge=1, description="most tokens that statistics are collected on")
+    validation_tokens: int = Field(4096, ge=1, description="most tokens that choose between candidate shapes")
+    held_out_tokens: int = Field(8192, ge=1, description="most tokens that the report measures on")
+    sequence_length: int = Field(512, ge=8, description="tokens per packed sequence")
+    batch_size: int = Field(8, ge=1, description="sequences per forward pass")
+
+    @property
+    def sources(self) -> list[str]:
+        """Every source that is read."""
+        return [*self.corpus, *self.calibration, *self.held_out]
+
+
+class VocabularySettings(Section):
+    """How the vocabulary is pruned."""
+
+    enabled: bool = Field(True, description="prune the vocabulary")
+    size: int | None = Field(
+        None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
+    )
+    min_count: int = Field(1, ge=1, description="fewest times a token must occur in the corpus to be kept for it")
+    keep_merges: int = Field(
+        20000, ge=0, description="number of first merges of the tokenizer kept whatever the corpus holds"
+    )
+    keep_used: bool = Field(
+        False,
+        description="never drop a token of the natural vocabulary to meet the target, whatever it saves elsewhere",
+    )
+    keep_tokens: Sources = Field([], description="tokens kept whatever the corpus holds")
+    pad_to_multiple_of: int | None = Field(None, ge=1, description="pad the embedding rows to a multiple of this")
+
+
+class LayerSettings(Section):
+    """How whole layers are removed."""
+
+    enabled: bool = Field(True, description="remove whole layers")
+    num_hidden_layers: int | None = Field(
+        None, ge=1, description="layers to keep; default: decided by the target, or all"
+    )
+    criterion: Literal[tuple(LAYERS)] = Field("divergence", description="what ranks the layers")
+    search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
+
+
+class FFNSettings(Section):
+    """How the feed-forward networks are narrowed."""
+
+    enabled: bool = Field(True, description="narrow the feed-forward networks")
+    intermediate_size: int | None = Field(
+        None, ge=1, description="width to keep; default: decided by the target, or all"
+    )
+    multiple_of: int = Field(64, ge=1, description="the width is a multiple of this")
+    criterion: Literal[tuple(NEURONS)] = Field(
+        "obs", description="what ranks the neurons, and how the rest is compensated"
+    )
+
+
+class ExpertSettings(Section):
+    """How whole experts of a mixture are removed. Where they are, their width stays unless it is pinned."""
+
+    enabled: bool = Field(False, description="remove whole experts of a mixture of experts")
+    num_experts: int | None = Field(
+        None, ge=1, description="experts to keep per layer, which takes --experts in; default: decided by the target"
+    )
+    criterion: Literal[tuple(EXPERTS)] = Field("reap", description="what ranks the experts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _taken_in_by_its_size(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("num_experts") is not None and "enabled" not in values:
+            return {**values, "enabled": True}
+        return values
+
+
+class PrunerSettings(Section):
+    """Everything a user can ask for: the target and one section per concern."""
+
+    target_ratio: float | None = Field(
+        None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+    data: DataSettings = Field(default_factory=DataSettings)
+    vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
+    layers: LayerSettings = Field(default_factory=LayerSettings)
+    ffn: FFNSettings = Field(default_factory=FFNSettings)
+    experts: ExpertSettings = Field(default_factory=ExpertSettings)
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
+
+
+SECTIONS = {
+    name: field.annotation
+    for name, field in PrunerSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
+    """Validate what a user asked for.
+
+    Args:
+        values (`Mapping[str, Any]`): fields of [`PrunerSettings`]; a section is a mapping, a section instance,
+            or None for its defaults. The keys that saving adds (`BOOKKEEPING`) are ignored.
+
+    Returns:
+        [`PrunerSettings`]: the settings, sharing nothing with `values`.
+
+    Raises:
+        [`ConfigurationError`]: lists every unknown field, bad value and contradiction, one per line.
+    """
+    asked = {
+        name: value.model_dump() if isinstance(value, Section) else value
+        for name, value in values.items()
+        if name not in BOOKKEEPING and value is not None
+    }
+    try:
+        settings, faults = PrunerSettings.model_validate(asked), []
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors(include_url=False)]
+        # What is left without the faulty values is checked too, so that one run shows every fault.
+        settings = PrunerSettings.model_validate(_without(asked, [fault["loc"] for fault in error.errors()]))
+    faults += _contradictions(settings)
+    if faults:
+        heading = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise ConfigurationError("\n".join([f"{heading} in the configuration:", *(f"  {fault}" for fault in faults)]))
+    return settings
+
+
+def _contradictions(settings: PrunerSettings) -> Iterator[str]:
+    sizes = {name: getattr(getattr(settings, name), pin) for name, pin in PINS.items()}
+    states, free = [], False
+    for name, pin in PINS.items():
+        if not getattr(settings, name).enabled:
+            if SECTIONS[name].model_fields["enabled"].default:
+                states.append(f"{name}.enabled is false")
+            if sizes[name] is not None:
+                yield (
+                    f"{name}.{pin}: {sizes[name]} is pinned although {name}.enabled is false; "
+                    f"drop the size or switch {name} on"
+                )
+        elif sizes[name] is not None:
+            states.append(f"{name}.{pin} is pinned at {sizes[name]}")
+        else:
+            free = True
+    if settings.target_ratio is not None and not free:
+        yield (
+            f"target_ratio: {settings.target_ratio} leaves nothing to choose, since {', '.join(states)}; "
+            "drop target_ratio or free one of them"
+        )
+    if settings.vocabulary.pad_to_multiple_of is not None and not settings.vocabulary.enabled:
+        yield (
+            f"vocabulary.pad_to_multiple_of: {settings.vocabulary.pad_to_multiple_of} although vocabulary.enabled is "
+            "false; drop it or switch vocabulary on"
+        )
+    yield from contradictions(settings.recovery)
+    data = settings.data
+    if data.calibration_tokens < data.sequence_length:
+        yield (
+            f"data.calibration_tokens: {data.calibration_tokens} is less than one sequence "
+            f"(data.sequence_length is {data.sequence_length}); raise it or shorten the sequences"
+        )
+    for source in data.held_out:
+        if source in data.calibration:
+            yield (
+                f"data.held_out: {source!r} is also a calibration source; text that only measures must be other text, "
+                "so name another source, or none to have documents set aside"
+            )
+
+
+def _describe(fault: Mapping[str, Any]) -> str:
+    location, value, kind = fault["loc"], fault["input"], fault["type"]
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        return f"{name}: unknown field; {_suggestion(location)}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{name}: {value!r} is not a section; give its fields: {', '.join(SECTIONS[name].model_fields)}"
+    if name == "target_ratio" and kind in ("greater_than", "less_than", "finite_number"):
+        return (
+            f"target_ratio: {value!r} is not between 0 and 1; "
+            "give the share of all parameters to remove, for example 0.35"
+        )
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    return f"{name}: {value!r} {message}"
+
+
+def _suggestion(location: tuple[Any, ...]) -> str:
+    *section, name = (str(part) for part in location)
+    own = SECTIONS[section[0]] if section else PrunerSettings
+    here = {field: ".".join([*section, field]) for field in own.model_fields}
+    everywhere = {field: f"{other}.{field}" for other, kind in SECTIONS.items() for field in kind.model_fields}
+    for names in (here, {**everywhere, **{field: field for field in PrunerSettings.model_fields}}):
+        matches = get_close_matches(name, names, n=1)
+        if matches:
+            return f"did you mean {names[matches[0]]!r}?"
+    return f"known fields: {', '.join(here.values())}"
+
+
+def _without(values: Mapping[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
+    kept = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    for section, *rest in locations:
+        if rest and isinstance(kept.get(section), dict):
+            kept[section].pop(rest[0], None)
+        else:
+            kept.pop(section, None)
+    return kept
+
+
+def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay settings over others, field by field; neither is validated here.
+
+    A size in `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off
+    overrules its size: the last word decides, and only what is said in one breath can contradict itself.
+
+    Args:
+        base (`Mapping[str, Any]`): the fields of a configuration file.
+        winning (`Mapping[str, Any]`): the fields that win, lists included: they are replaced, not extended.
+
+    Returns:
+        `dict[str, Any]`: the fields of both.
+    """
+    merged = dict(base)
+    for name, value in winning.items():
+        below = merged.get(name) or {}
+        if not isinstance(value, Mapping):
+            merged[name] = value
+        elif isinstance(below, Mapping):
+            overruled = set()
+            if value.get("enabled") is False:
+                overruled = {PINS.get(name)}
+            elif value.get(PINS.get(name)) is not None:
+                overruled = {"enabled"}
+            merged[name] = {**{field: kept for field, kept in below.items() if field not in overruled}, **value}
+    return merged
+
+
+def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the fields of a YAML or JSON configuration file; nothing is validated yet.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Returns:
+        `dict[str, Any]`: its fields, as they stand.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is no mapping.
+    """
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {name!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"configuration file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); "
+            "give a YAML or JSON file"
+        ) from error
+    # YAML reads nearly all JSON, but refuses some characters that JSON allows
+    values = _parse_json(text, name) if Path(path).suffix == ".json" else _parse_yaml(text, name)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"configuration file {name!r} holds a {type(values).__name__}; "
+            f"give a mapping with the fields {', '.join(PrunerSettings.model_fields)}"
+        )
+    return values
+
+
+def _parse_json(text: str, name: str) -> Any:
+    def once_only(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for field, value in pairs:
+            if field in values:
+                raise ConfigurationError(f"configuration file {name!r} gives field {field!r} twice")
+            values[field] = value
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=once_only)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"configuration file {name!r}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
+        ) from error
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    import yaml
+
+    class OnceOnlyLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                    continue
+                if key.value in seen:
+                    problem = f"field {key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader=OnceOnlyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigurationError(f"configuration file {name!r}{where} is not valid YAML: {problem}") from error

@@ -1,0 +1,177 @@
+"""What a user can ask of a recovery, as a validated section. Light."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ..errors import ConfigurationError
+from .section import Section, Sources
+
+
+ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
+
+
+class RecoverySettings(Section):
+    """What a pruned model is trained on, and how."""
+
+    data: Sources = Field(
+        [],
+        description="sources of instruction data: files, folders or Hub datasets, columns mapped by name in brackets,"
+        " such as 'file.jsonl[prompt=question,answer=code,test=tests]'",
+    )
+    text: Sources = Field(
+        [],
+        description="sources of plain text that distillation reads beside the instruction data, such as"
+        " 'python-stdlib'; default: none",
+    )
+    text_tokens: int = Field(65536, ge=1, description="most tokens of plain text, a seeded choice")
+    exclude: Sources = Field(
+        [], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
+    )
+    held_out: Sources = Field(
+        [],
+        description="sources of text that only measure; default: those of the pruning, or a part set aside from the"
+        " data",
+    )
+    held_out_tokens: int = Field(8192, ge=1, description="most tokens that are measured on")
+    most_examples: int | None = Field(None, ge=1, description="most examples to use, a seeded choice; default: all")
+    answers: Literal["dense", "reference"] = Field(
+        "dense",
+        description="what is learned: the dense model's own answers where they pass a check, or the references alone",
+    )
+    dense_share: float = Field(
+        0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
+    )
+    allow_packages: Sources = Field(
+        [],
+        description="packages installed here that the dense model's programs may import, by the names they are"
+        " imported by, with those that they need themselves; default: the standard library alone",
+    )
+    max_new_tokens: int = Field(256, ge=1, description="most tokens of an answer of the dense model")
+    generation_batch_size: int = Field(16, ge=1, description="prompts per batch of the dense model's answers")
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="how instructions are laid out; auto: by the tokenizer's chat template where it has one"
+    )
+    sequence_length: int = Field(512, ge=8, description="tokens per packed training sequence")
+    validation_share: float = Field(
+        0.05, gt=0, le=0.5, description="share of the sequences set aside for early stopping and the best checkpoint"
+    )
+    closed_form: bool = Field(True, description="refit output projections in closed form before training")
+    closed_form_tokens: int = Field(16384, ge=1, description="most tokens that the closed-form step reads")
+    loss: Literal["distillation", "cross-entropy", "both"] = Field(
+        "distillation",
+        description="what is minimised: the divergence from the dense model, the cost of the answers, or a mix",
+    )
+    cross_entropy_share: float = Field(0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both")
+    distill_on: Literal["all", "answer"] = Field("all", description="tokens that distillation looks at")
+    teacher: Literal["cached", "resident"] = Field(
+        "cached",
+        description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed",
+    )
+    top_k: int = Field(64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
+    rank: int = Field(32, ge=1, description="rank of the LoRA matrices")
+    alpha: float | None = Field(None, gt=0, description="scale of LoRA times its rank; default: the rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
+    targets: Sources = Field([], description="modules that get LoRA; default: all linear layers but the head")
+    train_embeddings: bool = Field(False, description="train the embeddings and the output head too")
+    learning_rate: float = Field(2e-4, gt=0, description="largest learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    epochs: float = Field(3.0, gt=0, description="passes over the training sequences")
+    max_steps: int | None = Field(None, ge=1, description="steps, whatever the epochs say; default: by the epochs")
+    batch_size: int = Field(8, ge=1, description="sequences per step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="sequences per forward pass of a process; default: about 512 tokens"
+    )
+    evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
+    patience: int = Field(3, ge=1, description="evaluations without improvement after which training stops")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="number format of the training; auto: bfloat16 where the device multiplies it, else float32",
+    )
+    keep_adapter: bool = Field(False, description="keep the LoRA adapter in the output, beside the merged weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+
+    @property
+    def sources(self) -> list[str]:
+        """Every source that is read."""
+        return [*self.data, *self.text, *self.exclude, *self.held_out]
+
+    @field_validator("data", "text", "exclude", "held_out")
+    @classmethod
+    def _refuse_empty_names(cls, value: list[str]) -> list[str]:
+        if any(not source.strip() for source in value):
+            raise ValueError("holds an empty name; name files, folders or Hub datasets")
+        return value
+
+
+class RecoveryConfig(RecoverySettings):
+    """What a pruned model is trained on, and how; the `recovery` section of a configuration file.
+
+    The fields, their defaults and meanings are those of [`RecoverySettings`].
+
+    Raises:
+        [`ConfigurationError`]: lists every unknown field and bad value at once.
+
+    Example:
+
+    ```python
+    >>> from optimum_flab.recovery import RecoveryConfig
+
+    >>> RecoveryConfig(data="problems.jsonl", rank=16).rank
+    16
+    ```
+    """
+
+    def __init__(self, **fields: Any):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigurationError(
+                "\n".join(["faults in the recovery settings:", *(f"  {_fault(fault)}" for fault in error.errors())])
+            ) from error
+
+
+def _fault(fault: Any) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: unknown field; known fields: {', '.join(RecoverySettings.model_fields)}"
+    return f"{name}: {fault['input']!r} {fault['msg'].removeprefix('Value error, ')}"
+
+
+def contradictions(settings: RecoverySettings) -> list[str]:
+    """What the settings say against themselves, one sentence each."""
+    faults = []
+    if settings.micro_batch_size is not None and settings.batch_size % settings.micro_batch_size:
+        faults.append(
+            f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
+            f"({settings.batch_size}); take a divisor"
+        )
+    if settings.keep_adapter and settings.closed_form:
+        faults.append(
+            "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
+            "refits them first; switch closed_form off (--no-closed-form)"
+        )
+    if settings.text and (settings.loss == "cross-entropy" or settings.distill_on == "answer"):
+        faults.append(
+            "recovery.text: plain text has no answers, so that recovery.loss 'cross-entropy' and recovery.distill_on "
+            "'answer' learn nothing from it; leave it out (--text)"
+        )
+    for source in settings.held_out:
+        if source in (*settings.data, *settings.text):
+            faults.append(
+                f"recovery.held_out: {source!r} is also trained on; text that only measures must be other text"
+            )
+    return faults
+
+
+def check_recovery(settings: RecoverySettings) -> None:
+    """Raises a [`ConfigurationError`] that lists every contradiction, or that there is no data."""
+    faults = contradictions(settings)
+    if not settings.data:
+        faults.append("recovery.data: no source of instruction data is named; give --data")
+    if faults:
+        raise ConfigurationError("\n".join(["faults in the recovery settings:", *(f"  {fault}" for fault in faults)]))

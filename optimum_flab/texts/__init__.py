@@ -1,0 +1,1 @@
+"""Sources, documents, the sets of a run, and their tokens in rows."""
