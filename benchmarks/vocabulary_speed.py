@@ -59,7 +59,7 @@ def time_vocabulary_step(model: str, texts: list[str]) -> tuple[float, float, in
     """Seconds of the vocabulary step, seconds of its counting and closure, and how many tokens it keeps."""
     from transformers import AutoConfig, GenerationConfig
 
-    from optimum_flab.settings.pruning.pruning import VocabularySettings
+    from optimum_flab.settings.pruning import VocabularySettings
     from optimum_flab.vocabulary import (
         config_token_ids,
         count_tokens,

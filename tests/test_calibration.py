@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from optimum_flab.errors import FlabError
-from optimum_flab.settings.pruning.pruning import DataSettings
+from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.sets import build_text_sets, split_passages, texts_hash
 from optimum_flab.texts.sources import (

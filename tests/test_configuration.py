@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optimum.configuration_utils import BaseConfig
 
 from optimum_flab import ConfigurationError, FlabPrunerConfig
-from optimum_flab.settings.pruning.pruning import (
+from optimum_flab.settings.pruning import (
     SECTIONS,
     FFNSettings,
     check_settings,

@@ -17,7 +17,7 @@ from optimum_flab.pruning import depth as layers
 from optimum_flab.pruning import experts
 from optimum_flab.pruning import width as ffn
 from optimum_flab.pruning.width import NeuronStatistics
-from optimum_flab.settings.pruning.pruning import SECTIONS, PrunerSettings
+from optimum_flab.settings.pruning import SECTIONS, PrunerSettings
 
 from .conftest import random_tokens, tiny_model
 

@@ -17,7 +17,7 @@ from optimum_flab.commands.prune import FLAGS, PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.criteria import CHOICES
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.settings.pruning.pruning import PrunerSettings, check_settings
+from optimum_flab.settings.pruning import PrunerSettings, check_settings
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli"]

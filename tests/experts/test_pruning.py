@@ -12,7 +12,7 @@ from optimum_flab.checkpoints.loading import dense_hash
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.hub.staging import check_checkpoint_files
 from optimum_flab.recovery.training import Training, merged
-from optimum_flab.settings.pruning.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoverySettings
 
 from ..conftest import TEXTS, byte_level_tokenizer
 from ..families.zoo import member

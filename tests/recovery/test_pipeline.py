@@ -20,7 +20,7 @@ from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, number_format, training_sizes, with_lora
 from optimum_flab.recovery.work import Steps, Work
-from optimum_flab.settings.pruning.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoverySettings
 
 from ..conftest import tiny_model
 from .conftest import problems, write_lines

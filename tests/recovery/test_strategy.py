@@ -25,7 +25,7 @@ from optimum_flab.recovery.strategy import (
     without_overlap,
 )
 from optimum_flab.running.generation import BatchCache
-from optimum_flab.settings.pruning.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoverySettings
 
 
 TEST = "def check(candidate):\n    assert candidate(2) == 4\n"
