@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -24,6 +29,22 @@ from transformers import (
 from optimum_flab.pruning.budget import Limits, ParameterCounts, Shape, multiples_between
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.texts.packing import PackedTokens, pack
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Work that is kept between runs goes to a folder of this session; the embedded model is put together once."""
+    home, real = Path(tempfile.mkdtemp(prefix="flab-home-")), Path(huggingface_hub.constants.HF_HOME)
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    (home / "optimum_flab").mkdir()
+    (real / "optimum_flab" / "demo").mkdir(parents=True, exist_ok=True)
+    (home / "optimum_flab" / "demo").symlink_to(real / "optimum_flab" / "demo", target_is_directory=True)
+    huggingface_hub.constants.HF_HOME = os.environ["HF_HOME"] = str(home)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept() -> None:
+    """No test goes on with the pruning of another one."""
+    shutil.rmtree(Path(huggingface_hub.constants.HF_HOME, "optimum_flab", "pruning"), ignore_errors=True)
 
 
 FAMILIES = {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import sys
 
 import pytest
 
+from optimum_flab.cache import cache_root
 from optimum_flab.checkpoints.demo import (
     DEMO_NAME,
     DEMO_PACKAGES,
     DEMO_SHA256,
     assemble,
-    cache_folder,
     demo_model,
     file_sha256,
 )
@@ -78,19 +80,22 @@ def test_unwritable_cache_is_named(packages, tmp_path):
         assemble(PACKAGES, SHA256, tmp_path / "cache" / "model.gguf")
 
 
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.delenv("HF_HOME", raising=False)
-    assert cache_folder() == tmp_path / "xdg" / "optimum_flab"
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    assert cache_folder() == tmp_path / "hf" / "optimum_flab"
+def test_cache_root_follows_the_environment(tmp_path):
+    def found(**environment):
+        kept = {name: value for name, value in os.environ.items() if name not in ("HF_HOME", "XDG_CACHE_HOME")}
+        asked = "from optimum_flab.cache import cache_root; print(cache_root('demo'))"
+        return subprocess.check_output([sys.executable, "-c", asked], env=kept | environment, text=True).strip()
+
+    assert found(XDG_CACHE_HOME=str(tmp_path)) == str(tmp_path / "huggingface" / "optimum_flab" / "demo")
+    assert found(HF_HOME=str(tmp_path), XDG_CACHE_HOME="/elsewhere") == str(tmp_path / "optimum_flab" / "demo")
 
 
 @pytest.mark.demo
 def test_real_demo_model_is_assembled_once_and_repaired(monkeypatch, tmp_path):
     pytest.importorskip(DEMO_PACKAGES[0].replace("-", "_"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
     path = demo_model()
+    assert path.parent == cache_root("demo")
     assert file_sha256(path) == DEMO_SHA256
     written = path.stat().st_mtime_ns
     assert demo_model() == path and path.stat().st_mtime_ns == written

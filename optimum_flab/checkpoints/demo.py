@@ -7,12 +7,12 @@ it. The file is put together once, its checksum verified, and kept in the cache 
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from ..cache import cache_root
 from ..errors import FlabError
 
 
@@ -27,20 +27,13 @@ DEMO_TERMS = (
 BLOCK = 1 << 20
 
 
-def cache_folder() -> Path:
-    """`$HF_HOME/optimum_flab` where `HF_HOME` is set, else `optimum_flab` in the user's cache folder."""
-    if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "optimum_flab"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "optimum_flab"
-
-
 def demo_model() -> Path:
     """The GGUF file of the demo model, put together from the installed packages if it is not in the cache yet.
 
     Raises:
         [`FlabError`]: the `demo` extra is not installed, a part is damaged, or the cache folder cannot be written.
     """
-    target = cache_folder() / DEMO_FILE
+    target = cache_root("demo") / DEMO_FILE
     if not (target.is_file() and file_sha256(target) == DEMO_SHA256):
         assemble(DEMO_PACKAGES, DEMO_SHA256, target)
     return target

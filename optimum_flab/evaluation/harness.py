@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..cache import cache_root
 from ..checkpoints.loading import (
     DenseModel,
     ModelFiles,
@@ -275,7 +276,7 @@ def evaluate(
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
-    cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir())
+    cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else cache_root("evaluation"))
     cache.prepare()
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -358,13 +359,6 @@ def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> Non
                 f"task {task.name!r} needs a chat template, and the tokenizer of {source.name!r} has none{instead}, or"
                 " an instruct model"
             )
-
-
-def default_cache_dir() -> Path:
-    """Where batches are kept unless the user says otherwise."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME, "optimum_flab", "evaluation")
 
 
 # --- models --------------------------------------------------------------------------------------------------------

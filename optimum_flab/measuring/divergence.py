@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import FlabError
 from ..families import Family
+from ..records.pieces import Pieces
 from ..running.layerwise import LayerInputs, layer_inputs, run_layer
 from ..texts.packing import PackedTokens
 
@@ -36,6 +37,7 @@ def final_hidden(
     batch_size: int,
     layer_step: LayerStep | None = None,
     tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something.
 
@@ -45,6 +47,7 @@ def final_hidden(
         layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
             caller skip layers or replace their weights. Defaults to the layer itself.
         tick (`Callable`): called after every batch.
+        pieces ([`Pieces`], *optional*): keeps what each batch gave, for a run that is interrupted.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -56,14 +59,21 @@ def final_hidden(
         return run_layer(layers[index], hidden, kwargs)
 
     step = layer_step or plain
+
+    def output(batch: PackedTokens) -> torch.Tensor:
+        inputs: LayerInputs = layer_inputs(model, family, batch)
+        hidden = inputs.hidden
+        for index in range(len(layers)):
+            hidden = step(index, hidden, inputs.kwargs[index])
+        return norm(hidden)[predicting(batch).to(hidden.device)].cpu()
+
     outputs = []
     with torch.no_grad():
-        for batch in tokens.batches(batch_size):
-            inputs: LayerInputs = layer_inputs(model, family, batch)
-            hidden = inputs.hidden
-            for index in range(len(layers)):
-                hidden = step(index, hidden, inputs.kwargs[index])
-            outputs.append(norm(hidden)[predicting(batch).to(hidden.device)].cpu())
+        for number, batch in enumerate(tokens.batches(batch_size)):
+            done = None if pieces is None else pieces.read(f"batch-{number}")
+            outputs.append(output(batch) if done is None else done.tensors["hidden"])
+            if pieces is not None and done is None:
+                pieces.write(f"batch-{number}", {"hidden": outputs[-1]})
             tick()
     return torch.cat(outputs)
 

@@ -7,8 +7,8 @@ of every tensor by the axes that the family names ([`~families.cut`]); `docs/com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import nn
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..progress import progress
+from ..records.pieces import Pieces
 from ..texts.packing import PackedTokens
 from .budget import shape_of
 from .depth import CRITERIA as LAYER_CRITERIA
@@ -47,12 +48,14 @@ class Calibrated:
         model (`PreTrainedModel`): the dense model.
         config ([`FlabPrunerConfig`]): what is asked for.
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
     """
 
     model: nn.Module
     family: Family
     config: FlabPrunerConfig
     tokens: PackedTokens
+    pieces: Pieces = field(default_factory=Pieces)
 
     @property
     def layers(self) -> int:
@@ -64,25 +67,6 @@ class Calibrated:
         return torch.Generator().manual_seed(self.config.seed)
 
 
-@dataclass(frozen=True)
-class TokenChoice(Choice):
-    """The tokens that stay, counted in the corpus.
-
-    Args:
-        natural (`np.ndarray`): the ids that the corpus asks for.
-        smallest (`int`): the fewest that can stay.
-        resized (`Callable`): the ids that stay at another number.
-    """
-
-    natural: np.ndarray
-    smallest: int
-    resized: Callable[[int], np.ndarray]
-
-    def __call__(self, size: int) -> np.ndarray:
-        """The dense ids of this many tokens, ascending."""
-        return self.resized(size)
-
-
 class LayerChoice(Choice):
     """The layers that stay: removals are computed as far as somebody asks, and remembered.
 
@@ -91,7 +75,7 @@ class LayerChoice(Choice):
     """
 
     def __init__(self, on: Calibrated, kept: np.ndarray):
-        self._on = on
+        self._on, self._pieces = on, on.pieces.part("layers")
         rows = max(1, on.config.layers.search_tokens // on.config.data.sequence_length)
         self._removals = self._begun(next(on.tokens.batches(rows)), kept)
         self._drawn: list[Removal] = []
@@ -116,7 +100,8 @@ class LayerChoice(Choice):
         head = OutputHead(on.model, on.family, kept)
         order = LAYER_CRITERIA[on.config.layers.criterion].removals
         # some rank all layers as soon as they are called
-        yield from order(on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick())
+        batch_size = on.config.data.batch_size
+        yield from order(on.model, on.family, tokens, batch_size, head, lambda: self._tick(), self._pieces)
 
 
 class ExpertChoice(Choice):
@@ -135,7 +120,9 @@ class ExpertChoice(Choice):
             criterion = on.config.experts.criterion
             arguments = (on.config.data.batch_size, EXPERT_CRITERIA[criterion], on.generator())
             with progress(f"Ranking experts by {criterion}", on.layers, "layer") as tick:
-                self._scores = rank_experts(on.model, on.family, on.tokens, *arguments, tick)
+                self._scores = rank_experts(
+                    on.model, on.family, on.tokens, *arguments, tick, on.pieces.part("experts")
+                )
         groups = on.family.experts.group_count(on.model.config)
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
@@ -150,26 +137,27 @@ class NeuronChoice(Choice):
 
     def __init__(self, on: Calibrated, widths: Sequence[int]):
         self._on, self._widths = on, sorted(widths)
-        self._surveyed: list[dict[int, NarrowLayer]] | None = None
+        self._surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
 
-    def __call__(self, size: int) -> dict[int, NarrowLayer]:
+    def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
         """By layer, what stays at this width; empty where that is everything."""
         if size not in self._widths:
             return {}
         if self._surveyed is None:
             self._surveyed = self._survey()
-        return {index: widths[size] for index, widths in enumerate(self._surveyed) if size in widths}
+        return self._surveyed[size]
 
-    def _survey(self) -> list[dict[int, NarrowLayer]]:
+    def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
         on = self._on
         # half of the set tells shapes apart; the chosen one is decided on all of it
         half = next(on.tokens.batches(-(-len(on.tokens.input_ids) // 2)))
         criterion = FFN_CRITERIA[on.config.ffn.criterion]
         arguments = (self._widths, criterion, on.config.data.batch_size, on.generator())
+        pieces = on.pieces.part("survey")
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
-                return survey(on.model, on.family, half, *arguments, tick)
-            return survey_experts(on.model, on.family, half, *arguments, tick)
+                return survey(on.model, on.family, half, *arguments, tick, pieces)
+            return survey_experts(on.model, on.family, half, *arguments, tick, pieces)
 
 
 def narrowed(
@@ -194,5 +182,5 @@ def narrowed(
     arguments = (width, criterion, on.config.data.batch_size, on.generator())
     with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
         if on.family.experts is None:
-            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick)
-        return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick)
+            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces)
+        return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick, on.pieces)

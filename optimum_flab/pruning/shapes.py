@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
+from ..records.pieces import Pieces
 from ..running.layerwise import output_of, run_layer
 from ..texts.packing import PackedTokens
 from .budget import Limits, ParameterCounts, Shape, candidate_shape, fitted
@@ -210,6 +211,7 @@ def measure_shape(
     text: ValidationText,
     batch_size: int,
     kept_experts: Mapping[int, torch.Tensor] | None = None,
+    pieces: Pieces | None = None,
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
@@ -218,13 +220,15 @@ def measure_shape(
         narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
         text ([`ValidationText`]): in the pieces of the shape's vocabulary.
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
+        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
     """
+    pieces = Pieces() if pieces is None else pieces
     if family.experts is None:
         step = masked_step(model, family, set(removed), narrowed)
     else:
         step = cut_step(model, family, shape, set(removed), narrowed, kept_experts or {})
-    dense = final_hidden(model, family, text.tokens, batch_size)
-    pruned = final_hidden(model, family, text.tokens, batch_size, step)
+    dense = final_hidden(model, family, text.tokens, batch_size, pieces=pieces.part("dense"))
+    pruned = final_hidden(model, family, text.tokens, batch_size, step, pieces=pieces.part("pruned"))
     head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from ..cache import cache_root
 from ..checkpoints.loading import dense_hash, weights_hash
 from ..checkpoints.surgery import check_plan, copy_in, placed
 from ..errors import ConfigurationError, FlabError
@@ -86,13 +87,6 @@ class Recovered:
     held_out: dict[str, Any]
     section: dict[str, Any]
     files: dict[str, Path] = field(default_factory=dict)
-
-
-def default_cache_dir() -> Path:
-    """Where answers, predictions and checkpoints are kept unless the user says otherwise."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME, "optimum_flab", "recovery")
 
 
 def check_teacher(work: Work) -> None:
@@ -182,7 +176,7 @@ def recover(
     settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
-    root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    root = Path(cache_dir).expanduser() if cache_dir is not None else cache_root("recovery")
     cache = BatchCache(root / "answers")
     cache.prepare()
     examples = read_instructions(settings.data)

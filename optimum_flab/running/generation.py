@@ -198,6 +198,20 @@ def only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[No
         model.generation_config = own
 
 
+@torch.no_grad()
+def completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
+    """A prompt with a greedy completion, whatever the model's own generation settings say."""
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    own = model.generation_config
+    # what a call leaves open is taken from the model's own settings, a repetition penalty for example
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=own.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    with only_config(model, config):
+        output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    return tokenizer.decode(output[0], skip_special_tokens=True)
+
+
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token ids that end a completion, by the model's generation config and the tokenizer."""
     ends = None if model.generation_config is None else model.generation_config.eos_token_id

@@ -6,15 +6,18 @@ Calibration texts do belong to the corpus.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
-from .sources import Document, default_corpus, read_sources
+from .sources import Document, SourceTexts, default_corpus, read_sources
 
 
 LARGEST_SHARE_SET_ASIDE = 0.2
@@ -43,10 +46,59 @@ class TextSets:
     skipped_files: int
     set_aside: int
 
+    FILE: ClassVar[str] = "texts.json"
+
     @property
     def corpus_hash(self) -> str:
         """Hex SHA-256 over the corpus texts in order, each preceded by its length in bytes."""
         return texts_hash(document.text for document in self.corpus)
+
+    @property
+    def deciding_hash(self) -> str:
+        """The same over all texts that decide what is kept: corpus by source, calibration and validation."""
+        sources = (document.source for document in self.corpus)
+        deciding = (document.text for part in (self.corpus, self.calibration, self.validation) for document in part)
+        return texts_hash([*sources, *deciding])
+
+    def save(self, folder: Path) -> None:
+        """Writes all texts to a folder."""
+        content = json.dumps(asdict(self), ensure_ascii=False)
+        (folder / self.FILE).write_text(content, encoding="utf-8", newline="")
+
+    @classmethod
+    def load(cls, folder: Path) -> TextSets:
+        """What [`save`] wrote."""
+        values = json.loads((folder / cls.FILE).read_bytes())
+        parts = {name: value for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **{name: [Document(**document) for document in part] for name, part in parts.items()}})
+
+
+@dataclass(frozen=True)
+class ReadTexts:
+    """What the sources of a run hold, before it is divided.
+
+    Args:
+        corpus ([`SourceTexts`]): of the corpus, or the default one.
+        calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
+        held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
+    """
+
+    corpus: SourceTexts
+    calibration: SourceTexts | None
+    held_out: SourceTexts | None
+
+    @property
+    def parts(self) -> list[SourceTexts]:
+        """What there is of the three."""
+        return [part for part in (self.corpus, self.calibration, self.held_out) if part is not None]
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 over names, sources and texts of all documents."""
+        documents = [part.documents for part in self.parts]
+        heads = [f"{len(part)}" for part in documents]
+        fields = (value for part in documents for one in part for value in (one.name, one.source, one.text))
+        return texts_hash(text for group in (heads, fields) for text in group)
 
 
 def texts_hash(texts: Iterable[str]) -> str:
@@ -59,8 +111,28 @@ def texts_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def read_texts(data: DataSettings) -> ReadTexts:
+    """Reads the sources that settings name.
+
+    Raises:
+        [`FlabError`]: one cannot be read.
+    """
+    return ReadTexts(
+        held_out=read_sources(data.held_out) if data.held_out else None,
+        calibration=read_sources(data.calibration) if data.calibration else None,
+        corpus=read_sources(data.corpus) if data.corpus else default_corpus(),
+    )
+
+
 def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int) -> TextSets:
-    """Reads the sources of `data` and divides their documents.
+    """Reads the sources of `data` and divides their documents, see [`divided`]."""
+    return divided(read_texts(data), data, count_tokens, seed)
+
+
+def divided(
+    texts: ReadTexts, data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int
+) -> TextSets:
+    """Divides documents into the sets of a run.
 
     The documents of the calibration sources (of the corpus, where none are named) are freed of duplicates and
     shuffled. Validation, and held-out unless its sources are named, take the first documents until they have their
@@ -74,17 +146,16 @@ def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list
     `pack(..., max_tokens=...)` does that.
 
     Args:
-        data (`DataSettings`): the sources and the token budgets.
+        texts ([`ReadTexts`]): the documents.
+        data (`DataSettings`): the token budgets.
         count_tokens (`Callable[[list[str]], list[int]]`): the number of tokens of each of some texts.
         seed (`int`): decides the order of documents and the passages.
 
     Raises:
-        [`FlabError`]: a source cannot be read, or there is too little text.
+        [`FlabError`]: there is too little text.
     """
-    named_held_out = read_sources(data.held_out) if data.held_out else None
-    named_pool = read_sources(data.calibration) if data.calibration else None
-    corpus = read_sources(data.corpus) if data.corpus else default_corpus()
-    skipped = sum(texts.skipped for texts in (corpus, named_pool, named_held_out) if texts is not None)
+    corpus, named_pool, named_held_out = texts.corpus, texts.calibration, texts.held_out
+    skipped = sum(part.skipped for part in texts.parts)
     never = {document.text for document in named_held_out.documents} if named_held_out else set()
 
     pool = _unique((named_pool or corpus).documents, never)

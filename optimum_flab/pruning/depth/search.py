@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergence, predicting
+from ...records.pieces import Pieces
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 
@@ -29,7 +30,7 @@ class Removal:
 
 
 Tick = Callable[[], None]
-Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick], Iterator[Removal]]
+Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick, Pieces], Iterator[Removal]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def greedy_divergence(
     batch_size: int,
     head: OutputHead,
     tick: Tick = lambda: None,
+    pieces: Pieces | None = None,
 ) -> Iterator[Removal]:
     """Removes, one after the other, the layer whose absence changes the model's predictions least.
 
@@ -57,11 +59,14 @@ def greedy_divergence(
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         head ([`OutputHead`]): the kept vocabulary.
         tick (`Callable`): called after every candidate.
+        pieces ([`Pieces`], *optional*): keeps removals and the scores of candidates, for a run that is interrupted.
 
     Yields:
         [`Removal`]: until one of the layers that may go is left.
     """
+    pieces = Pieces() if pieces is None else pieces
     layers, removable = family.decoder_layers(model), set(family.pruned_layers(model))
+    removed, scores = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
@@ -76,27 +81,50 @@ def greedy_divergence(
     def outcome(hidden: torch.Tensor, batch: int) -> torch.Tensor:
         return norm(hidden)[masks[batch].to(hidden.device)]
 
-    in_front = [[x.hidden, *upwards(0, batch, x.hidden)] for batch, x in enumerate(inputs)]
+    def states_in_front() -> list[list[torch.Tensor]]:
+        return [[x.hidden, *upwards(0, batch, x.hidden)] for batch, x in enumerate(inputs)]
+
+    in_front = states_in_front()
     dense = torch.cat([outcome(states[-1], batch) for batch, states in enumerate(in_front)])
+    if removed:
+        gone = {removal.layer for removal in removed}
+        remaining, removable = [layer for layer in remaining if layer not in gone], removable - gone
+        in_front = states_in_front()
+        yield from removed
     while len(removable) > 1:
-        best = None
         for position, layer in enumerate(remaining):
-            if layer not in removable:
-                continue
-            outcomes = []
-            for batch, states in enumerate(in_front):
-                *_, hidden = states[position], *upwards(position + 1, batch, states[position])
-                outcomes.append(outcome(hidden, batch))
-            score = mean_divergence(dense, torch.cat(outcomes), head, head)
-            if best is None or score < best[1]:
-                best = (position, score)
-            tick()
-        position, score = best
-        layer = remaining.pop(position)
+            if layer in removable and layer not in scores:
+                outcomes = []
+                for batch, states in enumerate(in_front):
+                    *_, hidden = states[position], *upwards(position + 1, batch, states[position])
+                    outcomes.append(outcome(hidden, batch))
+                scores[layer] = mean_divergence(dense, torch.cat(outcomes), head, head)
+                _keep(pieces, removed, scores)
+                tick()
+        layer = min(scores, key=lambda layer: (scores[layer], layer))
+        removed.append(Removal(layer, scores[layer]))
+        scores.clear()
+        _keep(pieces, removed, scores)
+        position = remaining.index(layer)
+        remaining.remove(layer)
         removable.remove(layer)
         for batch, states in enumerate(in_front):
             states[position + 1 :] = list(upwards(position, batch, states[position]))
-        yield Removal(layer, score)
+        yield removed[-1]
+
+
+def _begun(pieces: Pieces) -> tuple[list[Removal], dict[int, float]]:
+    """The removals that an interrupted run had decided, and the scores of the candidates for the next one."""
+    piece = pieces.read("removals")
+    if piece is None:
+        return [], {}
+    removed = [Removal(layer, score) for layer, score in piece.facts["removed"]]
+    return removed, {int(layer): score for layer, score in piece.facts["scores"].items()}
+
+
+def _keep(pieces: Pieces, removed: Sequence[Removal], scores: Mapping[int, float]) -> None:
+    facts = [(removal.layer, removal.score) for removal in removed]
+    pieces.write("removals", removed=facts, scores={str(layer): score for layer, score in scores.items()})
 
 
 def _ranked(model: nn.Module, family: Family, scores: list[float]) -> Iterator[Removal]:
@@ -132,7 +160,7 @@ def _mean_turn(
     return (turns / count).tolist()
 
 
-def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None, pieces=None) -> Iterator[Removal]:
     turns = _mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick)
     return _ranked(model, family, turns)
 
@@ -143,7 +171,7 @@ def _last_of_document(batch: PackedTokens) -> torch.Tensor:
     return last
 
 
-def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None) -> Iterator[Removal]:
+def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None, pieces=None) -> Iterator[Removal]:
     turns = _mean_turn(model, family, tokens, batch_size, _last_of_document, tick)
     return _ranked(model, family, turns)
 

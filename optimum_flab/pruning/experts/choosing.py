@@ -11,6 +11,8 @@ from torch import nn
 
 from ...errors import FlabError
 from ...families import Family
+from ...records.pieces import Pieces
+from ...running.ascent import Ascent
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 from .running import ExpertWeights, Routed, routed
@@ -58,6 +60,7 @@ def rank_experts(
     score: Score,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
 ) -> dict[int, torch.Tensor]:
     """Scores every expert of every layer by what the dense model does with it.
 
@@ -65,6 +68,7 @@ def rank_experts(
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         score (`Callable`): a value of `CRITERIA`.
         tick (`Callable`): called after every layer.
+        pieces ([`Pieces`], *optional*): keeps scores and hidden states, for a run that is interrupted.
 
     Returns:
         `dict[int, torch.Tensor]`: by layer index, scores of shape `(experts,)`; higher is better.
@@ -72,12 +76,16 @@ def rank_experts(
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.flatten() for batch in batches]
-    streams = [x.hidden for x in inputs]
-    scores = {}
-    for index, layer in enumerate(family.decoder_layers(model)):
+    pieces, layers = Pieces() if pieces is None else pieces, family.decoder_layers(model)
+    ascent = Ascent(pieces, generator, hidden=[x.hidden for x in inputs])
+    streams = ascent.streams["hidden"]
+    for _ in ascent.done:
+        tick()
+    for index in ascent.layers(len(layers)):
+        layer = layers[index]
         mixed = family.has_experts(layer)
         with routed(family, layer) if mixed else nullcontext() as seen:
-            streams = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
+            streams[:] = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
         if mixed:
             use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
             if not torch.isfinite(use.norms).all():
@@ -86,9 +94,10 @@ def rank_experts(
                     " be measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
-            scores[index] = score(use, generator)
+            pieces.write(f"layer-{index}", {"scores": score(use, generator)})
         tick()
-    return scores
+    kept = {index: pieces.read(f"layer-{index}") for index in range(len(layers))}
+    return {index: piece.tensors["scores"] for index, piece in kept.items() if piece is not None}
 
 
 def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:

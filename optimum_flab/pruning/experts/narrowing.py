@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ...families import Family
+from ...records.pieces import Pieces
+from ...running.ascent import Ascent
 from ...running.layerwise import layer_inputs, run_layer, token_importance
 from ...texts.packing import PackedTokens
 from ..width import NeuronCriterion, NeuronStatistics
-from ..width.narrowing import NarrowLayer, decide
+from ..width.narrowing import DecidedLayers, NarrowLayer, decide, keep_layer
 from .cut_layers import CutLayers
 from .running import ExpertWeights, Routed, routed
 
@@ -71,29 +73,31 @@ def survey_experts(
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
-) -> list[dict[int, NarrowLayer]]:
+    pieces: Pieces | None = None,
+) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides the experts of every layer at several widths, from the statistics of the dense model alone.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         widths (`Sequence[int]`): candidate widths.
         tick (`Callable`): called after every layer.
+        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
 
     Returns:
-        `list[dict[int, NarrowLayer]]`: for every layer and width the neurons of its experts, empty for layers without
-        experts. Their weights are not compensated: those of all widths would take several times the model's memory.
+        `dict[int, Mapping[int, NarrowLayer]]`: by width, and layer with experts, the neurons of its experts. Their
+        weights are not compensated: those of all widths would take several times the model's memory.
     """
-    layers = range(len(family.decoder_layers(model)))
-    found: list[dict[int, NarrowLayer]] = [{} for _ in layers]
+    pieces, layers = Pieces() if pieces is None else pieces, range(len(family.decoder_layers(model)))
     without_weights = replace(criterion, compensates=False)
 
     def decide_layer(
         index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
     ) -> None:
-        found[index] = _narrowed(experts, index, seen, importance, widths, without_weights, generator)
+        keep_layer(pieces, index, _narrowed(experts, index, seen, importance, widths, without_weights, generator))
 
-    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, tick)
-    return found
+    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, generator, tick, pieces)
+    mixed = family.pruned_layers(model)
+    return {width: DecidedLayers(pieces, width, mixed, model.device) for width in widths}
 
 
 @torch.no_grad()
@@ -108,6 +112,7 @@ def narrow_experts(
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
 ) -> dict[int, NarrowLayer]:
     """Decides the experts of every kept layer at one width, each on top of the layers already pruned below it.
 
@@ -117,21 +122,26 @@ def narrow_experts(
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
         width (`int`): neurons to keep per expert.
+        pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
 
     Returns:
         `dict[int, NarrowLayer]`: by dense layer index, for the experts that stay, in their order.
     """
-    decided: dict[int, NarrowLayer] = {}
+    pieces = Pieces() if pieces is None else pieces
 
     def decide_layer(
         index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
     ) -> NarrowLayer:
-        decided[index] = _narrowed(experts, index, seen, importance, [width], criterion, generator)[width]
-        return decided[index]
+        decided = _narrowed(experts, index, seen, importance, [width], criterion, generator)
+        keep_layer(pieces, index, decided)
+        return decided[width]
 
     narrow = CutLayers(model, family, {**_number(kept_experts), "neuron": width})
-    _upwards(model, family, tokens, kept_layers, kept_experts, batch_size, decide_layer, tick, narrow)
-    return decided
+    _upwards(
+        model, family, tokens, kept_layers, kept_experts, batch_size, decide_layer, generator, tick, pieces, narrow
+    )
+    mixed = [index for index in family.pruned_layers(model) if index in kept_layers]
+    return dict(DecidedLayers(pieces, width, mixed, model.device))
 
 
 def _number(kept_experts: Mapping[int, torch.Tensor]) -> dict[str, int]:
@@ -146,7 +156,9 @@ def _upwards(
     kept_experts: Mapping[int, torch.Tensor],
     batch_size: int,
     decide_layer: Callable[[int, ExpertWeights, Sequence[Routed], Sequence[torch.Tensor]], NarrowLayer | None],
+    generator: torch.Generator,
     tick: Callable[[], None],
+    pieces: Pieces,
     narrow_layers: CutLayers | None = None,
 ) -> None:
     """Runs the layers that stay, with the experts that stay, and has each layer with experts decided on.
@@ -157,12 +169,16 @@ def _upwards(
     """
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
-    streams = [x.hidden for x in inputs]
+    ascent, layers = Ascent(pieces, generator, hidden=[x.hidden for x in inputs]), family.decoder_layers(model)
+    streams = ascent.streams["hidden"]
     cut_layers = CutLayers(model, family, _number(kept_experts))
-    for index, layer in enumerate(family.decoder_layers(model)):
+    for _ in ascent.done:
+        tick()
+    for index in ascent.layers(len(layers)):
+        layer = layers[index]
         kwargs = [x.kwargs[index] for x in inputs]
         if index in kept_layers and not family.has_experts(layer):
-            streams = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
+            streams[:] = [run_layer(layer, hidden, given) for hidden, given in zip(streams, kwargs, strict=True)]
         elif index in kept_layers:
             kept = {"expert": kept_experts[index]} if kept_experts else {}
             weights = cut_layers.weights(index, kept)
@@ -176,5 +192,5 @@ def _upwards(
             if narrow_layers is not None:
                 weights = narrow_layers.weights(index, {**kept, "neuron": narrow.kept}, narrow.weight)
                 after = narrow_layers.run_all(index, weights, streams, kwargs)
-            streams = after
+            streams[:] = after
         tick()

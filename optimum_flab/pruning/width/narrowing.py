@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from ...errors import FlabError
 from ...families import Family
 from ...memory import trim_heap
+from ...records.pieces import Pieces
+from ...running.ascent import Ascent
 from ...running.layerwise import captured, layer_inputs, run_layer, token_importance
 from ...texts.packing import PackedTokens
 from .criteria import NeuronCriterion
@@ -30,6 +33,46 @@ class NarrowLayer:
 
     kept: torch.Tensor
     weight: torch.Tensor | None
+
+
+class DecidedLayers(Mapping[int, NarrowLayer]):
+    """What layers keep at one width, read when it is asked for: the weights of all of them take much memory.
+
+    Args:
+        pieces ([`Pieces`]): where [`keep_layer`] put them.
+        width (`int`): neurons that stay.
+        layers (`Sequence[int]`): that were decided, ascending.
+        device (`torch.device`): where the tensors are to be.
+    """
+
+    def __init__(self, pieces: Pieces, width: int, layers: Sequence[int], device: torch.device):
+        self._pieces, self._width, self._layers, self._device = pieces, width, layers, device
+
+    def __getitem__(self, layer: int) -> NarrowLayer:
+        if layer not in self._layers:
+            raise KeyError(layer)
+        piece = self._pieces.read(_piece(layer), only=f"{self._width}.")
+        if piece is None:
+            raise FlabError(f"what was decided about layer {layer} is gone from {self._pieces.folder}; run again")
+        kept, weight = (piece.tensors.get(f"{self._width}.{name}") for name in ("kept", "weight"))
+        return NarrowLayer(kept.to(self._device), None if weight is None else weight.to(self._device))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def _piece(layer: int) -> str:
+    return f"layer-{layer}"
+
+
+def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -> None:
+    """Keeps what was decided about a layer, by width."""
+    tensors = {f"{width}.kept": narrow.kept for width, narrow in decided.items()}
+    tensors |= {f"{width}.weight": narrow.weight for width, narrow in decided.items() if narrow.weight is not None}
+    pieces.write(_piece(layer), tensors)
 
 
 def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
@@ -58,7 +101,8 @@ def survey(
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
-) -> list[dict[int, NarrowLayer]]:
+    pieces: Pieces | None = None,
+) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides every layer at several widths from the statistics of the dense model alone.
 
     Cheap enough to compare shapes with; the shape that is chosen is then decided again by [`narrow`].
@@ -67,18 +111,25 @@ def survey(
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         widths (`Sequence[int]`): candidate widths.
         tick (`Callable`): called after every layer.
+        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
 
     Returns:
-        `list[dict[int, NarrowLayer]]`: for every layer and width what is kept; weights in bfloat16 to save memory.
+        `dict[int, Mapping[int, NarrowLayer]]`: by width and layer what is kept; weights in bfloat16 to save memory.
     """
+    pieces = Pieces() if pieces is None else pieces
     layers = family.decoder_layers(model)
-    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
-    streams = [x.hidden for x in inputs]
-    decided = []
-    for index, layer in enumerate(layers):
+    needed = criterion.needs_statistics or criterion.compensates
+    batches = list(tokens.batches(batch_size)) if needed else []
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    ascent = Ascent(pieces, generator, hidden=[x.hidden for x in inputs])
+    streams = ascent.streams["hidden"]
+    for _ in ascent.done:
+        tick()
+    for index in ascent.layers(len(layers)):
+        layer = layers[index]
         statistics = _empty_statistics(family, layer)
-        if criterion.needs_statistics or criterion.compensates:
+        if needed:
             bias = family.ffn_out(layer).bias
             with captured(family, model.config, layer) as seen:
                 for batch, mask in enumerate(masks):
@@ -88,17 +139,15 @@ def survey(
                         seen.neurons[mask], wanted[mask], token_importance(family.norm, streams[batch][mask])
                     )
             statistics.check_finite(index)
-        chosen = decide(statistics, widths, criterion, generator)
-        decided.append(
-            {
-                width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
-                for width, narrow in chosen.items()
-            }
-        )
+        chosen = {
+            width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
+            for width, narrow in decide(statistics, widths, criterion, generator).items()
+        }
+        keep_layer(pieces, index, chosen)
         del statistics, chosen
         trim_heap()  # what is kept of a layer lies between what it took to decide it
         tick()
-    return decided
+    return {width: DecidedLayers(pieces, width, range(len(layers)), model.device) for width in widths}
 
 
 @torch.no_grad()
@@ -112,6 +161,7 @@ def narrow(
     batch_size: int,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
 ) -> dict[int, NarrowLayer]:
     """Decides every kept layer at one width, each on top of the layers already pruned below it.
 
@@ -123,10 +173,12 @@ def narrow(
     Args:
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         width (`int`): neurons to keep per layer.
+        pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
 
     Returns:
         `dict[int, NarrowLayer]`: by dense layer index.
     """
+    pieces = Pieces() if pieces is None else pieces
     layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
@@ -135,12 +187,17 @@ def narrow(
         }
     inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
-    dense, pruned = [x.hidden for x in inputs], [x.hidden for x in inputs]
+    ascent = Ascent(pieces, generator, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs])
+    dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
     scale = family.block.scale(model.config)
-    decided = {}
-    for index, layer in enumerate(layers):
+    done = [index for index in ascent.done if index in kept_layers]
+    decided = dict(DecidedLayers(pieces, width, done, model.device))
+    for _ in ascent.done:
+        tick()
+    for index in ascent.layers(len(layers)):
+        layer = layers[index]
         if index not in kept_layers:
-            dense = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
+            dense[:] = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
             tick()
             continue
         statistics = _empty_statistics(family, layer)
@@ -172,6 +229,7 @@ def narrow(
             neurons[batch] = None
             pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
         decided[index] = chosen
+        keep_layer(pieces, index, {width: chosen})
         trim_heap()
         tick()
     return decided

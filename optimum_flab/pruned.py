@@ -1,0 +1,119 @@
+"""A pruned model in memory, and the folder that it is written to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .checkpoints.loading import DenseModel, shards, weights_hash
+from .checkpoints.saving import save_checkpoint
+from .checkpoints.surgery import dtypes_of, pruned_tensors
+from .checkpoints.tensors import StoredTensors
+from .errors import FlabError
+from .families import save_family
+from .hub.selection import is_replaceable
+from .hub.terms import CARD_NAME
+from .memory import give_back_memory
+from .progress import progress_bar
+from .pruning.limits import TOLERANCE
+from .records.folders import Kind, OutputFolder, nearest_folder
+from .records.plan import PLAN_NAME, PruningPlan
+from .records.report import write_report
+from .records.work import WorkFolder
+from .settings.configuration import FlabPrunerConfig
+
+
+CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
+ONLY_UNTIL_WRITTEN = ("plan", "held-out")  # stages whose values are in the checkpoint itself
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """What pruning gives.
+
+    Args:
+        model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
+        tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
+        plan ([`PruningPlan`]): what was kept.
+        report (`dict`): what was removed and what it cost, as in `flab_report.json`.
+        config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
+        files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
+        work ([`WorkFolder`], *optional*): where the stages were kept.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    report: dict[str, Any]
+    config: FlabPrunerConfig | None
+    files: dict[str, Path] = field(default_factory=dict)
+    work: WorkFolder | None = None
+
+
+def output_folder(
+    folder: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+) -> OutputFolder:
+    """The folder of a checkpoint; the arguments and errors are those of [`~records.folders.OutputFolder`]."""
+    return OutputFolder(folder, CHECKPOINT, overwrite=overwrite, inputs=inputs)
+
+
+def check_space(folder: str | Path, parameters: int, target_ratio: float | None, dtype: torch.dtype) -> None:
+    """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`.
+
+    Args:
+        parameters (`int`): of the dense model.
+        target_ratio (`float`, *optional*): the share that goes; without it the sizes are not known yet.
+        dtype (`torch.dtype`): of the pruned weights.
+    """
+    left = round(parameters * (1 - target_ratio - TOLERANCE)) if target_ratio else 0
+    free, needed = shutil.disk_usage(nearest_folder(folder)).free, left * dtype.itemsize
+    if free < needed:
+        raise FlabError(
+            f"the pruned weights take {needed / 1e6:,.0f} MB, and the disk of {folder} has {free / 1e6:,.0f} MB "
+            "free; free some space or name another folder"
+        )
+
+
+def write_pruned(pruned: PrunedModel, dense: DenseModel, output: OutputFolder) -> None:
+    """Writes the stock checkpoint, plan, report, configuration, card and licence files to a folder that is reserved.
+
+    Args:
+        dense ([`DenseModel`]): what it was pruned from, with its weights in memory or in their files.
+    """
+    from .hub.card import read_card, write_card
+
+    earlier = read_card(output.folder / CARD_NAME)
+    with output.written() as partial:
+        _write_weights(pruned, dense, partial)
+        pruned.plan.save(partial)
+        save_family(dense.family, partial)
+        if pruned.config is not None:
+            pruned.config.save_pretrained(partial)
+        for file in dense.license_files:
+            shutil.copyfile(file, partial / file.name)
+        for name, path in pruned.files.items():
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
+        write_report(partial, pruned.report)
+        write_card(partial, earlier=earlier)
+    if pruned.work is not None:
+        pruned.work.drop(ONLY_UNTIL_WRITTEN)
+
+
+def _write_weights(pruned: PrunedModel, dense: DenseModel, folder: Path) -> None:
+    if pruned.model.device.type != "meta":
+        save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
+        return
+    stored = dense.stored
+    give_back_memory()  # what reading the tokenizer took
+    # a bar keeps what it is at: the name, and not the tensor
+    names = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored)
+    tensors = ((name, stored[name]) for name in names)
+    cut = pruned_tensors(tensors, dense.family, pruned.plan, dtypes_of(pruned.model))
+    save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family, cut)
+    pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))

@@ -1,0 +1,80 @@
+"""A plan applied to its dense model, and what that costs on held-out text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..checkpoints.loading import DenseModel, dense_hash
+from ..checkpoints.surgery import check_plan, operate
+from ..errors import FlabError
+from ..records.plan import PruningPlan
+from ..records.report import HeldOut, measure_held_out
+from ..records.work import Made, Stage, WorkFolder
+from ..settings.pruning import DataSettings, VocabularySettings
+from ..texts.sets import texts_hash
+from ..vocabulary import changed_texts
+from .stages import Found
+from .vocabulary import tokenizer_of
+
+
+FILE = "held_out.json"
+
+
+def _save(held_out: HeldOut, folder: Path) -> None:
+    (folder / FILE).write_text(json.dumps(asdict(held_out)), encoding="utf-8")
+
+
+def _load(folder: Path) -> HeldOut:
+    return HeldOut(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+
+
+HELD_OUT = Stage("held-out", _save, _load)
+
+
+def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The pruned model and its tokenizer; the same dense weights give the same bytes.
+
+    Raises:
+        [`FlabError`]: the plan was made for other weights.
+    """
+    check_plan(dense.model, dense.family, plan)
+    found = dense_hash(dense)
+    if plan.base_hash != found:
+        raise FlabError(
+            f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
+            f"{found[:12]}…; give the model that the plan names and the --dtype that it was made with, or prune"
+            " this one without --plan"
+        )
+    tokenizer = dense.tokenizer
+    if plan.kept_tokens is not None:
+        tokenizer = tokenizer_of(dense.tokenizer, np.array(plan.kept_tokens), dense.model.config.model_type)
+    return operate(dense.model, dense.family, plan), tokenizer
+
+
+def held_out_cost(
+    dense: DenseModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
+) -> Made[HeldOut]:
+    """What pruning cost on text that decided nothing."""
+    texts = [document.text for document in found.texts.held_out]
+    tokenizers, kept = (dense.tokenizer, found.tokenizer), found.plan.kept_tokens
+    return work.made(
+        HELD_OUT,
+        {**found.decided_by, "held_out": texts_hash(texts)},
+        lambda pieces: measure_held_out(
+            dense.model, tokenizers[0], model, tokenizers[1], dense.family, kept, texts, data
+        ),
+    )
+
+
+def corpus_cut_differently(dense: DenseModel, found: Found, settings: VocabularySettings) -> int:
+    """How many texts of the corpus the pruned tokenizer cuts into other pieces."""
+    kept = found.plan.kept_tokens
+    if kept is None or (settings.min_count == 1 and len(kept) >= found.natural):
+        return 0  # by construction, see vocabulary.closure
+    texts = [document.text for document in found.texts.corpus]
+    return changed_texts(dense.tokenizer, found.tokenizer, np.array(kept), texts)

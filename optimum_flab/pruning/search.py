@@ -1,0 +1,126 @@
+"""The shape of the pruned model, searched for where there is a choice, and the layers and experts that go."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..progress import progress
+from ..texts.sets import TextSets
+from .budget import Shape, shape_of
+from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
+from .depth import Removal
+from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from .vocabulary import TokenChoice
+
+
+@dataclass(frozen=True)
+class ChosenShape:
+    """What the search found.
+
+    Args:
+        shape ([`Shape`]): the sizes.
+        removed (`list[Removal]`): the layers that go, in the order of their removal.
+        kept_experts (`dict[int, list[int]]`): by layer, the experts that stay, ascending; empty: all.
+        candidates (`list[Candidate]`): the shapes that were measured; none where there was no choice.
+    """
+
+    shape: Shape
+    removed: list[Removal]
+    kept_experts: dict[int, list[int]]
+    candidates: list[Candidate]
+
+    FILE: ClassVar[str] = "shape.json"
+
+    def kept_layers(self, number: int) -> list[int]:
+        """The layers that stay of this many, ascending."""
+        return sorted(set(range(number)) - {removal.layer for removal in self.removed})
+
+    def save(self, folder: Path) -> None:
+        """Writes it to a folder."""
+        values = {
+            "shape": dict(self.shape),
+            "removed": [asdict(removal) for removal in self.removed],
+            "kept_experts": self.kept_experts,
+            "candidates": [_values(candidate) for candidate in self.candidates],
+        }
+        (folder / self.FILE).write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> ChosenShape:
+        """What [`save`] wrote."""
+        values = json.loads((folder / cls.FILE).read_text(encoding="utf-8"))
+        return cls(
+            Shape(values["shape"]),
+            [Removal(**removal) for removal in values["removed"]],
+            {int(layer): kept for layer, kept in values["kept_experts"].items()},
+            [_candidate(candidate) for candidate in values["candidates"]],
+        )
+
+
+def choose_shape(on: Calibrated, tokens: TokenChoice, texts: TextSets, rows: list[list[Shape]]) -> ChosenShape:
+    """Measures the shapes that are worth comparing, and decides which layers and experts go.
+
+    Args:
+        on ([`Calibrated`]): the dense model, on the natural vocabulary's pieces.
+        tokens ([`TokenChoice`]): the tokens that stay at each size.
+        texts ([`TextSets`]): whose validation texts compare.
+        rows (`list[list[Shape]]`): see [`~pruning.limits.asked_shapes`]; a single shape is taken as it is.
+    """
+    layers, experts = LayerChoice(on, tokens.natural), ExpertChoice(on)
+    shape, candidates = natural_shape(rows[0], len(tokens.natural)), list[Candidate]()
+    if len(rows) > 1 or len(rows[0]) > 1:
+        candidates = _measured(on, rows, shape, texts, tokens, layers, experts)
+        shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
+    removed = layers.removed(shape["layer"])
+    kept_experts = experts(shape.get("expert"))
+    chosen = ChosenShape(shape, removed, {}, candidates)
+    stay = chosen.kept_layers(on.layers)
+    kept = {layer: kept_experts[layer].tolist() for layer in stay if layer in kept_experts}
+    return ChosenShape(shape, removed, kept, candidates)
+
+
+def _measured(
+    on: Calibrated,
+    rows: list[list[Shape]],
+    first: Shape,
+    texts: TextSets,
+    tokens: TokenChoice,
+    layers: LayerChoice,
+    experts: ExpertChoice,
+) -> list[Candidate]:
+    widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
+    neurons, pieces = NeuronChoice(on, sorted(widths)), on.pieces.part("candidates")
+    data = on.config.data
+    size = sum(len(document.text.encode("utf-8")) for document in texts.validation)
+    with progress("Measuring shapes", None, "shape") as tick:
+
+        def measure(shape: Shape) -> Candidate:
+            name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
+            if (done := pieces.read(name)) is not None:
+                tick()
+                return _candidate(done.facts["candidate"])
+            removed = [removal.layer for removal in layers.removed(shape["layer"])]
+            kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
+            text = ValidationText(kept.tolist(), tokens.packed(kept, texts.validation, data.sequence_length), size)
+            kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
+            candidate = measure_shape(
+                on.model, on.family, shape, removed, narrow, text, data.batch_size, kept_experts, hidden
+            )
+            pieces.write(name, candidate=_values(candidate))
+            hidden.clear()
+            tick()
+            return candidate
+
+        return search_shape(rows, first, measure)
+
+
+def _values(candidate: Candidate) -> list[object]:
+    return [dict(candidate.shape), candidate.divergence, candidate.bits_per_byte]
+
+
+def _candidate(values: list) -> Candidate:
+    shape, divergence, bits_per_byte = values
+    return Candidate(Shape(shape), divergence, bits_per_byte)

@@ -1,0 +1,175 @@
+"""Which tokens stay: counted in the corpus once, then chosen at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ConfigurationError
+from ..progress import progress_bar
+from ..settings.pruning import VocabularySettings
+from ..texts.packing import PackedTokens, pack
+from ..texts.sources import Document
+from ..vocabulary import (
+    TokenizerSpec,
+    Vocabulary,
+    balanced_uses,
+    count_tokens,
+    natural_vocabulary,
+    read_spec,
+    resize,
+    rewrite_tokenizer,
+    special_ids,
+    token_lists,
+)
+
+
+@dataclass(frozen=True)
+class CountedTokens:
+    """The tokens that a corpus asks for, and how often it uses each.
+
+    Args:
+        natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
+        protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
+        uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
+    """
+
+    natural: np.ndarray
+    protected: np.ndarray
+    uses: np.ndarray
+
+    FILE: ClassVar[str] = "vocabulary.safetensors"
+
+    def save(self, folder: Path) -> None:
+        """Writes them to a folder."""
+        save_file({"natural": self.natural, "protected": self.protected, "uses": self.uses}, folder / self.FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> CountedTokens:
+        """What [`save`] wrote."""
+        return cls(**load_file(folder / cls.FILE))
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, settings: VocabularySettings, required: Iterable[int]
+) -> TokenizerSpec:
+    """Refuses, before anything is counted, unknown tokens and a size that cannot be.
+
+    Args:
+        required (`Iterable[int]`): ids that configurations name.
+
+    Returns:
+        [`TokenizerSpec`]: what the tokenizer is made of.
+
+    Raises:
+        [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
+        [`ConfigurationError`]: there is no such token, or no such size.
+    """
+    spec = read_spec(tokenizer)
+    if settings.size is not None and settings.size > len(tokenizer):
+        raise ConfigurationError(
+            f"vocabulary.size: {settings.size:,} is more than the {len(tokenizer):,} tokens there are"
+        )
+    least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
+    if settings.size is not None and settings.size < len(least.protected):
+        resize(spec, least, np.zeros(0), settings.size)
+    return spec
+
+
+def counted_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    spec: TokenizerSpec,
+    settings: VocabularySettings,
+    required: Iterable[int],
+    corpus: Sequence[Document],
+) -> CountedTokens:
+    """Counts the tokens of a corpus, source by source."""
+    sources: dict[str, list[str]] = {}
+    for document in corpus:
+        sources.setdefault(document.source, []).append(document.text)
+    size = sum(len(document.text.encode("utf-8")) for document in corpus)
+    counts = []
+    with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
+        for part in sources.values():
+            before = bar.n
+            usage = count_tokens(tokenizer, part, lambda done, before=before: bar.update(before + done - bar.n))
+            counts.append(usage.counts)
+    vocabulary = _natural(spec, sum(counts), settings, required)
+    return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts))
+
+
+def _natural(
+    spec: TokenizerSpec, counts: np.ndarray, settings: VocabularySettings, required: Iterable[int]
+) -> Vocabulary:
+    return natural_vocabulary(spec, counts, settings.min_count, settings.keep_merges, settings.keep_tokens, required)
+
+
+def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_type: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of these tokens alone; the same one where all of them stay."""
+    if len(kept) >= len(tokenizer) and np.array_equal(kept, np.arange(len(kept))):
+        return tokenizer
+    return rewrite_tokenizer(tokenizer, kept, model_type)
+
+
+class TokenChoice:
+    """The tokens that stay at any size, and texts in their pieces.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the dense one.
+        model_type (`str`): of the dense model.
+        rows (`int`): of its embedding.
+        spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` where the vocabulary stays as it is.
+        counted ([`CountedTokens`], *optional*): what the corpus asks for; `None` likewise.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model_type: str,
+        rows: int,
+        spec: TokenizerSpec | None,
+        counted: CountedTokens | None,
+    ):
+        self._dense, self._model_type, self._rows = tokenizer, model_type, rows
+        self._spec, self._counted = spec, counted
+        self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None
+
+    @cached_property
+    def natural(self) -> np.ndarray:
+        """The dense ids that the corpus asks for, ascending; of a vocabulary that stays as it is all rows."""
+        return np.arange(self._rows) if self._counted is None else self._counted.natural
+
+    @property
+    def smallest(self) -> int:
+        """The fewest tokens that can stay."""
+        return self._rows if self._counted is None else len(self._counted.protected)
+
+    def __call__(self, size: int) -> np.ndarray:
+        """The dense ids of this many tokens, ascending."""
+        if self._counted is None or self._spec is None:
+            return self.natural
+        counted = self._counted
+        vocabulary = Vocabulary(counted.natural, len(counted.natural), counted.protected)
+        return resize(self._spec, vocabulary, counted.uses, size)
+
+    def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
+        """A tokenizer of these tokens alone."""
+        if self._last is None or self._last[0] != kept.tobytes():
+            self._last = (kept.tobytes(), tokenizer_of(self._dense, kept, self._model_type))
+        return self._last[1]
+
+    def packed(
+        self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None
+    ) -> PackedTokens:
+        """Documents in the pieces of these tokens, as dense ids, in rows of this length."""
+        tokenizer = self.tokenizer(kept)
+        pieces = [kept[ids] for ids in token_lists(tokenizer, [document.text for document in documents])]
+        before, after = (kept[ids] for ids in special_ids(tokenizer))
+        return pack(pieces, length, int(kept[0]), most_tokens, (before, after))

@@ -1,0 +1,114 @@
+"""Finished pieces of a long stage, kept as they come, so that a run that was killed goes on after the last of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+
+SUFFIX = ".safetensors"
+FACTS = "facts"  # in the header of a piece
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What was finished.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): on the CPU.
+        facts (`Mapping[str, Any]`): what JSON can hold.
+    """
+
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pieces:
+    """Pieces by name: one file each, written beside its name and renamed, so that none is ever half there.
+
+    Args:
+        folder (`Path`, *optional*): made for the first piece. `None`: pieces are kept in memory, for a run that cannot
+            go on later. What a full disk refuses is kept in memory too.
+        on_write (`Callable`): called after every piece.
+    """
+
+    def __init__(self, folder: Path | None = None, on_write: Callable[[], None] = lambda: None):
+        self.folder, self._on_write = folder, on_write
+        self._parts: dict[str, Pieces] = {}
+        self._memory: dict[str, Piece] = {}
+
+    def part(self, name: str) -> Pieces:
+        """Pieces of their own inside these; the same ones at every call."""
+        if name not in self._parts:
+            self._parts[name] = Pieces(None if self.folder is None else self.folder / name, self._on_write)
+        return self._parts[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._memory or (self.folder is not None and self._path(name).is_file())
+
+    def __len__(self) -> int:
+        return len(self._memory) + (len(list(self.folder.rglob(f"*{SUFFIX}"))) if self.folder is not None else 0)
+
+    def read(self, name: str, only: str = "") -> Piece | None:
+        """A piece, or `None` where it is not finished or its file is damaged.
+
+        Args:
+            only (`str`): read the tensors whose names start with this; the others stay on the disk.
+        """
+        if name in self._memory:
+            piece = self._memory[name]
+            return Piece({key: value for key, value in piece.tensors.items() if key.startswith(only)}, piece.facts)
+        if name not in self:
+            return None
+        try:
+            with safe_open(self._path(name), framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
+                return Piece(tensors, json.loads(file.metadata()[FACTS]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            print(f"{self._path(name)} is damaged; what it held is done again", file=sys.stderr)
+            self._path(name).unlink(missing_ok=True)
+            return None
+
+    def write(self, name: str, tensors: Mapping[str, torch.Tensor] | None = None, **facts: Any) -> None:
+        """Keeps a piece, in place of one of the same name."""
+        tensors = {} if tensors is None else tensors
+        if self.folder is None:
+            self._memory[name] = Piece(dict(tensors), facts)
+            return
+        path = self._path(name)
+        partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(whole, partial, metadata={FACTS: json.dumps(facts)})
+            partial.replace(path)
+            self._on_write()
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            if not self._memory:
+                print(f"{path} cannot be written ({error}); a run that is interrupted cannot go on", file=sys.stderr)
+            self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)
+
+    def clear(self) -> None:
+        """Drops all pieces."""
+        self._memory.clear()
+        self._parts.clear()
+        if self.folder is not None:
+            with suppress(OSError):
+                shutil.rmtree(self.folder)
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}{SUFFIX}"

@@ -1,0 +1,75 @@
+"""A pass through the layers of a model that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..records.pieces import Pieces
+
+
+STREAMS = "streams"
+
+
+class Ascent:
+    """Hidden states on their way up, kept after every layer.
+
+    ```python
+    >>> ascent = Ascent(pieces, hidden=[x.hidden for x in inputs])
+    >>> for index in ascent.layers(len(layers)):
+    ...     hidden = ascent.streams["hidden"]
+    ...     hidden[:] = [run_layer(layers[index], states, kwargs) for states in hidden]
+    ```
+
+    Args:
+        pieces ([`Pieces`]): where they are kept.
+        generator (`torch.Generator`, *optional*): whose state is kept with them.
+        streams (`list[torch.Tensor]`): hidden states by batch, in front of the first layer. Two streams may be the
+            same tensors, and are so again after an interruption.
+    """
+
+    def __init__(self, pieces: Pieces, generator: torch.Generator | None = None, **streams: list[torch.Tensor]):
+        self.streams = streams
+        self._pieces, self._generator, self._start = pieces, generator, 0
+        piece = pieces.read(STREAMS)
+        if piece is None:
+            return
+        self._start = piece.facts["next"]
+        for name, batches in streams.items():
+            source = piece.facts["same"].get(name, name)
+            if source != name:
+                batches[:] = streams[source]
+            else:
+                batches[:] = [piece.tensors[f"{name}.{batch}"].to(first.device) for batch, first in enumerate(batches)]
+        if generator is not None:
+            generator.set_state(piece.tensors["generator"])
+
+    def layers(self, number: int) -> Iterator[int]:
+        """The indices of the layers that are not done yet; each is done when the next is asked for."""
+        for index in range(self._start, number):
+            yield index
+            self._keep(index + 1)
+
+    @property
+    def done(self) -> range:
+        """The indices of the layers that an interrupted run had done."""
+        return range(self._start)
+
+    def _keep(self, following: int) -> None:
+        names = list(self.streams)
+        same = {
+            name: first
+            for position, name in enumerate(names)
+            for first in names[:position]
+            if all(a is b for a, b in zip(self.streams[name], self.streams[first], strict=True))
+        }
+        tensors = {
+            f"{name}.{batch}": states
+            for name in names
+            if name not in same
+            for batch, states in enumerate(self.streams[name])
+        }
+        if self._generator is not None:
+            tensors["generator"] = self._generator.get_state()
+        self._pieces.write(STREAMS, tensors, next=following, same=same)
