@@ -14,7 +14,7 @@ from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
 from ..records.plan import PruningPlan
 from ..records.report import HeldOut, measure_held_out
-from ..records.work import Made, Stage, WorkFolder
+from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings, VocabularySettings
 from ..texts.sets import texts_hash
 from ..vocabulary import changed_texts
@@ -58,7 +58,7 @@ def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreT
 
 def held_out_cost(
     dense: DenseModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
-) -> Made[HeldOut]:
+) -> HeldOut:
     """What pruning cost on text that decided nothing."""
     texts = [document.text for document in found.texts.held_out]
     tokenizers, kept = (dense.tokenizer, found.tokenizer), found.plan.kept_tokens

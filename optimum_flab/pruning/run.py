@@ -36,8 +36,7 @@ def pruned_by(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, found.plan)
     held_out = held_out_cost(dense, model, found, config.data, work)
-    seconds = {**found.seconds, **watch.seconds, "held-out measurement": round(held_out.seconds, 3)}
-    report = build_report(dense, dense.family, model, found.plan, held_out.value, seconds)
+    report = build_report(dense, dense.family, model, found.plan, held_out, {**work.seconds, **watch.seconds})
     report["base_model"]["card"] = base_card_of(dense.folder)
     report.update(search_section(found))
     report["datasets"] = hub_datasets(config.data.sources)

@@ -48,7 +48,6 @@ class Found:
 
     Args:
         natural (`int`): tokens that the corpus asks for.
-        seconds (`dict[str, float]`): by stage, those before an interruption included.
         decided_by (`dict`): everything that decided the plan.
     """
 
@@ -57,7 +56,6 @@ class Found:
     chosen: ChosenShape
     plan: PruningPlan
     tokenizer: PreTrainedTokenizerBase
-    seconds: dict[str, float]
     decided_by: dict[str, Any]
 
 
@@ -75,10 +73,9 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
     sizes = sizes_of(dense.model, dense.family)
     check_sizes(config, sizes)
     limits = size_limits(config, sizes, len(dense.tokenizer))
-    seconds: dict[str, float] = {}
 
-    texts = _divided_texts(dense.tokenizer, config, work, seconds)
-    tokens = _token_choice(dense, config.vocabulary, texts, work, seconds)
+    texts = _divided_texts(dense.tokenizer, config, work)
+    tokens = _token_choice(dense, config.vocabulary, texts, work)
     limits = _with_natural(limits, sizes, tokens, config)
     rows = asked_shapes(config, sizes, limits, _rows(tokens, config.vocabulary))
 
@@ -88,10 +85,9 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
         return Calibrated(dense.model, dense.family, config, packed, pieces)
 
     inputs = _decided_by(dense, config, texts)
-    shape = work.made(
+    chosen = work.made(
         SHAPE, inputs, lambda pieces: choose_shape(calibrated(tokens.natural, pieces), tokens, texts, rows)
     )
-    chosen, seconds["shape"] = shape.value, round(shape.seconds, 3)
     give_back_memory()  # what was surveyed, for every width
 
     kept = tokens(min(chosen.shape["vocab"], limits.largest["vocab"]))
@@ -101,14 +97,11 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
         return _plan(dense, config, dtype, texts, kept, chosen, calibrated(kept, pieces), inputs["model"]["weights"])
 
     plan = work.made(PLAN, inputs, plan_of)
-    seconds["plan"] = round(plan.seconds, 3)
-    found = replace(plan.value, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
-    return Found(texts, len(tokens.natural), chosen, found, tokens.tokenizer(kept), seconds, inputs)
+    found = replace(plan, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
+    return Found(texts, len(tokens.natural), chosen, found, tokens.tokenizer(kept), inputs)
 
 
-def _divided_texts(
-    tokenizer: PreTrainedTokenizerBase, config: FlabPrunerConfig, work: WorkFolder, seconds: dict[str, float]
-) -> TextSets:
+def _divided_texts(tokenizer: PreTrainedTokenizerBase, config: FlabPrunerConfig, work: WorkFolder) -> TextSets:
     read = read_texts(config.data)
 
     def count_tokens(texts: list[str]) -> list[int]:
@@ -120,14 +113,10 @@ def _divided_texts(
         "seed": config.seed,
         "documents": read.hash,
     }
-    made = work.made(TEXTS, inputs, lambda _: divided(read, config.data, count_tokens, config.seed))
-    seconds["texts"] = round(made.seconds, 3)
-    return made.value
+    return work.made(TEXTS, inputs, lambda _: divided(read, config.data, count_tokens, config.seed))
 
 
-def _token_choice(
-    dense: DenseModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder, seconds: dict[str, float]
-) -> TokenChoice:
+def _token_choice(dense: DenseModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
     rows = dense.model.get_input_embeddings().weight.shape[0]
     arguments = (dense.tokenizer, dense.model.config.model_type, rows)
     if not settings.enabled:
@@ -139,11 +128,10 @@ def _token_choice(
         "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
     }
-    made = work.made(
+    counted = work.made(
         VOCABULARY, inputs, lambda _: counted_tokens(dense.tokenizer, spec, settings, required, texts.corpus)
     )
-    seconds["vocabulary"] = round(made.seconds, 3)
-    return TokenChoice(*arguments, spec, made.value)
+    return TokenChoice(*arguments, spec, counted)
 
 
 def _rows(tokens: TokenChoice, settings: VocabularySettings) -> int:
