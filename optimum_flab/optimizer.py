@@ -271,7 +271,8 @@ class FlabOptimizer:
         Returns:
             [`PrunedModel`]: the recovered one, also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
-        from .recovery.pipeline import Work, recover
+        from .recovery.pipeline import recover
+        from .recovery.work import Work
 
         self._needs_weights()
         pruned = self._result()

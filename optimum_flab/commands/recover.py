@@ -116,8 +116,8 @@ class RecoverCommand(FlabVerb):
         from .. import FlabOptimizer
         from ..checkpoints.loading import check_weights, find_model, read_config
         from ..records.plan import PLAN_NAME, PruningPlan
+        from ..recovery.checks import check_inputs
         from ..recovery.launch import process_device, process_state
-        from ..recovery.pipeline import check_inputs
         from ..texts.sources import local_paths
 
         if not (args.model / PLAN_NAME).is_file():

@@ -18,6 +18,9 @@ from ..records.plan import PruningPlan
 from ..stopwatch import Stopwatch
 
 
+MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
+
+
 @dataclass(frozen=True)
 class Work:
     """The models a recovery is about.
