@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..texts.packing import PackedTokens
-from .training import TrainingSizes
+from .sizes import TrainingSizes
 
 
 TRAINED_BYTES = 16  # of a trained parameter: float32 weight, gradient and two moments of AdamW

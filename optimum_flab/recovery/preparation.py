@@ -27,10 +27,11 @@ from .data import Data, Selected, expected_rows, held_out_texts, prepare, select
 from .encoding import Sequences
 from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example
+from .lora import with_lora
 from .measure import DenseSide
+from .sizes import TrainingSizes, shares_of, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
-from .training import TrainingSizes, shares_of, training_sizes, with_lora
 from .work import MEASURED_AT_ONCE, Steps, Work
 
 

@@ -15,7 +15,7 @@ from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
 from ..texts.sources import hub_datasets
 from .curve import CURVE_NAME, draw_curve
 from .preparation import Ready
-from .training import Training
+from .trained import Training
 from .work import Steps
 
 

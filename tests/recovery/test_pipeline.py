@@ -18,7 +18,10 @@ from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import preparation
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
-from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, number_format, training_sizes, with_lora
+from optimum_flab.recovery.lora import with_lora
+from optimum_flab.recovery.sizes import training_sizes
+from optimum_flab.recovery.trainer import RecoveryTrainer
+from optimum_flab.recovery.training import last_checkpoint, number_format
 from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.settings.recovery import RecoverySettings
 
