@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 from ..errors import FlabError
 from ..families import Family
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
-from .loading import WEIGHTS
 from .tensors import WrittenTensors, write_tensors, written_parts
+from .weight_files import WEIGHTS
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..checkpoints.loading import dense_hash
+from ..checkpoints.hashes import dense_hash
 from ..checkpoints.surgery import check_plan
 from ..errors import ConfigurationError, FlabError
 from ..execution import check_packages

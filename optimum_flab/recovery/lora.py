@@ -1,17 +1,13 @@
-"""LoRA matrices on a pruned model: which, seeded, and merged into its weights."""
+"""LoRA matrices on a pruned model: which, and seeded."""
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from ..checkpoints.surgery import copy_in
 from ..errors import ConfigurationError
 from ..settings.recovery import RecoverySettings
-from .trained import Training
 
 
 def lora_config(model: nn.Module, settings: RecoverySettings) -> LoraConfig:
@@ -71,24 +67,3 @@ def with_lora(model: nn.Module, settings: RecoverySettings) -> PeftModel:
             # small steps on bfloat16 weights would be rounded away
             parameter.data = parameter.data.float()
     return adapted
-
-
-@torch.no_grad()
-def merged(start: nn.Module, training: Training, dtype: torch.dtype) -> nn.Module:
-    """The pruned model with the adapter in its weights, a stock model on the CPU.
-
-    The sum is formed in float32 and rounded once.
-    """
-    model = copy_in(start, torch.device("cpu"), torch.float32)
-    if training.adapter is not None:
-        with contextlib.suppress(AttributeError):
-            model.config.use_cache = start.config.use_cache
-        with_adapter = get_peft_model(model, training.config)
-        set_peft_model_state_dict(with_adapter, training.adapter)
-        model = with_adapter.merge_and_unload(safe_merge=True)
-    result = copy_in(start, torch.device("cpu"), dtype)
-    # tensors that the class keeps in float32 are not rounded on the way
-    result.load_state_dict(model.state_dict(), strict=True)
-    result.tie_weights()
-    result.generation_config = start.generation_config
-    return result

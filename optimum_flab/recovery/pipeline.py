@@ -16,10 +16,9 @@ from ..settings.recovery import RecoverySettings, check_recovery
 from .checks import check_consent, check_teacher
 from .instructions import read_instructions
 from .launch import check_agreement, process_state
-from .lora import merged
 from .preparation import Ready, prepare_training
 from .results import report_section, written_files
-from .trained import Training, load_training, save_training
+from .trained import Training, load_training, merged, save_training
 from .training import number_format, train
 from .work import Steps, Work
 

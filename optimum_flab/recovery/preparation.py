@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..checkpoints.loading import weights_hash
+from ..checkpoints.hashes import weights_hash
 from ..checkpoints.surgery import copy_in, placed
 from ..errors import FlabError
 from ..memory import give_back_memory

@@ -1,18 +1,20 @@
-"""What a training gave, and the files in which a finished one is kept."""
+"""What a training gave: kept in files once it is finished, and merged into the model's weights."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from ..checkpoints.surgery import copy_in
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
 
@@ -64,3 +66,24 @@ def load_training(folder: Path, start: nn.Module, settings: RecoverySettings) ->
     except (OSError, ValueError, SafetensorError):
         return None
     return Training(adapter=adapter, config=lora_config(start, settings), **values)
+
+
+@torch.no_grad()
+def merged(start: nn.Module, training: Training, dtype: torch.dtype) -> nn.Module:
+    """The pruned model with the adapter in its weights, a stock model on the CPU.
+
+    The sum is formed in float32 and rounded once.
+    """
+    model = copy_in(start, torch.device("cpu"), torch.float32)
+    if training.adapter is not None:
+        with contextlib.suppress(AttributeError):
+            model.config.use_cache = start.config.use_cache
+        with_adapter = get_peft_model(model, training.config)
+        set_peft_model_state_dict(with_adapter, training.adapter)
+        model = with_adapter.merge_and_unload(safe_merge=True)
+    result = copy_in(start, torch.device("cpu"), dtype)
+    # tensors that the class keeps in float32 are not rounded on the way
+    result.load_state_dict(model.state_dict(), strict=True)
+    result.tie_weights()
+    result.generation_config = start.generation_config
+    return result

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.surgery import copy_in
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import preparation
