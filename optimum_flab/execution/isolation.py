@@ -12,7 +12,7 @@ from typing import Any
 from .packages import parts_of
 
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parent / "inside"
 PRIVATE, PACKAGES = "/tmp", "/packages"
 # Where the host is root, programs get users of their own above this number: a limit on processes does not bind root,
 # and all that such a user started can be ended at once.
