@@ -6,8 +6,8 @@ by how it exits, or by the objects that it returns.
 
 `runner.py` runs many programs, `seat.py` one after the other and `sandbox.py` a process; `isolation.py` keeps programs
 apart from the machine, `packages.py` says what they may import. `inside/` is the folder that a sandbox sees, of plain
-scripts that import each other by name: `serve.py` starts the rest, `guest.py` runs the program, `judge.py` the test, and
-`wire.py` carries values between them.
+scripts that import each other by name: `serve.py` starts the rest, `guest.py` runs the program, `judge.py` the test,
+and `wire.py` carries values between them.
 """
 
 from .isolation import Isolation, Limits, candidates

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from ..families import Family, Norm
+from ..pruning.least_squares import LeastSquares, solve
 from ..running.layerwise import captured, layer_inputs, run_layer, token_importance
 from ..texts.packing import PackedTokens
 
@@ -28,42 +29,19 @@ TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, e
 PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
 
 
-class LeastSquares:
-    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, accumulated in float32.
+def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -> torch.Tensor:
+    """A projection's weights with what least squares adds to them, float32; as they are if the tokens say nothing.
 
     Args:
-        weight (`torch.Tensor` of shape `(out, in)`): W₀.
+        weight (`torch.Tensor` of shape `(out, in)`): the weights there are.
+        problem ([`LeastSquares`]): what its output lacks, as targets of a step that is pulled towards zero. The
+            targets are small, so that the sums hold more digits than those of whole outputs would.
     """
-
-    def __init__(self, weight: torch.Tensor):
-        self.weight = weight.detach().float()
-        size = weight.shape[1]
-        self.gram = torch.zeros(size, size, device=weight.device)
-        # of the residual t - W₀ x, which is small: the sums then hold more digits
-        self.cross = torch.zeros_like(self.weight)
-
-    def add(self, inputs: torch.Tensor, errors: torch.Tensor, importance: torch.Tensor) -> None:
-        """Adds tokens.
-
-        Args:
-            inputs (`torch.Tensor` of shape `(tokens, in)`): what the projection reads.
-            errors (`torch.Tensor` of shape `(tokens, out)`): what its output lacks.
-            importance (`torch.Tensor` of shape `(tokens,)`): weight of each token.
-        """
-        root = importance.float().sqrt()[:, None]
-        scaled = inputs.float() * root
-        self.gram.addmm_(scaled.T, scaled)
-        self.cross.addmm_((errors.float() * root).T, scaled)
-
-    def solve(self, pull: float = PULL) -> torch.Tensor:
-        """The weights, float32; those there were if the tokens say nothing."""
-        strength = pull * self.gram.diagonal().mean()
-        if not torch.isfinite(strength) or strength <= 0:
-            return self.weight
-        matrix = self.gram.clone()
-        matrix.diagonal().add_(strength)
-        step = torch.cholesky_solve(self.cross.T, torch.linalg.cholesky(matrix)).T
-        return self.weight + step if torch.isfinite(step).all() else self.weight
+    weight = weight.detach().float()
+    if not torch.isfinite(problem.gram.diagonal().mean()):
+        return weight
+    step = solve(*problem.damped(pull))[0]
+    return weight + step if torch.isfinite(step).all() else weight
 
 
 @contextmanager
@@ -149,7 +127,7 @@ def _refit_output(
     weight = family.matrix(name, projection.weight)
     if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * weight.shape[1]:
         return
-    problem, scale = LeastSquares(weight), family.block.scale(config)
+    problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
     error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
     with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
         for batch, mask in enumerate(masks):
@@ -162,9 +140,9 @@ def _refit_output(
             error_sum = error_sum + importance @ error
             input_sum = input_sum + importance @ seen["input"][mask].float()
             weight_sum = weight_sum + importance.sum()
-    solved = problem.solve()
+    solved = corrected(weight, problem)
     if projection.bias is not None:
-        left = (error_sum - (solved - problem.weight) @ input_sum) / weight_sum
+        left = (error_sum - (solved - weight.detach().float()) @ input_sum) / weight_sum
         projection.bias.copy_(projection.bias.float() + left)
     projection.weight.copy_(family.matrix(name, solved))
 
