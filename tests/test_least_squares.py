@@ -10,7 +10,7 @@ from optimum_flab.pruning.least_squares import COLUMN_BLOCKS, LeastSquares, solv
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 3 * COLUMN_BLOCKS + 1), st.integers(1, 5), st.floats(0.01, 2))
 def test_the_sums_and_the_solution_are_those_of_the_definition(seed, inside, outside, damping):
-    """In float64, from all tokens at once: the gradient of `sum_c |t - W x|² + λ |W - W₀|²` is zero at the solution."""
+    """In float64, from all tokens: the gradient of `sum_c |t - W x|² + λ |W - W₀|²` is zero at the solution."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(outside, inside, generator=generator)
     inputs, targets = (torch.randn(60, size, generator=generator) for size in (inside, outside))
