@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from .checkpoints.surgery import resized_config, sharing_weights
+from .compat import new_model
 from .errors import FlabError
 from .families import Block, Family, cut, parts_of, plain_axes
 from .measuring.divergence import OutputHead
@@ -175,7 +176,7 @@ def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
     try:
         with torch.device("meta"):
             configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
-            longer, shorter = (type(model)._from_config(config).eval() for config in configs)
+            longer, shorter = (new_model(type(model), config).eval() for config in configs)
     except Exception as error:  # configurations check themselves in many ways
         yield f"per_layer: its configuration does not allow other sizes ({(str(error).splitlines() or [''])[0]})"
         return
@@ -332,7 +333,7 @@ def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
     config = resized_config(model.config, family, range(shape["layer"]), shape)
     rewritten = sharing_weights(model, config, model.device)
     with torch.device("meta"):
-        before = type(model)._from_config(copy.deepcopy(model.config)).eval()
+        before = new_model(type(model), copy.deepcopy(model.config)).eval()
     pairs = zip(*(family.decoder_layers(one) for one in (before, rewritten)), strict=True)
     for index, (layer, other) in enumerate(pairs):
         if different := _differing(layer, other):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ..compat import new_model
 from ..errors import FlabError
 from .loading import LoadedModel
 from .tensors import WrittenTensors
@@ -43,7 +44,7 @@ def dense_hash(dense: LoadedModel) -> str:
     """[`weights_hash`] of a model in the type that it is stored in, so that it has one whatever it is computed in.
     What its class keeps in float32 all the same (some routers) is hashed so."""
     with torch.device("meta"):
-        held = type(dense.model)._from_config(copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
+        held = new_model(type(dense.model), copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
     held.tie_weights()
     dtypes = {name: outline.dtype for name, outline in WrittenTensors(held).outlines.items()}
     return weights_hash(WrittenTensors(dense.model) if dense.stored is None else dense.stored.written(), dtypes)

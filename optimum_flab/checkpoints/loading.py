@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..compat import commit_of
 from ..families import Family, family_for
 from ..memory import give_back_memory
 from ..self_check import check_family
@@ -193,7 +194,7 @@ def dense_from_memory(
         tokenizer=tokenizer,
         family=facts,
         name=name,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=commit_of(model.config),
         storage_dtype=most_common(*zip(*((p.dtype, p.numel()) for p in model.parameters()), strict=True)),
         folder=folder,
         license_files=find_license_files(folder) if folder else [],

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from transformers import AutoConfig, AutoTokenizer
 
+from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
@@ -71,7 +72,7 @@ def _save_streamed(
     split = split_state_dict_into_shards_factory(
         outlines,
         # the experts that were one tensor stay in one file
-        get_storage_id=lambda outline: outline.untyped_storage()._cdata,
+        get_storage_id=storage_of,
         get_storage_size=lambda outline: outline.untyped_storage().nbytes(),
         filename_pattern=WEIGHTS.replace(".", "{suffix}."),
         max_shard_size=max_shard_size,

@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers.initialization import no_init_weights
 
+from ..compat import attention_of, new_model
 from ..errors import FlabError
 from ..families import Family, cut, plain_axes
 from ..measuring.divergence import LayerStep
@@ -220,7 +221,7 @@ def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
     Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
     """
-    copied = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
     copied.load_state_dict(model.state_dict(), strict=True)
     copied.tie_weights()
     return copied.to(device).eval().requires_grad_(False)
@@ -247,7 +248,7 @@ def sharing_weights(
         tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
     """
     with no_init_weights():  # memory that is never written to is never taken
-        other = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
     other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
     other.tie_weights()
     for module in other.modules():
@@ -271,7 +272,7 @@ def cast_by_layer(
     """
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
-        dtypes = dtypes_of(type(model)._from_config(config, dtype=dtype))
+        dtypes = dtypes_of(new_model(type(model), config, dtype=dtype))
     tensors = {
         name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
         for name, tensor in model.state_dict().items()
@@ -323,7 +324,7 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     with torch.device("meta" if model.device.type == "meta" else "cpu"), no_init_weights():
-        pruned = type(model)._from_config(config, dtype=dtype)
+        pruned = new_model(type(model), config, dtype=dtype)
     if model.device.type != "meta":
         tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
         _fill(pruned, tensors)

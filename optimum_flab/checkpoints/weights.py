@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..compat import forget_quantisation
 from ..errors import FlabError
 from ..vocabulary import remap_config_ids
 from .faults import counted, first_line
@@ -50,7 +51,7 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
             " class"
         )
     if files.gguf is not None:
-        _forget_quantisation(model)
+        forget_quantisation(model)
     return model
 
 
@@ -139,15 +140,6 @@ def settle_generation_config(model: PreTrainedModel, files: ModelFiles) -> list[
             f" ({first_line(error)}); correct it"
         ) from error
     return left_out
-
-
-def _forget_quantisation(model: PreTrainedModel) -> None:
-    """Makes a dequantised model an ordinary one that can be saved."""
-    for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "_is_quantized"):
-        if attribute in vars(model):
-            delattr(model, attribute)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
 
 
 @torch.no_grad()

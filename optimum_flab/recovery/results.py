@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.surgery import copy_in
+from ..compat import forget_origin
 from ..records.report import HeldOut
 from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
 from ..texts.sources import hub_datasets
@@ -80,7 +81,7 @@ def written_files(ready: Ready, settings: RecoverySettings, training: Training) 
 
         adapter = folder / ADAPTER_FOLDER
         base = copy_in(start, torch.device("cpu"), start.dtype)
-        base.config._name_or_path = base.name_or_path = ""  # the pruned checkpoint, wherever it will lie
+        forget_origin(base)  # its base is the pruned checkpoint, wherever it will lie
         model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
         set_peft_model_state_dict(model, training.adapter)
         model.save_pretrained(adapter)

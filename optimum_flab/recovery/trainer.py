@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
+from ..compat import in_order
 from ..measuring.divergence import predicting
 from ..progress import progress_bar
 from .encoding import IGNORED, Sequences
@@ -65,6 +66,7 @@ class NotFinite(Exception):
     """The training loss is NaN or infinite."""
 
 
+@in_order
 class RecoveryTrainer(Trainer):
     """A Trainer with our loss over rows in the order of their dataset.
 
@@ -79,9 +81,6 @@ class RecoveryTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.shares, self.dense = shares, dense
         self.model_accepts_loss_kwargs = False
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

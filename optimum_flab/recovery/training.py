@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traini
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..checkpoints.surgery import copy_in
+from ..compat import use_one_device
 from ..errors import FlabError
 from ..settings.recovery import RecoverySettings
 from .encoding import Sequences, collate, schedule
@@ -72,8 +73,7 @@ def training_arguments(
         seed=settings.seed,
         data_seed=settings.seed,
     )
-    # several visible GPUs without a launcher would each take a batch of their own
-    arguments._n_gpu = min(1, arguments.n_gpu)
+    use_one_device(arguments)
     return arguments
 
 
