@@ -138,7 +138,7 @@ def load_dense(
         model = stored.model
     else:
         model = load_weights(files, config, dtype)
-        if finer_copy is not None:
+        if finer_copy is not None and files.gguf is not None:
             tie_again(model, files.gguf, finer_copy)
     if settle_ties(model):
         notes.append(

@@ -99,7 +99,8 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
         if quantisation is not None:
             method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
             raise FlabError(quantised(name, method or "by an unknown method"))
-    auto_map = raw.get("auto_map") if isinstance(raw.get("auto_map"), Mapping) else {}
+    auto_map = raw.get("auto_map")
+    auto_map = auto_map if isinstance(auto_map, Mapping) else {}
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
         raise FlabError(
             f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"

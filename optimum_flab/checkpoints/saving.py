@@ -137,7 +137,7 @@ def older_names(config: PreTrainedConfig) -> dict[str, Any]:
             embedding: it would take another one without a warning.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    names = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
+    names: dict[str, Any] = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
     if "sliding_attention" in rope:
         rope, local = rope["full_attention"], rope["sliding_attention"]
         if local != {"rope_type": "default", "rope_theta": local["rope_theta"]}:

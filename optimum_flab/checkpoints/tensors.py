@@ -297,7 +297,7 @@ def write_tensors(
         path, place = places.pop(name)
         with path.open("r+b") as file:
             file.seek(place)
-            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         del tensor  # before the next one is made
     if places:
         raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")

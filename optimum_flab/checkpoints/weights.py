@@ -170,8 +170,8 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
     stored = _stored(files, config, torch.float32)
     if stored is None:
         return
-    if files.gguf is not None and (unknown := stored.stored.unknown):
-        raise FlabError(_unknown_in_gguf(files, unknown))
+    if isinstance(stored.stored, GgufTensors) and stored.stored.unknown:
+        raise FlabError(_unknown_in_gguf(files, stored.stored.unknown))
     if stored.lacking:
         raise FlabError(lacking_tensors(files, sorted(stored.lacking)))
 

@@ -11,18 +11,22 @@ stream, only the final norm is refitted.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..families import Family, Norm
 from ..pruning.least_squares import LeastSquares, solve
-from ..running.layerwise import captured, layer_inputs, run_layer, token_importance
+from ..running.layerwise import LayerInputs, captured, layer_inputs, run_layer, token_importance
 from ..texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise
@@ -45,7 +49,7 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
 
 
 @contextmanager
-def _inputs_seen(module: nn.Module):
+def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """Notes what a module reads, at each run."""
     seen: dict[str, torch.Tensor] = {}
     handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
@@ -57,8 +61,8 @@ def _inputs_seen(module: nn.Module):
 
 @torch.no_grad()
 def refit(
-    dense: nn.Module,
-    pruned: nn.Module,
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
     family: Family,
     kept_layers: Sequence[int],
     dense_tokens: PackedTokens,
@@ -69,8 +73,8 @@ def refit(
     """Refits a pruned model in place; of a mixture of experts what attention gives, and the final norm.
 
     Args:
-        dense (`nn.Module`): the dense model, in the dtype to compute in.
-        pruned (`nn.Module`): a model of the same family, changed; on the same device.
+        dense (`PreTrainedModel`): the dense model, in the dtype to compute in.
+        pruned (`PreTrainedModel`): a model of the same family, changed; on the same device.
         kept_layers (`Sequence[int]`): dense index of each pruned layer.
         dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either.
         tick (`Callable`): called after every layer of the pruned model.
@@ -111,7 +115,7 @@ def _refit_output(
     layer: nn.Module,
     index: int,
     stream: Sequence[torch.Tensor],
-    inputs: Sequence,
+    inputs: Sequence[LayerInputs],
     masks: Sequence[torch.Tensor],
     name: str,
     wanted: Sequence[torch.Tensor],
@@ -123,12 +127,13 @@ def _refit_output(
         wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read behind the projection: in
             front of the FFN, or behind the layer.
     """
-    projection = layer.get_submodule(name)
+    projection = family.projection(layer, name)
     weight = family.matrix(name, projection.weight)
     if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * weight.shape[1]:
         return
     problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
-    error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
+    error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
+    weight_sum = weight.new_zeros(()).float()
     with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
         for batch, mask in enumerate(masks):
             output = run_layer(layer, stream[batch], inputs[batch].kwargs[index])
@@ -160,7 +165,7 @@ def _refit_final_norm(
     if weight is None:
         return
     shift = 0.0 if bias is None else bias.float()
-    cross = square = 0.0
+    cross = square = torch.zeros_like(weight, dtype=torch.float32)
     for target, hidden, mask in zip(wanted, stream, masks, strict=True):
         should, now = dense_norm(target[mask]).float() - shift, norm(hidden[mask]).float() - shift
         cross, square = cross + (should * now).sum(dim=0), square + now.square().sum(dim=0)
@@ -169,7 +174,7 @@ def _refit_final_norm(
 
 
 @torch.no_grad()
-def between(start: nn.Module, refitted: nn.Module, share: float, result: nn.Module) -> None:
+def between(start: PreTrainedModel, refitted: PreTrainedModel, share: float, result: PreTrainedModel) -> None:
     """Gives `result` the weights of `start` and this share of what the refit changed; summed in float32.
 
     Least squares on the hidden states aims past what is best for the predictions; part of the way often helps more.

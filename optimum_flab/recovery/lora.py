@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -10,7 +12,11 @@ from ..errors import ConfigurationError
 from ..settings.recovery import RecoverySettings
 
 
-def lora_config(model: nn.Module, settings: RecoverySettings) -> LoraConfig:
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfig:
     """What the settings ask of peft."""
     embeddings = {}
     if settings.train_embeddings:
@@ -29,11 +35,11 @@ def lora_config(model: nn.Module, settings: RecoverySettings) -> LoraConfig:
     )
 
 
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def with_lora(model: nn.Module, settings: RecoverySettings) -> PeftModel:
+def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
     """A model with seeded LoRA matrices; what it computes has not changed yet.
 
     Raises:

@@ -111,7 +111,7 @@ def prepare_training(
     with steps.step("held-out measurement"):
         measured = within_tokens(work, data.held_out, settings) if first else []
         side = _dense_side(work, measured, settings) if first else None
-        before = side and side.measure(work.model)
+        before = None if side is None else side.measure(work.model)
     computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
     if release_dense and computing is not work.dense.model:
         work.dense.model.to("meta")
@@ -132,7 +132,9 @@ def prepare_training(
         with steps.step("closed form"):
             start, closed = closed_form_step(work, computing, settings, data, folder, steps, dtype, give_up_dense)
     give_up_dense()
-    asked = DenseTeacher(computing, work.family, work.plan.kept_tokens) if resident else None
+    asked = None
+    if resident:
+        asked = DenseTeacher(computing, work.family, work.plan.kept_tokens)
     return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
 
 

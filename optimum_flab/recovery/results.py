@@ -44,7 +44,7 @@ def report_section(
             "tokens": data.rows.tokens.tokens,
             "answer_tokens": int((data.rows.labels >= 0).sum()),
         },
-        "held_out_before": asdict(ready.before),
+        "held_out_before": None if ready.before is None else asdict(ready.before),
         "held_out_after": asdict(after),
         "closed_form": ready.closed_form,
         "training": {

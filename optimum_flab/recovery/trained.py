@@ -7,16 +7,20 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from ..checkpoints.surgery import copy_in
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
@@ -58,7 +62,7 @@ def save_training(training: Training, folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def load_training(folder: Path, start: nn.Module, settings: RecoverySettings) -> Training | None:
+def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettings) -> Training | None:
     """A training that was finished in this folder; `None` where there is none that can be read."""
     try:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
@@ -69,7 +73,7 @@ def load_training(folder: Path, start: nn.Module, settings: RecoverySettings) ->
 
 
 @torch.no_grad()
-def merged(start: nn.Module, training: Training, dtype: torch.dtype) -> nn.Module:
+def merged(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
     """The pruned model with the adapter in its weights, a stock model on the CPU.
 
     The sum is formed in float32 and rounded once.

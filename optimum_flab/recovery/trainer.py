@@ -105,6 +105,7 @@ class RecoveryTrainer(Trainer):
                     logits[distilled], inputs["teacher_values"][distilled], inputs["teacher_ids"][distilled]
                 )
             else:
+                assert self.dense is not None  # which every training has whose rows bring no predictions
                 teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
                 costs = divergence(logits[distilled], teacher)
             total = total + self.shares.distillation * inputs["distill_weight"][0] * costs.sum()
@@ -147,7 +148,7 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         for name, shown in (("loss", "loss"), ("eval_loss", "set aside")):
-            if name in (logs or {}):
+            if logs is not None and name in logs:
                 self.shown[shown] = f"{logs[name]:.4f}"
         if self.bar is not None:
             self.bar.set_postfix(self.shown)

@@ -8,12 +8,11 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
-from torch import nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -27,6 +26,10 @@ from .sizes import TrainingSizes, shares_of
 from .teacher import CachedTeacher, DenseTeacher
 from .trained import Training
 from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 STATE = "trainer_state.json"  # written last into a checkpoint
@@ -95,7 +98,7 @@ def number_format(asked: str, device: torch.device) -> str:
 
 
 def train(
-    start: nn.Module,
+    start: PreTrainedModel,
     rows: Sequences,
     validation: Sequences,
     teachers: tuple[CachedTeacher | None, CachedTeacher | None],
@@ -108,7 +111,7 @@ def train(
     """Trains LoRA matrices on a pruned model; goes on from the last whole checkpoint in `folder`.
 
     Args:
-        start (`nn.Module`): the pruned model; left as it is.
+        start (`PreTrainedModel`): the pruned model; left as it is.
         rows, validation ([`Sequences`]): to train on, and to choose the checkpoint on.
         teachers (`tuple`): the cached predictions for both, or `None`.
         dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
