@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints.loading import DenseModel, shards, weights_hash
+from .checkpoints.hashes import weights_hash
+from .checkpoints.loading import LoadedModel
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import dtypes_of, pruned_tensors
 from .checkpoints.tensors import StoredTensors
+from .checkpoints.weight_files import shards
 from .errors import FlabError
 from .families import save_family
 from .hub.selection import is_replaceable
@@ -80,11 +82,11 @@ def check_space(folder: str | Path, parameters: int, target_ratio: float | None,
         )
 
 
-def write_pruned(pruned: PrunedModel, dense: DenseModel, output: OutputFolder) -> None:
+def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> None:
     """Writes the stock checkpoint, plan, report, configuration, card and licence files to a folder that is reserved.
 
     Args:
-        dense ([`DenseModel`]): what it was pruned from, with its weights in memory or in their files.
+        dense ([`LoadedModel`]): what it was pruned from, with its weights in memory or in their files.
     """
     from .hub.card import read_card, write_card
 
@@ -105,7 +107,7 @@ def write_pruned(pruned: PrunedModel, dense: DenseModel, output: OutputFolder) -
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
 
 
-def _write_weights(pruned: PrunedModel, dense: DenseModel, folder: Path) -> None:
+def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> None:
     if pruned.model.device.type != "meta":
         save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
         return

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, PruningPlan
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.hub.ownership import BEGIN
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, tiny_model

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel, dense_hash
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
 from ..records.plan import PruningPlan
@@ -36,7 +37,7 @@ def _load(folder: Path) -> HeldOut:
 HELD_OUT = Stage("held-out", _save, _load)
 
 
-def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The pruned model and its tokenizer; the same dense weights give the same bytes.
 
     Raises:
@@ -57,7 +58,7 @@ def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreT
 
 
 def held_out_cost(
-    dense: DenseModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
+    dense: LoadedModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
 ) -> HeldOut:
     """What pruning cost on text that decided nothing."""
     texts = [document.text for document in found.texts.held_out]
@@ -71,7 +72,7 @@ def held_out_cost(
     )
 
 
-def corpus_cut_differently(dense: DenseModel, found: Found, settings: VocabularySettings) -> int:
+def corpus_cut_differently(dense: LoadedModel, found: Found, settings: VocabularySettings) -> int:
     """How many texts of the corpus the pruned tokenizer cuts into other pieces."""
     kept = found.plan.kept_tokens
     if kept is None or (settings.min_count == 1 and len(kept) >= found.natural):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel, dense_hash
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..memory import give_back_memory
 from ..records.pieces import Pieces
@@ -59,11 +60,11 @@ class Found:
     decided_by: dict[str, Any]
 
 
-def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> Found:
+def find_plan(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> Found:
     """Decides what stays.
 
     Args:
-        dense ([`DenseModel`]): with its weights in memory.
+        dense ([`LoadedModel`]): with its weights in memory.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
 
@@ -116,7 +117,7 @@ def _divided_texts(tokenizer: PreTrainedTokenizerBase, config: FlabPrunerConfig,
     return work.made(TEXTS, inputs, lambda _: divided(read, config.data, count_tokens, config.seed))
 
 
-def _token_choice(dense: DenseModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
+def _token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
     rows = dense.model.get_input_embeddings().weight.shape[0]
     arguments = (dense.tokenizer, dense.model.config.model_type, rows)
     if not settings.enabled:
@@ -160,7 +161,7 @@ def _with_natural(limits: Limits, sizes: ModelSizes, tokens: TokenChoice, config
 
 
 def _plan(
-    dense: DenseModel,
+    dense: LoadedModel,
     config: FlabPrunerConfig,
     dtype: torch.dtype,
     texts: TextSets,
@@ -195,7 +196,7 @@ def _plan(
 # --- what decides a value ------------------------------------------------------------------------------------------
 
 
-def _decided_by(dense: DenseModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
+def _decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
     """Everything that decides the shape. Texts are known by their hash, and recovery comes later."""
     identity = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
     settings = {name: value for name, value in config.to_dict().items() if name != "recovery"}

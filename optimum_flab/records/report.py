@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel, weights_hash
+from ..checkpoints.hashes import weights_hash
+from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import cast_by_layer
 from ..components import COMPONENTS
 from ..errors import FlabError
@@ -147,7 +148,7 @@ def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> dict[st
 
 
 def build_report(
-    dense: DenseModel,
+    dense: LoadedModel,
     family: Family,
     pruned: PreTrainedModel,
     plan: PruningPlan,
