@@ -9,7 +9,8 @@ from pathlib import Path
 from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
-from .pruning.budget import ModelSizes, parameters_to_keep, sizes_of_config
+from .pruning.budget import ModelSizes, sizes_of_config
+from .pruning.limits import parameters_to_keep
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,11 @@ from ..families import Family
 from ..records.folders import Kind, OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..records.report import measure_held_out
-from ..running.generation import BatchCache, config_hash, tokenizer_hash
+from ..running.generation import BatchCache, config_hash
 from ..settings.evaluation import DIVERGENCE, check_settings, listed
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
+from ..vocabulary import tokenizer_hash
 from . import comparison
 from .catalog import LoadedTask, Sampling, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison, OfSums, Score

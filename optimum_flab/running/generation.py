@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from ..errors import FlabError
+from ..vocabulary import tokenizer_hash
 
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
@@ -240,12 +241,3 @@ def config_hash(model: PreTrainedModel) -> str:
     for name in ("_name_or_path", "transformers_version", "dtype"):
         config.pop(name, None)
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # left behind by the last call
-        backend.pop(name, None)
-    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
-from .sources import Document, SourceTexts, default_corpus, read_sources
+from .sources import Document, SourceTexts, default_corpus, hub_datasets, read_sources
 
 
 LARGEST_SHARE_SET_ASIDE = 0.2
@@ -37,6 +37,7 @@ class TextSets:
         held_out (`list[Document]`): passages that only ever measure.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         set_aside (`int`): documents taken out of the calibration sources for validation and held-out.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
     """
 
     corpus: list[Document]
@@ -45,6 +46,7 @@ class TextSets:
     held_out: list[Document]
     skipped_files: int
     set_aside: int
+    datasets: tuple[str, ...] = ()
 
     FILE: ClassVar[str] = "texts.json"
 
@@ -69,8 +71,9 @@ class TextSets:
     def load(cls, folder: Path) -> TextSets:
         """What [`save`] wrote."""
         values = json.loads((folder / cls.FILE).read_bytes())
-        parts = {name: value for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **{name: [Document(**document) for document in part] for name, part in parts.items()}})
+        sets = ("corpus", "calibration", "validation", "held_out")
+        documents = {name: [Document(**document) for document in values[name]] for name in sets}
+        return cls(**{**values, **documents, "datasets": tuple(values["datasets"])})
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class ReadTexts:
         corpus ([`SourceTexts`]): of the corpus, or the default one.
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
     """
 
     corpus: SourceTexts
     calibration: SourceTexts | None
     held_out: SourceTexts | None
+    datasets: tuple[str, ...]
 
     @property
     def parts(self) -> list[SourceTexts]:
@@ -121,6 +126,7 @@ def read_texts(data: DataSettings) -> ReadTexts:
         held_out=read_sources(data.held_out) if data.held_out else None,
         calibration=read_sources(data.calibration) if data.calibration else None,
         corpus=read_sources(data.corpus) if data.corpus else default_corpus(),
+        datasets=tuple(hub_datasets(data.sources)),
     )
 
 
@@ -195,6 +201,7 @@ def divided(
         held_out=held_out,
         skipped_files=skipped,
         set_aside=set_aside,
+        datasets=texts.datasets,
     )
 
 

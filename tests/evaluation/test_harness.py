@@ -28,15 +28,8 @@ from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import harness
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.records.plan import PruningPlan
-from optimum_flab.running.generation import (
-    BatchCache,
-    HasStopString,
-    batches_by_length,
-    cut,
-    end_ids,
-    text_behind,
-    tokenizer_hash,
-)
+from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
+from optimum_flab.vocabulary import tokenizer_hash
 
 
 VOCABULARY = 600
