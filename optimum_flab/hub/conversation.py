@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
+from ..settings.hub import TIMEOUT
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
 from .facts import at
 from .results import matching_task
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
-LONGEST_TIMEOUT = 86_400.0  # seconds, a day
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
 PASSING = (408, 429, 500, 502, 503, 504)

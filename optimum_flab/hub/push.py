@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
+from ..settings.hub import LONGEST_TIMEOUT, TIMEOUT
 from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between, commit_text, holds
-from .conversation import LONGEST_TIMEOUT, TIMEOUT, Conversation, answers_within, card_reader, hub_client
+from .conversation import Conversation, answers_within, card_reader, hub_client
 from .facts import at
 from .selection import grouped, select_files
 from .staging import Staged, check_complete, size_of, stage
