@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from argparse import ArgumentParser
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -452,7 +452,7 @@ def test_the_same_table_goes_to_json_terminal_and_plot(report):
         "ratio": report.models[MODEL].parameters / report.models[BASELINE].parameters,
     }
     assert as_json["table"][5]["model"]["repeats"] == 3
-    assert as_json["workload"] == asdict(report.workload)
+    assert as_json["workload"] == report.workload.workload
     text, titles = report.to_text(), [axes.get_title() for axes in plot(report).axes if axes.axison]
     assert len(titles) == len(rows)
     for row, title in zip(rows, titles, strict=True):
@@ -549,7 +549,7 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
         (
             ("-m", "./none", "--batch-size", "0"),
             2,
-            "batch_size: 0 should be greater than or equal to 1 (--batch-size)",
+            "greater than or equal to 1 (--batch-size)",
         ),
         (("-m", "./none", "--repeats", "many"), 2, "argument --repeats: invalid int value: 'many'"),
         (("-m", "./none", "--country", "XYZ"), 2, "country: 'XYZ' is not one of"),
@@ -572,12 +572,11 @@ def test_bad_usage_ends_with_a_message_and_writes_nothing(
 def test_the_help_gives_the_defaults_of_the_function_and_imports_nothing_heavy():
     parser = ArgumentParser()
     BenchCommand.parse_args(parser)
-    args = parser.parse_args(["-m", "x"])
-    assert {name: getattr(args, name) for name in asdict(BenchSettings())} == asdict(BenchSettings())
-    assert (
-        " ".join(parser.format_help().split()).count("(default: ") == len(parser._actions) - 2
-    )  # all but --help and --model
-
+    text = " ".join(parser.format_help().split())
+    assert text.count("(default: ") == len(parser._actions) - 2  # --help and --model
+    for name, default in BenchSettings().workload.items():
+        start = text.rindex(f"--{name.replace('_', '-')} ")
+        assert f"(default: {default})" in text[start : start + 120]
     code = (
         "import sys\n"
         "from optimum.commands.optimum_cli import main\n"

@@ -25,7 +25,8 @@ from transformers import GenerationConfig
 from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, evaluate
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation import harness
+from optimum_flab.evaluation import judged
+from optimum_flab.evaluation import results as written
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.generation import (
@@ -352,7 +353,7 @@ def no_weights(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(harness, "load_dense", refuse)
+    monkeypatch.setattr(judged, "load_dense", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +434,7 @@ def test_a_write_that_fails_leaves_nothing_behind(run, dense, tokenizer, tmp_pat
     def full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(harness, "_write_json", full)
+    monkeypatch.setattr(written, "_write_json", full)
     with pytest.raises(FlabError, match="could not be written \\(.*\\); nothing was left behind"):
         found.save(tmp_path / "deep" / "results")
     assert not (tmp_path / "deep").exists()
