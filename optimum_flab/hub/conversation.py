@@ -170,7 +170,7 @@ class Conversation:
             except RepositoryNotFoundError:
                 return Target(repo_id, branch, create_pr)
             if branch in {tag.name for tag in refs.tags}:
-                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+                raise ConfigurationError(f"revision: {branch} is a tag of {repo_id}; name a branch")
             requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
             heads = {ref.name: ref.target_commit for ref in refs.branches}
             head = heads.get(branch) or requests.get(branch)
@@ -228,7 +228,7 @@ class Conversation:
             except ValueError as error:
                 raise ConfigurationError(
                     f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
-                    " --license or --base-model, or the card"
+                    " `license` or `base_model`, or the card"
                 ) from None
 
     def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
@@ -566,7 +566,7 @@ def advice(error: BaseException) -> str:
     if status == 429 or wait:
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
-        return f"check the connection, or give the Hub longer with --timeout, and {again}"
+        return f"check the connection, or give the Hub longer with `timeout`, and {again}"
     if misunderstood(error):
         return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):

@@ -92,11 +92,12 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
-        raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
+        raise ConfigurationError(
+            "experts.enabled: this model is no mixture of experts; drop it and `experts.num_experts`"
+        )
     if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
         raise ConfigurationError(
-            "experts.enabled: nothing says how many experts stay; give target_ratio (--target-ratio) or"
-            " experts.num_experts (--num-experts)"
+            "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
         )
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:

@@ -103,7 +103,7 @@ class ExpertSettings(Section):
 
     enabled: bool = Field(False, description="remove whole experts of a mixture of experts")
     num_experts: int | None = Field(
-        None, ge=1, description="experts to keep per layer, which takes --experts in; default: decided by the target"
+        None, ge=1, description="experts to keep per layer, which takes experts in; default: decided by the target"
     )
     criterion: Literal[tuple(EXPERTS)] = Field("reap", description="what ranks the experts")
 

@@ -414,7 +414,7 @@ def test_bad_usage_is_refused_before_anything_is_loaded(run, no_weights, tmp_pat
 def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tokenizer, no_weights, tmp_path):
     found = run((dense, tokenizer), "cruxeval_output", output=tmp_path / "a" / "results")
     before = sorted(path.name for path in (tmp_path / "a" / "results").iterdir())
-    with pytest.raises(FlabError, match="results.* --overwrite"):
+    with pytest.raises(FlabError, match="results.* `overwrite`"):
         run("no-model", "cruxeval_output", output=tmp_path / "a" / "results")
     found.save(tmp_path / "a" / "results", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "a" / "results").iterdir()) == before
@@ -555,7 +555,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     cache = BatchCache(tmp_path / "file" / "cache")
     for use in (cache.prepare, lambda: cache.get({}, list)):
-        with pytest.raises(FlabError, match="cache folder '.*cache' cannot be used .*--cache-dir"):
+        with pytest.raises(FlabError, match="cache folder '.*cache' cannot be used .*`cache_dir`"):
             use()
 
 
