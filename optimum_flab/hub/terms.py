@@ -248,7 +248,7 @@ def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before
             own = None
         if own and mine and own != mine:
             raise ConfigurationError(
-                f"--{field.replace('_', '-')} {mine}: the base model's card says {own}, and a pruned model is under"
+                f"{field}: {mine}; the base model's card says {own}, and a pruned model is under"
                 " the same terms; leave it out"
             )
         remembered = before.get(field) if before.get("license") == stated["license"] else None

@@ -258,7 +258,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(report.to_dict()))
     assert (folder / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or give --overwrite"):
+    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or `overwrite`"):
         report.save(folder)
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))

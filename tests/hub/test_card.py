@@ -465,7 +465,7 @@ def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(prun
     write_card(pruned, answers=answers)
     write_card(pruned)  # what was answered once is remembered
     assert "license_link: https://x.org/L" in (pruned / "README.md").read_text(encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="--license-name another: .*says a-name"):
+    with pytest.raises(ConfigurationError, match="license_name: another; .*says a-name"):
         settle_terms(report, answers=Answers(None, "other", "another", "https://x.org/L"))
 
 
