@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -103,14 +103,18 @@ class VerbParser(ArgumentParser):
     """Answers an unknown flag itself, with the usage of its verb; Optimum's parser would show its own."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self.given = list(sys.argv[1:] if args is None else args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            wrong = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-            near = [match for word in wrong for match in get_close_matches(word, flags, n=1)]
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        words = [word.partition("=")[0] for word in self.given if word.startswith("--")]
+        wrong = [word for word in words if len(word) > 2 and not any(flag.startswith(word) for flag in flags)]
+        near = [match for word in wrong for match in get_close_matches(word, flags, n=1)]
+        super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     def print_help(self, file: Any = None) -> None:
         with terminal():

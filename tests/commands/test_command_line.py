@@ -21,6 +21,7 @@ from optimum_flab.criteria import CHOICES
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.settings.efficiency import BenchSettings
 from optimum_flab.settings.files import ALL_SECTIONS
+from optimum_flab.settings.hub import PushSettings
 from optimum_flab.settings.pruning import PrunerSettings, check_settings
 
 
@@ -450,6 +451,7 @@ def test_names_in_messages_get_their_flags():
         (["prune", "-m", "x", "out", "--target-ration", "0.3"], "--target-ration 0.3; did you mean --target-ratio?"),
         (["eval", "-m", "x", "--task=mbpp", "--basline=y"], "--basline=y; did you mean --baseline?"),
         (["inspect", "-m", "x", "--zzzz"], "--zzzz"),
+        (["inspect", "-m", "x", "--jsno", "-x"], "--jsno -x; did you mean --json?"),
     ],
 )
 def test_an_unknown_flag_is_answered_with_the_usage_of_its_verb_and_the_nearest(arguments, hint):
@@ -457,6 +459,25 @@ def test_an_unknown_flag_is_answered_with_the_usage_of_its_verb_and_the_nearest(
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"usage: optimum-cli flab {arguments[0]} [-h]")
     assert result.stderr.endswith(f"\noptimum-cli flab {arguments[0]}: error: unrecognized arguments: {hint}\n")
+
+
+def test_a_misspelt_flag_is_named_where_argparse_misses_the_right_one():
+    result = cli("flab", "inspect", "--modle", "x")
+    assert result.returncode == 2
+    assert result.stderr.endswith("the following arguments are required: -m/--model; did you mean --model?\n")
+
+
+def test_a_push_takes_the_settings_of_its_section_as_keywords():
+    from inspect import Parameter, signature
+
+    from optimum_flab.hub.push import push_to_hub
+
+    keywords = {
+        name: parameter.default
+        for name, parameter in signature(push_to_hub).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+    assert {**keywords, "include": []} == PushSettings().model_dump()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes that break")

@@ -50,9 +50,11 @@ def folder(tmp_path_factory):
 
 
 def test_the_table_is_printed_and_the_results_are_written(folder):
+    section = "evaluation: {tasks: cruxeval_output, data: {cruxeval_output: outputs.jsonl}, limit: 2}"
+    (folder / "flab.yaml").write_text(f"target_ratio: 0.3\n{section}\n", encoding="utf-8")
     result = cli(
-        "-m", "pruned", "--baseline", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=outputs.jsonl",
-        "--limit", 3, "--max-new-tokens", 4, "--cache-dir", "cache", "-o", "results", cwd=folder,
+        "-m", "pruned", "--baseline", "dense", "-c", "flab.yaml", "--limit", 3, "--max-new-tokens", 4,
+        "--cache-dir", "cache", "-o", "results", cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
