@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import ConfigurationError, FlabError
+from ..settings.hub import TIMEOUT
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
 from .facts import at
 from .results import matching_task
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
-LONGEST_TIMEOUT = 86_400.0  # seconds, a day
 WAITS = (1, 2, 4)  # seconds before a request is repeated
 LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -171,7 +170,7 @@ class Conversation:
             except RepositoryNotFoundError:
                 return Target(repo_id, branch, create_pr)
             if branch in {tag.name for tag in refs.tags}:
-                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+                raise ConfigurationError(f"revision: {branch} is a tag of {repo_id}; name a branch")
             requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
             heads = {ref.name: ref.target_commit for ref in refs.branches}
             head = heads.get(branch) or requests.get(branch)
@@ -229,7 +228,7 @@ class Conversation:
             except ValueError as error:
                 raise ConfigurationError(
                     f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
-                    " --license or --base-model, or the card"
+                    " `license` or `base_model`, or the card"
                 ) from None
 
     def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
@@ -567,7 +566,7 @@ def advice(error: BaseException) -> str:
     if status == 429 or wait:
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
-        return f"check the connection, or give the Hub longer with --timeout, and {again}"
+        return f"check the connection, or give the Hub longer with `timeout`, and {again}"
     if misunderstood(error):
         return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):

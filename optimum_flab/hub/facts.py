@@ -264,7 +264,7 @@ def own_results(paths: Sequence[Path], report: Mapping[str, Any], size: int) -> 
                 if other := scores.get((row["task"], row["metric"])):
                     raise ConfigurationError(
                         f"{row['metric']} of {row['task']} is in both {str(other)!r} and {str(path)!r}; name one of"
-                        " them with --results"
+                        " them with `results`"
                     )
             scores |= {(row["task"], row["metric"]): path for row in filter(_is_score, content["scores"])}
             evaluations.append(content)
@@ -274,7 +274,9 @@ def own_results(paths: Sequence[Path], report: Mapping[str, Any], size: int) -> 
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue
             if efficiency is not None:
-                raise ConfigurationError(f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them (--results)")
+                raise ConfigurationError(
+                    f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them with `results`"
+                )
             efficiency = content
         files.append(path)
     return Results(tuple(evaluations), efficiency, tuple(files), tuple(left_out))

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
+from ..settings.hub import LONGEST_TIMEOUT, TIMEOUT
 from .adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between, commit_text, holds
-from .conversation import LONGEST_TIMEOUT, TIMEOUT, Conversation, answers_within, card_reader, hub_client
+from .conversation import Conversation, answers_within, card_reader, hub_client
 from .facts import at
 from .selection import grouped, select_files
 from .staging import Staged, check_complete, size_of, stage
@@ -56,7 +57,7 @@ class Push:
         lines += [f"  + {path}" for path in changes.send]
         lines += [f"  - {path}" for path in changes.delete]
         lines += [f"  = {path} (kept)" for path in changes.keep]
-        lines += [f"not sent: {grouped(self.left)}; --include sends more"] if self.left else []
+        lines += [f"not sent: {grouped(self.left)}; `include` sends more"] if self.left else []
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -117,7 +118,7 @@ def push_to_hub(
     check_repo_id(repo_id)
     check_revision(revision, create_pr)
     if commit_message is not None and not commit_message.strip():
-        raise ConfigurationError("--commit-message is empty; say what is pushed, or leave it out")
+        raise ConfigurationError("commit_message: it is empty; say what is pushed, or leave it out")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigurationError(
             f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f}, a day"
@@ -128,7 +129,7 @@ def push_to_hub(
         select_files(folder, include)
     else:
         if include:
-            raise ConfigurationError("--include goes with a model; an adapter is pushed alone (--adapter-of)")
+            raise ConfigurationError("include: it goes with a model; an adapter is pushed alone (`adapter_of`)")
         check_adapter(folder, adapter_of)
 
     def staging(name: str, card: str | None) -> Staged:
@@ -230,14 +231,14 @@ def check_revision(revision: str | None, create_pr: bool) -> None:
         return
     if create_pr and revision != "main":
         raise ConfigurationError(
-            f"--create-pr opens a pull request to main, so --revision {revision} contradicts it; give one of them"
+            f"`create_pr` opens a pull request to main, so `revision` {revision} contradicts it; give one of them"
         )
     if re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ConfigurationError(f"--revision {revision} is a commit, and a commit cannot be changed; name a branch")
+        raise ConfigurationError(f"revision: {revision} is a commit, and a commit cannot be changed; name a branch")
     if revision == "HEAD" or revision.startswith("refs/"):
-        raise ConfigurationError(f"--revision {revision} is a reference of git, not a branch; name a branch, as `v1`")
+        raise ConfigurationError(f"revision: {revision} is a reference of git, not a branch; name a branch, as `v1`")
     if not re.fullmatch(r"(?![-/.])(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
-        raise ConfigurationError(f"--revision {revision!r} is not a name that git accepts for a branch")
+        raise ConfigurationError(f"revision: {revision!r} is not a name that git accepts for a branch")
 
 
 def check_target(target: Target, account: Mapping[str, Any], not_private: bool) -> None:
@@ -253,10 +254,10 @@ def check_target(target: Target, account: Mapping[str, Any], not_private: bool) 
         others = ", ".join(sorted(mine))
         raise FlabError(
             f"{target.repo_id} belongs to {owner!r}, where the token of {account['name']!r} may not write (it may as"
-            f" {others}); name another repository, or propose the model with --create-pr"
+            f" {others}); name another repository, or propose the model with `create_pr`"
         )
     if target.create_pr and not target.exists:
-        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out --create-pr")
+        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out `create_pr`")
     if owner in mine and not may_write(account, target.repo_id):
         raise FlabError(
             f"the token is a fine-grained one that may not write to {target.repo_id}; let it write to repositories of"
@@ -265,7 +266,7 @@ def check_target(target: Target, account: Mapping[str, Any], not_private: bool) 
     if not_private:
         raise FlabError(
             f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
-            " leave out --private"
+            " leave out `private`"
         )
 
 

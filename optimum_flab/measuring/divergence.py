@@ -184,6 +184,6 @@ def check_finite(value: float) -> float:
     if not math.isfinite(value):
         raise FlabError(
             "the model gives NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
-            "try --dtype float32 or bfloat16; otherwise check the checkpoint"
+            "try `dtype` float32 or bfloat16; otherwise check the checkpoint"
         )
     return value

@@ -48,8 +48,8 @@ def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, Pre
     if plan.base_hash != found:
         raise FlabError(
             f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
-            f"{found[:12]}…; give the model that the plan names and the --dtype that it was made with, or prune"
-            " this one without --plan"
+            f"{found[:12]}…; give the model that the plan names and the `dtype` that it was made with, or prune"
+            " this one anew"
         )
     tokenizer = dense.tokenizer
     if plan.kept_tokens is not None:

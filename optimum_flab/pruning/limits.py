@@ -116,11 +116,12 @@ def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_r
     least = 1 - counts.total(limits.largest) / counts.total(dense)
     if not least - tolerance <= target_ratio <= most + tolerance:
         parts = [part for part in COMPONENTS if part.dimension in dense]
-        flags = [part.flag for part in parts] + ["--keep-used"] + [part.switch for part in parts]
+        named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
+        named += [f"`{part.section}.enabled`" for part in parts]
         raise ConfigurationError(
             f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
             f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component "
-            f"({', '.join(flags)}) or change the target"
+            f"with {', '.join(named)}, or change the target"
         )
 
 
@@ -152,7 +153,7 @@ def check_reached(
         return [shape]
     widths, remedies = limits.allowed["neuron"], ["take that"]
     if limits.is_free("neuron"):
-        remedies.append(f"allow smaller steps of the width (--ffn-multiple-of, now {widths[1] - widths[0]})")
+        remedies.append(f"allow smaller steps of the width than {widths[1] - widths[0]}, by `ffn.multiple_of`")
     if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
@@ -310,11 +311,12 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
-        raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
+        raise ConfigurationError(
+            "experts.enabled: this model is no mixture of experts; drop it and `experts.num_experts`"
+        )
     if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
         raise ConfigurationError(
-            "experts.enabled: nothing says how many experts stay; give target_ratio (--target-ratio) or"
-            " experts.num_experts (--num-experts)"
+            "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
         )
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:

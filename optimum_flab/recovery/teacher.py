@@ -114,7 +114,7 @@ class CachedTeacher:
             except (OSError, SafetensorError) as error:
                 raise FlabError(
                     f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some "
-                    "space, name another folder with --cache-dir, or take --teacher-mode resident"
+                    "space, name another folder with `cache_dir`, or take `recovery.teacher` resident"
                 ) from error
             finally:
                 with suppress(OSError):

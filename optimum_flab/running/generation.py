@@ -84,7 +84,7 @@ class BatchCache:
     def _unusable(self, error: OSError) -> FlabError:
         return FlabError(
             f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
-            " --cache-dir"
+            " `cache_dir`"
         )
 
 

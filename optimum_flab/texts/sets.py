@@ -168,7 +168,7 @@ def divided(
     if len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
             f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
-            " aside to measure on); name more or larger sources (--calibration, --corpus)"
+            " aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
         )
     rng = np.random.default_rng(seed)
     shuffled = [pool[index] for index in rng.permutation(len(pool))]
@@ -180,7 +180,7 @@ def divided(
     if named_held_out is not None:
         others = _unique(named_held_out.documents, {document.text for document in shuffled[:used]})
         if not others:
-            raise FlabError("every held-out text is needed for validation; name other sources (--held-out)")
+            raise FlabError("every held-out text is needed for validation; name other sources in `data.held_out`")
         held_out, _ = sampler.sample([others[index] for index in rng.permutation(len(others))], data.held_out_tokens)
     else:
         held_out, used = sampler.sample(shuffled[set_aside : set_aside + held_out_most], data.held_out_tokens)
@@ -191,7 +191,7 @@ def divided(
     if tokens < min(data.sequence_length, data.calibration_tokens):
         raise FlabError(
             f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more"
-            " text (--calibration) or shorten the sequence (--sequence-length)"
+            " text in `data.calibration` or shorten the sequence by `data.sequence_length`"
         )
     never |= {document.text for document in shuffled[:set_aside]}
     return TextSets(

@@ -208,7 +208,7 @@ def default_corpus() -> SourceTexts:
     texts = _read_files(files, stdlib, "")
     documents = [document for document in texts.documents if document.text.strip()]
     if not documents:
-        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus (--corpus)")
+        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus in `data.corpus`")
     return SourceTexts(documents, texts.skipped)
 
 

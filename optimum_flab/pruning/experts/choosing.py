@@ -91,7 +91,7 @@ def rank_experts(
             if not torch.isfinite(use.norms).all():
                 raise FlabError(
                     f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can"
-                    " be measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise"
+                    " be measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
             pieces.write(f"layer-{index}", {"scores": score(use, generator)})
