@@ -30,7 +30,7 @@ class Inspection:
     def alone(self) -> dict[str, int | None]:
         """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
         counts, dense = self.sizes.counts, self.sizes.shape
-        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio)
+        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio or 0.0)
         left = {}
         for part in self._parts():
             most = dense[part.dimension] - math.ceil(excess / counts.unit(dense, part.dimension))

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ..components import COMPONENTS
 from ..families import Family, plain_axes
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class Shape(Mapping[str, int]):
@@ -117,7 +116,7 @@ class ModelSizes:
     possible: Mapping[str, Sequence[int]]
 
 
-def sizes_of(model: nn.Module, family: Family) -> ModelSizes:
+def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
     """The sizes of a loaded model (or of one on the meta device)."""
     shape = shape_of(model, family)
     fixed = shape["layer"] - len(family.pruned_layers(model))
@@ -143,10 +142,10 @@ def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:
     return sizes_of(model, family)
 
 
-def shape_of(model: nn.Module, family: Family) -> Shape:
+def shape_of(model: PreTrainedModel, family: Family) -> Shape:
     """The shape of a loaded model (or of one on the meta device)."""
     layers = family.decoder_layers(model)
-    sizes = {"vocab": model.get_submodule(family.modules.embeddings).weight.shape[0], "layer": len(layers)}
+    sizes = {"vocab": model.get_parameter(f"{family.modules.embeddings}.weight").shape[0], "layer": len(layers)}
     out = layers[family.pruned_layers(model)[0]].get_parameter(family.ffn_out_name)
     for axis, size in zip(family.axes(family.in_layer(0, family.ffn_out_name)) or (), out.shape, strict=True):
         if axis in ("neuron", "expert"):
@@ -154,7 +153,7 @@ def shape_of(model: nn.Module, family: Family) -> Shape:
     return Shape({name: sizes[name] for name in ("vocab", "layer", "neuron", "expert") if name in sizes})
 
 
-def count_parameters(model: nn.Module, family: Family) -> ParameterCounts:
+def count_parameters(model: PreTrainedModel, family: Family) -> ParameterCounts:
     """How the parameters of a model follow its shape, counted on its own parameters."""
     shape, pruned = shape_of(model, family), family.pruned_layers(model)
     terms: Counter[tuple[str, ...]] = Counter()
@@ -166,7 +165,7 @@ def count_parameters(model: nn.Module, family: Family) -> ParameterCounts:
             continue
         if layer is not None and layer not in pruned:
             in_fixed_layers += parameter.numel()
-        axes = {axis for axis in plain_axes(family.axes(name) or ()) if axis in shape}
+        axes = {axis for axis in plain_axes(family.axes(name) or ()) if axis is not None and axis in shape}
         place = ("layer",) if layer == pruned[0] else ()
         terms[(*sorted(axes), *place)] += parameter.numel() // math.prod(shape[axis] for axis in axes)
     return ParameterCounts(dict(terms), shape["layer"] - len(pruned), in_fixed_layers)

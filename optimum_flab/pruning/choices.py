@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..checkpoints.loading import LoadedModel
 from ..families import Family
@@ -33,6 +32,8 @@ from .width.narrowing import NarrowLayer, narrow, survey
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..settings.configuration import FlabPrunerConfig
 
 
@@ -54,7 +55,7 @@ class Calibrated:
         pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     family: Family
     config: FlabPrunerConfig
     tokens: PackedTokens
@@ -132,7 +133,7 @@ class ExpertChoice(Choice):
     def __call__(self, size: int | None) -> dict[int, torch.Tensor]:
         """By layer, the indices of this many experts, ascending; empty where that is all of them."""
         on = self._on
-        if not on.config.experts.enabled or size == shape_of(on.model, on.family)["expert"]:
+        if not on.config.experts.enabled or size is None or size == shape_of(on.model, on.family)["expert"]:
             return {}
         if self._scores is None:
             criterion = on.config.experts.criterion
@@ -141,7 +142,7 @@ class ExpertChoice(Choice):
                 self._scores = rank_experts(
                     on.model, on.family, on.tokens, *arguments, tick, on.pieces.part("experts")
                 )
-        groups = on.family.experts.group_count(on.model.config)
+        groups = on.family.mixture.group_count(on.model.config)
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
 

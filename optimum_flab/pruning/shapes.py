@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ..families import Family
@@ -20,6 +20,10 @@ from ..texts.packing import PackedTokens
 from .budget import Shape
 from .experts.cut_layers import CutLayers
 from .width.narrowing import NarrowLayer
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
 
 
 def masked_step(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     removed: set[int],
     narrowed: Mapping[int, NarrowLayer],
@@ -119,7 +123,7 @@ def masked_step(
 
 
 def cut_step(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     shape: Shape,
     removed: set[int],
@@ -145,7 +149,7 @@ def cut_step(
 
 
 def measure_shape(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     shape: Shape,
     removed: Sequence[int],

@@ -112,9 +112,13 @@ def counted_tokens(
     with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
         for part in sources.values():
             before = bar.n
-            usage = count_tokens(tokenizer, part, lambda done, before=before: bar.update(before + done - bar.n))
+
+            def move(done: int, before: int = before) -> None:
+                bar.update(before + done - bar.n)
+
+            usage = count_tokens(tokenizer, part, move)
             counts.append(usage.counts)
-    vocabulary = _natural(spec, sum(counts), settings, required)
+    vocabulary = _natural(spec, np.asarray(sum(counts)), settings, required)
     return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts), settings.min_count == 1)
 
 

@@ -36,7 +36,6 @@ class DenseTeacher:
     Args:
         model (`PreTrainedModel`): the dense model, in the dtype to compute in.
         kept (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
-        device (`torch.device`, *optional*): where answers are wanted; defaults to the model's.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | None):

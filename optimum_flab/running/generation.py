@@ -172,7 +172,7 @@ class HasStopString(StoppingCriteria):
         self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
         self.done: torch.Tensor | None = None
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if self.done is None:
             self.done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         rows = torch.nonzero(~self.done).flatten()

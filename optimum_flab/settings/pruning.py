@@ -81,7 +81,9 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal[tuple(LAYERS)] = Field("divergence", description="what ranks the layers")
+    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names stand in criteria.py
+        "divergence", description="what ranks the layers"
+    )
     search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
 
 
@@ -93,7 +95,7 @@ class FFNSettings(Section):
         None, ge=1, description="width to keep; default: decided by the target, or all"
     )
     multiple_of: int = Field(64, ge=1, description="the width is a multiple of this")
-    criterion: Literal[tuple(NEURONS)] = Field(
+    criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
         "obs", description="what ranks the neurons, and how the rest is compensated"
     )
 
@@ -105,7 +107,9 @@ class ExpertSettings(Section):
     num_experts: int | None = Field(
         None, ge=1, description="experts to keep per layer, which takes experts in; default: decided by the target"
     )
-    criterion: Literal[tuple(EXPERTS)] = Field("reap", description="what ranks the experts")
+    criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
+        "reap", description="what ranks the experts"
+    )
 
     @model_validator(mode="before")
     @classmethod

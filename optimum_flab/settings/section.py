@@ -37,7 +37,7 @@ class Section(BaseModel):
     @classmethod
     def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("is a yes or no; give a value of the field's own kind")
         return value
 

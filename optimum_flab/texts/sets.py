@@ -228,8 +228,12 @@ def split_passages(text: str, most_characters: int) -> list[str]:
 
 def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
     """The documents whose text is not in `without` and is not that of an earlier one."""
-    seen = set(without)
-    return [document for document in documents if not (document.text in seen or seen.add(document.text))]
+    seen, found = set(without), []
+    for document in documents:
+        if document.text not in seen:
+            seen.add(document.text)
+            found.append(document)
+    return found
 
 
 def _set_aside_sizes(documents: int, data: DataSettings, held_out_named: bool) -> tuple[int, int]:
