@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,13 +14,6 @@ from ..errors import ConfigurationError
 from .recovery import RecoverySettings, contradictions
 from .section import Section, Sources
 
-
-if TYPE_CHECKING:
-    LayerCriterion = str
-    NeuronCriterion = str
-    ExpertCriterion = str
-else:  # names that are computed are nothing for type checkers
-    LayerCriterion, NeuronCriterion, ExpertCriterion = (Literal[tuple(names)] for names in (LAYERS, NEURONS, EXPERTS))
 
 # Written beside the settings by us, optimum and transformers; they say nothing about the pruning.
 BOOKKEEPING = frozenset(
@@ -94,7 +87,9 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         default=None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: LayerCriterion = Field(default="divergence", description="what ranks the layers")
+    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names stand in criteria.py
+        default="divergence", description="what ranks the layers"
+    )
     search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
 
 
@@ -106,7 +101,7 @@ class FFNSettings(Section):
         default=None, ge=1, description="width to keep; default: decided by the target, or all"
     )
     multiple_of: int = Field(default=64, ge=1, description="the width is a multiple of this")
-    criterion: NeuronCriterion = Field(
+    criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
         default="obs", description="what ranks the neurons, and how the rest is compensated"
     )
 
@@ -120,7 +115,9 @@ class ExpertSettings(Section):
         ge=1,
         description="experts to keep per layer, which takes experts in; default: decided by the target",
     )
-    criterion: ExpertCriterion = Field(default="reap", description="what ranks the experts")
+    criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
+        default="reap", description="what ranks the experts"
+    )
 
     @model_validator(mode="before")
     @classmethod
