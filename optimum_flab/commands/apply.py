@@ -57,8 +57,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
             device=args.device,
             dtype=args.dtype,
         )
-        optimizer.apply(plan)
-        optimizer.pruned.report["command"] = command
+        optimizer.apply(plan).report["command"] = command
         optimizer.save_to(output)
     show_pruned(verb, optimizer)
 

@@ -176,7 +176,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         local = local or (action.dest in MODELS and Path(text).expanduser().exists())
         return last_name(text) if local else text
 
-    words = []
+    words: list[str] = []
     for action in parser._actions:  # there is no public list of them
         value = getattr(args, action.dest, None)
         if value is None or value == action.default or action.dest in DECIDE_NOTHING:

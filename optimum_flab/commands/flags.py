@@ -88,8 +88,11 @@ def _told(criterion: Criterion, is_default: bool) -> str:
         ("parameters: ", steered),
     ):
         if text:
-            hanging = {"initial_indent": " " * 4, "subsequent_indent": " " * (6 if label else 4)}
-            lines.append(fill(label + text, COLUMNS, break_on_hyphens=False, **hanging))
+            behind = " " * (6 if label else 4)
+            shown = fill(
+                label + text, COLUMNS, initial_indent="    ", subsequent_indent=behind, break_on_hyphens=False
+            )
+            lines.append(shown)
     return "\n".join(lines)
 
 

@@ -142,14 +142,14 @@ class RecoverCommand(FlabVerb):
                 family=args.family,
             )
             optimizer.load_pruned(args.model)
-            optimizer.recover(
+            recovered = optimizer.recover(
                 settings,
                 confirm_run_unsafe_code=args.confirm_run_unsafe_code,
                 cache_dir=args.cache_dir,
                 release_dense=True,
             )
             if process_state().is_main_process:
-                optimizer.pruned.report["recovery"]["command"] = command
+                recovered.report["recovery"]["command"] = command
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -56,9 +56,9 @@ class LoadedTask:
     limit: int | None
 
 
-def shipped_tasks() -> dict[str, tuple[str, str]]:
+def shipped_tasks() -> dict[str, tuple[str, str | None]]:
     """The names of our own tasks, each with a line on what it is and one on its protocol."""
-    found = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
+    found: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = load_yaml(path, resolve_func=False)
         found[config["task"]] = (config["metadata"]["description"], _protocol(config))

@@ -218,9 +218,9 @@ def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
     plan = pruned.files.folder / PLAN_NAME if pruned.files is not None else None
     if plan is not None and plan.is_file():
         kept = PruningPlan.load(plan).kept_tokens
-        names = {number: name for name, number in ids.items()}
+        named = {number: name for name, number in ids.items()}
         at = range(len(own)) if kept is None else kept
-        wrong = [name for name, number in own.items() if number >= len(at) or names.get(at[number]) != name]
+        wrong = [name for name, number in own.items() if number >= len(at) or named.get(at[number]) != name]
         if wrong:
             raise FlabError(
                 f"task 'divergence': {PLAN_NAME} of {pruned.name!r} was not made from {dense.name!r}: their tokens"

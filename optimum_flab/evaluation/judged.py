@@ -90,14 +90,16 @@ class ModelSource:
 
     def load(self) -> JudgedModel:
         """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
-        dense = self.memory or load_dense(
-            self.name,
-            revision=self.files.revision,
-            trust_remote_code=self.trust_remote_code,
-            family=self.files.family,
-            device="cpu",
-            dtype=self.stored,
-        )
+        dense = self.memory
+        if dense is None:
+            dense = load_dense(
+                self.name,
+                revision=None if self.files is None else self.files.revision,
+                trust_remote_code=self.trust_remote_code,
+                family=None if self.files is None else self.files.family,
+                device="cpu",
+                dtype=self.stored,
+            )
         digest = dense_hash(dense)
         model = dense.model
         if self.memory is None and self.dtype != self.stored:

@@ -18,21 +18,21 @@ class BenchSettings(VerbSection):
 
     NAME = "bench"
 
-    prompt_tokens: int = Field(128, ge=1, description="tokens of each prompt")
+    prompt_tokens: int = Field(default=128, ge=1, description="tokens of each prompt")
     # at least two, since the first one is timed apart
-    new_tokens: int = Field(32, ge=2, description="tokens generated for each prompt")
-    batch_size: int = Field(8, ge=1, description="prompts of the larger batch; batch 1 is always measured")
-    repeats: int = Field(5, ge=1, description="timed rounds")
-    warmup: int = Field(1, ge=0, description="rounds before them that do not count")
+    new_tokens: int = Field(default=32, ge=2, description="tokens generated for each prompt")
+    batch_size: int = Field(default=8, ge=1, description="prompts of the larger batch; batch 1 is always measured")
+    repeats: int = Field(default=5, ge=1, description="timed rounds")
+    warmup: int = Field(default=1, ge=0, description="rounds before them that do not count")
     energy_seconds: float = Field(
-        10.0, ge=0, description="how long at least each model runs for the estimate of energy, 0 for none"
+        default=10.0, ge=0, description="how long at least each model runs for the estimate of energy, 0 for none"
     )
     country: str | None = Field(
-        None,
+        default=None,
         description="three-letter ISO code of the country whose electricity is used (default: the world average)",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="number format of the computation (default: each model's own)"
+        default=None, description="number format of the computation (default: each model's own)"
     )
 
     @field_validator("dtype", mode="before")

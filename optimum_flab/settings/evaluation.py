@@ -34,34 +34,36 @@ class EvaluationSettings(VerbSection):
     NAME = "evaluation"
 
     tasks: Sources = Field(
-        [],
+        default=[],
         description="what to evaluate on, with commas between: tasks of this package, of the folder with your own, or"
         " lm-eval's own; may be given several times (default: none)",
     )
     data: dict[str, Sources] = Field(
-        {},
+        default={},
         description="file (.jsonl, .json or .csv, perhaps .gz) with the problems of a task; for perplexity and"
         " divergence any source of text; may be given several times, for recode also several files of one task"
         " (default: the task's dataset on the Hub)",
     )
-    include_path: str | None = Field(None, description="folder with tasks of your own, one YAML each")
-    limit: int | None = Field(None, ge=1, description="only the first N problems of each task (default: all)")
+    include_path: str | None = Field(default=None, description="folder with tasks of your own, one YAML each")
+    limit: int | None = Field(default=None, ge=1, description="only the first N problems of each task (default: all)")
     samples: int = Field(
-        1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more give pass@k"
+        default=1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more give pass@k"
     )
-    temperature: float = Field(0.8, gt=0, description="temperature of the draws where there are several samples")
-    top_p: float = Field(0.95, gt=0, le=1, description="top-p of these draws")
+    temperature: float = Field(
+        default=0.8, gt=0, description="temperature of the draws where there are several samples"
+    )
+    top_p: float = Field(default=0.95, gt=0, le=1, description="top-p of these draws")
     max_new_tokens: int | None = Field(
-        None, ge=1, description="most tokens of a completion (default: what each task says, 128 to 1024)"
+        default=None, ge=1, description="most tokens of a completion (default: what each task says, 128 to 1024)"
     )
-    batch_size: int = Field(16, ge=1, description="requests per batch")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
+    batch_size: int = Field(default=16, ge=1, description="requests per batch")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None,
+        default=None,
         description="number format of the computation (default: that of the weights; for divergence float32)",
     )
     allow_packages: Sources = Field(
-        [],
+        default=[],
         description="packages installed here that the models' programs may import, each by the name it is imported by,"
         " with those that it needs itself; may be given several times (default: the standard library alone)",
     )

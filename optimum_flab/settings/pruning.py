@@ -35,19 +35,21 @@ class DataSettings(Section):
     """
 
     corpus: Sources = Field(
-        [], description="sources whose tokens stay in the vocabulary; empty: the Python standard library's own source"
+        default=[],
+        description="sources whose tokens stay in the vocabulary; empty: the Python standard library's own source",
     )
     calibration: Sources = Field(
-        [], description="sources that statistics are collected on; empty: a seeded sample of the corpus"
+        default=[], description="sources that statistics are collected on; empty: a seeded sample of the corpus"
     )
     held_out: Sources = Field(
-        [], description="sources that only ever measure; empty: documents set aside from the calibration sources"
+        default=[],
+        description="sources that only ever measure; empty: documents set aside from the calibration sources",
     )
-    calibration_tokens: int = Field(32768, ge=1, description="most tokens that statistics are collected on")
-    validation_tokens: int = Field(4096, ge=1, description="most tokens that choose between candidate shapes")
-    held_out_tokens: int = Field(8192, ge=1, description="most tokens that the report measures on")
-    sequence_length: int = Field(512, ge=8, description="tokens per packed sequence")
-    batch_size: int = Field(8, ge=1, description="sequences per forward pass")
+    calibration_tokens: int = Field(default=32768, ge=1, description="most tokens that statistics are collected on")
+    validation_tokens: int = Field(default=4096, ge=1, description="most tokens that choose between candidate shapes")
+    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens that the report measures on")
+    sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
+    batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
 
     @property
     def sources(self) -> list[str]:
@@ -58,57 +60,63 @@ class DataSettings(Section):
 class VocabularySettings(Section):
     """How the vocabulary is pruned."""
 
-    enabled: bool = Field(True, description="prune the vocabulary")
+    enabled: bool = Field(default=True, description="prune the vocabulary")
     size: int | None = Field(
-        None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
+        default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
     )
-    min_count: int = Field(1, ge=1, description="fewest times a token must occur in the corpus to be kept for it")
+    min_count: int = Field(
+        default=1, ge=1, description="fewest times a token must occur in the corpus to be kept for it"
+    )
     keep_merges: int = Field(
-        20000, ge=0, description="number of first merges of the tokenizer kept whatever the corpus holds"
+        default=20000, ge=0, description="number of first merges of the tokenizer kept whatever the corpus holds"
     )
     keep_used: bool = Field(
-        False,
+        default=False,
         description="never drop a token of the natural vocabulary to meet the target, whatever it saves elsewhere",
     )
-    keep_tokens: Sources = Field([], description="tokens kept whatever the corpus holds")
-    pad_to_multiple_of: int | None = Field(None, ge=1, description="pad the embedding rows to a multiple of this")
+    keep_tokens: Sources = Field(default=[], description="tokens kept whatever the corpus holds")
+    pad_to_multiple_of: int | None = Field(
+        default=None, ge=1, description="pad the embedding rows to a multiple of this"
+    )
 
 
 class LayerSettings(Section):
     """How whole layers are removed."""
 
-    enabled: bool = Field(True, description="remove whole layers")
+    enabled: bool = Field(default=True, description="remove whole layers")
     num_hidden_layers: int | None = Field(
-        None, ge=1, description="layers to keep; default: decided by the target, or all"
+        default=None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
     criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names stand in criteria.py
-        "divergence", description="what ranks the layers"
+        default="divergence", description="what ranks the layers"
     )
-    search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
+    search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
 
 
 class FFNSettings(Section):
     """How the feed-forward networks are narrowed."""
 
-    enabled: bool = Field(True, description="narrow the feed-forward networks")
+    enabled: bool = Field(default=True, description="narrow the feed-forward networks")
     intermediate_size: int | None = Field(
-        None, ge=1, description="width to keep; default: decided by the target, or all"
+        default=None, ge=1, description="width to keep; default: decided by the target, or all"
     )
-    multiple_of: int = Field(64, ge=1, description="the width is a multiple of this")
+    multiple_of: int = Field(default=64, ge=1, description="the width is a multiple of this")
     criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
-        "obs", description="what ranks the neurons, and how the rest is compensated"
+        default="obs", description="what ranks the neurons, and how the rest is compensated"
     )
 
 
 class ExpertSettings(Section):
     """How whole experts of a mixture are removed. Where they are, their width stays unless it is pinned."""
 
-    enabled: bool = Field(False, description="remove whole experts of a mixture of experts")
+    enabled: bool = Field(default=False, description="remove whole experts of a mixture of experts")
     num_experts: int | None = Field(
-        None, ge=1, description="experts to keep per layer, which takes experts in; default: decided by the target"
+        default=None,
+        ge=1,
+        description="experts to keep per layer, which takes experts in; default: decided by the target",
     )
     criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
-        "reap", description="what ranks the experts"
+        default="reap", description="what ranks the experts"
     )
 
     @model_validator(mode="before")
@@ -123,9 +131,9 @@ class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
     target_ratio: float | None = Field(
-        None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
+        default=None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
     data: DataSettings = Field(default_factory=DataSettings)
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)

@@ -16,83 +16,97 @@ class RecoverySettings(Section):
     """What a pruned model is trained on, and how."""
 
     data: Sources = Field(
-        [],
+        default=[],
         description="sources of instruction data: files, folders or Hub datasets, columns mapped by name in brackets,"
         " such as 'file.jsonl[prompt=question,answer=code,test=tests]'",
     )
     text: Sources = Field(
-        [],
+        default=[],
         description="sources of plain text that distillation reads beside the instruction data, such as"
         " 'python-stdlib'; default: none",
     )
-    text_tokens: int = Field(65536, ge=1, description="most tokens of plain text, a seeded choice")
+    text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, a seeded choice")
     exclude: Sources = Field(
-        [], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
+        default=[], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
     )
     held_out: Sources = Field(
-        [],
+        default=[],
         description="sources of text that only measure; default: those of the pruning, or a part set aside from the"
         " data",
     )
-    held_out_tokens: int = Field(8192, ge=1, description="most tokens that are measured on")
-    most_examples: int | None = Field(None, ge=1, description="most examples to use, a seeded choice; default: all")
+    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens that are measured on")
+    most_examples: int | None = Field(
+        default=None, ge=1, description="most examples to use, a seeded choice; default: all"
+    )
     answers: Literal["dense", "reference"] = Field(
-        "dense",
+        default="dense",
         description="what is learned: the dense model's own answers where they pass a check, or the references alone",
     )
     dense_share: float = Field(
-        0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
+        default=0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
     )
     allow_packages: Sources = Field(
-        [],
+        default=[],
         description="packages installed here that the dense model's programs may import, by the names they are"
         " imported by, with those that they need themselves; default: the standard library alone",
     )
-    max_new_tokens: int = Field(256, ge=1, description="most tokens of an answer of the dense model")
-    generation_batch_size: int = Field(16, ge=1, description="prompts per batch of the dense model's answers")
+    max_new_tokens: int = Field(default=256, ge=1, description="most tokens of an answer of the dense model")
+    generation_batch_size: int = Field(default=16, ge=1, description="prompts per batch of the dense model's answers")
     template: Literal["auto", "chat", "plain"] = Field(
-        "auto", description="how instructions are laid out; auto: by the tokenizer's chat template where it has one"
+        default="auto",
+        description="how instructions are laid out; auto: by the tokenizer's chat template where it has one",
     )
-    sequence_length: int = Field(512, ge=8, description="tokens per packed training sequence")
+    sequence_length: int = Field(default=512, ge=8, description="tokens per packed training sequence")
     validation_share: float = Field(
-        0.05, gt=0, le=0.5, description="share of the sequences set aside for early stopping and the best checkpoint"
+        default=0.05,
+        gt=0,
+        le=0.5,
+        description="share of the sequences set aside for early stopping and the best checkpoint",
     )
-    closed_form: bool = Field(True, description="refit output projections in closed form before training")
-    closed_form_tokens: int = Field(16384, ge=1, description="most tokens that the closed-form step reads")
+    closed_form: bool = Field(default=True, description="refit output projections in closed form before training")
+    closed_form_tokens: int = Field(default=16384, ge=1, description="most tokens that the closed-form step reads")
     loss: Literal["distillation", "cross-entropy", "both"] = Field(
-        "distillation",
+        default="distillation",
         description="what is minimised: the divergence from the dense model, the cost of the answers, or a mix",
     )
-    cross_entropy_share: float = Field(0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both")
-    distill_on: Literal["all", "answer"] = Field("all", description="tokens that distillation looks at")
+    cross_entropy_share: float = Field(
+        default=0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both"
+    )
+    distill_on: Literal["all", "answer"] = Field(default="all", description="tokens that distillation looks at")
     teacher: Literal["cached", "resident"] = Field(
-        "cached",
+        default="cached",
         description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed",
     )
-    top_k: int = Field(64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
-    rank: int = Field(32, ge=1, description="rank of the LoRA matrices")
-    alpha: float | None = Field(None, gt=0, description="scale of LoRA times its rank; default: the rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
-    targets: Sources = Field([], description="modules that get LoRA; default: all linear layers but the head")
-    train_embeddings: bool = Field(False, description="train the embeddings and the output head too")
-    learning_rate: float = Field(2e-4, gt=0, description="largest learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    epochs: float = Field(3.0, gt=0, description="passes over the training sequences")
-    max_steps: int | None = Field(None, ge=1, description="steps, whatever the epochs say; default: by the epochs")
-    batch_size: int = Field(8, ge=1, description="sequences per step, over all processes")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="sequences per forward pass of a process; default: about 512 tokens"
+    top_k: int = Field(default=64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
+    rank: int = Field(default=32, ge=1, description="rank of the LoRA matrices")
+    alpha: float | None = Field(default=None, gt=0, description="scale of LoRA times its rank; default: the rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
+    targets: Sources = Field(default=[], description="modules that get LoRA; default: all linear layers but the head")
+    train_embeddings: bool = Field(default=False, description="train the embeddings and the output head too")
+    learning_rate: float = Field(default=2e-4, gt=0, description="largest learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
+    warmup_share: float = Field(
+        default=0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises"
     )
-    evaluations: int = Field(8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
-    patience: int = Field(3, ge=1, description="evaluations without improvement after which training stops")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to save memory")
+    epochs: float = Field(default=3.0, gt=0, description="passes over the training sequences")
+    max_steps: int | None = Field(
+        default=None, ge=1, description="steps, whatever the epochs say; default: by the epochs"
+    )
+    batch_size: int = Field(default=8, ge=1, description="sequences per step, over all processes")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="sequences per forward pass of a process; default: about 512 tokens"
+    )
+    evaluations: int = Field(default=8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
+    patience: int = Field(default=3, ge=1, description="evaluations without improvement after which training stops")
+    gradient_checkpointing: bool = Field(default=False, description="compute activations twice to save memory")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
+        default="auto",
         description="number format of the training; auto: bfloat16 where the device multiplies it, else float32",
     )
-    keep_adapter: bool = Field(False, description="keep the LoRA adapter in the output, beside the merged weights")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of every random choice")
+    keep_adapter: bool = Field(
+        default=False, description="keep the LoRA adapter in the output, beside the merged weights"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
 
     @property
     def sources(self) -> list[str]:

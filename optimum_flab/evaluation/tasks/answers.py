@@ -110,11 +110,13 @@ def code_blocks(text: str) -> list[Block]:
     A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers. One
     may also begin at the end of a line of words.
     """
-    blocks, begin, lines = [], None, []
+    blocks: list[Block] = []
+    lines: list[str] = []
+    begin: re.Match[str] | None = None
     start = place = 0  # of the block, and of the line
     text = text.replace("\r\n", "\n")
 
-    def ended(whole: bool) -> Block:
+    def ended(begin: re.Match[str], whole: bool) -> Block:
         return Block(_unindented(lines, begin), whole, start, place)
 
     for line in text.split("\n"):
@@ -129,23 +131,23 @@ def code_blocks(text: str) -> list[Block]:
         elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
             lines.append(line)
         elif re.match(r"\w", fence["info"]):
-            blocks.append(ended(False))
+            blocks.append(ended(begin, False))
             begin, lines, start = fence, [], behind
         elif fence["marks"].startswith(begin["marks"]):
-            blocks.append(ended(True))
+            blocks.append(ended(begin, True))
             begin = None
         else:
             lines.append(line)
         place = behind
     if begin is not None:
-        blocks.append(ended(False))
+        blocks.append(ended(begin, False))
     return blocks
 
 
 def _unindented(lines: Sequence[str], begin: re.Match) -> str:
     """The lines of a block without the indentation of its beginning, and without one that all of them share."""
     indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
-    return textwrap.dedent("".join(f"{line[indent.match(line).end() :]}\n" for line in lines))
+    return textwrap.dedent("".join(f"{indent.sub('', line, count=1)}\n" for line in lines))
 
 
 def bare_code(text: str) -> str:

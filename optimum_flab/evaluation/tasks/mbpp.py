@@ -130,7 +130,8 @@ def lm_evals_own() -> dict[str, Any]:
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
         (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
-        examples = ast.literal_eval(found.body[-1].value)
+        returned: Any = found.body[-1]
+        examples = ast.literal_eval(returned.value)
         return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
     except (ImportError, OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise FlabError(
