@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from ..compat import attention_of
 from ..errors import FlabError
 from ..vocabulary import tokenizer_hash
 
@@ -229,7 +230,7 @@ def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, w
         "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "attention": getattr(model.config, "_attn_implementation", None),
+        "attention": attention_of(model.config),
         "torch": version("torch"),
         "transformers": version("transformers"),
     }
