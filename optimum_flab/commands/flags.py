@@ -88,8 +88,10 @@ def _told(criterion: Criterion, is_default: bool) -> str:
         ("parameters: ", steered),
     ):
         if text:
-            hanging = {"initial_indent": " " * 4, "subsequent_indent": " " * (6 if label else 4)}
-            lines.append(fill(label + text, COLUMNS, break_on_hyphens=False, **hanging))
+            first, others = " " * 4, " " * (6 if label else 4)
+            lines.append(
+                fill(label + text, COLUMNS, break_on_hyphens=False, initial_indent=first, subsequent_indent=others)
+            )
     return "\n".join(lines)
 
 

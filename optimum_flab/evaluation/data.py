@@ -340,7 +340,8 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
     Raises:
         [`FlabError`]: a field is missing or malformed; names the file, the line and the field.
     """
-    documents, places = [], {}
+    documents: list[dict[str, Any]] = []
+    places: dict[str, str] = {}
     for row in rows:
         if not isinstance(row.values, Mapping):
             raise FlabError(f"{row.place}: expected an object with fields, found {_kind(row.values)}")
@@ -361,8 +362,8 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
             if value is not None and (fault := check(value) or _halves(value)):
                 raise FlabError(f"{row.place}: field {name!r} {_as_fault(fault)}")
             document[name] = kind.defaults[name] if value is None else value
-        if found := kind.whole(document):
-            raise FlabError(f"{row.place}: field {found[0]!r} {_as_fault(found[1])}")
+        if whole := kind.whole(document):
+            raise FlabError(f"{row.place}: field {whole[0]!r} {_as_fault(whole[1])}")
         if "task_id" in document:
             name = document["task_id"] = str(document["task_id"])
             if unique and name in places:

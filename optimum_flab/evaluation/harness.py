@@ -229,10 +229,10 @@ def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
         return kept
     if own == ids:
         return None
-    names = sorted(own, key=own.get)
-    if missing := [name for name in names if name not in ids]:
+    by_number = sorted(own, key=own.__getitem__)
+    if missing := [name for name in by_number if name not in ids]:
         raise FlabError(
             f"task 'divergence': {pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r}"
             f" lacks ({missing[0]!r}, for one); name the model that it was pruned from as the baseline"
         )
-    return [ids[name] for name in names]
+    return [ids[name] for name in by_number]

@@ -90,11 +90,12 @@ class ModelSource:
 
     def load(self) -> JudgedModel:
         """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
+        files = self.files
         dense = self.memory or load_dense(
             self.name,
-            revision=self.files.revision,
+            revision=None if files is None else files.revision,
             trust_remote_code=self.trust_remote_code,
-            family=self.files.family,
+            family=None if files is None else files.family,
             device="cpu",
             dtype=self.stored,
         )

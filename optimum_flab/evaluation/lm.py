@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ class FlabLM(HFLM):
         texts: list[str] = [""] * len(requests)
         with progress(f"Generating{self.doing}", len(requests), "request") as tick:
             for batch in self.generation_batches(requests):
-                completions = self.cache.get(self._generation_key(batch), lambda batch=batch: self._complete(batch))
+                completions = self.cache.get(self._generation_key(batch), partial(self._complete, batch))
                 for index, completion in zip(batch.indices, completions, strict=True):
                     texts[index] = completion
                 tick(len(batch.indices))
@@ -207,7 +208,7 @@ class FlabLM(HFLM):
                     "rows": [[list(row[1]), list(row[2])] for row in rows],
                     "length": self.max_length,
                 }
-                values = self.cache.get(key, lambda rows=rows: self._score(rows))
+                values = self.cache.get(key, partial(self._score, rows))
                 for index, (value, greedy) in zip(chosen, values, strict=True):
                     found[index] = (value, greedy)
                 tick(len(chosen))

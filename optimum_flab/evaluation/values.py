@@ -36,7 +36,7 @@ def read_value(text: str) -> Any:
         raise ValueError(f"not read as a value ({type(error).__name__})") from error
 
 
-def _value(node: ast.AST) -> Any:
+def _value(node: ast.AST | None) -> Any:
     match node:
         case ast.Constant():
             return node.value
@@ -48,22 +48,22 @@ def _value(node: ast.AST) -> Any:
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
             number = _number(_value(node.operand))
             return -number if isinstance(node.op, ast.USub) else number
-        case ast.BinOp(op=ast.Add() | ast.Sub(), right=ast.Constant(value=complex())):
-            real, imaginary = _number(_value(node.left)), node.right.value
+        case ast.BinOp(op=ast.Add() | ast.Sub(), right=ast.Constant(value=complex() as imaginary)):
+            real = _number(_value(node.left))
             return real + imaginary if isinstance(node.op, ast.Add) else real - imaginary
         case ast.Call():
             return _made(node)
-        case _ if _name(node) in NUMBERS:
-            return float(_name(node))
+        case _ if (name := _name(node)) in NUMBERS:
+            return float(str(name))
     raise ValueError(f"{ast.unparse(node) if node is not None else '**'} is no value")
 
 
 def _made(call: ast.Call) -> Any:
     name = _name(call.func)
-    if name not in MAKERS or any(keyword.arg is None for keyword in call.keywords):
+    if name is None or name not in MAKERS or any(keyword.arg is None for keyword in call.keywords):
         raise ValueError(f"{name} is not called")
     arguments = [_value(argument) for argument in call.args]
-    named = {keyword.arg: _value(keyword.value) for keyword in call.keywords}
+    named = {str(keyword.arg): _value(keyword.value) for keyword in call.keywords}
     for argument in (*arguments, *named.values()):
         # these would make as many items as a number says
         if isinstance(argument, range) or (name in ("bytes", "bytearray") and isinstance(argument, int)):

@@ -110,11 +110,14 @@ def code_blocks(text: str) -> list[Block]:
     A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers. One
     may also begin at the end of a line of words.
     """
-    blocks, begin, lines = [], None, []
+    blocks: list[Block] = []
+    lines: list[str] = []
+    begin: re.Match | None = None
     start = place = 0  # of the block, and of the line
     text = text.replace("\r\n", "\n")
 
     def ended(whole: bool) -> Block:
+        assert begin is not None  # a block has begun
         return Block(_unindented(lines, begin), whole, start, place)
 
     for line in text.split("\n"):
@@ -144,8 +147,8 @@ def code_blocks(text: str) -> list[Block]:
 
 def _unindented(lines: Sequence[str], begin: re.Match) -> str:
     """The lines of a block without the indentation of its beginning, and without one that all of them share."""
-    indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
-    return textwrap.dedent("".join(f"{line[indent.match(line).end() :]}\n" for line in lines))
+    indent = re.compile(rf"^[ \t]{{0,{len(begin['before'])}}}")
+    return textwrap.dedent("".join(f"{indent.sub('', line)}\n" for line in lines))
 
 
 def bare_code(text: str) -> str:

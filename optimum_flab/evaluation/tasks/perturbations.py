@@ -10,12 +10,13 @@ from collections.abc import Callable
 def docstring_as_comments(prompt: str, entry_point: str) -> tuple[str, str] | None:
     """The docstring of the function as comment lines."""
     function = _function(prompt, entry_point)
-    if function is None or ast.get_docstring(function) is None:
+    docstring = None if function is None else ast.get_docstring(function)
+    if function is None or docstring is None:
         return None
     node = function.body[0]
     lines = prompt.splitlines(keepends=True)
     indent = " " * node.col_offset
-    text = [line.strip() for line in ast.get_docstring(function).splitlines()]
+    text = [line.strip() for line in docstring.splitlines()]
     comments = "".join(f"{indent}# {line}".rstrip() + "\n" for line in text)
     return "".join([*lines[: node.lineno - 1], comments, *lines[node.end_lineno :]]), entry_point
 
@@ -23,7 +24,8 @@ def docstring_as_comments(prompt: str, entry_point: str) -> tuple[str, str] | No
 def docstring_quotes(prompt: str, entry_point: str) -> tuple[str, str] | None:
     """The docstring of the function in the other kind of triple quotes."""
     function = _function(prompt, entry_point)
-    if function is None or ast.get_docstring(function) is None:
+    docstring = None if function is None else ast.get_docstring(function)
+    if function is None or docstring is None:
         return None
     node = function.body[0]
     lines = prompt.splitlines(keepends=True)
