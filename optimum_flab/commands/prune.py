@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,8 @@ class PruneCommand(FlabVerb):
                 optimizer.prune(config)
                 if config.recovery.data:
                     optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
-            optimizer.pruned.report["command"] = command
+            report = optimizer.pruned.report.model_copy(update={"command": command})
+            optimizer.pruned = replace(optimizer.pruned, report=report)
             optimizer.save_to(output)
         print(optimizer.summary())
         if args.prompt is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,10 @@ class RecoverCommand(FlabVerb):
                 release_dense=True,
             )
             if process_state().is_main_process:
-                optimizer.pruned.report["recovery"]["command"] = command
+                report = optimizer.pruned.report
+                recovery = report.recovery.model_copy(update={"command": command})
+                report = report.model_copy(update={"recovery": recovery})
+                optimizer.pruned = replace(optimizer.pruned, report=report)
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -43,9 +43,9 @@ from ..errors import ConfigurationError, FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.packages import named_packages
 from ..families import Family
+from ..measuring.held_out import measure_held_out
 from ..records.folders import Kind, OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.report import measure_held_out
 from ..running.generation import BatchCache, config_hash, tokenizer_hash
 from ..settings.evaluation import DIVERGENCE, check_settings, listed
 from ..settings.pruning import DataSettings

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..records.report import BaseCard
 from .metadata import metadata_of
 from .ownership import is_about, own_metadata
 
@@ -128,13 +129,13 @@ def read_base_card(text: str) -> dict[str, Any]:
     return found
 
 
-def base_card_of(folder: Path | None) -> dict[str, Any] | None:
+def base_card_of(folder: Path | None) -> BaseCard | None:
     """What the card in a dense model's folder states, for the report; `None` where there is no card."""
     path = None if folder is None else folder / CARD_NAME
     if path is None or not path.is_file():
         return None
     try:
-        return read_base_card(path.read_text(encoding="utf-8"))
+        return BaseCard(**read_base_card(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 

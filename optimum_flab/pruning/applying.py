@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoints.loading import DenseModel, dense_hash
 from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
+from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
-from ..records.report import HeldOut, measure_held_out
+from ..records.report import HeldOut
 from ..records.work import Made, Stage, WorkFolder
 from ..settings.pruning import DataSettings, VocabularySettings
 from ..texts.sets import texts_hash
@@ -26,11 +25,11 @@ FILE = "held_out.json"
 
 
 def _save(held_out: HeldOut, folder: Path) -> None:
-    (folder / FILE).write_text(json.dumps(asdict(held_out)), encoding="utf-8")
+    (folder / FILE).write_text(held_out.model_dump_json(), encoding="utf-8")
 
 
 def _load(folder: Path) -> HeldOut:
-    return HeldOut(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return HeldOut.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
 
 
 HELD_OUT = Stage("held-out", _save, _load)

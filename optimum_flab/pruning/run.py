@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..checkpoints.loading import DenseModel
 from ..checkpoints.surgery import operate
 from ..hub.terms import base_card_of
 from ..pruned import PrunedModel
+from ..records.building import build_report
 from ..records.plan import PruningPlan
-from ..records.report import build_report
+from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from ..stopwatch import Stopwatch
+from ..texts.sets import TextSets
 from ..texts.sources import hub_datasets
 from .applying import applied, corpus_cut_differently, held_out_cost
 from .stages import Found, find_plan
@@ -37,11 +37,18 @@ def pruned_by(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
         model = operate(dense.model, dense.family, found.plan)
     held_out = held_out_cost(dense, model, found, config.data, work)
     seconds = {**found.seconds, **watch.seconds, "held-out measurement": round(held_out.seconds, 3)}
-    report = build_report(dense, dense.family, model, found.plan, held_out.value, seconds)
-    report["base_model"]["card"] = base_card_of(dense.folder)
-    report.update(search_section(found))
-    report["datasets"] = hub_datasets(config.data.sources)
-    report["texts"]["corpus_cut_differently"] = corpus_cut_differently(dense, found, config.vocabulary)
+    report = build_report(
+        dense,
+        dense.family,
+        model,
+        found.plan,
+        held_out.value,
+        seconds,
+        search=search_section(found),
+        texts=text_counts(found.texts, corpus_cut_differently(dense, found, config.vocabulary)),
+        datasets=hub_datasets(config.data.sources),
+        card=base_card_of(dense.folder),
+    )
     return PrunedModel(model, found.tokenizer, found.plan, report, config, work=work)
 
 
@@ -54,34 +61,36 @@ def pruned_by_plan(dense: DenseModel, plan: PruningPlan) -> PrunedModel:
     watch = Stopwatch()
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
-    report = build_report(dense, dense.family, model, plan, None, watch.seconds)
-    report["base_model"]["card"] = base_card_of(dense.folder)
+    report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=base_card_of(dense.folder))
     return PrunedModel(model, tokenizer, plan, report, None)
 
 
-def search_section(found: Found) -> dict[str, Any]:
+def search_section(found: Found) -> Search:
     """What the search saw, for the report."""
-    chosen, texts = found.chosen, found.texts
-    return {
-        "search": {
-            "candidates": [
-                {
-                    **candidate.shape.reported(),
-                    "validation_divergence": candidate.divergence,
-                    "validation_bits_per_byte": candidate.bits_per_byte,
-                    "chosen": candidate.shape == chosen.shape,
-                }
-                for candidate in chosen.candidates
-            ],
-            "removed_layers": [{"layer": removal.layer, "score": removal.score} for removal in chosen.removed],
-            "natural_vocab_size": found.natural,
-        },
-        "texts": {
-            "corpus": len(texts.corpus),
-            "calibration": len(texts.calibration),
-            "validation": len(texts.validation),
-            "held_out": len(texts.held_out),
-            "set_aside": texts.set_aside,
-            "skipped_files": texts.skipped_files,
-        },
-    }
+    chosen = found.chosen
+    return Search(
+        candidates=tuple(
+            TriedShape(
+                **candidate.shape.reported(),
+                validation_divergence=candidate.divergence,
+                validation_bits_per_byte=candidate.bits_per_byte,
+                chosen=candidate.shape == chosen.shape,
+            )
+            for candidate in chosen.candidates
+        ),
+        removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
+        natural_vocab_size=found.natural,
+    )
+
+
+def text_counts(texts: TextSets, cut_differently: int) -> TextCounts:
+    """The texts of a pruning, for the report."""
+    return TextCounts(
+        corpus=len(texts.corpus),
+        calibration=len(texts.calibration),
+        validation=len(texts.validation),
+        held_out=len(texts.held_out),
+        set_aside=texts.set_aside,
+        skipped_files=texts.skipped_files,
+        corpus_cut_differently=cut_differently,
+    )

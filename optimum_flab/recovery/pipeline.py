@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,9 +21,19 @@ from ..checkpoints.surgery import check_plan, copy_in, placed
 from ..errors import ConfigurationError, FlabError
 from ..execution import check_packages
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
+from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
 from ..pruning.budget import shape_of
-from ..records.report import HeldOut
+from ..records.report import (
+    ClosedForm,
+    CurvePoint,
+    HeldOut,
+    PlainText,
+    Recovery,
+    RecoveryData,
+    RecoveryEstimate,
+    RecoveryTraining,
+)
 from ..running.generation import BatchCache
 from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings, check_recovery
 from ..texts.packing import PackedTokens
@@ -36,7 +45,6 @@ from .encoding import Sequences
 from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example, read_instructions
 from .launch import check_agreement, process_state
-from .measure import DenseSide
 from .overlap import source_texts
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
@@ -78,14 +86,14 @@ class Recovered:
 
     Args:
         model (`PreTrainedModel`): of the pruned model's class, shape and dtype.
-        held_out (`dict`): of the report, measured anew.
-        section (`dict`): for the report, under `recovery`.
+        held_out ([`HeldOut`], *optional*): for the report, measured anew; `None` in all processes but the first.
+        section ([`Recovery`], *optional*): for the report; `None` in all processes but the first.
         files (`dict[str, Path]`): what goes beside the weights, by its name there.
     """
 
     model: PreTrainedModel
-    held_out: dict[str, Any]
-    section: dict[str, Any]
+    held_out: HeldOut | None
+    section: Recovery | None
     files: dict[str, Path] = field(default_factory=dict)
 
 
@@ -207,13 +215,13 @@ def recover(
     with steps.step("merge"):
         model = merged(ready.start, training, work.model.dtype)
     if ready.side is None:
-        return Recovered(model, {}, {})
+        return Recovered(model, None, None)
     with steps.step("held-out measurement"):
         after = ready.side.measure(model)
     for note in training.notes:
         steps.say(f"note: {note}")
     section = _section(settings, ready, after, training, steps, state.num_processes)
-    return Recovered(model, asdict(after), section, _files(ready, settings, training))
+    return Recovered(model, after, section, _files(ready, settings, training))
 
 
 @dataclass(frozen=True)
@@ -223,7 +231,7 @@ class Ready:
     Args:
         folder (`Path`): for what this training keeps.
         start (`PreTrainedModel`): the pruned model, refitted or as it was.
-        closed_form (`dict`, *optional*): what the refit did.
+        closed_form ([`ClosedForm`], *optional*): what the refit did.
         teachers (`tuple`): cached predictions for the rows to train on and those set aside.
         dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
         side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
@@ -236,7 +244,7 @@ class Ready:
     estimate: Estimate
     folder: Path
     start: PreTrainedModel
-    closed_form: dict[str, Any] | None
+    closed_form: ClosedForm | None
     teachers: tuple[CachedTeacher | None, CachedTeacher | None]
     dense: DenseTeacher | None
     side: DenseSide | None
@@ -387,17 +395,11 @@ def _check_space(root: Path, estimate: Estimate) -> None:
 
 
 def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) -> DenseSide:
-    return DenseSide(
-        work.dense.model,
-        work.dense.tokenizer,
-        work.tokenizer,
-        work.family,
-        work.plan.kept_tokens,
-        work.plan.vocab_size,
-        texts,
-        settings.sequence_length,
-        MEASURED_AT_ONCE,
+    plan = work.plan
+    cut = cut_texts(
+        work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, settings.sequence_length
     )
+    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE)
 
 
 def _cached(
@@ -425,7 +427,7 @@ def _closed_form(
     steps: Steps,
     dtype: torch.dtype,
     give_up_dense: Callable[[], None],
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, ClosedForm]:
     """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was.
 
     `give_up_dense` is called once the dense model's weights are no longer read here.
@@ -443,8 +445,8 @@ def _closed_form(
 
     if file.is_file():
         with safe_open(file, "pt") as opened:
-            section = json.loads(opened.metadata()["section"])
-        if not section["kept"]:
+            section = ClosedForm.model_validate_json(opened.metadata()["section"])
+        if not section.kept:
             return work.model, section
         best = beginning()
         best.load_state_dict(load_file(file), strict=False)
@@ -473,17 +475,17 @@ def _closed_form(
         found[share] = measure(best)
     share = min(found, key=found.__getitem__)
     between(work.model, computing, share, best)
-    section = {"before": found[0.0], "after": found[share], "share": share, "kept": share > 0}
+    section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
     folder.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section["kept"] else {}
-    save_file(weights, partial, metadata={"section": json.dumps(section)})
+    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
+    save_file(weights, partial, metadata={"section": section.model_dump_json()})
     partial.replace(file)
     steps.say(
-        f"closed form: divergence {section['before']:.4f} -> {section['after']:.4f} on the sequences set aside, "
-        + (f"going {share:.0%} of the way" if section["kept"] else "so it is left out")
+        f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
+        + (f"going {share:.0%} of the way" if section.kept else "so it is left out")
     )
-    return (best if section["kept"] else work.model), section
+    return (best if section.kept else work.model), section
 
 
 def _validation_divergence(
@@ -512,50 +514,42 @@ def _validation_divergence(
 
 def _section(
     settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
-) -> dict[str, Any]:
+) -> Recovery:
     """The report's `recovery` section."""
-    data = ready.data
-    return {
-        "pruned_weights_sha256": ready.pruned_hash,
-        "settings": settings.model_dump(),
-        "datasets": hub_datasets(settings.sources),
-        "data": {
-            "examples": data.counts.read,
-            "dropped": data.counts.dropped,
-            "kept": data.counts.kept,
-            "plain_text": {
-                "passages": data.counts.passages,
-                "overlapping": data.counts.passages_dropped,
-            },
-            "answers": data.counts.answers,
-            "answers_rejected": data.counts.rejected,
-            "sequences": len(data.rows),
-            "validation_sequences": len(data.validation),
-            "tokens": data.rows.tokens.tokens,
-            "answer_tokens": int((data.rows.labels >= 0).sum()),
-        },
-        "held_out_before": asdict(ready.before),
-        "held_out_after": asdict(after),
-        "closed_form": ready.closed_form,
-        "training": {
+    data, counts = ready.data, ready.data.counts
+    return Recovery(
+        pruned_weights_sha256=ready.pruned_hash,
+        settings=settings.model_dump(),
+        datasets=tuple(hub_datasets(settings.sources)),
+        data=RecoveryData(
+            examples=counts.read,
+            dropped=counts.dropped,
+            kept=counts.kept,
+            plain_text=PlainText(passages=counts.passages, overlapping=counts.passages_dropped),
+            answers=counts.answers,
+            answers_rejected=counts.rejected,
+            sequences=len(data.rows),
+            validation_sequences=len(data.validation),
+            tokens=data.rows.tokens.tokens,
+            answer_tokens=int((data.rows.labels >= 0).sum()),
+        ),
+        held_out_before=ready.before,
+        held_out_after=after,
+        closed_form=ready.closed_form,
+        training=RecoveryTraining(
             **asdict(ready.sizes),
-            "processes": processes,
-            "dtype": settings.dtype,
-            "steps_done": training.steps,
-            "best_step": training.best_step,
-            "start_loss": _number(training.start_loss),
-            "best_loss": _number(training.best_loss),
-            "curve": [{name: _number(value) for name, value in point.items()} for point in training.curve],
-        },
-        "estimate": ready.estimate.to_dict(),
-        "seconds": steps.seconds,
-        "notes": training.notes,
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return value if math.isfinite(value) else None
+            processes=processes,
+            dtype=settings.dtype,
+            steps_done=training.steps,
+            best_step=training.best_step,
+            start_loss=training.start_loss,
+            best_loss=training.best_loss,
+            curve=tuple(CurvePoint(**point) for point in training.curve),
+        ),
+        estimate=RecoveryEstimate(**ready.estimate.to_dict()),
+        seconds=steps.seconds,
+        notes=tuple(training.notes),
+    )
 
 
 def _files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
