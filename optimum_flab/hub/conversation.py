@@ -18,7 +18,8 @@ from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
 from .facts import at
-from .results import matching_task
+from .leaderboards import matching_task
+from .measured import HubDataset
 from .terms import CARD_NAME, Fetch
 
 
@@ -232,11 +233,11 @@ class Conversation:
                     " --license or --base-model, or the card"
                 ) from None
 
-    def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
+    def benchmark_task(self, dataset: HubDataset) -> str | None:
         """The id of the task that a dataset has as a benchmark of the Hub; `None` where it is none.
 
         Args:
-            dataset (`Mapping[str, str]`): `id`, perhaps `config` and `split`.
+            dataset ([`HubDataset`]): perhaps with `config` and `split`.
         """
         from huggingface_hub.errors import (
             EntryNotFoundError,
@@ -245,13 +246,13 @@ class Conversation:
             RepositoryNotFoundError,
         )
 
-        author, name = dataset["id"].split("/")
+        author, name = dataset.id.split("/")
         with told("the Hub could not be asked which datasets are benchmarks"):
             listed = self.ask(lambda: list(self.api.list_datasets(benchmark="official", author=author, search=name)))
-            if dataset["id"] not in {found.id for found in listed}:
+            if dataset.id not in {found.id for found in listed}:
                 return None
             try:
-                path = self.ask(self.api.hf_hub_download, dataset["id"], "eval.yaml", repo_type="dataset")
+                path = self.ask(self.api.hf_hub_download, dataset.id, "eval.yaml", repo_type="dataset")
             except LocalEntryNotFoundError:  # without a connection, which an EntryNotFoundError too would hide
                 raise
             except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError):

@@ -12,28 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
+from ..records.json_files import read_json
+from ..records.report import Report, read_report
 from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
+    EVALUATION_NAME,
     FAMILY_NAME,
     PLAN_NAME,
     REPORT_NAME,
+    RESULT_NAMES,
     WEIGHTS,
     WEIGHTS_INDEX,
-    at,
     is_result,
-    last_name,
-    number_at,
+    read_evaluation,
     read_facts,
-    read_json,
-    recorded_datasets,
-    replaced_texts,
     weight_files,
-    without_paths,
 )
+from .leaderboards import BenchmarkTask, leaderboard_files
 from .metadata import metadata_of
 from .ownership import is_generated, metadata_of_user, statements, text_of_user
-from .results import BenchmarkTask, result_files
+from .paths import last_name, replaced_texts, without_paths
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
@@ -103,8 +102,8 @@ def stage(
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
-        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~results`]; without
-            it no score is sent in the form that leaderboards collect.
+        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~leaderboards`];
+            without it no score is sent in the form that leaderboards collect.
         largest_file (`int`): most bytes of a file.
 
     Raises:
@@ -121,12 +120,13 @@ def stage(
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
     staged: dict[str, Path | bytes] = dict(files)
-    datasets = recorded_datasets(read_json(folder / REPORT_NAME))
     for name in files:
         if name in RECORDS:
-            staged[name] = portable_record(files[name], datasets)
+            staged[name] = portable_record(files[name], facts.datasets)
+        elif RESULT_NAMES[EVALUATION_NAME].fullmatch(name):
+            staged[name] = portable_record(files[name], read_evaluation(files[name]).settings.datasets)
         elif is_result(name):
-            staged[name] = portable_record(files[name], recorded_datasets(read_json(files[name])))
+            staged[name] = portable_record(files[name])
     own, notes = read_card(folder / CARD_NAME), ()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
@@ -159,23 +159,22 @@ def stage(
             check_nothing_lost(remote_card, card, repo_id)
     staged[CARD_NAME] = card.encode()
     if benchmark_task is not None:
-        staged |= result_files(facts, repo_id, revision, benchmark_task)
+        staged |= leaderboard_files(facts, repo_id, revision, benchmark_task)
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:
         notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
     if selection.secret:
         notes = (*notes, f"{grouped(selection.secret)} look like secrets, and are sent only if each is named in full")
-    title = commit_title(read_json(folder / REPORT_NAME))
+    title = commit_title(facts.report)
     return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
 
 
-def commit_title(report: Mapping[str, Any]) -> str:
+def commit_title(report: Report) -> str:
     """What a push brings, in a line."""
-    name, removed = at(report, "base_model", "name"), number_at(report, "removed_ratio")
-    what = last_name(name) if isinstance(name, str) and name else "a model"
-    share = "" if removed is None else f", pruned by {removed:.1%}"
-    return f"Upload {what}{share}{' and trained' * bool(at(report, 'recovery'))}"
+    what = last_name(report.base_model.name) or "a model"
+    trained = " and trained" * (report.recovery is not None)
+    return f"Upload {what}, pruned by {report.removed_ratio:.1%}{trained}"
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
@@ -226,11 +225,11 @@ def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, mos
         )
 
 
-def portable_record(path: Path, datasets: Collection[str]) -> Path | bytes:
+def portable_record(path: Path, datasets: Collection[str] = ()) -> Path | bytes:
     """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
 
     Args:
-        datasets (`Collection[str]`): Hub datasets that were read, see [`recorded_datasets`].
+        datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they stay.
 
     Raises:
         [`FlabError`]: it is not JSON.
@@ -261,7 +260,7 @@ def check_checkpoint_files(folder: Path) -> None:
     from ..records.plan import PruningPlan
     from ..vocabulary import config_token_ids
 
-    report, plan = read_json(folder / REPORT_NAME), PruningPlan.load(folder)
+    report, plan = read_report(folder), PruningPlan.load(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -280,11 +279,10 @@ def check_checkpoint_files(folder: Path) -> None:
             faults.append(f"config.json says {family.sizes[dimension]} {stated:,}, the plan {said:,}")
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
-    recorded = at(report, "base_model", "weights_sha256")
-    if recorded is not None and plan.base_hash != recorded:
+    if plan.base_hash != report.base_model.weights_sha256:
         faults.append("plan and report are of different base models")
     if not faults:  # a hash of other shapes says nothing
-        found, recorded = weights_hash(weights), at(report, "weights_sha256")
+        found, recorded = weights_hash(weights), report.weights_sha256
         if found != recorded:
             faults.append(
                 f"the weights have SHA-256 {found[:12]}…, and {REPORT_NAME} is of {str(recorded)[:12]}…: they were"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .. import __version__
 from ..components import COMPONENTS
 from ..errors import FlabError
+from .json_files import read_json, validated
 
 
 REPORT_NAME = "flab_report.json"
 FORMAT = 2  # reports that state none are of format 1
-MOST_FAULTS = 3  # named in a message
+ADVICE = "restore the file, or prune again"
 
 # JSON knows no NaN: what was not a number is null in the file
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -402,46 +402,36 @@ def write_report(folder: str | Path, report: Report) -> None:
 def read_report(folder: str | Path) -> Report:
     """What `flab_report.json` says, in today's form.
 
+    Args:
+        folder (`str` or `Path`): of a pruned model.
+
     Raises:
         [`FlabError`]: there is none, it is damaged, or of a newer format.
     """
     path = Path(folder, REPORT_NAME)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FlabError(f"report {str(path)!r} cannot be read ({error}); name the folder of a pruned model") from error
-    return parse_report(values, str(path))
+    return as_report(read_json(path, "name the folder of a pruned model"), path)
 
 
-def parse_report(values: Any, name: str = REPORT_NAME) -> Report:
-    """The report in the content of a file, in today's form.
+def as_report(values: dict[str, Any], path: Path) -> Report:
+    """The content of a `flab_report.json` in today's form.
 
     Args:
-        values: what JSON was read as.
-        name (`str`): of the file, for messages.
+        values (`dict`): what the file was read as.
+        path (`Path`): where it was read, for messages.
 
     Raises:
         [`FlabError`]: it is of a newer format, or names the first fields that are not as they should be.
     """
-    if not isinstance(values, dict) or "base_model" not in values:
-        raise FlabError(f"{name!r} is not the report of a pruning; name the folder of a pruned model")
+    if "base_model" not in values:
+        raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
     version = values.get("format")
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
+    if isinstance(version, int) and version > FORMAT:
         raise FlabError(
-            f"report {name!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
+            f"report {str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
             f" install optimum-flab {_writer(values)} or later"
         )
-    try:
-        # in today's form everything that format 1 left out is optional
-        content = json.dumps(values if "format" in values else {**values, "format": FORMAT})
-        return Report.model_validate_json(content, strict=True)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
-        raise FlabError(
-            f"report {name!r} is not as it was written ({'; '.join(faults[:MOST_FAULTS])}{more}); restore the file, or"
-            " prune again"
-        ) from error
+    # of format 1 are those that state none; what they left out is optional today
+    return validated(Report, values if "format" in values else {**values, "format": FORMAT}, path, ADVICE)
 
 
 def _writer(values: dict[str, Any]) -> str:
