@@ -43,7 +43,8 @@ from ..checkpoints.loading import (
 )
 from ..errors import ConfigurationError, FlabError
 from ..progress import progress_bar
-from ..records.folders import check_writable, write_files
+from ..records.atomic import write_files
+from ..records.folders import check_writable
 
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..records.folders import write_files
+from ..records.atomic import write_files
 from . import provenance, tables
 from .facts import (
     EFFICIENCY_NAME,

@@ -24,6 +24,7 @@ from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
 from ..pruning.budget import shape_of
+from ..records.atomic import write_atomically
 from ..records.report import (
     ClosedForm,
     CurvePoint,
@@ -476,11 +477,9 @@ def _closed_form(
     share = min(found, key=found.__getitem__)
     between(work.model, computing, share, best)
     section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
     weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
-    save_file(weights, partial, metadata={"section": section.model_dump_json()})
-    partial.replace(file)
+    metadata = {"section": section.model_dump_json()}
+    write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))
     steps.say(
         f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
         + (f"going {share:.0%} of the way" if section.kept else "so it is left out")
