@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
 from ..records.json_files import read_json
-from ..records.report import Recovery, read_report
+from ..records.report import REPORT_NAME, Recovery, read_report
 from ..settings.recovery import ADAPTER_FOLDER
 from .card import TAGS, licence, read_card
-from .facts import REPORT_NAME
 from .metadata import Whole, rendered, written_metadata
 from .ownership import BEGIN, END, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .selection import check_inside

@@ -220,7 +220,7 @@ def unevaluated_tasks(evaluations: Iterable[MeasuredScores], shipped: Sequence[s
     return [name for name in plain if name not in done]
 
 
-def task_files() -> list[str]:
+def shipped_task_names() -> list[str]:
     """Names of the tasks of this package, read off their files: lm-eval takes seconds to import."""
     return sorted(path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml"))
 
@@ -229,7 +229,7 @@ def limits(facts: Facts) -> list[str]:
     """What the measurements say about limits, and what was not measured; a sentence or two each."""
     report = facts.report
     said = [] if report is None else _limits_of_vocabulary(report)
-    missing = unevaluated_tasks(facts.results.evaluations, task_files())
+    missing = unevaluated_tasks(facts.results.evaluations, shipped_task_names())
     if not facts.results.evaluations:
         said.append(
             "No task was evaluated on these weights: whether the model still writes working code is not known from"

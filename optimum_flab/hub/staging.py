@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
 from ..records.json_files import read_json
-from ..records.report import Report, read_report
+from ..records.report import REPORT_NAME, Report, read_report
 from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
     EVALUATION_NAME,
     FAMILY_NAME,
     PLAN_NAME,
-    REPORT_NAME,
     RESULT_NAMES,
     WEIGHTS,
     WEIGHTS_INDEX,
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 50 * 10**9  # bytes, see "Storage limits" in the Hub's documentation
 MOST_FILES = 25_000  # in one commit
 RECORDS = (REPORT_NAME, PLAN_NAME, CONFIG_NAME)
-BLOCK = 1 << 22
-SHARD = re.compile(r"model-.*-of-.*\.safetensors")
+BYTES_AT_ONCE = 1 << 22
+ANY_SHARD = re.compile(r"model-.*-of-.*\.safetensors")
 # weights that nothing here checks and that may be loaded in place of ours, and the state of a training
 NEVER_SENT = re.compile(
     r"(pytorch_model|tf_model|flax_model|adapter_model|adapter_config)\W.*|rng_state.*\.pth"
@@ -202,7 +201,7 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
     if stray := sorted(
         name
         for name in names
-        if ((name == WEIGHTS or SHARD.fullmatch(name)) and name not in read) or NEVER_SENT.fullmatch(name)
+        if ((name == WEIGHTS or ANY_SHARD.fullmatch(name)) and name not in read) or NEVER_SENT.fullmatch(name)
     ):
         raise ConfigurationError(
             f"folder {str(folder)!r} also holds {', '.join(stray)}, which is not part of the pruned model and might be"
@@ -404,6 +403,6 @@ def _digest(content: Path | bytes, digest: Any) -> str:
         digest.update(content)
         return digest.hexdigest()
     with content.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BYTES_AT_ONCE):
             digest.update(block)
     return digest.hexdigest()
