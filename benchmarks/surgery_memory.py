@@ -24,9 +24,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import PruningPlan
-from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.surgery import resized_config
 from optimum_flab.checkpoints.tensors import StoredTensors, WrittenTensors
+from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.families import family_for
 
 

@@ -94,13 +94,14 @@ def inspect_model(
     Raises:
         [`FlabError`]: the model cannot be read or its family is not supported.
     """
+    from .checkpoints.finding import find_model
     from .checkpoints.gguf_files import near_equal_copies
-    from .checkpoints.loading import find_model, read_config
+    from .checkpoints.model_config import read_model_config
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")
     files = find_model(model_name_or_path, revision, family)
-    config = read_config(files, trust_remote_code)
+    config = read_model_config(files, trust_remote_code)
     if files.gguf is not None and not config.tie_word_embeddings and near_equal_copies(files.gguf)[0] is not None:
         config.tie_word_embeddings = True  # as loading does
     sizes = sizes_of_config(config, family_for(config, files.family))

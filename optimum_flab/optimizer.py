@@ -11,7 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_root
-from .checkpoints.loading import DenseModel, computation_dtype, dense_from_memory, dense_hash, load_dense, weights_hash
+from .checkpoints.computation import computation_dtype
+from .checkpoints.hashes import dense_hash, weights_hash
+from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .checkpoints.surgery import check_plan, copy_in
 from .errors import ConfigurationError, FlabError
 from .pruned import PrunedModel, check_space, output_folder, write_pruned
@@ -23,7 +25,7 @@ from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import read_report, report_summary
 from .records.work import WorkFolder
 from .running.generation import completion
-from .settings.configuration import FlabPrunerConfig, read_config
+from .settings.configuration import FlabPrunerConfig, read_pruner_config
 from .settings.recovery import RecoverySettings
 
 
@@ -104,7 +106,7 @@ class FlabOptimizer:
         optimizer._set_up(dense, output_dtype)
         return optimizer
 
-    def _set_up(self, dense: DenseModel, output_dtype: str | torch.dtype | None) -> None:
+    def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None) -> None:
         self.dense = dense
         self.family = dense.family
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
@@ -243,7 +245,9 @@ class FlabOptimizer:
         plan = PruningPlan.load(folder)
         check_plan(self.dense.model, self.family, plan)
         loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
-        self.pruned = PrunedModel(loaded.model, loaded.tokenizer, plan, read_report(folder), read_config(folder))
+        self.pruned = PrunedModel(
+            loaded.model, loaded.tokenizer, plan, read_report(folder), read_pruner_config(folder)
+        )
         return self.pruned
 
     def recover(
@@ -271,7 +275,8 @@ class FlabOptimizer:
         Returns:
             [`PrunedModel`]: the recovered one, also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
-        from .recovery.pipeline import Work, recover
+        from .recovery.pipeline import recover
+        from .recovery.work import Work
 
         self._needs_weights()
         pruned = self._result()
@@ -335,7 +340,7 @@ class FlabOptimizer:
             return evaluate(self.dense, tasks=tasks, **options)
         model = copy_in(self.pruned.model, self.dense.model.device, self.dense.model.dtype)
         model.generation_config = self.pruned.model.generation_config
-        pruned = DenseModel(
+        pruned = LoadedModel(
             model=model,
             tokenizer=self.pruned.tokenizer,
             family=self.family,

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints.loading import DenseModel, shards, weights_hash
+from .checkpoints.hashes import weights_hash
+from .checkpoints.loading import LoadedModel
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import dtypes_of, pruned_tensors
 from .checkpoints.tensors import StoredTensors
+from .checkpoints.weight_files import shards
 from .errors import FlabError
 from .families import save_family
 from .hub.selection import is_replaceable
@@ -79,11 +81,11 @@ def check_space(folder: str | Path, parameters: int, target_ratio: float | None,
         )
 
 
-def write_pruned(pruned: PrunedModel, dense: DenseModel, output: OutputFolder) -> PrunedModel:
+def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> PrunedModel:
     """Writes the stock checkpoint, plan, report, configuration, card and licence files to a folder that is reserved.
 
     Args:
-        dense ([`DenseModel`]): what it was pruned from, with its weights in memory or in their files.
+        dense ([`LoadedModel`]): what it was pruned from, with its weights in memory or in their files.
 
     Returns:
         [`PrunedModel`]: with the hash of its weights in its report.
@@ -108,7 +110,7 @@ def write_pruned(pruned: PrunedModel, dense: DenseModel, output: OutputFolder) -
     return replace(pruned, report=report)
 
 
-def _write_weights(pruned: PrunedModel, dense: DenseModel, folder: Path) -> str | None:
+def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
     """Writes weights, configuration and tokenizer, and gives the hash of the weights."""
     if pruned.model.device.type != "meta":
         save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)

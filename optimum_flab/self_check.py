@@ -6,13 +6,14 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from .checkpoints.surgery import resized_config, sharing_weights
+from .compat import new_model
 from .errors import FlabError
 from .families import Block, Family, cut, parts_of, plain_axes
 from .measuring.divergence import OutputHead
@@ -24,6 +25,10 @@ from .running.layerwise import layer_inputs, output_of, run_layer
 from .texts.packing import PackedTokens
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 TOKENS = 16
 # the largest relative difference (of norms) that rounding explains, of results in float32 and in half precision
 EXACT, ROUNDED = 1e-3, 3e-2
@@ -31,7 +36,7 @@ REPEATED = 1e-5  # of the same computation, done again
 PLAIN = (bool, int, float, str, type(None))
 
 
-def check_family(model: nn.Module, family: Family) -> None:
+def check_family(model: PreTrainedModel, family: Family) -> None:
     """Compares a model with the facts of its family: names, sizes and layout of its tensors, the fields of its
     configuration, layer by layer what the FFN reads and adds, and the output head against the model's own logits.
 
@@ -52,7 +57,9 @@ def check_family(model: nn.Module, family: Family) -> None:
             )
 
 
-def _found(check: Callable[[nn.Module, Family], Iterator[str]], model: nn.Module, family: Family) -> Iterator[str]:
+def _found(
+    check: Callable[[PreTrainedModel, Family], Iterator[str]], model: PreTrainedModel, family: Family
+) -> Iterator[str]:
     """What a check finds; that the model cannot be run as it is described is a fault too."""
     try:
         yield from check(model, family)
@@ -62,14 +69,14 @@ def _found(check: Callable[[nn.Module, Family], Iterator[str]], model: nn.Module
         yield f"it cannot be run as that says ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
 
 
-def _fields(model: nn.Module, family: Family) -> Iterator[str]:
+def _fields(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Fields that the configuration lacks."""
     block, logits, used = family.block, family.logits, _used_dimensions(model, family) | {"layer"}
     for dimension, field in family.sizes.items():
         if dimension in used and not hasattr(model.config, field):
             yield f"sizes.{dimension}: its configuration has no field {field!r}"
-    for dimension in sorted(used - set(family.sizes)):
-        yield f"sizes: nothing says which field of its configuration is the size of {dimension!r}"
+    for unsized in sorted(used - set(family.sizes)):
+        yield f"sizes: nothing says which field of its configuration is the size of {unsized!r}"
     facts = {
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
@@ -85,11 +92,11 @@ def _fields(model: nn.Module, family: Family) -> Iterator[str]:
             yield f"{fact}: its configuration has no field {field!r}"
 
 
-def _used_dimensions(model: nn.Module, family: Family) -> set[str]:
+def _used_dimensions(model: PreTrainedModel, family: Family) -> set[str]:
     return {axis for name in model.state_dict() for axis in plain_axes(family.axes(name) or ()) if axis is not None}
 
 
-def _modules(model: nn.Module, family: Family) -> Iterator[str]:
+def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Modules that are not there."""
     for name, path in family.modules.model_dump().items():
         if not _has(model, path):
@@ -121,16 +128,18 @@ def _has(module: nn.Module, path: str) -> bool:
     return True
 
 
-def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
+def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Tensors that nobody named, or of another shape than their axes have."""
-    sizes = {dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()}
+    sizes: dict[str | None, Any] = {
+        dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()
+    }
     state = model.state_dict()
     unnamed = [name for name in state if family.axes(name) is None]
     if unnamed:
         yield f"tensors: nothing says what the axes of {len(unnamed)} of its {len(state)} tensors are ({unnamed[0]})"
         return
     for name, tensor in state.items():
-        axes = family.axes(name)
+        axes = family.named_axes(name)
         if len(axes) != tensor.ndim:
             yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
             continue
@@ -144,7 +153,7 @@ def _tensors(model: nn.Module, family: Family) -> Iterator[str]:
                 yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
 
 
-def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
+def _per_layer(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Fields that would be wrong once layers are removed."""
     fields, layers = model.config.to_dict(), len(family.decoder_layers(model))
     declared = inspect.signature(type(model.config)).parameters
@@ -158,7 +167,7 @@ def _per_layer(model: nn.Module, family: Family) -> Iterator[str]:
             yield f"per_layer: {name!r} of its configuration is not a list of {layers} entries, one for each layer"
 
 
-def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
+def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether the new configuration is that of the new tensors, and layers are the same at other places: a model
     without its first layer, and with a neuron and a token more, is built without weights."""
 
@@ -175,12 +184,12 @@ def _shorter(model: nn.Module, family: Family) -> Iterator[str]:
     try:
         with torch.device("meta"):
             configs = [resized_config(model.config, family, places, sizes) for places in (layers, kept)]
-            longer, shorter = (type(model)._from_config(config).eval() for config in configs)
+            longer, shorter = (new_model(type(model), config).eval() for config in configs)
     except Exception as error:  # configurations check themselves in many ways
         yield f"per_layer: its configuration does not allow other sizes ({(str(error).splitlines() or [''])[0]})"
         return
-    for place, layer in enumerate(family.decoder_layers(shorter)):
-        if different := _differing(family.decoder_layers(longer)[kept[place]], layer):
+    for place, module in enumerate(family.decoder_layers(shorter)):
+        if different := _differing(family.decoder_layers(longer)[kept[place]], module):
             yield f"per_layer: layer {kept[place]} would have another {different} if it were layer {place}"
             return
     other = {name: torch.arange(size).remainder(shape[name]) for name, size in sizes.items()}
@@ -207,7 +216,7 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 
 
 @torch.no_grad()
-def _functions(model: nn.Module, family: Family) -> Iterator[str]:
+def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """What the model computes, against what the family says that it computes."""
     layers, config, block = family.decoder_layers(model), model.config, family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
@@ -223,7 +232,8 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
         if not torch.isfinite(after).all():
             return  # what measures on the model says so
         both = run_layer(layer, both, _in_float32(packed.kwargs[index]))
-        if not _same(*both.chunk(2, dim=1)):
+        first, second = both.chunk(2, dim=1)
+        if not _same(first, second):
             yield f"separates_documents: layer {index} lets documents of one row see each other"
             return
         if len(runs) < sum(path is not None for path in _paths(block)):
@@ -252,25 +262,25 @@ def _functions(model: nn.Module, family: Family) -> Iterator[str]:
                     " places, so their axes are others"
                 )
         hidden = after
-    norm = model.get_submodule(family.modules.final_norm)
+    final_norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
     tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED
     # small logits show what multiplies them, large ones what squeezes them
     for size in (1.0, 30.0):
-        factor = size / float(head.raw(norm(stream)[0]).abs().max().clamp_min(1e-9))
-        own, read = _with_scaled_norm(model, norm, factor, tokens)
+        factor = size / float(head.raw(final_norm(stream)[0]).abs().max().clamp_min(1e-9))
+        own, read = _with_scaled_norm(model, final_norm, factor, tokens)
         if not torch.isfinite(own).all():
             return
-        if not _same(read.float(), (norm(stream) * factor).float(), tolerance):
+        if not _same(read.float(), (final_norm(stream) * factor).float(), tolerance):
             yield f"modules: the output head does not read what {family.modules.final_norm} makes of the last layer"
         if not _same(own[0].float(), head.logits(read[0]), tolerance / 3):
             yield "logits: its own are not those of the output head on the final norm, with what logits states"
-    if not _same_norm(copy.deepcopy(norm).float(), family, hidden):
+    if not _same_norm(copy.deepcopy(final_norm).float(), family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
 
 
 def _with_scaled_norm(
-    model: nn.Module, norm: nn.Module, factor: float, tokens: PackedTokens
+    model: PreTrainedModel, norm: nn.Module, factor: float, tokens: PackedTokens
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The model's logits where what its final norm gives is multiplied, and what the output head then reads."""
     read: list[torch.Tensor] = []
@@ -286,9 +296,9 @@ def _with_scaled_norm(
         handle.remove()
 
 
-def _few_tokens(model: nn.Module, family: Family) -> PackedTokens:
+def _few_tokens(model: PreTrainedModel, family: Family) -> PackedTokens:
     """A row of different tokens, where there are enough."""
-    rows = model.get_submodule(family.modules.embeddings).weight.shape[0]
+    rows = model.get_parameter(f"{family.modules.embeddings}.weight").shape[0]
     number = min(TOKENS, getattr(model.config, "max_position_embeddings", None) or TOKENS)
     ids = torch.arange(1, number + 1)[None] * rows // (number + 1)
     return PackedTokens(ids, torch.arange(number)[None], torch.ones_like(ids, dtype=torch.bool))
@@ -326,13 +336,13 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
 
 
 @torch.no_grad()
-def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
+def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether the configuration as it will be written, were nothing removed, is still that of the model."""
     shape = sizes_of(model, family).shape
     config = resized_config(model.config, family, range(shape["layer"]), shape)
     rewritten = sharing_weights(model, config, model.device)
     with torch.device("meta"):
-        before = type(model)._from_config(copy.deepcopy(model.config)).eval()
+        before = new_model(type(model), copy.deepcopy(model.config)).eval()
     pairs = zip(*(family.decoder_layers(one) for one in (before, rewritten)), strict=True)
     for index, (layer, other) in enumerate(pairs):
         if different := _differing(layer, other):
@@ -350,7 +360,7 @@ def _configuration(model: nn.Module, family: Family) -> Iterator[str]:
 
 
 @torch.no_grad()
-def _fewest_experts(model: nn.Module, family: Family) -> Iterator[str]:
+def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether a layer runs with the fewest experts that its family says it can do with."""
     if family.experts is None:
         return
@@ -400,7 +410,7 @@ def _experts(
     with routed(family, layer) as seen:
         run_layer(layer, hidden, kwargs)
     batch, experts = seen[0], ExpertWeights(family, layer, layer.state_dict())
-    if batch.experts.shape[1] != getattr(config, family.experts.per_token):
+    if batch.experts.shape[1] != getattr(config, family.mixture.per_token):
         yield f"experts.per_token: layer {index} sends a token to {batch.experts.shape[1]} experts"
         return
     together = torch.zeros_like(batch.output)
@@ -423,7 +433,7 @@ def _run_permuted(family: Family, config: Any, layer: nn.Module, hidden: torch.T
         if axis == "neuron":
             orders[axis] = torch.randperm(size, generator=generator)
         elif axis == "expert":
-            groups = family.experts.group_count(config)
+            groups = family.mixture.group_count(config)
             inside = torch.stack([torch.randperm(size // groups, generator=generator) for _ in range(groups)])
             places = torch.randperm(groups, generator=generator)
             orders[axis] = (inside + places[:, None] * (size // groups)).flatten()

@@ -91,7 +91,7 @@ def lowest_go(scores, width):
 
 def selected(name, tokens, width, seed=0):
     x, c, w, incoming = tokens
-    statistics = NeuronStatistics.empty(w, incoming)
+    statistics = NeuronStatistics(w, incoming)
     statistics.add(x, x @ w.T, c)
     kept = ffn.CRITERIA[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
     return kept.tolist()

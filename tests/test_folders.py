@@ -333,7 +333,7 @@ LOOKED_AT = """
     import os, sys
     from optimum_flab.errors import FlabError
     from optimum_flab.records.folders import Kind, OutputFolder, check_writable
-    from optimum_flab.checkpoints.loading import find_model
+    from optimum_flab.checkpoints.finding import find_model
     os.setuid(65534)
     kind = Kind("a result", "mark.json", lambda path: True)
     for call in (lambda: OutputFolder(sys.argv[1], kind).__enter__(), lambda: check_writable(sys.argv[1]),

@@ -15,18 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
+from optimum_flab.checkpoints.computation import computation_device
+from optimum_flab.checkpoints.finding import find_model
 from optimum_flab.checkpoints.gguf_files import near_equal_copies
-from optimum_flab.checkpoints.loading import (
-    DenseModel,
-    check_config,
-    computation_device,
-    dense_from_memory,
-    dense_hash,
-    find_model,
-    load_dense,
-    read_config,
-    weights_hash,
-)
+from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
+from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, load_dense
+from optimum_flab.checkpoints.model_config import check_config, read_model_config
 from optimum_flab.checkpoints.tensors import WrittenTensors
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
@@ -312,7 +306,7 @@ def test_near_equal_copies_are_tied_again(tmp_path, tokenizer, dense_qwen2, embe
     matrix = dense_qwen2.model.embed_tokens.weight.numpy()
     path = tmp_path / "tiny.gguf"
     write_gguf(path, dense_qwen2, tokenizer, (matrix, embedding_type), (matrix, output_type))
-    assert read_config(find_model(path)).tie_word_embeddings is False
+    assert read_model_config(find_model(path)).tie_word_embeddings is False
     dense = load_dense(path)
     expected = torch.from_numpy(gguf.dequantize(gguf.quantize(matrix, finer), finer))
     assert torch.equal(dense.model.model.embed_tokens.weight, expected)
@@ -377,7 +371,7 @@ def test_weights_hash_is_of_the_weights(family, tmp_path):
     stored = tiny_model(family).to(torch.bfloat16)
     assert weights_hash(stored) != reference
     # computing in another type does not change the hash as stored
-    dense = DenseModel(stored.float(), None, family_for(stored.config), "tiny", storage_dtype=torch.bfloat16)
+    dense = LoadedModel(stored.float(), None, family_for(stored.config), "tiny", storage_dtype=torch.bfloat16)
     assert dense_hash(dense) == weights_hash(tiny_model(family).to(torch.bfloat16))
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
-from optimum_flab.checkpoints.loading import dense_hash, weights_hash
+from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for

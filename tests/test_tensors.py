@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_streamed
 from optimum_flab.checkpoints.tensors import (
     DTYPES,
@@ -17,6 +17,7 @@ from optimum_flab.checkpoints.tensors import (
     own_tensors,
     write_tensors,
 )
+from optimum_flab.checkpoints.weight_files import shards
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

@@ -149,7 +149,8 @@ import json, sys
 from pathlib import Path
 import sentencepiece
 from transformers import AutoTokenizer, LlamaConfig
-from optimum_flab.checkpoints.loading import ModelFiles, load_tokenizer
+from optimum_flab.checkpoints.finding import ModelFiles
+from optimum_flab.checkpoints.tokenizer import load_tokenizer
 from optimum_flab.vocabulary import save_tokenizer
 from optimum_flab.vocabulary.files import SAMPLES
 

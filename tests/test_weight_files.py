@@ -18,8 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
-from optimum_flab.checkpoints.loading import check_config, load_dense, stored_dtype, weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
+from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.checkpoints.model_config import check_config
 from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.checkpoints.weight_files import stored_dtype
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.efficiency import measure_efficiency

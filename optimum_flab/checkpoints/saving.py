@@ -11,11 +11,12 @@ import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from transformers import AutoConfig, AutoTokenizer
 
+from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
-from .loading import WEIGHTS
 from .tensors import WrittenTensors, write_tensors, written_parts
+from .weight_files import WEIGHTS
 
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _save_streamed(
     split = split_state_dict_into_shards_factory(
         outlines,
         # the experts that were one tensor stay in one file
-        get_storage_id=lambda outline: outline.untyped_storage()._cdata,
+        get_storage_id=storage_of,
         get_storage_size=lambda outline: outline.untyped_storage().nbytes(),
         filename_pattern=WEIGHTS.replace(".", "{suffix}."),
         max_shard_size=max_shard_size,
@@ -136,7 +137,7 @@ def older_names(config: PreTrainedConfig) -> dict[str, Any]:
             embedding: it would take another one without a warning.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    names = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
+    names: dict[str, Any] = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
     if "sliding_attention" in rope:
         rope, local = rope["full_attention"], rope["sliding_attention"]
         if local != {"rope_type": "default", "rope_theta": local["rope_theta"]}:

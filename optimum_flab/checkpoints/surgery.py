@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from transformers.initialization import no_init_weights
 
+from ..compat import attention_of, new_model
 from ..errors import FlabError
 from ..families import Family, cut, plain_axes
 from ..measuring.divergence import LayerStep
@@ -19,6 +20,10 @@ from ..pruning.budget import Shape, shape_of, sizes_of
 from ..records.plan import PruningPlan, is_by_expert
 from ..running.layerwise import output_of
 from ..vocabulary import remap_config_ids
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 COLUMNS = 256  # whose mean is computed at once
@@ -44,7 +49,8 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
     if family.experts is not None:
         fields.update(_mixture_fields(config, family, kept_layers, sizes))
     called = getattr(config, "attribute_map", {})  # several names may be one field
-    for dimension, size in {**sizes, "layer": len(kept_layers)}.items():
+    changed: dict[Any, int] = {**sizes, "layer": len(kept_layers)}
+    for dimension, size in changed.items():
         fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
@@ -58,7 +64,8 @@ def _mixture_fields(
     config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
     """The fields that say which layers have experts, and how wide the shared expert is, which stays as it is."""
-    experts, fields = family.experts, {}
+    experts = family.mixture
+    fields: dict[str, Any] = {}
     if experts.dense_layers is not None:
         dense, every = getattr(config, experts.dense_layers) or [], 1
         if experts.every is not None:
@@ -122,7 +129,7 @@ def pruned_tensors(
         if name in plan.weights:
             tensor = plan.weights[name]
         else:
-            tensor = cut(tensor, axes, tokens | inside.get(layer, {}))
+            tensor = cut(tensor, axes, tokens if layer is None else tokens | inside.get(layer, {}))
         if "vocab" in plain_axes(axes) and plan.kept_tokens is not None:
             tensor = _padded(tensor, plan.vocab_size, dtypes[new_name])
         yield new_name, tensor.to("cpu", dtypes[new_name]).contiguous()
@@ -133,7 +140,7 @@ def _is_choice(numbers: Sequence[int], most: int) -> bool:
     return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
 
 
-def check_plan(model: nn.Module, family: Family, plan: PruningPlan) -> None:
+def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
     """Raises a [`FlabError`] if the plan cannot be one of this model."""
     dense = shape_of(model, family)
     faults = []
@@ -168,16 +175,16 @@ def _token_faults(plan: PruningPlan, vocabulary: int) -> Iterator[str]:
         yield f"its vocab_size is {plan.vocab_size:,}, more than the model's {vocabulary:,}"
 
 
-def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Shape) -> Iterator[str]:
+def _layer_faults(model: PreTrainedModel, family: Family, plan: PruningPlan, dense: Shape) -> Iterator[str]:
     """What is wrong with the neurons and experts of a plan."""
     pruned = family.pruned_layers(model)
     if missing := set(range(dense["layer"])) - set(pruned) - set(plan.kept_layers):
         yield f"it removes layers {sorted(missing)}, which have no experts and stay"
-    inside = {"neurons": plan.kept_neurons, "experts": plan.kept_experts}
+    inside: dict[str, Mapping[int, Sequence[Any]]] = {"neurons": plan.kept_neurons, "experts": plan.kept_experts}
     for what, layers in inside.items():
         if layers and set(layers) != set(plan.kept_layers) & set(pruned):
             yield f"its {what} are not those of its layers"
-    lists = {
+    lists: dict[str, list[Any]] = {
         "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if is_by_expert(kept) else [kept])],
         "experts": list(plan.kept_experts.values()),
     }
@@ -204,50 +211,52 @@ def _layer_faults(model: nn.Module, family: Family, plan: PruningPlan, dense: Sh
             return
 
 
-def _pruned_shape(model: nn.Module, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
+def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
     """The shape that the weights out of the neurons of a layer will have; `None` for any other name."""
     layer, rest = family.layer_of(name)
     if layer not in plan.kept_layers or layer not in family.pruned_layers(model) or rest != family.ffn_out_name:
         return None
     dense = family.decoder_layers(model)[layer].get_parameter(rest)
     sizes = shape_of(model, family).resized(**plan.sizes)
-    axes = family.axes(name)
-    return tuple(sizes.get(axis, size) if axis else size for axis, size in zip(axes, dense.shape, strict=True))
+    return tuple(
+        sizes.get(axis, size) if axis else size
+        for axis, size in zip(family.named_axes(name), dense.shape, strict=True)
+    )
 
 
-def copy_in(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of a model, elsewhere and in another dtype.
 
     Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
     """
-    copied = type(model)._from_config(copy.deepcopy(model.config), dtype=dtype)
+    copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
     copied.load_state_dict(model.state_dict(), strict=True)
     copied.tie_weights()
     return copied.to(device).eval().requires_grad_(False)
 
 
-def placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A model to read only: itself where it already is there in this dtype, else a copy."""
     there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
     return model if there else copy_in(model, device, dtype)
 
 
-def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
+def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     """What each tensor of a model is in: some stay in float32 whatever the others are in."""
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
 @torch.no_grad()
 def sharing_weights(
-    model: nn.Module, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
-) -> nn.Module:
+    model: PreTrainedModel, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
+) -> PreTrainedModel:
     """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
 
     Args:
         tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
     """
     with no_init_weights():  # memory that is never written to is never taken
-        other = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
     other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
     other.tie_weights()
     for module in other.modules():
@@ -258,12 +267,12 @@ def sharing_weights(
 
 @torch.no_grad()
 def cast_by_layer(
-    model: nn.Module, family: Family, device: torch.device, dtype: torch.dtype
+    model: PreTrainedModel, family: Family, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, LayerStep]:
     """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
     Args:
-        model (`nn.Module`): left as it is.
+        model (`PreTrainedModel`): left as it is.
 
     Returns:
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
@@ -271,7 +280,7 @@ def cast_by_layer(
     """
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
-        dtypes = dtypes_of(type(model)._from_config(config, dtype=dtype))
+        dtypes = dtypes_of(new_model(type(model), config, dtype=dtype))
     tensors = {
         name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
         for name, tensor in model.state_dict().items()
@@ -289,7 +298,7 @@ def cast_by_layer(
     return outer, step
 
 
-def _fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def _fill(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Loads a model strictly from tensors of which there need only be one at a time."""
     places = model.state_dict()
     for name, tensor in tensors:
@@ -301,12 +310,12 @@ def _fill(model: nn.Module, tensors: Iterable[tuple[str, torch.Tensor]]) -> None
 
 
 @torch.no_grad()
-def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
+def operate(model: PreTrainedModel, family: Family, plan: PruningPlan) -> PreTrainedModel:
     """Applies a plan.
 
     Args:
-        model (`nn.Module`): the dense model; left as it is. One on the meta device gives one there, whose weights are
-            for [`pruned_tensors`].
+        model (`PreTrainedModel`): the dense model; left as it is. One on the meta device gives one there, whose
+            weights are for [`pruned_tensors`].
         plan ([`PruningPlan`]): made for this model.
 
     Returns:
@@ -323,7 +332,7 @@ def operate(model: nn.Module, family: Family, plan: PruningPlan) -> nn.Module:
     dtype = getattr(torch, plan.dtype)
     config.dtype = dtype
     with torch.device("meta" if model.device.type == "meta" else "cpu"), no_init_weights():
-        pruned = type(model)._from_config(config, dtype=dtype)
+        pruned = new_model(type(model), config, dtype=dtype)
     if model.device.type != "meta":
         tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
         _fill(pruned, tensors)

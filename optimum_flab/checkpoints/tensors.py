@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..compat import not_missed, not_unexpected, set_conversions
 from ..errors import FlabError
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightTransform
-
-    from .gguf_files import GgufTensors
 
 
 # what safetensors files call the types of tensors
@@ -105,7 +104,7 @@ class ModelTensors(LazyTensors):
     Args:
         model (`PreTrainedModel`): on the meta device, its weights tied. As by `from_pretrained`, it is told which
             conversions were used, for they are reverted in writing.
-        stored ([`StoredTensors`] or [`~checkpoints.gguf_files.GgufTensors`]): what it would be loaded from.
+        stored ([`LazyTensors`]): what it would be loaded from, [`StoredTensors`] or those of a GGUF file.
 
     Attributes:
         lacking (`list[str]`): tensors of the model that cannot be made, or in another shape only.
@@ -113,7 +112,7 @@ class ModelTensors(LazyTensors):
         exact (`bool`): whether what is stored makes every tensor of the model once, under the first of its names.
     """
 
-    def __init__(self, model: PreTrainedModel, stored: StoredTensors | GgufTensors):
+    def __init__(self, model: PreTrainedModel, stored: LazyTensors):
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
 
@@ -135,7 +134,7 @@ class ModelTensors(LazyTensors):
         self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
         # in transformers 5.0 they do not know whether they were used
         used = [getattr(conversion, "was_used", lambda: True)() for conversion in conversions]
-        model._weight_conversions = list(itertools.compress(conversions, used))
+        set_conversions(model, list(itertools.compress(conversions, used)))
 
     def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors that the pieces of a group make, or the outlines of both."""
@@ -178,7 +177,7 @@ def _pieces(
     known, prefix = model.state_dict(), model.base_model_prefix
     # what older versions stored, and this one keeps without storing it
     kept = {name.rpartition(".")[2] for name, _ in model.named_buffers()} & {"inv_freq", "position_ids"}
-    ignored = [*(model._keys_to_ignore_on_load_unexpected or ()), *(rf"(^|\.){name}$" for name in kept)]
+    ignored = [*not_unexpected(model), *(rf"(^|\.){name}$" for name in kept)]
     pieces: dict[str, dict[str, str | None]] = {}
     unknown = []
     for name in sorted(stored, key=dot_natural_key):
@@ -194,7 +193,7 @@ def _pieces(
 
 def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
     """The tensors of a model, tied ones once, that are not among `outlines`, or in another shape."""
-    ignored, needed = list(model._keys_to_ignore_on_load_missing or ()), model.state_dict()
+    ignored, needed = not_missed(model), model.state_dict()
     lacking = []
     for names in _names(model):
         shapes = {outlines[name].shape for name in names if name in outlines}
@@ -298,7 +297,7 @@ def write_tensors(
         path, place = places.pop(name)
         with path.open("r+b") as file:
             file.seek(place)
-            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         del tensor  # before the next one is made
     if places:
         raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")

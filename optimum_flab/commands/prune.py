@@ -113,7 +113,7 @@ class PruneCommand(FlabVerb):
                 # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
                 check_sources(config.data)
                 if config.recovery.data:
-                    from ..recovery.pipeline import check_inputs
+                    from ..recovery.checks import check_inputs
 
                     check_inputs(config.recovery, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(

@@ -115,10 +115,12 @@ class RecoverCommand(FlabVerb):
         check_recovery(settings)
 
         from .. import FlabOptimizer
-        from ..checkpoints.loading import check_weights, find_model, read_config
+        from ..checkpoints.finding import find_model
+        from ..checkpoints.model_config import read_model_config
+        from ..checkpoints.weights import check_weights
         from ..records.plan import PLAN_NAME, PruningPlan
+        from ..recovery.checks import check_inputs
         from ..recovery.launch import process_device, process_state
-        from ..recovery.pipeline import check_inputs
         from ..texts.sources import local_paths
 
         if not (args.model / PLAN_NAME).is_file():
@@ -135,7 +137,7 @@ class RecoverCommand(FlabVerb):
                 stack.enter_context(output)
             PruningPlan.load(args.model)
             files = find_model(args.model)
-            check_weights(files, read_config(files))
+            check_weights(files, read_model_config(files))
             check_inputs(settings, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.teacher,

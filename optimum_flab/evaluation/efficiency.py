@@ -28,19 +28,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ..checkpoints.loading import (
-    COMPUTATION_DTYPES,
-    ModelFiles,
-    check_vocabulary,
-    check_weights,
-    computation_device,
-    computation_dtype,
-    find_model,
-    load_dense,
-    load_tokenizer,
-    read_config,
-    shards,
-)
+from ..checkpoints.computation import COMPUTATION_DTYPES, computation_device, computation_dtype
+from ..checkpoints.finding import ModelFiles, find_model
+from ..checkpoints.loading import load_dense
+from ..checkpoints.model_config import read_model_config
+from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from ..checkpoints.weight_files import shards
+from ..checkpoints.weights import check_weights
 from ..errors import ConfigurationError, FlabError
 from ..progress import progress_bar
 from ..records.atomic import write_files
@@ -314,7 +308,7 @@ class EfficiencyReport:
             "device": self.device,
             "machine": self.machine,
             "table": [row.to_dict() for row in self.rows()],
-            "models": {name: _plain(model) for name, model in self.models.items()},
+            "models": {name: dtype_name(model) for name, model in self.models.items()},
             "notes": self.notes,
             "versions": self.versions,
         }
@@ -401,7 +395,7 @@ def _median(value: float | Spread | None) -> float | None:
     return value.median if isinstance(value, Spread) else value
 
 
-def _plain(model: ModelEfficiency) -> dict[str, Any]:
+def dtype_name(model: ModelEfficiency) -> dict[str, Any]:
     runs = {batch: [run._asdict() for run in runs] for batch, runs in model.runs.items()}
     return {**asdict(model), "runs": runs}
 
@@ -485,7 +479,7 @@ def weight_files(files: ModelFiles) -> list[Path]:
     """The files that the weights of a model are read from, sorted; other weights beside them do not count.
 
     Args:
-        files ([`~optimum_flab.checkpoints.loading.ModelFiles`]): a model whose weights are on disk.
+        files ([`~optimum_flab.checkpoints.finding.ModelFiles`]): a model whose weights are on disk.
     """
     if files.gguf is not None:
         return [files.gguf]
@@ -1000,7 +994,7 @@ def _subject(
 ) -> _Subject:
     """Finds a model and refuses, before any weights are read, what cannot be measured."""
     files = find_model(path, revision, family)
-    config = read_config(files, trust_remote_code)
+    config = read_model_config(files, trust_remote_code)
     tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
     asked, longest = workload.prompt_tokens + workload.new_tokens, getattr(config, "max_position_embeddings", None)

@@ -23,22 +23,15 @@ from lm_eval.utils import handle_non_serializable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cache import cache_root
-from ..checkpoints.loading import (
-    DenseModel,
-    ModelFiles,
-    check_vocabulary,
-    check_weights,
-    computation_device,
-    computation_dtype,
-    dense_from_memory,
-    dense_hash,
-    find_model,
-    load_dense,
-    load_tokenizer,
-    read_config,
-    stored_dtype,
-)
+from ..checkpoints.computation import computation_device, computation_dtype
+from ..checkpoints.finding import ModelFiles, find_model
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel, dense_from_memory, load_dense
+from ..checkpoints.model_config import read_model_config
 from ..checkpoints.surgery import copy_in
+from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from ..checkpoints.weight_files import stored_dtype
+from ..checkpoints.weights import check_weights
 from ..errors import ConfigurationError, FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.packages import named_packages
@@ -70,7 +63,7 @@ KNOWN_AGGREGATIONS = {
     "bits_per_byte": comparison.BITS_PER_UNIT,
 }
 
-Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | DenseModel
+Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
 
 
 @dataclass(repr=False)
@@ -381,7 +374,7 @@ class ModelSource:
     Args:
         name (`str`): what the user called it.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        memory ([`DenseModel`], *optional*): the model, where it was in memory already.
+        memory ([`LoadedModel`], *optional*): the model, where it was in memory already.
         files (`ModelFiles`, *optional*): else where they are.
         stored (`torch.dtype`): what the weights are stored in.
         dtype (`torch.dtype`): what to compute in.
@@ -393,7 +386,7 @@ class ModelSource:
     dtype: torch.dtype
     device: torch.device
     trust_remote_code: bool = False
-    memory: DenseModel | None = None
+    memory: LoadedModel | None = None
     files: ModelFiles | None = None
 
     @classmethod
@@ -411,12 +404,12 @@ class ModelSource:
         Raises:
             [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
         """
-        if isinstance(model, (tuple, DenseModel)):
+        if isinstance(model, (tuple, LoadedModel)):
             memory = dense_from_memory(*model, family) if isinstance(model, tuple) else model
             here = memory.model
             return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
         files = find_model(model, revision, family)
-        config = read_config(files, trust_remote_code)
+        config = read_model_config(files, trust_remote_code)
         tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
         check_vocabulary(tokenizer, config, files.name)
         check_weights(files, config)

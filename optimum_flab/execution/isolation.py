@@ -12,7 +12,7 @@ from typing import Any
 from .packages import parts_of
 
 
-SCRIPTS = Path(__file__).parent
+SCRIPTS = Path(__file__).parent / "inside"
 PRIVATE, PACKAGES = "/tmp", "/packages"
 # Where the host is root, programs get users of their own above this number: a limit on processes does not bind root,
 # and all that such a user started can be ended at once.
@@ -143,11 +143,11 @@ class Isolation:
                 command += ["--cap-add", f"CAP_{capability}"]
         command += [] if _is_root() else ["--unshare-user"]
         command += ["--ro-bind", "/usr", "/usr"]
-        for path in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
-            if path.is_symlink():
-                command += ["--symlink", os.readlink(path), str(path)]
-            elif path.is_dir():
-                command += ["--ro-bind", str(path), str(path)]
+        for folder_of_system in map(Path, ("/bin", "/lib", "/lib32", "/lib64")):
+            if folder_of_system.is_symlink():
+                command += ["--symlink", os.readlink(folder_of_system), str(folder_of_system)]
+            elif folder_of_system.is_dir():
+                command += ["--ro-bind", str(folder_of_system), str(folder_of_system)]
         for prefix in sorted({os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix)}):
             if not Path(prefix).is_relative_to("/usr"):
                 for parent in reversed(Path(prefix).parents[:-1]):

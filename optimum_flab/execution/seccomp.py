@@ -131,8 +131,8 @@ def refusing_filter() -> bytes | None:
     if column == 0:
         steps += refuse(AT_LEAST, FIRST_X32, errno.ENOSYS)
     for numbers in REFUSED.values():
-        if numbers[column] is not None:
-            steps += refuse(EQUAL, numbers[column], errno.EPERM)
+        if (number := numbers[column]) is not None:
+            steps += refuse(EQUAL, number, errno.EPERM)
     # the C library then takes clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
     steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import torch
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 DIMENSIONS = ("vocab", "hidden", "neuron", "expert", "head", "kv_head")
@@ -245,11 +249,11 @@ class Family(_Facts):
 
     # --- modules ---------------------------------------------------------------------------------------------------
 
-    def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
+    def decoder_layers(self, model: PreTrainedModel) -> nn.ModuleList:
         """The decoder layers of `model`, bottom first."""
-        return model.get_submodule(self.modules.layers)
+        return cast(nn.ModuleList, model.get_submodule(self.modules.layers))
 
-    def pruned_layers(self, model: nn.Module) -> list[int]:
+    def pruned_layers(self, model: PreTrainedModel) -> list[int]:
         """The layers that pruning may narrow or remove: all of them, or those of a mixture that have experts."""
         layers = self.decoder_layers(model)
         return [index for index, layer in enumerate(layers) if self.experts is None or self.has_experts(layer)]
@@ -261,9 +265,35 @@ class Family(_Facts):
         except AttributeError:
             return False
 
-    def ffn_out(self, layer: nn.Module) -> nn.Module:
+    @property
+    def mixture(self) -> Experts:
+        """The experts of a family that has some.
+
+        Raises:
+            `ValueError`: it has none.
+        """
+        if self.experts is None:
+            raise ValueError(f"{self.model_type} is no mixture of experts")
+        return self.experts
+
+    def projection(self, layer: nn.Module, path: str) -> nn.Linear:
+        """A linear module of a layer; that of gpt2, a `Conv1D`, has the same parameters, see [`matrix`]."""
+        return cast(nn.Linear, layer.get_submodule(path))
+
+    def ffn_out(self, layer: nn.Module) -> nn.Linear:
         """The projection from the neurons of one layer back to the residual stream."""
-        return layer.get_submodule(self.block.ffn_out)
+        return self.projection(layer, self.block.ffn_out)
+
+    def named_axes(self, name: str) -> tuple[str | None, ...]:
+        """[`axes`] of a tensor that the family names.
+
+        Raises:
+            `KeyError`: it does not.
+        """
+        axes = self.axes(name)
+        if axes is None:
+            raise KeyError(name)
+        return axes
 
     def matrix(self, projection: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight of a projection into the stream as a matrix of shape `(hidden, in)`, and back: some families
@@ -279,7 +309,7 @@ class Family(_Facts):
     def expert_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """The weights from the neurons of one expert to the stream as a matrix of shape `(hidden, neurons)`, and
         back; what is returned shares the memory."""
-        return weight if self.axes(self.in_layer(0, self.ffn_out_name))[-1] == "neuron" else weight.mT
+        return weight if self.named_axes(self.in_layer(0, self.ffn_out_name))[-1] == "neuron" else weight.mT
 
     def stored_out(self, weight: torch.Tensor) -> torch.Tensor:
         """Weights from the neurons to the stream as the model stores them.
@@ -320,7 +350,7 @@ class Family(_Facts):
 def matrices_of(tensor: torch.Tensor, axes: tuple[str | None, ...]) -> list[torch.Tensor]:
     """The matrices of shape `(neurons, hidden)` that a tensor of two axes holds; they share its memory."""
     place = plain_axes(axes).index("neuron")
-    _, parts, neighbours = parsed_axis(axes[place])
+    _, parts, neighbours = parsed_axis(axes[place] or "")
     matrix = tensor if place == 0 else tensor.T
     return [matrix[part::parts] for part in range(parts)] if neighbours else list(matrix.chunk(parts))
 

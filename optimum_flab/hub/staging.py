@@ -254,7 +254,8 @@ def check_checkpoint_files(folder: Path) -> None:
     """
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    from ..checkpoints.loading import check_vocabulary, weights_hash
+    from ..checkpoints.hashes import weights_hash
+    from ..checkpoints.tokenizer import check_vocabulary
     from ..families import family_for
     from ..records.plan import PruningPlan
     from ..vocabulary import config_token_ids

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +18,10 @@ from ..families import Family
 from ..records.pieces import Pieces
 from ..running.layerwise import LayerInputs, layer_inputs, run_layer
 from ..texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 LayerStep = Callable[[int, torch.Tensor, dict], torch.Tensor]
@@ -31,7 +36,7 @@ def predicting(tokens: PackedTokens) -> torch.Tensor:
 
 
 def final_hidden(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
@@ -82,14 +87,16 @@ class OutputHead:
     """The output head of a model, restricted to some rows of the vocabulary.
 
     Args:
-        model (`nn.Module`): a causal language model.
+        model (`PreTrainedModel`): a causal language model.
         kept (`Sequence[int]`, *optional*): the rows to score, in this order. Defaults to all.
     """
 
-    def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None = None):
+    def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | None = None):
         head = model.get_submodule(family.modules.output_head)
         if kept is None or isinstance(kept, range):
-            rows = slice(None) if kept is None else slice(kept.start, kept.stop, kept.step)  # takes no memory
+            rows: slice | torch.Tensor = (
+                slice(None) if kept is None else slice(kept.start, kept.stop, kept.step)
+            )  # takes no memory
         else:
             rows = torch.as_tensor(kept, device=head.weight.device)
         self.weight = head.weight.detach()[rows]

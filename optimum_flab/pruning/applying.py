@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel, dense_hash
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
 from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
 from ..records.report import HeldOut
-from ..records.work import Made, Stage, WorkFolder
+from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings, VocabularySettings
 from ..texts.sets import texts_hash
 from ..vocabulary import changed_texts
@@ -35,7 +36,7 @@ def _load(folder: Path) -> HeldOut:
 HELD_OUT = Stage("held-out", _save, _load)
 
 
-def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The pruned model and its tokenizer; the same dense weights give the same bytes.
 
     Raises:
@@ -56,8 +57,8 @@ def applied(dense: DenseModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreT
 
 
 def held_out_cost(
-    dense: DenseModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
-) -> Made[HeldOut]:
+    dense: LoadedModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
+) -> HeldOut:
     """What pruning cost on text that decided nothing."""
     texts = [document.text for document in found.texts.held_out]
     tokenizers, kept = (dense.tokenizer, found.tokenizer), found.plan.kept_tokens
@@ -70,7 +71,7 @@ def held_out_cost(
     )
 
 
-def corpus_cut_differently(dense: DenseModel, found: Found, settings: VocabularySettings) -> int:
+def corpus_cut_differently(dense: LoadedModel, found: Found, settings: VocabularySettings) -> int:
     """How many texts of the corpus the pruned tokenizer cuts into other pieces."""
     kept = found.plan.kept_tokens
     if kept is None or (settings.min_count == 1 and len(kept) >= found.natural):

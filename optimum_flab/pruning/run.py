@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..checkpoints.loading import DenseModel
+from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..hub.terms import base_card_of
 from ..pruned import PrunedModel
@@ -20,11 +20,11 @@ from .applying import applied, corpus_cut_differently, held_out_cost
 from .stages import Found, find_plan
 
 
-def pruned_by(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> PrunedModel:
+def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> PrunedModel:
     """Searches what to keep, and prunes.
 
     Args:
-        dense ([`DenseModel`]): with its weights in memory.
+        dense ([`LoadedModel`]): with its weights in memory.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
 
@@ -36,14 +36,13 @@ def pruned_by(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, found.plan)
     held_out = held_out_cost(dense, model, found, config.data, work)
-    seconds = {**found.seconds, **watch.seconds, "held-out measurement": round(held_out.seconds, 3)}
     report = build_report(
         dense,
         dense.family,
         model,
         found.plan,
-        held_out.value,
-        seconds,
+        held_out,
+        {**work.seconds, **watch.seconds},
         search=search_section(found),
         texts=text_counts(found.texts, corpus_cut_differently(dense, found, config.vocabulary)),
         datasets=hub_datasets(config.data.sources),
@@ -52,7 +51,7 @@ def pruned_by(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
     return PrunedModel(model, found.tokenizer, found.plan, report, config, work=work)
 
 
-def pruned_by_plan(dense: DenseModel, plan: PruningPlan) -> PrunedModel:
+def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     """Prunes as a plan says, without any search.
 
     Raises:

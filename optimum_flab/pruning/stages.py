@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel, dense_hash
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..memory import give_back_memory
 from ..records.pieces import Pieces
@@ -48,7 +49,6 @@ class Found:
 
     Args:
         natural (`int`): tokens that the corpus asks for.
-        seconds (`dict[str, float]`): by stage, those before an interruption included.
         decided_by (`dict`): everything that decided the plan.
     """
 
@@ -57,15 +57,14 @@ class Found:
     chosen: ChosenShape
     plan: PruningPlan
     tokenizer: PreTrainedTokenizerBase
-    seconds: dict[str, float]
     decided_by: dict[str, Any]
 
 
-def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> Found:
+def find_plan(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> Found:
     """Decides what stays.
 
     Args:
-        dense ([`DenseModel`]): with its weights in memory.
+        dense ([`LoadedModel`]): with its weights in memory.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
 
@@ -75,10 +74,9 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
     sizes = sizes_of(dense.model, dense.family)
     check_sizes(config, sizes)
     limits = size_limits(config, sizes, len(dense.tokenizer))
-    seconds: dict[str, float] = {}
 
-    texts = _divided_texts(dense.tokenizer, config, work, seconds)
-    tokens = _token_choice(dense, config.vocabulary, texts, work, seconds)
+    texts = _divided_texts(dense.tokenizer, config, work)
+    tokens = _token_choice(dense, config.vocabulary, texts, work)
     limits = _with_natural(limits, sizes, tokens, config)
     rows = asked_shapes(config, sizes, limits, _rows(tokens, config.vocabulary))
 
@@ -88,10 +86,9 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
         return Calibrated(dense.model, dense.family, config, packed, pieces)
 
     inputs = _decided_by(dense, config, texts)
-    shape = work.made(
+    chosen = work.made(
         SHAPE, inputs, lambda pieces: choose_shape(calibrated(tokens.natural, pieces), tokens, texts, rows)
     )
-    chosen, seconds["shape"] = shape.value, round(shape.seconds, 3)
     give_back_memory()  # what was surveyed, for every width
 
     kept = tokens(min(chosen.shape["vocab"], limits.largest["vocab"]))
@@ -101,14 +98,11 @@ def find_plan(dense: DenseModel, config: FlabPrunerConfig, dtype: torch.dtype, w
         return _plan(dense, config, dtype, texts, kept, chosen, calibrated(kept, pieces), inputs["model"]["weights"])
 
     plan = work.made(PLAN, inputs, plan_of)
-    seconds["plan"] = round(plan.seconds, 3)
-    found = replace(plan.value, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
-    return Found(texts, len(tokens.natural), chosen, found, tokens.tokenizer(kept), seconds, inputs)
+    found = replace(plan, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
+    return Found(texts, len(tokens.natural), chosen, found, tokens.tokenizer(kept), inputs)
 
 
-def _divided_texts(
-    tokenizer: PreTrainedTokenizerBase, config: FlabPrunerConfig, work: WorkFolder, seconds: dict[str, float]
-) -> TextSets:
+def _divided_texts(tokenizer: PreTrainedTokenizerBase, config: FlabPrunerConfig, work: WorkFolder) -> TextSets:
     read = read_texts(config.data)
 
     def count_tokens(texts: list[str]) -> list[int]:
@@ -120,14 +114,10 @@ def _divided_texts(
         "seed": config.seed,
         "documents": read.hash,
     }
-    made = work.made(TEXTS, inputs, lambda _: divided(read, config.data, count_tokens, config.seed))
-    seconds["texts"] = round(made.seconds, 3)
-    return made.value
+    return work.made(TEXTS, inputs, lambda _: divided(read, config.data, count_tokens, config.seed))
 
 
-def _token_choice(
-    dense: DenseModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder, seconds: dict[str, float]
-) -> TokenChoice:
+def _token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
     rows = dense.model.get_input_embeddings().weight.shape[0]
     arguments = (dense.tokenizer, dense.model.config.model_type, rows)
     if not settings.enabled:
@@ -139,11 +129,10 @@ def _token_choice(
         "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
     }
-    made = work.made(
+    counted = work.made(
         VOCABULARY, inputs, lambda _: counted_tokens(dense.tokenizer, spec, settings, required, texts.corpus)
     )
-    seconds["vocabulary"] = round(made.seconds, 3)
-    return TokenChoice(*arguments, spec, made.value)
+    return TokenChoice(*arguments, spec, counted)
 
 
 def _rows(tokens: TokenChoice, settings: VocabularySettings) -> int:
@@ -172,7 +161,7 @@ def _with_natural(limits: Limits, sizes: ModelSizes, tokens: TokenChoice, config
 
 
 def _plan(
-    dense: DenseModel,
+    dense: LoadedModel,
     config: FlabPrunerConfig,
     dtype: torch.dtype,
     texts: TextSets,
@@ -207,7 +196,7 @@ def _plan(
 # --- what decides a value ------------------------------------------------------------------------------------------
 
 
-def _decided_by(dense: DenseModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
+def _decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
     """Everything that decides the shape. Texts are known by their hash, and recovery comes later."""
     identity = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
     settings = {name: value for name, value in config.to_dict().items() if name != "recovery"}

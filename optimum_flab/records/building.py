@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from transformers import PreTrainedModel
 
-from ..checkpoints.loading import DenseModel, weights_hash
+from ..checkpoints.hashes import weights_hash
+from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..pruning.budget import count_parameters, shape_of
 from .plan import PruningPlan
@@ -20,7 +21,7 @@ PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "a
 
 
 def build_report(
-    dense: DenseModel,
+    dense: LoadedModel,
     family: Family,
     pruned: PreTrainedModel,
     plan: PruningPlan,
@@ -34,7 +35,7 @@ def build_report(
     """The report of a pruning.
 
     Args:
-        dense ([`DenseModel`]): the dense model.
+        dense ([`LoadedModel`]): the dense model.
         pruned (`PreTrainedModel`): as it will be written, or on the meta device.
         held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
         seconds (`Mapping[str, float]`): wall time per step.

@@ -59,7 +59,7 @@ class PruningPlan:
     Args:
         base_model (`str`): name or path of the dense model.
         base_revision (`str`, *optional*): its commit.
-        base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.loading.weights_hash`].
+        base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.hashes.weights_hash`].
         corpus_hash (`str`): sha256 of the texts that decided the vocabulary.
         kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`:
             vocabulary untouched.

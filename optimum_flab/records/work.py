@@ -43,14 +43,6 @@ class Stage(Generic[T]):
     load: Callable[[Path], T]
 
 
-@dataclass(frozen=True)
-class Made(Generic[T]):
-    """A value, and the seconds that making it took, those before an interruption included."""
-
-    value: T
-    seconds: float
-
-
 def digest_of(values: Any) -> str:
     """Hex SHA-256 of what JSON can hold, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -63,6 +55,9 @@ class WorkFolder:
         root (`Path`): made where it is missing. Where it cannot be written, values are kept until the run ends.
         resume (`bool`): whether what is there may be used; otherwise it is made anew, and replaces it.
         say (`Callable`): what tells the user of values that are used again.
+
+    Attributes:
+        seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
     """
 
     def __init__(self, root: Path, *, resume: bool = True, say: Callable[[str], None] | None = None):
@@ -70,6 +65,7 @@ class WorkFolder:
         self._resume = resume
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
+        self.seconds: dict[str, float] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -80,7 +76,7 @@ class WorkFolder:
             root = Path(self._temporary.name)
         self.root = root
 
-    def made(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> Made[T]:
+    def made(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         """The value of a stage: what an earlier run kept of the same inputs, or else what `make` gives.
 
         Args:
@@ -95,7 +91,9 @@ class WorkFolder:
                 _empty(folder)
             self._used.setdefault(stage.name, []).append(folder)
             found = self._kept(stage, folder)
-            return found if found is not None else self._make(stage, folder, inputs, make)
+            value = found[0] if found is not None else self._make(stage, folder, inputs, make)
+            self.seconds[stage.name] = _seconds(folder)
+            return value
 
     def drop(self, stages: Iterable[str]) -> None:
         """Removes the values of some stages that this run used."""
@@ -103,11 +101,11 @@ class WorkFolder:
             for folder in self._used.pop(name, ()):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _kept(self, stage: Stage[T], folder: Path) -> Made[T] | None:
+    def _kept(self, stage: Stage[T], folder: Path) -> tuple[T] | None:
         if not (folder / VALUE).is_dir():
             return None
         try:
-            found = Made(stage.load(folder / VALUE), float((folder / SECONDS).read_text()))
+            found = (stage.load(folder / VALUE),)
         except Exception as error:  # of the many kinds of libraries that read files
             self._say(f"{stage.name}: what was kept in {folder} cannot be read ({error}); it is made anew")
             _empty(folder)
@@ -115,7 +113,7 @@ class WorkFolder:
         self._say(f"{stage.name}: used again from {folder}")
         return found
 
-    def _make(self, stage: Stage[T], folder: Path, inputs: dict[str, Any], make: Callable[[Pieces], T]) -> Made[T]:
+    def _make(self, stage: Stage[T], folder: Path, inputs: dict[str, Any], make: Callable[[Pieces], T]) -> T:
         spent, start = _seconds(folder), time.monotonic()
 
         def elapsed() -> float:
@@ -128,18 +126,18 @@ class WorkFolder:
             self._say(f"{stage.name}: made anew, since {other}")
         with suppress(OSError):
             (folder / INPUTS).write_text(json.dumps(inputs, indent=2, ensure_ascii=False), encoding="utf-8")
-        made = Made(make(pieces), elapsed())
+        value = make(pieces)
+        _write_seconds(folder, elapsed())
         try:
-            _write_seconds(folder, made.seconds)
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
             (folder / UNFINISHED).mkdir()
-            stage.save(made.value, folder / UNFINISHED)
+            stage.save(value, folder / UNFINISHED)
             (folder / UNFINISHED).rename(folder / VALUE)
         except OSError as error:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
             self._say(f"{stage.name} cannot be kept ({error.strerror or error}); an interrupted run makes it anew")
         pieces.clear()
-        return made
+        return value
 
     @contextmanager
     def _alone(self, folder: Path, name: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ class Answerer:
                 rows = [prompts[place] for place in batch]
                 stops = list(STOP_STRINGS) if continues else []
                 answers = self.cache.get(
-                    {**self.identity, "stops": stops, "rows": rows}, lambda r=rows, s=stops: self._generate(r, s)
+                    {**self.identity, "stops": stops, "rows": rows}, partial(self._generate, rows, stops)
                 )
                 for place, (text, ended) in zip(batch, answers, strict=True):
                     found[chosen[place]] = Completion(text, ended)

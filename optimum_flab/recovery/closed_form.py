@@ -11,63 +11,45 @@ stream, only the final norm is refitted.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..families import Family, Norm
-from ..running.layerwise import captured, layer_inputs, run_layer, token_importance
+from ..pruning.least_squares import LeastSquares, solve
+from ..running.layerwise import LayerInputs, captured, layer_inputs, run_layer, token_importance
 from ..texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise
 PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
 
 
-class LeastSquares:
-    """`sum_c |t - W x|² + pull · |W - W₀|²` over the weights `W` of one projection, accumulated in float32.
+def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -> torch.Tensor:
+    """A projection's weights with what least squares adds to them, float32; as they are if the tokens say nothing.
 
     Args:
-        weight (`torch.Tensor` of shape `(out, in)`): W₀.
+        weight (`torch.Tensor` of shape `(out, in)`): the weights there are.
+        problem ([`LeastSquares`]): what its output lacks, as targets of a step that is pulled towards zero. The
+            targets are small, so that the sums hold more digits than those of whole outputs would.
     """
-
-    def __init__(self, weight: torch.Tensor):
-        self.weight = weight.detach().float()
-        size = weight.shape[1]
-        self.gram = torch.zeros(size, size, device=weight.device)
-        # of the residual t - W₀ x, which is small: the sums then hold more digits
-        self.cross = torch.zeros_like(self.weight)
-
-    def add(self, inputs: torch.Tensor, errors: torch.Tensor, importance: torch.Tensor) -> None:
-        """Adds tokens.
-
-        Args:
-            inputs (`torch.Tensor` of shape `(tokens, in)`): what the projection reads.
-            errors (`torch.Tensor` of shape `(tokens, out)`): what its output lacks.
-            importance (`torch.Tensor` of shape `(tokens,)`): weight of each token.
-        """
-        root = importance.float().sqrt()[:, None]
-        scaled = inputs.float() * root
-        self.gram.addmm_(scaled.T, scaled)
-        self.cross.addmm_((errors.float() * root).T, scaled)
-
-    def solve(self, pull: float = PULL) -> torch.Tensor:
-        """The weights, float32; those there were if the tokens say nothing."""
-        strength = pull * self.gram.diagonal().mean()
-        if not torch.isfinite(strength) or strength <= 0:
-            return self.weight
-        matrix = self.gram.clone()
-        matrix.diagonal().add_(strength)
-        step = torch.cholesky_solve(self.cross.T, torch.linalg.cholesky(matrix)).T
-        return self.weight + step if torch.isfinite(step).all() else self.weight
+    weight = weight.detach().float()
+    if not torch.isfinite(problem.gram.diagonal().mean()):
+        return weight
+    step = solve(*problem.damped(pull))[0]
+    return weight + step if torch.isfinite(step).all() else weight
 
 
 @contextmanager
-def _inputs_seen(module: nn.Module):
+def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """Notes what a module reads, at each run."""
     seen: dict[str, torch.Tensor] = {}
     handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
@@ -79,8 +61,8 @@ def _inputs_seen(module: nn.Module):
 
 @torch.no_grad()
 def refit(
-    dense: nn.Module,
-    pruned: nn.Module,
+    dense: PreTrainedModel,
+    pruned: PreTrainedModel,
     family: Family,
     kept_layers: Sequence[int],
     dense_tokens: PackedTokens,
@@ -91,8 +73,8 @@ def refit(
     """Refits a pruned model in place; of a mixture of experts what attention gives, and the final norm.
 
     Args:
-        dense (`nn.Module`): the dense model, in the dtype to compute in.
-        pruned (`nn.Module`): a model of the same family, changed; on the same device.
+        dense (`PreTrainedModel`): the dense model, in the dtype to compute in.
+        pruned (`PreTrainedModel`): a model of the same family, changed; on the same device.
         kept_layers (`Sequence[int]`): dense index of each pruned layer.
         dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either.
         tick (`Callable`): called after every layer of the pruned model.
@@ -133,7 +115,7 @@ def _refit_output(
     layer: nn.Module,
     index: int,
     stream: Sequence[torch.Tensor],
-    inputs: Sequence,
+    inputs: Sequence[LayerInputs],
     masks: Sequence[torch.Tensor],
     name: str,
     wanted: Sequence[torch.Tensor],
@@ -145,12 +127,13 @@ def _refit_output(
         wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read behind the projection: in
             front of the FFN, or behind the layer.
     """
-    projection = layer.get_submodule(name)
+    projection = family.projection(layer, name)
     weight = family.matrix(name, projection.weight)
     if sum(int(mask.sum()) for mask in masks) < TOKENS_PER_INPUT * weight.shape[1]:
         return
-    problem, scale = LeastSquares(weight), family.block.scale(config)
-    error_sum, weight_sum, input_sum = 0.0, 0.0, 0.0
+    problem, scale = LeastSquares(torch.zeros_like(weight)), family.block.scale(config)
+    error_sum, input_sum = weight.new_zeros(weight.shape[0]).float(), weight.new_zeros(weight.shape[1]).float()
+    weight_sum = weight.new_zeros(()).float()
     with _inputs_seen(projection) as seen, captured(family, config, layer) as behind:
         for batch, mask in enumerate(masks):
             output = run_layer(layer, stream[batch], inputs[batch].kwargs[index])
@@ -162,9 +145,9 @@ def _refit_output(
             error_sum = error_sum + importance @ error
             input_sum = input_sum + importance @ seen["input"][mask].float()
             weight_sum = weight_sum + importance.sum()
-    solved = problem.solve()
+    solved = corrected(weight, problem)
     if projection.bias is not None:
-        left = (error_sum - (solved - problem.weight) @ input_sum) / weight_sum
+        left = (error_sum - (solved - weight.detach().float()) @ input_sum) / weight_sum
         projection.bias.copy_(projection.bias.float() + left)
     projection.weight.copy_(family.matrix(name, solved))
 
@@ -182,7 +165,7 @@ def _refit_final_norm(
     if weight is None:
         return
     shift = 0.0 if bias is None else bias.float()
-    cross = square = 0.0
+    cross = square = torch.zeros_like(weight, dtype=torch.float32)
     for target, hidden, mask in zip(wanted, stream, masks, strict=True):
         should, now = dense_norm(target[mask]).float() - shift, norm(hidden[mask]).float() - shift
         cross, square = cross + (should * now).sum(dim=0), square + now.square().sum(dim=0)
@@ -191,7 +174,7 @@ def _refit_final_norm(
 
 
 @torch.no_grad()
-def between(start: nn.Module, refitted: nn.Module, share: float, result: nn.Module) -> None:
+def between(start: PreTrainedModel, refitted: PreTrainedModel, share: float, result: PreTrainedModel) -> None:
     """Gives `result` the weights of `start` and this share of what the refit changed; summed in float32.
 
     Least squares on the hidden states aims past what is best for the predictions; part of the way often helps more.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, NoReturn
 
@@ -74,7 +75,8 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
 
 def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
     """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
-    left, taken = settings.held_out_tokens, []
+    left = settings.held_out_tokens
+    taken: list[str] = []
     for passage in passages_of(texts, settings):
         left -= _tokens(work, passage)
         if left < 0 and taken:
@@ -169,6 +171,7 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
         refuse_empty([], selected.counts, LONGER)
+    assert packed is not None  # else it was refused
     if len(packed) == 1:
         longest = settings.max_new_tokens if settings.answers == "dense" else 0
         if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
@@ -199,6 +202,7 @@ def prepare(
     packed, too_long = pack_examples(encoded, settings.sequence_length, apart)
     counts.drop(f"longer than {settings.sequence_length} tokens", too_long)
     refuse_empty([] if packed is None else examples, counts, LONGER)
+    assert packed is not None  # else it was refused
     counts.kept = len(examples) - too_long
     if len(packed) < 2:
         _refuse_one_row(settings.sequence_length)
@@ -263,6 +267,6 @@ def faults(
         part = programs[start : start + PROGRAMS_AT_ONCE]
         named = [list(vars(program).values()) for program in part]
         key = {"kind": "recovery faults", "programs": named, "packages": packages}
-        found += cache.get(key, lambda part=part: judged(part))
+        found += cache.get(key, partial(judged, part))
         tick(len(part))
     return found

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..texts.packing import PackedTokens
-from .training import TrainingSizes
+from .sizes import TrainingSizes
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 TRAINED_BYTES = 16  # of a trained parameter: float32 weight, gradient and two moments of AdamW
@@ -95,14 +98,14 @@ def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int)
     return CHECKPOINTS * 3 * trained * torch.float32.itemsize + cache + parameters * output_itemsize
 
 
-def seconds_per_row(model: nn.Module, tokens: PackedTokens, rows: int) -> float:
+def seconds_per_row(model: PreTrainedModel, tokens: PackedTokens, rows: int) -> float:
     """Wall time of a forward pass per row, on a few rows."""
     part = next(tokens.batches(rows))
     inputs = part.model_inputs(next(model.parameters()).device)
     return _seconds(lambda: model.base_model(**inputs), inputs["input_ids"].device) / len(part.input_ids)
 
 
-def seconds_per_token(model: nn.Module, batch_size: int) -> float:
+def seconds_per_token(model: PreTrainedModel, batch_size: int) -> float:
     """Wall time of one more token for each prompt of a batch, without what attention to the prompts takes."""
     inputs = torch.zeros(batch_size, 1, dtype=torch.long, device=next(model.parameters()).device)
     return _seconds(lambda: model(input_ids=inputs), inputs.device)

@@ -198,7 +198,7 @@ def _from_pair(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
 
 def _from_chat(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
     """The turns up to the last answer of the assistant; blank where nobody answers."""
-    messages = row[columns.chat]
+    messages = row[columns.chat or ""]
     turns = []
     for message in messages if isinstance(messages, (list, tuple)) else [None]:
         role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from ..errors import FlabError
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..records.atomic import write_atomically
 from ..texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 ROWS_PER_FILE = 16
@@ -30,16 +34,15 @@ class DenseTeacher:
     """The dense model, asked in pruned ids.
 
     Args:
-        model (`nn.Module`): the dense model, in the dtype to compute in.
+        model (`PreTrainedModel`): the dense model, in the dtype to compute in.
         kept (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         device (`torch.device`, *optional*): where answers are wanted; defaults to the model's.
     """
 
-    def __init__(self, model: nn.Module, family: Family, kept: Sequence[int] | None):
+    def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | None):
         self.model = model
         self.head = OutputHead(model, family, kept)
-        rows = self.head.weight.shape[0] if kept is None else kept
-        self.kept = torch.arange(rows) if kept is None else torch.as_tensor(rows)
+        self.kept = torch.arange(self.head.weight.shape[0]) if kept is None else torch.as_tensor(kept)
 
     @torch.no_grad()
     def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
@@ -52,7 +55,9 @@ class DenseTeacher:
         return output.last_hidden_state
 
     @torch.no_grad()
-    def log_probabilities(self, input_ids: torch.Tensor, position_ids: torch.Tensor, wanted: torch.Tensor):
+    def log_probabilities(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
         """float32 log-probabilities over the kept vocabulary at the wanted positions, `(positions, kept)`."""
         hidden = self.hidden(input_ids, position_ids)
         return self.head.log_probabilities(hidden[wanted.to(hidden.device)]).to(input_ids.device)
@@ -83,7 +88,7 @@ class CachedTeacher:
         k (`int`): tokens per position.
     """
 
-    def __init__(self, folder: Path, tokens: PackedTokens, identity: dict[str, object], k: int):
+    def __init__(self, folder: Path, tokens: PackedTokens, identity: Mapping[str, object], k: int):
         self.tokens, self.k = tokens, k
         self.files = []
         for part in tokens.batches(ROWS_PER_FILE):

@@ -1,329 +1,38 @@
-"""LoRA training of a pruned model through transformers' Trainer: best checkpoint, early stopping, resuming."""
+"""LoRA training of a pruned model: best checkpoint, early stopping, resuming."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.utils.data import Dataset, SequentialSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..checkpoints.surgery import copy_in
-from ..errors import ConfigurationError, FlabError
-from ..measuring.divergence import predicting
-from ..progress import progress_bar
-from ..records.atomic import write_atomically
+from ..compat import use_one_device
+from ..errors import FlabError
 from ..settings.recovery import RecoverySettings
-from .encoding import IGNORED, Sequences, collate, schedule
-from .loss import cross_entropy, divergence, top_divergence
+from .encoding import Sequences, collate, schedule
+from .lora import with_lora
+from .sizes import TrainingSizes, shares_of
 from .teacher import CachedTeacher, DenseTeacher
+from .trained import Training
+from .trainer import NotFinite, Progress, RecoveryTrainer, Rows, predictions
 
 
-TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
 STATE = "trainer_state.json"  # written last into a checkpoint
-MOST_TOKENS_AT_ONCE = 512  # per forward pass, unless the user says otherwise: bounds the memory of activations
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How much each loss counts."""
-
-    cross_entropy: float
-    distillation: float
-
-
-def shares_of(settings: RecoverySettings) -> Shares:
-    """The weights of the two losses."""
-    if settings.loss == "both":
-        return Shares(settings.cross_entropy_share, 1 - settings.cross_entropy_share)
-    return Shares(1.0, 0.0) if settings.loss == "cross-entropy" else Shares(0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class TrainingSizes:
-    """Steps and batches.
-
-    Args:
-        steps (`int`): steps of the optimizer.
-        batch_size (`int`): sequences per step, over all processes.
-        micro_batch_size (`int`): sequences per forward pass of one process.
-        accumulation (`int`): forward passes per step of one process.
-        evaluate_every (`int`): steps between evaluations.
-    """
-
-    steps: int
-    batch_size: int
-    micro_batch_size: int
-    accumulation: int
-    evaluate_every: int
-
-
-def training_sizes(settings: RecoverySettings, rows: int, processes: int = 1) -> TrainingSizes:
-    """Sizes for a number of training rows.
-
-    Raises:
-        [`ConfigurationError`]: the batch cannot be shared by the processes.
-    """
-    if settings.batch_size % processes:
-        raise ConfigurationError(
-            f"recovery.batch_size: {settings.batch_size} sequences cannot be shared by {processes} processes; take a "
-            f"multiple of {processes}"
-        )
-    own = settings.batch_size // processes
-    most = max(1, MOST_TOKENS_AT_ONCE // settings.sequence_length)
-    micro = settings.micro_batch_size or max(n for n in range(1, min(own, most) + 1) if own % n == 0)
-    if own % micro:
-        raise ConfigurationError(
-            f"recovery.micro_batch_size: {micro} does not divide the {own} sequences per step of each of {processes} "
-            "processes; take a divisor"
-        )
-    steps = settings.max_steps or max(1, math.ceil(settings.epochs * rows / settings.batch_size))
-    return TrainingSizes(
-        steps, settings.batch_size, micro, own // micro, max(1, math.ceil(steps / settings.evaluations))
-    )
-
-
-class Rows(Dataset):
-    """Rows of sequences in a fixed order, with what the loss needs to know about each.
-
-    Args:
-        order (`Sequence[int]`, *optional*): the row of each place; defaults to all rows once.
-        teacher ([`CachedTeacher`], *optional*): predictions for the rows.
-        distill_on (`str`): `all` or `answer`.
-    """
-
-    def __init__(
-        self,
-        sequences: Sequences,
-        order: Sequence[int] | None = None,
-        teacher: CachedTeacher | None = None,
-        distill_on: str = "all",
-    ):
-        self.sequences, self.teacher = sequences, teacher
-        self.order = range(len(sequences)) if order is None else order
-        labelled = sequences.labels != IGNORED
-        self.distilled = predicting(sequences.tokens) if distill_on == "all" else labelled
-        # the loss of a batch is a sum over its positions divided by what its rows have on average over the whole set,
-        # so that it adds up over micro-batches and processes
-        self.label_weight = len(sequences) / max(1, int(labelled.sum()))
-        self.distill_weight = len(sequences) / max(1, int(self.distilled.sum()))
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
-        row = self.order[place]
-        item = {
-            "input_ids": self.sequences.tokens.input_ids[row],
-            "position_ids": self.sequences.tokens.position_ids[row],
-            "labels": self.sequences.labels[row],
-            "distilled": self.distilled[row],
-            "label_weight": torch.tensor(self.label_weight),
-            "distill_weight": torch.tensor(self.distill_weight),
-        }
-        if self.teacher is not None:
-            item["teacher_values"], item["teacher_ids"] = self.teacher.row(row)
-        return item
-
-
-class NotFinite(Exception):
-    """The training loss is NaN or infinite."""
-
-
-class RecoveryTrainer(Trainer):
-    """A Trainer with our loss over rows in the order of their dataset.
-
-    Args:
-        shares ([`Shares`]): how much each loss counts.
-        dense ([`DenseTeacher`], *optional*): asked for every batch that brings no predictions of its own.
-    """
-
-    loss_is_scaled_for_ga = False  # it is a mean over the rows of one micro-batch
-
-    def __init__(self, *args: Any, shares: Shares, dense: DenseTeacher | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.shares, self.dense = shares, dense
-        self.model_accepts_loss_kwargs = False
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
-        output = predictions(model, inputs)
-        loss = self.loss(output.logits, inputs)
-        if model.training and not _all_finite(self, loss):
-            raise NotFinite(f"step {self.state.global_step + 1}")
-        return (loss, output) if return_outputs else loss
-
-    def loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The mean loss of a batch's rows."""
-        total = torch.zeros((), device=logits.device)
-        if self.shares.cross_entropy:
-            labelled = inputs["labels"] != IGNORED
-            costs = cross_entropy(logits[labelled], inputs["labels"][labelled])
-            total = total + self.shares.cross_entropy * inputs["label_weight"][0] * costs.sum()
-        if self.shares.distillation:
-            distilled = inputs["distilled"]
-            if "teacher_values" in inputs:
-                costs = top_divergence(
-                    logits[distilled], inputs["teacher_values"][distilled], inputs["teacher_ids"][distilled]
-                )
-            else:
-                teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
-                costs = divergence(logits[distilled], teacher)
-            total = total + self.shares.distillation * inputs["distill_weight"][0] * costs.sum()
-        return total / len(inputs["labels"])
-
-
-def predictions(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    """What a model says about a batch of packed rows."""
-    return model(
-        input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=None, use_cache=False
-    )
-
-
-def _all_finite(trainer: Trainer, loss: torch.Tensor) -> bool:
-    """Whether the loss is a number in every process, so that all of them stop together."""
-    if trainer.args.world_size == 1:
-        return bool(torch.isfinite(loss))
-    return bool(torch.isfinite(trainer.accelerator.gather(loss.detach())).all())
-
-
-class Progress(TrainerCallback):
-    """One bar on stderr: steps, time left, the training loss and the loss on the rows set aside."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.shown: dict[str, str] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = progress_bar(
-            "Training",
-            state.max_steps,
-            "step",
-            initial=state.global_step,
-            disable=not state.is_world_process_zero,
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        for name, shown in (("loss", "loss"), ("eval_loss", "set aside")):
-            if name in (logs or {}):
-                self.shown[shown] = f"{logs[name]:.4f}"
-        if self.bar is not None:
-            self.bar.set_postfix(self.shown)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-@dataclass
-class Training:
-    """What training gave.
-
-    Args:
-        adapter (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices; `None` where no checkpoint was better
-            than the start.
-        config (`LoraConfig`): what they are for.
-        start_loss, best_loss (`float`): on the rows set aside.
-        steps, best_step (`int`): done, and those of the best checkpoint.
-        curve (`list[dict]`): step, training loss or loss on the rows set aside, as they were logged.
-        notes (`list[str]`): what the user should be told.
-    """
-
-    adapter: dict[str, torch.Tensor] | None
-    config: LoraConfig
-    start_loss: float
-    best_loss: float
-    steps: int
-    best_step: int
-    curve: list[dict[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def lora_config(model: nn.Module, settings: RecoverySettings) -> LoraConfig:
-    """What the settings ask of peft."""
-    embeddings = {}
-    if settings.train_embeddings:
-        tied = bool(getattr(model.config, "tie_word_embeddings", False))
-        names = [_name_of(model, model.get_input_embeddings()).rpartition(".")[-1]]
-        if not tied:
-            names.append(_name_of(model, model.get_output_embeddings()).rpartition(".")[-1])
-        embeddings = {"modules_to_save": names, "ensure_weight_tying": tied}
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha or settings.rank,
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.targets) or "all-linear",
-        task_type="CAUSAL_LM",
-        **embeddings,
-    )
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
-
-
-def with_lora(model: nn.Module, settings: RecoverySettings) -> PeftModel:
-    """A model with seeded LoRA matrices; what it computes has not changed yet.
-
-    Raises:
-        [`ConfigurationError`]: a module to train does not exist.
-    """
-    if getattr(model.config, "tie_word_embeddings", False):
-        shared = {
-            _name_of(model, module).rpartition(".")[-1]
-            for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        }
-        shared |= {"lm_head"}
-        if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
-            raise ConfigurationError(
-                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which matrices of "
-                "the head alone would be merged as well; leave it out, or train both with --train-embeddings"
-            )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        try:
-            adapted = get_peft_model(model, lora_config(model, settings))
-        except ValueError as error:
-            linear = sorted(
-                {name.rpartition(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-            )
-            raise ConfigurationError(
-                f"recovery.targets: {', '.join(settings.targets) or 'all-linear'} cannot be trained ({error}); linear "
-                f"layers of this model: {', '.join(linear)}"
-            ) from error
-    for parameter in adapted.parameters():
-        if parameter.requires_grad:
-            # small steps on bfloat16 weights would be rounded away
-            parameter.data = parameter.data.float()
-    return adapted
 
 
 def training_arguments(
@@ -367,8 +76,7 @@ def training_arguments(
         seed=settings.seed,
         data_seed=settings.seed,
     )
-    # several visible GPUs without a launcher would each take a batch of their own
-    arguments._n_gpu = min(1, arguments.n_gpu)
+    use_one_device(arguments)
     return arguments
 
 
@@ -390,7 +98,7 @@ def number_format(asked: str, device: torch.device) -> str:
 
 
 def train(
-    start: nn.Module,
+    start: PreTrainedModel,
     rows: Sequences,
     validation: Sequences,
     teachers: tuple[CachedTeacher | None, CachedTeacher | None],
@@ -403,7 +111,7 @@ def train(
     """Trains LoRA matrices on a pruned model; goes on from the last whole checkpoint in `folder`.
 
     Args:
-        start (`nn.Module`): the pruned model; left as it is.
+        start (`PreTrainedModel`): the pruned model; left as it is.
         rows, validation ([`Sequences`]): to train on, and to choose the checkpoint on.
         teachers (`tuple`): the cached predictions for both, or `None`.
         dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
@@ -510,45 +218,3 @@ def curve_of(history: Sequence[dict[str, Any]], start_loss: float) -> list[dict[
             if name in entry and entry.get("step"):
                 curve.append({"step": entry["step"], ours: entry[name]})
     return curve
-
-
-def save_training(training: Training, folder: Path) -> None:
-    """Keeps a finished training, and removes its checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if training.adapter is not None:
-        save_file({name: tensor.contiguous() for name, tensor in training.adapter.items()}, folder / ADAPTER)
-    values = {name: value for name, value in vars(training).items() if name not in ("adapter", "config")}
-    text = json.dumps({**values, "has_adapter": training.adapter is not None})
-    write_atomically(folder / TRAINING, lambda partial: partial.write_text(text, encoding="utf-8"))
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def load_training(folder: Path, start: nn.Module, settings: RecoverySettings) -> Training | None:
-    """A training that was finished in this folder; `None` where there is none that can be read."""
-    try:
-        values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        adapter = load_file(folder / ADAPTER) if values.pop("has_adapter") else None
-    except (OSError, ValueError, SafetensorError):
-        return None
-    return Training(adapter=adapter, config=lora_config(start, settings), **values)
-
-
-@torch.no_grad()
-def merged(start: nn.Module, training: Training, dtype: torch.dtype) -> nn.Module:
-    """The pruned model with the adapter in its weights, a stock model on the CPU.
-
-    The sum is formed in float32 and rounded once.
-    """
-    model = copy_in(start, torch.device("cpu"), torch.float32)
-    if training.adapter is not None:
-        with contextlib.suppress(AttributeError):
-            model.config.use_cache = start.config.use_cache
-        with_adapter = get_peft_model(model, training.config)
-        set_peft_model_state_dict(with_adapter, training.adapter)
-        model = with_adapter.merge_and_unload(safe_merge=True)
-    result = copy_in(start, torch.device("cpu"), dtype)
-    # tensors that the class keeps in float32 are not rounded on the way
-    result.load_state_dict(model.state_dict(), strict=True)
-    result.tie_weights()
-    result.generation_config = start.generation_config
-    return result

@@ -11,11 +11,14 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.loading import DenseModel
+from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..progress import progress
 from ..records.plan import PruningPlan
 from ..stopwatch import Stopwatch
+
+
+MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,13 @@ class Work:
     """The models a recovery is about.
 
     Args:
-        dense ([`DenseModel`]): the dense model.
+        dense ([`LoadedModel`]): the dense model.
         model (`PreTrainedModel`): the pruned one, as it is written.
         tokenizer (`PreTrainedTokenizerBase`): the pruned one.
         plan ([`PruningPlan`]): how they belong together.
     """
 
-    dense: DenseModel
+    dense: LoadedModel
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan

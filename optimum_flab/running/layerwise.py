@@ -6,13 +6,17 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..families import Family, Norm
 from ..texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
 
 @torch.no_grad()
-def layer_inputs(model: nn.Module, family: Family, tokens: PackedTokens) -> LayerInputs:
+def layer_inputs(model: PreTrainedModel, family: Family, tokens: PackedTokens) -> LayerInputs:
     """Embeds a batch and lets the model itself build every layer's masks and position embeddings."""
     layers = family.decoder_layers(model)
     device = next(model.parameters()).device

@@ -177,7 +177,7 @@ class FlabPrunerConfig(BaseConfig):
         return isinstance(other, FlabPrunerConfig) and self.to_dict() == other.to_dict()
 
 
-def read_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
+def read_pruner_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
     """The configuration beside a pruned checkpoint; `None` where a plan was applied, which leaves none.
 
     Raises:

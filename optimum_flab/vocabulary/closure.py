@@ -313,7 +313,7 @@ def natural_vocabulary(
 
 def config_token_ids(*configs: PreTrainedConfig | GenerationConfig | None) -> list[int]:
     """The ids that configurations name one by one (`eos_token_id` and the like), ascending."""
-    ids = set()
+    ids: set[int] = set()
     for config in configs:
         for name, value in (config.to_dict() if config is not None else {}).items():
             if name.endswith("_token_id"):

@@ -209,7 +209,7 @@ def _remap_item(item: Any, mapping: Mapping[int, int]) -> Any:
     return remap_token_ids(item, mapping)
 
 
-def _remap_sequence(sequence: Sequence[int], mapping: Mapping[int, int]) -> Any:
+def _remap_sequence(sequence: list[int] | tuple[int, ...], mapping: Mapping[int, int]) -> Any:
     return (
         type(sequence)(mapping[index] for index in sequence) if all(index in mapping for index in sequence) else None
     )

@@ -72,7 +72,7 @@ def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:
         `np.ndarray`: float64 by id.
     """
     longest = max((int(part.sum()) for part in counts), default=0)
-    return sum(part * (longest / max(int(part.sum()), 1)) for part in counts)
+    return np.asarray(sum(part * (longest / max(int(part.sum()), 1)) for part in counts))
 
 
 def token_lists(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 from families.zoo import MIXTURES, member
 from torch.utils.flop_counter import FlopCounterMode
 
-from optimum_flab.checkpoints.loading import ModelFiles
+from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import efficiency

@@ -23,7 +23,7 @@ from tokenizers import decoders
 from transformers import GenerationConfig
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import harness
 from optimum_flab.evaluation.lm import FlabLM

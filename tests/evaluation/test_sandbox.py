@@ -23,6 +23,8 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire import Wire
+from wire_frames import Closed
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.execution import (
@@ -36,9 +38,8 @@ from optimum_flab.execution import (
     run_programs,
     works,
 )
-from optimum_flab.execution.runner import _excess, _printable
+from optimum_flab.execution.seat import _excess, _printable
 from optimum_flab.execution.seccomp import refusing_filter
-from optimum_flab.execution.wire import Closed, Wire
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=2, memory_bytes=256 << 20)

@@ -7,8 +7,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from optimum_flab.execution.wire import Wire
+from wire import Wire
 
 
 class Node:

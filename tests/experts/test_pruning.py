@@ -8,10 +8,10 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
-from optimum_flab.checkpoints.loading import dense_hash
+from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.hub.staging import check_checkpoint_files
-from optimum_flab.recovery.training import Training, merged
+from optimum_flab.recovery.trained import Training, merged
 from optimum_flab.settings.recovery import RecoverySettings
 
 from ..conftest import TEXTS, byte_level_tokenizer

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from optimum_flab.checkpoints.loading import shards, weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.surgery import cast_by_layer, check_plan, copy_in, operate, resized_config
 from optimum_flab.checkpoints.tensors import StoredTensors, WrittenTensors
+from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.families import family_for, known_families
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.pruning.budget import Shape, count_parameters, shape_of

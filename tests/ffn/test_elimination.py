@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate, refit
-from optimum_flab.pruning.width.elimination import damped
+from optimum_flab.pruning.least_squares import solve
+from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate
 
 
 HIDDEN, NEURONS = 6, 24
@@ -17,24 +17,24 @@ def made(seed: int = 0, tokens: int = 200) -> NeuronStatistics:
     inputs = torch.randn(tokens, NEURONS, generator=generator) @ mix
     weight = torch.randn(HIDDEN, NEURONS, generator=generator)
     incoming = [torch.randn(NEURONS, HIDDEN, generator=generator) for _ in range(2)]
-    statistics = NeuronStatistics.empty(weight, incoming)
+    statistics = NeuronStatistics(weight, incoming)
     statistics.add(inputs, inputs @ weight.T, torch.ones(tokens))
     return statistics
 
 
 def error(statistics: NeuronStatistics, kept: torch.Tensor, weight: torch.Tensor) -> float:
     """The damped quadratic error up to a constant, in float64."""
-    gram, cross = damped(statistics)
+    gram, cross = statistics.damped()
     weight, gram = weight.double(), gram[kept][:, kept].double()
     return float(((weight @ gram) * weight).sum() - 2 * (weight * cross[:, kept].double()).sum())
 
 
 def best_by_brute_force(statistics: NeuronStatistics) -> int:
-    gram, cross = damped(statistics)
+    gram, cross = statistics.damped()
     errors = []
     for neuron in range(NEURONS):
         kept = torch.tensor([n for n in range(NEURONS) if n != neuron])
-        errors.append(error(statistics, kept, refit(gram, cross, [kept])[0]))
+        errors.append(error(statistics, kept, solve(gram, cross, [kept])[0]))
     return min(range(NEURONS), key=errors.__getitem__)
 
 
@@ -42,14 +42,14 @@ def best_by_brute_force(statistics: NeuronStatistics) -> int:
 @settings(max_examples=20, deadline=None)
 def test_the_first_neuron_eliminated_is_the_one_that_brute_force_removes(seed):
     statistics = made(seed)
-    kept = eliminate(*damped(statistics), [NEURONS - 1], block=1)[NEURONS - 1]
+    kept = eliminate(*statistics.damped(), [NEURONS - 1], block=1)[NEURONS - 1]
     assert set(range(NEURONS)) - set(kept.tolist()) == {best_by_brute_force(statistics)}
 
 
 @given(seed=st.integers(0, 1000), block=st.integers(1, 7))
 @settings(max_examples=20, deadline=None)
 def test_sets_are_sorted_nested_and_of_the_widths_asked_for(seed, block):
-    kept = eliminate(*damped(made(seed)), [20, 5, 11], block)
+    kept = eliminate(*made(seed).damped(), [20, 5, 11], block)
     assert {width: len(neurons) for width, neurons in kept.items()} == {20: 20, 11: 11, 5: 5}
     assert set(kept[5].tolist()) < set(kept[11].tolist()) < set(kept[20].tolist())
     assert all(neurons.tolist() == sorted(neurons.tolist()) for neurons in kept.values())
@@ -57,9 +57,9 @@ def test_sets_are_sorted_nested_and_of_the_widths_asked_for(seed, block):
 
 def test_refit_is_the_least_squares_minimum():
     statistics = made()
-    gram, cross = damped(statistics)
+    gram, cross = statistics.damped()
     kept = torch.arange(0, NEURONS, 2)
-    weight = refit(gram, cross, [kept])[0]
+    weight = solve(gram, cross, [kept])[0]
     least = error(statistics, kept, weight)
     for _ in range(20):
         assert error(statistics, kept, weight + 0.01 * torch.randn_like(weight)) > least
@@ -68,28 +68,28 @@ def test_refit_is_the_least_squares_minimum():
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_nested_sets_are_refitted_as_each_alone(seed):
-    gram, cross = damped(made(seed))
+    gram, cross = made(seed).damped()
     kept = list(eliminate(gram, cross, [20, 5, 11]).values())
-    for neurons, weight in zip(kept, refit(gram, cross, kept), strict=True):
+    for neurons, weight in zip(kept, solve(gram, cross, kept), strict=True):
         alone = torch.linalg.solve(gram[neurons][:, neurons].double(), cross[:, neurons].double().T).T
         torch.testing.assert_close(weight.double(), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_refit_of_all_neurons_gives_the_dense_weights_back():
     statistics = made()
-    gram, cross = damped(statistics)
-    torch.testing.assert_close(refit(gram, cross, [torch.arange(NEURONS)])[0], statistics.weight, rtol=1e-3, atol=1e-3)
+    gram, cross = statistics.damped()
+    torch.testing.assert_close(solve(gram, cross, [torch.arange(NEURONS)])[0], statistics.weight, rtol=1e-3, atol=1e-3)
 
 
 def test_elimination_beats_the_other_criteria_over_several_layers():
     total = dict.fromkeys(CRITERIA, 0.0)
     for seed in range(8):
         statistics = made(seed)
-        gram, cross = damped(statistics)
+        gram, cross = statistics.damped()
         for name, criterion in CRITERIA.items():
             kept = criterion.select(statistics, [16], torch.Generator().manual_seed(0))[16]
             assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) == 16
-            total[name] += error(statistics, kept, refit(gram, cross, [kept])[0])
+            total[name] += error(statistics, kept, solve(gram, cross, [kept])[0])
     assert min(total, key=total.get) == "obs"
 
 
@@ -99,9 +99,9 @@ def test_a_dead_and_a_doubled_neuron_go_first():
     inputs[:, 3] = 0
     inputs[:, 6] = inputs[:, 1]
     weight = torch.randn(HIDDEN, 8, generator=generator)
-    statistics = NeuronStatistics.empty(weight, [])
+    statistics = NeuronStatistics(weight, [])
     statistics.add(inputs, inputs @ weight.T, torch.ones(500))
-    kept = set(eliminate(*damped(statistics, 1e-4), [6], block=1)[6].tolist())
+    kept = set(eliminate(*statistics.damped(1e-4), [6], block=1)[6].tolist())
     assert 3 not in kept and len(kept & {1, 6}) == 1
 
 
@@ -126,9 +126,9 @@ def test_nan_activations_are_refused_with_the_layer():
 
 def test_importance_weights_tokens():
     inputs, targets = torch.randn(3, NEURONS), torch.randn(3, HIDDEN)
-    weighted = NeuronStatistics.empty(torch.zeros(HIDDEN, NEURONS), [])
+    weighted = NeuronStatistics(torch.zeros(HIDDEN, NEURONS), [])
     weighted.add(inputs, targets, torch.tensor([2.0, 0.0, 1.0]))
-    repeated = NeuronStatistics.empty(torch.zeros(HIDDEN, NEURONS), [])
+    repeated = NeuronStatistics(torch.zeros(HIDDEN, NEURONS), [])
     repeated.add(inputs[[0, 0, 2]], targets[[0, 0, 2]], torch.ones(3))
     torch.testing.assert_close(weighted.gram, repeated.gram)
     torch.testing.assert_close(weighted.cross, repeated.cross)

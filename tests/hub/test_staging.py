@@ -11,7 +11,7 @@ from hub.conftest import DATA, evaluation_of, recovery_of
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.ownership import BEGIN, END, is_generated, metadata_of, text_of_user
 from optimum_flab.hub.staging import blob_id, check_complete, check_limits, sha256_of, stage

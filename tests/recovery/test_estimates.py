@@ -17,7 +17,8 @@ from optimum_flab.recovery.estimates import (
     training_memory,
     training_seconds,
 )
-from optimum_flab.recovery.training import TrainingSizes, curve_of, shares_of, training_sizes
+from optimum_flab.recovery.sizes import TrainingSizes, shares_of, training_sizes
+from optimum_flab.recovery.training import curve_of
 
 from ..conftest import tiny_model
 

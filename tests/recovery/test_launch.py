@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.recovery.launch import check_agreement, process_state

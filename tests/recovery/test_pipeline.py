@@ -12,14 +12,17 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
-from optimum_flab.checkpoints.loading import weights_hash
+from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.surgery import copy_in
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
-from optimum_flab.recovery import pipeline
+from optimum_flab.recovery import preparation
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
-from optimum_flab.recovery.training import RecoveryTrainer, last_checkpoint, number_format, training_sizes, with_lora
+from optimum_flab.recovery.lora import with_lora
+from optimum_flab.recovery.sizes import training_sizes
+from optimum_flab.recovery.trainer import RecoveryTrainer
+from optimum_flab.recovery.training import last_checkpoint, number_format
 from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.settings.recovery import RecoverySettings
 
@@ -374,19 +377,19 @@ def test_tests_need_consent_before_anything_long(made):
 
 
 def test_no_space_for_checkpoints_is_said_before_training(made, monkeypatch):
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(FlabError, match="name another folder with --cache-dir"):
         run(made)
 
 
 def test_what_an_interrupted_run_left_needs_no_space_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     estimate = Estimate(memory_bytes=1, disk_bytes=5000, seconds=1.0)
     with pytest.raises(FlabError, match="free some"):
-        pipeline._check_space(tmp_path, estimate)
+        preparation._check_space(tmp_path, estimate)
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / "a.safetensors").write_bytes(bytes(4000))
-    pipeline._check_space(tmp_path, estimate)
+    preparation._check_space(tmp_path, estimate)
 
 
 def test_a_disk_that_fills_up_while_training_is_said(made, monkeypatch):

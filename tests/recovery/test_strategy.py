@@ -7,10 +7,10 @@ import pytest
 from optimum_flab import FlabError
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.execution import Program, run_programs
+from optimum_flab.recovery.checks import check_inputs
 from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
 from optimum_flab.recovery.overlap import Forbidden
-from optimum_flab.recovery.pipeline import check_inputs
 from optimum_flab.recovery.strategy import (
     Completion,
     Counts,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, pre_tokenizers, processors
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from optimum_flab.checkpoints.loading import ModelFiles, load_tokenizer
+from optimum_flab.checkpoints.finding import ModelFiles
+from optimum_flab.checkpoints.tokenizer import load_tokenizer
 from optimum_flab.errors import FlabError
 from optimum_flab.vocabulary import (
     changed_texts,

@@ -25,7 +25,7 @@ def _statistics(
     """What the tokens that an expert got say about its neurons: its own output is wanted of it, and a token counts by
     the square of what that is multiplied by."""
     out = experts.out(expert)
-    statistics = NeuronStatistics.empty(out, experts.incoming(expert))
+    statistics = NeuronStatistics(out, experts.incoming(expert))
     for batch, counts in zip(seen, importance, strict=True):
         sent, weights = batch.sent_to(expert)
         neurons = experts.neurons(expert, batch.hidden[sent])
@@ -52,7 +52,7 @@ def _narrowed(
             statistics = _statistics(experts, expert, seen, importance)
             statistics.check_finite(index)
         else:
-            statistics = NeuronStatistics.empty(experts.out(expert), experts.incoming(expert))
+            statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert))
         decided.append(decide(statistics, widths, criterion, generator))
     return {
         width: NarrowLayer(

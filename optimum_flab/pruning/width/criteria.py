@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .elimination import damped, eliminate
+from .elimination import eliminate
 from .statistics import NeuronStatistics
 
 
@@ -36,7 +36,7 @@ def _largest(score: torch.Tensor, widths: Sequence[int]) -> Selection:
 
 
 def _obs(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return eliminate(*damped(statistics), widths)
+    return eliminate(*statistics.damped(), widths)
 
 
 def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

@@ -1,8 +1,8 @@
-"""Closed-form compensation of `down_proj`: optimal-brain-surgeon elimination and the least-squares refit.
+"""Optimal-brain-surgeon elimination of neurons.
 
-Both minimise `sum_c |t - W x|² + λ |W - W₀|²` over the output weights of the kept neurons, where `W₀` are the dense
-weights. The quadratic form is that of Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain
-Surgeon" (1992), equations 3 to 5, with one Hessian shared by all rows of `down_proj`.
+It minimises the error of [`~pruning.least_squares.LeastSquares`] over the output weights of the kept neurons. The
+quadratic form is that of Hassibi and Stork, "Second order derivatives for network pruning: Optimal Brain Surgeon"
+(1992), equations 3 to 5, with one Hessian shared by all rows of `down_proj`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...criteria import BLOCKS, DAMPING
-from .statistics import NeuronStatistics
-
-
-def damped(statistics: NeuronStatistics, damping: float = DAMPING) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normal equations `W gram = cross`, pulled towards the dense weights.
-
-    Args:
-        damping (`float`): weight of the pull as a share of the mean of the Gram diagonal, above 0.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: gram `(neurons, neurons)` and cross `(hidden, neurons)`, float32.
-    """
-    pull = damping * statistics.gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    gram = statistics.gram.clone()
-    gram.diagonal().add_(pull)
-    return gram, statistics.cross + pull * statistics.weight
+from ...criteria import BLOCKS
 
 
 def eliminate(
@@ -39,8 +23,9 @@ def eliminate(
     work.
 
     Args:
-        gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see [`damped`].
-        cross (`torch.Tensor` of shape `(hidden, neurons)`): see [`damped`].
+        gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see
+            [`~pruning.least_squares.LeastSquares.damped`].
+        cross (`torch.Tensor` of shape `(hidden, neurons)`): from there.
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
         block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
 
@@ -66,27 +51,3 @@ def eliminate(
             alive -= len(out)
         kept[width] = torch.nonzero(~dead).flatten()
     return kept
-
-
-def refit(gram: torch.Tensor, cross: torch.Tensor, nested: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Output weights of the kept neurons that minimise the error, solved in float64.
-
-    Args:
-        nested (`Sequence[torch.Tensor]`): sets of kept neurons, sorted indices; the smaller of two lies within the
-            larger, so that one factorisation serves them all.
-
-    Returns:
-        `list[torch.Tensor]`: for each set the weights of shape `(hidden, width)`, float32, columns in its order.
-    """
-    kept = torch.zeros(len(gram), dtype=torch.int64, device=gram.device)
-    for neurons in nested:
-        kept[neurons] += 1
-    order = torch.argsort(kept, descending=True, stable=True)[: max(map(len, nested))]
-    factor = torch.linalg.cholesky(gram[order][:, order].double())
-    halfway = torch.linalg.solve_triangular(factor, cross[:, order].double().T, upper=False)
-    weights = []
-    for neurons in nested:
-        size = len(neurons)
-        solved = torch.linalg.solve_triangular(factor[:size, :size].T, halfway[:size], upper=True)
-        weights.append(solved[torch.argsort(order[:size])].T.float().contiguous())
-    return weights

@@ -15,8 +15,8 @@ from ...records.pieces import Pieces
 from ...running.ascent import Ascent
 from ...running.layerwise import captured, layer_inputs, run_layer, token_importance
 from ...texts.packing import PackedTokens
+from ..least_squares import solve
 from .criteria import NeuronCriterion
-from .elimination import damped, refit
 from .statistics import NeuronStatistics
 
 
@@ -76,7 +76,7 @@ def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -
 
 
 def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
-    return NeuronStatistics.empty(family.ffn_out_matrix(layer), family.incoming(layer))
+    return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer))
 
 
 def decide(
@@ -86,8 +86,7 @@ def decide(
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-    gram, cross = damped(statistics)
-    weights = refit(gram, cross, list(chosen.values()))
+    weights = solve(*statistics.damped(), list(chosen.values()))
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 

@@ -35,7 +35,7 @@ def send(connection, message):
 
 
 for module in list(sys.modules.values()):
-    if getattr(module, "__name__", "") in ("wire", "guest", "__main__") and hasattr(module, "send"):
+    if getattr(module, "__name__", "") in ("wire", "wire_frames", "guest", "__main__") and hasattr(module, "send"):
         module.send = send
 
 

@@ -15,7 +15,7 @@ class Finder:
 
 
 sys.meta_path.insert(0, Finder())
-for name in ("json", "wire", "judge", "decimal", "math", "datetime", "unittest", "typing"):
+for name in ("json", "wire", "wire_frames", "wire_scalars", "judge", "judge_link", "decimal", "math", "datetime", "unittest", "typing"):
     sys.modules[name] = types.ModuleType(name)
 open("json.py", "w").write("import os; os._exit(0)")
 open("decimal.py", "w").write("import os; os._exit(0)")

@@ -8,7 +8,7 @@ def forge(*arguments, **keywords):
     return {"status": "passed", "detail": "", "values": [True], "heap": [], "dropped": [], "verdict": "passed"}
 
 
-for module in [MAIN, *[module for name, module in list(sys.modules.items()) if name in ("wire", "guest", "confine")]]:
+for module in [MAIN, *[module for name, module in list(sys.modules.items()) if name in ("wire", "wire_frames", "wire_nodes", "wire_containers", "guest", "confine")]]:
     for name, value in list(vars(module).items()):
         if callable(value) and name in ("pack", "error_message", "answer", "Guest", "Wire", "GuestWire"):
             setattr(module, name, forge)

@@ -12,7 +12,7 @@ def send(connection, message):
 
 
 for name, module in list(sys.modules.items()):
-    if name in ("wire", "guest", "__main__") and hasattr(module, "send"):
+    if name in ("wire", "wire_frames", "guest", "__main__") and hasattr(module, "send"):
         module.send = send
 
 

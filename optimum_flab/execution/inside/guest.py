@@ -13,19 +13,11 @@ import types
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from wire import (
-    LONGEST_NAME,
-    LONGEST_TEXT,
-    OF_ALL_OBJECTS,
-    PROTOCOL,
-    Closed,
-    Node,
-    Wire,
-    attributes_of,
-    is_own,
-    receive,
-    send,
-)
+from wire import Wire
+from wire_containers import attributes_of, is_own
+from wire_frames import Closed, receive, send
+from wire_limits import LONGEST_NAME, LONGEST_TEXT, OF_ALL_OBJECTS, PROTOCOL
+from wire_nodes import Node
 
 
 NOT_ALLOWED = frozenset(

@@ -7,7 +7,7 @@ import types
 from enum import Enum
 from typing import Any
 
-from wire import SCALARS
+from wire_scalars import SCALARS
 
 
 # names by which a test sets or reads what the program's process has for itself, or what never crosses: streams, files,

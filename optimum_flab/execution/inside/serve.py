@@ -19,7 +19,7 @@ import socket
 import sys
 from contextlib import suppress
 
-from wire import COMMON_MODULES
+from wire_limits import COMMON_MODULES
 
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36

@@ -1,0 +1,117 @@
+"""`flab prune` killed (SIGKILL) at random moments and started again, against a run that nothing stopped.
+
+Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn evenly from the length of the
+whole run, after the program is up, and the same command is given again. What is compared is every file of the
+checkpoint but those that name times (report and card). What a kill loses is the time since something was last kept; it
+is set beside the time that a layer takes in the plan of the whole run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from common import flab_command, print_result
+
+
+TIMED = {"flab_report.json", "README.md"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in TIMED}
+
+
+def last_kept(cache: Path) -> float:
+    """When something was last kept, or a stage begun; 0 before."""
+    newest = 0.0
+    for path in cache.rglob("*"):
+        try:
+            newest = max(newest, path.stat().st_mtime)
+        except OSError:  # it went meanwhile
+            continue
+    return newest
+
+
+def watched(command: list[str], cache: Path) -> tuple[float, list[float]]:
+    """Runs to the end; seconds it took, and the seconds between two layers of the plan that were kept."""
+    start, seen = time.time(), dict[str, float]()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        for path in cache.glob("plan-*/pieces/layer-*.safetensors"):
+            seen.setdefault(path.name, time.time())
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    times = sorted(seen.values())
+    return time.time() - start, [after - before for before, after in pairwise(times)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="dense model")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("arguments", nargs="*", help="more of the prune command, after --")
+    args = parser.parse_args()
+    draw = random.Random(args.seed)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+
+        def command(name: str) -> list[str]:
+            return flab_command(
+                "prune", "-m", args.model, folder / name, "--cache-dir", folder / f"cache-{name}", *args.arguments
+            )
+
+        cache = folder / "cache-whole"
+        seconds, layers = watched(command("whole"), cache)
+        expected, layer = contents(folder / "whole"), statistics.median(layers)
+        same, lost, resumed = 0, [], []
+        for number in range(args.kills):
+            name = f"trial-{number}"
+            cache, moment = folder / f"cache-{name}", draw.uniform(0, seconds)
+            started = time.time()
+            process = subprocess.Popen(command(name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while time.time() - started < moment and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+            process.wait()
+            ended, kept = time.time(), last_kept(cache) if cache.exists() else 0.0
+            lost.append(round(ended - kept, 2) if kept else 0.0)
+            start = time.time()
+            if not (folder / name).exists():
+                subprocess.run(command(name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            resumed.append(round(time.time() - start, 1))
+            found = contents(folder / name)
+            same += found == expected
+            print(
+                f"{number}: killed at {moment:.1f} of {seconds:.1f} s, lost {lost[-1]} s, again {resumed[-1]} s,"
+                f" {'same' if found == expected else 'OTHER'} bytes",
+                file=sys.stderr,
+                flush=True,
+            )
+        print_result(
+            "kills",
+            model=args.model,
+            arguments=args.arguments,
+            kills=args.kills,
+            same_bytes=same,
+            files=sorted(expected),
+            whole_seconds=round(seconds, 1),
+            layer_seconds=round(layer, 2),
+            lost_seconds=lost,
+            resumed_seconds=resumed,
+            threads=os.environ.get("OMP_NUM_THREADS"),
+        )
+
+
+if __name__ == "__main__":
+    main()

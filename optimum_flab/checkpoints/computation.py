@@ -1,0 +1,41 @@
+"""What to compute in, and on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConfigurationError
+from .faults import first_line
+
+
+COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
+
+def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The torch dtype of a name.
+
+    Raises:
+        [`ConfigurationError`]: it is not a floating-point type that can be computed in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in COMPUTATION_DTYPES:
+        raise ConfigurationError(f"dtype {name!r} is not one of {', '.join(COMPUTATION_DTYPES)}")
+    return COMPUTATION_DTYPES[name]
+
+
+def computation_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; by default CUDA if there is any, else the CPU.
+
+    Raises:
+        [`ConfigurationError`]: this machine has no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(
+            f"device {str(device)!r} cannot be used here ({first_line(error)}); try 'cpu'"
+        ) from error
+    return device

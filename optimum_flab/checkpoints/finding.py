@@ -1,0 +1,146 @@
+"""A model name, folder or GGUF file -> where its files are, on this machine or from the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import FlabError
+from ..families import FAMILY_NAME
+from ..licenses import is_license_file
+from .demo import DEMO_NAME, demo_model
+from .faults import first_line
+
+
+LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
+# everything that is read before the weights; the Hub matches case, so licences come in three spellings
+METADATA_PATTERNS = (
+    *("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"),
+    "flab_*",  # the plan of a pruned model with its tensors, and the plots of its card
+    *(f"{spelling}*" for stem in LICENSE_STEMS for spelling in (stem, stem.capitalize(), stem.upper())),
+)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not
+    weights, `family` the file that describes its family where it is not a known one."""
+
+    name: str
+    load_from: str
+    folder: Path
+    revision: str | None = None
+    gguf: Path | None = None
+    family: Path | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        options = {"revision": self.revision} if self.revision else {}
+        return options | ({"gguf_file": self.gguf.name} if self.gguf else {})
+
+
+def find_model(
+    model_name_or_path: str | Path, revision: str | None = None, family: str | Path | None = None
+) -> ModelFiles:
+    """Finds a model's files; of a Hub repository downloads everything but the weights.
+
+    Args:
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one that lies
+            beside a pruned model.
+
+    Raises:
+        [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
+            a GGUF file.
+    """
+    files = _found(str(model_name_or_path), revision)
+    beside = files.folder / FAMILY_NAME
+    return replace(files, family=Path(family) if family is not None else beside if beside.is_file() else None)
+
+
+def _found(name: str, revision: str | None) -> ModelFiles:
+    if name == DEMO_NAME:
+        path = demo_model()
+        return ModelFiles(name, str(path.parent), path.parent, gguf=path)
+    path = Path(name).expanduser()
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise FlabError(f"model {name!r} cannot be read ({error.strerror}); name one that you may read") from error
+    except OSError:
+        pass  # there is none, or it is a Hub id
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise FlabError(
+                f"model {name!r} is a file but not a .gguf; name the folder of the checkpoint, or a GGUF file"
+            )
+        return _gguf_model(name, path)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return ModelFiles(name, str(path), path)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
+        if len(found) == 1:
+            return _gguf_model(name, found[0])
+        if found:
+            raise FlabError(
+                f"folder {name!r} has {len(found)} GGUF files; name one of them: {', '.join(f.name for f in found)}"
+            )
+        raise FlabError(f"folder {name!r} has no config.json and no GGUF file, so it is not a checkpoint")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
+        raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
+    return _find_on_hub(name, revision)
+
+
+def _gguf_model(name: str, path: Path) -> ModelFiles:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise FlabError(f"GGUF file {name!r} cannot be read ({error.strerror or error})") from error
+    if magic != b"GGUF":
+        raise FlabError(f"{name!r} is not a GGUF file (it starts with {magic!r}); download it again")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name, re.IGNORECASE):
+        raise FlabError(f"GGUF file {name!r} is one part of several; join them with llama-gguf-split --merge")
+    return ModelFiles(name, str(path.parent), path.parent, gguf=path)
+
+
+def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(METADATA_PATTERNS), ignore_patterns=["*/*"])
+        )
+    except GatedRepoError as error:
+        raise FlabError(
+            f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise FlabError(f"model {name!r} has no revision {revision!r} on the Hub") from error
+    except RepositoryNotFoundError as error:
+        raise FlabError(
+            f"model {name!r} is neither a local folder nor on the Hub (or it is private: run `hf auth login`)"
+        ) from error
+    except Exception as error:  # connection errors are of several libraries' classes
+        at = f" at revision {revision!r}" if revision else ""
+        raise FlabError(
+            f"model {name!r}{at} is neither a local folder nor in the cache, and the Hub cannot be reached"
+            f" ({first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or"
+            f" {DEMO_NAME}"
+        ) from error
+    if not (folder / "config.json").is_file():
+        raise FlabError(
+            f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"
+        )
+    return ModelFiles(name, name, folder, revision=folder.name)
+
+
+def find_license_files(folder: Path) -> list[Path]:
+    """Licence and notice files at the top of a folder, sorted."""
+    files = [file for file in folder.iterdir() if is_license_file(file.name) and file.is_file()]
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise FlabError(f"{str(file)!r} cannot be read, and belongs beside the pruned model; make it readable")
+    return sorted(files)

@@ -1,0 +1,133 @@
+"""A model's configuration: read, and refused where such a model cannot be pruned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import FlabError
+from ..families import family_for
+from ..self_check import check_family
+from .faults import first_line, quantised, read_json
+from .finding import ModelFiles
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+MOST_LAYERS = 10_000  # many more than any model has: building one takes its time
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
+
+
+def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Reads the configuration of a model and refuses what cannot be pruned.
+
+    Raises:
+        [`FlabError`]: see [`load_dense`].
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    stock = True
+    if files.gguf is None:
+        if (files.folder / "generation_config.json").is_file():
+            read_json(files.folder / "generation_config.json")  # transformers passes over one that it cannot read
+        raw = read_json(files.folder / "config.json")
+        check_config(raw, files.name, trust_remote_code)
+        for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
+            if (files.folder / extra).is_file():
+                raise FlabError(quantised(files.name, extra))
+        stock = raw["model_type"] in CONFIG_MAPPING
+        if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
+            family_for(SimpleNamespace(**raw), files.family)  # says which families are known
+    try:
+        # code of the repository is of no use here: a family that transformers lacks is refused, the others are stock
+        config = AutoConfig.from_pretrained(
+            files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
+        )
+    except Exception as error:  # configurations check themselves in many ways
+        what = "GGUF file" if files.gguf else "configuration of"
+        raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)})") from error
+    if files.gguf is not None:
+        check_config(config.to_dict(), files.name)
+    _check_sizes(files.name, config, SIZES)
+    family = family_for(config, files.family)
+    inside = [family.sizes[dimension] for dimension in ("neuron", "expert") if dimension in family.sizes]
+    inside += [] if family.experts is None else [family.experts.per_token]
+    # what some leave open follows from other sizes
+    _check_sizes(files.name, config, [size for size in inside if getattr(config, size, None) is not None])
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # what is wrong with a configuration shows where it is used
+        raise FlabError(
+            f"no model can be made of the configuration of {files.name!r} ({type(error).__name__}:"
+            f" {first_line(error)}); correct its config.json"
+        ) from error
+    check_family(model, family)
+    return config
+
+
+def _check_sizes(name: str, config: PreTrainedConfig, names: Iterable[str]) -> None:
+    """Raises a [`FlabError`] if sizes that a configuration states are none."""
+    faults = []
+    for stated in names:
+        size, most = getattr(config, stated, 1), MOST_LAYERS if stated == "num_hidden_layers" else math.inf
+        if not (isinstance(size, int) and 0 < size <= most):
+            faults.append(f"{stated} {size:,}" if isinstance(size, int) else f"{stated} {size}")
+    if faults:
+        raise FlabError(f"the configuration of {name!r} cannot be right: it says {', '.join(faults)}")
+
+
+def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:
+    """Refuses, by the fields of a `config.json`, what is quantised, not a causal language model, or custom code.
+
+    Raises:
+        [`FlabError`]: says what and what to do.
+    """
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    model_type = raw.get("model_type")
+    if not isinstance(model_type, str):
+        raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
+    for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
+        if quantisation is not None:
+            method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
+            raise FlabError(quantised(name, method or "by an unknown method"))
+    auto_map = raw.get("auto_map")
+    auto_map = auto_map if isinstance(auto_map, Mapping) else {}
+    if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
+        raise FlabError(
+            f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"
+            " with --trust-remote-code"
+        )
+    architectures = raw.get("architectures") or []
+    if not isinstance(architectures, (str, list)):
+        raise FlabError(
+            f"the config.json of {name!r} says architectures {architectures!r}, which is not a list of names"
+        )
+    architectures = [architectures] if isinstance(architectures, str) else list(map(str, architectures))
+    if isinstance(text := raw.get("text_config"), Mapping):
+        raise FlabError(
+            f"model {name!r} is a multimodal model ({', '.join(architectures) or model_type}) around a text model of"
+            f" type {text.get('model_type') or 'unknown'!r}, and only text models can be pruned; save that one as a"
+            " checkpoint of its own, and prune it"
+        )
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    known = {known} if isinstance(known, str) else set(known or ())
+    if model_type not in CONFIG_MAPPING:
+        causal = "AutoModelForCausalLM" in auto_map or any(
+            "CausalLM" in architecture for architecture in architectures
+        )
+    else:
+        causal = bool(known) and (not architectures or bool(known.intersection(architectures)))
+    if not causal:
+        what = ", ".join(architectures) or f"model type {model_type}"
+        raise FlabError(
+            f"model {name!r} is not a causal language model ({what}); name a decoder such as Qwen2ForCausalLM"
+        )

@@ -1,0 +1,115 @@
+"""A model's tokenizer: loaded with the pieces that its own files state, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import FlabError
+from ..vocabulary import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
+from .faults import first_line, read_json, stand_in
+from .finding import ModelFiles
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+    "tekken.json",
+)
+
+
+def load_tokenizer(
+    files: ModelFiles, config: PreTrainedConfig, trust_remote_code: bool = False
+) -> tuple[PreTrainedTokenizerBase, str | None]:
+    """Loads the fast tokenizer of a model, with the pieces that its own files state.
+
+    Returns:
+        `tuple[PreTrainedTokenizerBase, str | None]`: a tokenizer that loading it from what we write gives, and what
+            the user should be told: transformers loads some otherwise than their files state.
+
+    Raises:
+        [`FlabError`]: there is none, only a slow one, or one that is another when it is saved and loaded.
+    """
+    from transformers import AutoTokenizer
+
+    if files.gguf is None and not any((files.folder / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would make up an empty one
+        raise FlabError(f"model {files.name!r} has no tokenizer files; put its tokenizer.json beside its config.json")
+    if files.gguf is None:
+        _check_tokenizer_files(files.folder)
+    try:
+        loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
+    except Exception as error:  # conversions fail in many ways
+        raise FlabError(_no_tokenizer(files, error)) from error
+    check_fast(loaded, files.name)
+    if type(loaded).__module__.startswith("transformers_modules."):
+        raise FlabError(
+            f"the tokenizer of {files.name!r} is custom code ({type(loaded).__name__}), and a pruned checkpoint"
+            " must load without; save it as a PreTrainedTokenizerFast beside the weights, and prune that folder"
+        )
+    if files.gguf is not None:
+        return settle_tokenizer(rebuild_tokenizer(loaded, config.model_type), files.name, config.model_type), None
+    has_json, has_model = ((files.folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    if not (has_json or has_model):
+        return settle_tokenizer(loaded, files.name, config.model_type), None
+    try:
+        frame = {} if has_json else _sentencepiece_frame(files.folder / "tokenizer_config.json")
+        stated = read_stated(loaded, files.load_from, **files.options, **frame)
+    except Exception as error:
+        raise FlabError(_no_tokenizer(files, error)) from error
+    return settle_stated(loaded, stated, files.name, config.model_type)
+
+
+def _check_tokenizer_files(folder: Path) -> None:
+    """Raises a [`FlabError`] if something else lies in the place of a tokenizer's file."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    template = folder / "chat_template.jinja"
+    if template.is_file() and (fault := stand_in(template)):
+        raise FlabError(f"{str(template)!r} is {fault}")
+
+
+def _sentencepiece_frame(path: Path) -> dict[str, bool]:
+    """Which tokens frame a text where only a SentencePiece model says how it is cut: it has no such rule itself, and
+    transformers 4 took these defaults."""
+    stated = read_json(path) if path.is_file() else {}
+    return {"add_bos_token": stated.get("add_bos_token", True), "add_eos_token": stated.get("add_eos_token", False)}
+
+
+def _no_tokenizer(files: ModelFiles, error: Exception) -> str:
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    message = f"the tokenizer of {files.name!r} cannot be loaded as a fast tokenizer"
+    known = is_sentencepiece_available() and is_protobuf_available()
+    if (files.folder / "tokenizer.model").is_file() and not (files.folder / "tokenizer.json").is_file() and not known:
+        return (
+            f"{message}: it has a tokenizer.model and no tokenizer.json; put one beside it, or install what reads the"
+            " other (pip install sentencepiece protobuf)"
+        )
+    return f"{message} ({first_line(error)}); it needs a tokenizer.json"
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, name: str) -> None:
+    """Refuses a tokenizer with ids beyond the embedding.
+
+    Raises:
+        [`FlabError`]: names both sizes.
+    """
+    needed = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if needed > config.vocab_size:
+        raise FlabError(
+            f"the tokenizer of {name!r} has {needed} tokens but the model embeds only {config.vocab_size}; they do not"
+            " belong together"
+        )
+
+
+def check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise FlabError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is slow only; pruning needs a fast one with"
+            " a tokenizer.json"
+        )

@@ -1,0 +1,129 @@
+"""The files that hold a checkpoint's weights: which they are, and whether they are whole."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import FlabError
+from .faults import damage, read_json, some_of, stand_in
+from .finding import ModelFiles
+from .tensors import DTYPES
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+# what a safetensors header calls the types that weights are stored in
+SAFETENSORS_DTYPES = {name: dtype for name, dtype in DTYPES.items() if dtype.is_floating_point}
+WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+
+
+def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
+    """The type that most weights are stored in; without safetensors files what the configuration says.
+
+    Raises:
+        [`FlabError`]: a weight file is not one.
+    """
+    found = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
+    dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
+    sizes = [shape.numel() for dtype, shape in found if dtype in SAFETENSORS_DTYPES]
+    if dtypes:
+        return most_common(dtypes, sizes)
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
+    """The files that weights of this kind are read from, sorted; those that are missing are left out.
+
+    Raises:
+        [`FlabError`]: the index of the files is not one.
+    """
+    return [path for path in listed_shards(folder, name) if path.is_file()]
+
+
+def listed_shards(folder: Path, name: str) -> list[Path]:
+    single, index = folder / name, folder / f"{name}.index.json"
+    if single.is_file() or not index.is_file():
+        return [single]
+    names = read_json(index).get("weight_map")
+    names = list(names.values()) if isinstance(names, dict) else None
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise FlabError(f"{str(index)!r} does not name the weight files of its folder; download it again")
+    return [folder / name for name in sorted(set(names))]
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raises a [`FlabError`] if weight files of a local folder are missing or damaged."""
+    listed = listed_shards(folder, WEIGHTS)
+    pickled = listed == [folder / WEIGHTS] and not listed[0].is_file() and any(folder.glob("pytorch_model*.bin"))
+    listed = listed_shards(folder, PICKLED_WEIGHTS) if pickled else listed
+    if missing := [path.name for path in listed if not path.is_file()]:
+        raise FlabError(
+            f"weight files are missing in {str(folder)!r} ({len(missing)} of {len(listed)}): {some_of(missing)};"
+            " download them"
+        )
+    for path in listed:
+        if pickled:
+            _check_archive(path)
+        else:
+            safetensors_header(path)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises a [`FlabError`] if a file is none that `torch.save` wrote, or does not end as it begins."""
+    try:
+        with path.open("rb") as file:
+            is_cut = file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
+        if is_cut or stand_in(path):
+            raise ValueError("it is cut short")
+    except (OSError, ValueError) as error:
+        raise FlabError(f"weight file {str(path)!r} {damage(path, error)}") from error
+
+
+def safetensors_header(path: Path) -> list[tuple[str, torch.Size]]:
+    """Types and shapes of the tensors in a safetensors file.
+
+    Raises:
+        [`FlabError`]: the file is not one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = [file.get_slice(name) for name in file.keys()]
+            return [(tensor.get_dtype(), torch.Size(tensor.get_shape())) for tensor in tensors]
+    except (OSError, SafetensorError) as error:
+        raise FlabError(f"weight file {str(path)!r} {damage(path, error)}") from error
+
+
+def lacking_tensors(files: ModelFiles, missing: list[str]) -> str:
+    """What to say of tensors that are missing or do not fit, and of files that may hold them."""
+    message = f"the weights of {files.name!r} lack {len(missing)} tensors or have other shapes: {some_of(missing)}"
+    if unlisted := _unlisted(files.folder) if files.gguf is None else []:
+        message += f"; its index does not name {some_of(unlisted)}: download the index and these files again"
+    return message
+
+
+def _unlisted(folder: Path) -> list[str]:
+    """The files that the index of a folder does not name, although by their names those that it does name are parts of
+    a whole with them."""
+    names = {path.name for path in listed_shards(folder, WEIGHTS)}
+    parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
+    whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}
+    return sorted(whole - names)
+
+
+def most_common(dtypes: Iterable[torch.dtype], sizes: Iterable[int]) -> torch.dtype:
+    counts: Counter[torch.dtype] = Counter()
+    for dtype, size in zip(dtypes, sizes, strict=True):
+        counts[dtype] += size
+    return counts.most_common(1)[0][0]

@@ -1,0 +1,188 @@
+"""A model's weights: checked by their headers, loaded into memory, or left in their files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..compat import forget_quantisation
+from ..errors import FlabError
+from ..vocabulary import remap_config_ids
+from .faults import counted, first_line
+from .finding import ModelFiles
+from .gguf_files import GgufTensor, GgufTensors, dequantised
+from .tensors import ModelTensors, StoredTensors
+from .weight_files import check_weight_files, lacking_tensors, shards
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    # without this, weights may stay packed where a kernel for them is installed
+    options = {}
+    if files.gguf is not None and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            files.load_from,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            **files.options,
+            **options,
+        )
+    except Exception as error:  # damaged files fail in many ways
+        raise FlabError(f"the weights of {files.name!r} cannot be loaded ({first_line(error)})") from error
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise FlabError(lacking_tensors(files, missing))
+    if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
+        raise FlabError(
+            f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({counted(unknown)});"
+            " without that it would be another model, so check its config.json, or name a checkpoint of the stock"
+            " class"
+        )
+    if files.gguf is not None:
+        forget_quantisation(model)
+    return model
+
+
+def stored_exactly(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
+) -> ModelTensors | None:
+    """The tensors of a local model in its files, if a model in memory would have the same; `None` if it would have
+    others, or they cannot be read one by one."""
+    from transformers import GenerationConfig
+
+    if files.revision is not None:
+        return None
+    stored = _stored(files, config, dtype, embedding)
+    if stored is None or not stored.exact:
+        return None
+    if any(torch.promote_types(outline.dtype, dtype) != dtype for outline in stored.outlines.values()):
+        return None  # it is to be rounded
+    if files.gguf is None:
+        if not (files.folder / "generation_config.json").is_file():
+            return None
+        stored.model.generation_config = GenerationConfig.from_pretrained(files.folder)
+    return stored
+
+
+def _stored(
+    files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None = None
+) -> ModelTensors | None:
+    """The tensors that the files of a local model hold for it, which is on the meta device; `None` where they cannot
+    be read one by one: weights that `torch.save` wrote, types that are not known here, GGUF architectures that
+    transformers does not know or reads in a way of their own.
+
+    Args:
+        embedding ([`~checkpoints.gguf_files.GgufTensor`], *optional*): of a GGUF file, see
+            [`~checkpoints.gguf_files.GgufTensors`].
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    try:
+        if files.gguf is not None:
+            return ModelTensors(model, GgufTensors(files.gguf, model, dtype, embedding))
+        return ModelTensors(model, StoredTensors(paths)) if (paths := shards(files.folder)) else None
+    except ValueError:
+        return None
+
+
+def settle_ties(model: PreTrainedModel) -> bool:
+    """Makes the configuration say that embedding and output head are two matrices where they are, as transformers
+    loads them; whether it said otherwise."""
+    head = model.get_output_embeddings()
+    if not model.config.tie_word_embeddings or head is None or head.weight is model.get_input_embeddings().weight:
+        return False
+    model.config.tie_word_embeddings = False
+    return True
+
+
+def settle_generation_config(model: PreTrainedModel, files: ModelFiles) -> list[str]:
+    """Leaves out the generation settings that transformers reads and does not write, since they mean nothing.
+
+    Returns:
+        `list[str]`: their names.
+
+    Raises:
+        [`FlabError`]: there are others that it does not write.
+    """
+    from transformers import GenerationConfig
+
+    settings = model.generation_config
+    if settings is None:
+        return []
+    left_out: list[str] = []
+    try:
+        try:
+            settings.validate(strict=True)
+        except ValueError as error:
+            left_out = re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)
+            for name in left_out:
+                setattr(settings, name, getattr(GenerationConfig(), name))
+            settings.validate(strict=True)
+        remap_config_ids(None, settings, range(model.config.vocab_size))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FlabError(
+            f"the generation_config.json of {files.name!r} holds what transformers does not write"
+            f" ({first_line(error)}); correct it"
+        ) from error
+    return left_out
+
+
+@torch.no_grad()
+def tie_again(model: PreTrainedModel, path: Path, tensor: GgufTensor) -> None:
+    """Makes the output head of an untied model the embedding again, with the values of `tensor`."""
+    embedding = model.get_input_embeddings()
+    model.get_output_embeddings().weight = embedding.weight
+    for start, rows in dequantised(path, tensor):
+        embedding.weight[start : start + len(rows)] = torch.from_numpy(rows)
+    model.config.tie_word_embeddings = True
+    # transformers worked out at construction which weights are tied
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    model.tie_weights()
+
+
+def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
+    """Checks the weights of a local model by their files and headers, before any are read. Those of a Hub repository
+    are checked when they are loaded.
+
+    Raises:
+        [`FlabError`]: names the file that is missing or damaged, or tensors that are missing or have another shape;
+            of a GGUF file also those that the stock class does not have.
+    """
+    if files.revision is not None:
+        return
+    if files.gguf is None:
+        check_weight_files(files.folder)
+    stored = _stored(files, config, torch.float32)
+    if stored is None:
+        return
+    if isinstance(stored.stored, GgufTensors) and stored.stored.unknown:
+        raise FlabError(_unknown_in_gguf(files, stored.stored.unknown))
+    if stored.lacking:
+        raise FlabError(lacking_tensors(files, sorted(stored.lacking)))
+
+
+def _unknown_in_gguf(files: ModelFiles, unknown: list[str]) -> str:
+    if "rope_freqs.weight" in unknown:
+        return (
+            f"the GGUF file {str(files.gguf)!r} scales its rotary embedding (rope_freqs.weight), which transformers"
+            " does not read from GGUF files, so it would be another model; name the checkpoint that it was made from"
+        )
+    return (
+        f"the GGUF file {str(files.gguf)!r} holds what the stock class does not have ({counted(unknown)}); without"
+        " that it would be another model, so name the checkpoint that it was made from"
+    )

@@ -1,0 +1,198 @@
+"""Names of other libraries that are not public, each behind one function: nothing else of this package uses any.
+
+Each says why there is no public way. `tests/test_compat.py` fails where a library drops one. Libraries are imported
+where they are used, so that this module costs nothing at the start of `optimum-cli`.
+"""
+
+from __future__ import annotations
+
+from argparse import Action, ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
+
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+TrainerClass = TypeVar("TrainerClass", bound="type[Trainer]")
+
+
+# --- transformers: models ------------------------------------------------------------------------------------------
+
+
+def new_model(kind: type[Model], config: PreTrainedConfig, **options: Any) -> Model:
+    """A model of this very class with new weights. `AutoModelForCausalLM.from_config` chooses the class itself, and
+    the constructor heeds neither a dtype nor an implementation of attention.
+
+    Args:
+        kind (`type`): its class.
+        config (`PreTrainedConfig`): its configuration.
+        options (`Any`): `dtype` (`torch.dtype`) and `attn_implementation` (`str`).
+    """
+    return kind._from_config(config, **options)
+
+
+def attention_of(config: PreTrainedConfig) -> str | None:
+    """Which implementation of attention a model was made with; it is set by an argument and read nowhere."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def experts_of(config: PreTrainedConfig) -> str | None:
+    """Which implementation of experts a mixture was made with; see [`set_experts`]."""
+    return getattr(config, "_experts_implementation", None)
+
+
+def set_experts(config: PreTrainedConfig, implementation: str | None) -> None:
+    """Chooses how the experts of a mixture are computed; models take no argument for it once they are made."""
+    config._experts_implementation = implementation
+
+
+@contextmanager
+def experts_by(config: PreTrainedConfig, implementation: str) -> Iterator[None]:
+    """Has the experts of a mixture computed in another way for a while."""
+    before = experts_of(config)
+    set_experts(config, implementation)
+    try:
+        yield
+    finally:
+        set_experts(config, before)
+
+
+def set_conversions(model: PreTrainedModel, conversions: Sequence[object]) -> None:
+    """Tells a model by which conversions its tensors were made of stored ones, as `from_pretrained` does: they are
+    reverted in writing."""
+    model._weight_conversions = list(conversions)
+
+
+def not_missed(model: PreTrainedModel) -> list[str]:
+    """Patterns of tensors that a model's class does not miss where they are not stored."""
+    return list(model._keys_to_ignore_on_load_missing or ())
+
+
+def not_unexpected(model: PreTrainedModel) -> list[str]:
+    """Patterns of stored tensors that a model's class passes over."""
+    return list(model._keys_to_ignore_on_load_unexpected or ())
+
+
+def forget_quantisation(model: PreTrainedModel) -> None:
+    """Makes a dequantised model an ordinary one that can be saved; `dequantize` does so for some methods only, and
+    there is none for GGUF."""
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "_is_quantized"):
+        if attribute in vars(model):
+            delattr(model, attribute)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def commit_of(config: PreTrainedConfig) -> str | None:
+    """The commit of the Hub repository that a configuration was read from, where the release of transformers notes it
+    (5.24 does not any more); nothing public tells."""
+    return getattr(config, "_commit_hash", None)
+
+
+def forget_origin(model: PreTrainedModel) -> None:
+    """Makes a model forget where it was loaded from, which adapters would write down as their base."""
+    model.config._name_or_path = model.name_or_path = ""
+
+
+# --- transformers: training ----------------------------------------------------------------------------------------
+
+
+def use_one_device(arguments: TrainingArguments) -> None:
+    """Has a process train on one GPU at most; each of several visible ones would get a batch of its own, and the
+    argument for their number is computed."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+
+
+def in_order(trainer: TrainerClass) -> TrainerClass:
+    """Has a class of trainers take rows in the order of their dataset (`train_sampling_strategy="sequential"` of newer
+    releases; the oldest that is supported has no such argument)."""
+    from torch.utils.data import SequentialSampler
+
+    def sampler(self: Trainer, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    trainer._get_train_sampler = sampler
+    return trainer
+
+
+# --- torch ---------------------------------------------------------------------------------------------------------
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """A number that tensors share which share their memory; on the meta device none of them has an address."""
+    return tensor.untyped_storage()._cdata
+
+
+# --- huggingface_hub -----------------------------------------------------------------------------------------------
+
+
+def client_factory() -> Callable[[], Any]:
+    """What makes the Hub's client; a user may have set another, for a proxy or certificates, with
+    `set_client_factory`, for which there is no getter."""
+    from huggingface_hub.utils import _http
+
+    return getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+
+
+def is_left_out(operation: object) -> bool:
+    """Whether a commit would leave out a file without a word, since the repository's `.gitignore` names it."""
+    return bool(getattr(operation, "_should_ignore", False))
+
+
+# --- lm-eval -------------------------------------------------------------------------------------------------------
+
+
+def read_task_file(path: Path, *, with_functions: bool) -> dict[str, Any]:
+    """A task's YAML with what it includes; `TaskManager` gives configurations of tasks that it has found alone.
+
+    Args:
+        path (`Path`): the file.
+        with_functions (`bool`): whether `!function` is imported, which runs code beside the file.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return load_yaml(path, resolve_func=with_functions)
+
+
+def task_entry(name: str, path: Path | None, config: Mapping[str, Any]) -> Any:
+    """A single task as `TaskManager.task_index` lists it, for those that only a group names."""
+    from lm_eval.tasks._index import Entry, Kind
+
+    return Entry(name, Kind.TASK, path, dict(config))
+
+
+def kind_of_task(entry: Any) -> str:
+    """What an entry of `TaskManager.task_index` is: `task`, `group`, `tag` or the like."""
+    return str(entry.kind.name).lower()
+
+
+def filters_of(task: object) -> Sequence[Any]:
+    """The filters that a task sends answers through; they can be set by its configuration alone."""
+    return getattr(task, "_filters", ())
+
+
+# --- codecarbon ----------------------------------------------------------------------------------------------------
+
+
+def measured_hardware(tracker: object) -> Sequence[object]:
+    """The parts of a machine that a tracker measures."""
+    return getattr(tracker, "_hardware", ())
+
+
+def mode_and_watts(part: object) -> tuple[str | None, float | None]:
+    """How a part of a machine is measured, and the power that is assumed of it; the results do not say."""
+    return getattr(part, "_mode", None), getattr(part, "_tdp", None)
+
+
+# --- argparse ------------------------------------------------------------------------------------------------------
+
+
+def actions_of(parser: ArgumentParser) -> list[Action]:
+    """The arguments of a parser, in their order; there is no public list of them."""
+    return parser._actions

@@ -1,0 +1,144 @@
+"""A sandbox from outside: its process, what is started in it, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import tempfile
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .isolation import FIRST_USER, PACKAGES, PRIVATE, USERS, Isolation, Limits, environment
+from .packages import parts_of
+from .seccomp import refusing_filter
+
+
+START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
+HEADER = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is known of a program or a test that was ended.
+
+    Args:
+        code (`int`, *optional*): its exit code, negative for the signal that ended it.
+        clean (`bool`): whether the sandbox is as it was before.
+        files (`int`): how many more files there were in the temporary folder.
+    """
+
+    code: int | None = None
+    clean: bool = False
+    files: int = 0
+
+
+class Sandbox:
+    """A sandbox with `serve.py` in it.
+
+    Args:
+        role (`str`): `guest` or `judge`.
+        packages (`tuple`): packages of this environment that it can import.
+
+    Raises:
+        `OSError`: its process cannot be started.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits, role: str, packages: tuple[str, ...] = ()):
+        self.isolation, self.limits, self.role, self.packages = isolation, limits, role, packages
+        self.programs = 0
+        self.ready = False
+        self.user = FIRST_USER + secrets.randbelow(USERS)
+        steps = refusing_filter() if isolation.bubblewrap else None
+        with ExitStack() as stack:
+            self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
+            if self.folder is not None:
+                stack.callback(remove_tree, self.folder)
+                os.chmod(self.folder, 0o711 if isolation.own_user else 0o700)
+            self.control, inside = map(stack.enter_context, socket.socketpair())
+            with inside, tempfile.TemporaryFile() as filter_file:
+                filter_file.write(steps or b"")
+                filter_file.seek(0)
+                kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
+                folder = PACKAGES if self.folder is None else _linked(packages, f"{self.folder}/packages")
+                self.process = subprocess.Popen(
+                    isolation.command(role, kept[0], limits, kept[1] if steps else None, packages, folder),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=kept,
+                    start_new_session=True,
+                    cwd=self.folder,
+                    env=environment(self.folder or PRIVATE),
+                )
+            stack.pop_all()
+
+    def wait_until_ready(self) -> None:
+        """Waits for the first process in the sandbox, which takes a moment to start.
+
+        Raises:
+            `OSError`: it ended, or takes too long.
+        """
+        self.control.settimeout(START_SECONDS)
+        if not self.ready and not self.control.recv(1):
+            raise BrokenPipeError("it ended while it started")
+        self.ready = True
+
+    def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
+        """Starts a program or a test, which inherits the descriptors.
+
+        The first process in the sandbox learns only in which frame: what it is told stays in its memory, of which
+        every program that it starts has a copy. The job itself is read by the new process.
+        """
+        self.programs += 1
+        frame = self.isolation.frame(self.role, self.limits, f"{self.folder or PRIVATE}/{self.programs}", self.user)
+        body = json.dumps(frame).encode()
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                header = str(len(body)).ljust(HEADER).encode()
+                socket.send_fds(self.control, [header], [theirs.fileno(), *descriptors])
+            self.control.sendall(body)
+            mine.settimeout(START_SECONDS)
+            mine.sendall(json.dumps(job).encode())
+
+    def end(self) -> Ended:
+        """Ends what was started."""
+        self.control.settimeout(STOP_SECONDS)
+        try:
+            self.control.sendall(b".")
+            answer = self.control.recv(HEADER, socket.MSG_WAITALL)
+            return Ended(**json.loads(answer))
+        except (OSError, ValueError):
+            return Ended()
+
+    def close(self) -> None:
+        """Ends the sandbox and everything in it."""
+        self.control.close()
+        if self.isolation.bubblewrap is None:
+            # it ends what is left of a program; with bubblewrap the kernel does
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.folder is not None:
+            remove_tree(self.folder)
+
+
+def _linked(packages: tuple[str, ...], folder: str) -> str:
+    """A folder in which packages can be found and nothing else."""
+    os.mkdir(folder, 0o755)
+    for path in (path for package in packages for path in parts_of(package)):
+        os.symlink(path, f"{folder}/{path.name}")
+    return folder
+
+
+def remove_tree(folder: str) -> None:
+    """Removes a folder whatever a program made of it: trees too deep for Python, folders that it locked."""
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL, check=False)

@@ -1,0 +1,72 @@
+"""What a recovery refuses before any long work: settings, consent, and a dense model that is another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.surgery import check_plan
+from ..errors import ConfigurationError, FlabError
+from ..execution import check_packages
+from ..settings.recovery import RecoverySettings, check_recovery
+from ..texts.sources import read_sources
+from .instructions import Example, read_instructions
+from .overlap import source_texts
+from .work import Work
+
+
+def check_teacher(work: Work) -> None:
+    """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
+    plan, name = work.plan, work.dense.name
+    check_plan(work.dense.model, work.family, plan)
+    found = dense_hash(work.dense)
+    if found != plan.base_hash:
+        raise FlabError(
+            f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
+            f"{plan.base_hash[:12]}…; give the model that it was pruned from"
+            + ("" if work.dense.model.dtype == torch.float32 else ", without a --dtype that rounds its weights")
+        )
+    rows = work.model.get_input_embeddings().weight.shape[0]
+    if rows != plan.vocab_size:
+        raise FlabError(
+            f"the pruned model has {rows:,} embedding rows, its plan says {plan.vocab_size:,}; the folder mixes files "
+            "of two prunings, prune again"
+        )
+    vocabulary = work.tokenizer.get_vocab()
+    dense_vocabulary = work.dense.tokenizer.get_vocab()
+    for token, number in vocabulary.items():
+        dense_number = (
+            number
+            if plan.kept_tokens is None
+            else (plan.kept_tokens[number] if number < len(plan.kept_tokens) else None)
+        )
+        if dense_vocabulary.get(token) != dense_number:
+            raise FlabError(
+                f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id "
+                f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the "
+                "model was pruned from"
+            )
+
+
+def check_inputs(settings: RecoverySettings, consent: bool) -> None:
+    """Refuses, before any model is read, settings and data that a recovery would refuse."""
+    check_recovery(settings)
+    check_consent(settings, read_instructions(settings.data), consent)
+    source_texts([*settings.exclude, *settings.held_out])
+    read_sources(settings.text)
+
+
+def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
+    """Raises a [`ConfigurationError`] if programs would have to run and may not, or lack the packages that they are
+    allowed; called before any long work."""
+    if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
+        return
+    if not consent:
+        raise ConfigurationError(
+            "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
+            "--confirm-run-unsafe-code (confirm_run_unsafe_code=True), or learn from the references alone with "
+            "--answers reference"
+        )
+    check_packages(settings.allow_packages)

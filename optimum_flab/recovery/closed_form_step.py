@@ -1,0 +1,114 @@
+"""The closed form as a step of a recovery: refit, go as much of the way as helps, keep the result by content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from ..checkpoints.surgery import copy_in, placed
+from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
+from ..records.atomic import write_atomically
+from ..records.report import ClosedForm
+from ..settings.recovery import RecoverySettings
+from ..texts.packing import PackedTokens
+from .closed_form import between, refit
+from .data import Data
+from .work import MEASURED_AT_ONCE, Steps, Work
+
+
+REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
+
+
+@torch.no_grad()
+def closed_form_step(
+    work: Work,
+    dense: PreTrainedModel,
+    settings: RecoverySettings,
+    data: Data,
+    folder: Path,
+    steps: Steps,
+    dtype: torch.dtype,
+    give_up_dense: Callable[[], None],
+) -> tuple[PreTrainedModel, ClosedForm]:
+    """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was.
+
+    `give_up_dense` is called once the dense model's weights are no longer read here.
+    """
+    kept, file = work.plan.kept_tokens, folder / "closed_form.safetensors"
+    ids = torch.arange(work.plan.vocab_size) if kept is None else torch.as_tensor(kept)
+
+    def as_dense(tokens: PackedTokens) -> PackedTokens:
+        return PackedTokens(ids[tokens.input_ids], tokens.position_ids, tokens.mask)
+
+    def beginning() -> PreTrainedModel:
+        model = copy_in(work.model, torch.device("cpu"), work.model.dtype)
+        model.generation_config = work.model.generation_config
+        return model
+
+    if file.is_file():
+        with safe_open(file, "pt") as opened:
+            section = ClosedForm.model_validate_json(opened.metadata()["section"])
+        if not section.kept:
+            return work.model, section
+        best = beginning()
+        best.load_state_dict(load_file(file), strict=False)
+        best.tie_weights()
+        return best, section
+    computing = copy_in(work.model, dense.device, dtype)
+    most = max(1, settings.closed_form_tokens // settings.sequence_length)
+    tokens = next(data.rows.tokens.batches(most))
+    with steps.bar("Refitting in closed form", len(work.plan.kept_layers), "layer") as tick:
+        refit(
+            dense,
+            computing,
+            work.family,
+            work.plan.kept_layers,
+            as_dense(tokens),
+            tokens,
+            MEASURED_AT_ONCE,
+            lambda: tick(1),
+        )
+    measure = _validation_divergence(work, dense, data.validation.tokens, as_dense, dtype)
+    give_up_dense()
+    best = beginning()
+    found = {0.0: measure(work.model)}
+    for share in REFIT_SHARES:
+        between(work.model, computing, share, best)
+        found[share] = measure(best)
+    share = min(found, key=found.__getitem__)
+    between(work.model, computing, share, best)
+    section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
+    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
+    metadata = {"section": section.model_dump_json()}
+    write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))
+    steps.say(
+        f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
+        + (f"going {share:.0%} of the way" if section.kept else "so it is left out")
+    )
+    return (best if section.kept else work.model), section
+
+
+def _validation_divergence(
+    work: Work,
+    dense: PreTrainedModel,
+    tokens: PackedTokens,
+    as_dense: Callable[[PackedTokens], PackedTokens],
+    dtype: torch.dtype,
+) -> Callable[[PreTrainedModel], float]:
+    """A model's divergence on the sequences set aside."""
+    family, kept = work.family, work.plan.kept_tokens
+    device, rows = dense.device, range(work.plan.vocab_size if kept is None else len(kept))
+    hidden = final_hidden(dense, family, as_dense(tokens), MEASURED_AT_ONCE)
+    head = OutputHead(dense, family, list(rows) if kept is None else kept)
+
+    def measure(model: PreTrainedModel) -> float:
+        measured = placed(model, device, dtype)
+        own = final_hidden(measured, family, tokens, MEASURED_AT_ONCE)
+        return mean_divergence(hidden, own, head, OutputHead(measured, family, rows))
+
+    return measure

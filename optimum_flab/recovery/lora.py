@@ -1,0 +1,75 @@
+"""LoRA matrices on a pruned model: which, and seeded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from ..errors import ConfigurationError
+from ..settings.recovery import RecoverySettings
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfig:
+    """What the settings ask of peft."""
+    embeddings = {}
+    if settings.train_embeddings:
+        tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        names = [_name_of(model, model.get_input_embeddings()).rpartition(".")[-1]]
+        if not tied:
+            names.append(_name_of(model, model.get_output_embeddings()).rpartition(".")[-1])
+        embeddings = {"modules_to_save": names, "ensure_weight_tying": tied}
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha or settings.rank,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets) or "all-linear",
+        task_type="CAUSAL_LM",
+        **embeddings,
+    )
+
+
+def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
+    """A model with seeded LoRA matrices; what it computes has not changed yet.
+
+    Raises:
+        [`ConfigurationError`]: a module to train does not exist.
+    """
+    if getattr(model.config, "tie_word_embeddings", False):
+        shared = {
+            _name_of(model, module).rpartition(".")[-1]
+            for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        }
+        shared |= {"lm_head"}
+        if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
+            raise ConfigurationError(
+                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which matrices of "
+                "the head alone would be merged as well; leave it out, or train both with --train-embeddings"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        try:
+            adapted = get_peft_model(model, lora_config(model, settings))
+        except ValueError as error:
+            linear = sorted(
+                {name.rpartition(".")[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+            )
+            raise ConfigurationError(
+                f"recovery.targets: {', '.join(settings.targets) or 'all-linear'} cannot be trained ({error}); linear "
+                f"layers of this model: {', '.join(linear)}"
+            ) from error
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            # small steps on bfloat16 weights would be rounded away
+            parameter.data = parameter.data.float()
+    return adapted

@@ -1,0 +1,228 @@
+"""Everything that training starts from: data, sizes, an estimate, predictions, the closed form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from ..checkpoints.hashes import weights_hash
+from ..checkpoints.surgery import copy_in, placed
+from ..errors import FlabError
+from ..measuring.held_out import DenseSide, cut_texts
+from ..memory import give_back_memory
+from ..pruning.budget import shape_of
+from ..records.report import ClosedForm, HeldOut
+from ..running.generation import BatchCache
+from ..settings.recovery import RecoverySettings
+from .closed_form_step import closed_form_step
+from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
+from .encoding import Sequences
+from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
+from .instructions import Example
+from .lora import with_lora
+from .sizes import TrainingSizes, shares_of, training_sizes
+from .strategy import to_answer
+from .teacher import CachedTeacher, DenseTeacher, cache_bytes
+from .work import MEASURED_AT_ONCE, Steps, Work
+
+
+# settings whose effect on a training is in its rows, or that have none
+DECIDE_NOTHING = {
+    "data",
+    "text",
+    "text_tokens",
+    "exclude",
+    "allow_packages",
+    "held_out",
+    "held_out_tokens",
+    "keep_adapter",
+    "micro_batch_size",
+}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that training starts from.
+
+    Args:
+        folder (`Path`): for what this training keeps.
+        start (`PreTrainedModel`): the pruned model, refitted or as it was.
+        closed_form ([`ClosedForm`], *optional*): what the refit did.
+        teachers (`tuple`): cached predictions for the rows to train on and those set aside.
+        dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
+        side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
+        before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
+        pruned_hash (`str`): SHA-256 of the pruned model's weights.
+    """
+
+    data: Data
+    sizes: TrainingSizes
+    estimate: Estimate
+    folder: Path
+    start: PreTrainedModel
+    closed_form: ClosedForm | None
+    teachers: tuple[CachedTeacher | None, CachedTeacher | None]
+    dense: DenseTeacher | None
+    side: DenseSide | None
+    before: HeldOut | None
+    pruned_hash: str
+
+
+def prepare_training(
+    work: Work,
+    settings: RecoverySettings,
+    examples: list[Example],
+    cache: BatchCache,
+    root: Path,
+    steps: Steps,
+    device: torch.device,
+    processes: int,
+    first: bool,
+    release_dense: bool,
+) -> Ready:
+    dtype = getattr(torch, settings.dtype)
+    distils = shares_of(settings).distillation > 0
+    cached = distils and settings.teacher == "cached"
+    resident = distils and not cached
+    with steps.step("data"):
+        selected = select(work, settings, examples, held_out_texts(settings, work.plan), steps)
+        # everything that the settings could be refused for, with the references in place of the answers to come
+        expected = expected_rows(work, settings, selected)
+        sizes = training_sizes(settings, len(expected), processes)
+        estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
+    steps.say(estimate.describe())
+    _check_space(root, estimate)
+    with steps.step("answers"):
+        data = prepare(work, settings, selected, cache, steps, dtype)
+    sizes = training_sizes(settings, len(data.rows), processes)
+    pruned_hash = weights_hash(work.model)
+    folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
+    steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps in {settings.dtype}")
+    steps.say(data.counts.describe_answers())
+    with steps.step("held-out measurement"):
+        measured = within_tokens(work, data.held_out, settings) if first else []
+        side = _dense_side(work, measured, settings) if first else None
+        before = None if side is None else side.measure(work.model)
+    computing = placed(work.dense.model, device, dtype) if distils or settings.closed_form else None
+    if release_dense and computing is not work.dense.model:
+        work.dense.model.to("meta")
+        give_back_memory()
+
+    def give_up_dense() -> None:
+        """Frees the weights that no later step reads."""
+        if computing is not None and not resident and (release_dense or computing is not work.dense.model):
+            computing.to("meta")
+            give_back_memory()
+
+    teachers: tuple[CachedTeacher | None, CachedTeacher | None] = (None, None)
+    if cached:
+        with steps.step("dense predictions"):
+            teachers = _cached(work, computing, settings, data, root / "teacher", steps)
+    start, closed = work.model, None
+    if settings.closed_form:
+        with steps.step("closed form"):
+            start, closed = closed_form_step(work, computing, settings, data, folder, steps, dtype, give_up_dense)
+    give_up_dense()
+    asked = None
+    if resident:
+        asked = DenseTeacher(computing, work.family, work.plan.kept_tokens)
+    return Ready(data, sizes, estimate, folder, start, closed, teachers, asked, side, before, pruned_hash)
+
+
+def run_key(work: Work, pruned_hash: str, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
+    """Names a training by everything that decides its result, but not by how many processes share it."""
+    values = {
+        "dense": work.plan.base_hash,
+        "pruned": pruned_hash,
+        "rows": data.rows.digest,
+        "validation": data.validation.digest,
+        "settings": settings.model_dump(exclude=DECIDE_NOTHING),
+        "steps": sizes.steps,
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _estimate(
+    work: Work,
+    settings: RecoverySettings,
+    selected: Selected,
+    expected: Sequences,
+    sizes: TrainingSizes,
+    cached: bool,
+    processes: int,
+    dtype: torch.dtype,
+) -> Estimate:
+    probe = copy_in(work.model, work.dense.model.device, dtype)
+    per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
+    parameters = sum(parameter.numel() for parameter in probe.parameters())
+    trained = sum(p.numel() for p in with_lora(probe, settings).parameters() if p.requires_grad)
+    del probe
+    answers = 0.0
+    if settings.answers == "dense":
+        number = len(to_answer(selected.examples, settings.dense_share, settings.seed))
+        batch = min(number, settings.generation_batch_size)
+        if number:
+            per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
+            answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
+    itemsize = work.model.dtype.itemsize
+    cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
+    refitted = parameters * itemsize if settings.closed_form else 0
+    experts, config = work.family.experts, work.model.config
+    at_once = 1 if experts is None else getattr(config, experts.per_token)
+    return Estimate(
+        memory_bytes=training_memory(
+            config,
+            at_once * shape_of(work.model, work.family)["neuron"],
+            parameters,
+            trained,
+            sizes,
+            settings.sequence_length,
+            dtype.itemsize,
+            settings.gradient_checkpointing,
+        ),
+        disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted),
+        seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
+        answer_seconds=answers,
+    )
+
+
+def _check_space(root: Path, estimate: Estimate) -> None:
+    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, with what is there of them."""
+    free = shutil.disk_usage(root).free
+    there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
+    if free + there < estimate.disk_bytes:
+        raise FlabError(
+            f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
+            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with --cache-dir"
+        )
+
+
+def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) -> DenseSide:
+    plan = work.plan
+    cut = cut_texts(
+        work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, settings.sequence_length
+    )
+    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE)
+
+
+def _cached(
+    work: Work, dense: PreTrainedModel, settings: RecoverySettings, data: Data, folder: Path, steps: Steps
+) -> tuple[CachedTeacher, CachedTeacher]:
+    teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
+    k = min(settings.top_k, teacher.head.weight.shape[0])
+    vocabulary = hashlib.sha256(json.dumps(work.plan.kept_tokens).encode()).hexdigest()
+    identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
+    rows = CachedTeacher(folder, data.rows.tokens, identity, k)
+    validation = CachedTeacher(folder, data.validation.tokens, identity, k)
+    with steps.bar("Predictions of the dense model", len(rows.missing()) + len(validation.missing()), "file") as tick:
+        for part in (validation, rows):
+            part.fill(teacher.likeliest, tick)
+    return rows, validation

@@ -1,0 +1,89 @@
+"""What a recovery leaves behind: its section of the report, the loss curve, the adapter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from ..checkpoints.surgery import copy_in
+from ..compat import forget_origin
+from ..records.report import (
+    CurvePoint,
+    HeldOut,
+    PlainText,
+    Recovery,
+    RecoveryData,
+    RecoveryEstimate,
+    RecoveryTraining,
+)
+from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
+from ..texts.sources import hub_datasets
+from .curve import CURVE_NAME, draw_curve
+from .preparation import Ready
+from .trained import Training
+from .work import Steps
+
+
+def report_section(
+    settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
+) -> Recovery:
+    """The report's `recovery` section, of the process that measured."""
+    assert ready.before is not None
+    data, counts = ready.data, ready.data.counts
+    return Recovery(
+        pruned_weights_sha256=ready.pruned_hash,
+        settings=settings.model_dump(),
+        datasets=tuple(hub_datasets(settings.sources)),
+        data=RecoveryData(
+            examples=counts.read,
+            dropped=counts.dropped,
+            kept=counts.kept,
+            plain_text=PlainText(passages=counts.passages, overlapping=counts.passages_dropped),
+            answers=counts.answers,
+            answers_rejected=counts.rejected,
+            sequences=len(data.rows),
+            validation_sequences=len(data.validation),
+            tokens=data.rows.tokens.tokens,
+            answer_tokens=int((data.rows.labels >= 0).sum()),
+        ),
+        held_out_before=ready.before,
+        held_out_after=after,
+        closed_form=ready.closed_form,
+        training=RecoveryTraining(
+            **asdict(ready.sizes),
+            processes=processes,
+            dtype=settings.dtype,
+            steps_done=training.steps,
+            best_step=training.best_step,
+            start_loss=training.start_loss,
+            best_loss=training.best_loss,
+            curve=tuple(CurvePoint(**point) for point in training.curve),
+        ),
+        estimate=RecoveryEstimate(**ready.estimate.to_dict()),
+        seconds=steps.seconds,
+        notes=tuple(training.notes),
+    )
+
+
+def written_files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
+    """Writes the loss curve and, where asked for, the adapter."""
+    folder, start = ready.folder, ready.start
+    folder.mkdir(parents=True, exist_ok=True)
+    curve = folder / CURVE_NAME
+    unit = {"distillation": "divergence (nats)", "cross-entropy": "cross-entropy (nats)", "both": "loss (nats)"}
+    draw_curve(training.curve, training.best_step, unit[settings.loss], curve)
+    files = {CURVE_NAME: curve}
+    if settings.keep_adapter and training.adapter is not None:
+        from peft import get_peft_model, set_peft_model_state_dict
+
+        adapter = folder / ADAPTER_FOLDER
+        base = copy_in(start, torch.device("cpu"), start.dtype)
+        forget_origin(base)  # its base is the pruned checkpoint, wherever it will lie
+        model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
+        set_peft_model_state_dict(model, training.adapter)
+        model.save_pretrained(adapter)
+        (adapter / "README.md").unlink(missing_ok=True)  # an empty form
+        files[ADAPTER_FOLDER] = adapter
+    return files
