@@ -128,14 +128,13 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             if plan is not None:
-                optimizer.apply(plan)
+                pruned = optimizer.apply(plan)
             else:
                 optimizer.check_space(args.output, config)
-                optimizer.prune(config)
+                pruned = optimizer.prune(config)
                 if config.recovery.data:
-                    optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
-            report = optimizer.pruned.report.model_copy(update={"command": command})
-            optimizer.pruned = replace(optimizer.pruned, report=report)
+                    pruned = optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
+            optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update={"command": command}))
             optimizer.save_to(output)
         print(optimizer.summary())
         if args.prompt is not None:

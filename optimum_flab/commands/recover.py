@@ -147,17 +147,16 @@ class RecoverCommand(FlabVerb):
                 family=args.family,
             )
             optimizer.load_pruned(args.model)
-            optimizer.recover(
+            pruned = optimizer.recover(
                 settings,
                 confirm_run_unsafe_code=args.confirm_run_unsafe_code,
                 cache_dir=args.cache_dir,
                 release_dense=True,
             )
-            if process_state().is_main_process:
-                report = optimizer.pruned.report
-                recovery = report.recovery.model_copy(update={"command": command})
-                report = report.model_copy(update={"recovery": recovery})
-                optimizer.pruned = replace(optimizer.pruned, report=report)
+            recovery = pruned.report.recovery
+            if process_state().is_main_process and recovery is not None:
+                told = {"recovery": recovery.model_copy(update={"command": command})}
+                optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update=told))
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import __version__
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
 LONGEST_TIMEOUT = 86_400.0  # seconds, a day
-T = TypeVar("T")
 # the client of `huggingface_hub` is one for the process
 _one_at_a_time = threading.Lock()
 
@@ -60,7 +59,7 @@ def answers_within(seconds: float) -> Iterator[None]:
         client = before()
         if client not in patient:  # a factory may give one client to all
             patient[client] = client.send
-            client.send = guarded(client.send, seconds)
+            setattr(client, "send", guarded(client.send, seconds))  # noqa: B010
         return client
 
     with _one_at_a_time:
@@ -76,13 +75,13 @@ def answers_within(seconds: float) -> Iterator[None]:
                 client.send = send
 
 
-def guarded(send: Callable[..., T], seconds: float) -> Callable[..., T]:
+def guarded(send: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
     which the client does not try again. One that takes the token elsewhere raises a [`FlabError`]."""
     from huggingface_hub import constants
     from huggingface_hub.utils import hf_raise_for_status
 
-    def sent(request: Any, **options: Any) -> T:
+    def sent(request: Any, **options: Any) -> Any:
         # addresses that the Hub gives, such as that of a next page, are asked with the token too
         asked, hub = request.url, type(request.url)(constants.ENDPOINT)
         same = (asked.scheme, asked.host, asked.port) == (hub.scheme, hub.host, hub.port)

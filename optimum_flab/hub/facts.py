@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import ConfigurationError, FlabError
+from ..errors import ConfigurationError
 from ..licenses import is_license_file
 from ..records.json_files import read_json, validated
 from ..records.report import REPORT_NAME, Recovery, Report, read_report
@@ -262,10 +262,7 @@ def read_evaluation(path: Path) -> MeasuredScores:
     Raises:
         [`FlabError`]: it is damaged, or does not say which model it is of.
     """
-    found = validated(MeasuredScores, read_json(path), path, "evaluate again")
-    if found.judged is None:
-        raise FlabError(f"{str(path)!r} does not say which model it is of; evaluate again")
-    return found
+    return validated(MeasuredScores, read_json(path), path, "evaluate again")
 
 
 def read_efficiency(path: Path) -> MeasuredEfficiency:
@@ -274,10 +271,7 @@ def read_efficiency(path: Path) -> MeasuredEfficiency:
     Raises:
         [`FlabError`]: it is damaged, or does not say which model it is of.
     """
-    found = validated(MeasuredEfficiency, read_json(path), path, "measure again")
-    if found.judged is None:
-        raise FlabError(f"{str(path)!r} does not say which model it is of; measure again")
-    return found
+    return validated(MeasuredEfficiency, read_json(path), path, "measure again")
 
 
 def against_dense(evaluation: MeasuredScores, report: Report | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..measuring.scores import Score
 from .paths import without_paths
@@ -151,10 +151,16 @@ class MeasuredScores(View):
     protocols: dict[str, str] = {}
     versions: dict[str, str | None] = {}
 
+    @model_validator(mode="after")
+    def _names_its_model(self) -> MeasuredScores:
+        if not {"pruned", "model"} & self.models.keys():
+            raise ValueError("it does not say which model it is of")
+        return self
+
     @property
-    def judged(self) -> MeasuredModel | None:
+    def judged(self) -> MeasuredModel:
         """The model that the scores are of."""
-        return self.models.get("pruned") or self.models.get("model")
+        return self.models.get("pruned") or self.models["model"]
 
     @property
     def dense(self) -> MeasuredModel | None:
@@ -215,7 +221,13 @@ class MeasuredEfficiency(View):
     models: dict[str, MeasuredModel]
     notes: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _names_its_model(self) -> MeasuredEfficiency:
+        if "model" not in self.models:
+            raise ValueError("it does not say which model it is of")
+        return self
+
     @property
-    def judged(self) -> MeasuredModel | None:
+    def judged(self) -> MeasuredModel:
         """The model that the figures are of."""
-        return self.models.get("model")
+        return self.models["model"]

@@ -23,15 +23,22 @@ def file_name(text: str) -> str:
 
     `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
     """
-    if "\n" in text or not LOCAL_PATH.fullmatch(BRACKETS.fullmatch(text)["path"]):
+    if "\n" in text or not LOCAL_PATH.fullmatch(_parts(text)[0]):
         return text
     return last_name(text)
 
 
 def last_name(path: str) -> str:
     """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
-    match = BRACKETS.fullmatch(ADDRESS_END.sub(r"\1\2", path))
-    return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
+    before, columns = _parts(ADDRESS_END.sub(r"\1\2", path))
+    return (PureWindowsPath(before.rstrip("/\\")).name or before) + columns
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """A path, and the columns in brackets behind it."""
+    match = BRACKETS.fullmatch(text)
+    assert match is not None  # whatever the text is
+    return match["path"], match["columns"] or ""
 
 
 def dataset_of(source: str, datasets: Collection[str]) -> str | None:
@@ -40,7 +47,7 @@ def dataset_of(source: str, datasets: Collection[str]) -> str | None:
     Args:
         datasets (`Collection[str]`): those that were read; a folder may be called `a/b`.
     """
-    name = BRACKETS.fullmatch(source)["path"].split(":")[0]
+    name = _parts(source)[0].split(":")[0]
     return name if name in datasets else None
 
 

@@ -113,7 +113,7 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> SelectedFiles:
 def folder_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The files of a folder by their path in the repository, sorted, and the folders in it that are links, which are
     not entered."""
-    found, links = {}, []
+    found, links = dict[str, Path](), list[str]()
     for place, folders, names in os.walk(folder):
         below = Path(place).relative_to(folder)
         links += [(below / name).as_posix() for name in folders if Path(place, name).is_symlink()]

@@ -126,7 +126,7 @@ def stage(
             staged[name] = portable_record(files[name], read_evaluation(files[name]).settings.datasets)
         elif is_result(name):
             staged[name] = portable_record(files[name])
-    own, notes = read_card(folder / CARD_NAME), ()
+    own, notes = read_card(folder / CARD_NAME), tuple[str, ...]()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
         rendered = render_card(
@@ -165,7 +165,7 @@ def stage(
         notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
     if selection.secret:
         notes = (*notes, f"{grouped(selection.secret)} look like secrets, and are sent only if each is named in full")
-    title = commit_title(facts.report)
+    title = commit_title(read_report(folder))
     return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
 
 
@@ -274,9 +274,10 @@ def check_checkpoint_files(folder: Path) -> None:
     family = family_for(config, described if described.is_file() else None)
     weights = read_weights(folder)
     faults = shape_faults(config, weights)
-    for dimension, said in plan.sizes.items():
-        if (stated := getattr(config, family.sizes[dimension])) != said:
-            faults.append(f"config.json says {family.sizes[dimension]} {stated:,}, the plan {said:,}")
+    for dimension, name in family.sizes.items():
+        said = plan.sizes.get(dimension)
+        if said is not None and (stated := getattr(config, name)) != said:
+            faults.append(f"config.json says {name} {stated:,}, the plan {said:,}")
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
     if plan.base_hash != report.base_model.weights_sha256:
@@ -323,7 +324,7 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     keys = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
-    expected, tied = {}, set()
+    expected, tied = dict[str, tuple[int, ...]](), set[str]()
     for name, tensor in model.state_dict().items():
         parts = written_parts(model, name, tensor)
         expected |= {part: tuple(outline.shape) for part, outline in parts.items()}

@@ -81,7 +81,7 @@ def _size_label(dimension: str, label: str) -> str:
 
 def retention_rows(facts: Facts) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: what, dense, pruned, what is retained."""
-    rows = []
+    rows: list[list[str]] = []
     for evaluation in facts.results.evaluations:
         for row in evaluation.scores[: MOST_SCORES_ABOVE - len(rows)]:
             paired = against_dense(evaluation, facts.report)
@@ -178,7 +178,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
 def _how(evaluation: MeasuredScores) -> list[str]:
     settings, judged = evaluation.settings, evaluation.judged
     said = []
-    if judged is not None and judged.dtype:
+    if judged.dtype:
         said.append(f"computed in {cell(judged.dtype)}")
     if settings.samples == 1:
         said.append("greedy")

@@ -111,7 +111,7 @@ class DenseSide:
         self.device, self.dtype = dense.device, dense.dtype
         full = OutputHead(dense, family)
         self.hidden = final_hidden(dense, family, texts.shared, batch_size, tick=tick)
-        self.bits, self.lost_mass = bits_and_lost_mass(self.hidden, full, texts.shared, texts.kept, tick)
+        self.bits, self.lost_mass = bits_and_lost_mass(self.hidden, full, texts.shared, texts.kept.tolist(), tick)
         if texts.changed:
             own = final_hidden(dense, family, texts.own, batch_size, tick=tick)
             self.bits = total_bits(own, full, texts.own, tick)

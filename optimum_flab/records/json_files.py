@@ -47,7 +47,9 @@ def validated(form: type[Form], values: Any, path: Path, advice: str = "make it 
     try:
         return form.model_validate_json(json.dumps(values), strict=True)  # JSON has lists where forms have tuples
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = [
+            ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"]))) for found in error.errors()
+        ]
         more = f" and {len(faults) - MOST_FAULTS} more faults" if len(faults) > MOST_FAULTS else ""
         raise FlabError(
             f"{str(path)!r} is not as it was written ({'; '.join(faults[:MOST_FAULTS])}{more}); {advice}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -15,7 +15,7 @@ from .json_files import read_json, validated
 
 
 REPORT_NAME = "flab_report.json"
-FORMAT = 2  # reports that state none are of format 1
+FORMAT: Final = 2  # reports that state none are of format 1
 ADVICE = "restore the file, or prune again"
 
 # JSON knows no NaN: what was not a number is null in the file

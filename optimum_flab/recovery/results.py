@@ -59,7 +59,7 @@ def report_section(
             best_step=training.best_step,
             start_loss=training.start_loss,
             best_loss=training.best_loss,
-            curve=tuple(CurvePoint(**point) for point in training.curve),
+            curve=tuple(CurvePoint.model_validate(point) for point in training.curve),
         ),
         estimate=RecoveryEstimate(**ready.estimate.to_dict()),
         seconds=steps.seconds,
