@@ -15,6 +15,14 @@ test: $(BIN)/python
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/pytest
 
+# Everything that tools can say without running a test: style, types, docstrings.
+quality: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[quality]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/flake8 optimum_flab
+
 style: $(BIN)/python
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -10,17 +10,22 @@ __version__ = "0.1.0.dev0"
 
 # Imported on first use: every start of `optimum-cli` imports this package, and torch takes seconds.
 _LAZY = {
+    "BenchSettings": ".settings.efficiency",
     "ConfigurationError": ".errors",
+    "EvaluationSettings": ".settings.evaluation",
     "FlabError": ".errors",
     "FlabOptimizer": ".optimizer",
     "FlabPrunerConfig": ".settings.configuration",
     "PruningPlan": ".records.plan",
     "RecoveryConfig": ".settings.recovery",
     "evaluate": ".evaluation.harness",
+    "measure_efficiency": ".evaluation.efficiency",
 }
 
 __all__ = [
+    "BenchSettings",
     "ConfigurationError",
+    "EvaluationSettings",
     "FlabError",
     "FlabOptimizer",
     "FlabPrunerConfig",
@@ -28,14 +33,18 @@ __all__ = [
     "RecoveryConfig",
     "__version__",
     "evaluate",
+    "measure_efficiency",
 ]
 
 if TYPE_CHECKING:
     from .errors import ConfigurationError, FlabError
+    from .evaluation.efficiency import measure_efficiency
     from .evaluation.harness import evaluate
     from .optimizer import FlabOptimizer
     from .records.plan import PruningPlan
     from .settings.configuration import FlabPrunerConfig
+    from .settings.efficiency import BenchSettings
+    from .settings.evaluation import EvaluationSettings
     from .settings.recovery import RecoveryConfig
 
 

@@ -13,8 +13,6 @@ class Component:
         dimension (`str`): of its tensors, as families name it.
         section (`str`): of the settings.
         setting (`str`): of that section, pins the size.
-        flag (`str`): gives that setting.
-        switch (`str`): the flag that leaves the component out, or takes it in where it is left out by default.
         reported (`str`): the size in reports.
         label (`str`): the size in tables.
         units (`str`): what it counts.
@@ -23,25 +21,23 @@ class Component:
     dimension: str
     section: str
     setting: str
-    flag: str
-    switch: str
     reported: str
     label: str
     units: str
 
 
 COMPONENTS = (
-    Component("vocab", "vocabulary", "size", "--vocab-size", "--no-vocabulary", "vocab_size", "vocabulary", "tokens"),
+    Component("vocab", "vocabulary", "size", "vocab_size", "vocabulary", "tokens"),
     Component(
-        *("layer", "layers", "num_hidden_layers", "--num-hidden-layers", "--no-layers"),
+        *("layer", "layers", "num_hidden_layers"),
         *("num_hidden_layers", "layers", "layers"),
     ),
     Component(
-        *("neuron", "ffn", "intermediate_size", "--intermediate-size", "--no-ffn"),
+        *("neuron", "ffn", "intermediate_size"),
         *("intermediate_size", "FFN width", "neurons of the FFNs"),
     ),
     Component(
-        *("expert", "experts", "num_experts", "--num-experts", "--experts", "num_experts"),
+        *("expert", "experts", "num_experts", "num_experts"),
         *("experts per layer", "experts"),
     ),
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
-from .pruning.budget import ModelSizes, parameters_to_keep, sizes_of_config
+from .pruning.budget import ModelSizes, sizes_of_config
+from .pruning.limits import parameters_to_keep
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Inspection:
     def alone(self) -> dict[str, int | None]:
         """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
         counts, dense = self.sizes.counts, self.sizes.shape
-        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio)
+        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio or 0.0)
         left = {}
         for part in self._parts():
             most = dense[part.dimension] - math.ceil(excess / counts.unit(dense, part.dimension))

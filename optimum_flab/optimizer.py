@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,9 @@ from .settings.recovery import RecoverySettings
 
 
 if TYPE_CHECKING:
-    from .evaluation.harness import Evaluation
+    from .evaluation.results import Evaluation
     from .hub.push import Push
+    from .settings.evaluation import EvaluationSettings
 
 
 class FlabOptimizer:
@@ -318,15 +319,16 @@ class FlabOptimizer:
         sides = {"dense": (self.dense.model, self.dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
         return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
-    def evaluate(self, tasks: Sequence[str], **options: Any) -> Evaluation:
+    def evaluate(self, settings: EvaluationSettings, **options: Any) -> Evaluation:
         """Evaluates the dense model, and the pruned one, if there is one, against it.
 
         ```python
-        >>> print(optimizer.evaluate(["humaneval"], confirm_run_unsafe_code=True).to_text())
+        >>> settings = EvaluationSettings(tasks="humaneval", limit=20)
+        >>> print(optimizer.evaluate(settings, confirm_run_unsafe_code=True).to_text())
         ```
 
         Args:
-            tasks (`Sequence[str]`): names of tasks.
+            settings ([`~settings.evaluation.EvaluationSettings`]): the tasks, and how they are asked.
             options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`] but `baseline`; both models
                 are computed on the dense one's device and in its dtype (`from_pretrained` loads it in float32, while
                 the command line evaluates in the dtype of the weights).
@@ -337,7 +339,7 @@ class FlabOptimizer:
         from .evaluation.harness import evaluate
 
         if self.pruned is None:
-            return evaluate(self.dense, tasks=tasks, **options)
+            return evaluate(self.dense, settings, **options)
         model = copy_in(self.pruned.model, self.dense.model.device, self.dense.model.dtype)
         model.generation_config = self.pruned.model.generation_config
         pruned = LoadedModel(
@@ -347,7 +349,7 @@ class FlabOptimizer:
             name=f"{self.dense.name} (pruned)",
             storage_dtype=self.pruned.model.dtype,
         )
-        return evaluate(pruned, baseline=self.dense, tasks=tasks, **options)
+        return evaluate(pruned, settings, baseline=self.dense, **options)
 
     def _needs_weights(self) -> None:
         if self.dense.stored is not None:

@@ -116,6 +116,7 @@ def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str
         save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
         return pruned.report.weights_sha256
     stored = dense.stored
+    assert stored is not None  # a model on the meta device has its weights in files
     give_back_memory()  # what reading the tokenizer took
     # a bar keeps what it is at: the name, and not the tensor
     names = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored)

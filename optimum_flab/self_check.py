@@ -53,7 +53,7 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise FlabError(
                 f"this {family.model_type} model is not as its family is described: {'; '.join(faults[:3])}{more}. It"
-                " would be pruned wrongly, so describe it in a family file of its own and name that with --family"
+                " would be pruned wrongly, so describe it in a family file of its own and name that with `family`"
             )
 
 

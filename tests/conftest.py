@@ -26,7 +26,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from optimum_flab.pruning.budget import Limits, ParameterCounts, Shape, multiples_between
+from optimum_flab.pruning.budget import ParameterCounts, Shape
+from optimum_flab.pruning.limits import Limits, multiples_between
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.texts.packing import PackedTokens, pack
 

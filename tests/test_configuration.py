@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from optimum.configuration_utils import BaseConfig
 
 from optimum_flab import ConfigurationError, FlabPrunerConfig
+from optimum_flab.settings.files import read_settings_file
 from optimum_flab.settings.pruning import (
     SECTIONS,
     FFNSettings,
     check_settings,
     merge_settings,
-    read_settings_file,
 )
 
 
@@ -226,7 +226,7 @@ def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp
         (b"ffn:\n  multiple_of: 8\n  multiple_of: 16\n", "line 3, column 3 is not valid YAML: field 'multiple_of'"),
         (b"seed: 1\nseed: 1\n", "field 'seed' is given twice"),
         (b"ffn: [1\n", "is not valid YAML"),
-        (b"- a\n- b\n", "holds a list; give a mapping with the fields target_ratio, seed,"),
+        (b"- a\n- b\n", "holds a list; give a mapping with some of the fields target_ratio, seed,"),
         (b"seed: \xff\xfe", "is not UTF-8 text"),
         (b"? [1, 2]\n: 3\n", "is not valid YAML: found unhashable key"),
         (b"1: 2\n", "1: unknown field"),

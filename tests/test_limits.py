@@ -11,7 +11,7 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.budget import ModelSizes, sizes_of_config
-from optimum_flab.pruning.limits import TOLERANCE, asked_shapes, check_sizes, size_limits
+from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compare
 
 from .conftest import DENSE, QWEN
 
@@ -33,7 +33,7 @@ def lite():
 def shapes_for(sizes, target, **changes):
     config = FlabPrunerConfig(target_ratio=target, **changes)
     check_sizes(config, sizes)
-    rows = asked_shapes(config, sizes, size_limits(config, sizes, sizes.shape["vocab"]), NATURAL)
+    rows = shapes_to_compare(config, sizes, sizes.shape["vocab"], NATURAL, 1)
     return [shape for row in rows for shape in row]
 
 

@@ -123,7 +123,7 @@ def test_device_and_dtype_are_checked_first(tmp_path):
                 "architectures": ["InventForCausalLM"],
                 "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"},
             },
-            "custom code .*--trust-remote-code",
+            "custom code .*`trust_remote_code`",
         ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\); prune the unquantised"),
         ({"compression_config": {"quant_method": "compressed-tensors"}}, r"quantised \(compressed-tensors\)"),

@@ -85,7 +85,7 @@ def check_command(python: Path, cwd: Path) -> None:
     cli = (python, "-m", "optimum.commands.optimum_cli")
     root = run(*cli, "--help", cwd=cwd).stdout
     assert "flab" in root and "other" in root
-    for verb in ("prune", "inspect", "push"):
+    for verb in ("prune", "apply", "inspect", "push"):
         assert "Required arguments:" in run(*cli, "flab", verb, "--help", cwd=cwd).stdout
     where = run(python, "-c", "import optimum_flab; print(optimum_flab.__file__, optimum_flab.__version__)", cwd=cwd)
     assert str(ROOT / "optimum_flab") not in where.stdout

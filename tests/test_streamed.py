@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.errors import ConfigurationError, FlabError
@@ -148,7 +148,10 @@ def test_files_that_change_meanwhile_are_not_written_as_what_they_were(pruned, t
 
 def test_what_needs_the_weights_says_so(pruned):
     optimizer = FlabOptimizer.from_pretrained(pruned / "dense", in_memory=False)
-    for call in (lambda: optimizer.prune(FlabPrunerConfig()), lambda: optimizer.evaluate(["perplexity"])):
+    for call in (
+        lambda: optimizer.prune(FlabPrunerConfig()),
+        lambda: optimizer.evaluate(EvaluationSettings(tasks="perplexity")),
+    ):
         with pytest.raises(ConfigurationError, match="in_memory"):
             call()
 

@@ -26,7 +26,7 @@ from optimum_flab.checkpoints.weight_files import stored_dtype
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.efficiency import measure_efficiency
-from optimum_flab.evaluation.harness import ModelSource
+from optimum_flab.evaluation.judged import ModelSource
 from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, tiny_model

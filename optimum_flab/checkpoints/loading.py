@@ -125,7 +125,7 @@ def load_dense(
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
             f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the type"
-            " of the computation; --dtype float32 keeps them as they are"
+            " of the computation; `dtype` float32 keeps them as they are"
         )
         storage_dtype = dtype
     if files.gguf is not None:

@@ -104,7 +104,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     if model_type not in CONFIG_MAPPING and auto_map and not trust_remote_code:
         raise FlabError(
             f"model {name!r} of type {model_type!r} needs custom code from its repository; if you trust it, allow it"
-            " with --trust-remote-code"
+            " with `trust_remote_code`"
         )
     architectures = raw.get("architectures") or []
     if not isinstance(architectures, (str, list)):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
+from .apply import ApplyCommand
+from .base import VerbParser
 from .bench import BenchCommand
 from .card import CardCommand
 from .eval import EvalCommand
@@ -13,10 +17,15 @@ from .push import PushCommand
 from .recover import RecoverCommand
 
 
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
 class FlabCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("flab", help="Prune the vocabulary, layers and FFNs of code language models.")
     SUBCOMMANDS = (
         CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),
+        CommandInfo("apply", "Apply the plan of an earlier run to its dense model, without any search.", ApplyCommand),
         CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
         CommandInfo("bench", "Measure what a model costs to store and run, beside a baseline.", BenchCommand),
         CommandInfo("eval", "Evaluate a model on code tasks, beside a baseline.", EvalCommand),
@@ -24,6 +33,17 @@ class FlabCommand(BaseOptimumCLICommand):
         CommandInfo("recover", "Train a pruned model back towards the dense one.", RecoverCommand),
         CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
     )
+
+    @property
+    def subparsers(self) -> _SubParsersAction:
+        """Where the verbs declare their parsers, made on first use as Optimum does, but with a parser of ours."""
+        if getattr(self, "_subparsers", None) is None:
+            self._subparsers = self.parser.add_subparsers(parser_class=VerbParser)
+        return self._subparsers
+
+    @subparsers.setter
+    def subparsers(self, subparsers: _SubParsersAction) -> None:
+        self._subparsers = subparsers
 
 
 __all__ = ["FlabCommand"]

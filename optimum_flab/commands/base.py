@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
@@ -21,12 +25,12 @@ from ..progress import bars_as_lines, duration
 
 
 if TYPE_CHECKING:
-    from argparse import Action, ArgumentParser, Namespace, _ArgumentGroup
+    from argparse import Action, Namespace, _ArgumentGroup
 
 
 # of the arguments of a run: local paths, names of models, and what makes no difference to the result
 PATHS, MODELS = ("config", "plan"), ("model", "teacher")
-DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir")
+DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume")
 DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
 
 
@@ -39,14 +43,19 @@ def _end(*_: object) -> None:
 
 
 @contextmanager
-def terminal() -> Iterator[None]:
-    """End with a one-line message and an exit code where the user is to blame, and clear up before any end."""
+def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+    """End with a one-line message and an exit code where the user is to blame, and clear up before any end.
+
+    Args:
+        flags (`Mapping[str, str]`, *optional*): the flag of each setting and argument, for what errors name.
+    """
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _end) if main else None
     try:
         yield
+        sys.stdout.flush()  # a reader that has gone is noticed here, and not when Python ends
     except FlabError as error:
-        print(f"optimum-cli flab: error: {error}", file=sys.stderr)
+        print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except Terminated as end:
         print("optimum-cli flab: terminated", file=sys.stderr)
@@ -54,21 +63,90 @@ def terminal() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print("optimum-cli flab: interrupted", file=sys.stderr)
         raise SystemExit(130) from interrupt
+    except BrokenPipeError as error:
+        # nobody reads the output any more; what is left of it is thrown away, so that Python ends in peace
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from error  # as a program ends that SIGPIPE kills
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
 
 
+NAMED = re.compile(r"`([a-z_.]+)`")  # how a message names a setting or an argument
+FAULT = re.compile(r"^( *)([a-z_]+(?:\.[a-z_]+)*): (.*)$", re.MULTILINE)  # a line that begins with one
+
+
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """What the library says, with the flags of what it names in backticks: `limit` becomes its flag, and behind
+    `data.corpus`, as it is called in a settings file, stands its flag."""
+
+    def named(match: re.Match[str]) -> str:
+        name, flag = match[1], flags.get(match[1])
+        if flag is None:
+            return match[0]
+        return f"{name} ({flag})" if "." in name else flag
+
+    return NAMED.sub(named, message)
+
+
+def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """An error with the flags of what it names, also at the end of a line that begins with the name of a setting."""
+
+    def fault(match: re.Match[str]) -> str:
+        flag = flags.get(match[2])
+        return match[0] if flag is None or flag in match[3] else f"{match[0]} ({flag})"
+
+    return FAULT.sub(fault, with_flags(message, flags))
+
+
+class VerbParser(ArgumentParser):
+    """Answers an unknown flag itself, with the usage of its verb; Optimum's parser would show its own."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self.given = list(sys.argv[1:] if args is None else args)
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        words = [word.partition("=")[0] for word in self.given if word.startswith("--")]
+        wrong = [word for word in words if len(word) > 2 and not any(flag.startswith(word) for flag in flags)]
+        near = [match for word in wrong for match in get_close_matches(word, flags, n=1)]
+        super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+    def print_help(self, file: Any = None) -> None:
+        with terminal():
+            super().print_help(file)
+
+
 class FlabVerb(BaseOptimumCLICommand):
     """One verb of `optimum-cli flab`: `parse_args` declares its flags, `execute` does the work."""
+
+    OWN_SECTION = ""  # of a settings file, whose fields the library names without it
 
     def run(self) -> None:
         self.start = time.perf_counter()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks are no reason to fail
                 stream.reconfigure(errors="backslashreplace")
-        with bars_as_lines(), terminal():
+        with bars_as_lines(), terminal(self.flags):
             self.execute()
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flag of each setting and argument of this verb."""
+        found = {}
+        for action in self.parser._actions:  # there is no public list of them
+            if action.option_strings:
+                found[action.dest] = max(action.option_strings, key=len)
+                found.setdefault(action.dest.removeprefix(f"{self.OWN_SECTION}."), found[action.dest])
+        return found
+
+    def say(self, text: str) -> None:
+        """Print what the library says, with the flags of what it names."""
+        print(with_flags(text, self.flags))
 
     def ending(self, folder: Path) -> str:
         """The last line of what a verb says: where its result is, and how long it took."""
@@ -134,6 +212,25 @@ def add_model_arguments(
         help="run the Python code that the model's repository brings (default: no)",
     )
     add_family_argument(optional)
+
+
+def add_compared_arguments(optional: _ArgumentGroup) -> None:
+    """Declare the flags that say which model to compare with."""
+    optional.add_argument(
+        "--baseline",
+        metavar="MODEL",
+        help="model to compare with, usually the dense one, named like --model (default: none)",
+    )
+    optional.add_argument(
+        "--baseline-revision",
+        metavar="REVISION",
+        help="branch, tag or commit of a baseline on the Hub (default: its main branch)",
+    )
+
+
+def add_device_argument(optional: _ArgumentGroup) -> None:
+    """Declare the flag that says where to compute."""
+    optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
 
 
 def add_family_argument(optional: _ArgumentGroup) -> None:

@@ -5,28 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups
+from ..settings.efficiency import BenchSettings
+from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups
+from .flags import Flag, add_config, add_flag, section_from
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
+FLAGS = (
+    Flag("--prompt-tokens", "bench.prompt_tokens", "N"),
+    Flag("--new-tokens", "bench.new_tokens", "N"),
+    Flag("--batch-size", "bench.batch_size", "N"),
+    Flag("--repeats", "bench.repeats", "N"),
+    Flag("--warmup", "bench.warmup", "N"),
+    Flag("--energy-seconds", "bench.energy_seconds", "SECONDS"),
+    Flag("--country", "bench.country", "CODE"),
+    Flag("--dtype", "bench.dtype"),
+)
+
+
 class BenchCommand(FlabVerb):
+    OWN_SECTION = BenchSettings.NAME
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
         add_model_arguments(required, optional, "model to measure, usually a pruned one")
-        optional.add_argument(
-            "--baseline",
-            metavar="MODEL",
-            help="model to compare with, usually the dense one (default: none)",
-        )
-        optional.add_argument(
-            "--baseline-revision",
-            metavar="REVISION",
-            help="branch, tag or commit of a baseline on the Hub (default: its main branch)",
-        )
+        add_compared_arguments(optional)
+        add_config(optional, "a section `bench`")
         optional.add_argument(
             "-o",
             "--output",
@@ -38,33 +46,13 @@ class BenchCommand(FlabVerb):
         optional.add_argument(
             "--overwrite", action="store_true", help="replace these two files where they exist (default: refuse)"
         )
-        for flag, default, text in (
-            ("--prompt-tokens", 128, "tokens of each prompt"),
-            ("--new-tokens", 32, "tokens generated for each prompt"),
-            ("--batch-size", 8, "prompts of the larger batch; batch 1 is always measured"),
-            ("--repeats", 5, "timed rounds"),
-            ("--warmup", 1, "rounds before them that do not count"),
-        ):
-            optional.add_argument(flag, metavar="N", type=int, default=default, help=f"{text} (default: %(default)s)")
-        optional.add_argument(
-            "--energy-seconds",
-            metavar="SECONDS",
-            type=float,
-            default=10.0,
-            help="how long at least each model runs for the estimate of energy, 0 for none (default: %(default)s)",
-        )
-        optional.add_argument(
-            "--country",
-            metavar="CODE",
-            help="three-letter ISO code of the country whose electricity is used (default: the world average)",
-        )
-        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
-        optional.add_argument(
-            "--dtype", choices=DTYPES, help="number format of the computation (default: each model's own)"
-        )
+        for flag in FLAGS:
+            add_flag(optional, flag)
+        add_device_argument(optional)
 
     def execute(self) -> None:
         args = self.args
+        settings = BenchSettings(**section_from(args, FLAGS, BenchSettings.NAME))
 
         from ..evaluation.efficiency import check_output, measure_efficiency
 
@@ -72,21 +60,14 @@ class BenchCommand(FlabVerb):
         report = measure_efficiency(
             args.model,
             args.baseline,
-            prompt_tokens=args.prompt_tokens,
-            new_tokens=args.new_tokens,
-            batch_size=args.batch_size,
-            repeats=args.repeats,
-            warmup=args.warmup,
-            energy_seconds=args.energy_seconds,
-            dtype=args.dtype,
+            settings,
             device=args.device,
-            country=args.country,
             revision=args.revision,
             baseline_revision=args.baseline_revision,
             trust_remote_code=args.trust_remote_code,
             family=args.family,
         )
         # shown first: a full disk must not cost the user what took minutes
-        print(report.to_text())
+        self.say(report.to_text())
         report.save(args.output, overwrite=args.overwrite)
         print(self.ending(args.output))

@@ -5,76 +5,64 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from .base import FlabVerb, argument_groups
+from ..settings.hub import CardSettings
+from .base import FlabVerb, argument_groups, with_flags
+from .flags import Flag, add_config, add_flag, section_from
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, _ArgumentGroup
+    from argparse import ArgumentParser
 
 
-def add_terms(optional: _ArgumentGroup) -> None:
-    """Declares the flags that say whose model was pruned, where its files do not."""
-    optional.add_argument(
-        "--base-model",
-        metavar="OWNER/NAME",
-        help="repository of the dense model, where it was read from local files (default: as recorded)",
+def terms_flags(section: str) -> tuple[Flag, ...]:
+    """The flags that say whose model was pruned, where its files do not."""
+    return (
+        Flag("--base-model", f"{section}.base_model", "OWNER/NAME"),
+        Flag("--license", f"{section}.license", "ID"),
+        Flag("--license-name", f"{section}.license_name", "NAME"),
+        Flag("--license-link", f"{section}.license_link", "URL"),
     )
-    optional.add_argument(
-        "--license",
-        metavar="ID",
-        help="licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its card)",
-    )
-    optional.add_argument(
-        "--license-name", metavar="NAME", help="name of a licence without an id of its own (default: that of its card)"
-    )
-    optional.add_argument(
-        "--license-link", metavar="URL", help="where its text is (default: what the base model's card says)"
-    )
+
+
+FLAGS = (
+    Flag("--results", "card.results", "FOLDER"),
+    Flag("--repo-id", "card.repo_id", "OWNER/NAME"),
+    Flag("--overwrite-card", "card.overwrite_card"),
+    *terms_flags("card"),
+)
 
 
 class CardCommand(FlabVerb):
+    OWN_SECTION = CardSettings.NAME
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote; its README.md is written")
-        optional.add_argument(
-            "--results",
-            metavar="FOLDER",
-            action="append",
-            help="folder with what `flab eval` or `flab bench` wrote; may be given several times; they are copied"
-            " beside the weights, in place of those copied before (default: those beside the weights)",
-        )
-        optional.add_argument(
-            "--repo-id",
-            metavar="OWNER/NAME",
-            help="repository that title and example name (default: none; a push fills it in)",
-        )
-        optional.add_argument(
-            "--overwrite-card",
-            action="store_true",
-            help="replace a README.md that was not written by this software (default: refuse)",
-        )
-        add_terms(optional)
+        add_config(optional, "a section `card`")
+        for flag in FLAGS:
+            add_flag(optional, flag)
 
     def execute(self) -> None:
-        args = self.args
+        folder = self.args.folder
+        settings = CardSettings(**section_from(self.args, FLAGS, CardSettings.NAME))
 
         from ..hub.card import write_card
         from ..hub.conversation import hub_card_reader
         from ..hub.staging import check_complete
         from ..hub.terms import Answers, check_repo_id
 
-        check_complete(args.folder)
-        if args.repo_id is not None:
-            check_repo_id(args.repo_id)
+        check_complete(folder)
+        if settings.repo_id is not None:
+            check_repo_id(settings.repo_id)
         written = write_card(
-            args.folder,
-            args.repo_id,
-            results=args.results,
-            answers=Answers(args.base_model, args.license, args.license_name, args.license_link),
-            overwrite=args.overwrite_card,
+            folder,
+            settings.repo_id,
+            results=settings.results,
+            answers=Answers(settings.base_model, settings.license, settings.license_name, settings.license_link),
+            overwrite=settings.overwrite_card,
             fetch=hub_card_reader(),
         )
         for note in written.notes:
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
         print(written.path)

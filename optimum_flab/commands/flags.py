@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from ..criteria import CHOICES, Criterion
-from ..settings.pruning import SECTIONS, PrunerSettings, merge_settings, read_settings_file
+from ..errors import ConfigurationError
+from ..settings.files import ALL_SECTIONS, read_pruning, read_section
+from ..settings.pruning import SECTIONS, PrunerSettings, merge_settings
 
 
 if TYPE_CHECKING:
     from argparse import Namespace, _ArgumentGroup
     from collections.abc import Sequence
+
+    from pydantic.fields import FieldInfo
 
 
 COLUMNS = 80  # of the text below the flags, which argparse leaves as it is
@@ -27,30 +31,39 @@ class Flag(NamedTuple):
 
 def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
     """Declare a flag from its setting; its value is None unless given, so that it hides no configuration file."""
-    *section, name = flag.setting.split(".")
-    field = (SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
-    if field.annotation is bool:
-        text = f"do not {field.description} (default: do)" if field.default else f"{field.description} (default: no)"
-        group.add_argument(
-            flag.flag, dest=flag.setting, action="store_const", const=not field.default, help=text.replace("%", "%%")
-        )
-        return
-    description = field.description or ""
-    if "default: " in description:
-        help_text = description
-    elif field.default == []:
-        help_text = f"{description}; may be given several times (default: none)"
-    else:
-        help_text = f"{description} (default: {'none' if field.default is None else field.default})"
-    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    field = field_of(flag)
+    description, default = field.description or "", field.default
     options: dict[str, Any] = {"metavar": flag.metavar}
-    if get_origin(field.annotation) is Literal:
-        options["choices"] = kinds
-    elif get_origin(field.annotation) is list:
-        options["action"] = "append"
+    if field.annotation is bool:
+        options = {"action": "store_const", "const": not default}
+        description = f"do not {description}" if default else description
+        shown = "do" if default else "no"
     else:
-        options["type"] = kinds[0] if kinds else field.annotation
-    group.add_argument(flag.flag, dest=flag.setting, help=help_text.replace("%", "%%"), **options)
+        kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+        kind = kinds[0] if type(None) in get_args(field.annotation) else field.annotation
+        shown = "none" if default in (None, []) else str(default)
+        if get_origin(kind) is Literal:
+            options["choices"] = get_args(kind)
+        elif get_origin(kind) in (list, dict, Annotated):  # the last one: sources
+            options["action"] = "append"
+            description += "" if "default: " in description else "; may be given several times"
+        else:
+            options["type"] = kind
+    text = description if "default: " in description else f"{description} (default: {shown})"
+    group.add_argument(flag.flag, dest=flag.setting, help=text.replace("%", "%%"), **options)
+
+
+def field_of(flag: Flag) -> FieldInfo:
+    """The setting behind a flag."""
+    *section, name = flag.setting.split(".")
+    return (ALL_SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
+
+
+def add_config(group: _ArgumentGroup, holds: str = "the settings") -> None:
+    """Declare the flag that names a settings file."""
+    group.add_argument(
+        "-c", "--config", metavar="FILE", help=f"YAML or JSON file with {holds}; flags win over it (default: none)"
+    )
 
 
 def criteria_text(flags: Sequence[Flag]) -> str:
@@ -80,18 +93,41 @@ def _told(criterion: Criterion, is_default: bool) -> str:
     return "\n".join(lines)
 
 
-def settings_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
-    """The settings that the command line asks for: those of the configuration file, with the flags laid over them."""
-    below = {} if args.config is None else read_settings_file(args.config)
-    return {str(name): value for name, value in merge_settings(below, _given(args, flags)).items()}
+def pruning_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
+    """What the command line asks of a pruning: the settings file, with the flags laid over it."""
+    below = {} if args.config is None else read_pruning(args.config)
+    return merge_settings(below, given_by(args, flags))
 
 
-def _given(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
+def section_from(args: Namespace, flags: Sequence[Flag], section: str) -> dict[str, Any]:
+    """What the command line asks of a verb that has one section: that of the settings file, with the flags laid over
+    its fields."""
+    below = {} if args.config is None else read_section(args.config, section)
+    return {**below, **given_by(args, flags).get(section, {})}
+
+
+def given_by(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
     """The settings that flags give; those that were not given are left out."""
     given: dict[str, Any] = {}
-    for _, setting, _ in flags:
-        value = getattr(args, setting, None)
+    for flag in flags:
+        value = getattr(args, flag.setting, None)
         if value is not None:
-            *section, name = setting.split(".")
+            *section, name = flag.setting.split(".")
+            value = files_by_task(flag.flag, value) if get_origin(field_of(flag).annotation) is dict else value
             (given.setdefault(section[0], {}) if section else given)[name] = value
     return given
+
+
+def files_by_task(flag: str, given: Sequence[str]) -> dict[str, list[str]]:
+    """`TASK=FILE` arguments as files by task.
+
+    Raises:
+        [`ConfigurationError`]: one has another form.
+    """
+    files: dict[str, list[str]] = {}
+    for argument in given:
+        task, equals, file = argument.partition("=")
+        if not (task.strip() and equals and file):
+            raise ConfigurationError(f"{flag} {argument}: expected TASK=FILE, for example humaneval=./HumanEval.jsonl")
+        files.setdefault(task.strip(), []).append(file)
+    return files

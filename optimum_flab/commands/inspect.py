@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 from ..settings.pruning import check_settings
 from .base import FlabVerb, add_model_arguments, argument_groups
+from .flags import Flag, add_flag, given_by
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+
+
+TARGET = Flag("--target-ratio", "target_ratio", "RATIO")  # what it would need is shown beside the counts
 
 
 class InspectCommand(FlabVerb):
@@ -18,16 +22,11 @@ class InspectCommand(FlabVerb):
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
         add_model_arguments(required, optional)
-        optional.add_argument(
-            "--target-ratio",
-            type=float,
-            metavar="RATIO",
-            help="also show what removing this share of all parameters would need (default: counts only)",
-        )
+        add_flag(optional, TARGET)
         optional.add_argument("--json", action="store_true", help="print JSON instead of a table (default: a table)")
 
     def execute(self) -> None:
-        check_settings({"target_ratio": self.args.target_ratio})
+        target = check_settings(given_by(self.args, [TARGET])).target_ratio
 
         from ..inspection import inspect_model
 
@@ -36,6 +35,6 @@ class InspectCommand(FlabVerb):
             revision=self.args.revision,
             trust_remote_code=self.args.trust_remote_code,
             family=self.args.family,
-            target_ratio=self.args.target_ratio,
+            target_ratio=target,
         )
         print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..settings.pruning import check_settings
-from .base import DTYPES, FlabVerb, add_model_arguments, argument_groups, command_line
-from .flags import Flag, add_flag, criteria_text, settings_from
+from .apply import add_ending_arguments, apply_plan, show_pruned
+from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
+from .flags import Flag, add_config, add_flag, criteria_text, pruning_from
 
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ FLAGS = (
     Flag("--calibration", "data.calibration", "SOURCE"),
     Flag("--held-out", "data.held_out", "SOURCE"),
     Flag("--calibration-tokens", "data.calibration_tokens", "N"),
+    Flag("--validation-tokens", "data.validation_tokens", "N"),
+    Flag("--held-out-tokens", "data.held_out_tokens", "N"),
     Flag("--sequence-length", "data.sequence_length", "N"),
     Flag("--batch-size", "data.batch_size", "N"),
     Flag("--vocab-size", "vocabulary.size", "N"),
@@ -35,6 +38,7 @@ FLAGS = (
     Flag("--no-vocabulary", "vocabulary.enabled"),
     Flag("--num-hidden-layers", "layers.num_hidden_layers", "N"),
     Flag("--layer-criterion", "layers.criterion"),
+    Flag("--search-tokens", "layers.search_tokens", "N"),
     Flag("--no-layers", "layers.enabled"),
     Flag("--intermediate-size", "ffn.intermediate_size", "N"),
     Flag("--ffn-multiple-of", "ffn.multiple_of", "N"),
@@ -53,20 +57,16 @@ class PruneCommand(FlabVerb):
         required, optional = argument_groups(parser)
         add_model_arguments(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
-        optional.add_argument(
-            "-c",
-            "--config",
-            metavar="FILE",
-            help="YAML or JSON file with the settings; flags win over it (default: none)",
-        )
+        add_config(optional)
         optional.add_argument(
             "--plan",
             metavar="FILE",
-            help="flab_plan.json of an earlier run, to be applied without any search (default: search)",
+            help="flab_plan.json of an earlier run, to be applied without any search, as `flab apply` does (default:"
+            " search)",
         )
         for flag in FLAGS:
             add_flag(optional, flag)
-        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+        add_device_argument(optional)
         optional.add_argument(
             "--dtype",
             choices=DTYPES,
@@ -83,64 +83,62 @@ class PruneCommand(FlabVerb):
             " writes, in a sandbox (default: no)",
         )
         optional.add_argument(
-            "--prompt",
-            metavar="TEXT",
-            help="complete this text with the dense and the pruned model at the end (default: do not)",
+            "--no-resume",
+            action="store_true",
+            help="begin anew, whatever an interrupted run left (default: go on where it was)",
         )
         optional.add_argument(
-            "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
+            "--cache-dir",
+            metavar="FOLDER",
+            type=Path,
+            help="folder that keeps finished work, so that an interrupted run goes on (default:"
+            " optimum_flab/pruning in HF_HOME)",
         )
+        add_ending_arguments(optional)
 
     def execute(self) -> None:
         args = self.args
-        # Faults of the command line are reported before torch is imported.
-        if args.plan is None:
-            given = settings_from(args, FLAGS)
-            check_settings(given)
-        else:
+        if args.plan is not None:
             _refuse_search(args)
+            return apply_plan(self, "prune")
+        # Faults of the command line are reported before torch is imported.
+        given = pruning_from(args, FLAGS)
+        check_settings(given)
 
-        from .. import FlabOptimizer, FlabPrunerConfig, PruningPlan
+        from .. import FlabOptimizer, FlabPrunerConfig
         from ..texts.sources import check_sources, local_paths
 
         command = command_line("prune", self.parser, args)
-        config = FlabPrunerConfig(**given) if args.plan is None else None
-        sources = [*config.data.sources, *config.recovery.sources] if config is not None else []
-        inputs = [args.model, args.plan, args.config, *local_paths(sources)]
+        config = FlabPrunerConfig(**given)
+        inputs = [args.model, args.config, *local_paths([*config.data.sources, *config.recovery.sources])]
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs) as output:
-            plan = None if args.plan is None else PruningPlan.load(args.plan)
-            if config is not None:
-                # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
-                check_sources(config.data)
-                if config.recovery.data:
-                    from ..recovery.checks import check_inputs
+            # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
+            check_sources(config.data)
+            if config.recovery.data:
+                from ..recovery.checks import check_inputs
 
-                    check_inputs(config.recovery, args.confirm_run_unsafe_code)
+                check_inputs(config.recovery, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
                 revision=args.revision,
                 trust_remote_code=args.trust_remote_code,
                 family=args.family,
-                in_memory=plan is None or args.prompt is not None,
                 device=args.device,
                 dtype=args.dtype,
                 output_dtype=args.output_dtype,
                 config=config,
             )
-            if plan is not None:
-                pruned = optimizer.apply(plan)
-            else:
-                optimizer.check_space(args.output, config)
-                pruned = optimizer.prune(config)
-                if config.recovery.data:
-                    pruned = optimizer.recover(config.recovery, confirm_run_unsafe_code=args.confirm_run_unsafe_code)
+            optimizer.check_space(args.output, config)
+            pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+            if config.recovery.data:
+                pruned = optimizer.recover(
+                    config.recovery,
+                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                    cache_dir=None if args.cache_dir is None else args.cache_dir / "recovery",
+                )
             optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update={"command": command}))
             optimizer.save_to(output)
-        print(optimizer.summary())
-        if args.prompt is not None:
-            for name, text in optimizer.complete(args.prompt).items():
-                print(f"\n--- completion by the {name} model\n{text}")
-        print(self.ending(args.output))
+        show_pruned(self, optimizer)
 
 
 def _refuse_search(args: Namespace) -> None:
@@ -149,6 +147,10 @@ def _refuse_search(args: Namespace) -> None:
         given.insert(0, "--config")
     if args.output_dtype is not None:
         given.append("--output-dtype")
+    if args.no_resume:
+        given.append("--no-resume")
+    if args.cache_dir is not None:
+        given.append("--cache-dir")
     if given:
         raise ConfigurationError(
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "

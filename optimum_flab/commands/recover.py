@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..settings.pruning import check_settings
-from ..settings.recovery import check_recovery
-from .base import DTYPES, FlabVerb, add_family_argument, argument_groups, command_line
-from .flags import Flag, add_flag, settings_from
+from ..settings.recovery import RecoveryConfig, check_recovery
+from .base import DTYPES, FlabVerb, add_device_argument, add_family_argument, argument_groups, command_line
+from .flags import Flag, add_config, add_flag, section_from
 
 
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ FLAGS = (
 
 
 class RecoverCommand(FlabVerb):
+    OWN_SECTION = RecoveryConfig.NAME
+
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
@@ -75,18 +76,13 @@ class RecoverCommand(FlabVerb):
             help="the dense model that it was pruned from: a Hub id, a local folder, or a GGUF file",
         )
         add_family_argument(optional)
-        optional.add_argument(
-            "-c",
-            "--config",
-            metavar="FILE",
-            help="YAML or JSON file with a section `recovery`; flags win over it (default: none)",
-        )
+        add_config(optional, "a section `recovery`")
         optional.add_argument(
             "--teacher-revision", help="branch, tag or commit of a teacher on the Hub (default: its main branch)"
         )
         for flag in FLAGS:
             add_flag(optional, flag)
-        optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+        add_device_argument(optional)
         optional.add_argument(
             "--dtype",
             choices=DTYPES,
@@ -111,7 +107,7 @@ class RecoverCommand(FlabVerb):
 
     def execute(self) -> None:
         args = self.args
-        settings = check_settings(settings_from(args, FLAGS)).recovery
+        settings = RecoveryConfig(**section_from(args, FLAGS, RecoveryConfig.NAME))
         check_recovery(settings)
 
         from .. import FlabOptimizer

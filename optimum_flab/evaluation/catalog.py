@@ -22,7 +22,7 @@ from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from ..errors import ConfigurationError, FlabError
-from ..settings.evaluation import DIVERGENCE
+from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
 from .tasks.text import read_texts
@@ -34,21 +34,6 @@ DIVERGENCE_PROTOCOL = "over the vocabulary that is left, both models on the piec
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 EXECUTES = ("exec", "eval")  # calls that run what they are given
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How many programs of a problem are drawn, and how.
-
-    Args:
-        samples (`int`): 1 is greedy.
-        temperature (`float`): of the draws.
-        top_p (`float`): of the draws.
-    """
-
-    samples: int = 1
-    temperature: float = 0.8
-    top_p: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -88,30 +73,22 @@ def _protocol(config: Mapping[str, Any]) -> str | None:
 
 
 def load_tasks(
-    names: Sequence[str],
-    *,
-    data: Mapping[str, Sequence[str]],
-    include_path: str | Path | None = None,
-    limit: int | None = None,
-    sampling: Sampling = Sampling(),
-    max_new_tokens: int | None = None,
-    confirm_run_unsafe_code: bool = False,
-    allow_packages: Sequence[str] = (),
+    settings: EvaluationSettings, *, confirm_run_unsafe_code: bool = False, allow_packages: Sequence[str] = ()
 ) -> list[LoadedTask]:
-    """Loads tasks and their data.
+    """Loads the tasks of an evaluation and their data, all but `divergence`, which is no task of lm-eval's.
+
+    Names are looked for among our tasks, those of `include_path`, and lm-eval's, in this order.
 
     Args:
-        names (`Sequence[str]`): our tasks, those of `include_path`, and lm-eval's, in this order of precedence.
-        data (`Mapping[str, Sequence[str]]`): files that replace the data of tasks.
-        include_path (`str` or `Path`, *optional*): a folder with the user's own task YAML files.
-        limit (`int`, *optional*): only the first so many problems of each task.
+        settings ([`~settings.evaluation.EvaluationSettings`]): names the tasks, their data, and how they are asked.
         allow_packages (`Sequence[str]`): packages that generated programs may import.
 
     Raises:
         [`ConfigurationError`]: a name is unknown, or consent to run generated code is missing.
         [`FlabError`]: the data of a task is missing or malformed, or a task would run code outside the sandbox.
     """
-    manager = _manager(names, include_path)
+    names, samples = [name for name in settings.tasks if name != DIVERGENCE], settings.samples
+    manager = _manager(names, settings.include_path)
     unknown = [name for name in names if name not in manager.task_index]
     if unknown:
         raise ConfigurationError(_unknown(unknown[0], manager))
@@ -121,18 +98,18 @@ def load_tasks(
             if _is_unsafe(entry) and not confirm_run_unsafe_code:
                 raise ConfigurationError(
                     f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, say so with"
-                    " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
+                    " `confirm_run_unsafe_code`"
                 )
-    loaded = [_load(name, manager, data.get(name, ()), limit, sampling, max_new_tokens) for name in names]
+    loaded = [_load(name, manager, settings) for name in names]
     repeats = [task.config.repeats for named in loaded for task in named.tasks.values()]
-    if sampling.samples > 1 and names and sampling.samples not in repeats:
+    if samples > 1 and names and samples not in repeats:
         raise ConfigurationError(
-            f"--samples {sampling.samples}: none of {', '.join(names)} draws programs; leave it out, or name a code"
+            f"samples: {samples}, but none of {', '.join(names)} draws programs; leave it out, or name a code"
             " generation task"
         )
     if allow_packages and not sum(_allow(task, allow_packages) for named in loaded for task in named.tasks.values()):
         raise ConfigurationError(
-            f"--allow-packages {','.join(allow_packages)}: none of {', '.join(names)} runs programs; leave it out"
+            f"allow_packages: {','.join(allow_packages)}, but none of {', '.join(names)} runs programs; leave it out"
         )
     return loaded
 
@@ -153,7 +130,7 @@ def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManag
 def _check_folder(folder: Path) -> None:
     """Refuses what lm-eval would silently pass over: YAML that does not parse, and names that are ours."""
     if not folder.is_dir():
-        raise ConfigurationError(f"--include-path {str(folder)!r} is not a folder; name the one with your task's YAML")
+        raise ConfigurationError(f"include_path: {str(folder)!r} is not a folder; name the one with your task's YAML")
     ours = shipped_tasks()
     for path in sorted(folder.glob("**/*.yaml")):
         try:
@@ -171,8 +148,8 @@ def _check_folder(folder: Path) -> None:
 def _unknown(name: str, manager: TaskManager) -> str:
     known = {*manager.all_tasks, *shipped_tasks()}
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}?" if near else "--list-tasks shows those of this package"
-    return f"unknown task {name!r}; {hint} (a folder with tasks of your own is named with --include-path)"
+    hint = f"did you mean {', '.join(near)}?" if near else f"those of this package are {', '.join(shipped_tasks())}"
+    return f"unknown task {name!r}; {hint} (a folder with tasks of your own is named with `include_path`)"
 
 
 def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
@@ -307,21 +284,19 @@ def executing_call(module: Path) -> str | None:
 def _load(
     name: str,
     manager: TaskManager,
-    files: Sequence[str],
-    limit: int | None,
-    sampling: Sampling,
-    max_new_tokens: int | None,
+    settings: EvaluationSettings,
 ) -> LoadedTask:
+    files = settings.data.get(name, [])
     entry = manager.task_index[name]
     single = entry.kind is Kind.TASK
     if files and not single:
-        raise ConfigurationError(f"--data {name}={files[0]}: {name!r} is no single task; give its tasks their data")
+        raise ConfigurationError(f"data: {name!r} (of {files[0]!r}) is no single task; give its tasks their data")
     with quiet():
         try:
             if single:
                 config = load_yaml(entry.yaml_path, resolve_func=True)
                 own = _is_own_loader(config.get("custom_dataset"))
-                task = ConfigurableTask(config=_prepared(name, config, entry, files, limit, sampling, max_new_tokens))
+                task = ConfigurableTask(config=_prepared(name, config, entry, settings))
                 spec, tasks = [task], {name: task}
                 chat_template = bool((config.get("metadata") or {}).get("chat_template"))
                 protocol = _protocol({**config, "generation_kwargs": task.config.generation_kwargs})
@@ -334,12 +309,12 @@ def _load(
         except Exception as error:  # lm-eval, datasets and the functions of a YAML fail in many ways
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             offline = isinstance(error, (ConnectionError, FileNotFoundError)) or "Hub" in reason
-            remedy = f"; give a local file with --data {name}=FILE" if offline and single and not files else ""
+            remedy = "; give a local file for it in `data`" if offline and single and not files else ""
             raise FlabError(f"task {name!r} cannot be loaded ({type(error).__name__}: {reason}){remedy}") from error
     for leaf, task in tasks.items():
         if not len(task.eval_docs):
             raise FlabError(f"task {leaf!r} has no problems; check its data")
-    return LoadedTask(name, spec, tasks, chat_template, protocol, None if own else limit)
+    return LoadedTask(name, spec, tasks, chat_template, protocol, None if own else settings.limit)
 
 
 def _is_own_loader(function: Any) -> bool:
@@ -350,24 +325,22 @@ def _prepared(
     name: str,
     config: Mapping[str, Any],
     entry: Entry,
-    files: Sequence[str],
-    limit: int | None,
-    sampling: Sampling,
-    max_new_tokens: int | None,
+    settings: EvaluationSettings,
 ) -> dict[str, Any]:
     """The configuration of a single task with the user's data, limit, sampling and length in it."""
+    files = settings.data.get(name, [])
     prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
     metadata = prepared.get("metadata")
     metadata = dict(metadata) if isinstance(metadata, Mapping) else {"_metadata": metadata} if metadata else {}
     prepared["metadata"] = {**metadata, "config_source": str(entry.yaml_path)}
     options = dict(prepared.get("dataset_kwargs") or {})
     if _is_own_loader(prepared.get("custom_dataset")):
-        options |= {"task": name, "limit": limit}
+        options |= {"task": name, "limit": settings.limit}
         if files:
             options["file"] = _one_or_all(name, files, bool(metadata.get("several_files")))
     elif files:
         if prepared.get("custom_dataset") is not None or "class" in prepared:
-            raise FlabError(f"--data {name}={files[0]}: task {name!r} makes its own data, so no file can replace it")
+            raise FlabError(f"data: task {name!r} makes its own data, so no file can replace it ({files[0]!r})")
         split = prepared.get("test_split") or prepared.get("validation_split")
         prepared |= {"dataset_path": _builder(files[0]), "dataset_name": None}
         options = {"data_files": {split: [str(Path(file).expanduser()) for file in files]}}
@@ -375,19 +348,19 @@ def _prepared(
         options["data_files"] = _beside(options["data_files"], entry.yaml_path.parent)
     if options:
         prepared["dataset_kwargs"] = options
-    if max_new_tokens is not None and prepared.get("generation_kwargs"):
-        prepared["generation_kwargs"] = {**prepared["generation_kwargs"], "max_gen_toks": max_new_tokens}
-    if sampling.samples > 1 and metadata.get("sampling"):
-        prepared["repeats"] = sampling.samples
+    if settings.max_new_tokens is not None and prepared.get("generation_kwargs"):
+        prepared["generation_kwargs"] = {**prepared["generation_kwargs"], "max_gen_toks": settings.max_new_tokens}
+    if settings.samples > 1 and metadata.get("sampling"):
+        prepared["repeats"] = settings.samples
         prepared["generation_kwargs"] = {
             **prepared["generation_kwargs"],
             "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
         }
         prepared["metric_list"] = [
             {"metric": f"pass@{k}", "aggregation": "mean", "higher_is_better": True}
-            for k in counts_of_k(sampling.samples)
+            for k in counts_of_k(settings.samples)
         ]
     return prepared
 
@@ -396,7 +369,7 @@ def _one_or_all(name: str, files: Sequence[str], several: bool) -> str | list[st
     if len(files) == 1:
         return files[0]
     if not several:
-        raise ConfigurationError(f"--data {name}: {len(files)} files were given, but the task takes one")
+        raise ConfigurationError(f"data: {len(files)} files were given for task {name!r}, which takes one")
     return list(files)
 
 

@@ -317,7 +317,7 @@ def read_hub(dataset: str, task: str, *, name: str | None = None, split: str = "
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FlabError(
             f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded ({reason});"
-            f" give a local file with --data {task}=FILE, or set HF_HUB_OFFLINE=1 to use a cached copy"
+            f" give a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
     return [Row(f"{dataset}, row {number}", row) for number, row in enumerate(rows, start=1)]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import Task
 
 from ..errors import ConfigurationError, FlabError
 from ..execution import Program, check_packages
-from ..settings.evaluation import DIVERGENCE, check_tasks, listed
+from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from .catalog import load_tasks
 from .data import printable
 from .tasks import code, mbpp, output_prediction
@@ -54,25 +53,13 @@ class References:
         return "\n".join([line, *(f"  {name:<{width}}  {reason}" for name, reason in failures)])
 
 
-def check_references(
-    tasks: str | Sequence[str],
-    *,
-    data: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
-    include_path: str | Path | None = None,
-    limit: int | None = None,
-    confirm_run_unsafe_code: bool = False,
-    allow_packages: str | Sequence[str] = (),
-) -> list[References]:
+def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: bool = False) -> list[References]:
     """Runs every problem's own reference solution in the sandbox, as an evaluation would run a model's.
 
     Args:
-        tasks (`str` or `Sequence[str]`): names of tasks that run programs, or `cruxeval_output`, whose functions are
-            called.
-        data (`Mapping`, *optional*): for some tasks, the file (for `recode` several) that replaces their data.
-        include_path (`str` or `Path`, *optional*): folder with tasks of your own.
-        limit (`int`, *optional*): only the first so many problems of each task.
+        settings ([`~settings.evaluation.EvaluationSettings`]): names tasks that run programs, or `cruxeval_output`,
+            whose functions are called; of the rest, their data, the limit and the packages count.
         confirm_run_unsafe_code (`bool`): consent to run the code of the data, in the sandbox.
-        allow_packages (`str` or `Sequence[str]`): packages of this environment that it may import.
 
     Returns:
         `list` of [`References`]: one for each task. Which of its problems fail, and why.
@@ -81,20 +68,17 @@ def check_references(
         [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
         [`FlabError`]: data is malformed or cannot be had, or has no reference solution at all.
     """
-    names = list(dict.fromkeys(name for given in listed(tasks) for name in map(str.strip, given.split(",")) if name))
-    files = {name: listed(given) for name, given in (data or {}).items()}
-    check_tasks(names, files, limit)
-    if DIVERGENCE in names:
+    check_tasks(settings)
+    if DIVERGENCE in settings.tasks:
         raise _without_programs(DIVERGENCE)
     if not confirm_run_unsafe_code:
         raise ConfigurationError(
-            "--check-references runs code of the data, in a sandbox; if you accept that, say so with"
-            " --confirm-run-unsafe-code (confirm_run_unsafe_code=True from Python)"
+            "the check of references runs code of the data, in a sandbox; if you accept that, say so with"
+            " `confirm_run_unsafe_code`"
         )
-    packages = check_packages(allow_packages)
-    loaded = load_tasks(
-        names, data=files, include_path=include_path, limit=limit, confirm_run_unsafe_code=confirm_run_unsafe_code
-    )
+    packages = check_packages(settings.allow_packages)
+    plain = EvaluationSettings(**settings.model_dump(include={"tasks", "data", "include_path", "limit"}))
+    loaded = load_tasks(plain, confirm_run_unsafe_code=confirm_run_unsafe_code)
     programs = {name: _programs(name, task, named.limit) for named in loaded for name, task in named.tasks.items()}
     return [_run(name, of_problems, packages) for name, of_problems in programs.items()]
 
@@ -133,4 +117,4 @@ def _problem(number: int, document: Mapping[str, Any]) -> str:
 
 
 def _without_programs(name: str) -> ConfigurationError:
-    return ConfigurationError(f"--check-references: task {name!r} runs no programs, so it has no references to check")
+    return ConfigurationError(f"task {name!r} runs no programs, so it has no references to check")

@@ -72,7 +72,7 @@ def run_programs(
     the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.
 
     Args:
-        programs (`Sequence` of [`Program`]).
+        programs (`Sequence` of [`Program`]): with their tests.
         confirm_run_unsafe_code (`bool`): the user agrees that code that nobody read is run.
         limits ([`Limits`], *optional*): for each program. Defaults to `Limits()`.
         workers (`int`, *optional*): programs that run at the same time. Defaults to the number of usable processors.

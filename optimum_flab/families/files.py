@@ -128,7 +128,7 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
     raise FlabError(
         f"model family {model_type!r} is not supported; supported families are {known}. It resembles {like!r}"
         + ("" if named is None else f", which knows {named:.0%} of its tensors by name")
-        + f": to describe it, write a file that starts from {example} and name it with --family; what does not fit is"
+        + f": to describe it, write a file that starts from {example} and name it with `family`; what does not fit is"
         " then refused by name"
     )
 

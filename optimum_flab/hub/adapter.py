@@ -49,7 +49,7 @@ def check_adapter(folder: Path, pruned: str) -> Path:
     """
     if not is_repository(pruned):
         raise ConfigurationError(
-            f"--adapter-of {pruned!r} is not the id of a model on the Hub; give the pruned model, pushed before its"
+            f"adapter_of: {pruned!r} is not the id of a model on the Hub; give the pruned model, pushed before its"
             " recovery, as owner/name"
         )
     adapter = folder / ADAPTER_FOLDER
@@ -65,7 +65,7 @@ def check_adapter(folder: Path, pruned: str) -> Path:
     if missing:
         raise ConfigurationError(
             f"folder {str(folder)!r} holds no adapter, since it lacks {', '.join(missing)}; recover with"
-            " --keep-adapter and give what `optimum-cli flab recover` wrote"
+            " `recovery.keep_adapter` and give what `optimum-cli flab recover` wrote"
         )
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         check_inside(adapter / name, folder, f"{ADAPTER_FOLDER}/{name}")

@@ -127,9 +127,9 @@ def render_card(
     )
     notes = [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
-        notes.append("the licence of the base model is not known; give it with --license, as its card states it")
+        notes.append("the licence of the base model is not known; give it with `license`, as its card states it")
     if terms.base_model is None:
-        notes.append("the base model's repository on the Hub is not known; give it with --base-model owner/name")
+        notes.append("the base model's repository on the Hub is not known; give it with `base_model` owner/name")
     return Rendered(signed(content), plots, terms, facts, tuple(notes))
 
 
@@ -172,7 +172,7 @@ def write_card(
     if before is not None and not is_generated(before) and not overwrite:
         raise FlabError(
             f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside of its marked lines;"
-            " move it away, or replace it with --overwrite-card"
+            " move it away, or replace it with `overwrite_card`"
         )
     made = render_card(
         folder,

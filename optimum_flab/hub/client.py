@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
-LONGEST_TIMEOUT = 86_400.0  # seconds, a day
 # the client of `huggingface_hub` is one for the process
 _one_at_a_time = threading.Lock()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConfigurationError, FlabError
+from ..settings.hub import TIMEOUT
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
-from .client import TIMEOUT, answers_within, hub_client
+from .client import answers_within, hub_client
 from .facts import at
 from .failures import advice, described, misunderstood, passing, pause, refused_unread, scrubbed, silent, told
 from .leaderboards import matching_task
@@ -81,7 +82,7 @@ class Conversation:
             except RepositoryNotFoundError:
                 return Target(repo_id, branch, create_pr)
             if branch in {tag.name for tag in refs.tags}:
-                raise ConfigurationError(f"--revision {branch} is a tag of {repo_id}; name a branch")
+                raise ConfigurationError(f"revision: {branch} is a tag of {repo_id}; name a branch")
             requests = {ref.ref: ref.target_commit for ref in refs.pull_requests or ()}
             heads = {ref.name: ref.target_commit for ref in refs.branches}
             head = heads.get(branch) or requests.get(branch)
@@ -139,7 +140,7 @@ class Conversation:
             except ValueError as error:
                 raise ConfigurationError(
                     f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
-                    " --license or --base-model, or the card"
+                    " `license` or `base_model`, or the card"
                 ) from None
 
     def benchmark_task(self, dataset: HubDataset) -> str | None:

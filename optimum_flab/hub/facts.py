@@ -237,7 +237,7 @@ def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Resu
                 if other := scores.get((row.task, row.metric)):
                     raise ConfigurationError(
                         f"{row.metric} of {row.task} is in both {str(other)!r} and {str(path)!r}; name one of"
-                        " them with --results"
+                        " them with `results`"
                     )
             scores |= {(row.task, row.metric): path for row in evaluation.scores}
             evaluations.append(evaluation)
@@ -250,7 +250,9 @@ def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Resu
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue
             if efficiency is not None:
-                raise ConfigurationError(f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them (--results)")
+                raise ConfigurationError(
+                    f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them with `results`"
+                )
             efficiency = measured
         files.append(path)
     return Results(tuple(evaluations), efficiency, tuple(files), tuple(left_out))

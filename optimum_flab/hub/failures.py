@@ -122,7 +122,7 @@ def advice(error: BaseException) -> str:
     if status == 429 or wait:
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
-        return f"check the connection, or give the Hub longer with --timeout, and {again}"
+        return f"check the connection, or give the Hub longer with `timeout`, and {again}"
     if misunderstood(error):
         return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):

@@ -19,14 +19,14 @@ def check_revision(revision: str | None, create_pr: bool) -> None:
         return
     if create_pr and revision != "main":
         raise ConfigurationError(
-            f"--create-pr opens a pull request to main, so --revision {revision} contradicts it; give one of them"
+            f"`create_pr` opens a pull request to main, so `revision` {revision} contradicts it; give one of them"
         )
     if re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise ConfigurationError(f"--revision {revision} is a commit, and a commit cannot be changed; name a branch")
+        raise ConfigurationError(f"revision: {revision} is a commit, and a commit cannot be changed; name a branch")
     if revision == "HEAD" or revision.startswith("refs/"):
-        raise ConfigurationError(f"--revision {revision} is a reference of git, not a branch; name a branch, as `v1`")
+        raise ConfigurationError(f"revision: {revision} is a reference of git, not a branch; name a branch, as `v1`")
     if not re.fullmatch(r"(?![-/.])(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
-        raise ConfigurationError(f"--revision {revision!r} is not a name that git accepts for a branch")
+        raise ConfigurationError(f"revision: {revision!r} is not a name that git accepts for a branch")
 
 
 def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool) -> None:
@@ -42,10 +42,10 @@ def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool
         others = ", ".join(sorted(mine))
         raise FlabError(
             f"{target.repo_id} belongs to {owner!r}, where the token of {account['name']!r} may not write (it may as"
-            f" {others}); name another repository, or propose the model with --create-pr"
+            f" {others}); name another repository, or propose the model with `create_pr`"
         )
     if target.create_pr and not target.exists:
-        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out --create-pr")
+        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out `create_pr`")
     if owner in mine and not may_write(account, target.repo_id):
         raise FlabError(
             f"the token is a fine-grained one that may not write to {target.repo_id}; let it write to repositories of"
@@ -54,7 +54,7 @@ def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool
     if not_private:
         raise FlabError(
             f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
-            " leave out --private"
+            " leave out `private`"
         )
 
 

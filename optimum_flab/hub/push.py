@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..settings.hub import LONGEST_TIMEOUT, TIMEOUT
 from .adapter import check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between, commit_text, holds
-from .client import LONGEST_TIMEOUT, TIMEOUT, answers_within, hub_client
+from .client import answers_within, hub_client
 from .conversation import Conversation, card_reader
 from .permissions import check_kind, check_made, check_may_push, check_revision
 from .selection import grouped, select_files
@@ -55,7 +56,7 @@ class Push:
         lines += [f"  + {path}" for path in changes.send]
         lines += [f"  - {path}" for path in changes.delete]
         lines += [f"  = {path} (kept)" for path in changes.keep]
-        lines += [f"not sent: {grouped(self.left)}; --include sends more"] if self.left else []
+        lines += [f"not sent: {grouped(self.left)}; `include` sends more"] if self.left else []
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
@@ -116,7 +117,7 @@ def push_to_hub(
     check_repo_id(repo_id)
     check_revision(revision, create_pr)
     if commit_message is not None and not commit_message.strip():
-        raise ConfigurationError("--commit-message is empty; say what is pushed, or leave it out")
+        raise ConfigurationError("commit_message: it is empty; say what is pushed, or leave it out")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigurationError(
             f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f}, a day"
@@ -127,7 +128,7 @@ def push_to_hub(
         select_files(folder, include)
     else:
         if include:
-            raise ConfigurationError("--include goes with a model; an adapter is pushed alone (--adapter-of)")
+            raise ConfigurationError("include: it goes with a model; an adapter is pushed alone (`adapter_of`)")
         check_adapter(folder, adapter_of)
 
     def staging(name: str, card: str | None) -> Staged:

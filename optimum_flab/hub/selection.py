@@ -144,15 +144,15 @@ def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str])
         )
         if not matches:
             raise ConfigurationError(
-                f"--include {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
+                f"include: {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
                 " that are links are not entered, links out of it need their full name, and hidden files their dot)"
             )
         hidden = {name for name in matches if name != wanted and SECRET.fullmatch(name.split("/")[-1])}
         if hidden == matches:
             first = min(hidden)
             raise ConfigurationError(
-                f"--include {pattern!r}: {first} looks like a secret, and is sent only if it is named in full"
-                f" (--include {first})"
+                f"include: {pattern!r}: {first} looks like a secret, and is sent only if it is named in full"
+                f" (`include` {first})"
             )
         secret |= hidden
         named |= matches - hidden
@@ -204,7 +204,7 @@ def check_inside(path: Path, folder: Path, name: str) -> None:
     if not is_inside(path, folder):
         raise ConfigurationError(
             f"{name} in {str(folder)!r} is a link that leads out of the folder, and is not followed; put the file"
-            f" itself there, or name it with --include {name}"
+            f" itself there, or name it with `include` {name}"
         )
 
 

@@ -150,8 +150,8 @@ def stage(
             )
         if any(value is not None for value in vars(answers).values()):
             raise ConfigurationError(
-                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, is sent as it is, so that --base-model"
-                " and --license would have no effect; write them into it"
+                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, is sent as it is, so that `base_model`"
+                " and `license` would have no effect; write them into it"
             )
         notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
         if remote_card is not None and not overwrite_card:
@@ -162,7 +162,7 @@ def stage(
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:
-        notes = (*notes, f"the card shows {grouped(shown)}, not sent; --include sends it")
+        notes = (*notes, f"the card shows {grouped(shown)}, not sent; `include` sends it")
     if selection.secret:
         notes = (*notes, f"{grouped(selection.secret)} look like secrets, and are sent only if each is named in full")
     title = commit_title(read_report(folder))
@@ -356,7 +356,7 @@ def merged_text(own: str | None, remote: str | None, overwrite: bool) -> str:
     if here and there and here != there and not overwrite:
         raise ConfigurationError(
             f"between the marked lines the card on the Hub says something else than {CARD_NAME} in the folder; copy"
-            " what you need from there, and let yours win with --overwrite-card"
+            " what you need from there, and let yours win with `overwrite_card`"
         )
     return here or there
 
@@ -366,7 +366,7 @@ def check_replaceable(remote: str, card: str, repo_id: str) -> None:
     if not is_generated(remote) and remote.replace("\r\n", "\n") != card.replace("\r\n", "\n"):
         raise ConfigurationError(
             f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside of its marked"
-            " lines; copy it into the folder to keep it, or replace it with --overwrite-card"
+            " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
         )
 
 
@@ -379,7 +379,7 @@ def check_nothing_lost(remote: str, card: str, repo_id: str) -> None:
     if added:
         raise ConfigurationError(
             f"the card of {repo_id} holds what {CARD_NAME} in the folder lacks ({', '.join(dict.fromkeys(added))});"
-            " copy it there, or let yours win with --overwrite-card"
+            " copy it there, or let yours win with `overwrite_card`"
         )
 
 

@@ -47,17 +47,17 @@ class Answers:
     def __post_init__(self) -> None:
         if self.base_model is not None and not is_repository(self.base_model):
             raise ConfigurationError(
-                f"--base-model {self.base_model!r} is not the id of a model on the Hub; give it as owner/name"
+                f"base_model: {self.base_model!r} is not the id of a model on the Hub; give it as owner/name"
             )
         if self.license is not None and not LICENSE_ID.fullmatch(self.license):
             raise ConfigurationError(
-                f"--license {self.license!r} is not an identifier the Hub knows; they are spelled like apache-2.0, and"
-                " `other` goes with --license-name and --license-link"
+                f"license: {self.license!r} is not an identifier the Hub knows; they are spelled like apache-2.0, and"
+                " 'other' goes with `license_name` and `license_link`"
             )
         if self.license == "other" and not (self.license_name and self.license_link):
-            raise ConfigurationError("--license other says too little; add --license-name and --license-link")
+            raise ConfigurationError("license: other says too little; add `license_name` and `license_link`")
         if self.license is None and (self.license_name or self.license_link):
-            raise ConfigurationError("--license-name and --license-link belong to a --license; give it as well")
+            raise ConfigurationError("`license_name` and `license_link` belong to a `license`; give it as well")
 
 
 NO_ANSWERS = Answers()
@@ -163,7 +163,7 @@ def settle_terms(
     found = None if base is None else repository_of(base)
     if answers.base_model and found and answers.base_model != found:
         raise ConfigurationError(
-            f"--base-model {answers.base_model}: the report says that the model was pruned from {found}; leave it out"
+            f"base_model: {answers.base_model}: the report says that the model was pruned from {found}; leave it out"
         )
     terms = Terms(
         name=PureWindowsPath(base.name).name if base is not None and base.name else None,
@@ -180,7 +180,7 @@ def settle_terms(
             notes.append(f"the card of {terms.base_model} could not be read: {trouble}")
     if answers.license and stated.get("license") and answers.license != stated["license"]:
         raise ConfigurationError(
-            f"--license {answers.license}: the base model's card says {stated['license']}, and a pruned model is under"
+            f"license: {answers.license}: the base model's card says {stated['license']}, and a pruned model is under"
             " the same terms; leave it out"
         )
     said = {field: getattr(answers, field) for field in LICENSE_FIELDS}
@@ -190,8 +190,8 @@ def settle_terms(
     link = _absolute(license.get("license_link"), terms.base_model)
     if license.get("license") == "other" and not (link and license.get("license_name")):
         notes.append(
-            "name or text of the licence are not known; give them with --license other, --license-name and"
-            " --license-link, as the base model's card states them"
+            "name or text of the licence are not known; give them with `license` other, `license_name` and"
+            " `license_link`, as the base model's card states them"
         )
     language = stated.get("language") or before.get("language") or ()
     return replace(
@@ -228,7 +228,7 @@ def check_licence(terms: Terms) -> None:
     if terms.license is None:
         raise ConfigurationError(
             "the licence of the base model is not known, and what is made of it is under the same; give it with"
-            " --license (and --license-name, --license-link), as the base model's card states it"
+            " `license` (and `license_name`, `license_link`), as the base model's card states it"
             + "".join(f"\n{note}" for note in terms.notes)
         )
 
@@ -247,7 +247,7 @@ def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before
             own = None
         if own and mine and own != mine:
             raise ConfigurationError(
-                f"--{field.replace('_', '-')} {mine}: the base model's card says {own}, and a pruned model is under"
+                f"{field}: {mine}; the base model's card says {own}, and a pruned model is under"
                 " the same terms; leave it out"
             )
         remembered = before.get(field) if before.get("license") == stated["license"] else None

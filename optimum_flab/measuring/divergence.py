@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -91,7 +92,7 @@ class OutputHead:
         kept (`Sequence[int]`, *optional*): the rows to score, in this order. Defaults to all.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | None = None):
+    def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | np.ndarray | None = None):
         head = model.get_submodule(family.modules.output_head)
         if kept is None or isinstance(kept, range):
             rows: slice | torch.Tensor = (
@@ -161,7 +162,7 @@ def bits_and_lost_mass(
     hidden: torch.Tensor,
     head: OutputHead,
     tokens: PackedTokens,
-    kept: Sequence[int],
+    kept: Sequence[int] | np.ndarray,
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """[`total_bits`], and the mean probability that the model gives to tokens that are not kept, in one pass."""
@@ -184,6 +185,6 @@ def check_finite(value: float) -> float:
     if not math.isfinite(value):
         raise FlabError(
             "the model gives NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
-            "try --dtype float32 or bfloat16; otherwise check the checkpoint"
+            "try `dtype` float32 or bfloat16; otherwise check the checkpoint"
         )
     return value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,10 +17,8 @@ from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
 from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
-from ..settings.pruning import DataSettings, VocabularySettings
-from ..texts.sets import texts_hash
-from ..vocabulary import changed_texts
-from .stages import Found
+from ..settings.pruning import DataSettings
+from ..texts.sets import TextSets, texts_hash
 from .vocabulary import tokenizer_of
 
 
@@ -33,7 +33,7 @@ def _load(folder: Path) -> HeldOut:
     return HeldOut.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
 
 
-HELD_OUT = Stage("held-out", _save, _load)
+STAGE = Stage("held-out", _save, _load)
 
 
 def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -47,8 +47,8 @@ def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, Pre
     if plan.base_hash != found:
         raise FlabError(
             f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
-            f"{found[:12]}…; give the model that the plan names and the --dtype that it was made with, or prune"
-            " this one without --plan"
+            f"{found[:12]}…; give the model that the plan names and the `dtype` that it was made with, or prune"
+            " this one anew"
         )
     tokenizer = dense.tokenizer
     if plan.kept_tokens is not None:
@@ -57,24 +57,25 @@ def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, Pre
 
 
 def held_out_cost(
-    dense: LoadedModel, model: PreTrainedModel, found: Found, data: DataSettings, work: WorkFolder
+    dense: LoadedModel,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: PruningPlan,
+    texts: TextSets,
+    data: DataSettings,
+    inputs: Mapping[str, Any],
+    work: WorkFolder,
 ) -> HeldOut:
-    """What pruning cost on text that decided nothing."""
-    texts = [document.text for document in found.texts.held_out]
-    tokenizers, kept = (dense.tokenizer, found.tokenizer), found.plan.kept_tokens
+    """What pruning cost on text that decided nothing.
+
+    Args:
+        inputs (`Mapping[str, Any]`): everything that decided the plan.
+    """
+    held_out = [document.text for document in texts.held_out]
     return work.made(
-        HELD_OUT,
-        {**found.decided_by, "held_out": texts_hash(texts)},
+        STAGE,
+        {**inputs, "held_out": texts_hash(held_out)},
         lambda pieces: measure_held_out(
-            dense.model, tokenizers[0], model, tokenizers[1], dense.family, kept, texts, data
+            dense.model, dense.tokenizer, model, tokenizer, dense.family, plan.kept_tokens, held_out, data
         ),
     )
-
-
-def corpus_cut_differently(dense: LoadedModel, found: Found, settings: VocabularySettings) -> int:
-    """How many texts of the corpus the pruned tokenizer cuts into other pieces."""
-    kept = found.plan.kept_tokens
-    if kept is None or (settings.min_count == 1 and len(kept) >= found.natural):
-        return 0  # by construction, see vocabulary.closure
-    texts = [document.text for document in found.texts.corpus]
-    return changed_texts(dense.tokenizer, found.tokenizer, np.array(kept), texts)

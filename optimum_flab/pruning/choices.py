@@ -13,23 +13,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
+from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..texts.packing import PackedTokens
+from ..texts.sets import TextSets
 from .budget import shape_of
 from .depth import CRITERIA as LAYER_CRITERIA
 from .depth import Removal
 from .experts import CRITERIA as EXPERT_CRITERIA
 from .experts import chosen_experts, narrow_experts, rank_experts, survey_experts
+from .vocabulary import TokenChoice
 from .width import CRITERIA as FFN_CRITERIA
 from .width.narrowing import NarrowLayer, narrow, survey
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..settings.configuration import FlabPrunerConfig
 
 
@@ -51,11 +55,26 @@ class Calibrated:
         pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
     """
 
-    model: nn.Module
+    model: PreTrainedModel
     family: Family
     config: FlabPrunerConfig
     tokens: PackedTokens
     pieces: Pieces = field(default_factory=Pieces)
+
+    @classmethod
+    def of(
+        cls,
+        dense: LoadedModel,
+        config: FlabPrunerConfig,
+        texts: TextSets,
+        tokens: TokenChoice,
+        kept: np.ndarray,
+        pieces: Pieces,
+    ) -> Calibrated:
+        """A dense model on the calibration texts, in the pieces of the tokens that are kept."""
+        data = config.data
+        packed = tokens.packed(kept, texts.calibration, data.sequence_length, data.calibration_tokens)
+        return cls(dense.model, dense.family, config, packed, pieces)
 
     @property
     def layers(self) -> int:
@@ -114,7 +133,7 @@ class ExpertChoice(Choice):
     def __call__(self, size: int | None) -> dict[int, torch.Tensor]:
         """By layer, the indices of this many experts, ascending; empty where that is all of them."""
         on = self._on
-        if not on.config.experts.enabled or size == shape_of(on.model, on.family)["expert"]:
+        if not on.config.experts.enabled or size is None or size == shape_of(on.model, on.family)["expert"]:
             return {}
         if self._scores is None:
             criterion = on.config.experts.criterion
@@ -123,7 +142,7 @@ class ExpertChoice(Choice):
                 self._scores = rank_experts(
                     on.model, on.family, on.tokens, *arguments, tick, on.pieces.part("experts")
                 )
-        groups = on.family.experts.group_count(on.model.config)
+        groups = on.family.mixture.group_count(on.model.config)
         return {layer: chosen_experts(scores, size, groups) for layer, scores in self._scores.items()}
 
 

@@ -1,17 +1,223 @@
-"""What the settings ask of the sizes of a model, and what of that the model can have."""
+"""How far each size may go, what the settings ask of it, and the shapes that reach a target."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from .budget import Limits, ModelSizes, Shape, check_reached, check_target, multiples_between, parameters_to_keep
-from .shapes import candidate_shapes
+from .budget import ModelSizes, ParameterCounts, Shape
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
+MOST_DEPTHS = 3
+WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that goes with the natural vocabulary
+WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far pruning may go.
+
+    Args:
+        allowed (`Mapping[str, Sequence[int]]`): by dimension the sizes that it may have, ascending.
+    """
+
+    allowed: Mapping[str, Sequence[int]]
+
+    @property
+    def smallest(self) -> Shape:
+        """Each dimension at its smallest size."""
+        return Shape({dimension: sizes[0] for dimension, sizes in self.allowed.items()})
+
+    @property
+    def largest(self) -> Shape:
+        """Each dimension at its largest size."""
+        return Shape({dimension: sizes[-1] for dimension, sizes in self.allowed.items()})
+
+    def is_free(self, dimension: str) -> bool:
+        """Whether a dimension has more than one size to choose from."""
+        return len(self.allowed.get(dimension, ())) > 1
+
+    @property
+    def yielding(self) -> str:
+        """The dimension inside the layers that gives up what the vocabulary does not: experts, where they may go."""
+        return "expert" if self.is_free("expert") else "neuron"
+
+    def at_least(self, dimension: str, size: int) -> Limits:
+        """The same limits with a dimension no smaller than this."""
+        sizes = [size, *(other for other in self.allowed[dimension] if other > size)]
+        return Limits({**self.allowed, dimension: sizes})
+
+
+def multiples_between(smallest: int, largest: int, multiple: int = 1) -> list[int]:
+    """The multiples between two sizes, and these themselves."""
+    return sorted({smallest, *range(-(-smallest // multiple) * multiple, largest, multiple), largest})
+
+
+def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
+    """Parameters left when `target_ratio` of all of them are removed."""
+    return round(counts.total(dense) * (1 - target_ratio))
+
+
+def fitted(counts: ParameterCounts, limits: Limits, shape: Shape, dimension: str, budget: int) -> Shape:
+    """The same shape with the largest size of a dimension that keeps within the budget; the smallest if none does."""
+    rest = budget - counts.total(shape.resized(**{dimension: 0}))
+    sizes = limits.allowed[dimension]
+    place = bisect_right(sizes, rest // counts.unit(shape, dimension)) - 1
+    return shape.resized(**{dimension: sizes[max(place, 0)]})
+
+
+def candidate_shape(
+    counts: ParameterCounts, limits: Limits, natural: int, layers: int, budget: int, slack: int = 0
+) -> Shape | None:
+    """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
+
+    The width (or the number of experts) is rounded down to its granularity and the vocabulary takes what that leaves
+    over. The vocabulary goes below its natural size only where the narrowest width is still too much, or where it
+    cannot take what rounding leaves over.
+
+    Args:
+        slack (`int`): parameters that may be left over.
+
+    Returns:
+        [`Shape`] or `None` where no shape with this many layers meets the budget.
+    """
+    yielding, shape = limits.yielding, limits.largest.resized(layer=layers)
+    sizes = limits.allowed[yielding]
+    # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width, or where that is fixed
+    # too the nearest depth, is the best there is
+    if not limits.is_free("vocab"):
+        if limits.is_free(yielding):
+            budget += counts.unit(shape, yielding) * (sizes[1] - sizes[0]) // 2
+        else:
+            budget += counts.unit(shape, "layer") // 2
+    natural = max(limits.smallest["vocab"], min(natural, limits.largest["vocab"]))
+    shape = fitted(counts, limits, shape.resized(vocab=natural), yielding, budget)
+    found = fitted(counts, limits, shape, "vocab", budget)
+    if limits.is_free("vocab") and budget - counts.total(found) > slack and shape[yielding] < sizes[-1]:
+        wider = shape.resized(**{yielding: sizes[bisect_right(sizes, shape[yielding])]})
+        wider = fitted(counts, limits, wider, "vocab", budget)
+        found = wider if counts.total(wider) <= budget else found
+    return found if counts.total(found) <= budget else None
+
+
+def check_target(counts: ParameterCounts, dense: Shape, limits: Limits, target_ratio: float, tolerance: float) -> None:
+    """Raises a [`ConfigurationError`] that says what is reachable when the target is not.
+
+    Args:
+        tolerance (`float`): how far from the target a result may land, as a share of all parameters.
+    """
+    most = 1 - counts.total(limits.smallest) / counts.total(dense)
+    least = 1 - counts.total(limits.largest) / counts.total(dense)
+    if not least - tolerance <= target_ratio <= most + tolerance:
+        parts = [part for part in COMPONENTS if part.dimension in dense]
+        named = [f"`{part.section}.{part.setting}`" for part in parts] + ["`vocabulary.keep_used`"]
+        named += [f"`{part.section}.enabled`" for part in parts]
+        raise ConfigurationError(
+            f"target_ratio: {target_ratio:g} cannot be reached with what is pinned or switched off; at least "
+            f"{max(least, 0):.3f} and at most {most:.3f} of all parameters can be removed. Free a component "
+            f"with {', '.join(named)}, or change the target"
+        )
+
+
+def check_reached(
+    counts: ParameterCounts,
+    dense: Shape,
+    limits: Limits,
+    shapes: Sequence[Shape],
+    target_ratio: float,
+    tolerance: float,
+) -> list[Shape]:
+    """The shapes that land within `tolerance` of the target; where none does, the nearest of all that does.
+
+    Raises:
+        [`ConfigurationError`]: none does; names the nearest shares that can be removed.
+    """
+
+    def removed(shape: Shape) -> float:
+        return 1 - counts.total(shape) / counts.total(dense)
+
+    reached = [shape for shape in shapes if abs(removed(shape) - target_ratio) <= tolerance]
+    if reached:
+        return reached
+    ends = {**limits.allowed, "vocab": (limits.allowed["vocab"][0], limits.allowed["vocab"][-1])}
+    possible = (Shape(dict(zip(ends, sizes, strict=True))) for sizes in product(*ends.values()))
+    shape = min(possible, key=lambda shape: abs(removed(shape) - target_ratio))
+    nearest = removed(shape)
+    if abs(nearest - target_ratio) <= tolerance:  # a little above the budget
+        return [shape]
+    widths, remedies = limits.allowed["neuron"], ["take that"]
+    if limits.is_free("neuron"):
+        remedies.append(f"allow smaller steps of the width than {widths[1] - widths[0]}, by `ffn.multiple_of`")
+    if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
+        remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
+    raise ConfigurationError(
+        f"target_ratio: {target_ratio:g} cannot be met within {tolerance:.1%} of the parameters; the nearest is"
+        f" {nearest:.4f}: {', or '.join(remedies)}"
+    )
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below a number."""
+    return -(-number // multiple) * multiple
+
+
+def candidate_shapes(
+    counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
+) -> list[list[Shape]]:
+    """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
+
+    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
+    both free each row also has a few other widths, and the vocabulary gives or takes the difference.
+
+    Args:
+        natural (`int`): vocabulary size that the corpus asks for.
+        budget (`int`): parameters to keep.
+        slack (`int`): parameters by which a shape may miss the budget; where all depths miss it by more, they are
+            given nevertheless, in one shape each.
+    """
+    yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
+    widest = limits.largest[yielding]
+    for layers in reversed(limits.allowed["layer"]):
+        shape = candidate_shape(counts, limits, natural, layers, budget, slack)
+        if shape is not None:
+            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
+        if len(exact) == MOST_DEPTHS or (exact and exact[-1][yielding] == widest):
+            break
+    first = exact or inexact
+    if not exact or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
+        return [[shape] for shape in first]
+    widths = neighbours(limits.allowed[yielding], first[0][yielding])
+    return [
+        sorted(
+            {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
+            key=lambda other: other[yielding],
+        )
+        for shape in first
+    ]
+
+
+def neighbours(sizes: Sequence[int], size: int) -> list[int]:
+    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or next to each other where they lie further
+    apart than that; ascending."""
+    place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
+    places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
+    return [sizes[other] for other in sorted(places)]
+
+
+def traded_shapes(
+    counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
+) -> list[Shape]:
+    """For each width the shape whose vocabulary meets the budget, where there is one."""
+    rows = limits.allowed["vocab"]
+    exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
+    shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
+    return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
 
 
 def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
@@ -61,24 +267,37 @@ def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> N
         )
 
 
-def asked_shapes(config: FlabPrunerConfig, sizes: ModelSizes, limits: Limits, natural: int) -> list[list[Shape]]:
-    """The shapes to choose from, see [`~pruning.shapes.candidate_shapes`]; one alone where there is no target.
+def shapes_to_compare(
+    config: FlabPrunerConfig, sizes: ModelSizes, tokens: int, natural: int, fewest: int
+) -> list[list[Shape]]:
+    """The shapes to choose from, see [`candidate_shapes`]; one alone where there is no target.
 
     Args:
-        natural (`int`): rows of the vocabulary at its natural size.
+        tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
+        natural (`int`): tokens that the corpus asks for.
+        fewest (`int`): tokens that no size may drop.
 
     Raises:
-        [`ConfigurationError`]: no shape lands near enough to the target.
+        [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
-    counts, dense = sizes.counts, sizes.shape
-    if config.target_ratio is None:
-        vocabulary = limits.largest["vocab"] if config.vocabulary.size else natural
-        return [[asked_sizes(config, dense).resized(vocab=vocabulary)]]
-    budget, slack = parameters_to_keep(counts, dense, config.target_ratio), round(counts.total(dense) * TOLERANCE)
-    rows = candidate_shapes(counts, limits, natural, budget, slack)
-    shapes = [shape for row in rows for shape in row]
-    reached = check_reached(counts, dense, limits, shapes, config.target_ratio, TOLERANCE)
-    near = [[shape for shape in row if shape in reached] for row in rows]
+    counts, dense, settings, target = sizes.counts, sizes.shape, config.vocabulary, config.target_ratio
+    multiple = settings.pad_to_multiple_of or 1
+    rows = round_up(natural, multiple)
+    if rows > dense["vocab"]:
+        raise ConfigurationError(
+            f"vocabulary.pad_to_multiple_of: the {natural:,} tokens that stay would be padded to {rows:,} rows, more"
+            f" than the {dense['vocab']:,} of the dense model; take a smaller multiple"
+        )
+    limits = size_limits(config, sizes, tokens)
+    if settings.size is None and settings.enabled:
+        limits = limits.at_least("vocab", rows if settings.keep_used else round_up(fewest, multiple))
+    if target is None:
+        return [[asked_sizes(config, dense).resized(vocab=limits.largest["vocab"] if settings.size else rows)]]
+    check_target(counts, dense, limits, target, TOLERANCE)
+    budget, slack = parameters_to_keep(counts, dense, target), round(counts.total(dense) * TOLERANCE)
+    compared = candidate_shapes(counts, limits, rows, budget, slack)
+    reached = check_reached(counts, dense, limits, [shape for row in compared for shape in row], target, TOLERANCE)
+    near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
 
 
@@ -92,11 +311,12 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
-        raise ConfigurationError("experts.enabled: this model is no mixture of experts; drop --experts, --num-experts")
+        raise ConfigurationError(
+            "experts.enabled: this model is no mixture of experts; drop it and `experts.num_experts`"
+        )
     if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
         raise ConfigurationError(
-            "experts.enabled: nothing says how many experts stay; give target_ratio (--target-ratio) or"
-            " experts.num_experts (--num-experts)"
+            "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
         )
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
@@ -107,8 +327,3 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
             f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
             f" {dense['neuron']:,} neurons stay; give target_ratio, or a smaller {' or '.join(pins)}"
         )
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple that is not below a number."""
-    return -(-number // multiple) * multiple

@@ -1,4 +1,8 @@
-"""From a dense model to a pruned one with its report."""
+"""From a dense model to a pruned one with its report: texts, vocabulary, shape, plan, weights, what they cost.
+
+Each stage gives a value that is kept by what decides it. A run that was killed finds the values it had, and the
+finished pieces of the stage it was in, and goes on.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import torch
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..hub.terms import base_card_of
+from ..memory import give_back_memory
 from ..pruned import PrunedModel
 from ..records.building import build_report
 from ..records.plan import PruningPlan
@@ -15,9 +20,13 @@ from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from ..stopwatch import Stopwatch
 from ..texts.sets import TextSets
-from ..texts.sources import hub_datasets
-from .applying import applied, corpus_cut_differently, held_out_cost
-from .stages import Found, find_plan
+from .applying import applied, held_out_cost
+from .budget import sizes_of
+from .limits import check_sizes, shapes_to_compare
+from .planning import decided_plan
+from .search import ChosenShape, chosen_shape, decided_by
+from .texts import divided_texts
+from .vocabulary import token_choice
 
 
 def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> PrunedModel:
@@ -31,24 +40,36 @@ def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
     """
-    watch = Stopwatch()
-    found = find_plan(dense, config, dtype, work)
+    sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
+    check_sizes(config, sizes)
+    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    tokens = token_choice(dense, config.vocabulary, texts, work)
+    shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
+    inputs = decided_by(dense, config, texts)
+    chosen = chosen_shape(dense, config, texts, tokens, shapes, inputs, work)
+    inputs |= {"dtype": str(dtype)}
+    plan = decided_plan(dense, config, texts, tokens, chosen, dtype, inputs, work)
+    tokenizer = tokens.pruned(plan.kept_tokens)
+    natural, changed = len(tokens.natural), tokens.changed(texts.corpus, plan.kept_tokens)
+    # a choice of tokens knows the merges of its tokenizer, hundreds of megabytes for the largest
+    del tokens
+    give_back_memory()
     with watch.step("surgery"):
-        model = operate(dense.model, dense.family, found.plan)
-    held_out = held_out_cost(dense, model, found, config.data, work)
+        model = operate(dense.model, dense.family, plan)
+    held_out = held_out_cost(dense, model, tokenizer, plan, texts, config.data, inputs, work)
     report = build_report(
         dense,
         dense.family,
         model,
-        found.plan,
+        plan,
         held_out,
         {**work.seconds, **watch.seconds},
-        search=search_section(found),
-        texts=text_counts(found.texts, corpus_cut_differently(dense, found, config.vocabulary)),
-        datasets=hub_datasets(config.data.sources),
+        search=search_section(chosen, natural),
+        texts=text_counts(texts, changed),
+        datasets=texts.datasets,
         card=base_card_of(dense.folder),
     )
-    return PrunedModel(model, found.tokenizer, found.plan, report, config, work=work)
+    return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
 
 def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
@@ -64,9 +85,8 @@ def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     return PrunedModel(model, tokenizer, plan, report, None)
 
 
-def search_section(found: Found) -> Search:
+def search_section(chosen: ChosenShape, natural: int) -> Search:
     """What the search saw, for the report."""
-    chosen = found.chosen
     return Search(
         candidates=tuple(
             TriedShape(
@@ -78,7 +98,7 @@ def search_section(found: Found) -> Search:
             for candidate in chosen.candidates
         ),
         removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
-        natural_vocab_size=found.natural,
+        natural_vocab_size=natural,
     )
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
 from ..progress import progress
+from ..records.pieces import Pieces
+from ..records.work import Stage, WorkFolder, digest_of
+from ..running.generation import model_identity
+from ..settings.configuration import FlabPrunerConfig
 from ..texts.sets import TextSets
 from .budget import Shape, shape_of
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
@@ -58,6 +65,45 @@ class ChosenShape:
             {int(layer): kept for layer, kept in values["kept_experts"].items()},
             [_candidate(candidate) for candidate in values["candidates"]],
         )
+
+
+STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
+
+
+def chosen_shape(
+    dense: LoadedModel,
+    config: FlabPrunerConfig,
+    texts: TextSets,
+    tokens: TokenChoice,
+    rows: list[list[Shape]],
+    inputs: Mapping[str, Any],
+    work: WorkFolder,
+) -> ChosenShape:
+    """What [`choose_shape`] finds, kept by what decides it.
+
+    Args:
+        inputs (`Mapping[str, Any]`): see [`decided_by`].
+    """
+
+    def choose(pieces: Pieces) -> ChosenShape:
+        return choose_shape(Calibrated.of(dense, config, texts, tokens, tokens.natural, pieces), tokens, texts, rows)
+
+    return work.made(STAGE, inputs, choose)
+
+
+def decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
+    """Everything that decides a shape. Texts are known by their hash, and recovery comes later."""
+    identity = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
+    settings = {name: value for name, value in config.to_dict().items() if name != "recovery"}
+    elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens"}
+    settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
+    return {
+        "model": {name: identity.pop(name) for name in ("weights", "tokenizer")},
+        "family": digest_of(dense.family.model_dump(mode="json")),
+        "computation": identity,
+        "settings": settings,
+        "texts": texts.deciding_hash,
+    }
 
 
 def choose_shape(on: Calibrated, tokens: TokenChoice, texts: TextSets, rows: list[list[Shape]]) -> ChosenShape:

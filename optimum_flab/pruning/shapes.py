@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ..families import Family
@@ -17,14 +17,13 @@ from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, to
 from ..records.pieces import Pieces
 from ..running.layerwise import output_of, run_layer
 from ..texts.packing import PackedTokens
-from .budget import Limits, ParameterCounts, Shape, candidate_shape, fitted
+from .budget import Shape
 from .experts.cut_layers import CutLayers
 from .width.narrowing import NarrowLayer
 
 
-MOST_DEPTHS = 3
-WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that goes with the natural vocabulary
-WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -62,62 +61,9 @@ class ValidationText:
         return replace(self.tokens, input_ids=torch.from_numpy(ids))
 
 
-def candidate_shapes(
-    counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
-) -> list[list[Shape]]:
-    """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
-
-    The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
-    both free each row also has a few other widths, and the vocabulary gives or takes the difference.
-
-    Args:
-        natural (`int`): vocabulary size that the corpus asks for.
-        budget (`int`): parameters to keep.
-        slack (`int`): parameters by which a shape may miss the budget; where all depths miss it by more, they are
-            given nevertheless, in one shape each.
-    """
-    yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
-    widest = limits.largest[yielding]
-    for layers in reversed(limits.allowed["layer"]):
-        shape = candidate_shape(counts, limits, natural, layers, budget, slack)
-        if shape is not None:
-            (exact if abs(budget - counts.total(shape)) <= slack else inexact).append(shape)
-        if len(exact) == MOST_DEPTHS or (exact and exact[-1][yielding] == widest):
-            break
-    first = exact or inexact
-    if not exact or not (limits.is_free("vocab") and limits.is_free(yielding)) or first[0][yielding] == widest:
-        return [[shape] for shape in first]
-    widths = neighbours(limits.allowed[yielding], first[0][yielding])
-    return [
-        sorted(
-            {shape, *traded_shapes(counts, limits, shape, yielding, widths, budget)},
-            key=lambda other: other[yielding],
-        )
-        for shape in first
-    ]
-
-
-def neighbours(sizes: Sequence[int], size: int) -> list[int]:
-    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or next to each other where they lie further
-    apart than that; ascending."""
-    place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
-    places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
-    return [sizes[other] for other in sorted(places)]
-
-
 def natural_shape(row: list[Shape], natural: int) -> Shape:
     """The last shape of a row that keeps the natural vocabulary; the first where none does."""
     return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
-
-
-def traded_shapes(
-    counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
-) -> list[Shape]:
-    """For each width the shape whose vocabulary meets the budget, where there is one."""
-    rows = limits.allowed["vocab"]
-    exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
-    shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
-    return [shape for shape in shapes if 0 <= budget - counts.total(shape) < exact]
 
 
 def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
@@ -152,7 +98,7 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
 
 
 def masked_step(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     removed: set[int],
     narrowed: Mapping[int, NarrowLayer],
@@ -177,7 +123,7 @@ def masked_step(
 
 
 def cut_step(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     shape: Shape,
     removed: set[int],
@@ -203,7 +149,7 @@ def cut_step(
 
 
 def measure_shape(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     shape: Shape,
     removed: Sequence[int],

@@ -12,15 +12,20 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..progress import progress_bar
+from ..records.work import Stage, WorkFolder
 from ..settings.pruning import VocabularySettings
 from ..texts.packing import PackedTokens, pack
+from ..texts.sets import TextSets
 from ..texts.sources import Document
 from ..vocabulary import (
     TokenizerSpec,
     Vocabulary,
     balanced_uses,
+    changed_texts,
+    config_token_ids,
     count_tokens,
     natural_vocabulary,
     read_spec,
@@ -28,6 +33,7 @@ from ..vocabulary import (
     rewrite_tokenizer,
     special_ids,
     token_lists,
+    tokenizer_hash,
 )
 
 
@@ -39,22 +45,29 @@ class CountedTokens:
         natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
         protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
+        closed (`bool`): whether every token that the corpus uses is among the natural ones.
     """
 
     natural: np.ndarray
     protected: np.ndarray
     uses: np.ndarray
+    closed: bool
 
     FILE: ClassVar[str] = "vocabulary.safetensors"
 
     def save(self, folder: Path) -> None:
         """Writes them to a folder."""
-        save_file({"natural": self.natural, "protected": self.protected, "uses": self.uses}, folder / self.FILE)
+        arrays = {**vars(self), "closed": np.array(self.closed)}
+        save_file(arrays, folder / self.FILE)
 
     @classmethod
     def load(cls, folder: Path) -> CountedTokens:
         """What [`save`] wrote."""
-        return cls(**load_file(folder / cls.FILE))
+        arrays = load_file(folder / cls.FILE)
+        return cls(**{**arrays, "closed": bool(arrays["closed"])})
+
+
+STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
 
 
 def check_vocabulary(
@@ -99,10 +112,14 @@ def counted_tokens(
     with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
         for part in sources.values():
             before = bar.n
-            usage = count_tokens(tokenizer, part, lambda done, before=before: bar.update(before + done - bar.n))
+
+            def move(done: int, before: int = before) -> None:
+                bar.update(before + done - bar.n)
+
+            usage = count_tokens(tokenizer, part, move)
             counts.append(usage.counts)
-    vocabulary = _natural(spec, sum(counts), settings, required)
-    return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts))
+    vocabulary = _natural(spec, np.asarray(sum(counts)), settings, required)
+    return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts), settings.min_count == 1)
 
 
 def _natural(
@@ -116,6 +133,28 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_typ
     if len(kept) >= len(tokenizer) and np.array_equal(kept, np.arange(len(kept))):
         return tokenizer
     return rewrite_tokenizer(tokenizer, kept, model_type)
+
+
+def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
+    """Counts the corpus, unless the vocabulary stays as it is.
+
+    Raises:
+        [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
+        [`ConfigurationError`]: there is no such token, or no such size.
+    """
+    tokenizer, model = dense.tokenizer, dense.model
+    rows = model.get_input_embeddings().weight.shape[0]
+    if not settings.enabled:
+        return TokenChoice(tokenizer, model.config.model_type, rows)
+    required = config_token_ids(model.config, model.generation_config)
+    spec = check_vocabulary(tokenizer, settings, required)
+    inputs = {
+        "model": {"tokenizer": tokenizer_hash(tokenizer), "required": required},
+        "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
+        "texts": texts.deciding_hash,
+    }
+    counted = work.made(STAGE, inputs, lambda _: counted_tokens(tokenizer, spec, settings, required, texts.corpus))
+    return TokenChoice(tokenizer, model.config.model_type, rows, spec, counted)
 
 
 class TokenChoice:
@@ -134,8 +173,8 @@ class TokenChoice:
         tokenizer: PreTrainedTokenizerBase,
         model_type: str,
         rows: int,
-        spec: TokenizerSpec | None,
-        counted: CountedTokens | None,
+        spec: TokenizerSpec | None = None,
+        counted: CountedTokens | None = None,
     ):
         self._dense, self._model_type, self._rows = tokenizer, model_type, rows
         self._spec, self._counted = spec, counted
@@ -152,18 +191,29 @@ class TokenChoice:
         return self._rows if self._counted is None else len(self._counted.protected)
 
     def __call__(self, size: int) -> np.ndarray:
-        """The dense ids of this many tokens, ascending."""
+        """The dense ids of this many tokens, of all where that is fewer, ascending."""
         if self._counted is None or self._spec is None:
             return self.natural
         counted = self._counted
         vocabulary = Vocabulary(counted.natural, len(counted.natural), counted.protected)
-        return resize(self._spec, vocabulary, counted.uses, size)
+        return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)))
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         """A tokenizer of these tokens alone."""
         if self._last is None or self._last[0] != kept.tobytes():
             self._last = (kept.tobytes(), tokenizer_of(self._dense, kept, self._model_type))
         return self._last[1]
+
+    def pruned(self, kept: Sequence[int] | None) -> PreTrainedTokenizerBase:
+        """The tokenizer of a plan's tokens."""
+        return self._dense if kept is None else self.tokenizer(np.array(kept))
+
+    def changed(self, corpus: Sequence[Document], kept: Sequence[int] | None) -> int:
+        """How many texts of the corpus a plan's tokenizer cuts into other pieces."""
+        if kept is None or self._counted is None or (self._counted.closed and len(kept) >= len(self.natural)):
+            return 0  # by construction, see vocabulary.closure
+        ids = np.array(kept)
+        return changed_texts(self._dense, self.tokenizer(ids), ids, [document.text for document in corpus])
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None

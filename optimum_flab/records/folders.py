@@ -150,11 +150,11 @@ class OutputFolder:
         if names and not self.overwrite:
             raise FlabError(
                 f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
-                " --overwrite"
+                " `overwrite`"
             )
         if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
             raise FlabError(
-                f"output folder {self.named} holds more than {self.kind.name}, and --overwrite would delete"
+                f"output folder {self.named} holds more than {self.kind.name}, and `overwrite` would delete"
                 f" {listed(foreign)}; move that away, or name another folder"
             )
 

@@ -113,7 +113,7 @@ class WorkFolder:
         self._say(f"{stage.name}: used again from {folder}")
         return found
 
-    def _make(self, stage: Stage[T], folder: Path, inputs: dict[str, Any], make: Callable[[Pieces], T]) -> T:
+    def _make(self, stage: Stage[T], folder: Path, inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
         spent, start = _seconds(folder), time.monotonic()
 
         def elapsed() -> float:
@@ -155,7 +155,7 @@ class WorkFolder:
         finally:
             lock.release()
 
-    def _nearest(self, name: str, inputs: dict[str, Any]) -> str | None:
+    def _nearest(self, name: str, inputs: Mapping[str, Any]) -> str | None:
         """What the nearest kept value of this stage and this model was made with instead."""
         nearest: list[str] | None = None
         for path in sorted(self.root.glob(f"{name}-*/{INPUTS}")):

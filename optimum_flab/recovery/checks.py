@@ -26,7 +26,7 @@ def check_teacher(work: Work) -> None:
         raise FlabError(
             f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
             f"{plan.base_hash[:12]}…; give the model that it was pruned from"
-            + ("" if work.dense.model.dtype == torch.float32 else ", without a --dtype that rounds its weights")
+            + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )
     rows = work.model.get_input_embeddings().weight.shape[0]
     if rows != plan.vocab_size:
@@ -66,7 +66,7 @@ def check_consent(settings: RecoverySettings, examples: Sequence[Example], conse
     if not consent:
         raise ConfigurationError(
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
-            "--confirm-run-unsafe-code (confirm_run_unsafe_code=True), or learn from the references alone with "
-            "--answers reference"
+            "`confirm_run_unsafe_code`, or learn from the references alone with "
+            "`recovery.answers` reference"
         )
     check_packages(settings.allow_packages)

@@ -31,7 +31,7 @@ from .work import Steps, Work
 
 HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
 PROGRAMS_AT_ONCE = 64
-LONGER = "lengthen the sequences (--sequence-length), or name other data (--data)"
+LONGER = "lengthen the sequences by `recovery.sequence_length`, or name other data in `recovery.data`"
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
 def _refuse_one_row(length: int) -> NoReturn:
     raise FlabError(
         f"the data fills 1 sequence of {length} tokens, and one is needed to choose the checkpoint on; name more data "
-        "(--data) or shorten the sequences (--sequence-length)"
+        "in `recovery.data` or shorten the sequences by `recovery.sequence_length`"
     )
 
 

@@ -39,6 +39,6 @@ def check_agreement(key: str, state: PartialState) -> None:
     """
     if state.num_processes > 1 and len(set(gather_object([key]))) > 1:
         raise FlabError(
-            "the processes prepared different data; give those of all machines the same files, and a --cache-dir that "
+            "the processes prepared different data; give those of all machines the same files, and a `cache_dir` that "
             "all of them share"
         )

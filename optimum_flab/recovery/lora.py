@@ -54,7 +54,7 @@ def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
         if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
             raise ConfigurationError(
                 f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which matrices of "
-                "the head alone would be merged as well; leave it out, or train both with --train-embeddings"
+                "the head alone would be merged as well; leave it out, or train both with `recovery.train_embeddings`"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -15,8 +15,8 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cost of each label in nats, shape `(positions,)`.
 
     Args:
-        logits (`torch.Tensor` of shape `(positions, vocabulary)`).
-        labels (`torch.LongTensor` of shape `(positions,)`).
+        logits (`torch.Tensor` of shape `(positions, vocabulary)`): of one model.
+        labels (`torch.LongTensor` of shape `(positions,)`): the tokens that come.
     """
     logits = logits.float()
     return logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]

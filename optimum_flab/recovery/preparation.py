@@ -201,7 +201,7 @@ def _check_space(root: Path, estimate: Estimate) -> None:
     if free + there < estimate.disk_bytes:
         raise FlabError(
             f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
-            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with --cache-dir"
+            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with `cache_dir`"
         )
 
 

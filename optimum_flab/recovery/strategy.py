@@ -205,7 +205,9 @@ def _count(counts: dict[str, int], name: str) -> None:
     counts[name] = counts.get(name, 0) + 1
 
 
-def refuse_empty(examples: Sequence[object], counts: Counts, advice: str = "name more or other data (--data)") -> None:
+def refuse_empty(
+    examples: Sequence[object], counts: Counts, advice: str = "name more or other data in `recovery.data`"
+) -> None:
     """Raises a [`FlabError`] that shows what each filter left out, if nothing is left."""
     counts.kept = len(examples)
     if not examples:

@@ -36,7 +36,6 @@ class DenseTeacher:
     Args:
         model (`PreTrainedModel`): the dense model, in the dtype to compute in.
         kept (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
-        device (`torch.device`, *optional*): where answers are wanted; defaults to the model's.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, kept: Sequence[int] | None):
@@ -112,7 +111,7 @@ class CachedTeacher:
             except (OSError, SafetensorError) as error:
                 raise FlabError(
                     f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some "
-                    "space, name another folder with --cache-dir, or take --teacher-mode resident"
+                    "space, name another folder with `cache_dir`, or take `recovery.teacher` resident"
                 ) from error
             tick()
 

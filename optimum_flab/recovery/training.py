@@ -148,7 +148,7 @@ def train(
     except (OSError, RuntimeError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise FlabError(
-                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with --cache-dir, "
+                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with `cache_dir`, "
                 "and start again: training goes on from its last whole checkpoint"
             ) from error
         raise

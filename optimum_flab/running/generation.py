@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..errors import FlabError
 from ..records.atomic import write_atomically
+from ..vocabulary import tokenizer_hash
 
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
@@ -78,7 +79,7 @@ class BatchCache:
     def _unusable(self, error: OSError) -> FlabError:
         return FlabError(
             f"the cache folder {str(self.folder)!r} cannot be used ({error.strerror or error}); name another one with"
-            " --cache-dir"
+            " `cache_dir`"
         )
 
 
@@ -166,7 +167,7 @@ class HasStopString(StoppingCriteria):
         self.tail = max(len(stop.encode()) for stop in stops) + TAIL_MARGIN
         self.done: torch.Tensor | None = None
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if self.done is None:
             self.done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         rows = torch.nonzero(~self.done).flatten()
@@ -235,12 +236,3 @@ def config_hash(model: PreTrainedModel) -> str:
     for name in ("_name_or_path", "transformers_version", "dtype"):
         config.pop(name, None)
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # left behind by the last call
-        backend.pop(name, None)
-    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()

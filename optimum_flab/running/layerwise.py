@@ -91,19 +91,18 @@ def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 
 
-@dataclass
 class Captured:
-    """What the FFN of a layer saw in its last run.
+    """What the FFN of a layer saw in its last run; nothing before the first.
 
-    Args:
+    Attributes:
         stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
         neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
         output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gives.
     """
 
-    stream: torch.Tensor | None = None
-    neurons: torch.Tensor | None = None
-    output: torch.Tensor | None = None
+    stream: torch.Tensor
+    neurons: torch.Tensor
+    output: torch.Tensor
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from optimum.configuration_utils import BaseConfig
 
 from .. import __version__
 from ..errors import ConfigurationError
+from .files import read_pruning, read_settings_file
 from .pruning import (
     DataSettings,
     ExpertSettings,
@@ -20,7 +21,6 @@ from .pruning import (
     VocabularySettings,
     check_settings,
     merge_settings,
-    read_settings_file,
 )
 from .recovery import RecoverySettings
 
@@ -106,7 +106,7 @@ class FlabPrunerConfig(BaseConfig):
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> FlabPrunerConfig:
-        """Read a configuration from a YAML (or JSON) file.
+        """Read a configuration from a YAML (or JSON) file, which may hold the sections of other verbs too.
 
         Args:
             path (`str` or `os.PathLike`): the file.
@@ -114,7 +114,7 @@ class FlabPrunerConfig(BaseConfig):
         Raises:
             [`ConfigurationError`]: the file cannot be read, or what it asks for is faulty.
         """
-        return cls(**_named(read_settings_file(path)))
+        return cls(**read_pruning(path))
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:

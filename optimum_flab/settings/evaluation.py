@@ -1,71 +1,122 @@
-"""What an evaluation is asked for, checked before anything heavy is imported."""
+"""What an evaluation is asked for, as a validated section. Light."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from ..errors import ConfigurationError
+from .section import Sources, VerbSection
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is no task of lm-eval's
-LARGEST_SEED = 2**32 - 1
 
 
-def listed(given: str | Path | Sequence[str | Path]) -> list[str]:
-    """One name or several as a list."""
-    return [str(given)] if isinstance(given, (str, Path)) else [str(path) for path in given]
+class EvaluationSettings(VerbSection):
+    """What a model is evaluated on, and how; the `evaluation` section of a settings file.
+
+    Raises:
+        [`ConfigurationError`]: lists every unknown field and bad value at once.
+
+    Example:
+
+    ```python
+    >>> from optimum_flab import EvaluationSettings
+
+    >>> EvaluationSettings(tasks="humaneval,mbpp", limit=20).tasks
+    ['humaneval', 'mbpp']
+    ```
+    """
+
+    NAME = "evaluation"
+
+    tasks: Sources = Field(
+        [],
+        description="what to evaluate on, with commas between: tasks of this package, of the folder with your own, or"
+        " lm-eval's own; may be given several times (default: none)",
+    )
+    data: dict[str, Sources] = Field(
+        {},
+        description="file (.jsonl, .json or .csv, perhaps .gz) with the problems of a task; for perplexity and"
+        " divergence any source of text; may be given several times, for recode also several files of one task"
+        " (default: the task's dataset on the Hub)",
+    )
+    include_path: str | None = Field(None, description="folder with tasks of your own, one YAML each")
+    limit: int | None = Field(None, ge=1, description="only the first N problems of each task (default: all)")
+    samples: int = Field(
+        1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more give pass@k"
+    )
+    temperature: float = Field(0.8, gt=0, description="temperature of the draws where there are several samples")
+    top_p: float = Field(0.95, gt=0, le=1, description="top-p of these draws")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="most tokens of a completion (default: what each task says, 128 to 1024)"
+    )
+    batch_size: int = Field(16, ge=1, description="requests per batch")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None,
+        description="number format of the computation (default: that of the weights; for divergence float32)",
+    )
+    allow_packages: Sources = Field(
+        [],
+        description="packages installed here that the models' programs may import, each by the name it is imported by,"
+        " with those that it needs itself; may be given several times (default: the standard library alone)",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _divided_at_commas(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(name for given in value for name in map(str.strip, given.split(",")) if name))
+
+    @field_validator("include_path", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _refuse_files_without_a_task(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("is not a mapping from tasks to files, such as {'humaneval': 'x.jsonl'}")
+        return value
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _name_of_dtype(cls, value: Any) -> Any:
+        return value if value is None else str(value).removeprefix("torch.")
+
+    @model_validator(mode="after")
+    def _refuse_data_of_other_tasks(self) -> EvaluationSettings:
+        for name, files in self.data.items():
+            if name not in self.tasks:
+                asked = ", ".join(self.tasks) or "none"
+                raise ValueError(f"data: task {name!r} of {files[0]!r} is not among those asked for ({asked})")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """Every file and source that is read."""
+        return [file for files in self.data.values() for file in files]
 
 
-def check_settings(
-    names: Sequence[str],
-    files: Mapping[str, Sequence[str]],
-    *,
-    limit: int | None,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    batch_size: int,
-    max_new_tokens: int | None,
-    seed: int,
-    has_baseline: bool,
-) -> None:
-    """Raises a [`ConfigurationError`] if a setting is out of range or means nothing.
+def check_evaluation(settings: EvaluationSettings, has_baseline: bool) -> None:
+    """Raises a [`ConfigurationError`] if no task is named, or one that lacks what it needs.
 
     Args:
-        names (`Sequence[str]`): tasks.
-        files (`Mapping[str, Sequence[str]]`): data files by task.
+        has_baseline (`bool`): whether there is a model to compare with.
     """
-    check_tasks(names, files, limit)
-    for flag, number in (("--samples", samples), ("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
-        if number is not None and _below_one(number):
-            raise ConfigurationError(f"{flag} {number} is not a whole number of at least 1")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigurationError(f"--temperature {temperature} is not above 0; for greedy completions use --samples 1")
-    if not 0 < top_p <= 1:
-        raise ConfigurationError(f"--top-p {top_p} is not above 0 and at most 1")
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigurationError(f"--seed {seed} is not between 0 and {LARGEST_SEED}")
-    if DIVERGENCE in names:
+    check_tasks(settings)
+    if DIVERGENCE in settings.tasks:
         if not has_baseline:
-            raise ConfigurationError("task 'divergence' compares two models; name the dense one with --baseline")
-        if not files.get(DIVERGENCE):
-            raise ConfigurationError("task 'divergence' measures on text that you name; give --data divergence=SOURCE")
+            raise ConfigurationError("task 'divergence' compares two models; name the dense one as `baseline`")
+        if not settings.data.get(DIVERGENCE):
+            raise ConfigurationError("task 'divergence' measures on text that you name; give a source of it in `data`")
 
 
-def check_tasks(names: Sequence[str], files: Mapping[str, Sequence[str]], limit: int | None) -> None:
-    """Raises a [`ConfigurationError`] if no task was named, or data for another one, or none of its problems."""
-    if not names:
-        raise ConfigurationError("no task was named; --list-tasks shows those of this package")
-    if limit is not None and _below_one(limit):
-        raise ConfigurationError(f"--limit {limit} leaves no problems; give at least 1, or leave it out")
-    for name in files:
-        if name not in names:
-            raise ConfigurationError(
-                f"--data {name}={files[name][0]}: task {name!r} is not among those asked for ({', '.join(names)})"
-            )
-
-
-def _below_one(number: object) -> bool:
-    return not isinstance(number, int) or number < 1
+def check_tasks(settings: EvaluationSettings) -> None:
+    """Raises a [`ConfigurationError`] if no task is named."""
+    if not settings.tasks:
+        raise ConfigurationError("no task is named; give `tasks`, such as humaneval")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +19,9 @@ from .section import Section, Sources
 BOOKKEEPING = frozenset(
     {"flab_version", "optimum_version", "transformers_version", "model_type", "_commit_hash", "_name_or_path"}
 )
+
+# The sections of a settings file that other verbs read.
+OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
 
 # The field of each component that pins its size.
 PINS = {component.section: component.setting for component in COMPONENTS}
@@ -81,7 +81,9 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal[tuple(LAYERS)] = Field("divergence", description="what ranks the layers")
+    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names stand in criteria.py
+        "divergence", description="what ranks the layers"
+    )
     search_tokens: int = Field(1024, ge=1, description="calibration tokens the depth search runs on")
 
 
@@ -93,7 +95,7 @@ class FFNSettings(Section):
         None, ge=1, description="width to keep; default: decided by the target, or all"
     )
     multiple_of: int = Field(64, ge=1, description="the width is a multiple of this")
-    criterion: Literal[tuple(NEURONS)] = Field(
+    criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
         "obs", description="what ranks the neurons, and how the rest is compensated"
     )
 
@@ -103,9 +105,11 @@ class ExpertSettings(Section):
 
     enabled: bool = Field(False, description="remove whole experts of a mixture of experts")
     num_experts: int | None = Field(
-        None, ge=1, description="experts to keep per layer, which takes --experts in; default: decided by the target"
+        None, ge=1, description="experts to keep per layer, which takes experts in; default: decided by the target"
     )
-    criterion: Literal[tuple(EXPERTS)] = Field("reap", description="what ranks the experts")
+    criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
+        "reap", description="what ranks the experts"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -230,7 +234,8 @@ def _suggestion(location: tuple[Any, ...]) -> str:
     own = SECTIONS[section[0]] if section else PrunerSettings
     here = {field: ".".join([*section, field]) for field in own.model_fields}
     everywhere = {field: f"{other}.{field}" for other, kind in SECTIONS.items() for field in kind.model_fields}
-    for names in (here, {**everywhere, **{field: field for field in PrunerSettings.model_fields}}):
+    top = {field: field for field in (*PrunerSettings.model_fields, *(() if section else OTHER_SECTIONS))}
+    for names in ({**here, **({} if section else top)}, {**everywhere, **top}):
         matches = get_close_matches(name, names, n=1)
         if matches:
             return f"did you mean {names[matches[0]]!r}?"
@@ -273,78 +278,3 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
                 overruled = {"enabled"}
             merged[name] = {**{field: kept for field, kept in below.items() if field not in overruled}, **value}
     return merged
-
-
-def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the fields of a YAML or JSON configuration file; nothing is validated yet.
-
-    Args:
-        path (`str` or `os.PathLike`): the file.
-
-    Returns:
-        `dict[str, Any]`: its fields, as they stand.
-
-    Raises:
-        [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is no mapping.
-    """
-    name = os.fspath(path)
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"configuration file {name!r} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"configuration file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "give a YAML or JSON file"
-        ) from error
-    # YAML reads nearly all JSON, but refuses some characters that JSON allows
-    values = _parse_json(text, name) if Path(path).suffix == ".json" else _parse_yaml(text, name)
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"configuration file {name!r} holds a {type(values).__name__}; "
-            f"give a mapping with the fields {', '.join(PrunerSettings.model_fields)}"
-        )
-    return values
-
-
-def _parse_json(text: str, name: str) -> Any:
-    def once_only(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for field, value in pairs:
-            if field in values:
-                raise ConfigurationError(f"configuration file {name!r} gives field {field!r} twice")
-            values[field] = value
-        return values
-
-    try:
-        return json.loads(text, object_pairs_hook=once_only)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"configuration file {name!r}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
-        ) from error
-
-
-def _parse_yaml(text: str, name: str) -> Any:
-    import yaml
-
-    class OnceOnlyLoader(yaml.SafeLoader):
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                    continue
-                if key.value in seen:
-                    problem = f"field {key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader=OnceOnlyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigurationError(f"configuration file {name!r}{where} is not valid YAML: {problem}") from error

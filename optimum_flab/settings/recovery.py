@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from ..errors import ConfigurationError
-from .section import Section, Sources
+from .section import Section, Sources, VerbSection, faults_in
 
 
 ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
@@ -108,7 +107,7 @@ class RecoverySettings(Section):
         return value
 
 
-class RecoveryConfig(RecoverySettings):
+class RecoveryConfig(RecoverySettings, VerbSection):
     """What a pruned model is trained on, and how; the `recovery` section of a configuration file.
 
     The fields, their defaults and meanings are those of [`RecoverySettings`].
@@ -126,20 +125,7 @@ class RecoveryConfig(RecoverySettings):
     ```
     """
 
-    def __init__(self, **fields: Any):
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise ConfigurationError(
-                "\n".join(["faults in the recovery settings:", *(f"  {_fault(fault)}" for fault in error.errors())])
-            ) from error
-
-
-def _fault(fault: Any) -> str:
-    name = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        return f"{name}: unknown field; known fields: {', '.join(RecoverySettings.model_fields)}"
-    return f"{name}: {fault['input']!r} {fault['msg'].removeprefix('Value error, ')}"
+    NAME = "recovery"
 
 
 def contradictions(settings: RecoverySettings) -> list[str]:
@@ -153,12 +139,12 @@ def contradictions(settings: RecoverySettings) -> list[str]:
     if settings.keep_adapter and settings.closed_form:
         faults.append(
             "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
-            "refits them first; switch closed_form off (--no-closed-form)"
+            "refits them first; switch `recovery.closed_form` off"
         )
     if settings.text and (settings.loss == "cross-entropy" or settings.distill_on == "answer"):
         faults.append(
             "recovery.text: plain text has no answers, so that recovery.loss 'cross-entropy' and recovery.distill_on "
-            "'answer' learn nothing from it; leave it out (--text)"
+            "'answer' learn nothing from it; leave it out"
         )
     for source in settings.held_out:
         if source in (*settings.data, *settings.text):
@@ -172,6 +158,6 @@ def check_recovery(settings: RecoverySettings) -> None:
     """Raises a [`ConfigurationError`] that lists every contradiction, or that there is no data."""
     faults = contradictions(settings)
     if not settings.data:
-        faults.append("recovery.data: no source of instruction data is named; give --data")
+        faults.append("recovery.data: no source of instruction data is named")
     if faults:
-        raise ConfigurationError("\n".join(["faults in the recovery settings:", *(f"  {fault}" for fault in faults)]))
+        raise faults_in("recovery", faults)

@@ -3,28 +3,87 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from ..errors import ConfigurationError
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _as_sources(value: Any) -> Any:
     values = [value] if isinstance(value, (str, os.PathLike)) else value
-    if not isinstance(values, (list, tuple)):
-        return value
-    return [os.fspath(item) if isinstance(item, os.PathLike) else item for item in values]
+    return [_as_text(item) for item in values] if isinstance(values, (list, tuple)) else value
 
 
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
 
 
 class Section(BaseModel):
+    """Some settings: each with its kind, range, default and description, from which its flag derives."""
+
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("is a yes or no; give a value of the field's own kind")
         return value
+
+
+class VerbSection(Section):
+    """The settings of one verb, under its `NAME` in a settings file; what is wrong is a [`ConfigurationError`]."""
+
+    NAME: ClassVar[str]
+
+    def __init__(self, **fields: Any):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
+        """Read the section of this name from a YAML (or JSON) file, which may hold those of other verbs too.
+
+        Args:
+            path (`str` or `os.PathLike`): the file.
+
+        Raises:
+            [`ConfigurationError`]: the file cannot be read, holds a name that no verb reads, or this section is
+                faulty.
+        """
+        from .files import read_section
+
+        return cls(**read_section(path, cls.NAME))
+
+
+def faults_in(section: str, faults: Collection[str]) -> ConfigurationError:
+    """The error that lists the faults of a section, one per line."""
+    return ConfigurationError("\n".join([f"faults in the {section} settings:", *(f"  {fault}" for fault in faults)]))
+
+
+def described(fault: Mapping[str, Any], section: type[Section]) -> str:
+    """A fault that pydantic found in a section, in one line that begins with the name of its field."""
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: unknown field; {nearest(name, section.model_fields, 'known fields')}"
+    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    return f"{name}: {fault['input']!r} {message}" if name else message
+
+
+def nearest(name: str, names: Collection[str], kind: str) -> str:
+    """What may have been meant by a name that is none, or else all that it could be."""
+    matches = get_close_matches(name, names, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"{kind}: {', '.join(names)}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ class PackedTokens:
 
 
 def pack(
-    token_lists: Sequence[Sequence[int]],
+    token_lists: Sequence[Ids],
     sequence_length: int,
     pad_id: int,
     max_tokens: int | None = None,
-    specials: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    specials: tuple[Ids, Ids] = ((), ()),
     apart: bool = False,
 ) -> PackedTokens:
     """Lays documents into rows, first fit in the given order.
@@ -76,7 +79,7 @@ def pack(
     Returns:
         [`PackedTokens`]: every token once, in as many rows as it takes (none without tokens).
     """
-    rows: list[list[Sequence[int]]] = []
+    rows: list[list[Ids]] = []
     free = np.zeros(0, dtype=np.int64)
     for chunk in _chunks(token_lists, sequence_length, max_tokens, specials):
         fitting = np.flatnonzero(free >= len(chunk))
@@ -105,11 +108,11 @@ def pack(
 
 
 def _chunks(
-    token_lists: Iterable[Sequence[int]],
+    token_lists: Iterable[Ids],
     sequence_length: int,
     max_tokens: int | None,
-    specials: tuple[Sequence[int], Sequence[int]],
-) -> Iterator[Sequence[int]]:
+    specials: tuple[Ids, Ids],
+) -> Iterator[Ids]:
     before, after = specials
     around = len(before) + len(after)
     left = sys.maxsize if max_tokens is None else max_tokens

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
-from .sources import Document, SourceTexts, default_corpus, read_sources
+from .sources import Document, SourceTexts, default_corpus, hub_datasets, read_sources
 
 
 LARGEST_SHARE_SET_ASIDE = 0.2
@@ -37,6 +37,7 @@ class TextSets:
         held_out (`list[Document]`): passages that only ever measure.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         set_aside (`int`): documents taken out of the calibration sources for validation and held-out.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
     """
 
     corpus: list[Document]
@@ -45,6 +46,7 @@ class TextSets:
     held_out: list[Document]
     skipped_files: int
     set_aside: int
+    datasets: tuple[str, ...] = ()
 
     FILE: ClassVar[str] = "texts.json"
 
@@ -69,8 +71,9 @@ class TextSets:
     def load(cls, folder: Path) -> TextSets:
         """What [`save`] wrote."""
         values = json.loads((folder / cls.FILE).read_bytes())
-        parts = {name: value for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **{name: [Document(**document) for document in part] for name, part in parts.items()}})
+        sets = ("corpus", "calibration", "validation", "held_out")
+        documents = {name: [Document(**document) for document in values[name]] for name in sets}
+        return cls(**{**values, **documents, "datasets": tuple(values["datasets"])})
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class ReadTexts:
         corpus ([`SourceTexts`]): of the corpus, or the default one.
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
     """
 
     corpus: SourceTexts
     calibration: SourceTexts | None
     held_out: SourceTexts | None
+    datasets: tuple[str, ...]
 
     @property
     def parts(self) -> list[SourceTexts]:
@@ -121,6 +126,7 @@ def read_texts(data: DataSettings) -> ReadTexts:
         held_out=read_sources(data.held_out) if data.held_out else None,
         calibration=read_sources(data.calibration) if data.calibration else None,
         corpus=read_sources(data.corpus) if data.corpus else default_corpus(),
+        datasets=tuple(hub_datasets(data.sources)),
     )
 
 
@@ -162,7 +168,7 @@ def divided(
     if len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
             f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
-            " aside to measure on); name more or larger sources (--calibration, --corpus)"
+            " aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
         )
     rng = np.random.default_rng(seed)
     shuffled = [pool[index] for index in rng.permutation(len(pool))]
@@ -174,7 +180,7 @@ def divided(
     if named_held_out is not None:
         others = _unique(named_held_out.documents, {document.text for document in shuffled[:used]})
         if not others:
-            raise FlabError("every held-out text is needed for validation; name other sources (--held-out)")
+            raise FlabError("every held-out text is needed for validation; name other sources in `data.held_out`")
         held_out, _ = sampler.sample([others[index] for index in rng.permutation(len(others))], data.held_out_tokens)
     else:
         held_out, used = sampler.sample(shuffled[set_aside : set_aside + held_out_most], data.held_out_tokens)
@@ -185,7 +191,7 @@ def divided(
     if tokens < min(data.sequence_length, data.calibration_tokens):
         raise FlabError(
             f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more"
-            " text (--calibration) or shorten the sequence (--sequence-length)"
+            " text in `data.calibration` or shorten the sequence by `data.sequence_length`"
         )
     never |= {document.text for document in shuffled[:set_aside]}
     return TextSets(
@@ -195,6 +201,7 @@ def divided(
         held_out=held_out,
         skipped_files=skipped,
         set_aside=set_aside,
+        datasets=texts.datasets,
     )
 
 
@@ -221,8 +228,12 @@ def split_passages(text: str, most_characters: int) -> list[str]:
 
 def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
     """The documents whose text is not in `without` and is not that of an earlier one."""
-    seen = set(without)
-    return [document for document in documents if not (document.text in seen or seen.add(document.text))]
+    seen, found = set(without), []
+    for document in documents:
+        if document.text not in seen:
+            seen.add(document.text)
+            found.append(document)
+    return found
 
 
 def _set_aside_sizes(documents: int, data: DataSettings, held_out_named: bool) -> tuple[int, int]:

@@ -80,7 +80,8 @@ def parse_source(spec: str) -> Source:
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
     if _exists(spec):
         return Source(spec, path=Path(spec).expanduser())
-    base, columns = spec, ()
+    base = spec
+    columns: tuple[str, ...] = ()
     if match := BRACKETS.fullmatch(spec):
         base = match["base"]
         columns = tuple(column.strip() for column in match["columns"].split(","))
@@ -134,27 +135,33 @@ def read_source(spec: str | Source) -> SourceTexts:
         return default_corpus()
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
-    elif source.path.is_dir():
+    elif (path := _path_of(source)).is_dir():
         if source.columns:
             raise FlabError(
                 f"source {source.spec!r} is a folder and has no columns; name a file of it, or leave out the brackets"
             )
-        folder = read_folder(source.path)
+        folder = read_folder(path)
         documents, skipped = folder.documents, folder.skipped
-    elif source.path.suffix.lower() in ROW_SUFFIXES:
-        documents = rows_to_documents(_file_rows(source.path), str(source.path), source.columns)
+    elif path.suffix.lower() in ROW_SUFFIXES:
+        documents = rows_to_documents(_file_rows(path), str(path), source.columns)
     else:
         if source.columns:
             raise FlabError(
                 f"source {source.spec!r} is a plain text file and has no columns; leave out the brackets, or name one"
                 f" of {', '.join(ROW_SUFFIXES)}"
             )
-        documents = [Document(_read_text(source.path), str(source.path))]
+        documents = [Document(_read_text(path), str(path))]
     documents = [document for document in documents if document.text.strip()]
     if not documents:
         found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
         raise FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
     return SourceTexts(documents, skipped)
+
+
+def _path_of(source: Source) -> Path:
+    """The file or folder of a source that is neither a dataset of the Hub nor the standard library."""
+    assert source.path is not None
+    return source.path
 
 
 def source_rows(source: Source) -> Iterable[Any]:
@@ -163,7 +170,7 @@ def source_rows(source: Source) -> Iterable[Any]:
     Raises:
         [`FlabError`]: it cannot be read.
     """
-    return _load_hub_dataset(source) if source.dataset is not None else _file_rows(source.path)
+    return _load_hub_dataset(source) if source.dataset is not None else _file_rows(_path_of(source))
 
 
 def read_sources(specs: Sequence[str]) -> SourceTexts:
@@ -208,7 +215,7 @@ def default_corpus() -> SourceTexts:
     texts = _read_files(files, stdlib, "")
     documents = [document for document in texts.documents if document.text.strip()]
     if not documents:
-        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus (--corpus)")
+        raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus in `data.corpus`")
     return SourceTexts(documents, texts.skipped)
 
 
@@ -334,7 +341,7 @@ def _load_hub_dataset(source: Source) -> Dataset:
 
     remedy = "name a local file or folder instead"
     try:
-        huggingface_hub.HfApi().dataset_info(source.dataset)
+        huggingface_hub.HfApi().dataset_info(str(source.dataset))
     except RepositoryNotFoundError as error:
         raise FlabError(f"dataset {source.dataset!r} does not exist on the Hub, or is private; {remedy}") from error
     except OfflineModeIsEnabled:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,3 +127,12 @@ def whole_texts(backend: Tokenizer) -> Iterator[None]:
             backend.enable_truncation(**truncation)
         if padding is not None:
             backend.enable_padding(**padding)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("padding", "truncation"):  # left behind by the last call
+        backend.pop(name, None)
+    state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
+    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()

@@ -8,15 +8,20 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from functools import lru_cache
+from typing import Literal, get_args, get_origin
 
 import pytest
 
-from optimum_flab.commands.base import command_line, terminal
-from optimum_flab.commands.flags import settings_from
+from optimum_flab.commands import FlabCommand, bench, card, eval, prune, push, recover
+from optimum_flab.commands.base import command_line, faults_with_flags, terminal, with_flags
+from optimum_flab.commands.flags import field_of, pruning_from, section_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.criteria import CHOICES
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.settings.efficiency import BenchSettings
+from optimum_flab.settings.files import ALL_SECTIONS
+from optimum_flab.settings.hub import PushSettings
 from optimum_flab.settings.pruning import PrunerSettings, check_settings
 
 
@@ -38,10 +43,12 @@ def help_of(*verb: str) -> str:
 def parse(*arguments) -> dict:
     parser = ArgumentParser()
     PruneCommand.parse_args(parser)
-    return settings_from(parser.parse_args(["-m", "model", "out", *map(str, arguments)]), FLAGS)
+    return pruning_from(parser.parse_args(["-m", "model", "out", *map(str, arguments)]), FLAGS)
 
 
-@pytest.mark.parametrize("arguments", [[], ["flab"], ["flab", "prune"], ["flab", "inspect"], ["flab", "push"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["flab"], ["flab", "prune"], ["flab", "apply"], ["flab", "inspect"], ["flab", "push"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\n"
@@ -72,7 +79,7 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
 
 def test_the_root_help_lists_the_command_and_the_command_its_verbs():
     assert "Prune the vocabulary, layers and FFNs" in help_of()
-    for verb in ("prune", "inspect", "push"):
+    for verb in ("prune", "apply", "inspect", "push"):
         assert verb in help_of("flab")
         text = help_of("flab", verb)
         assert text.index("Required arguments:") < text.index("Optional arguments:")
@@ -121,6 +128,59 @@ def test_every_flag_gives_its_own_setting_and_no_other(flag):
         into["enabled"] = True
     into[name] = [value] if isinstance(into[name], list) else value
     assert check_settings(asked).model_dump() == wanted
+
+
+# --- flags of all verbs
+
+
+VERBS = {"prune": prune, "recover": recover, "eval": eval, "bench": bench, "card": card, "push": push}
+COMMANDS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
+ALL_FLAGS = [(verb, flag) for verb, module in VERBS.items() for flag in module.FLAGS]
+VALUES = {"dtype": "bfloat16", "data": "recode=x=y.jsonl", "criterion": "first"}
+
+
+def parsed(verb, *arguments):
+    parser = ArgumentParser()
+    COMMANDS[verb].parse_args(parser)
+    needed = {"push": ["folder", "me/model"], "card": ["folder"], "recover": ["-m", "x", "out", "--teacher", "t"]}
+    return parser.parse_args([*needed.get(verb, ["-m", "x"]), *(["out"] * (verb == "prune")), *map(str, arguments)])
+
+
+def test_every_setting_of_every_section_has_a_flag():
+    sections = {"": PrunerSettings, **ALL_SECTIONS}
+    fields = {
+        f"{section}.{name}".removeprefix(".")
+        for section, kind in sections.items()
+        for name in kind.model_fields
+        if section or name not in ALL_SECTIONS
+    }
+    assert fields - {flag.setting for _, flag in ALL_FLAGS} == set()
+    assert {flag.setting for _, flag in ALL_FLAGS} - fields == set()
+
+
+@pytest.mark.parametrize(("verb", "flag"), [pair for pair in ALL_FLAGS if pair[0] != "prune"], ids=str)
+def test_a_flag_of_a_verb_gives_its_own_setting_and_no_other(verb, flag):
+    section, name = flag.setting.split(".")
+    field = field_of(flag)
+    if field.annotation is bool:
+        given, wanted = [flag.flag], not field.default
+    else:
+        kind = [one for one in get_args(field.annotation) if one is not type(None)] or [field.annotation]
+        if get_origin(field.annotation) is Literal:
+            wanted = kind[-1]
+        elif field.annotation is float or kind[0] is float:
+            wanted = 0.25
+        elif field.annotation is int or kind[0] is int:
+            wanted = 64
+        else:
+            wanted = VALUES.get(name, "a-b")
+        given = [flag.flag, wanted]
+        wanted = {"recode": ["x=y.jsonl"]} if name == "data" and verb == "eval" else wanted
+    if verb == "eval" and name == "data":
+        given += ["--tasks", "recode"]
+    settings = ALL_SECTIONS[section](**section_from(parsed(verb, *given), VERBS[verb].FLAGS, section))
+    assert settings.model_fields_set - {"tasks"} == {name} - {"tasks"}
+    assert getattr(settings, name) in (wanted, [wanted])
 
 
 def test_without_flags_nothing_is_asked_for():
@@ -288,3 +348,153 @@ def test_what_is_told_can_be_parsed_again():
     given = parser.parse_args(["-m", "model", "out", "--keep-token", "a 'b' \"c\"\n", "--no-layers", "--keep-used"])
     words = shlex.split(command_line("prune", parser, given))
     assert vars(parser.parse_args(words[3:])) == vars(given)
+
+
+# --- one settings file for several verbs
+
+
+FILE = """
+target_ratio: 0.2
+data: {corpus: [a]}
+recovery: {data: problems.jsonl, rank: 8}
+evaluation: {tasks: [humaneval, mbpp], limit: 20, data: {mbpp: mbpp.jsonl}}
+bench: {batch_size: 4}
+card: {base_model: org/dense}
+push: {private: true, include: [notes.md]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "flab.yaml").write_text(FILE, encoding="utf-8")
+    return tmp_path / "flab.yaml"
+
+
+def test_each_verb_reads_its_own_section_and_flags_win_field_by_field(file):
+    def read(verb, section, *arguments):
+        kind = ALL_SECTIONS[section]
+        return kind(**section_from(parsed(verb, "-c", file, *arguments), VERBS[verb].FLAGS, section))
+
+    assert read("eval", "evaluation", "--limit", 3).model_dump(exclude_defaults=True) == {
+        "tasks": ["humaneval", "mbpp"],
+        "limit": 3,
+        "data": {"mbpp": ["mbpp.jsonl"]},
+    }
+    assert read("eval", "evaluation", "--tasks", "mbpp,recode").tasks == ["mbpp", "recode"]
+    assert read("bench", "bench", "--repeats", 2).model_dump(exclude_defaults=True) == {"batch_size": 4, "repeats": 2}
+    assert read("card", "card").model_dump(exclude_defaults=True) == {"base_model": "org/dense"}
+    assert read("push", "push", "--include", "x").model_dump(exclude_defaults=True) == {
+        "private": True,
+        "include": ["x"],
+    }
+    assert read("recover", "recovery", "--rank", 4).model_dump(exclude_defaults=True) == {
+        "data": ["problems.jsonl"],
+        "rank": 4,
+    }
+    settings = check_settings(pruning_from(parsed("prune", "-c", file, "--seed", 1), FLAGS))
+    assert (settings.target_ratio, settings.seed, settings.data.corpus) == (0.2, 1, ["a"])
+
+
+def test_a_fault_in_the_section_of_another_verb_is_not_told_but_a_name_that_nothing_reads_is(file):
+    file.write_text(FILE.replace("batch_size: 4", "batch_size: 0").replace("rank: 8", "rank: 0"), encoding="utf-8")
+    read = section_from(parsed("eval", "-c", file), eval.FLAGS, "evaluation")
+    assert read["limit"] == 20
+    with pytest.raises(ConfigurationError, match="faults in the bench settings:\n  batch_size: 0 should be greater"):
+        BenchSettings.from_yaml(file)
+    file.write_text(FILE.replace("bench:", "bensh:"), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="flab.yaml': unknown field 'bensh'; did you mean 'bench'"):
+        section_from(parsed("eval", "-c", file), eval.FLAGS, "evaluation")
+    with pytest.raises(ConfigurationError, match="bensh: unknown field; did you mean 'bench'"):
+        check_settings(pruning_from(parsed("prune", "-c", file), FLAGS))
+    file.write_text("evaluation: [humaneval]", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"evaluation: \['humaneval'\] is not a section; give its fi"):
+        section_from(parsed("eval", "-c", file), eval.FLAGS, "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "-m", "x", "--limit", "0"], "limit: 0 should be greater than or equal to 1 (--limit)"),
+        (["bench", "-m", "x", "-c", "flab.yaml", "--warmup", "-1"], "equal to 0 (--warmup)"),
+        (["push", ".", "me/x", "-c", "flab.yaml", "--timeout", "0"], "should be greater than 0 (--timeout)"),
+        (["card", ".", "-c", "no.yaml"], "configuration file 'no.yaml' cannot be read"),
+        (["prune", "-m", "x", "out", "--target-ratio", "2"], "for example 0.35 (--target-ratio)"),
+        (["prune", "-m", "x", "out", "--held-out-tokens", "0"], "data.held_out_tokens: 0 should be"),
+        (["prune", "-m", "x", "out", "--held-out-tokens", "0"], "equal to 1 (--held-out-tokens)"),
+        (["recover", "-m", "x", "out", "--teacher", "t"], "no source of instruction data is named (--data)"),
+    ],
+)  # fmt: skip
+def test_faults_name_the_field_and_its_flag(file, arguments, message):
+    result = cli("flab", *arguments, cwd=file.parent)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+
+
+def test_names_in_messages_get_their_flags():
+    flags = {"data.calibration": "--calibration", "dtype": "--dtype", "limit": "--limit"}
+    assert with_flags("try `dtype` float32, or name more in `data.calibration`", flags) == (
+        "try --dtype float32, or name more in data.calibration (--calibration)"
+    )
+    assert with_flags("`optimum-cli flab prune` wrote `other`; limit: 3", flags) == (
+        "`optimum-cli flab prune` wrote `other`; limit: 3"
+    )
+    faults = "2 faults:\n  limit: 0 is none\n  data.calibration: x (--calibration) again\nmodel: y"
+    assert faults_with_flags(faults, flags) == faults.replace("is none", "is none (--limit)")
+
+
+# --- what argparse would answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["prune", "-m", "x", "out", "--target-ration", "0.3"], "--target-ration 0.3; did you mean --target-ratio?"),
+        (["eval", "-m", "x", "--task=mbpp", "--basline=y"], "--basline=y; did you mean --baseline?"),
+        (["inspect", "-m", "x", "--zzzz"], "--zzzz"),
+        (["inspect", "-m", "x", "--jsno", "-x"], "--jsno -x; did you mean --json?"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_usage_of_its_verb_and_the_nearest(arguments, hint):
+    result = cli("flab", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"usage: optimum-cli flab {arguments[0]} [-h]")
+    assert result.stderr.endswith(f"\noptimum-cli flab {arguments[0]}: error: unrecognized arguments: {hint}\n")
+
+
+def test_a_misspelt_flag_is_named_where_argparse_misses_the_right_one():
+    result = cli("flab", "inspect", "--modle", "x")
+    assert result.returncode == 2
+    assert result.stderr.endswith("the following arguments are required: -m/--model; did you mean --model?\n")
+
+
+def test_a_push_takes_the_settings_of_its_section_as_keywords():
+    from inspect import Parameter, signature
+
+    from optimum_flab.hub.push import push_to_hub
+
+    keywords = {
+        name: parameter.default
+        for name, parameter in signature(push_to_hub).parameters.items()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
+    assert {**keywords, "include": []} == PushSettings().model_dump()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes that break")
+@pytest.mark.parametrize("arguments", [["eval", "--list-tasks"], ["prune", "--help"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_fault(arguments, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        result = subprocess.run(
+            [*COMMAND, "flab", *arguments],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    finally:
+        os.close(write)
+    assert (result.returncode in (0, 141), result.stderr) == (True, "")

@@ -147,3 +147,24 @@ def test_two_runs_differ_in_nothing_but_their_times(project):
     # the card states the time, and a checksum of what it states
     cards = [re.sub(r"^\| time \| \S+ s,|checksum \w+", "", card, flags=re.MULTILINE) for card in cards]
     assert one == two and reports[0] == reports[1] and cards[0] == cards[1] and "measurements included" in cards[0]
+
+
+# --- plans
+
+
+def test_a_plan_is_applied_by_its_own_verb_and_by_the_alias_in_the_same_way(project):
+    made = flab(project, "prune", "-m", "model", "out", "-c", "small.yaml", "--intermediate-size", "48")
+    assert made.returncode == 0, made.stderr
+    applied = flab(project, "apply", "-m", "model", "again", "--plan", "out/flab_plan.json")
+    assert applied.returncode == 0, applied.stderr
+    alias = flab(project, "prune", "-m", "model", "alias", "--plan", "out")
+    assert alias.returncode == 0, alias.stderr
+    out, again, other = (files(project / name) for name in ("out", "again", "alias"))
+    assert again["model.safetensors"] == other["model.safetensors"] == out["model.safetensors"]
+    report = json.loads(again["flab_report.json"])
+    assert report["command"] == "optimum-cli flab apply -m model --plan flab_plan.json again"
+    alike = {**json.loads(other["flab_report.json"]), "command": None}
+    assert {**report, "command": None, "seconds": None} == {**alike, "seconds": None}
+    refused = flab(project, "apply", "-m", "model", "third", "--plan", "out", "--seed", "1")
+    assert refused.returncode == 2 and "unrecognized arguments: --seed 1" in refused.stderr
+    assert not (project / "third").exists()

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 from argparse import ArgumentParser
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,37 +17,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation import efficiency
-from optimum_flab.evaluation.efficiency import (
-    BASELINE,
-    JSON_NAME,
-    MODEL,
-    PLOT_NAME,
-    EnergyEstimate,
-    Flops,
-    ModelEfficiency,
-    Request,
-    Run,
-    Spread,
-    Workload,
-    check_country,
-    check_output,
-    count_flops,
-    decode_speed,
-    describe_method,
+from optimum_flab.evaluation.efficiency import EfficiencyReport, check_output, measure_efficiency, memory
+from optimum_flab.evaluation.efficiency.energy import EnergyEstimate, check_country, describe_method
+from optimum_flab.evaluation.efficiency.memory import Request, measure_apart, peak_rss
+from optimum_flab.evaluation.efficiency.plot import plot
+from optimum_flab.evaluation.efficiency.report import BASELINE, JSON_NAME, MODEL, PLOT_NAME, notes
+from optimum_flab.evaluation.efficiency.running import (
+    enough_memory,
     generate,
     interleaved,
-    measure_apart,
-    measure_efficiency,
-    notes,
-    peak_rss,
-    plot,
     prompt_ids,
+    time_interleaved,
+)
+from optimum_flab.evaluation.efficiency.sizes import count_flops, weight_files
+from optimum_flab.evaluation.efficiency.values import (
+    Flops,
+    ModelEfficiency,
+    Run,
+    Spread,
+    decode_speed,
     ratio,
     spread,
-    time_interleaved,
-    weight_files,
 )
+from optimum_flab.settings.efficiency import BenchSettings
 
 
 HIDDEN, HEADS, HEAD_DIM, KV_HEADS = 32, 2, 16, 1
@@ -73,16 +66,18 @@ def report(checkpoints, tmp_path_factory):
         measured = measure_efficiency(
             pruned,
             dense,
-            prompt_tokens=8,
-            new_tokens=4,
-            batch_size=2,
-            repeats=3,
-            warmup=1,
-            energy_seconds=0.3,
+            BenchSettings(
+                prompt_tokens=8,
+                new_tokens=4,
+                batch_size=2,
+                repeats=3,
+                warmup=1,
+                energy_seconds=0.3,
+                country="fra",
+            ),
             device="cpu",
-            country="fra",
         )
-        assert list(efficiency.Path.cwd().iterdir()) == []  # codecarbon writes nothing
+        assert list(Path.cwd().iterdir()) == []  # codecarbon writes nothing
     return measured
 
 
@@ -105,8 +100,8 @@ def measured(**changes) -> ModelEfficiency:
     return ModelEfficiency(**{**values, **changes})
 
 
-def report_on(**models) -> efficiency.EfficiencyReport:
-    return efficiency.EfficiencyReport(Workload(), "cpu", "a machine", models, ["a note"], {})
+def report_on(**models) -> EfficiencyReport:
+    return EfficiencyReport(BenchSettings(), "cpu", "a machine", models, ["a note"], {})
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------
@@ -180,7 +175,9 @@ def test_models_are_timed_in_turns_and_warm_up_does_not_count():
         calls.append((name, batch))
         return Run(len(calls), len(calls) + 1)
 
-    times = time_interleaved(run, ["a", "b"], Workload(batch_size=4, warmup=1, repeats=2), lambda: ticks.append(1))
+    times = time_interleaved(
+        run, ["a", "b"], BenchSettings(batch_size=4, warmup=1, repeats=2), lambda: ticks.append(1)
+    )
     first, second = [("a", 1), ("b", 1), ("a", 4), ("b", 4)], [("b", 1), ("a", 1), ("b", 4), ("a", 4)]
     assert calls == [*first, *second, *first]
     assert len(ticks) == 12
@@ -189,8 +186,8 @@ def test_models_are_timed_in_turns_and_warm_up_does_not_count():
 
 
 def test_a_batch_of_one_is_timed_once():
-    assert Workload(batch_size=1).batches == (1,)
-    assert Workload(batch_size=3).batches == (1, 3)
+    assert BenchSettings(batch_size=1).batches == (1,)
+    assert BenchSettings(batch_size=3).batches == (1, 3)
 
 
 def test_prompts_hold_ordinary_tokens_of_every_vocabulary_and_are_the_same_each_time():
@@ -230,9 +227,9 @@ def test_a_model_that_stops_early_is_not_timed():
 
 
 def test_running_out_of_memory_says_what_to_lower():
-    with pytest.raises(FlabError, match="'a' ran out of memory; lower --batch-size"), efficiency._enough_memory("a"):
+    with pytest.raises(FlabError, match="'a' ran out of memory; lower `batch_size`"), enough_memory("a"):
         raise torch.OutOfMemoryError
-    with pytest.raises(RuntimeError, match="of ours"), efficiency._enough_memory("a"):
+    with pytest.raises(RuntimeError, match="of ours"), enough_memory("a"):
         raise RuntimeError("a fault of ours")
 
 
@@ -261,7 +258,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(report.to_dict()))
     assert (folder / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or give --overwrite"):
+    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or `overwrite`"):
         report.save(folder)
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
@@ -270,7 +267,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
         raise OSError("no room")
 
     with monkeypatch.context() as patch, pytest.raises(FlabError, match="could not be written .no room."):
-        patch.setattr(efficiency.Path, "write_bytes", broken)
+        patch.setattr(Path, "write_bytes", broken)
         changed.save(folder, overwrite=True)
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
     changed.save(folder, overwrite=True)
@@ -301,14 +298,14 @@ def test_an_output_that_cannot_be_is_refused(tmp_path):
         ("energy_seconds", float("nan")),
     ],
 )
-def test_numbers_out_of_range_are_refused_before_the_model_is_looked_for(setting, value):
-    with pytest.raises(ConfigurationError, match=f"{setting}: {value} is not a number of at least"):
-        measure_efficiency("no-such-model", **{setting: value})
+def test_numbers_out_of_range_are_refused(setting, value):
+    with pytest.raises(ConfigurationError, match=f"{setting}: {value} should be "):
+        BenchSettings(**{setting: value})
 
 
 def test_all_faults_of_the_workload_are_named_at_once():
-    with pytest.raises(ConfigurationError, match="batch_size: 0 .*; repeats: 0 "):
-        Workload(batch_size=0, repeats=0)
+    with pytest.raises(ConfigurationError, match="batch_size: 0 .*\n  repeats: 0 "):
+        BenchSettings(batch_size=0, repeats=0)
 
 
 def test_countries_are_those_that_codecarbon_knows():
@@ -325,7 +322,7 @@ def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(ch
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 are more than the 256 positions"):
-        measure_efficiency(folder, prompt_tokens=250, new_tokens=7)
+        measure_efficiency(folder, None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 
 # --- the process apart ---------------------------------------------------------------------------------------------
@@ -343,18 +340,18 @@ def test_the_peak_of_this_process_is_at_least_what_it_holds():
 def test_a_fault_of_the_process_apart_is_told(monkeypatch):
     with pytest.raises(FlabError, match="^model 'no/such/model' does not exist"):
         measure_apart(REQUEST)
-    monkeypatch.setattr(efficiency, "WORKER", "raise SystemExit('it broke')")
+    monkeypatch.setattr(memory, "WORKER", "raise SystemExit('it broke')")
     with pytest.raises(FlabError, match=r"memory of 'no/such/model' failed \(it broke\)"):
         measure_apart(REQUEST)
-    monkeypatch.setattr(efficiency, "WORKER", "pass")
+    monkeypatch.setattr(memory, "WORKER", "pass")
     with pytest.raises(FlabError, match=r"failed \(it said nothing\)"):
         measure_apart(REQUEST)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_process_apart_is_told(monkeypatch):
-    monkeypatch.setattr(efficiency, "WORKER", "import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower --batch-size"):
+    monkeypatch.setattr(memory, "WORKER", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(FlabError, match="was killed, perhaps for its memory; try a lower `batch_size`"):
         measure_apart(REQUEST)
 
 
@@ -455,7 +452,7 @@ def test_the_same_table_goes_to_json_terminal_and_plot(report):
         "ratio": report.models[MODEL].parameters / report.models[BASELINE].parameters,
     }
     assert as_json["table"][5]["model"]["repeats"] == 3
-    assert as_json["workload"] == asdict(report.workload)
+    assert as_json["workload"] == report.workload.workload
     text, titles = report.to_text(), [axes.get_title() for axes in plot(report).axes if axes.axison]
     assert len(titles) == len(rows)
     for row, title in zip(rows, titles, strict=True):
@@ -487,17 +484,19 @@ def test_one_model_alone_has_no_ratios():
 
 def test_notes_say_what_would_mislead():
     energy = EnergyEstimate(1.0, 0.5, "world average", 475.0, "guessed", 10, 1.0, {})
-    said = " ".join(notes(Workload(), {"baseline": measured(energy=energy), "model": measured(dtype="bfloat16")}))
+    said = " ".join(notes(BenchSettings(), {"baseline": measured(energy=energy), "model": measured(dtype="bfloat16")}))
     assert "guessed; 475 g CO2e per kWh (world average)" in said
     assert "could not estimate the energy of every model" in said
     assert "different number formats" in said
     assert "the same text can take more tokens" in said
-    alone = " ".join(notes(Workload(energy_seconds=0), {"model": measured()}))
+    alone = " ".join(notes(BenchSettings(energy_seconds=0), {"model": measured()}))
     assert "Python and its libraries take 200 MB (model) of it" in alone
     assert "quartiles of the times lie up to 100% of a median apart" in alone
     steady = {1: Spread(0.2, 0.19, 0.21, 5)}
     quiet = " ".join(
-        notes(Workload(energy_seconds=0), {"model": measured(time_to_first_token=steady, tokens_per_second=steady)})
+        notes(
+            BenchSettings(energy_seconds=0), {"model": measured(time_to_first_token=steady, tokens_per_second=steady)}
+        )
     )
     for word in ("codecarbon", "formats", "vocabulary", "idle"):
         assert word not in quiet
@@ -547,7 +546,11 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
         ((), 2, "the following arguments are required: -m/--model"),
         (("-m", "./none"), 1, "model './none' does not exist"),
         (("-m", "{model}", "--baseline", "./none"), 1, "model './none' does not exist"),
-        (("-m", "./none", "--batch-size", "0"), 2, "batch_size: 0 is not a number of at least 1"),
+        (
+            ("-m", "./none", "--batch-size", "0"),
+            2,
+            "greater than or equal to 1 (--batch-size)",
+        ),
         (("-m", "./none", "--repeats", "many"), 2, "argument --repeats: invalid int value: 'many'"),
         (("-m", "./none", "--country", "XYZ"), 2, "country: 'XYZ' is not one of"),
         (("-m", "./none", "--device", "nowhere"), 2, "device 'nowhere' cannot be used here"),
@@ -569,12 +572,11 @@ def test_bad_usage_ends_with_a_message_and_writes_nothing(
 def test_the_help_gives_the_defaults_of_the_function_and_imports_nothing_heavy():
     parser = ArgumentParser()
     BenchCommand.parse_args(parser)
-    args = parser.parse_args(["-m", "x"])
-    assert {name: getattr(args, name) for name in asdict(Workload())} == asdict(Workload())
-    assert (
-        " ".join(parser.format_help().split()).count("(default: ") == len(parser._actions) - 2
-    )  # all but --help and --model
-
+    text = " ".join(parser.format_help().split())
+    assert text.count("(default: ") == len(parser._actions) - 2  # --help and --model
+    for name, default in BenchSettings().workload.items():
+        start = text.rindex(f"--{name.replace('_', '-')} ")
+        assert f"(default: {default})" in text[start : start + 120]
     code = (
         "import sys\n"
         "from optimum.commands.optimum_cli import main\n"

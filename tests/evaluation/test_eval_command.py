@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import byte_level_tokenizer, tiny_model
 
-from optimum_flab.commands.eval import parse_data
+from optimum_flab.commands.flags import files_by_task
 from optimum_flab.errors import ConfigurationError
 
 
@@ -50,9 +50,11 @@ def folder(tmp_path_factory):
 
 
 def test_the_table_is_printed_and_the_results_are_written(folder):
+    section = "evaluation: {tasks: cruxeval_output, data: {cruxeval_output: outputs.jsonl}, limit: 2}"
+    (folder / "flab.yaml").write_text(f"target_ratio: 0.3\n{section}\n", encoding="utf-8")
     result = cli(
-        "-m", "pruned", "--baseline", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=outputs.jsonl",
-        "--limit", 3, "--max-new-tokens", 4, "--cache-dir", "cache", "-o", "results", cwd=folder,
+        "-m", "pruned", "--baseline", "dense", "-c", "flab.yaml", "--limit", 3, "--max-new-tokens", 4,
+        "--cache-dir", "cache", "-o", "results", cwd=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -96,10 +98,14 @@ def test_every_flag_says_its_default():
     ("arguments", "code", "message"),
     [
         (["--tasks", "humaneval"], 2, "the following arguments are required: -m/--model"),
-        (["-m", "dense"], 2, "the following arguments are required: --tasks"),
+        (["-m", "dense"], 2, "no task is named; give --tasks, such as humaneval"),
         (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
         (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "expected TASK=FILE"),
-        (["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"], 2, "--limit 0 leaves no problems"),
+        (
+            ["-m", "dense", "--tasks", "cruxeval_output", "--limit", "0"],
+            2,
+            "limit: 0 should be greater than or equal to 1 (--limit)",
+        ),
         (
             ["-m", "dense", "--tasks", "humaneval", "--confirm-run-unsafe-code", "--allow-packages", "numpy,no_such"],
             2,
@@ -108,7 +114,7 @@ def test_every_flag_says_its_default():
         (
             ["-m", "dense", "--tasks", "cot_bleu", "--data", "cot_bleu=plans.jsonl", "--allow-packages", "numpy"],
             2,
-            "--allow-packages numpy: none of cot_bleu runs programs; leave it out",
+            "allow_packages: numpy, but none of cot_bleu runs programs; leave it out (--allow-packages)",
         ),
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=faulty.jsonl"],
@@ -143,10 +149,10 @@ def test_an_unknown_task_is_refused_with_near_names(folder):
 
 
 def test_data_flags_are_files_by_task():
-    assert parse_data(["recode=a=b.jsonl", "mbpp=m.jsonl", "recode=c"]) == {
+    assert files_by_task("--data", ["recode=a=b.jsonl", "mbpp=m.jsonl", "recode=c"]) == {
         "recode": ["a=b.jsonl", "c"],
         "mbpp": ["m.jsonl"],
     }
     for wrong in ("x", "=x", "x=", " =x"):
         with pytest.raises(ConfigurationError, match="expected TASK=FILE"):
-            parse_data([wrong])
+            files_by_task("--data", [wrong])

@@ -22,21 +22,15 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import decoders
 from transformers import GenerationConfig
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig, evaluate
+from optimum_flab import EvaluationSettings, FlabOptimizer, FlabPrunerConfig, evaluate
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation import harness
+from optimum_flab.evaluation import judged
+from optimum_flab.evaluation import results as written
 from optimum_flab.evaluation.lm import FlabLM
 from optimum_flab.records.plan import PruningPlan
-from optimum_flab.running.generation import (
-    BatchCache,
-    HasStopString,
-    batches_by_length,
-    cut,
-    end_ids,
-    text_behind,
-    tokenizer_hash,
-)
+from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
+from optimum_flab.vocabulary import tokenizer_hash
 
 
 VOCABULARY = 600
@@ -118,7 +112,8 @@ def run(data, tmp_path):
         options.setdefault("cache_dir", tmp_path / "cache")
         options.setdefault("confirm_run_unsafe_code", True)
         options.setdefault("max_new_tokens", 12)
-        return evaluate(model, tasks=list(tasks), **options)
+        asked = {name: options.pop(name) for name in EvaluationSettings.model_fields if name in options}
+        return evaluate(model, EvaluationSettings(tasks=tasks, **asked), **options)
 
     return call
 
@@ -304,24 +299,21 @@ def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
 def test_the_front_door_evaluates_what_it_pruned(data, tmp_path, dense, tokenizer):
     corpus = jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in TEXTS])
     optimizer = FlabOptimizer(dense, tokenizer)
-    options = {
-        "data": {"divergence": data["divergence"], "cruxeval_output": data["cruxeval_output"]},
-        "cache_dir": tmp_path / "cache",
-    }
-    alone = optimizer.evaluate(
-        ["cruxeval_output"], cache_dir=tmp_path, data={"cruxeval_output": data["cruxeval_output"]}
-    )
+    asked = {task: data[task] for task in ("cruxeval_output", "divergence")}
+    settings, cache = EvaluationSettings(tasks=list(asked), data=asked), tmp_path / "cache"
+    one = EvaluationSettings(tasks="cruxeval_output", data={"cruxeval_output": data["cruxeval_output"]})
+    alone = optimizer.evaluate(one, cache_dir=tmp_path)
     assert set(alone.models) == {"model"}
     pruned = optimizer.prune(
         FlabPrunerConfig(data={"corpus": [corpus], "calibration_tokens": 512, "sequence_length": 64})
     )
-    found = optimizer.evaluate(["cruxeval_output", "divergence"], **options)
+    found = optimizer.evaluate(settings, cache_dir=cache)
     assert found.models["dense"]["weights_sha256"] == pruned.report.base_model.weights_sha256
     assert found.models["pruned"]["weights_sha256"] == pruned.report.weights_sha256
     optimizer.save_pretrained(tmp_path / "out")
     dense.save_pretrained(tmp_path / "dense")
     tokenizer.save_pretrained(tmp_path / "dense")
-    again = evaluate(tmp_path / "out", tasks=["divergence", "cruxeval_output"], baseline=tmp_path / "dense", **options)
+    again = evaluate(tmp_path / "out", settings, baseline=tmp_path / "dense", cache_dir=cache)
     assert again.models["pruned"]["weights_sha256"] == pruned.report.weights_sha256
     by_metric = [{row.metric: row.score.value for row in each.comparisons} for each in (found, again)]
     assert by_metric[0] == pytest.approx(by_metric[1])
@@ -354,7 +346,7 @@ def no_weights(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(harness, "load_dense", refuse)
+    monkeypatch.setattr(judged, "load_dense", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -386,21 +378,21 @@ def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint
 @pytest.mark.parametrize(
     ("tasks", "options", "message"),
     [
-        ([], {}, "no task was named"),
-        (["openeval"], {"limit": 0}, "--limit 0 leaves no problems"),
-        (["openeval"], {"samples": 0}, "--samples 0 is not a whole number of at least 1"),
-        (["openeval"], {"batch_size": 0}, "--batch-size 0 is not a whole number of at least 1"),
-        (["openeval"], {"max_new_tokens": -1}, "--max-new-tokens -1 is not a whole number of at least 1"),
-        (["openeval"], {"temperature": 0.0}, "--temperature 0.0 is not above 0"),
-        (["openeval"], {"seed": -1}, "--seed -1 is not between 0 and 4294967295"),
-        (["openeval"], {"data": "x.jsonl"}, "data 'x.jsonl' is not a mapping from tasks to files"),
-        (["openeval"], {"top_p": 1.5}, "--top-p 1.5 is not above 0 and at most 1"),
-        (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for"),
-        (["openeval"], {"data": {"openeval": ["x", "y"]}}, "--data openeval: 2 files were given"),
-        (["divergence"], {}, "task 'divergence' compares two models; name the dense one with --baseline"),
-        (["divergence"], {"baseline": "x", "data": {}}, "give --data divergence=SOURCE"),
-        (["openeval"], {"confirm_run_unsafe_code": False}, "--confirm-run-unsafe-code"),
-        (["openeval"], {"dtype": "int8"}, "dtype 'int8' is not one of"),
+        ([], {}, "no task is named"),
+        (["openeval"], {"limit": 0}, "limit: 0 should be greater than or equal to 1"),
+        (["openeval"], {"samples": 0}, "samples: 0 should be greater than or equal to 1"),
+        (["openeval"], {"batch_size": 0}, "batch_size: 0 should be greater than or equal to 1"),
+        (["openeval"], {"max_new_tokens": -1}, "max_new_tokens: -1 should be greater than or equal to 1"),
+        (["openeval"], {"temperature": 0.0}, "temperature: 0.0 should be greater than 0"),
+        (["openeval"], {"seed": -1}, "seed: -1 should be greater than or equal to 0"),
+        (["openeval"], {"data": "x.jsonl"}, "data: 'x.jsonl' is not a mapping from tasks to files"),
+        (["openeval"], {"top_p": 1.5}, "top_p: 1.5 should be less than or equal to 1"),
+        (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "data: task 'mbpp' of 'x.jsonl' is not among those asked for"),
+        (["openeval"], {"data": {"openeval": ["x", "y"]}}, "data: 2 files were given for task 'openeval'"),
+        (["divergence"], {}, "task 'divergence' compares two models; name the dense one as `baseline`"),
+        (["divergence"], {"baseline": "x", "data": {}}, "give a source of it in `data`"),
+        (["openeval"], {"confirm_run_unsafe_code": False}, "`confirm_run_unsafe_code`"),
+        (["openeval"], {"dtype": "int8"}, "dtype: 'int8' should be 'float32', "),
         (["openeval"], {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
     ],
 )
@@ -415,7 +407,7 @@ def test_bad_usage_is_refused_before_anything_is_loaded(run, no_weights, tmp_pat
 def test_results_that_are_there_are_not_overwritten_unless_asked(run, dense, tokenizer, no_weights, tmp_path):
     found = run((dense, tokenizer), "cruxeval_output", output=tmp_path / "a" / "results")
     before = sorted(path.name for path in (tmp_path / "a" / "results").iterdir())
-    with pytest.raises(FlabError, match="results.* --overwrite"):
+    with pytest.raises(FlabError, match="results.* `overwrite`"):
         run("no-model", "cruxeval_output", output=tmp_path / "a" / "results")
     found.save(tmp_path / "a" / "results", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "a" / "results").iterdir()) == before
@@ -435,7 +427,7 @@ def test_a_write_that_fails_leaves_nothing_behind(run, dense, tokenizer, tmp_pat
     def full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(harness, "_write_json", full)
+    monkeypatch.setattr(written, "_write_json", full)
     with pytest.raises(FlabError, match="could not be written \\(.*\\); nothing was left behind"):
         found.save(tmp_path / "deep" / "results")
     assert not (tmp_path / "deep").exists()
@@ -556,7 +548,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     cache = BatchCache(tmp_path / "file" / "cache")
     for use in (cache.prepare, lambda: cache.get({}, list)):
-        with pytest.raises(FlabError, match="cache folder '.*cache' cannot be used .*--cache-dir"):
+        with pytest.raises(FlabError, match="cache folder '.*cache' cannot be used .*`cache_dir`"):
             use()
 
 
@@ -576,11 +568,11 @@ SCRIPT = """
 import sys
 import torch
 torch.set_num_threads(1)
-from optimum_flab import evaluate
+from optimum_flab import EvaluationSettings, evaluate
 model, baseline, data, cache, output = sys.argv[1:]
-found = evaluate(model, baseline=baseline, tasks=["openeval", "cruxeval_output"], batch_size=1, max_new_tokens=48,
-                 data={"openeval": data + "/openeval.jsonl", "cruxeval_output": data + "/outputs.jsonl"},
-                 confirm_run_unsafe_code=True, cache_dir=cache, output=output)
+settings = EvaluationSettings(tasks=["openeval", "cruxeval_output"], batch_size=1, max_new_tokens=48,
+                              data={"openeval": data + "/openeval.jsonl", "cruxeval_output": data + "/outputs.jsonl"})
+found = evaluate(model, settings, baseline=baseline, confirm_run_unsafe_code=True, cache_dir=cache, output=output)
 print(found.made, found.reused)
 """
 

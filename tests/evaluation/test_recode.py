@@ -14,6 +14,7 @@ from optimum_flab.evaluation.catalog import load_tasks
 from optimum_flab.evaluation.data import holds_code
 from optimum_flab.evaluation.tasks import code
 from optimum_flab.evaluation.tasks.recode import given_part
+from optimum_flab.settings.evaluation import EvaluationSettings
 
 
 SUM_OF_SMALL = {
@@ -73,7 +74,7 @@ def documents(folder, clean, **variants):
     """The prompts that the task puts to a model, of files with perturbed rows by the name of the perturbation."""
     files = [jsonl(folder / "clean.jsonl", clean)]
     files += [jsonl(folder / f"recode_{name}.jsonl", rows) for name, rows in variants.items()]
-    (loaded,) = load_tasks(["recode"], data={"recode": files}, confirm_run_unsafe_code=True)
+    (loaded,) = load_tasks(EvaluationSettings(tasks="recode", data={"recode": files}), confirm_run_unsafe_code=True)
     return list(loaded.tasks["recode"].eval_docs)
 
 

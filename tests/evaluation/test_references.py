@@ -11,6 +11,7 @@ import pytest
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.references import check_references
+from optimum_flab.settings.evaluation import EvaluationSettings
 
 
 ADD = {
@@ -51,7 +52,7 @@ def jsonl(path, rows):
 
 
 def found(*tasks, **options):
-    return check_references(tasks, confirm_run_unsafe_code=True, **options)
+    return check_references(EvaluationSettings(tasks=tasks, **options), confirm_run_unsafe_code=True)
 
 
 def test_problems_that_fail_for_their_own_reference_are_named(tmp_path):
@@ -106,17 +107,17 @@ def test_the_references_of_humaneval_pass():
 
 def test_what_has_no_references_is_refused(tmp_path):
     plans = jsonl(tmp_path / "plans.jsonl", [{"prompt": "x", "cot": "Step 1."}])
-    with pytest.raises(ConfigurationError, match="--check-references: task 'cot_bleu' runs no programs"):
+    with pytest.raises(ConfigurationError, match="task 'cot_bleu' runs no programs"):
         found("cot_bleu", data={"cot_bleu": plans})
-    with pytest.raises(ConfigurationError, match="--check-references: task 'divergence' runs no programs"):
+    with pytest.raises(ConfigurationError, match="task 'divergence' runs no programs"):
         found("divergence")
     path = jsonl(tmp_path / "problems.jsonl", [WITHOUT])
     with pytest.raises(FlabError, match="task 'openeval': none of its 1 problems has a reference solution"):
         found("openeval", data={"openeval": path})
     outputs = jsonl(tmp_path / "crux.jsonl", OUTPUTS)
-    with pytest.raises(ConfigurationError, match="--confirm-run-unsafe-code"):
-        check_references(["cruxeval_output"], data={"cruxeval_output": outputs})
-    with pytest.raises(ConfigurationError, match="no task was named"):
+    with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
+        check_references(EvaluationSettings(tasks="cruxeval_output", data={"cruxeval_output": outputs}))
+    with pytest.raises(ConfigurationError, match="no task is named"):
         found()
 
 
@@ -175,7 +176,7 @@ def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path
         assert f"--check-references runs no model and writes nothing; leave out {given[0]}\n" in faults
     code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
     assert code == 2
-    assert "--data mbpp=x.jsonl: task 'mbpp' is not among those asked for (humaneval)" in faults
+    assert "data: task 'mbpp' of 'x.jsonl' is not among those asked for (humaneval) (--data)" in faults
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
     assert "the following arguments are required: -m/--model (only --check-references does without)" in faults
@@ -190,11 +191,11 @@ def test_references_may_import_packages_that_are_allowed(tmp_path):
         "test": "def check(candidate):\n    assert candidate([1, 2]) == 3\n",
     }
     (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
-    options = {"data": {"openeval": str(tmp_path / "problems.jsonl")}, "confirm_run_unsafe_code": True}
-    (found,) = check_references("openeval", **options)
-    assert found.failures[0][1].startswith("missing package")
-    (found,) = check_references("openeval", **options, allow_packages="numpy")
-    assert found.failures == [] and found.found == 1
+    data = {"openeval": str(tmp_path / "problems.jsonl")}
+    (result,) = found("openeval", data=data)
+    assert result.failures[0][1].startswith("missing package")
+    (result,) = found("openeval", data=data, allow_packages="numpy")
+    assert result.failures == [] and result.found == 1
 
 
 def test_a_name_cannot_speak_to_the_terminal(tmp_path):

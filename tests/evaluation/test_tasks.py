@@ -21,7 +21,6 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation.catalog import (
     TASKS_FOLDER,
-    Sampling,
     executing_call,
     hub_dataset,
     load_tasks,
@@ -36,6 +35,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
     renamed_function,
 )
 from optimum_flab.evaluation.values import read_value
+from optimum_flab.settings.evaluation import EvaluationSettings
 
 
 PROMPT = 'import math\n\n\ndef twice(x):\n    """ Return x times two.\n    >>> twice(2)\n    4\n    """\n'
@@ -69,7 +69,8 @@ def jsonl(path, rows):
 
 def load(*names, data=None, **options):
     options.setdefault("confirm_run_unsafe_code", True)
-    return load_tasks(names, data={name: [path] for name, path in (data or {}).items()}, **options)
+    consent = {name: options.pop(name) for name in ("confirm_run_unsafe_code", "allow_packages") if name in options}
+    return load_tasks(EvaluationSettings(tasks=names, data=data or {}, **options), **consent)
 
 
 def only_task(name, path, **options):
@@ -434,7 +435,7 @@ def test_a_prompt_that_gives_a_part_of_the_solution_away_has_a_clean_counterpart
         jsonl(tmp_path / "recode_format.jsonl", [perturbed]),
         jsonl(tmp_path / "name.jsonl", [{**PROBLEM, "prompt": PROMPT.replace("twice", "dbl"), "entry_point": "dbl"}]),
     ]
-    (loaded,) = load_tasks(["recode"], data={"recode": files}, confirm_run_unsafe_code=True)
+    (loaded,) = load("recode", data={"recode": files})
     docs = list(loaded.tasks["recode"].eval_docs)
     assert [(doc["variant"], doc["prompt"]) for doc in docs] == [
         ("clean", PROMPT + "    half = x / 2\n"),
@@ -560,7 +561,7 @@ def test_a_perturbed_prompt_of_an_unknown_problem_is_refused(tmp_path):
     with pytest.raises(
         FlabError, match="format.jsonl, line 1: field 'task_id' is malformed: there is no clean problem"
     ):
-        load_tasks(["recode"], data={"recode": files}, confirm_run_unsafe_code=True)
+        load("recode", data={"recode": files})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
@@ -570,7 +571,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("task", ["openeval", "codeharmony_instruct", "cot_bleu", "perplexity"])
 def test_a_task_without_data_of_its_own_says_which_option_gives_it(task):
-    with pytest.raises(FlabError, match=f"task '{task}' .*--data {task}="):
+    with pytest.raises(FlabError, match=f"task '{task}' .*in `data`"):
         load(task)
 
 
@@ -595,7 +596,7 @@ def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monke
         load(task)
     assert str(error.value) == (
         f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded (no network);"
-        f" give a local file with --data {task}=FILE, or set HF_HUB_OFFLINE=1 to use a cached copy"
+        f" give a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
     )
 
 
@@ -679,19 +680,19 @@ def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
 
 def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
     path = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
-    task = only_task("openeval", path, sampling=Sampling(12, 0.6, 0.9))
+    task = only_task("openeval", path, samples=12, temperature=0.6, top_p=0.9)
     assert task.config.repeats == 12
     settings = task.config.generation_kwargs
     assert (settings["do_sample"], settings["temperature"], settings["top_p"]) == (True, 0.6, 0.9)
     assert set(task.aggregation()) == {"pass@1", "pass@10", "pass@12"}
     row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
     data = {"cruxeval_output": jsonl(tmp_path / "c.jsonl", [row]), "openeval": path}
-    output, _ = load("cruxeval_output", "openeval", data=data, sampling=Sampling(12, 0.6, 0.9))
+    output, _ = load("cruxeval_output", "openeval", data=data, samples=12, temperature=0.6, top_p=0.9)
     task = output.tasks["cruxeval_output"]
     assert task.config.repeats == 1
     assert task.config.generation_kwargs["do_sample"] is False
-    with pytest.raises(ConfigurationError, match="--samples 12: none of cruxeval_output draws programs"):
-        only_task("cruxeval_output", data["cruxeval_output"], sampling=Sampling(12, 0.6, 0.9))
+    with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output draws programs"):
+        only_task("cruxeval_output", data["cruxeval_output"], samples=12, temperature=0.6, top_p=0.9)
 
 
 def test_the_limit_of_a_completion_is_that_of_the_samples(tmp_path):
@@ -701,7 +702,7 @@ def test_the_limit_of_a_completion_is_that_of_the_samples(tmp_path):
 
 def test_code_runs_only_with_consent(tmp_path):
     with pytest.raises(
-        ConfigurationError, match="task 'humaneval' runs code that the model writes.*--confirm-run-uns"
+        ConfigurationError, match="task 'humaneval' runs code that the model writes.*`confirm_run_unsafe_code`"
     ):
         load("humaneval", confirm_run_unsafe_code=False)
     row = {"code": "def f(x):\n    return x", "input": "3", "output": "3"}
@@ -823,7 +824,7 @@ def test_a_broken_task_file_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_text("task: [mine", encoding="utf-8")
     with pytest.raises(FlabError, match="mine.yaml' cannot be read"):
         load("mine", include_path=tmp_path)
-    with pytest.raises(ConfigurationError, match="--include-path .*nowhere' is not a folder"):
+    with pytest.raises(ConfigurationError, match="include_path: .*nowhere' is not a folder"):
         load("mine", include_path=tmp_path / "nowhere")
     (tmp_path / "mine.yaml").write_text("task: mine\nfoo: bar\ntest_split: test\n", encoding="utf-8")
     with pytest.raises(FlabError, match="task 'mine' cannot be loaded \\(TypeError: .*foo"):
@@ -841,9 +842,11 @@ def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused
         with pytest.raises(FlabError, match=f"task '{name}' is marked as running code.*{hint}"):
             catalog._refuse_outside_sandbox(name, manager.task_index[name])
     assert "did you mean humaneval" in catalog._unknown("humanevall", manager)
-    assert "--list-tasks" in catalog._unknown("qqqqqqqq", manager)
+    assert "those of this package are codeharmony, " in catalog._unknown("qqqqqqqq", manager)
     path = jsonl(tmp_path / "lambada.jsonl", [{"text": "The quick brown fox."}, {"text": "A lazy dog sleeps."}])
-    loaded = catalog._load("lambada_openai", manager, [path], None, Sampling(), None)
+    loaded = catalog._load(
+        "lambada_openai", manager, EvaluationSettings(tasks="lambada_openai", data={"lambada_openai": path})
+    )
     assert len(loaded.tasks["lambada_openai"].eval_docs) == 2
     leaves = dict(catalog._leaves("longproc", manager))
     assert any(catalog._is_unsafe(entry) for entry in leaves.values())

@@ -60,7 +60,7 @@ def written(folder, facts, name="family.json"):
 @pytest.mark.parametrize("facts", [ERNIE, PERSIMMON], ids=lambda facts: facts["model_type"])
 def test_a_family_of_the_user(facts, tmp_path):
     model = stranger(facts)
-    with pytest.raises(FlabError, match="is not supported; .*name it with --family"):
+    with pytest.raises(FlabError, match="is not supported; .*name it with `family`"):
         family_for(model.config)
     check_family(model, family_for(model.config, written(tmp_path, facts)))
 

@@ -126,9 +126,9 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
     for index, layer in narrow(model, family, tokens, range(LAYERS), width, *arguments).items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
         torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
-    for index, widths in enumerate(survey(model, family, tokens, [width], *arguments)):
+    for index, layer in survey(model, family, tokens, [width], *arguments)[width].items():
         dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
-        torch.testing.assert_close(widths[width].weight.float(), dense, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(layer.weight.float(), dense, rtol=1e-2, atol=1e-2)
 
 
 def test_a_refit_of_a_whole_model_changes_nothing(anyone):

@@ -60,7 +60,7 @@ def test_the_sequential_pass_is_no_worse_than_the_survey():
     architecture = family_for(model.config)
     width = WIDTH // 2
     surveyed = survey(model, architecture, tokens, [width], CRITERIA["obs"], 4, torch.Generator().manual_seed(0))
-    independent = {index: widths[width] for index, widths in enumerate(surveyed)}
+    independent = surveyed[width]
     sequential = narrowed_by(model, "obs", width, tokens)
     assert divergence(model, architecture, sequential) < divergence(model, architecture, independent)
 

@@ -94,7 +94,7 @@ def test_a_licence_that_is_not_known_is_asked_for(recovered):
     report["base_model"].pop("card")
     path.write_text(json.dumps(report), encoding="utf-8")
     (recovered / "README.md").unlink()
-    with pytest.raises(ConfigurationError, match="--license"):
+    with pytest.raises(ConfigurationError, match="`license`"):
         stage_adapter(recovered, NAME, PRUNED)
 
 
@@ -112,12 +112,12 @@ def test_a_training_that_kept_no_adapter_is_told_apart(recovered):
 def test_what_holds_no_adapter_is_refused(recovered, pruned):
     with pytest.raises(ConfigurationError, match="of its own"):
         stage_adapter(recovered, PRUNED, PRUNED)
-    with pytest.raises(ConfigurationError, match="--adapter-of"):
+    with pytest.raises(ConfigurationError, match="adapter_of: "):
         stage_adapter(recovered, NAME, "not a repository")
     weights = recovered / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(FlabError, match="cannot be read"):
         stage_adapter(recovered, NAME, PRUNED)
     weights.unlink()
-    with pytest.raises(ConfigurationError, match="--keep-adapter"):
+    with pytest.raises(ConfigurationError, match="`recovery.keep_adapter`"):
         stage_adapter(recovered, NAME, PRUNED)

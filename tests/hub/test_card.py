@@ -171,7 +171,7 @@ def test_what_was_not_measured_is_said_to_be_missing(pruned):
         assert wanted in text
     assert text.count("Not measured") == 2
     assert "None" not in text and rendered.card.data.to_dict().keys() == {"library_name", "pipeline_tag", "tags"}
-    assert any("--license" in note for note in rendered.notes)
+    assert any("`license`" in note for note in rendered.notes)
 
 
 @pytest.mark.parametrize("field", ["dense", "held_out", "base_model", "search", "notes", "datasets", "colour"])
@@ -366,7 +366,7 @@ def test_a_card_that_somebody_wrote_or_changed_is_not_overwritten_unless_asked(p
     path = pruned / "README.md"
     path.write_text(edit(path.read_text(encoding="utf-8")), encoding="utf-8")
     mine = path.read_bytes()
-    with pytest.raises(FlabError, match="--overwrite-card"):
+    with pytest.raises(FlabError, match="`overwrite_card`"):
         write_card(pruned)
     assert path.read_bytes() == mine
     write_card(pruned, overwrite=True)
@@ -482,7 +482,7 @@ def test_the_licence_is_inherited_and_never_guessed():
 def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(pruned):
     stated = BaseCard(license="other", license_name="a-name", license_link="LICENSE")
     base = Base(name="/x/tiny", weights_sha256="0" * 64, card=stated)
-    assert "--license-link" in settle_terms(base).notes[0]
+    assert "`license_link`" in settle_terms(base).notes[0]
     answers = Answers(None, "other", "a-name", "https://x.org/L")
     terms = settle_terms(base, answers=answers)
     assert (terms.license_name, terms.license_link, terms.notes) == ("a-name", "https://x.org/L", ())
@@ -491,7 +491,7 @@ def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(prun
     write_card(pruned, answers=answers)
     write_card(pruned)  # what was answered once is remembered
     assert "license_link: https://x.org/L" in (pruned / "README.md").read_text(encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="--license-name another: .*says a-name"):
+    with pytest.raises(ConfigurationError, match="license_name: another; .*says a-name"):
         settle_terms(base, answers=Answers(None, "other", "another", "https://x.org/L"))
 
 

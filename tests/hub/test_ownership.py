@@ -156,7 +156,7 @@ def test_a_card_of_the_users_own_does_not_take_away_what_was_added_on_the_hub(pr
         (edited(remote, lambda data: data.update(thumbnail="x")), "thumbnail"),
         (remote.replace(BEGIN, f"{BEGIN}\nreviewed"), "the text between"),
     ):
-        with pytest.raises(ConfigurationError, match=f"lacks .*{what}.*--overwrite-card"):
+        with pytest.raises(ConfigurationError, match=f"lacks .*{what}.*`overwrite_card`"):
             stage(pruned, NAME, remote_card=there)
         stage(pruned, NAME, remote_card=there, overwrite_card=True)
     mine = "---\nlicense: apache-2.0\nthumbnail: x\n---\n# mine\n\nreviewed\n"
@@ -178,7 +178,7 @@ def forget_licence(folder):
 def test_a_licence_that_the_repositorys_card_states_is_not_asked_for_again(pruned, hub, client):
     forget_licence(pruned)
     hub.add("someone/tiny", {"notes.md": b"no card"})
-    assert "--license" in str(client(push, str(pruned), NAME).error)
+    assert "`license`" in str(client(push, str(pruned), NAME).error)
     answers = {"license": "other", "license_name": "mine", "license_link": "https://example.org/l"}
     client(push, str(pruned), NAME, base_model="someone/tiny", **answers).result()
     assert not (pruned / "README.md").exists()
@@ -196,7 +196,7 @@ def test_the_licence_of_another_base_model_is_not_taken(pruned):
     change_report(pruned, base_model={**report["base_model"], "weights_sha256": "e" * 64})
     plan = json.loads((pruned / "flab_plan.json").read_text(encoding="utf-8"))
     (pruned / "flab_plan.json").write_text(json.dumps({**plan, "base_hash": "e" * 64}), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="--license"):
+    with pytest.raises(ConfigurationError, match="`license`"):
         stage(pruned, NAME, remote_card=remote)
 
 

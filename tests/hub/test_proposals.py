@@ -108,7 +108,7 @@ def test_a_commit_says_what_it_brings(pruned, hub, client):
 @pytest.mark.parametrize("message", ["", " \n "])
 def test_an_empty_message_is_refused_before_any_request(pruned, hub, client, message):
     error = client(push, str(pruned), NAME, commit_message=message, **LICENSED).error
-    assert isinstance(error, ConfigurationError) and "--commit-message" in str(error) and hub.requests == []
+    assert isinstance(error, ConfigurationError) and "commit_message: " in str(error) and hub.requests == []
 
 
 def test_a_commit_without_weights_names_its_files():

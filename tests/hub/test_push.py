@@ -223,7 +223,7 @@ def test_what_a_target_does_not_allow(pruned, hub, client):
 def test_a_card_on_the_hub_that_somebody_wrote_stays(pruned, hub, client):
     hub.add(NAME, {"README.md": b"# theirs\n"})
     error = client(push, str(pruned), NAME, **LICENSED).error
-    assert isinstance(error, ConfigurationError) and "--overwrite-card" in str(error)
+    assert isinstance(error, ConfigurationError) and "`overwrite_card`" in str(error)
     assert hub.files(NAME) == {"README.md": b"# theirs\n"}
     client(push, str(pruned), NAME, overwrite_card=True, **LICENSED).result()
     assert b"optimum-flab" in hub.files(NAME)["README.md"]

@@ -51,7 +51,7 @@ def test_what_is_not_the_models_stays_behind_and_is_listed(pruned, hub, client):
     )
     pushed = client(push, str(pruned), NAME, **LICENSED).result()
     assert files_there(hub) == own and set(pushed.left) == set(STRAY)
-    assert "run.log" in pushed.to_text() and "--include sends more" in pushed.to_text()
+    assert "run.log" in pushed.to_text() and "`include` sends more" in pushed.to_text()
 
 
 def test_what_the_user_names_is_sent(pruned, hub, client):
@@ -97,7 +97,7 @@ def test_a_folder_and_a_name_with_brackets_are_named_as_they_are(pruned):
 @pytest.mark.parametrize("pattern", ["nothing.md", "*.md5", "/etc/passwd", "../*", ""])
 def test_a_pattern_that_names_nothing_is_refused_before_any_request(pruned, hub, client, pattern):
     error = client(push, str(pruned), NAME, include=[pattern], **LICENSED).error
-    assert isinstance(error, ConfigurationError) and f"--include {pattern!r}" in str(error) and hub.requests == []
+    assert isinstance(error, ConfigurationError) and f"include: {pattern!r}" in str(error) and hub.requests == []
 
 
 # --- links
@@ -128,7 +128,7 @@ def test_a_file_of_the_model_that_is_a_link_out_of_the_folder_is_refused(pruned,
     shutil.move(pruned / name, outside / name)
     (pruned / name).symlink_to(outside / name)
     with pytest.raises(
-        ConfigurationError, match=f"{name} in .* is a link that leads out of the folder.*--include {name}"
+        ConfigurationError, match=f"{name} in .* is a link that leads out of the folder.*`include` {name}"
     ):
         stage(pruned, NAME)
     assert name in stage(pruned, NAME, include=[name]).files
@@ -257,7 +257,7 @@ def test_secrets_are_sent_only_if_each_is_named(pruned):
         found = select_files(pruned, patterns)
         assert not set(SECRETS) & set(found.files) and found.secret
         assert set(SECRETS) <= set(found.left) and "tokens.md" in found.files
-    with pytest.raises(ConfigurationError, match="server.pem looks like a secret.*--include server.pem"):
+    with pytest.raises(ConfigurationError, match="server.pem looks like a secret.*`include` server.pem"):
         select_files(pruned, ["*.pem"])
     assert set(SECRETS) <= set(select_files(pruned, SECRETS).files)
     staged = stage(pruned, NAME, include=["*"])

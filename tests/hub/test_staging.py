@@ -262,10 +262,10 @@ def test_files_over_the_limits_are_refused(pruned, tmp_path):
 def test_a_licence_that_is_not_known_is_asked_for(pruned, report):
     change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": "/x/tiny", "card": None})
     (pruned / "README.md").unlink()
-    with pytest.raises(ConfigurationError, match="licence of the base model is not known.*--license"):
+    with pytest.raises(ConfigurationError, match="licence of the base model is not known.*`license`"):
         stage(pruned, NAME)
     gated = lambda repo_id, revision: (None, "it is gated; accept its terms")  # noqa: E731
-    with pytest.raises(ConfigurationError, match="(?s)--license.*it is gated"):
+    with pytest.raises(ConfigurationError, match="(?s)`license`.*it is gated"):
         stage(pruned, NAME, answers=Answers("someone/tiny"), fetch=gated)
     card = stage(pruned, NAME, answers=Answers("someone/tiny", "mit")).card
     assert "license: mit" in card and "base_model: someone/tiny" in card
@@ -284,7 +284,7 @@ def test_a_card_that_somebody_wrote_is_sent_as_it_is_if_it_states_a_licence(prun
 
 
 def test_a_card_on_the_hub_that_somebody_wrote_is_not_overwritten_unless_asked(pruned):
-    with pytest.raises(ConfigurationError, match="--overwrite-card"):
+    with pytest.raises(ConfigurationError, match="`overwrite_card`"):
         stage(pruned, NAME, remote_card="# somebody's card\n")
     stage(pruned, NAME, remote_card="# somebody's card\n", overwrite_card=True)
     generated = stage(pruned, NAME).card

@@ -154,7 +154,7 @@ def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
 def test_no_data_is_bad_usage(made, capsys):
     words = ["-m", str(made / "pruned"), str(made / "out"), "--teacher", str(made / "dense")]
     status, said = refused(words, capsys)
-    assert status == 2 and "give --data" in said
+    assert status == 2 and "no source of instruction data is named (--data)" in said
 
 
 def test_prune_and_recover_are_one_command(made):

@@ -85,7 +85,7 @@ def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
 
 
 def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
-    with pytest.raises(ConfigurationError, match="--no-closed-form"):
+    with pytest.raises(ConfigurationError, match="`recovery.closed_form`"):
         run(made, keep_adapter=True)
     optimizer = run(made, keep_adapter=True, closed_form=False)
     optimizer.save_pretrained(made / "recovered")
@@ -371,14 +371,14 @@ def test_sequences_that_are_all_too_long_are_refused(made):
 
 
 def test_tests_need_consent_before_anything_long(made):
-    with pytest.raises(ConfigurationError, match="--confirm-run-unsafe-code"):
+    with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
         optimizer_for(made).recover(config_for(made), cache_dir=made / "cache")
     assert not list((made / "cache").glob("answers/*"))
 
 
 def test_no_space_for_checkpoints_is_said_before_training(made, monkeypatch):
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(FlabError, match="name another folder with --cache-dir"):
+    with pytest.raises(FlabError, match="name another folder with `cache_dir`"):
         run(made)
 
 
@@ -530,7 +530,7 @@ def test_a_model_is_not_recovered_twice(made):
 def test_a_teacher_that_was_rounded_says_so(made):
     optimizer = FlabOptimizer.from_pretrained(made / "dense", dtype="bfloat16")
     optimizer.load_pruned(made / "pruned")
-    with pytest.raises(FlabError, match="without a --dtype that rounds"):
+    with pytest.raises(FlabError, match="without a `dtype` that rounds"):
         optimizer.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
 
 

@@ -80,5 +80,5 @@ def test_other_predictions_have_other_files(tmp_path, changes):
 
 def test_a_folder_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FlabError, match="--cache-dir"):
+    with pytest.raises(FlabError, match="`cache_dir`"):
         CachedTeacher(tmp_path / "file", tokens(1), {}, 4).fill(teacher().likeliest)

@@ -70,7 +70,7 @@ def rows_of(
     if file is not None:
         return read_file(located(file, config_source))
     if hub is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
     return read_hub(hub, task, name=name, split=split)
 
 

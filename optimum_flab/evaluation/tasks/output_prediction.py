@@ -47,7 +47,7 @@ def problems(
 ) -> dict[str, Dataset]:
     """Rows with the fields code, input and output (a value as Python shows it), from a file or the Hub."""
     if file is None and hub is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
     rows = read_hub(hub, task, split=split) if file is None else read_file(located(file, config_source))
     return as_dataset(checked(rows, CRUXEVAL), limit)
 

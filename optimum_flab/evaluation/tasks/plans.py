@@ -45,7 +45,7 @@ def problems(
 ) -> dict[str, Dataset]:
     """Rows with the fields prompt and cot (the reference plan), from a file."""
     if file is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file with --data {task}=FILE")
+        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
     return as_dataset(checked(read_file(located(file, config_source)), PLANS), limit)
 
 

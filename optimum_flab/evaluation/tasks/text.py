@@ -17,7 +17,7 @@ def read_texts(task: str, sources: str | list[str] | None) -> list[str]:
     from ...texts.sources import read_sources
 
     if not sources:
-        raise ConfigurationError(f"task {task!r} measures on text that you name; give it with --data {task}=SOURCE")
+        raise ConfigurationError(f"task {task!r} measures on text that you name; give a source of it in `data`")
     named = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     return [document.text for document in read_sources(named).documents]
 

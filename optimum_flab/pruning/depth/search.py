@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,6 +14,10 @@ from ...measuring.divergence import OutputHead, check_finite, mean_divergence, p
 from ...records.pieces import Pieces
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class LayerCriterion:
 
 @torch.no_grad()
 def greedy_divergence(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
@@ -127,7 +132,7 @@ def _keep(pieces: Pieces, removed: Sequence[Removal], scores: Mapping[int, float
     pieces.write("removals", removed=facts, scores={str(layer): score for layer, score in scores.items()})
 
 
-def _ranked(model: nn.Module, family: Family, scores: list[float]) -> Iterator[Removal]:
+def _ranked(model: PreTrainedModel, family: Family, scores: list[float]) -> Iterator[Removal]:
     for score in scores:
         check_finite(score)
     order = sorted(family.pruned_layers(model), key=lambda layer: (scores[layer], layer))
@@ -136,7 +141,7 @@ def _ranked(model: nn.Module, family: Family, scores: list[float]) -> Iterator[R
 
 @torch.no_grad()
 def _mean_turn(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
@@ -160,7 +165,15 @@ def _mean_turn(
     return (turns / count).tolist()
 
 
-def _block_influence(model, family, tokens, batch_size, head, tick=lambda: None, pieces=None) -> Iterator[Removal]:
+def _block_influence(
+    model: PreTrainedModel,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    head: OutputHead,
+    tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
+) -> Iterator[Removal]:
     turns = _mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick)
     return _ranked(model, family, turns)
 
@@ -171,7 +184,15 @@ def _last_of_document(batch: PackedTokens) -> torch.Tensor:
     return last
 
 
-def _last_token_cosine(model, family, tokens, batch_size, head, tick=lambda: None, pieces=None) -> Iterator[Removal]:
+def _last_token_cosine(
+    model: PreTrainedModel,
+    family: Family,
+    tokens: PackedTokens,
+    batch_size: int,
+    head: OutputHead,
+    tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
+) -> Iterator[Removal]:
     turns = _mean_turn(model, family, tokens, batch_size, _last_of_document, tick)
     return _ranked(model, family, turns)
 

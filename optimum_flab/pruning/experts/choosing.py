@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,6 +17,10 @@ from ...running.ascent import Ascent
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 from .running import ExpertWeights, Routed, routed
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -53,7 +58,7 @@ CRITERIA: dict[str, Score] = {"reap": _reap, "frequency": _frequency, "random": 
 
 @torch.no_grad()
 def rank_experts(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
@@ -84,14 +89,15 @@ def rank_experts(
     for index in ascent.layers(len(layers)):
         layer = layers[index]
         mixed = family.has_experts(layer)
-        with routed(family, layer) if mixed else nullcontext() as seen:
+        noting: AbstractContextManager[list[Routed]] = routed(family, layer) if mixed else nullcontext([])
+        with noting as seen:
             streams[:] = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(streams, inputs, strict=True)]
         if mixed:
             use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
             if not torch.isfinite(use.norms).all():
                 raise FlabError(
                     f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can"
-                    " be measured on this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise"
+                    " be measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
             pieces.write(f"layer-{index}", {"scores": score(use, generator)})

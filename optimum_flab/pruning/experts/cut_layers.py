@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.func import functional_call
 
 from ...checkpoints.surgery import resized_config
+from ...compat import attention_of, experts_of, new_model, set_experts
 from ...families import Family, cut
 from ...running.layerwise import output_of
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class CutLayers:
@@ -22,12 +26,12 @@ class CutLayers:
         sizes (`Mapping[str, int]`): what the layers will have of each dimension that is cut.
     """
 
-    def __init__(self, model: nn.Module, family: Family, sizes: Mapping[str, int]):
+    def __init__(self, model: PreTrainedModel, family: Family, sizes: Mapping[str, int]):
         self.dense, self.family = family.decoder_layers(model), family
         config = resized_config(model.config, family, range(len(self.dense)), sizes)
-        config._experts_implementation = model.config._experts_implementation
+        set_experts(config, experts_of(model.config))
         with torch.device("meta"):
-            cut_model = type(model)._from_config(config, attn_implementation=model.config._attn_implementation)
+            cut_model = new_model(type(model), config, attn_implementation=attention_of(model.config))
         self.layers = family.decoder_layers(cut_model.eval())
 
     def weights(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ...families import Family
 from ...records.pieces import Pieces
@@ -17,6 +17,10 @@ from ..width import NeuronCriterion, NeuronStatistics
 from ..width.narrowing import DecidedLayers, NarrowLayer, decide, keep_layer
 from .cut_layers import CutLayers
 from .running import ExpertWeights, Routed, routed
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def _statistics(
@@ -57,7 +61,9 @@ def _narrowed(
     return {
         width: NarrowLayer(
             torch.stack([narrow[width].kept for narrow in decided]),
-            torch.stack([narrow[width].weight for narrow in decided]) if criterion.compensates else None,
+            torch.stack([w for narrow in decided if (w := narrow[width].weight) is not None])
+            if criterion.compensates
+            else None,
         )
         for width in widths
     }
@@ -65,7 +71,7 @@ def _narrowed(
 
 @torch.no_grad()
 def survey_experts(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     widths: Sequence[int],
@@ -102,7 +108,7 @@ def survey_experts(
 
 @torch.no_grad()
 def narrow_experts(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     kept_layers: Sequence[int],
@@ -149,7 +155,7 @@ def _number(kept_experts: Mapping[int, torch.Tensor]) -> dict[str, int]:
 
 
 def _upwards(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     kept_layers: Sequence[int],
@@ -189,7 +195,7 @@ def _upwards(
                 for hidden, batch in zip(after, batches, strict=True)
             ]
             narrow = decide_layer(index, ExpertWeights(family, cut_layers.layers[index], weights), seen, importance)
-            if narrow_layers is not None:
+            if narrow_layers is not None and narrow is not None:
                 weights = narrow_layers.weights(index, {**kept, "neuron": narrow.kept}, narrow.weight)
                 after = narrow_layers.run_all(index, weights, streams, kwargs)
             streams[:] = after

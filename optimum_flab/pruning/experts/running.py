@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from ...compat import experts_by
 from ...families import Family, matrices_of
 
 
@@ -43,9 +44,10 @@ def routed(family: Family, layer: nn.Module) -> Iterator[list[Routed]]:
     seen: list[Routed] = []
 
     def see(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor) -> None:
-        seen.append(Routed(*(part.detach() for part in (*args, *kwargs.values())), output.detach()))
+        hidden, experts, weights = (part.detach() for part in (*args, *kwargs.values()))
+        seen.append(Routed(hidden, experts, weights, output.detach()))
 
-    handle = layer.get_submodule(family.experts.module).register_forward_hook(see, with_kwargs=True)
+    handle = layer.get_submodule(family.mixture.module).register_forward_hook(see, with_kwargs=True)
     try:
         yield seen
     finally:
@@ -61,17 +63,17 @@ class ExpertWeights:
     """
 
     def __init__(self, family: Family, layer: nn.Module, tensors: dict[str, torch.Tensor]):
-        prefix = f"{family.experts.module}."
-        self.family, self.module = family, layer.get_submodule(family.experts.module)
+        prefix = f"{family.mixture.module}."
+        self.family, self.module = family, layer.get_submodule(family.mixture.module)
         self.tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        self.axes = {name: family.axes(family.in_layer(0, prefix + name)) for name in self.tensors}
+        self.axes = {name: family.named_axes(family.in_layer(0, prefix + name)) for name in self.tensors}
 
     def __len__(self) -> int:
-        return len(self.tensors[self.family.experts.out])
+        return len(self.tensors[self.family.mixture.out])
 
     def out(self, expert: int) -> torch.Tensor:
         """The weights from the neurons of an expert to the stream, of shape `(hidden, neurons)`."""
-        return self.family.expert_matrix(self.tensors[self.family.experts.out][expert])
+        return self.family.expert_matrix(self.tensors[self.family.mixture.out][expert])
 
     def out_bias(self, expert: int) -> torch.Tensor | None:
         """What an expert adds to that, of shape `(hidden,)`."""
@@ -83,7 +85,7 @@ class ExpertWeights:
         into = [
             matrices_of(tensor[expert], self.axes[name][1:])
             for name, tensor in self.tensors.items()
-            if tensor.ndim == 3 and name != self.family.experts.out
+            if tensor.ndim == 3 and name != self.family.mixture.out
         ]
         return [matrix for matrices in into for matrix in matrices]
 
@@ -99,7 +101,7 @@ class ExpertWeights:
         Returns:
             `torch.Tensor` of shape `(tokens, neurons)`.
         """
-        width, out = self.out(expert).shape[1], self.family.experts.out
+        width, out = self.out(expert).shape[1], self.family.mixture.out
         tensors = {
             name: torch.zeros_like(tensor[:1]) if self.axes[name] == ("expert", "hidden") else tensor[expert, None]
             for name, tensor in self.tensors.items()
@@ -116,10 +118,6 @@ class ExpertWeights:
     def _alone(self, tensors: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
         """What the experts give where all tokens are sent to the first of them."""
         first = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
-        config = self.module.config
-        own = config._experts_implementation
-        config._experts_implementation = "eager"  # the others want to know how many experts there are
-        try:
+        config: Any = self.module.config
+        with experts_by(config, "eager"):  # the others want to know how many experts there are
             return functional_call(self.module, tensors, (hidden, first, torch.ones_like(first, dtype=hidden.dtype)))
-        finally:
-            config._experts_implementation = own

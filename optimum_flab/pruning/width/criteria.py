@@ -44,7 +44,8 @@ def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torc
 
 
 def _max_abs_weight(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return _largest(sum(matrix.float().abs().amax(dim=1) for matrix in statistics.incoming), widths)
+    largest = [matrix.float().abs().amax(dim=1) for matrix in statistics.incoming]
+    return _largest(sum(largest[1:], start=largest[0]), widths)
 
 
 def _first(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

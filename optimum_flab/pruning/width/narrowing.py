@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ from ...texts.packing import PackedTokens
 from ..least_squares import solve
 from .criteria import NeuronCriterion
 from .statistics import NeuronStatistics
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
         piece = self._pieces.read(_piece(layer), only=f"{self._width}.")
         if piece is None:
             raise FlabError(f"what was decided about layer {layer} is gone from {self._pieces.folder}; run again")
-        kept, weight = (piece.tensors.get(f"{self._width}.{name}") for name in ("kept", "weight"))
+        kept, weight = piece.tensors[f"{self._width}.kept"], piece.tensors.get(f"{self._width}.weight")
         return NarrowLayer(kept.to(self._device), None if weight is None else weight.to(self._device))
 
     def __iter__(self) -> Iterator[int]:
@@ -92,7 +97,7 @@ def decide(
 
 @torch.no_grad()
 def survey(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     widths: Sequence[int],
@@ -151,7 +156,7 @@ def survey(
 
 @torch.no_grad()
 def narrow(
-    model: nn.Module,
+    model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     kept_layers: Sequence[int],
@@ -201,8 +206,10 @@ def narrow(
             continue
         statistics = _empty_statistics(family, layer)
         out = family.ffn_out(layer)
-        post_norm = family.block.ffn_post_norm and layer.get_submodule(family.block.ffn_post_norm)
-        residuals, neurons = [], []
+        named = family.block.ffn_post_norm
+        post_norm = None if named is None else layer.get_submodule(named)
+        residuals: list[torch.Tensor] = []
+        neurons: list[torch.Tensor] = []
         with captured(family, model.config, layer) as seen:
             for batch, mask in enumerate(masks):
                 same = dense[batch] is pruned[batch]
@@ -225,7 +232,7 @@ def narrow(
         weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
         for batch in range(len(masks)):
             output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
-            neurons[batch] = None
+            neurons[batch] = output.new_empty(0)  # it takes memory
             pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
         decided[index] = chosen
         keep_layer(pieces, index, {width: chosen})

@@ -28,5 +28,5 @@ class NeuronStatistics(LeastSquares):
         if not (torch.isfinite(self.gram.diagonal()).all() and torch.isfinite(self.cross).all()):
             raise FlabError(
                 f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
-                "this model. If it runs in float16, try --dtype float32 or bfloat16; otherwise check the checkpoint"
+                "this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
             )

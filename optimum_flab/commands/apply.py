@@ -1,0 +1,85 @@
+"""`optimum-cli flab apply`, which `optimum-cli flab prune --plan` does too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
+
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, _ArgumentGroup
+
+    from .. import FlabOptimizer
+
+
+class ApplyCommand(FlabVerb):
+    @staticmethod
+    def parse_args(parser: ArgumentParser) -> None:
+        required, optional = argument_groups(parser)
+        add_model_arguments(required, optional)
+        required.add_argument(
+            "--plan",
+            metavar="FILE",
+            required=True,
+            help="flab_plan.json of an earlier run, or the folder that holds it",
+        )
+        required.add_argument("output", type=Path, help="folder to write the pruned model to")
+        add_device_argument(optional)
+        optional.add_argument(
+            "--dtype",
+            choices=DTYPES,
+            default="float32",
+            help="number format of the computation (default: %(default)s)",
+        )
+        add_ending_arguments(optional)
+
+    def execute(self) -> None:
+        apply_plan(self, "apply")
+
+
+def apply_plan(verb: FlabVerb, name: str) -> None:
+    """Write the model that a plan describes, as the command line of a verb says."""
+    args = verb.args
+
+    from .. import FlabOptimizer, PruningPlan
+
+    command = command_line(name, verb.parser, args)
+    with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=[args.model, args.plan]) as output:
+        plan = PruningPlan.load(args.plan)
+        optimizer = FlabOptimizer.from_pretrained(
+            args.model,
+            revision=args.revision,
+            trust_remote_code=args.trust_remote_code,
+            family=args.family,
+            in_memory=args.prompt is not None,
+            device=args.device,
+            dtype=args.dtype,
+        )
+        pruned = optimizer.apply(plan)
+        optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update={"command": command}))
+        optimizer.save_to(output)
+    show_pruned(verb, optimizer)
+
+
+def add_ending_arguments(optional: _ArgumentGroup) -> None:
+    """Declare the flags that say how a verb ends that writes a pruned model."""
+    optional.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="complete this text with the dense and the pruned model at the end (default: do not)",
+    )
+    optional.add_argument(
+        "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
+    )
+
+
+def show_pruned(verb: FlabVerb, optimizer: FlabOptimizer) -> None:
+    """Print what was removed, the completions that were asked for, and where the model is."""
+    verb.say(optimizer.summary())
+    if verb.args.prompt is not None:
+        for name, text in optimizer.complete(verb.args.prompt).items():
+            print(f"\n--- completion by the {name} model\n{text}")
+    print(verb.ending(verb.args.output))

@@ -1,0 +1,254 @@
+"""The measurements of one run as a table: for the terminal, as JSON, and beside them a plot."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import FlabError
+from ...records.atomic import write_files
+from ...records.folders import check_writable
+from ...settings.efficiency import BenchSettings
+from .values import ModelEfficiency, Spread, ratio
+
+
+JSON_NAME = "flab_efficiency.json"
+PLOT_NAME = "flab_efficiency.png"
+# the names of the two columns; the baseline is the left one
+MODEL, BASELINE = "model", "baseline"
+# quartiles further apart than this share of the median: something else was running
+WIDE_SPREAD = 0.2
+
+
+def check_output(folder: str | Path, overwrite: bool = False) -> None:
+    """Raises a [`FlabError`] if the results cannot be written to `folder`; called before any long work.
+
+    Args:
+        folder (`str` or `Path`): may hold other files, which stay.
+        overwrite (`bool`): whether results of an earlier run may be replaced.
+    """
+    folder = Path(folder)
+    check_writable(folder)
+    existing = [name for name in (JSON_NAME, PLOT_NAME) if (folder / name).exists()]
+    if existing and not overwrite:
+        raise FlabError(f"{folder / existing[0]} exists; name another folder, or `overwrite` the results")
+
+
+class Metric(NamedTuple):
+    """A row of the table; `read` gives a number in `unit` × `scale`."""
+
+    label: str
+    unit: str
+    scale: float
+    better: str
+    read: Callable[[ModelEfficiency], float | Spread | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, in its unit, by column."""
+
+    metric: str
+    unit: str
+    better: str
+    values: dict[str, float | Spread | None]
+    ratio: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain values."""
+        values = {name: asdict(value) if isinstance(value, Spread) else value for name, value in self.values.items()}
+        return {"metric": self.metric, "unit": self.unit, "better": self.better, **values, "ratio": self.ratio}
+
+
+@dataclass(frozen=True)
+class EfficiencyReport:
+    """The measurements of one run.
+
+    Args:
+        workload ([`~settings.efficiency.BenchSettings`]): what the models did.
+        device (`str`): the torch device.
+        machine (`str`): the processor or GPU, and the number of threads.
+        models (`dict[str, ModelEfficiency]`): `baseline`, if there was one, and `model`.
+        notes (`list[str]`): how the figures are to be read.
+        versions (`dict[str, str]`): of Python and the packages that matter.
+    """
+
+    workload: BenchSettings
+    device: str
+    machine: str
+    models: dict[str, ModelEfficiency]
+    notes: list[str]
+    versions: dict[str, str | None]
+
+    def rows(self) -> list[Row]:
+        """The table that the JSON file, the terminal and the plot show."""
+        rows = []
+        for metric in metrics(self.workload):
+            values = {name: _scaled(metric.read(model), metric.scale) for name, model in self.models.items()}
+            if any(value is not None for value in values.values()):
+                numbers = {name: median(value) for name, value in values.items()}
+                rows.append(
+                    Row(metric.label, metric.unit, metric.better, values, ratio(numbers[MODEL], numbers.get(BASELINE)))
+                )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values: the table, and beneath it everything that was measured, in bytes and seconds."""
+        return {
+            "workload": self.workload.workload,
+            "device": self.device,
+            "machine": self.machine,
+            "table": [row.to_dict() for row in self.rows()],
+            "models": {name: _plain(model) for name, model in self.models.items()},
+            "notes": self.notes,
+            "versions": self.versions,
+        }
+
+    def to_text(self) -> str:
+        """The report as a table for the terminal."""
+        cells = [["", *self.models, *(["ratio"] if BASELINE in self.models else [])]]
+        for row in self.rows():
+            label = f"{row.metric} ({row.unit})" if row.unit else row.metric
+            values = [_cell(value) for value in row.values.values()]
+            cells.append(
+                [label, *values, *(["" if row.ratio is None else f"{row.ratio:.2f}x"] * (len(self.models) - 1))]
+            )
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [f"{name}: {titled(model)}" for name, model in self.models.items()]
+        lines += [self.conditions(), ""]
+        for first, *others in cells:
+            others = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+            lines.append("  ".join([f"{first:<{widths[0]}}", *others]).rstrip())
+        return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)])
+
+    def conditions(self) -> str:
+        """One line on what was run and where."""
+        work = self.workload
+        return (
+            f"{self.device} ({self.machine}); prompts of {work.prompt_tokens} tokens, {work.new_tokens} generated; "
+            f"medians of {work.repeats} rounds with quartiles"
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes `flab_efficiency.json` and `flab_efficiency.png`.
+
+        Both are written beside their names and renamed at the end, so that nothing half-written is left behind.
+
+        Args:
+            folder (`str` or `Path`): made where it is missing; other files in it stay.
+            overwrite (`bool`): whether files of an earlier run may be replaced.
+
+        Raises:
+            [`FlabError`]: there are results already and `overwrite` is false, or the folder cannot be written to.
+        """
+        check_output(folder, overwrite)
+        from .plot import plot
+
+        text, image = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", io.BytesIO()
+        plot(self).savefig(image, format="png", dpi=150)
+        write_files(Path(folder), {JSON_NAME: text.encode(), PLOT_NAME: image.getvalue()})
+
+
+def metrics(settings: BenchSettings) -> list[Metric]:
+    """The rows of the table, in their order."""
+
+    def by_batch(field: str, batch: int) -> Callable[[ModelEfficiency], Spread]:
+        return lambda model: getattr(model, field)[batch]
+
+    def energy(field: str) -> Callable[[ModelEfficiency], float | None]:
+        return lambda model: None if model.energy is None else getattr(model.energy, field)
+
+    return [
+        Metric("parameters", "", 1, "lower", lambda model: model.parameters),
+        Metric("checkpoint", "MB", 1e6, "lower", lambda model: model.checkpoint_bytes),
+        Metric("peak memory of the process", "MB", 1e6, "lower", lambda model: model.peak_rss_bytes),
+        Metric("peak memory on CUDA", "MB", 1e6, "lower", lambda model: model.peak_cuda_bytes),
+        Metric("FLOPs per prompt token", "million", 1e6, "lower", lambda model: model.flops_per_token.prefill),
+        Metric("FLOPs per generated token", "million", 1e6, "lower", lambda model: model.flops_per_token.decode),
+        *(
+            Metric(f"time to first token, batch {batch}", "ms", 1e-3, "lower", by_batch("time_to_first_token", batch))
+            for batch in settings.batches
+        ),
+        *(
+            Metric(f"generation, batch {batch}", "tokens/s", 1, "higher", by_batch("tokens_per_second", batch))
+            for batch in settings.batches
+        ),
+        Metric("energy per 1000 tokens, estimate", "Wh", 1, "lower", energy("wh_per_1000_tokens")),
+        Metric("CO2e per 1000 tokens, estimate", "g", 1, "lower", energy("co2e_grams_per_1000_tokens")),
+    ]
+
+
+def _scaled(value: float | Spread | None, scale: float) -> float | Spread | None:
+    if isinstance(value, Spread):
+        return Spread(value.median / scale, value.lower_quartile / scale, value.upper_quartile / scale, value.repeats)
+    return value if value is None or scale == 1 else value / scale
+
+
+def median(value: float | Spread | None) -> float | None:
+    return value.median if isinstance(value, Spread) else value
+
+
+def _plain(model: ModelEfficiency) -> dict[str, Any]:
+    runs = {batch: [run._asdict() for run in runs] for batch, runs in model.runs.items()}
+    return {**asdict(model), "runs": runs}
+
+
+def titled(model: ModelEfficiency) -> str:
+    revision = f" at {model.revision}" if model.revision else ""
+    return f"{model.name}{revision}, computed in {model.dtype}"
+
+
+def _cell(value: float | Spread | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, Spread):
+        middle, lower, upper = map(shown_number, (value.median, value.lower_quartile, value.upper_quartile))
+        return f"{middle} [{lower}, {upper}]"
+    return shown_number(value)
+
+
+def shown_number(value: float) -> str:
+    """Three significant digits, and every digit before the point."""
+    if isinstance(value, int) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}" if value else "0"
+
+
+def notes(settings: BenchSettings, models: Mapping[str, ModelEfficiency]) -> list[str]:
+    """How the figures are to be read."""
+    before = " and ".join(f"{model.rss_before_loading_bytes / 1e6:,.0f} MB ({name})" for name, model in models.items())
+    result = [
+        f"peak memory is that of a process that loads one model and generates at batch {settings.batch_size}; Python "
+        f"and its libraries take {before} of it before loading",
+        f"FLOPs are matrix products at batch 1 with a context of {settings.prompt_tokens} tokens, as torch counts "
+        "them; reading a prompt runs the output head once, for its last token",
+    ]
+    energies = {name: model.energy for name, model in models.items() if model.energy is not None}
+    if energies:
+        energy = next(iter(energies.values()))
+        result.append(
+            f"energy and CO2e are estimates by codecarbon at batch {settings.batch_size}, prompts included: "
+            f"{energy.method}; {energy.grams_per_kwh:.0f} g CO2e per kWh ({energy.country})"
+        )
+    if settings.energy_seconds and len(energies) < len(models):
+        result.append("codecarbon could not estimate the energy of every model on this machine")
+    times = [taken for model in models.values() for taken in model.time_to_first_token.values()]
+    times += [speed for model in models.values() for speed in model.tokens_per_second.values()]
+    widest = max((taken.upper_quartile - taken.lower_quartile) / taken.median for taken in times)
+    if widest > WIDE_SPREAD:
+        result.append(
+            f"quartiles of the times lie up to {widest:.0%} of a median apart, as when something else uses the "
+            "machine: measure again on an idle one, or with more `repeats`"
+        )
+    if len({model.dtype for model in models.values()}) > 1:
+        result.append("the models are computed in different number formats, each in its own; `dtype` makes them equal")
+    if len(models) > 1:
+        result.append(
+            "tokens are each model's own: with a smaller vocabulary the same text can take more tokens, which these "
+            "figures do not show"
+        )
+    return result

@@ -1,0 +1,128 @@
+"""Making models generate, and taking their time in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...errors import FlabError
+from ...settings.efficiency import BenchSettings
+from .values import Run
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prompt_ids(vocabularies: Sequence[tuple[int, set[int]]], batch_size: int, length: int) -> torch.Tensor:
+    """Token ids that mean an ordinary token in every vocabulary, the same at every call.
+
+    Args:
+        vocabularies (`Sequence[tuple[int, set[int]]]`): number of tokens, and ids of the special ones.
+
+    Returns:
+        `torch.Tensor`: int64 of shape `(batch_size, length)`.
+
+    Raises:
+        [`FlabError`]: the vocabularies share no ordinary token.
+    """
+    special = set().union(*(ids for _, ids in vocabularies))
+    ordinary = [token for token in range(min(size for size, _ in vocabularies)) if token not in special]
+    if not ordinary:
+        raise FlabError("the tokenizers have no ids in common that are not special tokens, so there is no prompt")
+    picks = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(ordinary)[picks]
+
+
+class _Clock:
+    """Takes the place of a text streamer: notes when `generate` hands over the prompt and then each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: torch.Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+@torch.no_grad()
+def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> Run:
+    """Generates greedily, exactly `new_tokens` tokens whatever they are, and takes the time.
+
+    On MPS transformers hands tokens over one step late, so that the first token's time holds one more step.
+
+    Args:
+        prompt (`torch.Tensor`): int64 of shape `(batch, length)`, on any device.
+        new_tokens (`int`): at least 1.
+
+    Raises:
+        [`FlabError`]: another number of tokens came out.
+    """
+    from transformers import GenerationConfig
+
+    # without an end-of-text token nothing stops early; put into the model too, since what is unset here is taken from
+    # there, and a checkpoint's own sampling and penalties would be timed with it
+    model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
+    clock, device = _Clock(), model.device
+    prompt = prompt.to(device)
+    mask = torch.ones_like(prompt)
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+    start = time.perf_counter()
+    # the clock sees a token on the CPU, so a device has finished it by then
+    tokens = model.generate(prompt, attention_mask=mask, generation_config=model.generation_config, streamer=clock)
+    produced = tokens.shape[1] - prompt.shape[1]
+    if produced != new_tokens or len(clock.times) != new_tokens + 1:
+        raise FlabError(
+            f"the model generated {produced} tokens where {new_tokens} were asked for, so no time is given"
+        )
+    return Run(clock.times[1] - start, clock.times[-1] - start)
+
+
+def interleaved(names: Sequence[str], rounds: int) -> list[tuple[str, ...]]:
+    """The order of the models in each round: turned around every time, so that neither always goes first."""
+    return [tuple(names if number % 2 == 0 else reversed(names)) for number in range(rounds)]
+
+
+def time_interleaved(
+    run: Callable[[str, int], Run],
+    names: Sequence[str],
+    settings: BenchSettings,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, dict[int, list[Run]]]:
+    """Times the models in turns.
+
+    Args:
+        run (`Callable`): makes the model of a name generate at a batch size.
+        names (`Sequence[str]`): the models.
+        tick (`Callable`): called after each run.
+
+    Returns:
+        `dict[str, dict[int, list[Run]]]`: by name and batch size the runs that count, in their order.
+    """
+    times: dict[str, dict[int, list[Run]]] = {name: {batch: [] for batch in settings.batches} for name in names}
+    for number, order in enumerate(interleaved(names, settings.warmup + settings.repeats)):
+        for batch in settings.batches:
+            for name in order:
+                taken = run(name, batch)
+                if number >= settings.warmup:
+                    times[name][batch].append(taken)
+                tick()
+    return times
+
+
+@contextmanager
+def enough_memory(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if known:
+            raise FlabError(f"{name!r} ran out of memory; lower `batch_size` or `prompt_tokens`") from error
+        raise

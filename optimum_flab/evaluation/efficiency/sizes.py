@@ -1,0 +1,58 @@
+"""What can be said of a model without running it: its files and FLOPs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...checkpoints.finding import ModelFiles
+from ...checkpoints.weight_files import shards
+from .values import Flops
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def weight_files(files: ModelFiles) -> list[Path]:
+    """The files that the weights of a model are read from, sorted; other weights beside them do not count.
+
+    Args:
+        files ([`~optimum_flab.checkpoints.finding.ModelFiles`]): a model whose weights are on disk.
+    """
+    if files.gguf is not None:
+        return [files.gguf]
+    return shards(files.folder) or shards(files.folder, "pytorch_model.bin")
+
+
+def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
+    """Counts the FLOPs of a model with torch's counter, on a copy without weights.
+
+    The count is that of the matrix products. Attention is counted in full although half of it is masked, as torch's
+    own formula for fused attention does; it is spelled out here because torch has no formula for the CPU's fused one.
+
+    Args:
+        config (`PreTrainedConfig`): of a causal language model.
+        prompt_tokens (`int`): length of the prompt, at least 1.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    config = copy.deepcopy(config)
+    config._experts_implementation = "batched_mm"  # torch has no formula for grouped products
+    with torch.device("meta"), torch.no_grad():
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+        # transformers renamed the argument between 5.0 and 5.24
+        name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        cache = {name: DynamicCache(config=model.config)}
+        counts = []
+        for tokens in (prompt_tokens, 1):
+            ids = torch.zeros(1, tokens, dtype=torch.int64)
+            with FlopCounterMode(display=False) as counter:
+                model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
+            counts.append(counter.get_total_flops())
+    return Flops(prefill=counts[0] / prompt_tokens, decode=counts[1])

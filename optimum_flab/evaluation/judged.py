@@ -1,0 +1,131 @@
+"""The models that are judged: found and checked first, and loaded one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..checkpoints.finding import ModelFiles, find_model
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel, dense_from_memory, load_dense
+from ..checkpoints.model_config import read_model_config
+from ..checkpoints.surgery import copy_in
+from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from ..checkpoints.weight_files import stored_dtype
+from ..checkpoints.weights import check_weights
+from ..errors import FlabError
+from ..families import Family
+from ..running.generation import config_hash
+from ..vocabulary import tokenizer_hash
+from .catalog import LoadedTask
+
+
+Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """A model in memory, and what the results say of it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is not loaded yet, as far as it can be checked without its weights.
+
+    Args:
+        name (`str`): what the user called it.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        memory ([`LoadedModel`], *optional*): the model, where it was in memory already.
+        files (`ModelFiles`, *optional*): else where they are.
+        stored (`torch.dtype`): what the weights are stored in.
+        dtype (`torch.dtype`): what to compute in.
+    """
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    stored: torch.dtype
+    dtype: torch.dtype
+    device: torch.device
+    trust_remote_code: bool = False
+    memory: LoadedModel | None = None
+    files: ModelFiles | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        revision: str | None,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        trust_remote_code: bool,
+        family: str | Path | None = None,
+    ) -> ModelSource:
+        """Finds a model and reads all but its weights.
+
+        Raises:
+            [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
+        """
+        if isinstance(model, (tuple, LoadedModel)):
+            memory = dense_from_memory(*model, family) if isinstance(model, tuple) else model
+            here = memory.model
+            return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
+        files = find_model(model, revision, family)
+        config = read_model_config(files, trust_remote_code)
+        tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
+        check_vocabulary(tokenizer, config, files.name)
+        check_weights(files, config)
+        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+        stored = torch.float32 if stored == torch.float64 else stored
+        return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
+
+    def load(self) -> JudgedModel:
+        """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
+        dense = self.memory or load_dense(
+            self.name,
+            revision=self.files.revision,
+            trust_remote_code=self.trust_remote_code,
+            family=self.files.family,
+            device="cpu",
+            dtype=self.stored,
+        )
+        digest = dense_hash(dense)
+        model = dense.model
+        if self.memory is None and self.dtype != self.stored:
+            # a cast would round the buffers that stay in float32
+            model = copy_in(dense.model, self.device, self.dtype)
+            model.generation_config = dense.model.generation_config
+        elif self.memory is None:
+            model = model.to(self.device)
+        description = {
+            "name": dense.name,
+            "revision": dense.revision,
+            "weights_sha256": digest,
+            "config_sha256": config_hash(model),
+            "tokenizer_sha256": tokenizer_hash(dense.tokenizer),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "parameters": model.num_parameters(),
+        }
+        return JudgedModel(model, dense.tokenizer, dense.family, description)
+
+
+def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> None:
+    """Raises a [`FlabError`] if a task needs a chat template that the model lacks."""
+    for task in tasks:
+        if task.chat_template and not source.tokenizer.chat_template:
+            plain = task.name.removesuffix("_instruct")
+            instead = f"; use the task {plain!r}" if plain != task.name else ""
+            raise FlabError(
+                f"task {task.name!r} needs a chat template, and the tokenizer of {source.name!r} has none{instead}, or"
+                " an instruct model"
+            )

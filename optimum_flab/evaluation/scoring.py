@@ -1,0 +1,133 @@
+"""Running a task through lm-eval, and the rows of the table that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import lm_eval.evaluator
+import numpy as np
+from lm_eval.api import metrics as lm_eval_metrics
+from lm_eval.tasks import TaskManager
+
+from . import comparison
+from .catalog import LoadedTask, quiet
+from .comparison import Comparison, OfSums, Score
+from .lm import FlabLM
+
+
+# lm-eval's aggregations that are functions of sums, by their name in its registry
+KNOWN_AGGREGATIONS = {
+    "mean": comparison.MEAN,
+    "perplexity": comparison.PERPLEXITY,
+    "weighted_perplexity": comparison.WEIGHTED_PERPLEXITY,
+    "bits_per_byte": comparison.BITS_PER_UNIT,
+}
+
+
+def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
+    """lm-eval's results of one task. Each task runs alone, so that its batches do not depend on the others named."""
+    # it would name the commit of whatever repository the user stands in, and git complain where there is none
+    with quiet(), patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None):
+        return lm_eval.simple_evaluate(
+            model=lm,
+            tasks=list(task.spec),
+            task_manager=TaskManager(include_defaults=False),  # the default one would read all of lm-eval's tasks
+            limit=task.limit,
+            apply_chat_template=task.chat_template,
+            bootstrap_iters=0,
+            log_samples=True,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+            confirm_run_unsafe_code=confirm_run_unsafe_code,
+        )
+
+
+def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[Comparison]:
+    """The rows of the table for a task.
+
+    Args:
+        results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
+    """
+    judged = "pruned" if "dense" in results else "model"
+    for leaf, loaded in task.tasks.items():
+        values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
+        higher = loaded.higher_is_better()
+        for (metric, filter_name), found in values[judged].items():
+            several = sum(name == metric for name, _ in values[judged]) > 1
+            label = f"{metric},{filter_name}" if several else metric
+            dense = values["dense"].get((metric, filter_name)) if "dense" in values else None
+            shared = [number for number in found if dense is None or number in dense]
+            statistic = statistic_of(loaded, metric)
+            direction = bool(higher.get(metric, True))
+            if statistic is None:
+                scores = {
+                    role: result["results"][leaf].get(f"{metric},{filter_name}", math.nan)
+                    for role, result in results.items()
+                }
+                yield without_interval(leaf, label, direction, len(shared), scores)
+                continue
+            yield comparison.compare(
+                leaf,
+                label,
+                statistic,
+                statistic.rows([found[number] for number in shared]),
+                None if dense is None else statistic.rows([dense[number] for number in shared]),
+                higher_is_better=direction,
+                seed=seed,
+            )
+
+
+def values_by_metric(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, Any]]:
+    """From lm-eval's samples: `(metric, filter) -> document number -> value`."""
+    found: dict[tuple[str, str], dict[int, Any]] = {}
+    for sample in samples:
+        for metric in sample["metrics"]:
+            found.setdefault((metric, sample["filter"]), {})[sample["doc_id"]] = sample[metric]
+    return found
+
+
+def statistic_of(task: Any, metric: str) -> OfSums | None:
+    """The aggregation of a metric as a function of sums, if it is one."""
+    # lm-eval itself takes the mean of a metric that has no aggregation
+    aggregation = task.aggregation().get(metric, lm_eval_metrics.mean)
+    if isinstance(aggregation, OfSums):
+        return aggregation
+    for name, statistic in KNOWN_AGGREGATIONS.items():
+        if aggregation is getattr(lm_eval_metrics, name):
+            return statistic
+    return None
+
+
+def without_interval(
+    task: str, metric: str, higher_is_better: bool, problems: int, scores: Mapping[str, Any]
+) -> Comparison:
+    """A row for a score that is only known as a whole."""
+    numbers = {
+        role: float(score) if isinstance(score, (int, float, np.number)) else math.nan
+        for role, score in scores.items()
+    }
+    if "dense" not in numbers:
+        return Comparison(task, metric, higher_is_better, problems, Score(numbers["model"]))
+    dense, pruned = numbers["dense"], numbers["pruned"]
+    retention = Score(comparison.retained(pruned, dense))
+    return Comparison(task, metric, higher_is_better, problems, Score(pruned), Score(dense), retention)
+
+
+def merge_results(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """The results of several runs of lm-eval as those of one, and their samples."""
+    merged: dict[str, Any] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        for key, value in result.items():
+            if key == "samples":
+                samples |= value
+            elif isinstance(value, dict):
+                merged[key] = {**merged.get(key, {}), **value}
+            else:
+                merged.setdefault(key, value)
+    return merged, samples

@@ -1,0 +1,81 @@
+"""The plan: what stays at the chosen shape, each layer on top of those already pruned below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoints.loading import LoadedModel
+from ..records.pieces import Pieces
+from ..records.plan import PruningPlan
+from ..records.work import Stage, WorkFolder
+from ..settings.configuration import FlabPrunerConfig
+from ..texts.sets import TextSets
+from .choices import Calibrated, narrowed
+from .search import ChosenShape
+from .vocabulary import TokenChoice
+
+
+def _load(folder: Path) -> PruningPlan:
+    plan = PruningPlan.load(folder)
+    return replace(plan, weights=dict(plan.weights.items()))  # its file goes once the checkpoint is written
+
+
+STAGE = Stage("plan", PruningPlan.save, _load)
+
+
+def decided_plan(
+    dense: LoadedModel,
+    config: FlabPrunerConfig,
+    texts: TextSets,
+    tokens: TokenChoice,
+    chosen: ChosenShape,
+    dtype: torch.dtype,
+    inputs: Mapping[str, Any],
+    work: WorkFolder,
+) -> PruningPlan:
+    """Decides the neurons of the chosen shape, and writes down all that stays.
+
+    Args:
+        dtype (`torch.dtype`): of the pruned weights.
+        inputs (`Mapping[str, Any]`): everything that decides the plan.
+    """
+    kept = tokens(chosen.shape["vocab"])
+
+    def decide(pieces: Pieces) -> PruningPlan:
+        on = Calibrated.of(dense, config, texts, tokens, kept, pieces)
+        return _plan(on, kept, chosen, dtype, inputs["model"]["weights"], texts.corpus_hash)
+
+    plan = work.made(STAGE, inputs, decide)
+    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
+
+
+def _plan(
+    on: Calibrated, kept: np.ndarray, chosen: ChosenShape, dtype: torch.dtype, base_hash: str, corpus_hash: str
+) -> PruningPlan:
+    family, kept_layers = on.family, chosen.kept_layers(on.layers)
+    experts = {layer: torch.tensor(indices) for layer, indices in chosen.kept_experts.items()}
+    layers = narrowed(on, chosen.shape["neuron"], kept_layers, experts)
+    return PruningPlan(
+        base_model="",
+        base_revision=None,
+        base_hash=base_hash,
+        corpus_hash=corpus_hash,
+        kept_tokens=kept.tolist() if on.config.vocabulary.enabled else None,
+        vocab_size=chosen.shape["vocab"],
+        kept_layers=kept_layers,
+        kept_experts=chosen.kept_experts,
+        kept_neurons={index: layer.kept.tolist() for index, layer in layers.items()},
+        dtype=str(dtype).removeprefix("torch."),
+        settings={},
+        weights={
+            family.in_layer(index, family.ffn_out_name): family.stored_out(layer.weight.to("cpu", dtype))
+            for index, layer in layers.items()
+            if layer.weight is not None
+        },
+    )

@@ -1,0 +1,139 @@
+"""Settings files: YAML or JSON, with the sections of one verb or of several. Light.
+
+`prune` reads all names that are not another verb's, and each of the other verbs the section of its name. A verb checks
+what it reads and the names of the rest: a fault inside another verb's section is told when that verb is run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from .efficiency import BenchSettings
+from .evaluation import EvaluationSettings
+from .hub import CardSettings, PushSettings
+from .pruning import BOOKKEEPING, SECTIONS, PrunerSettings
+from .section import Section, nearest
+
+
+OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, PushSettings)}
+ALL_SECTIONS: dict[str, type[Section]] = {**SECTIONS, **OTHERS}
+NAMES = (*PrunerSettings.model_fields, *OTHERS)  # of what a file may hold
+
+
+def read_pruning(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a settings file says of pruning; nothing is validated yet, and a name that nothing reads is kept.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read.
+    """
+    values = read_settings_file(path)
+    return {str(name): value for name, value in values.items() if name not in OTHERS}
+
+
+def read_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
+    """One section of a settings file, empty where the file has none; its fields are not validated yet.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+        section (`str`): one of `ALL_SECTIONS`.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read, holds a name that nothing reads, or the section is no mapping.
+    """
+    values = read_settings_file(path)
+    for name in values:
+        if name not in NAMES and name not in BOOKKEEPING:
+            raise ConfigurationError(
+                f"configuration file {os.fspath(path)!r}: unknown field {name!r}; "
+                + nearest(str(name), NAMES, "known fields")
+            )
+    fields = values.get(section)
+    if fields is None:
+        return {}
+    if not isinstance(fields, Mapping):
+        known = ", ".join(ALL_SECTIONS[section].model_fields)
+        raise ConfigurationError(f"{section}: {fields!r} is not a section; give its fields: {known}")
+    return {str(name): value for name, value in fields.items()}
+
+
+def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the fields of a YAML or JSON configuration file; nothing is validated yet.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+
+    Returns:
+        `dict[str, Any]`: its fields, as they stand.
+
+    Raises:
+        [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is no mapping.
+    """
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"configuration file {name!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"configuration file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); "
+            "give a YAML or JSON file"
+        ) from error
+    # YAML reads nearly all JSON, but refuses some characters that JSON allows
+    values = _parse_json(text, name) if Path(path).suffix == ".json" else _parse_yaml(text, name)
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"configuration file {name!r} holds a {type(values).__name__}; give a mapping with some of the fields "
+            f"{', '.join(NAMES)}"
+        )
+    return values
+
+
+def _parse_json(text: str, name: str) -> Any:
+    def once_only(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for field, value in pairs:
+            if field in values:
+                raise ConfigurationError(f"configuration file {name!r} gives field {field!r} twice")
+            values[field] = value
+        return values
+
+    try:
+        return json.loads(text, object_pairs_hook=once_only)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"configuration file {name!r}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
+        ) from error
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    import yaml
+
+    class OnceOnlyLoader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                    continue
+                if key.value in seen:
+                    problem = f"field {key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader=OnceOnlyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ConfigurationError(f"configuration file {name!r}{where} is not valid YAML: {problem}") from error
