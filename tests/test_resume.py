@@ -72,9 +72,10 @@ def stop_after(monkeypatch, number: int | None) -> list[str]:
 
     def counting(self, name, *args, **facts):
         write(self, name, *args, **facts)
-        written.append(f"{self.folder.parent.name}/{name}")
-        if len(written) == number:
-            raise Interrupted
+        if self.folder is not None:
+            written.append(f"{self.folder.parent.name}/{name}")
+            if len(written) == number:
+                raise Interrupted
 
     monkeypatch.setattr(Pieces, "write", counting)
     return written

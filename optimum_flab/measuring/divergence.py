@@ -64,7 +64,7 @@ def final_hidden(
     def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return run_layer(layers[index], hidden, kwargs)
 
-    step = layer_step or plain
+    step, pieces = layer_step or plain, Pieces() if pieces is None else pieces
 
     def output(batch: PackedTokens) -> torch.Tensor:
         inputs: LayerInputs = layer_inputs(model, family, batch)
@@ -76,10 +76,8 @@ def final_hidden(
     outputs = []
     with torch.no_grad():
         for number, batch in enumerate(tokens.batches(batch_size)):
-            done = None if pieces is None else pieces.read(f"batch-{number}")
-            outputs.append(output(batch) if done is None else done.tensors["hidden"])
-            if pieces is not None and done is None:
-                pieces.write(f"batch-{number}", {"hidden": outputs[-1]})
+            kept = pieces.tensors(f"batch-{number}", lambda batch=batch: {"hidden": output(batch)})
+            outputs.append(kept["hidden"])
             tick()
     return torch.cat(outputs)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..progress import progress_bar
+from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import VocabularySettings
 from ..texts.packing import PackedTokens, pack
@@ -32,6 +34,7 @@ from ..vocabulary import (
     resize,
     rewrite_tokenizer,
     special_ids,
+    text_chunks,
     token_lists,
     tokenizer_hash,
 )
@@ -102,24 +105,32 @@ def counted_tokens(
     settings: VocabularySettings,
     required: Iterable[int],
     corpus: Sequence[Document],
+    pieces: Pieces,
 ) -> CountedTokens:
-    """Counts the tokens of a corpus, source by source."""
+    """Counts the tokens of a corpus, source by source.
+
+    Args:
+        pieces ([`Pieces`]): keeps the counts of a part of a source, for a run that is interrupted.
+    """
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
     size = sum(len(document.text.encode("utf-8")) for document in corpus)
     counts = []
     with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
-        for part in sources.values():
-            before = bar.n
-
-            def move(done: int, before: int = before) -> None:
-                bar.update(before + done - bar.n)
-
-            usage = count_tokens(tokenizer, part, move)
-            counts.append(usage.counts)
+        for number, texts in enumerate(sources.values()):
+            parts = []
+            for place, part in enumerate(text_chunks(texts)):
+                kept = pieces.tensors(f"source-{number}-{place}", lambda part=part: _counts(tokenizer, part))
+                parts.append(kept["counts"].numpy())
+                bar.update(sum(len(text.encode("utf-8")) for text in part))
+            counts.append(np.sum(parts, axis=0))
     vocabulary = _natural(spec, np.asarray(sum(counts)), settings, required)
     return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts), settings.min_count == 1)
+
+
+def _counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    return {"counts": torch.from_numpy(count_tokens(tokenizer, texts).counts)}
 
 
 def _natural(
@@ -153,7 +164,9 @@ def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSe
         "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
     }
-    counted = work.made(STAGE, inputs, lambda _: counted_tokens(tokenizer, spec, settings, required, texts.corpus))
+    counted = work.made(
+        STAGE, inputs, lambda pieces: counted_tokens(tokenizer, spec, settings, required, texts.corpus, pieces)
+    )
     return TokenChoice(tokenizer, model.config.model_type, rows, spec, counted)
 
 

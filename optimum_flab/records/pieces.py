@@ -81,6 +81,15 @@ class Pieces:
             self._path(name).unlink(missing_ok=True)
             return None
 
+    def tensors(self, name: str, make: Callable[[], Mapping[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
+        """The tensors of a piece, which is made and kept where it is not finished."""
+        piece = self.read(name)
+        if piece is not None:
+            return piece.tensors
+        made = make()
+        self.write(name, made)
+        return made
+
     def write(self, name: str, tensors: Mapping[str, torch.Tensor] | None = None, **facts: Any) -> None:
         """Keeps a piece, in place of one of the same name."""
         tensors = {} if tensors is None else tensors

@@ -111,6 +111,7 @@ class WorkFolder:
             _empty(folder)
             return None
         self._say(f"{stage.name}: used again from {folder}")
+        shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did
         return found
 
     def _make(self, stage: Stage[T], folder: Path, inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:

@@ -25,7 +25,7 @@ from .files import (
     settle_tokenizer,
 )
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
-from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, token_lists, tokenizer_hash
+from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "settle_tokenizer",
     "shrink",
     "special_ids",
+    "text_chunks",
     "token_lists",
     "tokenizer_hash",
     "with_ancestors",

@@ -98,16 +98,21 @@ def encode_chunks(
         some of the texts, in order, and the ids of each.
     """
     backend = tokenizer.backend_tokenizer
+    for chunk in text_chunks(texts):
+        with whole_texts(backend):
+            encodings = backend.encode_batch_fast(list(chunk), add_special_tokens=False)
+        yield chunk, [encoding.ids for encoding in encodings]
+
+
+def text_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in their order, a bounded number of characters at a time; a longer text stands alone."""
     start = 0
     while start < len(texts):
         stop, size = start, 0
         while stop < len(texts) and (stop == start or size + len(texts[stop]) <= CHARACTERS_AT_ONCE):
             size += len(texts[stop])
             stop += 1
-        chunk = texts[start:stop]
-        with whole_texts(backend):
-            encodings = backend.encode_batch_fast(list(chunk), add_special_tokens=False)
-        yield chunk, [encoding.ids for encoding in encodings]
+        yield texts[start:stop]
         start = stop
 
 
