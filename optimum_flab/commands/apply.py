@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,8 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
             device=args.device,
             dtype=args.dtype,
         )
-        optimizer.apply(plan)
-        optimizer.pruned.report["command"] = command
+        pruned = optimizer.apply(plan)
+        optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update={"command": command}))
         optimizer.save_to(output)
     show_pruned(verb, optimizer)
 

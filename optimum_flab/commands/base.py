@@ -166,7 +166,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
         args (`Namespace`): what was given; what is as the default is left out.
     """
-    from ..hub.facts import last_name
+    from ..hub.paths import last_name
     from ..texts.sources import hub_datasets
 
     def shown(action: Action, value: object) -> str:

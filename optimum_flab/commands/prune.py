@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,14 +129,14 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+            pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
             if config.recovery.data:
-                optimizer.recover(
+                pruned = optimizer.recover(
                     config.recovery,
                     confirm_run_unsafe_code=args.confirm_run_unsafe_code,
                     cache_dir=None if args.cache_dir is None else args.cache_dir / "recovery",
                 )
-            optimizer.pruned.report["command"] = command
+            optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update={"command": command}))
             optimizer.save_to(output)
         show_pruned(self, optimizer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,14 +143,16 @@ class RecoverCommand(FlabVerb):
                 family=args.family,
             )
             optimizer.load_pruned(args.model)
-            optimizer.recover(
+            pruned = optimizer.recover(
                 settings,
                 confirm_run_unsafe_code=args.confirm_run_unsafe_code,
                 cache_dir=args.cache_dir,
                 release_dense=True,
             )
-            if process_state().is_main_process:
-                optimizer.pruned.report["recovery"]["command"] = command
+            recovery = pruned.report.recovery
+            if process_state().is_main_process and recovery is not None:
+                told = {"recovery": recovery.model_copy(update={"command": command})}
+                optimizer.pruned = replace(pruned, report=pruned.report.model_copy(update=told))
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -15,15 +15,16 @@ from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
+from ..measuring.held_out import measure_held_out
+from ..measuring.scores import Score
 from ..records.folders import OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.report import measure_held_out
 from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from .catalog import LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
-from .comparison import Comparison, Score
+from .comparison import Comparison
 from .judged import Model, ModelSource, check_chat_template
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation

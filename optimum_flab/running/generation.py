@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..compat import attention_of
 from ..errors import FlabError
+from ..records.atomic import write_atomically
 from ..vocabulary import tokenizer_hash
 
 
@@ -71,16 +72,10 @@ class BatchCache:
             raise self._unusable(error) from error
 
     def _write(self, path: Path, result: list[Any]) -> None:
-        partial = path.with_suffix(f".partial-{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(result), encoding="utf-8")
-            partial.replace(path)
+            write_atomically(path, lambda partial: partial.write_text(json.dumps(result), encoding="utf-8"))
         except OSError as error:
             raise self._unusable(error) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _unusable(self, error: OSError) -> FlabError:
         return FlabError(
