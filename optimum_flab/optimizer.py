@@ -196,7 +196,7 @@ class FlabOptimizer:
 
     def save_to(self, output: OutputFolder) -> None:
         """[`save_pretrained`] to a folder that was reserved by [`output`]."""
-        write_pruned(self._result(), self.dense, output)
+        self.pruned = write_pruned(self._result(), self.dense, output)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
         """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded from a folder or
@@ -219,7 +219,7 @@ class FlabOptimizer:
         from .hub.push import push_to_hub
 
         if self.pruned is None and self.dense.folder is not None and (self.dense.folder / PLAN_NAME).is_file():
-            if dense_hash(self.dense) != read_report(self.dense.folder).get("weights_sha256"):
+            if dense_hash(self.dense) != read_report(self.dense.folder).weights_sha256:
                 raise FlabError(
                     f"the weights in memory are not those that {self.dense.folder} was written with; save them to a"
                     " folder of their own"
@@ -281,7 +281,7 @@ class FlabOptimizer:
 
         self._needs_weights()
         pruned = self._result()
-        if pruned.report.get("recovery"):
+        if pruned.report.recovery is not None:
             raise ConfigurationError(
                 "this model was recovered already; give the pruned model as it was before, which the training starts "
                 "from (with other data or settings, it starts anew)"
@@ -294,12 +294,12 @@ class FlabOptimizer:
             cache_dir=cache_dir,
             release_dense=release_dense,
         )
-        report = {
-            **pruned.report,
+        sections = {
             "weights_sha256": weights_hash(found.model),
             "held_out": found.held_out,
             "recovery": found.section,
         }
+        report = pruned.report.model_copy(update=sections)
         self.pruned = replace(pruned, model=found.model, report=report, files={**pruned.files, **found.files})
         return self.pruned
 

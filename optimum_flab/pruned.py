@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +25,7 @@ from .progress import progress_bar
 from .pruning.limits import TOLERANCE
 from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import write_report
+from .records.report import Report, write_report
 from .records.work import WorkFolder
 from .settings.configuration import FlabPrunerConfig
 
@@ -43,7 +42,7 @@ class PrunedModel:
         model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
         tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
         plan ([`PruningPlan`]): what was kept.
-        report (`dict`): what was removed and what it cost, as in `flab_report.json`.
+        report ([`Report`]): what was removed and what it cost, as in `flab_report.json`.
         config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
         files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
         work ([`WorkFolder`], *optional*): where the stages were kept.
@@ -52,7 +51,7 @@ class PrunedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     plan: PruningPlan
-    report: dict[str, Any]
+    report: Report
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
     work: WorkFolder | None = None
@@ -82,17 +81,20 @@ def check_space(folder: str | Path, parameters: int, target_ratio: float | None,
         )
 
 
-def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> None:
+def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> PrunedModel:
     """Writes the stock checkpoint, plan, report, configuration, card and licence files to a folder that is reserved.
 
     Args:
         dense ([`LoadedModel`]): what it was pruned from, with its weights in memory or in their files.
+
+    Returns:
+        [`PrunedModel`]: with the hash of its weights in its report.
     """
     from .hub.card import read_card, write_card
 
     earlier = read_card(output.folder / CARD_NAME)
     with output.written() as partial:
-        _write_weights(pruned, dense, partial)
+        report = pruned.report.model_copy(update={"weights_sha256": _write_weights(pruned, dense, partial)})
         pruned.plan.save(partial)
         save_family(dense.family, partial)
         if pruned.config is not None:
@@ -101,16 +103,18 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             shutil.copyfile(file, partial / file.name)
         for name, path in pruned.files.items():
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
-        write_report(partial, pruned.report)
+        write_report(partial, report)
         write_card(partial, earlier=earlier)
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
+    return replace(pruned, report=report)
 
 
-def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> None:
+def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
+    """Writes weights, configuration and tokenizer, and gives the hash of the weights."""
     if pruned.model.device.type != "meta":
         save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
-        return
+        return pruned.report.weights_sha256
     stored = dense.stored
     assert stored is not None  # a model on the meta device has its weights in files
     give_back_memory()  # what reading the tokenizer took
@@ -119,4 +123,4 @@ def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> Non
     tensors = ((name, stored[name]) for name in names)
     cut = pruned_tensors(tensors, dense.family, pruned.plan, dtypes_of(pruned.model))
     save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family, cut)
-    pruned.report["weights_sha256"] = weights_hash(StoredTensors(shards(folder)))
+    return weights_hash(StoredTensors(shards(folder)))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.records.folders import WORK, Kind, OutputFolder, write_files
+from optimum_flab.records.folders import WORK, Kind, OutputFolder
 
 
 KIND = Kind("a result", "mark.json", lambda path: path.name in ("mark.json", "config.json", "part"))
@@ -356,13 +356,6 @@ def test_a_folder_that_may_not_be_entered_is_refused_in_words(tmp_path):
         code = [sys.executable, "-c", textwrap.dedent(LOOKED_AT), str(folder)]
         run = subprocess.run(code, check=False, capture_output=True, text=True)
         assert run.returncode == 0 and run.stdout.count("Permission denied") == 3, run.stdout + run.stderr
-
-
-def test_files_that_a_killed_writer_left_are_cleared_by_the_next(tmp_path):
-    (tmp_path / ".a.json.partial-1").write_text("half")
-    (tmp_path / ".b.json.partial-1").write_text("another's")
-    write_files(tmp_path, {"a.json": b"{}"})
-    assert content(tmp_path) == {".b.json.partial-1": "another's", "a.json": "{}"}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")

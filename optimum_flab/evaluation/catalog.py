@@ -13,19 +13,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Entry, Kind
-from lm_eval.tasks._yaml_loader import load_yaml
 
+from ..compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
 from .tasks.text import read_texts
+
+
+if TYPE_CHECKING:
+    from lm_eval.tasks._index import Entry
 
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
@@ -60,7 +63,7 @@ def shipped_tasks() -> dict[str, tuple[str, str | None]]:
     """The names of our own tasks, each with a line on what it is and one on its protocol."""
     found: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
-        config = load_yaml(path, resolve_func=False)
+        config = read_task_file(path, with_functions=False)
         found[config["task"]] = (config["metadata"]["description"], _protocol(config))
     return dict(sorted(found.items()))
 
@@ -134,7 +137,7 @@ def _check_folder(folder: Path) -> None:
     ours = shipped_tasks()
     for path in sorted(folder.glob("**/*.yaml")):
         try:
-            config = load_yaml(path, resolve_func=False)
+            config = read_task_file(path, with_functions=False)
         except Exception as error:  # a YAML error, a missing include, a file that is no mapping
             reason = " ".join(str(error).split())
             raise FlabError(f"task file {str(path)!r} cannot be read ({reason})") from error
@@ -157,10 +160,10 @@ def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
     entry = manager.task_index.get(name)
     if entry is None:
         return
-    if entry.kind is Kind.TAG:
+    if kind_of_task(entry) == "tag":
         children: list[Any] = sorted(entry.tags)
-    elif entry.kind is Kind.GROUP:
-        listed = load_yaml(entry.yaml_path, resolve_func=False).get("task") or []
+    elif kind_of_task(entry) == "group":
+        listed = read_task_file(entry.yaml_path, with_functions=False).get("task") or []
         children = listed if isinstance(listed, list) else [listed]
     else:
         yield name, entry
@@ -170,14 +173,14 @@ def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
         if isinstance(inner, str) and inner in manager.task_index and inner != name:
             yield from _leaves(inner, manager)
         elif isinstance(child, dict):
-            yield str(inner), Entry(str(inner), Kind.TASK, entry.yaml_path, child)
+            yield str(inner), task_entry(str(inner), entry.yaml_path, child)
 
 
 # --- code that runs ------------------------------------------------------------------------------------------------
 
 
 def _config(entry: Entry) -> dict[str, Any]:
-    return load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else dict(entry.cfg or {})
+    return read_task_file(entry.yaml_path, with_functions=False) if entry.yaml_path else dict(entry.cfg or {})
 
 
 def _is_unsafe(entry: Entry) -> bool:
@@ -203,7 +206,7 @@ def _reference(value: Any, entry: Entry) -> str | None:
 def _allow(task: Task, packages: Sequence[str]) -> bool:
     """Lets the programs of a task import packages; false where it runs none."""
     found = False
-    for ensemble in getattr(task, "_filters", ()):
+    for ensemble in filters_of(task):
         for place, step in enumerate(ensemble.filters):
             function = getattr(step, "keywords", {}).get("filter_fn")
             if callable(function) and "allow_packages" in inspect.signature(function).parameters:
@@ -288,13 +291,13 @@ def _load(
 ) -> LoadedTask:
     files = settings.data.get(name, [])
     entry = manager.task_index[name]
-    single = entry.kind is Kind.TASK
+    single = kind_of_task(entry) == "task"
     if files and not single:
         raise ConfigurationError(f"data: {name!r} (of {files[0]!r}) is no single task; give its tasks their data")
     with quiet():
         try:
             if single:
-                config = load_yaml(entry.yaml_path, resolve_func=True)
+                config = read_task_file(entry.yaml_path, with_functions=True)
                 own = _is_own_loader(config.get("custom_dataset"))
                 task = ConfigurableTask(config=_prepared(name, config, entry, settings))
                 spec, tasks = [task], {name: task}

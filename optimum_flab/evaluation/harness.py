@@ -15,15 +15,16 @@ from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
+from ..measuring.held_out import measure_held_out
+from ..measuring.scores import Score
 from ..records.folders import OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.report import measure_held_out
 from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from .catalog import LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
-from .comparison import Comparison, Score
+from .comparison import Comparison
 from .judged import Model, ModelSource, check_chat_template
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation
@@ -229,10 +230,10 @@ def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
         return kept
     if own == ids:
         return None
-    names = sorted(own, key=own.get)
-    if missing := [name for name in names if name not in ids]:
+    by_number = sorted(own, key=own.__getitem__)
+    if missing := [name for name in by_number if name not in ids]:
         raise FlabError(
             f"task 'divergence': {pruned.name!r} has no {PLAN_NAME} and {len(missing)} tokens that {dense.name!r}"
             f" lacks ({missing[0]!r}, for one); name the model that it was pruned from as the baseline"
         )
-    return [ids[name] for name in names]
+    return [ids[name] for name in by_number]

@@ -12,9 +12,10 @@ import numpy as np
 from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.tasks import TaskManager
 
+from ..measuring.scores import Score
 from . import comparison
 from .catalog import LoadedTask, quiet
-from .comparison import Comparison, OfSums, Score
+from .comparison import Comparison, OfSums
 from .lm import FlabLM
 
 

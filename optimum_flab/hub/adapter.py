@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
+from ..records.json_files import read_json
+from ..records.report import REPORT_NAME, Recovery, read_report
 from ..settings.recovery import ADAPTER_FOLDER
 from .card import TAGS, licence, read_card
-from .facts import REPORT_NAME, at, number_at, read_json
 from .metadata import Whole, rendered, written_metadata
 from .ownership import BEGIN, END, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .selection import check_inside
@@ -53,8 +54,8 @@ def check_adapter(folder: Path, pruned: str) -> Path:
         )
     adapter = folder / ADAPTER_FOLDER
     if not adapter.exists() and (folder / REPORT_NAME).is_file():
-        recovery = at(read_json(folder / REPORT_NAME), "recovery")
-        if at(recovery, "settings", "keep_adapter") and number_at(recovery, "training", "best_step") == 0:
+        recovery = read_report(folder).recovery
+        if recovery is not None and recovery.settings.get("keep_adapter") and recovery.training.best_step == 0:
             raise ConfigurationError(
                 f"folder {str(folder)!r} holds no adapter: no checkpoint of that training was better than the model"
                 " before it"
@@ -98,14 +99,14 @@ def stage_adapter(
             " repository of its own"
         )
     adapter = check_adapter(folder, pruned)
-    config, report = read_json(adapter / ADAPTER_CONFIG), read_json(folder / REPORT_NAME)
+    config, report = read_json(adapter / ADAPTER_CONFIG), read_report(folder)
     check_matrices(adapter / ADAPTER_WEIGHTS)
-    recovery = at(report, "recovery")
-    if not isinstance(recovery, Mapping):
+    recovery = report.recovery
+    if recovery is None:
         raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing of a recovery; recover again")
-    weights = at(recovery, "pruned_weights_sha256")
+    weights = recovery.pruned_weights_sha256
     previous = remembered(read_card(folder / CARD_NAME), remote_card, weights, (*LICENSE_FIELDS, "language"))
-    terms = settle_terms(report, previous, answers, fetch)
+    terms = settle_terms(report.base_model, previous, answers, fetch)
     check_licence(terms)
     ours = adapter_card_data(pruned, terms).to_dict()
     data, replaced = merged_metadata(ours, metadata_of_user(remote_card))
@@ -119,7 +120,7 @@ def stage_adapter(
             "rank": config.get("r"),
             "weights": weights,
             "measured": measured_rows(recovery),
-            "positions": number_at(recovery, "held_out_after", "positions"),
+            "positions": recovery.held_out_after.positions,
             "licence": licence(terms, ()),
             "own_text": Whole(text_of_user(remote_card) if remote_card is not None else ""),
             "begin": Whole(BEGIN),
@@ -179,14 +180,11 @@ def adapter_card_data(pruned: str, terms: Terms) -> ModelCardData:
     )
 
 
-def measured_rows(recovery: Mapping[str, Any]) -> list[list[str]]:
+def measured_rows(recovery: Recovery) -> list[list[str]]:
     """What held-out text costs the pruned model without and with the adapter."""
-    rows = []
-    for name, label in (
-        ("divergence", "divergence from the dense model (nats per token)"),
-        ("pruned_bits_per_byte", "bits per byte"),
-    ):
-        before, after = (number_at(recovery, side, name) for side in ("held_out_before", "held_out_after"))
-        if before is not None and after is not None:
-            rows.append([label, f"{before:.4f}", f"{after:.4f}"])
-    return rows
+    before, after = recovery.held_out_before, recovery.held_out_after
+    divergence = "divergence from the dense model (nats per token)"
+    return [
+        [divergence, f"{before.divergence:.4f}", f"{after.divergence:.4f}"],
+        ["bits per byte", f"{before.pruned_bits_per_byte:.4f}", f"{after.pruned_bits_per_byte:.4f}"],
+    ]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
-from ..records.folders import write_files
-from . import tables
+from ..records.atomic import write_files
+from . import provenance, tables
 from .facts import (
     EFFICIENCY_NAME,
     EVALUATION_NAME,
@@ -18,15 +18,13 @@ from .facts import (
     Facts,
     at,
     is_result,
-    number_at,
     read_facts,
-    score_rows,
-    task_dataset,
 )
 from .metadata import Whole, rendered, written_metadata
 from .ownership import BEGIN, END, is_generated, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
+from .typesetting import removed_share
 
 
 if TYPE_CHECKING:
@@ -103,14 +101,16 @@ def render_card(
     folder = Path(folder)
     before = read_card(folder / CARD_NAME)
     facts = read_facts(folder, results)
-    base = at(facts.report, "base_model", "weights_sha256")
-    terms = settle_terms(facts.report, remembered(before, remote_card, base), answers, fetch)
+    report = facts.report
+    base = None if report is None else report.base_model
+    previous = remembered(before, remote_card, None if base is None else base.weights_sha256)
+    terms = settle_terms(base, previous, answers, fetch)
     title = repo_id.split("/")[-1] if repo_id else f"{terms.name or 'A model'}, pruned"
-    plots = card_plots(facts.report, at(facts.settings, "layers", "criterion"))
+    plots = card_plots(report, at(facts.settings, "layers", "criterion"))
     if own_text is None:
         own_text = text_of_user(before) if before is not None else ""
     ours = card_data(facts, terms, title).to_dict()
-    weights = at(facts.report, "weights_sha256")
+    weights = None if report is None else report.weights_sha256
     data, replaced = merged_metadata(ours, *(metadata_of_user(card, weights) for card in (before, remote_card)))
     content = rendered(
         TEMPLATE.read_text(encoding="utf-8"),
@@ -228,7 +228,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     found = eval_results(facts)
-    datasets = tables.datasets(facts)
+    datasets = provenance.datasets(facts)
     return ModelCardData(
         base_model=terms.base_model,
         base_model_relation=RELATION if terms.base_model else None,
@@ -254,26 +254,25 @@ def eval_results(facts: Facts) -> list[EvalResult]:
 
     found = []
     for evaluation in facts.results.evaluations:
-        limit = number_at(evaluation, "settings", "limit")
-        for row in score_rows(evaluation):
-            value = number_at(row, "pruned", "value")
-            value = number_at(row, "score", "value") if value is None else value
+        settings = evaluation.settings
+        for row in evaluation.scores:
+            value = None if row.own is None else row.own.number
             if value is None:
                 continue
-            problems, dataset = number_at(row, "problems"), task_dataset(evaluation, row["task"]) or {}
-            about = tables.task_files(evaluation, row["task"])
-            about += [] if limit is None else [f"first {limit} problems"]
+            dataset = settings.task_datasets.get(row.task)
+            about = settings.files(row.task)
+            about += [] if settings.limit is None else [f"first {settings.limit} problems"]
             found.append(
                 EvalResult(
                     task_type="text-generation",
-                    dataset_type=dataset.get("id", row["task"]),
-                    dataset_name=f"{row['task']} ({', '.join(about)})" if about else row["task"],
-                    dataset_config=dataset.get("config"),
-                    dataset_split=dataset.get("split"),
-                    dataset_args=None if problems is None else {"problems": problems},
-                    metric_type=row["metric"],
+                    dataset_type=row.task if dataset is None else dataset.id,
+                    dataset_name=f"{row.task} ({', '.join(about)})" if about else row.task,
+                    dataset_config=None if dataset is None else dataset.config,
+                    dataset_split=None if dataset is None else dataset.split,
+                    dataset_args=None if row.problems is None else {"problems": row.problems},
+                    metric_type=row.metric,
                     metric_value=value,
-                    metric_name=row["metric"],
+                    metric_name=row.metric,
                 )
             )
     return found
@@ -284,32 +283,31 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
     report = facts.report
     base = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else None
     base = base or (f"`{terms.name}`" if terms.name else "a dense model that the files do not name")
-    removed_layers = at(report, "removed_layer_indices")
     return {
         "title": title,
         "lead": lead(facts, base),
         "summary": [*tables.size_rows(report), *tables.retention_rows(facts)],
         "licence": licence(terms, facts.license_files),
         "removed": tables.removed_rows(report),
-        "removed_layers": removed_layers if isinstance(removed_layers, list) else [],
+        "removed_layers": () if report is None else report.removed_layer_indices,
         "plots": {name: CAPTIONS[name] for name in plots},
         "evaluations": tables.evaluation_tables(facts),
         "held_out": tables.held_out_table(facts),
         "held_out_lead": held_out_lead(facts),
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
-        "criteria": tables.criteria(facts),
-        "provenance": tables.provenance_rows(facts, base),
+        "criteria": provenance.criteria(facts),
+        "provenance": provenance.provenance_rows(facts, base),
         "loss_curve": facts.loss_curve,
         "architecture": facts.architecture,
         "chat_template": facts.chat_template,
         "transformers": facts.transformers,
-        "instructed": tables.is_evaluated_in_chat(facts),
-        "uses": tables.intended_uses(facts, base),
-        "beyond": tables.beyond_its_scope(facts),
-        "commands": tables.commands(facts),
-        "version": at(report, "versions", "optimum-flab"),
-        "settings": tables.settings_yaml(facts) if facts.settings else None,
-        "limits": tables.limits(facts),
+        "instructed": provenance.is_evaluated_in_chat(facts),
+        "uses": provenance.intended_uses(facts, base),
+        "beyond": provenance.beyond_its_scope(facts),
+        "commands": provenance.commands(facts),
+        "version": None if report is None else report.versions.get("optimum-flab"),
+        "settings": provenance.settings_yaml(facts) if facts.settings else None,
+        "limits": provenance.limits(facts),
         "citation": terms.citation,
         "base_model": terms.base_model,
         "base_name": f"`{terms.name}`" if terms.name else "not named in the files",
@@ -319,8 +317,9 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
 def lead(facts: Facts, base: str) -> str:
     """The first sentence."""
     trained = " and then trained" if facts.recovery else ""
-    before, after = (number_at(facts.report, side, "parameters") for side in ("dense", "pruned"))
-    share = f" **without {1 - after / before:.1%} of its parameters**" if before and after is not None else ""
+    report = facts.report
+    gone = None if report is None else removed_share(report.dense.parameters, report.pruned.parameters)
+    share = "" if gone is None else f" **without {gone} of its parameters**"
     return (
         f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned{trained} by `optimum-flab`. It is"
         " a stock checkpoint, which `transformers` loads without custom code."
@@ -342,6 +341,8 @@ def licence(terms: Terms, files: Sequence[str]) -> str:
 
 def held_out_lead(facts: Facts) -> str:
     """What the held-out measurements were taken on."""
-    texts, positions = (tables.count(number_at(facts.report, "held_out", name)) for name in ("texts", "positions"))
+    held_out = None if facts.report is None else facts.report.held_out
+    if held_out is None:
+        return ""
     other = "were not trained on" if facts.recovery else "decided nothing in the pruning"
-    return f"Measured on {texts} texts ({positions} predicted tokens) that {other}."
+    return f"Measured on {held_out.texts:,} texts ({held_out.positions:,} predicted tokens) that {other}."

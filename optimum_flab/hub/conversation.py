@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-import re
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
-from .. import __version__
 from ..errors import ConfigurationError, FlabError
 from ..settings.hub import TIMEOUT
 from .changes import PULL_REQUEST, SIGNATURE, Changes, RemoteFile, Target, check_ignored, holds
+from .client import answers_within, hub_client
 from .facts import at
-from .results import matching_task
+from .failures import advice, described, misunderstood, passing, pause, refused_unread, scrubbed, silent, told
+from .leaderboards import matching_task
+from .measured import HubDataset
 from .terms import CARD_NAME, Fetch
 
 
@@ -28,90 +23,7 @@ if TYPE_CHECKING:
 
 
 WAITS = (1, 2, 4)  # seconds before a request is repeated
-LONGEST_WAIT = 330  # seconds that the Hub may ask to wait; it counts requests in windows of 300
-PASSING = (408, 429, 500, 502, 503, 504)
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
-# the client of `huggingface_hub` is one for the process
-_one_at_a_time = threading.Lock()
-
-
-@contextmanager
-def answers_within(seconds: float) -> Iterator[None]:
-    """While the block runs, a request of `huggingface_hub` fails that gets no answer for so many seconds, or that
-    would take the token to another server than the Hub.
-
-    An answer that comes drop by drop goes on for as long as it drips. The client of its own waits for ever, and asks a
-    silent server six times. It is also made anew after a connection could not be made, so that the limit is set where
-    clients are made.
-
-    Args:
-        seconds (`float`): without an answer.
-    """
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
-
-    def limited() -> Any:
-        client = before()
-        if client not in patient:  # a factory may give one client to all
-            patient[client] = client.send
-            client.send = guarded(client.send, seconds)
-        return client
-
-    with _one_at_a_time:
-        # a user may have set one, for a proxy or certificates; there is no public way to ask for it
-        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
-        patient: dict[Any, Callable[..., Any]] = {}
-        set_client_factory(limited)
-        try:
-            yield
-        finally:
-            set_client_factory(before)
-            for client, send in patient.items():
-                client.send = send
-
-
-def guarded(send: Callable[..., T], seconds: float) -> Callable[..., T]:
-    """Sends requests with a limit of time, whatever they come with; one without an answer raises a `TimeoutError`,
-    which the client does not try again. One that takes the token elsewhere raises a [`FlabError`]."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import hf_raise_for_status
-
-    def sent(request: Any, **options: Any) -> T:
-        # addresses that the Hub gives, such as that of a next page, are asked with the token too
-        asked, hub = request.url, type(request.url)(constants.ENDPOINT)
-        same = (asked.scheme, asked.host, asked.port) == (hub.scheme, hub.host, hub.port)
-        if "authorization" in request.headers and not same:
-            raise FlabError(
-                f"{constants.ENDPOINT} names an address on another server, {scrubbed(str(request.url))}, which would"
-                " get your token; check that HF_ENDPOINT is the Hub that you mean"
-            )
-        # some requests come with limits of their own, or with none on purpose
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
-        request.extensions = {**request.extensions, "timeout": limits}
-        try:
-            response = send(request, **options)
-        except Exception as error:
-            # of httpx or its successor, whichever the client is built on
-            if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
-                raise TimeoutError(f"no answer within {seconds:g} seconds") from error
-            if any(isinstance(link.__context__, socket.gaierror) for link in causes(error)):
-                # without a network; the client would ask five times more
-                raise ConnectionError(f"the name {request.url.host} is not known here") from error
-            raise
-        for name in ("retry-after", "ratelimit"):
-            if not is_plain(response.headers.get(name, "")):
-                del response.headers[name]  # the client would take it for a number
-        if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
-            hf_raise_for_status(response)  # the client would wait, however long it is
-        return response
-
-    return sent
-
-
-def is_plain(header: str) -> bool:
-    """Whether the numbers of a header are such as a client can read."""
-    return header.isascii() and re.search(r"\d{10}", header) is None
 
 
 class Conversation:
@@ -231,11 +143,11 @@ class Conversation:
                     " `license` or `base_model`, or the card"
                 ) from None
 
-    def benchmark_task(self, dataset: Mapping[str, str]) -> str | None:
+    def benchmark_task(self, dataset: HubDataset) -> str | None:
         """The id of the task that a dataset has as a benchmark of the Hub; `None` where it is none.
 
         Args:
-            dataset (`Mapping[str, str]`): `id`, perhaps `config` and `split`.
+            dataset ([`HubDataset`]): perhaps with `config` and `split`.
         """
         from huggingface_hub.errors import (
             EntryNotFoundError,
@@ -244,13 +156,13 @@ class Conversation:
             RepositoryNotFoundError,
         )
 
-        author, name = dataset["id"].split("/")
+        author, name = dataset.id.split("/")
         with told("the Hub could not be asked which datasets are benchmarks"):
             listed = self.ask(lambda: list(self.api.list_datasets(benchmark="official", author=author, search=name)))
-            if dataset["id"] not in {found.id for found in listed}:
+            if dataset.id not in {found.id for found in listed}:
                 return None
             try:
-                path = self.ask(self.api.hf_hub_download, dataset["id"], "eval.yaml", repo_type="dataset")
+                path = self.ask(self.api.hf_hub_download, dataset.id, "eval.yaml", repo_type="dataset")
             except LocalEntryNotFoundError:  # without a connection, which an EntryNotFoundError too would hide
                 raise
             except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError):
@@ -440,168 +352,6 @@ def hub_card_reader() -> Fetch:
             return read(repo_id, revision)
 
     return fetch
-
-
-def hub_client() -> HfApi:
-    """The client, under our name.
-
-    Raises:
-        [`ConfigurationError`]: the address of the Hub holds a password, which would go in the token's place.
-    """
-    from huggingface_hub import HfApi, constants
-
-    if "@" in urlsplit(constants.ENDPOINT).netloc:
-        raise ConfigurationError(
-            f"HF_ENDPOINT ({scrubbed(constants.ENDPOINT)}) holds a user name, which would be sent in place of the"
-            " token; leave out what stands before the @"
-        )
-    return HfApi(library_name="optimum-flab", library_version=__version__)
-
-
-# --- errors --------------------------------------------------------------------------------------------------------
-
-
-class told:
-    """Turns what the client raises into a [`FlabError`] that begins with what was attempted."""
-
-    def __init__(self, attempt: str):
-        self.attempt = attempt
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, FlabError):
-            # errors of the connection, of the Hub and of the files are of several libraries' classes
-            raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from: the client wraps some."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def response_of(error: BaseException) -> Any:
-    """What the Hub answered; `None` where it did not."""
-    found = (getattr(link, "response", None) for link in causes(error))
-    return next((response for response in found if response is not None), None)
-
-
-def status_of(error: BaseException) -> int | None:
-    """The status that the Hub answered with."""
-    return getattr(response_of(error), "status_code", None)
-
-
-def passing(error: BaseException) -> bool:
-    """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
-    from huggingface_hub.errors import HTTPError
-
-    status, links = status_of(error), list(causes(error))
-    # a reply of another status that does not parse was cut short
-    if any(isinstance(link, json.JSONDecodeError) for link in links):
-        return True
-    if status is not None:
-        return status in PASSING
-    return any(isinstance(link, (HTTPError, TimeoutError, ConnectionError)) for link in links)
-
-
-def silent(error: BaseException) -> bool:
-    """Whether the Hub answered nothing at all, see [`answers_within`]."""
-    return any(isinstance(link, TimeoutError) for link in causes(error))
-
-
-def misunderstood(error: BaseException) -> bool:
-    """Whether the Hub answered what its client does not expect, by which that trips over its own feet."""
-    return any(isinstance(link, (KeyError, IndexError, TypeError, AttributeError)) for link in causes(error))
-
-
-def refused_unread(error: BaseException) -> bool:
-    """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
-    unmade = ("ConnectError", "ConnectTimeout")
-    return status_of(error) == 429 or any(type(link).__name__ in unmade for link in causes(error))
-
-
-def asked_wait(response: Any) -> int | None:
-    """Seconds that the Hub asks to wait.
-
-    Args:
-        response (`httpx.Response`, *optional*): what it answered.
-    """
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    headers = getattr(response, "headers", None) or {}
-    limit = parse_ratelimit_headers(headers)
-    if getattr(response, "status_code", None) == 429 and limit is not None and limit.remaining == 0:
-        return limit.reset_in_seconds + 1  # it counts whole seconds
-    after = headers.get("Retry-After", "").strip()
-    return int(after) if after.isdigit() and is_plain(after) else None
-
-
-def pause(error: BaseException, otherwise: float | None) -> bool:
-    """Waits before a request is repeated: as long as the Hub asks, and says so, or else `otherwise`.
-
-    Args:
-        otherwise (`float`, *optional*): seconds; `None` where no attempt is left.
-
-    Returns:
-        `bool`: whether to repeat it; not where the Hub asks for longer than anybody would wait for.
-    """
-    asked = asked_wait(response_of(error))
-    if otherwise is None or (asked or 0) > LONGEST_WAIT:
-        return False
-    if asked is not None:
-        logger.warning("the Hub asks to wait %d seconds before the next request", asked)
-    time.sleep(otherwise if asked is None else asked)
-    return True
-
-
-def advice(error: BaseException) -> str:
-    """What to do about an error."""
-    status, again = status_of(error), "run the same command again: it looks first, and sends nothing twice"
-    if status in (401, 403):
-        return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
-    wait = asked_wait(response_of(error))
-    if status == 429 or wait:
-        return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
-    if silent(error):
-        return f"check the connection, or give the Hub longer with `timeout`, and {again}"
-    if misunderstood(error):
-        return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
-    if passing(error) or (isinstance(error, OSError) and status is None):
-        return f"check the connection, and {again}"
-    if status in (409, 412):
-        return f"somebody else changed it at the same time; {again}"
-    return "correct that, and run the same command again"
-
-
-def described(error: BaseException) -> str:
-    """An error in a line, with its causes, without secrets."""
-    if status_of(error) == 429:
-        return "the Hub was asked too often, by this account or from this address"
-    parts: list[str] = []
-    for link in causes(error):
-        if misunderstood(link):
-            parts.append(f"the answer is not understood ({link!r})")
-            break
-        text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
-        if not any(text in part for part in parts):
-            parts.append(text)
-        if len(parts) == 3 or isinstance(link, TimeoutError):
-            break
-    return scrubbed(": ".join(parts))
-
-
-def scrubbed(text: str) -> str:
-    """Text without tokens, and without the passwords and queries of addresses: those of storage are signed."""
-    from huggingface_hub import get_token
-
-    text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
-    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
-    token = get_token()
-    text = text.replace(token, "***") if token else text
-    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
 
 
 def _new(target: Target) -> str:

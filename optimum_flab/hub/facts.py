@@ -1,21 +1,23 @@
-"""What the files of a pruned model say, as plain values: report, settings, and the results that belong to it."""
+"""What the files of a pruned model say: report, settings, and the results that belong to it."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import ConfigurationError, FlabError
+from ..errors import ConfigurationError
 from ..licenses import is_license_file
+from ..records.json_files import read_json, validated
+from ..records.report import REPORT_NAME, Recovery, Report, read_report
 from ..recovery.curve import CURVE_NAME
+from .measured import MeasuredEfficiency, MeasuredScores
 
 
-REPORT_NAME = "flab_report.json"
 PLAN_NAME = "flab_plan.json"
 FAMILY_NAME = "flab_family.json"
 CONFIG_NAME = "flab_config.json"
@@ -28,14 +30,6 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 RESULT_NAMES = {
     name: re.compile(re.escape(name[:-5]) + r"(-\d+)?\.json") for name in (EVALUATION_NAME, EFFICIENCY_NAME)
 }
-# at least one folder and something in it, so that a token such as `//` or `/*` is none
-LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
-BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
-# what stands behind the path of an address, up to columns
-ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
-# under these names, in settings and results, stand sources of text; under those, models
-SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
-MODEL_KEYS = frozenset({"base_model", "models"})
 
 
 @dataclass(frozen=True)
@@ -43,14 +37,14 @@ class Results:
     """Results of this checkpoint.
 
     Args:
-        evaluations (`tuple[dict, ...]`): contents of `flab_evaluation.json` files.
-        efficiency (`dict`, *optional*): content of `flab_efficiency.json`.
+        evaluations (`tuple[MeasuredScores, ...]`): contents of `flab_evaluation.json` files.
+        efficiency ([`MeasuredEfficiency`], *optional*): content of `flab_efficiency.json`.
         files (`tuple[Path, ...]`): where they were read.
         left_out (`tuple[str, ...]`): a sentence for each file that was not used.
     """
 
-    evaluations: tuple[dict[str, Any], ...] = ()
-    efficiency: dict[str, Any] | None = None
+    evaluations: tuple[MeasuredScores, ...] = ()
+    efficiency: MeasuredEfficiency | None = None
     files: tuple[Path, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -60,7 +54,7 @@ class Facts:
     """Everything a card states.
 
     Args:
-        report (`dict`): `flab_report.json`; empty where there is none.
+        report ([`Report`], *optional*): `flab_report.json`; `None` where there is none.
         settings (`dict`, *optional*): the configuration that was asked for, or that made the plan.
         corpus_hash (`str`, *optional*): of the texts that decided the vocabulary.
         results ([`Results`]): evaluations and efficiency of this checkpoint.
@@ -71,7 +65,7 @@ class Facts:
         transformers (`str`, *optional*): the oldest release that reads the checkpoint as the model that was measured.
     """
 
-    report: dict[str, Any]
+    report: Report | None
     settings: dict[str, Any] | None
     corpus_hash: str | None
     results: Results
@@ -82,15 +76,14 @@ class Facts:
     transformers: str | None = None
 
     @property
-    def recovery(self) -> Mapping[str, Any] | None:
+    def recovery(self) -> Recovery | None:
         """What the report says of the training after pruning; `None` where there was none."""
-        section = at(self.report, "recovery")
-        return section if isinstance(section, Mapping) else None
+        return None if self.report is None else self.report.recovery
 
     @property
     def datasets(self) -> frozenset[str]:
         """The Hub datasets that were read to prune and to train."""
-        return recorded_datasets(self.report)
+        return frozenset() if self.report is None else self.report.all_datasets
 
 
 def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Facts:
@@ -105,11 +98,12 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
     """
     from ..checkpoints.saving import needed_transformers
 
-    report = read_json(folder / REPORT_NAME) if (folder / REPORT_NAME).exists() else {}
+    report = read_report(folder) if (folder / REPORT_NAME).exists() else None
     plan = read_json(folder / PLAN_NAME) if (folder / PLAN_NAME).exists() else {}
     config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).exists() else plan.get("settings")
-    paths = result_files([folder], below=False) if results is None else result_files(results)
+    paths = find_results([folder], below=False) if results is None else find_results(results)
     corpus_hash = plan.get("corpus_hash")
+    trained = report is not None and report.recovery is not None
     return Facts(
         report=report,
         settings=config if isinstance(config, dict) else None,
@@ -118,7 +112,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         license_files=tuple(
             sorted(path.name for path in folder.glob("*") if is_license_file(path.name) and path.is_file())
         ),
-        loss_curve=CURVE_NAME if at(report, "recovery") and (folder / CURVE_NAME).is_file() else None,
+        loss_curve=CURVE_NAME if trained and (folder / CURVE_NAME).is_file() else None,
         architecture=architecture_of(folder),
         chat_template=has_chat_template(folder),
         transformers=needed_transformers(folder),
@@ -128,14 +122,14 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
 def architecture_of(folder: Path) -> str | None:
     """The class that `config.json` names; `None` where it names none."""
     path = folder / "config.json"
-    named = at(read_json(path), "architectures") if path.exists() else None
+    named = read_json(path).get("architectures") if path.exists() else None
     return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
 
 
 def has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer in a folder can write down a chat."""
     path = folder / "tokenizer_config.json"
-    inside = at(read_json(path), "chat_template") if path.exists() else None
+    inside = read_json(path).get("chat_template") if path.exists() else None
     return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATE_FILES)
 
 
@@ -144,36 +138,15 @@ def is_result(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in RESULT_NAMES.values())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        [`FlabError`]: the file cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlabError(f"{str(path)!r} cannot be read ({error}); make it again, or restore the file") from error
-    if not isinstance(content, dict):
-        raise FlabError(f"{str(path)!r} is not a JSON object; make it again, or restore the file")
-    return content
-
-
 def at(values: Any, *path: str | int) -> Any:
-    """The value at a path into nested objects; `None` where the path leads nowhere."""
+    """The value at a path into nested objects that somebody else wrote; `None` where the path leads nowhere."""
     for name in path:
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
 
 
-def number_at(values: Any, *path: str | int) -> int | float | None:
-    """The finite number at a path; `None` where there is none."""
-    value = at(values, *path)
-    return value if is_number(value) else None
-
-
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number: neither YAML nor the Hub's model-index takes a NaN."""
+    """Whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -200,7 +173,10 @@ def weight_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(folder) if path.is_file())
 
 
-def result_files(places: Iterable[str | Path], below: bool = True) -> list[Path]:
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+def find_results(places: Iterable[str | Path], below: bool = True) -> list[Path]:
     """Files with evaluations and efficiency in folders, sorted within each.
 
     Args:
@@ -229,157 +205,78 @@ def _in_order(path: Path) -> tuple[str, int, str]:
     return str(path.parent), int(number[1]) if number else 0, path.name
 
 
-def own_results(paths: Sequence[Path], report: Mapping[str, Any], size: int) -> Results:
+def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Results:
     """Those results that belong to a checkpoint.
 
     An evaluation names the hash of the weights it is of. Efficiency depends on sizes, not on the values of weights: it
     must agree in parameters and bytes, and in the hash where it has one.
 
     Args:
-        report (`Mapping`): `flab_report.json` of the checkpoint.
+        report ([`Report`], *optional*): of the checkpoint.
         size (`int`): bytes of its weight files.
 
     Raises:
         [`FlabError`]: a file is not what its name says.
         [`ConfigurationError`]: two files hold the same score, or there are two of efficiency.
     """
-    weights = at(report, "weights_sha256")
-    evaluations, efficiency, files, left_out = [], None, [], []
+    weights = None if report is None else report.weights_sha256
+    parameters = None if report is None else report.pruned.parameters
+    evaluations, files, left_out = list[MeasuredScores](), [], []
+    efficiency: MeasuredEfficiency | None = None
     scores: dict[tuple[str, str], Path] = {}
     for path in paths:
-        content = read_json(path)
-        judged = at(content, "models", "pruned") or at(content, "models", "model")
-        if not isinstance(judged, Mapping):
-            raise FlabError(f"{str(path)!r} does not say which model it is of; evaluate again")
-        of = at(judged, "weights_sha256")
         if RESULT_NAMES[EVALUATION_NAME].fullmatch(path.name):
-            if not isinstance(at(content, "scores"), list):
-                raise FlabError(f"{str(path)!r} holds no scores; evaluate again")
+            evaluation = read_evaluation(path)
+            of = evaluation.judged.weights_sha256
             if weights is None or of != weights:
                 left_out.append(
                     f"{path.name} is an evaluation of other weights (SHA-256 {str(of)[:12]}…) and is left out"
                 )
                 continue
-            for row in filter(_is_score, content["scores"]):
-                if other := scores.get((row["task"], row["metric"])):
+            for row in evaluation.scores:
+                if other := scores.get((row.task, row.metric)):
                     raise ConfigurationError(
-                        f"{row['metric']} of {row['task']} is in both {str(other)!r} and {str(path)!r}; name one of"
+                        f"{row.metric} of {row.task} is in both {str(other)!r} and {str(path)!r}; name one of"
                         " them with `results`"
                     )
-            scores |= {(row["task"], row["metric"]): path for row in filter(_is_score, content["scores"])}
-            evaluations.append(content)
+            scores |= {(row.task, row.metric): path for row in evaluation.scores}
+            evaluations.append(evaluation)
         else:
-            same = of == weights if of is not None else at(judged, "parameters") == at(report, "pruned", "parameters")
-            if not same or at(judged, "checkpoint_bytes") != size:
+            measured = read_efficiency(path)
+            judged = measured.judged
+            of = judged.weights_sha256
+            same = of == weights if of is not None else judged.parameters == parameters
+            if not same or judged.checkpoint_bytes != size:
                 left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
                 continue
             if efficiency is not None:
                 raise ConfigurationError(
                     f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them with `results`"
                 )
-            efficiency = content
+            efficiency = measured
         files.append(path)
     return Results(tuple(evaluations), efficiency, tuple(files), tuple(left_out))
 
 
-def _is_score(row: Any) -> bool:
-    return isinstance(row, Mapping) and isinstance(row.get("task"), str) and isinstance(row.get("metric"), str)
+def read_evaluation(path: Path) -> MeasuredScores:
+    """A `flab_evaluation.json`.
+
+    Raises:
+        [`FlabError`]: it is damaged, or does not say which model it is of.
+    """
+    return validated(MeasuredScores, read_json(path), path, "evaluate again")
 
 
-def score_rows(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows of an evaluation's table that name a task and a metric."""
-    return [row for row in evaluation["scores"] if _is_score(row)]
+def read_efficiency(path: Path) -> MeasuredEfficiency:
+    """A `flab_efficiency.json`.
+
+    Raises:
+        [`FlabError`]: it is damaged, or does not say which model it is of.
+    """
+    return validated(MeasuredEfficiency, read_json(path), path, "measure again")
 
 
-def task_dataset(evaluation: Mapping[str, Any], task: str) -> dict[str, str] | None:
-    """The dataset on the Hub that a task's problems are those of: `id`, perhaps `config` and `split`."""
-    found = at(evaluation, "settings", "task_datasets", task)
-    if not isinstance(at(found, "id"), str):
-        return None
-    return {name: value for name, value in found.items() if isinstance(value, str)}
-
-
-def against_dense(evaluation: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+def against_dense(evaluation: MeasuredScores, report: Report | None) -> bool:
     """Whether an evaluation compares with the very model that was pruned."""
-    dense = at(evaluation, "models", "dense", "weights_sha256")
-    return dense is not None and dense == at(report, "base_model", "weights_sha256")
-
-
-# --- paths of the machine ------------------------------------------------------------------------------------------
-
-
-def file_name(text: str) -> str:
-    """A text that has the form of an absolute path as the name of the file, columns kept; any other text as it is.
-
-    `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
-    """
-    if "\n" in text or not LOCAL_PATH.fullmatch(BRACKETS.fullmatch(text)["path"]):
-        return text
-    return last_name(text)
-
-
-def last_name(path: str) -> str:
-    """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
-    match = BRACKETS.fullmatch(ADDRESS_END.sub(r"\1\2", path))
-    return (PureWindowsPath(match["path"].rstrip("/\\")).name or match["path"]) + (match["columns"] or "")
-
-
-def recorded_datasets(record: Mapping[str, Any]) -> frozenset[str]:
-    """The ids of the Hub datasets that a run really read, as its report or evaluation lists them."""
-    listed = at(record, "datasets"), at(record, "recovery", "datasets"), at(record, "settings", "datasets")
-    return frozenset(name for names in listed if isinstance(names, list) for name in names if isinstance(name, str))
-
-
-def dataset_of(source: str, datasets: Collection[str]) -> str | None:
-    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library.
-
-    Args:
-        datasets (`Collection[str]`): those that were read, see [`recorded_datasets`]; a folder may be called `a/b`.
-    """
-    name = BRACKETS.fullmatch(source)["path"].split(":")[0]
-    return name if name in datasets else None
-
-
-def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -> Any:
-    """Plain values with every path of this machine reduced to the name of its file.
-
-    Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
-    path is known by being absolute.
-
-    Args:
-        datasets (`Collection[str]`): Hub datasets that were read: these sources of text stay.
-        holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
-    """
-    if isinstance(value, str):
-        if holds == "path" or (holds == "sources" and dataset_of(value, datasets) is None):
-            return last_name(value)
-        return file_name(value)
-    if isinstance(value, Mapping):
-        return {
-            without_paths(key): without_paths(item, datasets, _held(value, key, holds)) for key, item in value.items()
-        }
-    return [without_paths(item, datasets, holds) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _held(values: Mapping[str, Any], key: str, above: str) -> str:
-    """What the item `key` of `values` holds, see [`without_paths`]; models of the Hub have a revision."""
-    if key in SOURCE_KEYS and not (key == "text" and isinstance(values[key], str)):
-        return "sources"
-    if isinstance(values[key], Mapping) and (key in MODEL_KEYS or above == "models"):
-        return "models"
-    named = key == "base_model" or (key == "name" and above == "models")
-    if named and not (values.get("revision") or values.get("base_revision")):
-        return "path"
-    return above if above == "sources" else ""
-
-
-def replaced_texts(before: Any, after: Any) -> dict[str, str]:
-    """The texts in which two plain values of the same form differ."""
-    if isinstance(before, str):
-        return {} if before == after else {before: after}
-    if isinstance(before, Mapping):
-        before, after = ([*values, *values.values()] for values in (before, after))
-    found: dict[str, str] = {}
-    for pair in zip(before, after, strict=False) if isinstance(before, list) else ():
-        found |= replaced_texts(*pair)
-    return found
+    dense = None if evaluation.dense is None else evaluation.dense.weights_sha256
+    return dense is not None and report is not None and dense == report.base_model.weights_sha256

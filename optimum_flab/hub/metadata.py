@@ -11,7 +11,7 @@ import yaml
 from ..errors import ConfigurationError
 
 
-BLOCK = re.compile(r"\A\ufeff?\s*---[ \t]*\n(?P<data>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\n(?P<data>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 LONGEST = 10_000  # values; anchors can make ever more of them
 BOOLEANS = {"true": True, "false": False}
 OPTIONS = {"eval_results", "ignore_metadata_errors"}
@@ -25,7 +25,7 @@ class Plain(str):
 def body_of(content: str) -> str:
     """A card without its metadata."""
     content = content.replace("\r\n", "\n")
-    block = BLOCK.match(content)
+    block = METADATA.match(content)
     return content.removeprefix("\ufeff") if block is None else content[block.end() :]
 
 
@@ -37,7 +37,7 @@ def metadata_of(content: str) -> dict[str, Any]:
     Raises:
         [`ConfigurationError`]: they are not YAML, no object, or hold what cannot be kept.
     """
-    block = BLOCK.match(content.replace("\r\n", "\n"))
+    block = METADATA.match(content.replace("\r\n", "\n"))
     try:
         node = None if block is None else yaml.compose(block["data"], yaml.SafeLoader)
         data = None if node is None else _value(node, [0])

@@ -69,6 +69,7 @@ def unsigned_mark(ours: Mapping[str, Any]) -> str:
 def signed(content: str) -> str:
     """A card with its checksum filled in."""
     mark = MARKED.search(content)
+    assert mark is not None  # the template has it
     return content[: mark.start("sum")] + checksum(content) + content[mark.end("sum") :]
 
 
@@ -115,7 +116,7 @@ def metadata_of_user(content: str | None, weights: Any = None) -> dict[str, Any]
         [`ConfigurationError`]: the metadata cannot be read.
     """
     mark = MARKED.search(content) if content is not None and is_generated(content) else None
-    if mark is None or mark["ours"] is None:
+    if content is None or mark is None or mark["ours"] is None:
         return {}
     ours, found = set(mark["ours"].removeprefix(", metadata").split()), {}
     for field, value in metadata_of(content).items():

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .facts import at, number_at
+from ..records.report import RemovedLayer, Report
 
 
 if TYPE_CHECKING:
@@ -17,43 +17,37 @@ PARAMETERS_PLOT, LAYERS_PLOT = "flab_parameters.png", "flab_layers.png"
 DENSE_COLOUR, PRUNED_COLOUR = "#9aa5b1", "#2a6fbb"
 
 
-def card_plots(report: Mapping[str, Any], criterion: str | None) -> dict[str, bytes]:
+def card_plots(report: Report | None, criterion: str | None) -> dict[str, bytes]:
     """The plots that a report has numbers for, as PNG files by name.
 
     Args:
-        report (`Mapping`): `flab_report.json`.
+        report ([`Report`], *optional*): of the model.
         criterion (`str`, *optional*): by which layers were ranked; only that by divergence has divergences to show.
     """
+    if report is None:
+        return {}
     figures = {}
     if parameters := component_parameters(report):
         figures[PARAMETERS_PLOT] = plot_parameters(parameters)
-    if (removed := removed_layers(report)) and criterion == "divergence":
+    removed = () if report.search is None else report.search.removed_layers
+    if removed and criterion == "divergence":
         figures[LAYERS_PLOT] = plot_layers(removed)
     return {name: png(figure) for name, figure in figures.items()}
 
 
-def component_parameters(report: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Parameters before and after of each component that has any; empty where the report lacks them."""
-    components = at(report, "dense", "components")
-    found = {}
-    for name in components if isinstance(components, Mapping) else ():
-        before, after = (number_at(report, side, "components", name, "parameters") for side in ("dense", "pruned"))
-        if before is None or after is None:
-            return {}
-        found[str(name)] = (before, after)
+def component_parameters(report: Report) -> dict[str, tuple[int, int]]:
+    """Parameters before and after of each component that has any."""
+    found = {
+        name: (before.parameters, report.pruned.components[name].parameters)
+        for name, before in report.dense.components.items()
+        if name in report.pruned.components
+    }
     most = max((before for before, _ in found.values()), default=0)
     # norms outside of layers are some hundreds of parameters: a bar nobody can see
     return {name: sides for name, sides in found.items() if max(sides) > most / 1000}
 
 
-def removed_layers(report: Mapping[str, Any]) -> list[tuple[int, float]]:
-    """The layers in the order of their removal, each with its score."""
-    removed = at(report, "search", "removed_layers")
-    rows = [(number_at(row, "layer"), number_at(row, "score")) for row in removed] if isinstance(removed, list) else []
-    return [] if any(None in row for row in rows) else rows
-
-
-def plot_parameters(parameters: Mapping[str, tuple[float, float]]) -> Figure:
+def plot_parameters(parameters: Mapping[str, tuple[int, int]]) -> Figure:
     """Bars of each component before and after."""
     figure, panel = _panel(len(parameters) * 0.75 + 1.1)
     largest = max(max(sides) for sides in parameters.values())
@@ -71,12 +65,14 @@ def plot_parameters(parameters: Mapping[str, tuple[float, float]]) -> Figure:
     return figure
 
 
-def plot_layers(removed: Sequence[tuple[int, float]]) -> Figure:
+def plot_layers(removed: Sequence[RemovedLayer]) -> Figure:
     """Divergence from the dense model after each removal."""
     figure, panel = _panel(3.2)
-    panel.plot(range(1, len(removed) + 1), [score for _, score in removed], marker="o", color=PRUNED_COLOUR)
-    for place, (layer, score) in enumerate(removed, start=1):
-        panel.annotate(f"layer {layer}", (place, score), (0, 8), textcoords="offset points", ha="center")
+    panel.plot(range(1, len(removed) + 1), [removal.score for removal in removed], marker="o", color=PRUNED_COLOUR)
+    for place, removal in enumerate(removed, start=1):
+        panel.annotate(
+            f"layer {removal.layer}", (place, removal.score), (0, 8), textcoords="offset points", ha="center"
+        )
     panel.set_xticks(range(1, len(removed) + 1))
     panel.set_xlabel("layers removed, in this order")
     panel.set_ylabel("divergence (nats per token)")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..licenses import is_license_file
+from ..records.report import REPORT_NAME
 from ..settings.recovery import ADAPTER_FOLDER
 from .facts import (
     CONFIG_NAME,
@@ -20,7 +21,6 @@ from .facts import (
     EVALUATION_TABLE,
     FAMILY_NAME,
     PLAN_NAME,
-    REPORT_NAME,
     WEIGHTS,
     WEIGHTS_INDEX,
     is_result,
@@ -60,7 +60,7 @@ MOST_NAMED = 12  # files that a summary names
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectedFiles:
     """What is sent of a folder.
 
     Args:
@@ -75,14 +75,14 @@ class Selection:
     named: frozenset[str] = frozenset()
     secret: tuple[str, ...] = ()
 
-    def without(self, names: Collection[str]) -> Selection:
+    def without(self, names: Collection[str]) -> SelectedFiles:
         """The selection with further files left behind, but for those that the user named."""
         out = set(names) - self.named
         files = {name: path for name, path in self.files.items() if name not in out}
         return replace(self, files=files, left=tuple(sorted({*self.left, *(out & self.files.keys())})))
 
 
-def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
+def select_files(folder: Path, include: Sequence[str] = ()) -> SelectedFiles:
     """The files of a pruned model in its folder, and those that the user names.
 
     A link that leads out of the folder is followed, and a file that looks like a secret sent, only if a pattern is its
@@ -102,7 +102,7 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
     for name in sorted(own - named):
         check_inside(found[name], folder, name)
     sent = own | named
-    return Selection(
+    return SelectedFiles(
         {name: path for name, path in found.items() if name in sent},
         tuple(sorted([*(name for name in found if name not in sent), *(f"{link}/" for link in links)])),
         frozenset(named),
@@ -113,7 +113,7 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> Selection:
 def folder_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The files of a folder by their path in the repository, sorted, and the folders in it that are links, which are
     not entered."""
-    found, links = {}, []
+    found, links = dict[str, Path](), list[str]()
     for place, folders, names in os.walk(folder):
         below = Path(place).relative_to(folder)
         links += [(below / name).as_posix() for name in folders if Path(place, name).is_symlink()]

@@ -12,28 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, FlabError
+from ..records.json_files import read_json
+from ..records.report import REPORT_NAME, Report, read_report
 from .card import read_card, render_card
 from .facts import (
     CONFIG_NAME,
+    EVALUATION_NAME,
     FAMILY_NAME,
     PLAN_NAME,
-    REPORT_NAME,
+    RESULT_NAMES,
     WEIGHTS,
     WEIGHTS_INDEX,
-    at,
     is_result,
-    last_name,
-    number_at,
+    read_evaluation,
     read_facts,
-    read_json,
-    recorded_datasets,
-    replaced_texts,
     weight_files,
-    without_paths,
 )
+from .leaderboards import BenchmarkTask, leaderboard_files
 from .metadata import metadata_of
 from .ownership import is_generated, metadata_of_user, statements, text_of_user
-from .results import BenchmarkTask, result_files
+from .paths import last_name, replaced_texts, without_paths
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
 
@@ -45,8 +43,8 @@ if TYPE_CHECKING:
 LARGEST_FILE = 50 * 10**9  # bytes, see "Storage limits" in the Hub's documentation
 MOST_FILES = 25_000  # in one commit
 RECORDS = (REPORT_NAME, PLAN_NAME, CONFIG_NAME)
-BLOCK = 1 << 22
-SHARD = re.compile(r"model-.*-of-.*\.safetensors")
+BYTES_AT_ONCE = 1 << 22
+ANY_SHARD = re.compile(r"model-.*-of-.*\.safetensors")
 # weights that nothing here checks and that may be loaded in place of ours, and the state of a training
 NEVER_SENT = re.compile(
     r"(pytorch_model|tf_model|flax_model|adapter_model|adapter_config)\W.*|rng_state.*\.pth"
@@ -103,8 +101,8 @@ def stage(
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
-        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~results`]; without
-            it no score is sent in the form that leaderboards collect.
+        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~leaderboards`];
+            without it no score is sent in the form that leaderboards collect.
         largest_file (`int`): most bytes of a file.
 
     Raises:
@@ -121,13 +119,14 @@ def stage(
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)
     staged: dict[str, Path | bytes] = dict(files)
-    datasets = recorded_datasets(read_json(folder / REPORT_NAME))
     for name in files:
         if name in RECORDS:
-            staged[name] = portable_record(files[name], datasets)
+            staged[name] = portable_record(files[name], facts.datasets)
+        elif RESULT_NAMES[EVALUATION_NAME].fullmatch(name):
+            staged[name] = portable_record(files[name], read_evaluation(files[name]).settings.datasets)
         elif is_result(name):
-            staged[name] = portable_record(files[name], recorded_datasets(read_json(files[name])))
-    own, notes = read_card(folder / CARD_NAME), ()
+            staged[name] = portable_record(files[name])
+    own, notes = read_card(folder / CARD_NAME), tuple[str, ...]()
     if own is None or is_generated(own):
         kept = merged_text(own, remote_card, overwrite_card)
         rendered = render_card(
@@ -159,23 +158,22 @@ def stage(
             check_nothing_lost(remote_card, card, repo_id)
     staged[CARD_NAME] = card.encode()
     if benchmark_task is not None:
-        staged |= result_files(facts, repo_id, revision, benchmark_task)
+        staged |= leaderboard_files(facts, repo_id, revision, benchmark_task)
     if remote_card is not None and not overwrite_card:
         check_replaceable(remote_card, card, repo_id)
     if shown := [name for name in selection.left if f"]({name})" in card]:
         notes = (*notes, f"the card shows {grouped(shown)}, not sent; `include` sends it")
     if selection.secret:
         notes = (*notes, f"{grouped(selection.secret)} look like secrets, and are sent only if each is named in full")
-    title = commit_title(read_json(folder / REPORT_NAME))
+    title = commit_title(read_report(folder))
     return Staged(dict(sorted(staged.items())), card, tuple(notes), left=selection.left, title=title)
 
 
-def commit_title(report: Mapping[str, Any]) -> str:
+def commit_title(report: Report) -> str:
     """What a push brings, in a line."""
-    name, removed = at(report, "base_model", "name"), number_at(report, "removed_ratio")
-    what = last_name(name) if isinstance(name, str) and name else "a model"
-    share = "" if removed is None else f", pruned by {removed:.1%}"
-    return f"Upload {what}{share}{' and trained' * bool(at(report, 'recovery'))}"
+    what = last_name(report.base_model.name) or "a model"
+    trained = " and trained" * (report.recovery is not None)
+    return f"Upload {what}, pruned by {report.removed_ratio:.1%}{trained}"
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
     if stray := sorted(
         name
         for name in names
-        if ((name == WEIGHTS or SHARD.fullmatch(name)) and name not in read) or NEVER_SENT.fullmatch(name)
+        if ((name == WEIGHTS or ANY_SHARD.fullmatch(name)) and name not in read) or NEVER_SENT.fullmatch(name)
     ):
         raise ConfigurationError(
             f"folder {str(folder)!r} also holds {', '.join(stray)}, which is not part of the pruned model and might be"
@@ -226,11 +224,11 @@ def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, mos
         )
 
 
-def portable_record(path: Path, datasets: Collection[str]) -> Path | bytes:
+def portable_record(path: Path, datasets: Collection[str] = ()) -> Path | bytes:
     """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
 
     Args:
-        datasets (`Collection[str]`): Hub datasets that were read, see [`recorded_datasets`].
+        datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they stay.
 
     Raises:
         [`FlabError`]: it is not JSON.
@@ -262,7 +260,7 @@ def check_checkpoint_files(folder: Path) -> None:
     from ..records.plan import PruningPlan
     from ..vocabulary import config_token_ids
 
-    report, plan = read_json(folder / REPORT_NAME), PruningPlan.load(folder)
+    report, plan = read_report(folder), PruningPlan.load(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -276,16 +274,16 @@ def check_checkpoint_files(folder: Path) -> None:
     family = family_for(config, described if described.is_file() else None)
     weights = read_weights(folder)
     faults = shape_faults(config, weights)
-    for dimension, said in plan.sizes.items():
-        if (stated := getattr(config, family.sizes[dimension])) != said:
-            faults.append(f"config.json says {family.sizes[dimension]} {stated:,}, the plan {said:,}")
+    for dimension, name in family.sizes.items():
+        said = plan.sizes.get(dimension)
+        if said is not None and (stated := getattr(config, name)) != said:
+            faults.append(f"config.json says {name} {stated:,}, the plan {said:,}")
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
-    recorded = at(report, "base_model", "weights_sha256")
-    if recorded is not None and plan.base_hash != recorded:
+    if plan.base_hash != report.base_model.weights_sha256:
         faults.append("plan and report are of different base models")
     if not faults:  # a hash of other shapes says nothing
-        found, recorded = weights_hash(weights), at(report, "weights_sha256")
+        found, recorded = weights_hash(weights), report.weights_sha256
         if found != recorded:
             faults.append(
                 f"the weights have SHA-256 {found[:12]}…, and {REPORT_NAME} is of {str(recorded)[:12]}…: they were"
@@ -326,7 +324,7 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     keys = set(getattr(model, "all_tied_weights_keys", None) or ()) if config.tie_word_embeddings else set()
-    expected, tied = {}, set()
+    expected, tied = dict[str, tuple[int, ...]](), set[str]()
     for name, tensor in model.state_dict().items():
         parts = written_parts(model, name, tensor)
         expected |= {part: tuple(outline.shape) for part, outline in parts.items()}
@@ -407,6 +405,6 @@ def _digest(content: Path | bytes, digest: Any) -> str:
         digest.update(content)
         return digest.hexdigest()
     with content.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BYTES_AT_ONCE):
             digest.update(block)
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..records.report import Base, BaseCard
 from .metadata import metadata_of
 from .ownership import is_about, own_metadata
 
@@ -128,19 +129,19 @@ def read_base_card(text: str) -> dict[str, Any]:
     return found
 
 
-def base_card_of(folder: Path | None) -> dict[str, Any] | None:
+def base_card_of(folder: Path | None) -> BaseCard | None:
     """What the card in a dense model's folder states, for the report; `None` where there is no card."""
     path = None if folder is None else folder / CARD_NAME
     if path is None or not path.is_file():
         return None
     try:
-        return read_base_card(path.read_text(encoding="utf-8"))
+        return BaseCard(**read_base_card(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
 
 def settle_terms(
-    report: Mapping[str, Any],
+    base: Base | None,
     previous: Mapping[str, Any] | None = None,
     answers: Answers = NO_ANSWERS,
     fetch: Fetch | None = None,
@@ -149,7 +150,7 @@ def settle_terms(
     written before, the base model's card on the Hub.
 
     Args:
-        report (`Mapping`): `flab_report.json`.
+        base ([`Base`], *optional*): the dense model, as the report names it.
         previous (`Mapping`, *optional*): metadata of the card that is being written anew, see [`remembered`].
         answers ([`Answers`]): what the user says.
         fetch (`Callable`, *optional*): reads a card on the Hub; without it the Hub is not asked.
@@ -157,22 +158,20 @@ def settle_terms(
     Raises:
         [`ConfigurationError`]: the user contradicts the base model's card.
     """
-    base = report.get("base_model")
-    base = base if isinstance(base, Mapping) else {}
     before = previous or {}
     written = before.get("base_model")
-    found = repository_of(base)
+    found = None if base is None else repository_of(base)
     if answers.base_model and found and answers.base_model != found:
         raise ConfigurationError(
             f"base_model: {answers.base_model}: the report says that the model was pruned from {found}; leave it out"
         )
-    name = base.get("name")
     terms = Terms(
-        name=PureWindowsPath(name).name if isinstance(name, str) and name else None,
+        name=PureWindowsPath(base.name).name if base is not None and base.name else None,
         base_model=answers.base_model or found or (written if isinstance(written, str) else None),
-        revision=base.get("revision") if isinstance(base.get("revision"), str) else None,
+        revision=None if base is None else base.revision,
     )
-    stated: Mapping[str, Any] = base["card"] if isinstance(base.get("card"), Mapping) else {}
+    card = None if base is None else base.card
+    stated: Mapping[str, Any] = {} if card is None else card.model_dump(exclude_none=True)
     notes = []
     if not stated.get("license") and terms.base_model and fetch is not None:
         text, trouble = fetch(terms.base_model, terms.revision if found else None)
@@ -256,15 +255,14 @@ def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before
     return found
 
 
-def repository_of(base: Mapping[str, Any]) -> str | None:
+def repository_of(base: Base) -> str | None:
     """The Hub id of the dense model that a report names, or `None` where it was read from local files.
 
     Only models of the Hub have a revision: a folder `owner/name` is not taken for one.
     """
-    name, revision = base.get("name"), base.get("revision")
-    if not isinstance(name, str) or not isinstance(revision, str) or not is_repository(name) or Path(name).exists():
+    if base.revision is None or not is_repository(base.name) or Path(base.name).exists():
         return None
-    return name
+    return base.name
 
 
 def _absolute(link: Any, base_model: str | None) -> str | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
+from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
-from ..records.report import HeldOut, measure_held_out
+from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
 from ..texts.sets import TextSets, texts_hash
@@ -27,11 +26,11 @@ FILE = "held_out.json"
 
 
 def _save(held_out: HeldOut, folder: Path) -> None:
-    (folder / FILE).write_text(json.dumps(asdict(held_out)), encoding="utf-8")
+    (folder / FILE).write_text(held_out.model_dump_json(), encoding="utf-8")
 
 
 def _load(folder: Path) -> HeldOut:
-    return HeldOut(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    return HeldOut.model_validate_json((folder / FILE).read_text(encoding="utf-8"))
 
 
 STAGE = Stage("held-out", _save, _load)

@@ -6,8 +6,6 @@ finished pieces of the stage it was in, and goes on.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..checkpoints.loading import LoadedModel
@@ -15,8 +13,9 @@ from ..checkpoints.surgery import operate
 from ..hub.terms import base_card_of
 from ..memory import give_back_memory
 from ..pruned import PrunedModel
+from ..records.building import build_report
 from ..records.plan import PruningPlan
-from ..records.report import build_report
+from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from ..stopwatch import Stopwatch
@@ -58,11 +57,18 @@ def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, 
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan)
     held_out = held_out_cost(dense, model, tokenizer, plan, texts, config.data, inputs, work)
-    report = build_report(dense, dense.family, model, plan, held_out, {**work.seconds, **watch.seconds})
-    report["base_model"]["card"] = base_card_of(dense.folder)
-    report.update(search_section(chosen, texts, natural))
-    report["datasets"] = texts.datasets
-    report["texts"]["corpus_cut_differently"] = changed
+    report = build_report(
+        dense,
+        dense.family,
+        model,
+        plan,
+        held_out,
+        {**work.seconds, **watch.seconds},
+        search=search_section(chosen, natural),
+        texts=text_counts(texts, changed),
+        datasets=texts.datasets,
+        card=base_card_of(dense.folder),
+    )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
 
@@ -75,33 +81,35 @@ def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     watch = Stopwatch()
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
-    report = build_report(dense, dense.family, model, plan, None, watch.seconds)
-    report["base_model"]["card"] = base_card_of(dense.folder)
+    report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=base_card_of(dense.folder))
     return PrunedModel(model, tokenizer, plan, report, None)
 
 
-def search_section(chosen: ChosenShape, texts: TextSets, natural: int) -> dict[str, Any]:
+def search_section(chosen: ChosenShape, natural: int) -> Search:
     """What the search saw, for the report."""
-    return {
-        "search": {
-            "candidates": [
-                {
-                    **candidate.shape.reported(),
-                    "validation_divergence": candidate.divergence,
-                    "validation_bits_per_byte": candidate.bits_per_byte,
-                    "chosen": candidate.shape == chosen.shape,
-                }
-                for candidate in chosen.candidates
-            ],
-            "removed_layers": [{"layer": removal.layer, "score": removal.score} for removal in chosen.removed],
-            "natural_vocab_size": natural,
-        },
-        "texts": {
-            "corpus": len(texts.corpus),
-            "calibration": len(texts.calibration),
-            "validation": len(texts.validation),
-            "held_out": len(texts.held_out),
-            "set_aside": texts.set_aside,
-            "skipped_files": texts.skipped_files,
-        },
-    }
+    return Search(
+        candidates=tuple(
+            TriedShape(
+                **candidate.shape.reported(),
+                validation_divergence=candidate.divergence,
+                validation_bits_per_byte=candidate.bits_per_byte,
+                chosen=candidate.shape == chosen.shape,
+            )
+            for candidate in chosen.candidates
+        ),
+        removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
+        natural_vocab_size=natural,
+    )
+
+
+def text_counts(texts: TextSets, cut_differently: int) -> TextCounts:
+    """The texts of a pruning, for the report."""
+    return TextCounts(
+        corpus=len(texts.corpus),
+        calibration=len(texts.calibration),
+        validation=len(texts.validation),
+        held_out=len(texts.held_out),
+        set_aside=texts.set_aside,
+        skipped_files=texts.skipped_files,
+        corpus_cut_differently=cut_differently,
+    )

@@ -67,7 +67,8 @@ class CountedTokens:
     def load(cls, folder: Path) -> CountedTokens:
         """What [`save`] wrote."""
         arrays = load_file(folder / cls.FILE)
-        return cls(**{**arrays, "closed": bool(arrays["closed"])})
+        closed = bool(arrays.pop("closed"))
+        return cls(**arrays, closed=closed)
 
 
 STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigurationError, FlabError
+from .atomic import LEFT_OVER
 
 
 # In this hidden folder a run writes, under these names. It lies in the output folder where that is there already (a
@@ -25,8 +25,6 @@ LOCK, NEW, READY, OLD = "lock", "new", "ready", "old"
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
 READ_FIRST = "config.json"
-# what a card or a table was written to when its writer was killed
-LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
 MOST_NAMED = 5
 
 
@@ -292,36 +290,6 @@ def check_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         raise FlabError(f"output folder {folder} cannot be written: {nearest} is not a writable folder") from error
-
-
-def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
-    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
-
-    Raises:
-        [`FlabError`]: the folder cannot be written.
-    """
-    for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
-        left_over = LEFT_OVER.fullmatch(path.name)
-        if left_over and left_over["name"] in contents:
-            path.unlink(missing_ok=True)  # of a run that was killed
-    partial = {name: folder / f".{name}.partial-{os.getpid()}" for name in contents}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            if isinstance(content, bytes):
-                partial[name].write_bytes(content)
-            else:
-                shutil.copyfile(content, partial[name])
-        for name, path in partial.items():
-            path.replace(folder / name)
-        for path in stale:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
-    finally:
-        for path in partial.values():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 def is_in(path: Path, folder: Path) -> bool:

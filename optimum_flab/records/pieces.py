@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -16,10 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .atomic import write_atomically
+
 
 SUFFIX = ".safetensors"
 FACTS = "facts"  # in the header of a piece
-PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,12 @@ class Pieces:
             self._memory[name] = Piece(dict(tensors), facts)
             return
         path = self._path(name)
-        partial = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(whole, partial, metadata={FACTS: json.dumps(facts)})
-            partial.replace(path)
+            header = {FACTS: json.dumps(facts)}
+            write_atomically(path, lambda partial: save_file(whole, partial, metadata=header))
             self._on_write()
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
             if not self._memory:
                 print(f"{path} cannot be written ({error}); a run that is interrupted cannot go on", file=sys.stderr)
             self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)

@@ -1,57 +1,119 @@
-"""`flab_report.json`: what was removed and what it cost, measured on held-out text."""
+"""`flab_report.json`: what was removed and what it cost. Its form, its one writer and its one reader. Light."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
-import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..checkpoints.hashes import weights_hash
-from ..checkpoints.loading import LoadedModel
-from ..checkpoints.surgery import cast_by_layer
+from .. import __version__
 from ..components import COMPONENTS
 from ..errors import FlabError
-from ..families import Family
-from ..measuring.divergence import (
-    LayerStep,
-    OutputHead,
-    bits_and_lost_mass,
-    final_hidden,
-    mean_divergence,
-    predicting,
-    total_bits,
-)
-from ..progress import progress
-from ..pruning.budget import count_parameters, shape_of
-from ..settings.pruning import DataSettings
-from ..texts.packing import PackedTokens, pack
-from ..vocabulary import special_ids, token_lists
-from .plan import PruningPlan
+from .json_files import read_json, validated
 
 
 REPORT_NAME = "flab_report.json"
-PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "accelerate")
+FORMAT: Final = 2  # reports that state none are of format 1
+ADVICE = "restore the file, or prune again"
+
+# JSON knows no NaN: what was not a number is null in the file
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
-@dataclass(frozen=True)
-class HeldOut:
+class Record(BaseModel):
+    """A section of the report: fixed, and without fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class BaseCard(Record):
+    """What the dense model's card stated when the model was pruned.
+
+    Args:
+        license (`str`, *optional*): identifier of its licence, as the Hub spells it.
+        license_name, license_link (`str`, *optional*): of a licence that has no identifier (`other`).
+        language (`tuple[str, ...]`): tags of languages.
+        citation (`str`, *optional*): BibTeX that it asks to cite.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: tuple[str, ...] = ()
+    citation: str | None = None
+
+
+class Base(Record):
+    """The dense model.
+
+    Args:
+        name (`str`): as it was given: a Hub id or a path.
+        revision (`str`, *optional*): its commit, where it is from the Hub.
+        weights_sha256 (`str`): hash of its weights.
+        card ([`BaseCard`], *optional*): `None` where there was no card in its folder.
+    """
+
+    name: str
+    revision: str | None = None
+    weights_sha256: str
+    card: BaseCard | None = None
+
+
+class Part(Record):
+    """The size of a component.
+
+    Args:
+        parameters (`int`): tied weights count once.
+        bytes (`int`): of the weights in their files.
+    """
+
+    parameters: int
+    bytes: int
+
+
+class Sizes(Record):
+    """The sizes that pruning can change, see [`~components.COMPONENTS`].
+
+    Args:
+        vocab_size (`int`): rows of the embedding.
+        num_hidden_layers (`int`): layers.
+        intermediate_size (`int`): neurons of an FFN, or of an expert where there are experts.
+        num_experts (`int`, *optional*): experts of a layer; `None` where there are none.
+    """
+
+    vocab_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    num_experts: int | None = None
+
+
+class Side(Sizes, Part):
+    """The dense or the pruned model.
+
+    Args:
+        dtype (`str`): of the weights in their files, such as `bfloat16`.
+        components (`dict[str, Part]`): what `parameters` and `bytes` are the sums of.
+    """
+
+    dtype: str
+    components: dict[str, Part]
+
+
+class HeldOut(Record):
     """What pruning cost on held-out text.
 
     Args:
+        texts (`int`): whole texts.
+        bytes (`int`): their size in UTF-8.
+        positions (`int`): predicted tokens of the pruned tokenizer, that `divergence` and `lost_mass` are means of.
+        dense_tokens, pruned_tokens (`int`): pieces of the texts under each tokenizer.
+        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
         divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned
             tokenizer's pieces.
-        positions (`int`): tokens that this is the mean of.
         lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
-        dense_bits_per_byte (`float`): each model under its own tokenizer.
-        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
+        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
     """
 
     texts: int
@@ -60,198 +122,371 @@ class HeldOut:
     dense_tokens: int
     pruned_tokens: int
     texts_cut_differently: int
-    divergence: float
-    lost_mass: float
-    dense_bits_per_byte: float
-    pruned_bits_per_byte: float
+    divergence: Number
+    lost_mass: Number
+    dense_bits_per_byte: Number
+    pruned_bits_per_byte: Number
 
 
-@torch.no_grad()
-def measure_held_out(
-    dense: PreTrainedModel,
-    dense_tokenizer: PreTrainedTokenizerBase,
-    pruned: PreTrainedModel,
-    pruned_tokenizer: PreTrainedTokenizerBase,
-    family: Family,
-    kept_tokens: Sequence[int] | None,
-    texts: Sequence[str],
-    data: DataSettings,
-) -> HeldOut:
-    """Measures a pruned model against the dense one on texts that decided nothing.
+class TriedShape(Sizes):
+    """A shape that meets the target, as it was measured on validation text.
 
     Args:
-        pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype, which
-            takes memory there for one layer at a time.
-        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
-        texts (`Sequence[str]`): whole texts.
+        validation_divergence (`float`): nats per token, over the vocabulary of the shape.
+        validation_bits_per_byte (`float`): bits; by this shapes are compared.
+        chosen (`bool`): whether it is the one that was taken.
     """
-    dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
-    rows = pruned.get_input_embeddings().weight.shape[0]
-    kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
-    as_dense = [kept[ids].tolist() for ids in pruned_pieces]
-    around = special_ids(pruned_tokenizer)
-    around_as_dense = tuple(kept[list(ids)].tolist() for ids in around)
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
-    def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
-        return pack(pieces, data.sequence_length, 0, specials=specials)
-
-    own = packed(dense_pieces, special_ids(dense_tokenizer))
-    shared, new = packed(as_dense, around_as_dense), packed(pruned_pieces, around)
-    full, kept_head = OutputHead(dense, family), OutputHead(dense, family, kept.tolist())
-    changed = sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True))
-    sides = [(shared, full), (new, kept_head), (new, kept_head), *([(own, full)] if changed else [])]
-    steps = sum(len(head.chunks(int(predicting(tokens).sum()))) for tokens, head in sides)
-    steps += sum(-(-len(tokens.input_ids) // data.batch_size) for tokens in (shared, new, *([own] if changed else [])))
-    with progress("Measuring on held-out text", steps, "step") as tick:
-
-        def read(model: PreTrainedModel, tokens: PackedTokens, layer_step: LayerStep | None = None) -> torch.Tensor:
-            return final_hidden(model, family, tokens, data.batch_size, layer_step, tick)
-
-        hidden = read(dense, shared)
-        dense_bits, lost = bits_and_lost_mass(hidden, full, shared, kept, tick)
-        if changed:
-            dense_bits = total_bits(read(dense, own), full, own, tick)
-        del full, sides
-        measured, layer_step = cast_by_layer(pruned, family, dense.device, dense.dtype)
-        pruned_hidden = read(measured, new, layer_step)
-        pruned_bits = total_bits(pruned_hidden, OutputHead(measured, family), new, tick)
-        pruned_head = OutputHead(measured, family, range(len(kept)))
-        divergence = mean_divergence(hidden, pruned_hidden, kept_head, pruned_head, tick)
-    return HeldOut(
-        texts=len(texts),
-        bytes=size,
-        positions=len(hidden),
-        dense_tokens=sum(map(len, dense_pieces)),
-        pruned_tokens=sum(map(len, pruned_pieces)),
-        texts_cut_differently=changed,
-        divergence=divergence,
-        lost_mass=lost,
-        dense_bits_per_byte=dense_bits / size,
-        pruned_bits_per_byte=pruned_bits / size,
-    )
+    validation_divergence: Number
+    validation_bits_per_byte: Number
+    chosen: bool
 
 
-def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> dict[str, Any]:
-    counts, shape = count_parameters(model, family), shape_of(model, family)
-    total = counts.total(shape)
-    return {
-        **shape.reported(),
-        "parameters": total,
-        "bytes": total * dtype.itemsize,
-        "dtype": str(dtype).removeprefix("torch."),
-        "components": {
-            name: {"parameters": number, "bytes": number * dtype.itemsize}
-            for name, number in counts.components(shape).items()
-        },
-    }
-
-
-def build_report(
-    dense: LoadedModel,
-    family: Family,
-    pruned: PreTrainedModel,
-    plan: PruningPlan,
-    held_out: HeldOut | None,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """The report as plain values.
+class RemovedLayer(Record):
+    """A layer in the order of removal.
 
     Args:
-        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
+        layer (`int`): index in the dense model.
+        score (`float`): what the criterion said, see [`~pruning.depth.Removal`].
+    """
+
+    layer: int
+    score: Number
+
+
+class Search(Record):
+    """What the search saw.
+
+    Args:
+        candidates (`tuple[TriedShape, ...]`): empty where sizes were pinned.
+        removed_layers (`tuple[RemovedLayer, ...]`): in the order of their removal.
+        natural_vocab_size (`int`): tokens that the corpus asks for.
+    """
+
+    candidates: tuple[TriedShape, ...] = ()
+    removed_layers: tuple[RemovedLayer, ...] = ()
+    natural_vocab_size: int
+
+
+class TextCounts(Record):
+    """The texts of a pruning.
+
+    Args:
+        corpus, calibration, validation, held_out (`int`): texts in each set.
+        set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
+        skipped_files (`int`): files inside named folders that are not UTF-8 text.
+        corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
+    """
+
+    corpus: int
+    calibration: int
+    validation: int
+    held_out: int
+    set_aside: int
+    skipped_files: int
+    corpus_cut_differently: int | None = None
+
+
+class PlainText(Record):
+    """Text that was trained on beside the examples.
+
+    Args:
+        passages (`int`): passages that were taken.
+        overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
+    """
+
+    passages: int
+    overlapping: dict[str, int]
+
+
+class RecoveryData(Record):
+    """What a pruned model was trained on.
+
+    Args:
+        examples (`int`): examples that were read.
+        dropped (`dict[str, int]`): examples left out, by reason.
+        kept (`int`): examples that are left.
+        plain_text ([`PlainText`]): text beside them.
+        answers (`dict[str, int]`): examples by whose answer is learned.
+        answers_rejected (`dict[str, int]`): answers of the dense model that are not learned, by reason.
+        sequences, validation_sequences (`int`): rows that were trained on, and that were set aside.
+        tokens, answer_tokens (`int`): tokens in `sequences`, and those whose prediction is learned.
+    """
+
+    examples: int
+    dropped: dict[str, int]
+    kept: int
+    plain_text: PlainText
+    answers: dict[str, int]
+    answers_rejected: dict[str, int]
+    sequences: int
+    validation_sequences: int
+    tokens: int
+    answer_tokens: int
+
+
+class ClosedForm(Record):
+    """What refitting the FFNs in closed form did.
+
+    Args:
+        before, after (`float`): divergence on the sequences set aside, in nats per token.
+        share (`float`): how far it went of the way that the closed form points out, 0 to 1.
+        kept (`bool`): whether the refitted weights were kept.
+    """
+
+    before: Number
+    after: Number
+    share: float
+    kept: bool
+
+
+class CurvePoint(Record):
+    """A loss as it was logged: of the training, or on the sequences set aside.
+
+    Args:
+        step (`int`): steps done.
+        training_loss, validation_loss (`float`, *optional*): nats; one of them.
+    """
+
+    step: int
+    training_loss: float | None = None
+    validation_loss: float | None = None
+
+
+class RecoveryTraining(Record):
+    """How a training went.
+
+    Args:
+        steps, steps_done (`int`): steps of the optimizer, planned and done.
+        batch_size, micro_batch_size (`int`): sequences per step over all processes, and per forward pass of one.
+        accumulation (`int`): forward passes per step of one process.
+        evaluate_every (`int`): steps between evaluations.
+        processes (`int`): processes that shared it.
+        dtype (`str`): it was computed in.
+        best_step (`int`): the step whose weights were taken; 0: those before it.
+        start_loss, best_loss (`float`): on the sequences set aside, in nats.
+        curve (`tuple[CurvePoint, ...]`): losses by step.
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    accumulation: int
+    evaluate_every: int
+    processes: int
+    dtype: str
+    steps_done: int
+    best_step: int
+    start_loss: Number
+    best_loss: Number
+    curve: tuple[CurvePoint, ...] = ()
+
+
+class RecoveryEstimate(Record):
+    """What a training was expected to take.
+
+    Args:
+        memory_bytes, disk_bytes (`int`): of one process, and of all that is kept.
+        seconds, answer_seconds (`float`): of the training, and of the dense model's answers.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+    answer_seconds: float = 0.0
+
+
+class Recovery(Record):
+    """A training after pruning.
+
+    Args:
+        pruned_weights_sha256 (`str`): hash of the weights before it.
+        settings (`dict`): the settings, as they were asked for.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
+        data ([`RecoveryData`]): what it was done with.
+        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on.
+        closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
+        training ([`RecoveryTraining`]): how it went.
+        estimate ([`RecoveryEstimate`]): what it was expected to take.
         seconds (`dict[str, float]`): wall time per step.
+        notes (`tuple[str, ...]`): what the user should know.
+        command (`str`, *optional*): the command line, with names in place of paths.
     """
-    before = _side(dense.model, family, dense.storage_dtype)
-    after = _side(pruned, family, getattr(torch, plan.dtype))
-    return {
-        "base_model": {"name": dense.name, "revision": dense.revision, "weights_sha256": plan.base_hash},
-        "weights_sha256": None if pruned.device.type == "meta" else weights_hash(pruned),
-        "dense": before,
-        "pruned": after,
-        "removed_ratio": 1 - after["parameters"] / before["parameters"],
-        "target_ratio": plan.settings.get("target_ratio"),
-        "removed_layer_indices": sorted(set(range(before["num_hidden_layers"])) - set(plan.kept_layers)),
-        "held_out": None if held_out is None else asdict(held_out),
-        "notes": list(dense.notes),
-        "seed": plan.settings.get("seed"),
-        "computation": {
-            "dtype": str(dense.model.dtype).removeprefix("torch."),
-            "device": "cpu" if dense.stored is not None else dense.model.device.type,
-        },
-        "seconds": seconds,
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
-    }
+
+    pruned_weights_sha256: str
+    settings: dict[str, Any]
+    datasets: tuple[str, ...] = ()
+    data: RecoveryData
+    held_out_before: HeldOut
+    held_out_after: HeldOut
+    closed_form: ClosedForm | None = None
+    training: RecoveryTraining
+    estimate: RecoveryEstimate
+    seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+    command: str | None = None
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None
+class Computation(Record):
+    """What the pruning was computed in.
+
+    Args:
+        dtype (`str`): number format.
+        device (`str`): `cpu`, `cuda`, ….
+    """
+
+    dtype: str
+    device: str
 
 
-def write_report(folder: str | Path, report: dict[str, Any]) -> None:
+class Report(Record):
+    """`flab_report.json`.
+
+    Args:
+        format (`int`): of the file.
+        base_model ([`Base`]): the dense model.
+        weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, where they are cut on
+            their way to the files.
+        dense, pruned ([`Side`]): before and after.
+        removed_ratio, target_ratio (`float`): share of all parameters; no target where sizes were pinned.
+        removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
+        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
+        search ([`Search`], *optional*): `None` where a plan was applied.
+        texts ([`TextCounts`], *optional*): `None` where a plan was applied.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets that were read to prune.
+        recovery ([`Recovery`], *optional*): the training after pruning.
+        notes (`tuple[str, ...]`): what the user should know.
+        seed (`int`, *optional*): of the sampling of texts.
+        computation ([`Computation`]): what it was computed in.
+        seconds (`dict[str, float]`): wall time per step.
+        versions (`dict[str, str]`): of Python and packages; `None` for one that is not installed.
+        command (`str`, *optional*): the command line, with names in place of paths.
+    """
+
+    format: Literal[2] = FORMAT
+    base_model: Base
+    weights_sha256: str | None
+    dense: Side
+    pruned: Side
+    removed_ratio: float
+    target_ratio: float | None = None
+    removed_layer_indices: tuple[int, ...]
+    held_out: HeldOut | None = None
+    search: Search | None = None
+    texts: TextCounts | None = None
+    datasets: tuple[str, ...] = ()
+    recovery: Recovery | None = None
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
+    computation: Computation
+    seconds: dict[str, float] = Field(default_factory=dict)
+    versions: dict[str, str | None] = Field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def all_datasets(self) -> frozenset[str]:
+        """The ids of the Hub datasets that were read to prune and to train."""
+        return frozenset((*self.datasets, *(self.recovery.datasets if self.recovery is not None else ())))
+
+
+def report_text(report: Report) -> str:
+    """The content of `flab_report.json`."""
+    return report.model_dump_json(indent=2) + "\n"
+
+
+def write_report(folder: str | Path, report: Report) -> None:
     """Writes `flab_report.json`."""
-    Path(folder, REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    Path(folder, REPORT_NAME).write_text(report_text(report), encoding="utf-8")
 
 
-def read_report(folder: str | Path) -> dict[str, Any]:
-    """What `flab_report.json` says.
+def read_report(folder: str | Path) -> Report:
+    """What `flab_report.json` says, in today's form.
+
+    Args:
+        folder (`str` or `Path`): of a pruned model.
 
     Raises:
-        [`FlabError`]: there is none that can be read.
+        [`FlabError`]: there is none, it is damaged, or of a newer format.
     """
     path = Path(folder, REPORT_NAME)
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlabError(f"report {str(path)!r} cannot be read ({error}); name the folder of a pruned model") from error
-    if not isinstance(report, dict) or "base_model" not in report:
+    return as_report(read_json(path, "name the folder of a pruned model"), path)
+
+
+def as_report(values: dict[str, Any], path: Path) -> Report:
+    """The content of a `flab_report.json` in today's form.
+
+    Args:
+        values (`dict`): what the file was read as.
+        path (`Path`): where it was read, for messages.
+
+    Raises:
+        [`FlabError`]: it is of a newer format, or names the first fields that are not as they should be.
+    """
+    if "base_model" not in values:
         raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
-    return report
+    version = values.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise FlabError(
+            f"report {str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
+            f" install optimum-flab {_writer(values)} or later"
+        )
+    # of format 1 are those that state none; what they left out is optional today
+    return validated(Report, values if "format" in values else {**values, "format": FORMAT}, path, ADVICE)
 
 
-def report_summary(report: dict[str, Any]) -> str:
+def _writer(values: dict[str, Any]) -> str:
+    """The version of this software that wrote a report."""
+    versions = values.get("versions")
+    version = versions.get("optimum-flab") if isinstance(versions, dict) else None
+    return version if isinstance(version, str) else "of the version that wrote it"
+
+
+def report_summary(report: Report) -> str:
     """The report as a table for the terminal."""
-    dense, pruned, held_out = report["dense"], report["pruned"], report["held_out"]
+    dense, pruned, held_out = report.dense, report.pruned, report.held_out
     lines = [
-        f"{report['base_model']['name']}: {dense['parameters']:,} -> {pruned['parameters']:,} parameters "
-        f"({report['removed_ratio']:.1%} removed), {dense['bytes'] / 1e6:,.0f} -> {pruned['bytes'] / 1e6:,.0f} MB",
+        f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
+        f"({report.removed_ratio:.1%} removed), {dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
         f"{'':<22}{'dense':>16}{'pruned':>16}",
     ]
     for part in COMPONENTS:
-        if part.reported in dense:
-            lines.append(f"{part.label:<22}{dense[part.reported]:>16,}{pruned[part.reported]:>16,}")
-    for component, before in dense["components"].items():
-        after = pruned["components"][component]
-        lines.append(f"{component + ' params':<22}{before['parameters']:>16,}{after['parameters']:>16,}")
-    if report["removed_layer_indices"]:
-        lines.append(f"layers removed: {', '.join(map(str, report['removed_layer_indices']))}")
+        before, after = (getattr(side, part.reported) for side in (dense, pruned))
+        if before is not None:
+            lines.append(f"{part.label:<22}{before:>16,}{after:>16,}")
+    for component, size in dense.components.items():
+        left = pruned.components[component]
+        lines.append(f"{component + ' params':<22}{size.parameters:>16,}{left.parameters:>16,}")
+    if report.removed_layer_indices:
+        lines.append(f"layers removed: {', '.join(map(str, report.removed_layer_indices))}")
     if held_out is not None:
-        before, after = held_out["dense_bits_per_byte"], held_out["pruned_bits_per_byte"]
+        dense_bits, bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
         lines += [
             "",
-            f"On {held_out['texts']} held-out texts ({held_out['positions']:,} tokens):",
-            f"  bits per byte          {before:.4f} -> {after:.4f} ({after / before - 1:+.1%})",
-            f"  divergence             {held_out['divergence']:.4f} nats per token, over the vocabulary that is left",
-            f"  dense mass lost        {held_out['lost_mass']:.3%}",
-            f"  tokens                 {held_out['dense_tokens']:,} -> {held_out['pruned_tokens']:,} "
-            f"({held_out['texts_cut_differently']} texts cut differently)",
+            f"On {held_out.texts} held-out texts ({held_out.positions:,} tokens):",
+            f"  bits per byte          {dense_bits:.4f} -> {bits:.4f} ({bits / dense_bits - 1:+.1%})",
+            f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
+            f"  dense mass lost        {held_out.lost_mass:.3%}",
+            f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
+            f"({held_out.texts_cut_differently} texts cut differently)",
         ]
-    if recovery := report.get("recovery"):
-        before, after = recovery["held_out_before"], recovery["held_out_after"]
-        lines += [
-            "",
-            f"Recovery on {recovery['data']['sequences']:,} sequences ({recovery['data']['tokens']:,} tokens), "
-            f"{recovery['training']['best_step']:,} steps:",
-            f"  divergence             {before['divergence']:.4f} -> {after['divergence']:.4f}",
-            f"  bits per byte          {before['pruned_bits_per_byte']:.4f} -> {after['pruned_bits_per_byte']:.4f}",
-            *(f"  note: {note}" for note in recovery["notes"]),
-        ]
-    if changed := report.get("texts", {}).get("corpus_cut_differently"):
+    if report.recovery is not None:
+        lines += ["", *_recovery_lines(report.recovery)]
+    texts = report.texts
+    if texts is not None and texts.corpus_cut_differently:
         lines.append(
-            f"{changed:,} of {report['texts']['corpus']:,} corpus texts are cut into other pieces than before"
+            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are cut into other pieces than before"
         )
-    lines += [f"note: {note}" for note in report["notes"]]
+    lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _recovery_lines(recovery: Recovery) -> list[str]:
+    before, after = recovery.held_out_before, recovery.held_out_after
+    return [
+        f"Recovery on {recovery.data.sequences:,} sequences ({recovery.data.tokens:,} tokens), "
+        f"{recovery.training.best_step:,} steps:",
+        f"  divergence             {before.divergence:.4f} -> {after.divergence:.4f}",
+        f"  bits per byte          {before.pruned_bits_per_byte:.4f} -> {after.pruned_bits_per_byte:.4f}",
+        *(f"  note: {note}" for note in recovery.notes),
+    ]

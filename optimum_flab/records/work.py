@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .. import __version__
+from .atomic import write_atomically
 from .pieces import Pieces
 
 
@@ -186,10 +187,8 @@ def _seconds(folder: Path) -> float:
 
 
 def _write_seconds(folder: Path, seconds: float) -> None:
-    partial = folder / f"{SECONDS}.partial"
     with suppress(OSError):
-        partial.write_text(f"{seconds:.3f}")
-        partial.replace(folder / SECONDS)
+        write_atomically(folder / SECONDS, lambda partial: partial.write_text(f"{seconds:.3f}"))
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

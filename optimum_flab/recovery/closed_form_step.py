@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,6 +12,8 @@ from transformers import PreTrainedModel
 
 from ..checkpoints.surgery import copy_in, placed
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
+from ..records.atomic import write_atomically
+from ..records.report import ClosedForm
 from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
 from .closed_form import between, refit
@@ -34,7 +34,7 @@ def closed_form_step(
     steps: Steps,
     dtype: torch.dtype,
     give_up_dense: Callable[[], None],
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, ClosedForm]:
     """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was.
 
     `give_up_dense` is called once the dense model's weights are no longer read here.
@@ -52,8 +52,8 @@ def closed_form_step(
 
     if file.is_file():
         with safe_open(file, "pt") as opened:
-            section = json.loads(opened.metadata()["section"])
-        if not section["kept"]:
+            section = ClosedForm.model_validate_json(opened.metadata()["section"])
+        if not section.kept:
             return work.model, section
         best = beginning()
         best.load_state_dict(load_file(file), strict=False)
@@ -82,17 +82,15 @@ def closed_form_step(
         found[share] = measure(best)
     share = min(found, key=found.__getitem__)
     between(work.model, computing, share, best)
-    section = {"before": found[0.0], "after": found[share], "share": share, "kept": share > 0}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section["kept"] else {}
-    save_file(weights, partial, metadata={"section": json.dumps(section)})
-    partial.replace(file)
+    section = ClosedForm(before=found[0.0], after=found[share], share=share, kept=share > 0)
+    weights = {name: p.detach().contiguous() for name, p in best.named_parameters()} if section.kept else {}
+    metadata = {"section": section.model_dump_json()}
+    write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))
     steps.say(
-        f"closed form: divergence {section['before']:.4f} -> {section['after']:.4f} on the sequences set aside, "
-        + (f"going {share:.0%} of the way" if section["kept"] else "so it is left out")
+        f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
+        + (f"going {share:.0%} of the way" if section.kept else "so it is left out")
     )
-    return (best if section["kept"] else work.model), section
+    return (best if section.kept else work.model), section
 
 
 def _validation_divergence(

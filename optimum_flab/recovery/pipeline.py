@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..cache import cache_root
 from ..memory import give_back_memory
+from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings, check_recovery
 from .checks import check_consent, check_teacher
@@ -32,14 +32,14 @@ class Recovered:
 
     Args:
         model (`PreTrainedModel`): of the pruned model's class, shape and dtype.
-        held_out (`dict`): of the report, measured anew.
-        section (`dict`): for the report, under `recovery`.
+        held_out ([`HeldOut`], *optional*): for the report, measured anew; `None` in all processes but the first.
+        section ([`Recovery`], *optional*): for the report; `None` in all processes but the first.
         files (`dict[str, Path]`): what goes beside the weights, by its name there.
     """
 
     model: PreTrainedModel
-    held_out: dict[str, Any]
-    section: dict[str, Any]
+    held_out: HeldOut | None
+    section: Recovery | None
     files: dict[str, Path] = field(default_factory=dict)
 
 
@@ -106,13 +106,13 @@ def recover(
     with steps.step("merge"):
         model = merged(ready.start, training, work.model.dtype)
     if ready.side is None:
-        return Recovered(model, {}, {})
+        return Recovered(model, None, None)
     with steps.step("held-out measurement"):
         after = ready.side.measure(model)
     for note in training.notes:
         steps.say(f"note: {note}")
     section = report_section(settings, ready, after, training, steps, state.num_processes)
-    return Recovered(model, asdict(after), section, written_files(ready, settings, training))
+    return Recovered(model, after, section, written_files(ready, settings, training))
 
 
 def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:

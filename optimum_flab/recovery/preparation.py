@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -17,9 +16,10 @@ from transformers import PreTrainedModel
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.surgery import copy_in, placed
 from ..errors import FlabError
+from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
 from ..pruning.budget import shape_of
-from ..records.report import HeldOut
+from ..records.report import ClosedForm, HeldOut
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
 from .closed_form_step import closed_form_step
@@ -28,7 +28,6 @@ from .encoding import Sequences
 from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example
 from .lora import with_lora
-from .measure import DenseSide
 from .sizes import TrainingSizes, shares_of, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
@@ -56,7 +55,7 @@ class Ready:
     Args:
         folder (`Path`): for what this training keeps.
         start (`PreTrainedModel`): the pruned model, refitted or as it was.
-        closed_form (`dict`, *optional*): what the refit did.
+        closed_form ([`ClosedForm`], *optional*): what the refit did.
         teachers (`tuple`): cached predictions for the rows to train on and those set aside.
         dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
         side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
@@ -69,7 +68,7 @@ class Ready:
     estimate: Estimate
     folder: Path
     start: PreTrainedModel
-    closed_form: dict[str, Any] | None
+    closed_form: ClosedForm | None
     teachers: tuple[CachedTeacher | None, CachedTeacher | None]
     dense: DenseTeacher | None
     side: DenseSide | None
@@ -207,17 +206,11 @@ def _check_space(root: Path, estimate: Estimate) -> None:
 
 
 def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) -> DenseSide:
-    return DenseSide(
-        work.dense.model,
-        work.dense.tokenizer,
-        work.tokenizer,
-        work.family,
-        work.plan.kept_tokens,
-        work.plan.vocab_size,
-        texts,
-        settings.sequence_length,
-        MEASURED_AT_ONCE,
+    plan = work.plan
+    cut = cut_texts(
+        work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, settings.sequence_length
     )
+    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE)
 
 
 def _cached(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..checkpoints.surgery import copy_in
 from ..compat import forget_origin
-from ..records.report import HeldOut
+from ..records.report import (
+    CurvePoint,
+    HeldOut,
+    PlainText,
+    Recovery,
+    RecoveryData,
+    RecoveryEstimate,
+    RecoveryTraining,
+)
 from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
 from ..texts.sources import hub_datasets
 from .curve import CURVE_NAME, draw_curve
@@ -22,50 +28,43 @@ from .work import Steps
 
 def report_section(
     settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
-) -> dict[str, Any]:
-    """The report's `recovery` section."""
-    data = ready.data
-    return {
-        "pruned_weights_sha256": ready.pruned_hash,
-        "settings": settings.model_dump(),
-        "datasets": hub_datasets(settings.sources),
-        "data": {
-            "examples": data.counts.read,
-            "dropped": data.counts.dropped,
-            "kept": data.counts.kept,
-            "plain_text": {
-                "passages": data.counts.passages,
-                "overlapping": data.counts.passages_dropped,
-            },
-            "answers": data.counts.answers,
-            "answers_rejected": data.counts.rejected,
-            "sequences": len(data.rows),
-            "validation_sequences": len(data.validation),
-            "tokens": data.rows.tokens.tokens,
-            "answer_tokens": int((data.rows.labels >= 0).sum()),
-        },
-        "held_out_before": None if ready.before is None else asdict(ready.before),
-        "held_out_after": asdict(after),
-        "closed_form": ready.closed_form,
-        "training": {
+) -> Recovery:
+    """The report's `recovery` section, of the process that measured."""
+    assert ready.before is not None
+    data, counts = ready.data, ready.data.counts
+    return Recovery(
+        pruned_weights_sha256=ready.pruned_hash,
+        settings=settings.model_dump(),
+        datasets=tuple(hub_datasets(settings.sources)),
+        data=RecoveryData(
+            examples=counts.read,
+            dropped=counts.dropped,
+            kept=counts.kept,
+            plain_text=PlainText(passages=counts.passages, overlapping=counts.passages_dropped),
+            answers=counts.answers,
+            answers_rejected=counts.rejected,
+            sequences=len(data.rows),
+            validation_sequences=len(data.validation),
+            tokens=data.rows.tokens.tokens,
+            answer_tokens=int((data.rows.labels >= 0).sum()),
+        ),
+        held_out_before=ready.before,
+        held_out_after=after,
+        closed_form=ready.closed_form,
+        training=RecoveryTraining(
             **asdict(ready.sizes),
-            "processes": processes,
-            "dtype": settings.dtype,
-            "steps_done": training.steps,
-            "best_step": training.best_step,
-            "start_loss": _number(training.start_loss),
-            "best_loss": _number(training.best_loss),
-            "curve": [{name: _number(value) for name, value in point.items()} for point in training.curve],
-        },
-        "estimate": ready.estimate.to_dict(),
-        "seconds": steps.seconds,
-        "notes": training.notes,
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return value if math.isfinite(value) else None
+            processes=processes,
+            dtype=settings.dtype,
+            steps_done=training.steps,
+            best_step=training.best_step,
+            start_loss=training.start_loss,
+            best_loss=training.best_loss,
+            curve=tuple(CurvePoint.model_validate(point) for point in training.curve),
+        ),
+        estimate=RecoveryEstimate(**ready.estimate.to_dict()),
+        seconds=steps.seconds,
+        notes=tuple(training.notes),
+    )
 
 
 def written_files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:

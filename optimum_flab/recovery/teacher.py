@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from ..errors import FlabError
 from ..families import Family
 from ..measuring.divergence import OutputHead
+from ..records.atomic import write_atomically
 from ..texts.packing import PackedTokens
 
 
@@ -105,19 +105,14 @@ class CachedTeacher:
         for number in self.missing():
             values, ids = teacher(parts[number], self.k)
             file = self.files[number]
-            partial = file.with_suffix(f".partial-{os.getpid()}")
+            tensors = {"values": values, "ids": ids}
             try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save_file({"values": values, "ids": ids}, partial)
-                partial.replace(file)
+                write_atomically(file, partial(save_file, tensors))
             except (OSError, SafetensorError) as error:
                 raise FlabError(
                     f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some "
                     "space, name another folder with `cache_dir`, or take `recovery.teacher` resident"
                 ) from error
-            finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
             tick()
 
     def row(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:

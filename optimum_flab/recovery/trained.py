@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..checkpoints.surgery import copy_in
+from ..records.atomic import write_atomically
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
 
@@ -53,12 +54,11 @@ class Training:
 def save_training(training: Training, folder: Path) -> None:
     """Keeps a finished training, and removes its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial, whole = folder / f".{TRAINING}.partial", folder / TRAINING
     if training.adapter is not None:
         save_file({name: tensor.contiguous() for name, tensor in training.adapter.items()}, folder / ADAPTER)
     values = {name: value for name, value in vars(training).items() if name not in ("adapter", "config")}
-    partial.write_text(json.dumps({**values, "has_adapter": training.adapter is not None}), encoding="utf-8")
-    partial.replace(whole)
+    text = json.dumps({**values, "has_adapter": training.adapter is not None})
+    write_atomically(folder / TRAINING, lambda partial: partial.write_text(text, encoding="utf-8"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

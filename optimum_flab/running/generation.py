@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from ..compat import attention_of
 from ..errors import FlabError
+from ..records.atomic import write_atomically
 from ..vocabulary import tokenizer_hash
 
 
@@ -70,16 +72,10 @@ class BatchCache:
             raise self._unusable(error) from error
 
     def _write(self, path: Path, result: list[Any]) -> None:
-        partial = path.with_suffix(f".partial-{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(result), encoding="utf-8")
-            partial.replace(path)
+            write_atomically(path, lambda partial: partial.write_text(json.dumps(result), encoding="utf-8"))
         except OSError as error:
             raise self._unusable(error) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _unusable(self, error: OSError) -> FlabError:
         return FlabError(
@@ -229,7 +225,7 @@ def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, w
         "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(model.dtype),
         "device": model.device.type,
-        "attention": getattr(model.config, "_attn_implementation", None),
+        "attention": attention_of(model.config),
         "torch": version("torch"),
         "transformers": version("transformers"),
     }

@@ -123,9 +123,8 @@ class FlabPrunerConfig(BaseConfig):
         Args:
             config_dict (`Mapping[str, Any]`): what [`~FlabPrunerConfig.to_dict`] returns; the keys that
                 transformers and optimum add to saved configurations are ignored.
-            return_unused_kwargs (`bool`, *optional*, defaults to `False`): return the keyword arguments that are not
-                fields as well, instead of refusing them.
-            kwargs (`dict[str, Any]`): fields that win over those in `config_dict`.
+            kwargs (`dict[str, Any]`): fields that win over those in `config_dict`. With `return_unused_kwargs=True`,
+                what is no field is returned as well, instead of being refused.
 
         Raises:
             [`ConfigurationError`]: lists every fault at once.

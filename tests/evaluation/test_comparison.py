@@ -16,7 +16,6 @@ from optimum_flab.evaluation.comparison import (
     ROBUSTNESS_DROP,
     WEIGHTED_PERPLEXITY,
     Comparison,
-    Score,
     by_problem,
     compare,
     counts_of_k,
@@ -25,6 +24,7 @@ from optimum_flab.evaluation.comparison import (
     resampled_sums,
     table,
 )
+from optimum_flab.measuring.scores import Score
 
 
 PASSES = st.lists(st.booleans(), min_size=1, max_size=30)

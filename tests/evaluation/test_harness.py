@@ -308,13 +308,13 @@ def test_the_front_door_evaluates_what_it_pruned(data, tmp_path, dense, tokenize
         FlabPrunerConfig(data={"corpus": [corpus], "calibration_tokens": 512, "sequence_length": 64})
     )
     found = optimizer.evaluate(settings, cache_dir=cache)
-    assert found.models["dense"]["weights_sha256"] == pruned.report["base_model"]["weights_sha256"]
-    assert found.models["pruned"]["weights_sha256"] == pruned.report["weights_sha256"]
+    assert found.models["dense"]["weights_sha256"] == pruned.report.base_model.weights_sha256
+    assert found.models["pruned"]["weights_sha256"] == pruned.report.weights_sha256
     optimizer.save_pretrained(tmp_path / "out")
     dense.save_pretrained(tmp_path / "dense")
     tokenizer.save_pretrained(tmp_path / "dense")
     again = evaluate(tmp_path / "out", settings, baseline=tmp_path / "dense", cache_dir=cache)
-    assert again.models["pruned"]["weights_sha256"] == pruned.report["weights_sha256"]
+    assert again.models["pruned"]["weights_sha256"] == pruned.report.weights_sha256
     by_metric = [{row.metric: row.score.value for row in each.comparisons} for each in (found, again)]
     assert by_metric[0] == pytest.approx(by_metric[1])
     assert again.made == 0  # the same weights and the same tokenizer

@@ -55,19 +55,19 @@ def pruned(dense, out, **changes):
 def test_experts_stay_unless_asked_for(dense, tmp_path):
     optimizer = pruned(dense, tmp_path / "out", target_ratio=0.4)
     report, plan = optimizer.pruned.report, optimizer.pruned.plan
-    assert report["pruned"]["num_experts"] == report["dense"]["num_experts"] == 8 and not plan.kept_experts
-    assert report["removed_ratio"] == pytest.approx(0.4, abs=0.005)
+    assert report.pruned.num_experts == report.dense.num_experts == 8 and not plan.kept_experts
+    assert report.removed_ratio == pytest.approx(0.4, abs=0.005)
     assert "by `reap`" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_where_experts_go_their_width_stays(dense, tmp_path):
     optimizer = pruned(dense, tmp_path / "out", target_ratio=0.6, experts={"enabled": True})
     report, plan = optimizer.pruned.report, optimizer.pruned.plan
-    assert report["pruned"]["num_experts"] < 8 and not plan.kept_neurons
-    assert report["pruned"]["intermediate_size"] == report["dense"]["intermediate_size"]
-    assert report["removed_ratio"] == pytest.approx(0.6, abs=0.005)
-    assert len(report["search"]["candidates"]) > 1
-    assert {len(kept) for kept in plan.kept_experts.values()} == {report["pruned"]["num_experts"]}
+    assert report.pruned.num_experts < 8 and not plan.kept_neurons
+    assert report.pruned.intermediate_size == report.dense.intermediate_size
+    assert report.removed_ratio == pytest.approx(0.6, abs=0.005)
+    assert len(report.search.candidates) > 1
+    assert {len(kept) for kept in plan.kept_experts.values()} == {report.pruned.num_experts}
     assert "experts per layer" in optimizer.summary()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| experts per layer | 8 |" in card and "**Experts** by `reap`" in card and "2510.13999" in card
@@ -91,7 +91,7 @@ def test_experts_and_their_width_pinned(dense, tmp_path):
         for name in ("model.safetensors", "config.json", "flab_plan.json", "flab_plan.safetensors", "tokenizer.json"):
             assert (folder / name).read_bytes() == (out / name).read_bytes(), (folder.name, name)
         assert (
-            optimizer.pruned.report["weights_sha256"]
+            optimizer.pruned.report.weights_sha256
             == json.loads((out / "flab_report.json").read_text())["weights_sha256"]
         )
 
@@ -101,8 +101,8 @@ def test_experts_go_at_a_width_that_is_pinned(dense, tmp_path):
         dense, tmp_path / "out", target_ratio=0.65, experts={"enabled": True}, ffn={"intermediate_size": 24}
     )
     report = optimizer.pruned.report
-    assert report["pruned"]["intermediate_size"] == 24 and report["pruned"]["num_experts"] < 8
-    assert len({candidate["num_experts"] for candidate in report["search"]["candidates"]}) > 1
+    assert report.pruned.intermediate_size == 24 and report.pruned.num_experts < 8
+    assert len({candidate.num_experts for candidate in report.search.candidates}) > 1
 
 
 def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
@@ -121,7 +121,7 @@ def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
     with torch.no_grad():
         assert torch.isfinite(loaded(torch.arange(20)[None]).logits).all()
     again = FlabOptimizer.from_pretrained(tmp_path / "out", device="cpu")
-    assert dense_hash(again.dense) == optimizer.pruned.report["weights_sha256"]
+    assert dense_hash(again.dense) == optimizer.pruned.report.weights_sha256
     for name, tensor in merged(optimizer.pruned.model, NOTHING_LEARNED, torch.bfloat16).state_dict().items():
         assert tensor.equal(optimizer.pruned.model.state_dict()[name]), name
 
@@ -177,8 +177,8 @@ def test_a_pruned_mixture_is_recovered(dense, tmp_path):
     data = {"data": [str(tmp_path / "data.json")], "answers": "reference", "template": "plain"}
     settings = RecoverySettings(**data, sequence_length=128, batch_size=2, max_steps=3, learning_rate=2e-3)
     recovered = optimizer.recover(settings, cache_dir=tmp_path / "cache")
-    section = recovered.report["recovery"]
-    assert section["held_out_after"]["divergence"] < section["held_out_before"]["divergence"]
+    section = recovered.report.recovery
+    assert section.held_out_after.divergence < section.held_out_before.divergence
     changed = {name for name, tensor in recovered.model.state_dict().items() if not tensor.equal(before[name])}
     parts = ("self_attn.o_proj.weight", "mlp.gate.weight", "mlp.experts.down_proj")
     assert {part for part in parts if any(name.endswith(part) for name in changed)} == set(parts)

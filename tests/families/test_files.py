@@ -114,7 +114,7 @@ def test_a_known_family_goes_all_the_way(model_type, tmp_path):
         experts={"enabled": model_type in MIXTURES},
     )
     pruned = optimizer.prune(config)
-    assert pruned.report["held_out"]["divergence"] >= 0
+    assert pruned.report.held_out.divergence >= 0
     optimizer.save_pretrained(tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])

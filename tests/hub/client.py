@@ -23,7 +23,8 @@ import transformers
 
 import optimum_flab
 from optimum_flab.errors import FlabError
-from optimum_flab.hub.conversation import Conversation, answers_within
+from optimum_flab.hub.client import answers_within
+from optimum_flab.hub.conversation import Conversation
 from optimum_flab.hub.push import push_staged, push_to_hub
 from optimum_flab.hub.staging import Staged
 

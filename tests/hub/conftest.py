@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from optimum_flab import FlabOptimizer, FlabPrunerConfig
 FIVE_FAMILIES = [family for family in FAMILIES if family != "llama-bias"]
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 2000}
 MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
+# what a training of a tiny model reported
+RECOVERED = Path(__file__).parent.parent / "records" / "format1" / "recovered" / "flab_report.json"
 BASE_CARD = """---
 license: apache-2.0
 license_link: https://huggingface.co/someone/tiny/blob/main/LICENSE
@@ -109,14 +112,22 @@ def recovered(pruned):
     model.save_pretrained(pruned / "adapter")
     path = pruned / "flab_report.json"
     report = json.loads(path.read_text(encoding="utf-8"))
-    report["recovery"] = {"held_out_before": MEASURED, "held_out_after": {**MEASURED, "divergence": 0.1}}
+    before = {**report["held_out"], **MEASURED}
+    report["recovery"] = recovery_of(held_out_before=before, held_out_after={**before, "divergence": 0.1})
     path.write_text(json.dumps(report), encoding="utf-8")
     return pruned
 
 
+def recovery_of(**changes):
+    """The section of a report about a training, as one was written, but for some fields."""
+    section = json.loads(RECOVERED.read_text(encoding="utf-8"))["recovery"]
+    return {**section, "command": None, "notes": [], **changes}
+
+
 def evaluation_of(report, **changes):
     """An evaluation file of a checkpoint and its dense model, as the harness writes them."""
-    from optimum_flab.evaluation.comparison import Comparison, Score
+    from optimum_flab.evaluation.comparison import Comparison
+    from optimum_flab.measuring.scores import Score
 
     rows = [
         Comparison(

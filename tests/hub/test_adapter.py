@@ -102,7 +102,8 @@ def test_a_training_that_kept_no_adapter_is_told_apart(recovered):
     shutil.rmtree(recovered / "adapter")
     path = recovered / "flab_report.json"
     report = json.loads(path.read_text(encoding="utf-8"))
-    report["recovery"] |= {"settings": {"keep_adapter": True}, "training": {"best_step": 0}}
+    report["recovery"]["settings"]["keep_adapter"] = True
+    report["recovery"]["training"]["best_step"] = 0
     path.write_text(json.dumps(report), encoding="utf-8")
     with pytest.raises(ConfigurationError, match="no checkpoint of that training"):
         stage_adapter(recovered, NAME, PRUNED)

@@ -10,17 +10,19 @@ import shutil
 
 import pytest
 from hub.card_rules import card_errors
-from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of
+from hub.conftest import FIVE_FAMILIES, efficiency_of, evaluation_of, recovery_of
 from huggingface_hub import ModelCard
 
 from optimum_flab.criteria import LAYERS, NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.card import render_card, write_card
-from optimum_flab.hub.facts import CURVE_NAME, file_name, weight_bytes, without_paths
+from optimum_flab.hub.facts import CURVE_NAME, weight_bytes
 from optimum_flab.hub.ownership import BEGIN, END, MARK, is_generated, text_of_user
+from optimum_flab.hub.paths import file_name, without_paths
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.staging import stage
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
+from optimum_flab.records.report import Base, BaseCard
 from optimum_flab.recovery import RecoverySettings
 
 
@@ -133,15 +135,14 @@ def test_a_chat_is_shown_where_there_is_a_template_and_what_it_is_worth_is_not_g
 
 
 def test_the_commands_are_shown_where_they_are_recorded(pruned):
-    change_report(
-        pruned, command="optimum-cli flab prune -m tiny out", recovery={"command": "optimum-cli flab recover"}
-    )
+    recovery = recovery_of(command="optimum-cli flab recover")
+    change_report(pruned, command="optimum-cli flab prune -m tiny out", recovery=recovery)
     assert "```\noptimum-cli flab prune -m tiny out\noptimum-cli flab recover\n```" in render_card(pruned).card.text
-    change_report(pruned, command=["x"], recovery=None)
+    change_report(pruned, command="```", recovery=None)
     assert "With names in place of paths" not in render_card(pruned).card.text
 
 
-def test_the_plots_show_what_the_report_says(pruned):
+def test_the_plots_show_what_the_report_says(pruned, report):
     from PIL import Image
 
     plots = render_card(pruned).plots
@@ -149,9 +150,9 @@ def test_the_plots_show_what_the_report_says(pruned):
     assert plots == render_card(pruned).plots
     for content in plots.values():
         assert min(Image.open(io.BytesIO(content)).size) > 200
-    change_report(pruned, search={"removed_layers": []})
+    change_report(pruned, search={**report["search"], "removed_layers": []})
     assert list(render_card(pruned).plots) == [PARAMETERS_PLOT]
-    change_report(pruned, dense=None)
+    (pruned / "flab_report.json").unlink()
     assert render_card(pruned).plots == {}
 
 
@@ -173,11 +174,11 @@ def test_what_was_not_measured_is_said_to_be_missing(pruned):
     assert any("`license`" in note for note in rendered.notes)
 
 
-@pytest.mark.parametrize("changes", [{"dense": 3, "pruned": {"components": 3}, "held_out": [], "base_model": "x"}])
-def test_a_report_of_another_form_is_read_as_far_as_it_goes(pruned, changes):
-    change_report(pruned, **changes, search=7, texts=[], seconds=0, versions=None, notes=3, datasets="x")
-    text = render_card(pruned).card.text
-    assert "None" not in text and "not measured" in text
+@pytest.mark.parametrize("field", ["dense", "held_out", "base_model", "search", "notes", "datasets", "colour"])
+def test_a_report_of_another_form_is_refused_by_the_field(pruned, field):
+    change_report(pruned, **{field: 7})
+    with pytest.raises(FlabError, match=rf"flab_report\.json' is not as it was written \({field}: "):
+        render_card(pruned)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
@@ -237,15 +238,31 @@ def test_of_a_plan_that_was_applied_the_card_quotes_the_criteria_that_made_it(pr
 @pytest.mark.parametrize(
     "changes",
     [
-        {"settings": {"data": {"humaneval": None, "mbpp": "file", "recode": 3}, "samples": 5}},
-        {"versions": None},
-        {"scores": [{"task": "a", "metric": "b", "pruned": 3}]},
+        {"settings": {"data": {"humaneval": None, "mbpp": "file"}, "samples": 5}},
+        {"settings": {}, "versions": {}, "more": 3},
+        {"scores": [{"task": "a", "metric": "b"}]},
     ],
 )
-def test_an_evaluation_of_another_form_is_read_as_far_as_it_goes(pruned, report, changes):
+def test_what_an_evaluation_leaves_out_is_left_out(pruned, report, changes):
     write_json(pruned / "flab_evaluation.json", evaluation_of(report, **changes))
     content = render_card(pruned).card.content
     assert "None" not in content
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("settings.data.mbpp", {"settings": {"data": {"mbpp": 3}}}),
+        ("settings.limit", {"settings": {"limit": "5"}}),
+        ("scores.0.pruned", {"scores": [{"task": "a", "metric": "b", "pruned": 3}]}),
+        ("scores.0.metric", {"scores": [{"task": "a"}]}),
+        ("models", {"models": 3}),
+    ],
+)
+def test_an_evaluation_of_another_form_is_refused_by_the_field(pruned, report, field, changes):
+    write_json(pruned / "flab_evaluation.json", evaluation_of(report, **changes))
+    with pytest.raises(FlabError, match=rf"flab_evaluation\.json' .*{re.escape(field)}"):
+        render_card(pruned)
 
 
 def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
@@ -257,12 +274,17 @@ def test_a_score_that_is_not_a_number_is_no_result(pruned, report):
     assert "not a number" in card.text and "nan" not in card.content.lower().replace("finance", "")
 
 
-@pytest.mark.parametrize(
-    "changes", [{"workload": {}}, {"workload": None, "device": None}, {"table": [{"metric": None}, {"metric": "x"}]}]
-)
-def test_efficiency_of_another_form_is_read_as_far_as_it_goes(pruned, report, changes):
+@pytest.mark.parametrize("changes", [{"workload": {}}, {"device": None}, {"table": [{"metric": "x"}]}])
+def test_what_efficiency_leaves_out_is_left_out(pruned, report, changes):
     write_json(pruned / "flab_efficiency.json", efficiency_of(report, weight_bytes(pruned), **changes))
     assert "None" not in render_card(pruned).card.text
+
+
+@pytest.mark.parametrize(("field", "changes"), [("workload", {"workload": 3}), ("table.0.metric", {"table": [{}]})])
+def test_efficiency_of_another_form_is_refused_by_the_field(pruned, report, field, changes):
+    write_json(pruned / "flab_efficiency.json", efficiency_of(report, weight_bytes(pruned), **changes))
+    with pytest.raises(FlabError, match=rf"flab_efficiency\.json' .*{re.escape(field)}"):
+        render_card(pruned)
 
 
 def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
@@ -279,16 +301,19 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
 
 def test_a_model_that_was_trained_says_so(pruned, report):
     before = {**report["held_out"], "divergence": 0.5}
-    settings = RecoverySettings(data=["/home/me/x.jsonl", "owner/taught"], learning_rate=7e-4).model_dump()
-    recovery = {
-        "settings": settings,
-        "datasets": ["owner/taught"],
-        "data": {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}},
-        "held_out_before": before,
-        "held_out_after": {**before, "divergence": 0.25},
-        "training": {"steps_done": 33, "best_step": 22},
-        "notes": ["stopped early"],
-    }
+    settings = RecoverySettings(
+        data=["/home/me/x.jsonl", "owner/taught"], text="/home/me/prose.txt", learning_rate=7e-4
+    ).model_dump()
+    recovery = recovery_of(
+        settings=settings,
+        datasets=["owner/taught"],
+        held_out_before=before,
+        held_out_after={**before, "divergence": 0.25},
+        notes=["stopped early"],
+    )
+    recovery["data"] |= {"examples": 2_000, "kept": 1_500, "sequences": 90, "tokens": 40_000, "dropped": {}}
+    recovery["data"]["plain_text"]["passages"] = 7
+    recovery["training"] |= {"steps_done": 33, "best_step": 22}
     change_report(pruned, recovery=recovery)
     (pruned / CURVE_NAME).write_bytes(b"a picture")
     card = render_card(pruned).card
@@ -296,6 +321,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     for wanted in (
         "pruned and then trained by",
         "| training data | `x.jsonl`, `owner/taught` |",
+        "| plain text among them | 7 passages of `prose.txt` |",
         "| training examples | 1,500 of 2,000 read, in 90 sequences of 40,000 tokens in all |",
         "learning rate: 0.0007, LoRA rank: 32",
         "| training steps | 33 done; the weights are those after step 22 |",
@@ -308,7 +334,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     ):
         assert wanted in card.text
     assert "None" not in card.content
-    change_report(pruned, recovery={"data": 3, "settings": "x"})
+    change_report(pruned, recovery={**recovery, "settings": {}})
     (pruned / CURVE_NAME).unlink()
     bare = render_card(pruned).card.text
     assert "None" not in bare and CURVE_NAME not in bare and "| training data | not recorded |" in bare
@@ -438,52 +464,52 @@ def fetched(text):
 
 
 def test_the_licence_is_inherited_and_never_guessed():
-    report = {"base_model": {"name": "someone/tiny", "revision": "abc"}}
+    base = Base(name="someone/tiny", revision="abc", weights_sha256="0" * 64)
     card = "---\nlicense: other\nlicense_name: gemma\nlicense_link: LICENSE\nlanguage: en\n---\n"
-    terms = settle_terms(report, fetch=fetched(card))
+    terms = settle_terms(base, fetch=fetched(card))
     assert (terms.license, terms.license_name, terms.language) == ("other", "gemma", ("en",))
     assert terms.license_link == "https://huggingface.co/someone/tiny/blob/main/LICENSE"
-    assert settle_terms(report).license is None
-    assert settle_terms(report, answers=Answers(license="mit")).license == "mit"
-    gone = settle_terms(report, fetch=lambda repo_id, revision: (None, "it is gated"))
+    assert settle_terms(base).license is None
+    assert settle_terms(base, answers=Answers(license="mit")).license == "mit"
+    gone = settle_terms(base, fetch=lambda repo_id, revision: (None, "it is gated"))
     assert gone.license is None and "it is gated" in gone.notes[0]
     with pytest.raises(ConfigurationError, match="the base model's card says other"):
-        settle_terms(report, answers=Answers(license="mit"), fetch=fetched(card))
+        settle_terms(base, answers=Answers(license="mit"), fetch=fetched(card))
     with pytest.raises(ConfigurationError, match="pruned from someone/tiny"):
-        settle_terms(report, answers=Answers("someone/else"))
+        settle_terms(base, answers=Answers("someone/else"))
 
 
 def test_the_user_completes_a_licence_that_the_base_models_card_leaves_open(pruned):
-    stated = {"license": "other", "license_name": "a-name", "license_link": "LICENSE"}
-    report = {"base_model": {"name": "/x/tiny", "revision": None, "card": stated}}
-    assert "`license_link`" in settle_terms(report).notes[0]
+    stated = BaseCard(license="other", license_name="a-name", license_link="LICENSE")
+    base = Base(name="/x/tiny", weights_sha256="0" * 64, card=stated)
+    assert "`license_link`" in settle_terms(base).notes[0]
     answers = Answers(None, "other", "a-name", "https://x.org/L")
-    terms = settle_terms(report, answers=answers)
+    terms = settle_terms(base, answers=answers)
     assert (terms.license_name, terms.license_link, terms.notes) == ("a-name", "https://x.org/L", ())
     (pruned / "README.md").unlink()
-    change_report(pruned, **report)
+    change_report(pruned, base_model=base.model_dump(mode="json"))
     write_card(pruned, answers=answers)
     write_card(pruned)  # what was answered once is remembered
     assert "license_link: https://x.org/L" in (pruned / "README.md").read_text(encoding="utf-8")
     with pytest.raises(ConfigurationError, match="license_name: another; .*says a-name"):
-        settle_terms(report, answers=Answers(None, "other", "another", "https://x.org/L"))
+        settle_terms(base, answers=Answers(None, "other", "another", "https://x.org/L"))
 
 
 @pytest.mark.parametrize(
-    "name", ["/home/me/model", "./model", "models/a/b", "model.gguf", "gone\\model", 7, "some/folder"]
+    "name", ["/home/me/model", "./model", "models/a/b", "model.gguf", "gone\\model", "some/folder"]
 )
-def test_a_local_base_model_is_named_without_its_path_and_not_linked(pruned, name):
+def test_a_local_base_model_is_named_without_its_path_and_not_linked(pruned, report, name):
     (pruned / "README.md").unlink()
-    change_report(pruned, base_model={"name": name, "revision": None})
+    change_report(pruned, base_model={**report["base_model"], "name": name, "card": None})
     card = render_card(pruned, "me/model-flab").card
     assert "base_model" not in card.data.to_dict()
     assert "/home/me" not in card.content and "huggingface.co" not in card.content
 
 
-def test_a_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, tmp_path, monkeypatch):
+def test_a_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, report, tmp_path, monkeypatch):
     (tmp_path / "someone" / "some-model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    change_report(pruned, base_model={"name": "someone/some-model", "revision": "abc"})
+    change_report(pruned, base_model={**report["base_model"], "name": "someone/some-model", "revision": "abc"})
     assert "base_model" not in render_card(pruned).card.data.to_dict()
 
 

@@ -18,16 +18,8 @@ from huggingface_hub import get_session
 
 import optimum_flab
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.hub.conversation import (
-    LONGEST_WAIT,
-    advice,
-    answers_within,
-    asked_wait,
-    causes,
-    passing,
-    response_of,
-    scrubbed,
-)
+from optimum_flab.hub.client import answers_within
+from optimum_flab.hub.failures import LONGEST_WAIT, advice, asked_wait, causes, passing, response_of, scrubbed
 from optimum_flab.hub.push import push_to_hub
 
 

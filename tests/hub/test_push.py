@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.hub.changes import RemoteFile, Target, changes_between
-from optimum_flab.hub.conversation import Conversation, card_reader, scrubbed, told
+from optimum_flab.hub.conversation import Conversation, card_reader
+from optimum_flab.hub.failures import scrubbed, told
 from optimum_flab.hub.ownership import MARKED
-from optimum_flab.hub.push import check_revision, check_target
+from optimum_flab.hub.permissions import check_may_push, check_revision
 
 
 NAME = "me/tiny-flab"
@@ -313,8 +314,8 @@ def test_a_fine_grained_token_must_be_one_for_the_owner():
         return {"entity": {"type": "user", "name": name}, "permissions": ["repo.content.read", permission]}
 
     target = Target(NAME, "main")
-    check_target(target, account(scope("me", "repo.write")), False)
-    check_target(target, account(scope(NAME, "repo.write")), False)
+    check_may_push(target, account(scope("me", "repo.write")), False)
+    check_may_push(target, account(scope(NAME, "repo.write")), False)
     for wrong in (
         account(),
         account(scope("team", "repo.write")),
@@ -322,7 +323,7 @@ def test_a_fine_grained_token_must_be_one_for_the_owner():
         account({}),
     ):
         with pytest.raises(FlabError, match="fine-grained"):
-            check_target(target, wrong, False)
+            check_may_push(target, wrong, False)
 
 
 def test_a_base_card_that_cannot_be_read_offline_is_not_said_to_be_missing():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub.conftest import DATA, evaluation_of
+from hub.conftest import DATA, evaluation_of, recovery_of
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
@@ -70,7 +70,7 @@ def test_relative_paths_are_known_by_where_they_stand(pruned, report):
     evaluation["models"]["dense"] |= {"name": private, "revision": None}
     (pruned / "flab_evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
     change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": private})
-    training = {"settings": {"data": secret, "exclude": secret[:1]}, "datasets": ["org/dataset"]}
+    training = recovery_of(settings={"data": secret, "exclude": secret[:1]}, datasets=["org/dataset"])
     change_json(pruned / "flab_report.json", datasets=["org/dataset"], recovery=training)
     change_json(pruned / "flab_plan.json", base_model=private, settings=sections)
     (pruned / "flab_config.json").write_text(json.dumps({**sections, "vocabulary": {}}), encoding="utf-8")
@@ -259,9 +259,8 @@ def test_files_over_the_limits_are_refused(pruned, tmp_path):
 # --- the card
 
 
-def test_a_licence_that_is_not_known_is_asked_for(pruned):
-    change_json(pruned / "flab_report.json", base_model={"name": "/x/tiny", "revision": None})
-    change_json(pruned / "flab_plan.json", base_hash="0")
+def test_a_licence_that_is_not_known_is_asked_for(pruned, report):
+    change_json(pruned / "flab_report.json", base_model={**report["base_model"], "name": "/x/tiny", "card": None})
     (pruned / "README.md").unlink()
     with pytest.raises(ConfigurationError, match="licence of the base model is not known.*`license`"):
         stage(pruned, NAME)

@@ -6,26 +6,30 @@ import json
 import math
 
 import pytest
+from hub.conftest import RECOVERED
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimum_flab.evaluation.comparison import Comparison, Score, retained, table
+from optimum_flab.evaluation.comparison import Comparison, table
 from optimum_flab.hub.facts import Facts, Results
+from optimum_flab.hub.measured import MeasuredScores
 from optimum_flab.hub.tables import evaluation_tables, retention_rows
+from optimum_flab.measuring.scores import Score, retained
+from optimum_flab.records.report import read_report
 
 
 METRICS = ("pass@1", "clean_pass@1", "acc,none", "lost_mass", "robustness_drop", "bits_per_byte", "bleu")
 VALUES = st.one_of(st.floats(-2, 200), st.sampled_from([0.0, -0.0, 1.0, math.nan, math.inf, -math.inf]))
-REPORT = {"base_model": {"weights_sha256": "d"}}
+REPORT = read_report(RECOVERED.parent)
 
 
 def rows_of(comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
     """A comparison as it is on the first screen of the card, in the card's section, and on the terminal."""
     evaluation = {
-        "models": {"dense": {"weights_sha256": "d"}, "pruned": {"weights_sha256": "p"}},
+        "models": {"dense": {"weights_sha256": REPORT.base_model.weights_sha256}, "pruned": {"weights_sha256": "p"}},
         "scores": json.loads(json.dumps([comparison.to_dict()], allow_nan=False)),
     }
-    facts = Facts(REPORT, None, None, Results((evaluation,)), ())
+    facts = Facts(REPORT, None, None, Results((MeasuredScores.model_validate(evaluation),)), ())
     lines = table([comparison], {"dense": "dense", "score": "pruned", "retention": "retention"}).splitlines()
     starts = [lines[0].index(name) for name in ("task", "metric", "problems", "dense", "pruned", "retention")]
     ends = [*starts[1:], None]

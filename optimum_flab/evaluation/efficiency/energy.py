@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from ...compat import measured_hardware, mode_and_watts
 from ...errors import ConfigurationError
 
 
@@ -109,7 +110,7 @@ def estimate_energy(
         co2e_grams_per_1000_tokens=data.emissions * 1e6 / tokens,
         country=country or "world average",
         grams_per_kwh=data.emissions * 1e3 / data.energy_consumed,
-        method=describe_method(getattr(tracker, "_hardware", [])),
+        method=describe_method(measured_hardware(tracker)),
         generated_tokens=tokens,
         seconds=taken,
         components_wh={part: getattr(data, f"{part}_energy") * 1e3 for part in ("cpu", "gpu", "ram")},
@@ -132,7 +133,7 @@ def describe_method(hardware: Sequence[object]) -> str:
     """
     words = []
     for part in hardware:
-        kind, mode, watts = type(part).__name__, getattr(part, "_mode", None), getattr(part, "_tdp", None)
+        kind, (mode, watts) = type(part).__name__, mode_and_watts(part)
         if kind == "CPU" and mode in ("cpu_load", "constant"):
             share = "the share of it that this process used" if mode == "cpu_load" else "a half"
             words.append(

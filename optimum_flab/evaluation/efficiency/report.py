@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import FlabError
-from ...records.folders import check_writable, write_files
+from ...records.atomic import write_files
+from ...records.folders import check_writable
 from ...settings.efficiency import BenchSettings
 from .values import ModelEfficiency, Spread, ratio
 

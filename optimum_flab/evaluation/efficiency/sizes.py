@@ -11,6 +11,7 @@ import torch
 
 from ...checkpoints.finding import ModelFiles
 from ...checkpoints.weight_files import shards
+from ...compat import set_experts
 from .values import Flops
 
 
@@ -43,7 +44,7 @@ def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
     from transformers import AutoModelForCausalLM, DynamicCache
 
     config = copy.deepcopy(config)
-    config._experts_implementation = "batched_mm"  # torch has no formula for grouped products
+    set_experts(config, "batched_mm")  # torch has no formula for grouped products
     with torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
         # transformers renamed the argument between 5.0 and 5.24

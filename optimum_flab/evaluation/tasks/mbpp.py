@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import lm_eval.tasks
 from lm_eval.utils import apply_template
 
+from ...compat import read_task_file
 from ...errors import FlabError
 from ...execution import Program
 from ..data import MBPP, Row, as_dataset, assertions, checked
@@ -124,9 +125,7 @@ def lm_evals_own() -> dict[str, Any]:
     """
     folder = Path(lm_eval.tasks.__file__).parent / "mbpp"
     try:
-        from lm_eval.tasks._yaml_loader import load_yaml
-
-        config = load_yaml(folder / "mbpp.yaml", resolve_func=False)
+        config = read_task_file(folder / "mbpp.yaml", with_functions=False)
         module, _, function = Path(config["fewshot_config"]["samples"]).name.rpartition(".")
         body = ast.parse((folder / f"{module}.py").read_text(encoding="utf-8")).body
         (found,) = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]

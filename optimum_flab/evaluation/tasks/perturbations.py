@@ -24,7 +24,8 @@ def docstring_as_comments(prompt: str, entry_point: str) -> tuple[str, str] | No
 def docstring_quotes(prompt: str, entry_point: str) -> tuple[str, str] | None:
     """The docstring of the function in the other kind of triple quotes."""
     function = _function(prompt, entry_point)
-    if function is None or ast.get_docstring(function) is None:
+    docstring = None if function is None else ast.get_docstring(function)
+    if function is None or docstring is None:
         return None
     node = function.body[0]
     lines = prompt.splitlines(keepends=True)

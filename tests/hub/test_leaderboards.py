@@ -14,8 +14,9 @@ from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 
 from optimum_flab.hub.card import render_card
 from optimum_flab.hub.facts import Facts, Results
+from optimum_flab.hub.leaderboards import FOLDER, comparable_scores, matching_task
+from optimum_flab.hub.measured import HubDataset, MeasuredScores
 from optimum_flab.hub.ownership import metadata_of
-from optimum_flab.hub.results import FOLDER, comparable_results, matching_task
 from optimum_flab.hub.staging import stage
 
 
@@ -39,7 +40,9 @@ def evaluated(pruned, report):
 
 
 def results_of(evaluations):
-    return comparable_results(Facts({}, None, None, Results(tuple(evaluations)), ()))
+    return comparable_scores(
+        Facts(None, None, None, Results(tuple(map(MeasuredScores.model_validate, evaluations))), ())
+    )
 
 
 def test_a_score_on_a_benchmark_is_sent_as_the_specification_asks(evaluated, hub, client):
@@ -103,7 +106,7 @@ def test_a_model_that_was_not_evaluated_asks_for_no_benchmark(pruned, hub, clien
     ],
 )
 def test_the_task_of_a_benchmark(content, dataset, task):
-    assert matching_task(content, dataset) == task
+    assert matching_task(content, HubDataset(**dataset)) == task
 
 
 def test_only_scores_of_all_problems_of_a_dataset_are_compared(report):

@@ -8,78 +8,75 @@ percent, as in the leaderboards. There is no token of verification, since nobody
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
-from ..evaluation.comparison import is_share
-from .facts import Facts, at, number_at, score_rows, task_dataset
+from ..measuring.scores import is_share
+from .facts import Facts, at
+from .measured import HubDataset, MeasuredScores, ScoreRow
 
 
 FOLDER = ".eval_results"
 MAIN_METRIC = "pass@1"
 
 # from a dataset of an evaluation to the id of the benchmark's task, or `None` where the Hub has none
-BenchmarkTask = Callable[[Mapping[str, str]], "str | None"]
+BenchmarkTask = Callable[[HubDataset], "str | None"]
 
 
 @dataclass(frozen=True)
-class Result:
+class ComparableScore:
     """A score that can be compared with those of others: of all problems of a dataset.
 
     Args:
-        dataset (`Mapping[str, str]`): its `id` on the Hub, and `config` and `split` where they are known.
+        dataset ([`HubDataset`]): where the problems are from.
         value (`float`): in percent.
         date (`str`, *optional*): the day of the evaluation.
         notes (`str`): how it was made.
     """
 
     task: str
-    dataset: Mapping[str, str]
+    dataset: HubDataset
     value: float
     date: str | None
     notes: str
 
 
-def comparable_results(facts: Facts) -> list[Result]:
+def comparable_scores(facts: Facts) -> list[ComparableScore]:
     """The scores of whole datasets of the Hub, one for each task: pass@1, or else its only metric."""
     found = []
     for evaluation in facts.results.evaluations:
-        if at(evaluation, "settings", "limit") is not None:
+        if evaluation.settings.limit is not None:
             continue
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        for row in score_rows(evaluation):
-            rows.setdefault(row["task"], []).append(row)
+        rows: dict[str, list[ScoreRow]] = {}
+        for row in evaluation.scores:
+            rows.setdefault(row.task, []).append(row)
         for task, metrics in rows.items():
-            chosen = [row for row in metrics if row["metric"] == MAIN_METRIC] or metrics
-            dataset, row = task_dataset(evaluation, task), chosen[0]
-            value = number_at(row, "pruned", "value")
-            value = number_at(row, "score", "value") if value is None else value
-            more_is_better = at(row, "higher_is_better") is not False
-            if dataset and len(chosen) == 1 and value is not None and more_is_better and is_share(row["metric"]):
-                date = at(evaluation, "date")
-                notes = how_it_was_made(evaluation, task, row["metric"])
-                found.append(
-                    Result(task, dataset, round(100 * value, 4), date if isinstance(date, str) else None, notes)
-                )
+            chosen = [row for row in metrics if row.metric == MAIN_METRIC] or metrics
+            dataset, row = evaluation.settings.task_datasets.get(task), chosen[0]
+            value = None if row.own is None else row.own.number
+            if dataset is None or len(chosen) > 1 or value is None or not row.higher_is_better:
+                continue
+            if is_share(row.metric):
+                notes = how_it_was_made(evaluation, task, row.metric)
+                found.append(ComparableScore(task, dataset, round(100 * value, 4), evaluation.date, notes))
     return found
 
 
-def how_it_was_made(evaluation: Mapping[str, Any], task: str, metric: str) -> str:
+def how_it_was_made(evaluation: MeasuredScores, task: str, metric: str) -> str:
     """The setup of a score, in a line."""
-    samples, temperature = (number_at(evaluation, "settings", name) for name in ("samples", "temperature"))
+    samples, temperature = evaluation.settings.samples, evaluation.settings.temperature
     drawn = "greedy" if samples in (None, 1) else f"{samples} samples per problem at temperature {temperature}"
     versions = [
-        f"{name} {version}"
-        for name in ("optimum-flab", "lm_eval")
-        if isinstance(version := at(evaluation, "versions", name), str)
+        f"{name} {version}" for name in ("optimum-flab", "lm_eval") if (version := evaluation.versions.get(name))
     ]
     return ", ".join([metric, drawn, f"task {task}", *versions])
 
 
-def result_files(facts: Facts, repo_id: str, revision: str | None, benchmark_task: BenchmarkTask) -> dict[str, bytes]:
+def leaderboard_files(
+    facts: Facts, repo_id: str, revision: str | None, benchmark_task: BenchmarkTask
+) -> dict[str, bytes]:
     """The files for a repository, by their path in it.
 
     Args:
@@ -89,36 +86,36 @@ def result_files(facts: Facts, repo_id: str, revision: str | None, benchmark_tas
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     files = {}
-    for result in comparable_results(facts):
-        if (task_id := benchmark_task(result.dataset)) is None:
+    for score in comparable_scores(facts):
+        if (task_id := benchmark_task(score.dataset)) is None:
             continue
         entry = EvalResultEntry(
-            dataset_id=result.dataset["id"],
+            dataset_id=score.dataset.id,
             task_id=task_id,
-            value=result.value,
-            date=result.date,
+            value=score.value,
+            date=score.date,
             source_url=f"https://huggingface.co/{repo_id}/tree/{revision or 'main'}",
             source_name="The model's card, with intervals and settings",
-            notes=result.notes,
+            notes=score.notes,
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-        files[f"{FOLDER}/flab_{re.sub(r'[^A-Za-z0-9_.-]', '-', result.task)}.yaml"] = text.encode()
+        files[f"{FOLDER}/flab_{re.sub(r'[^A-Za-z0-9_.-]', '-', score.task)}.yaml"] = text.encode()
     return files
 
 
-def matching_task(content: str, dataset: Mapping[str, str]) -> str | None:
+def matching_task(content: str, dataset: HubDataset) -> str | None:
     """The task of a benchmark's `eval.yaml` that is about a dataset's configuration and split; `None` where there is
     not just one."""
     try:
         tasks = at(yaml.safe_load(content), "tasks")
     except yaml.YAMLError:
         return None
-    split = dataset.get("split", "test")
+    split = dataset.split or "test"
     found = [
         task["id"]
         for task in (tasks if isinstance(tasks, Sequence) and not isinstance(tasks, str) else ())
         if isinstance(at(task, "id"), str)
         and (at(task, "split") or "test") == split
-        and ("config" not in dataset or at(task, "config") in (None, dataset["config"]))
+        and (dataset.config is None or at(task, "config") in (None, dataset.config))
     ]
     return found[0] if len(found) == 1 else None

@@ -1,0 +1,96 @@
+"""Plain values without the paths of this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import PureWindowsPath
+from typing import Any
+
+
+# at least one folder and something in it, so that a token such as `//` or `/*` is none
+LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
+BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
+# what stands behind the path of an address, up to columns
+ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
+# under these names, in settings and results, stand sources of text; under those, models
+SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
+MODEL_KEYS = frozenset({"base_model", "models"})
+
+
+def file_name(text: str) -> str:
+    """A text that has the form of an absolute path as the name of the file, columns kept; any other text as it is.
+
+    `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
+    """
+    if "\n" in text or not LOCAL_PATH.fullmatch(_parts(text)[0]):
+        return text
+    return last_name(text)
+
+
+def last_name(path: str) -> str:
+    """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
+    before, columns = _parts(ADDRESS_END.sub(r"\1\2", path))
+    return (PureWindowsPath(before.rstrip("/\\")).name or before) + columns
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """A path, and the columns in brackets behind it."""
+    match = BRACKETS.fullmatch(text)
+    assert match is not None  # whatever the text is
+    return match["path"], match["columns"] or ""
+
+
+def dataset_of(source: str, datasets: Collection[str]) -> str | None:
+    """The Hub dataset that a source of text names; `None` for a file, a folder or the standard library.
+
+    Args:
+        datasets (`Collection[str]`): those that were read; a folder may be called `a/b`.
+    """
+    name = _parts(source)[0].split(":")[0]
+    return name if name in datasets else None
+
+
+def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -> Any:
+    """Plain values with every path of this machine reduced to the name of its file.
+
+    Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
+    path is known by being absolute.
+
+    Args:
+        datasets (`Collection[str]`): Hub datasets that were read: these sources of text stay.
+        holds (`str`): what the texts in `value` are: `"sources"`, `"path"`, or anything.
+    """
+    if isinstance(value, str):
+        if holds == "path" or (holds == "sources" and dataset_of(value, datasets) is None):
+            return last_name(value)
+        return file_name(value)
+    if isinstance(value, Mapping):
+        return {
+            without_paths(key): without_paths(item, datasets, _held(value, key, holds)) for key, item in value.items()
+        }
+    return [without_paths(item, datasets, holds) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _held(values: Mapping[str, Any], key: str, above: str) -> str:
+    """What the item `key` of `values` holds, see [`without_paths`]; models of the Hub have a revision."""
+    if key in SOURCE_KEYS and not (key == "text" and isinstance(values[key], str)):
+        return "sources"
+    if isinstance(values[key], Mapping) and (key in MODEL_KEYS or above == "models"):
+        return "models"
+    named = key == "base_model" or (key == "name" and above == "models")
+    if named and not (values.get("revision") or values.get("base_revision")):
+        return "path"
+    return above if above == "sources" else ""
+
+
+def replaced_texts(before: Any, after: Any) -> dict[str, str]:
+    """The texts in which two plain values of the same form differ."""
+    if isinstance(before, str):
+        return {} if before == after else {before: after}
+    if isinstance(before, Mapping):
+        before, after = ([*values, *values.values()] for values in (before, after))
+    found: dict[str, str] = {}
+    for pair in zip(before, after, strict=False) if isinstance(before, list) else ():
+        found |= replaced_texts(*pair)
+    return found

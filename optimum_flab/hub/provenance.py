@@ -1,0 +1,272 @@
+"""Facts -> how a model was made, what it is for and what is not known of it, as rows and sentences of a card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..components import COMPONENTS, Component
+from ..criteria import CHOICES
+from ..records.report import HeldOut, Recovery, Report
+from .facts import Facts, at, is_number
+from .measured import MeasuredScores
+from .paths import dataset_of, without_paths
+from .tables import size_of
+from .typesetting import MISSING, cell, change, code, count, joined, sentence
+
+
+TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)")
+
+
+# --- what it is for ------------------------------------------------------------------------------------------------
+
+
+def intended_uses(facts: Facts, base: str) -> list[str]:
+    """What the model is for, a sentence each."""
+    made = "the pruning and the training" if facts.recovery else "the pruning"
+    return [
+        f"For people who use {base} for code and need a smaller model.",
+        f"Expect it to do best on text like that which decided {made}; it is listed below.",
+    ]
+
+
+def beyond_its_scope(facts: Facts) -> list[str]:
+    """What the model is not for, in a few words each."""
+    lacking = ", whose tokens the vocabulary may lack" * _has_other_vocabulary(facts.report)
+    return [
+        "anything that the base model is not meant for",
+        f"other kinds of text than that listed below, such as other natural languages{lacking}",
+        "code that is run without being read, or outside of a sandbox",
+        "work in which wrong or insecure code does harm, and decisions about people",
+    ]
+
+
+def _has_other_vocabulary(report: Report | None) -> bool:
+    return report is not None and report.dense.vocab_size != report.pruned.vocab_size
+
+
+def is_evaluated_in_chat(facts: Facts) -> bool:
+    """Whether a task was evaluated through the chat template."""
+    rows = (row for evaluation in facts.results.evaluations for row in evaluation.scores)
+    return any(row.task.endswith("_instruct") for row in rows)
+
+
+# --- how it was made -----------------------------------------------------------------------------------------------
+
+
+def commands(facts: Facts) -> list[str]:
+    """The commands that the model was made with, where they are recorded: not where it was made from Python."""
+    recorded = [step.command for step in (facts.report, facts.recovery) if step is not None]
+    return [command for command in recorded if command is not None and "```" not in command]
+
+
+def settings_yaml(facts: Facts) -> str:
+    """The configuration as YAML, paths of this machine reduced to names; of a training only what it was done with,
+    which need not be what the model was pruned with."""
+    settings = {name: section for name, section in (facts.settings or {}).items() if name != "recovery"}
+    if facts.recovery is not None:
+        settings["recovery"] = facts.recovery.settings
+    return yaml.safe_dump(without_paths(settings, facts.datasets), sort_keys=False, allow_unicode=True).strip()
+
+
+def criteria(facts: Facts) -> list[str]:
+    """By which criteria it was chosen what went, a paragraph for each component that something was removed from."""
+    return [
+        _criterion(part, chosen)
+        for part in COMPONENTS
+        if part.section in CHOICES
+        and _is_smaller(facts.report, part.reported)
+        and isinstance(chosen := at(facts.settings, part.section, "criterion"), str)
+    ]
+
+
+def _is_smaller(report: Report | None, name: str) -> bool:
+    if report is None:
+        return False
+    before, after = size_of(report.dense, name), size_of(report.pruned, name)
+    return before is not None and after is not None and after < before
+
+
+def _criterion(part: Component, name: str) -> str:
+    start = f"**{part.units[0].upper()}{part.units[1:]}** by {code([name])[0]}"
+    criterion = CHOICES[part.section].get(name)
+    if criterion is None:
+        return f"{start}, which this version of `optimum-flab` does not know."
+    source = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", criterion.source)
+    steered = ", ".join(f"`{parameter}` ({meaning})" for parameter, meaning in criterion.parameters.items())
+    parts = [f"{start}: {criterion.summary}", f"Score: `{criterion.formula}`", f"Source: {source}"]
+    return ". ".join([*parts, *([f"Parameters: {steered}"] if steered else [])]) + "."
+
+
+def shown_sources(named: Any, default: str, facts: Facts) -> str:
+    """Sources of text as the user named them, without paths; `default` where the user named none."""
+    if not isinstance(named, list):
+        return MISSING
+    return ", ".join(code(without_paths(named, facts.datasets, "sources"))) or default
+
+
+def datasets(facts: Facts) -> list[str]:
+    """The ids of the Hub datasets that a model was pruned and trained with; what was only measured on is not one."""
+    data, training = at(facts.settings, "data"), _training_settings(facts)
+    named = at(data, "corpus"), at(data, "calibration"), training.get("data"), training.get("text")
+    specs = [spec for listed in named if isinstance(listed, list) for spec in listed if isinstance(spec, str)]
+    return list(dict.fromkeys(filter(None, (dataset_of(spec, facts.datasets) for spec in specs))))
+
+
+def _training_settings(facts: Facts) -> dict[str, Any]:
+    return {} if facts.recovery is None else facts.recovery.settings
+
+
+def text_rows(facts: Facts) -> list[list[str]]:
+    """The texts of a pruning, and what they decided: what, value."""
+    enabled = {part.section for part in COMPONENTS if at(facts.settings, part.section, "enabled")}
+    decided = [
+        label for name, label in (("layers", "layers"), ("ffn", "neurons"), ("experts", "experts")) if name in enabled
+    ]
+    texts = None if facts.report is None else facts.report.texts
+    # a plan that was applied was made from texts that this run did not read
+    by_plan = " (when the plan was made)" * (texts is None)
+    corpus = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
+    calibration = "calibration" + f": decides {joined(decided)}" * bool(decided) + by_plan
+    rows = [
+        ("corpus", corpus, "`python-stdlib`, the default", None if texts is None else texts.corpus),
+        ("calibration", calibration, "a sample of the corpus", None if texts is None else texts.calibration),
+    ]
+    if texts is not None:
+        held_out = "held-out text: only measured on"
+        rows.append(("held_out", held_out, "set aside from the calibration text", texts.held_out))
+    return [
+        [
+            label,
+            shown_sources(at(facts.settings, "data", kind), default, facts)
+            + ("" if number is None else f" ({number:,} texts)"),
+        ]
+        for kind, label, default, number in rows
+    ]
+
+
+def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
+    """What a pruned model was trained with: what, value."""
+    settings, data, training = recovery.settings, recovery.data, recovery.training
+    loss, answers, rate = (settings.get(name) for name in ("loss", "answers", "learning_rate"))
+    how = [f"loss: {cell(loss)}"] if loss else []
+    how += [f"answers: {cell(answers)}"] if answers else []
+    how += [f"learning rate: {rate:g}"] if is_number(rate) else []
+    how += [
+        f"{label}: {settings[name]}"
+        for name, label in (("rank", "LoRA rank"), ("seed", "seed"))
+        if is_number(settings.get(name))
+    ]
+    rows = [
+        ["training data", shown_sources(settings.get("data"), MISSING, facts)],
+        [
+            "training examples",
+            f"{data.kept:,} of {data.examples:,} read, in {data.sequences:,} sequences of {data.tokens:,} tokens in"
+            " all",
+        ],
+    ]
+    if passages := data.plain_text.passages:
+        text = shown_sources(settings.get("text"), MISSING, facts)
+        rows.append(["plain text among them", f"{passages:,} passages of {text}"])
+    aside = "set aside to measure on" in data.dropped
+    measured = "set aside from its data" if aside else "that of the pruning"
+    return [
+        *rows,
+        ["training settings", ", ".join(how) or MISSING],
+        ["training steps", f"{training.steps_done:,} done; the weights are those after step {training.best_step:,}"],
+        [
+            "held-out text of the training: only measured on",
+            shown_sources(settings.get("held_out"), measured, facts),
+        ],
+    ]
+
+
+def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
+    """What the model was computed from and with: what, value."""
+    report = facts.report
+    revision = None if report is None else report.base_model.revision
+    rows = [["base model", f"{base}, revision `{cell(revision)}`" if revision else base]]
+    for label, value in (
+        ("weights of the base model (SHA-256)", None if report is None else report.base_model.weights_sha256),
+        ("weights of this model (SHA-256)", None if report is None else report.weights_sha256),
+        ("texts of the corpus (SHA-256)", facts.corpus_hash),
+    ):
+        rows.append([label, f"`{cell(value)}`" if value else MISSING])
+    rows += text_rows(facts)
+    rows += recovery_rows(facts, facts.recovery) if facts.recovery is not None else []
+    rows.append(["seed", MISSING if report is None or report.seed is None else str(report.seed)])
+    if report is None:
+        return rows
+    rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
+    if report.seconds:
+        label = "time of the pruning" if facts.recovery else "time"
+        rows.append([label, f"{sum(report.seconds.values()):,.0f} s, measurements included"])
+    known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
+    return [*rows, ["versions", known or MISSING]]
+
+
+# --- its limits ----------------------------------------------------------------------------------------------------
+
+
+def unevaluated_tasks(evaluations: Iterable[MeasuredScores], shipped: Sequence[str]) -> list[str]:
+    """Those of the shipped tasks that no evaluation holds; the instruct variant of a task counts as the task."""
+    done = {row.task.removesuffix("_instruct") for evaluation in evaluations for row in evaluation.scores}
+    plain = dict.fromkeys(name.removesuffix("_instruct") for name in shipped)
+    return [name for name in plain if name not in done]
+
+
+def shipped_task_names() -> list[str]:
+    """Names of the tasks of this package, read off their files: lm-eval takes seconds to import."""
+    return sorted(path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml"))
+
+
+def limits(facts: Facts) -> list[str]:
+    """What the measurements say about limits, and what was not measured; a sentence or two each."""
+    report = facts.report
+    said = [] if report is None else _limits_of_vocabulary(report)
+    missing = unevaluated_tasks(facts.results.evaluations, shipped_task_names())
+    if not facts.results.evaluations:
+        said.append(
+            "No task was evaluated on these weights: whether the model still writes working code is not known from"
+            f" this card. Not evaluated: {', '.join(missing)}."
+        )
+    elif missing:
+        said.append(f"Not evaluated: {', '.join(missing)}.")
+    if facts.results.efficiency is None:
+        said.append("Speed, memory, energy and CO2e were not measured.")
+    said.append("Safety, bias and languages other than those of the text above were not evaluated.")
+    notes = [note for step in (report, facts.recovery) if step is not None for note in step.notes if note]
+    said += [sentence(note) for note in without_paths(notes)]
+    return said + [f"{reason}." for reason in facts.results.left_out]
+
+
+def _limits_of_vocabulary(report: Report) -> list[str]:
+    before, after, said = report.dense.vocab_size, report.pruned.vocab_size, []
+    if before != after:
+        said.append(
+            f"The vocabulary fell from {before:,} to {after:,} tokens. Text unlike the corpus (prose, other scripts)"
+            " still round-trips, but takes more tokens and therefore more time; by how much was "
+            + ("measured only on the held-out text." if report.held_out is not None else "not measured.")
+        )
+    if report.held_out is not None:
+        said.append(_tokens_of_held_out(report.held_out))
+    texts = report.texts
+    if texts is not None and texts.corpus_cut_differently is not None:
+        said.append(
+            f"{texts.corpus_cut_differently:,} of the {texts.corpus:,} texts of the corpus are cut into other pieces"
+            " than before."
+        )
+    return said
+
+
+def _tokens_of_held_out(held_out: HeldOut) -> str:
+    before, after = held_out.dense_tokens, held_out.pruned_tokens
+    return (
+        f"Held-out text takes {count(after)} tokens instead of {count(before)} ({change(before, after)}); "
+        f"{held_out.texts_cut_differently:,} of {held_out.texts:,} texts are cut into other pieces than before."
+    )

@@ -1,0 +1,71 @@
+"""Values -> text of a Markdown table, and that something was not measured where it was not."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from ..measuring.scores import Score, retained, retention_text
+
+
+MISSING, UNMEASURED = "not recorded", "not measured"
+# what means something in Markdown, and what makes a link of an address
+MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
+
+
+def cell(text: Any) -> str:
+    """Text that stays inside one cell of a Markdown table and is read there as it is: no mark-up, HTML or links."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return MARKUP.sub(r"\\\g<0>", line) or "–"
+
+
+def code(texts: Any) -> list[str]:
+    """The texts of a list in the type of code, anything else left out."""
+    texts = [" ".join(text.split()) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    return ["`" + text.replace("|", "\\|").replace("`", "'") + "`" for text in texts]
+
+
+def sentence(text: str) -> str:
+    """A note as a sentence of a card."""
+    return f"{cell(text)[0].upper()}{cell(text)[1:]}."
+
+
+def count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def megabytes(value: int | None) -> str:
+    """Bytes as MB."""
+    return MISSING if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def decimals(value: float | None) -> str:
+    return UNMEASURED if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share between 0 and 1."""
+    return UNMEASURED if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
+
+
+def typeset(text: str) -> str:
+    """Text of a terminal with the signs of print: minus signs, and a dash where there is nothing."""
+    return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)
+
+
+def change(before: float | None, after: float | None) -> str:
+    """`after` against `before` in percent, signed; a dash where one is missing."""
+    if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
+        return "–"
+    return typeset(retention_text(Score(retained(after, before)), higher_is_better=False))
+
+
+def removed_share(before: int, after: int) -> str:
+    """The share of `before` that is gone; a dash where there was nothing."""
+    return f"{1 - after / before:.1%}" if before else "–"
+
+
+def joined(words: list[str]) -> str:
+    """Words as in a sentence."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

@@ -1,0 +1,75 @@
+"""A score, and how it is shown, on the terminal and on a card alike. Light."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+# metrics between 0 and 1 that are shown in percent, beside every pass@k
+SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score with its 95% interval, if there is one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+def retained(pruned: float, dense: float) -> float:
+    """Pruned score / dense score; not a number where the dense score is zero, or a score is negative or not finite:
+    of such scores the ratio does not say which is better."""
+    if not (math.isfinite(pruned) and math.isfinite(dense)) or dense <= 0 or pruned < 0:
+        return math.nan
+    return abs(pruned) / dense  # a negative zero is none
+
+
+def is_share(metric: str) -> bool:
+    """Whether a score is shown in percent."""
+    return "pass@" in metric or metric.split(",")[0] in SHARES
+
+
+def metric_text(metric: str, higher_is_better: bool) -> str:
+    """A metric with its direction, where that is not the usual one."""
+    return metric if higher_is_better else f"{metric} (less is better)"
+
+
+def score_text(score: Score | None, metric: str) -> str:
+    """A score of a metric, with its interval where there is one."""
+    return _with_interval(score, _percent if is_share(metric) else "{:.4g}".format, "not a number")
+
+
+def retention_text(retention: Score | None, higher_is_better: bool, under_heading: bool = True) -> str:
+    """What a comparison of two scores says: the share that is retained where more is better, else the signed change.
+
+    Args:
+        retention ([`Score`], *optional*): pruned score / dense score, see [`retained`].
+        under_heading (`bool`): whether a heading says that it is about retention; else the text does.
+    """
+    text = _with_interval(retention, _percent if higher_is_better else _change, "not comparable")
+    is_share_of_dense = higher_is_better and retention is not None and math.isfinite(retention.value)
+    return text + " retained" * (is_share_of_dense and not under_heading)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _change(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _with_interval(score: Score | None, show: Callable[[float], str], otherwise: str) -> str:
+    if score is None:
+        return "-"
+    if not math.isfinite(score.value):
+        return otherwise
+    if score.interval is None:
+        return show(score.value)
+    # a file says of such an end only that it is no number
+    ends = zip(score.interval, ("-∞", "∞"), strict=True)
+    low, high = (show(end) if math.isfinite(end) else unknown for end, unknown in ends)
+    return f"{show(score.value)} [{low}, {high}]"

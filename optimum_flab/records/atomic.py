@@ -1,0 +1,77 @@
+"""Files that are there whole or not at all: written beside their names, and renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import FlabError
+
+
+# what a file was written to when its writer was killed
+LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside its name and renames it at the end; what was there before stays until then.
+
+    Args:
+        path (`Path`): the file; folders above it are made.
+        write (`Callable`): writes the content to the path that it is given.
+
+    Raises:
+        `OSError`: the file cannot be written. What `write` raises goes through. Nothing is left behind.
+    """
+    _write_together({path: write})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
+    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
+
+    Args:
+        folder (`Path`): made where it is missing.
+        contents (`Mapping[str, bytes | Path]`): the content of each file, or the file to copy, by its name.
+        stale (`Iterable[Path]`): files that go.
+
+    Raises:
+        [`FlabError`]: the folder cannot be written.
+    """
+    for path in folder.glob(".*.partial-*") if folder.is_dir() else ():
+        left_over = LEFT_OVER.fullmatch(path.name)
+        if left_over and left_over["name"] in contents:
+            path.unlink(missing_ok=True)  # of a run that was killed
+    try:
+        _write_together({folder / name: _writing(content) for name, content in contents.items()})
+        for path in stale:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FlabError(f"{str(folder)!r} could not be written ({error.strerror or error})") from error
+
+
+def _writing(content: bytes | Path) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            shutil.copyfile(content, path)
+
+    return write
+
+
+def _write_together(writes: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Renames only once all are written."""
+    partial = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in writes}
+    try:
+        for path, write in writes.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(partial[path])
+        for path, written in partial.items():
+            written.replace(path)
+    finally:
+        for written in partial.values():
+            with suppress(OSError):
+                written.unlink(missing_ok=True)

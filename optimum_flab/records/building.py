@@ -1,0 +1,91 @@
+"""From what a pruning made to its report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from transformers import PreTrainedModel
+
+from ..checkpoints.hashes import weights_hash
+from ..checkpoints.loading import LoadedModel
+from ..families import Family
+from ..pruning.budget import count_parameters, shape_of
+from .plan import PruningPlan
+from .report import Base, BaseCard, Computation, HeldOut, Part, Report, Search, Side, TextCounts
+
+
+PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "accelerate")
+
+
+def build_report(
+    dense: LoadedModel,
+    family: Family,
+    pruned: PreTrainedModel,
+    plan: PruningPlan,
+    held_out: HeldOut | None,
+    seconds: Mapping[str, float],
+    search: Search | None = None,
+    texts: TextCounts | None = None,
+    datasets: Iterable[str] = (),
+    card: BaseCard | None = None,
+) -> Report:
+    """The report of a pruning.
+
+    Args:
+        dense ([`LoadedModel`]): the dense model.
+        pruned (`PreTrainedModel`): as it will be written, or on the meta device.
+        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
+        seconds (`Mapping[str, float]`): wall time per step.
+        search ([`Search`], *optional*): `None` where a plan is applied.
+        texts ([`TextCounts`], *optional*): `None` where a plan is applied.
+        datasets (`Iterable[str]`): ids of the Hub datasets that were read.
+        card ([`BaseCard`], *optional*): what the dense model's card states.
+    """
+    before = _side(dense.model, family, dense.storage_dtype)
+    after = _side(pruned, family, getattr(torch, plan.dtype))
+    return Report(
+        base_model=Base(name=dense.name, revision=dense.revision, weights_sha256=plan.base_hash, card=card),
+        weights_sha256=None if pruned.device.type == "meta" else weights_hash(pruned),
+        dense=before,
+        pruned=after,
+        removed_ratio=1 - after.parameters / before.parameters,
+        target_ratio=plan.settings.get("target_ratio"),
+        removed_layer_indices=tuple(sorted(set(range(before.num_hidden_layers)) - set(plan.kept_layers))),
+        held_out=held_out,
+        search=search,
+        texts=texts,
+        datasets=tuple(datasets),
+        notes=tuple(dense.notes),
+        seed=plan.settings.get("seed"),
+        computation=Computation(
+            dtype=str(dense.model.dtype).removeprefix("torch."),
+            device="cpu" if dense.stored is not None else dense.model.device.type,
+        ),
+        seconds=dict(seconds),
+        versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+    )
+
+
+def _side(model: PreTrainedModel, family: Family, dtype: torch.dtype) -> Side:
+    counts, shape = count_parameters(model, family), shape_of(model, family)
+    total = counts.total(shape)
+    return Side(
+        **shape.reported(),
+        parameters=total,
+        bytes=total * dtype.itemsize,
+        dtype=str(dtype).removeprefix("torch."),
+        components={
+            name: Part(parameters=number, bytes=number * dtype.itemsize)
+            for name, number in counts.components(shape).items()
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,73 @@
+"""Files are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from optimum_flab.errors import FlabError
+from optimum_flab.records.atomic import write_atomically, write_files
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_appears_once_it_is_whole(tmp_path):
+    target = tmp_path / "new" / "a.json"
+
+    def write(path):
+        path.write_text("half")
+        assert not target.exists() and path.parent == target.parent
+        path.write_text("whole")
+
+    write_atomically(target, write)
+    assert content(tmp_path) == {"new/a.json": "whole"}
+
+
+@pytest.mark.parametrize("error", [OSError("full"), ValueError("x"), KeyboardInterrupt()])
+def test_what_was_there_stays_where_writing_fails(tmp_path, error):
+    (tmp_path / "a.json").write_text("before")
+
+    def write(path):
+        path.write_text("half")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(tmp_path / "a.json", write)
+    assert content(tmp_path) == {"a.json": "before"}
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    (tmp_path / "a.json").write_text("before")
+    (tmp_path / "source").write_text("copied")
+    with pytest.raises(FlabError, match="could not be written"):
+        write_files(tmp_path, {"a.json": b"after", "b.json": tmp_path / "missing"})
+    assert content(tmp_path) == {"a.json": "before", "source": "copied"}
+    write_files(tmp_path, {"a.json": b"after", "b.json": tmp_path / "source"}, [tmp_path / "source"])
+    assert content(tmp_path) == {"a.json": "after", "b.json": "copied"}
+
+
+def test_files_that_a_killed_writer_left_are_cleared_by_the_next(tmp_path):
+    (tmp_path / ".a.json.partial-1").write_text("half")
+    (tmp_path / ".b.json.partial-1").write_text("another's")
+    write_files(tmp_path, {"a.json": b"{}"})
+    assert content(tmp_path) == {".b.json.partial-1": "another's", "a.json": "{}"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process to be killed")
+def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.json").write_text("before")
+    child = os.fork()
+    if not child:
+
+        def write(path):
+            path.write_text("half")
+            os._exit(1)
+
+        write_atomically(tmp_path / "a.json", write)
+    os.waitpid(child, 0)
+    assert (tmp_path / "a.json").read_text() == "before"
+    write_files(tmp_path, {"a.json": b"after"})
+    assert content(tmp_path) == {"a.json": "after"}

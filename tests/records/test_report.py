@@ -1,0 +1,206 @@
+"""The report is typed: what was written is read, what older versions wrote is upgraded, what is foreign is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from optimum_flab.components import COMPONENTS
+from optimum_flab.errors import FlabError
+from optimum_flab.hub.card import render_card
+from optimum_flab.records.report import (
+    FORMAT,
+    REPORT_NAME,
+    BaseCard,
+    HeldOut,
+    Report,
+    Search,
+    Sizes,
+    TextCounts,
+    as_report,
+    read_report,
+    report_summary,
+    report_text,
+    write_report,
+)
+
+
+# written by the version before reports had a format; `recovered` and `searched` with results beside them
+FORMAT_1 = sorted(Path(__file__).with_name("format1").iterdir())
+of_format_1 = pytest.mark.parametrize("folder", FORMAT_1, ids=lambda folder: folder.name)
+
+
+def content_of(folder):
+    return json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
+
+
+def lost(before, after, path=""):
+    """The places in plain values at which others say something else, or nothing."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [place for key in before for place in lost(before[key], after.get(key), f"{path}.{key}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [
+            place for at, pair in enumerate(zip(before, after, strict=True)) for place in lost(*pair, f"{path}.{at}")
+        ]
+    return [] if before == after else [path]
+
+
+@of_format_1
+def test_nothing_of_an_older_report_is_lost(folder, tmp_path):
+    report = read_report(folder)
+    write_report(tmp_path, report)
+    assert report.format == FORMAT == content_of(tmp_path)["format"]
+    assert lost(content_of(folder), content_of(tmp_path)) == []
+    assert read_report(tmp_path) == report
+
+
+@of_format_1
+def test_the_card_of_an_older_report_is_the_one_that_was_written_then(folder):
+    assert render_card(folder).content == (folder / "README.md").read_text(encoding="utf-8")
+
+
+@of_format_1
+def test_nothing_of_an_older_report_is_said_to_be_missing(folder, tmp_path):
+    content = render_card(folder).content
+    assert "not recorded" not in content
+    assert ("Not measured." in content) == (folder.name == "applied")  # of a plan nothing is measured
+
+
+@of_format_1
+def test_the_terminal_shows_what_the_report_says(folder):
+    report, shown = read_report(folder), report_summary(read_report(folder))
+    assert f"{report.dense.parameters:,} -> {report.pruned.parameters:,} parameters" in shown
+    assert ("held-out texts" in shown) == (report.held_out is not None)
+    assert ("Recovery on" in shown) == (folder.name == "recovered")
+    assert ("experts per layer" in shown) == (folder.name == "experts")
+
+
+# --- what is refused
+
+
+def test_a_newer_format_is_refused_with_the_version_that_reads_it(tmp_path):
+    content = {**content_of(FORMAT_1[0]), "format": FORMAT + 1, "versions": {"optimum-flab": "7.2"}, "novelty": {}}
+    (tmp_path / REPORT_NAME).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(FlabError, match=rf"has format {FORMAT + 1}.* up to {FORMAT}; install optimum-flab 7\.2 or"):
+        read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), "two"),
+        (("format",), True),
+        (("dense", "parameters"), "many"),
+        (("pruned", "components", "ffn", "bytes"), 0.5),
+        (("held_out", "divergence"), "low"),
+        (("search", "candidates", 0, "chosen"), 1),
+        (("search", "removed_layers"), {}),
+        (("texts", "corpus"), None),
+        (("recovery", "data", "kept"), []),
+        (("recovery", "training", "curve", 0, "step"), "first"),
+        (("recovery", "colour"), "red"),
+        (("notes",), "one"),
+        (("seconds", "ffn"), "long"),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_a_damaged_report_is_refused_by_the_field(path, value):
+    content = content_of(next(folder for folder in FORMAT_1 if folder.name == "recovered"))
+    section = content
+    for name in path[:-1]:
+        section = section[name]
+    section[path[-1]] = value
+    with pytest.raises(FlabError, match=rf"'here' is not as it was written \({'.'.join(map(str, path))}: .*restore"):
+        as_report(content, Path("here"))
+
+
+def test_several_faults_are_counted():
+    with pytest.raises(FlabError, match=r"base_model: .*; weights_sha256: .*; .* and \d more faults\)"):
+        as_report({"base_model": 3}, Path("here"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\xff", "[" * 100_000])
+def test_what_is_no_report_is_refused_by_its_name(tmp_path, content):
+    (tmp_path / REPORT_NAME).write_bytes(content.encode("latin-1"))
+    with pytest.raises(FlabError, match=rf"{REPORT_NAME}.*name the folder of a pruned model"):
+        read_report(tmp_path)
+
+
+# --- what is written is read
+
+
+numbers, counts = st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**62)
+words, any_json = (
+    st.text(max_size=20),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**62), 2**62)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    ),
+)
+held_outs = st.builds(
+    HeldOut, **{name: numbers if field.annotation is float else counts for name, field in HeldOut.model_fields.items()}
+)
+
+
+@given(
+    st.data(),
+    st.none() | held_outs,
+    st.none() | st.builds(BaseCard, license=st.none() | words, language=st.lists(words, max_size=3).map(tuple)),
+    st.none() | st.builds(TextCounts, **dict.fromkeys(TextCounts.model_fields, counts)),
+    st.none() | st.builds(Search, natural_vocab_size=counts),
+    st.dictionaries(words, numbers, max_size=3),
+)
+def test_a_report_is_read_as_it_was_written(data, held_out, card, texts, search, seconds):
+    report = read_report(data.draw(st.sampled_from(FORMAT_1)))
+    recovery = report.recovery
+    if recovery is not None:
+        settings = data.draw(st.dictionaries(words, any_json, max_size=3))
+        recovery = recovery.model_copy(update={"settings": settings, "command": data.draw(st.none() | words)})
+    changed = report.model_copy(
+        update={
+            "base_model": report.base_model.model_copy(update={"card": card, "name": data.draw(words)}),
+            "held_out": held_out,
+            "texts": texts,
+            "search": search,
+            "recovery": recovery,
+            "seconds": seconds,
+            "notes": tuple(data.draw(st.lists(words, max_size=3))),
+        }
+    )
+    text = report_text(changed)
+    assert as_report(json.loads(text), Path("here")) == changed
+    assert report_text(as_report(json.loads(text), Path("here"))) == text
+
+
+def test_what_is_not_a_number_is_null_in_the_file(tmp_path):
+    report = read_report(next(folder for folder in FORMAT_1 if folder.name == "recovered"))
+    training = report.recovery.training.model_copy(update={"best_loss": math.nan, "start_loss": math.inf})
+    report = report.model_copy(update={"recovery": report.recovery.model_copy(update={"training": training})})
+    write_report(tmp_path, report)
+    text = (tmp_path / REPORT_NAME).read_text(encoding="utf-8")
+    written = json.loads(text, parse_constant=pytest.fail)["recovery"]["training"]
+    assert written["best_loss"] is None and written["start_loss"] is None
+    assert math.isnan(read_report(tmp_path).recovery.training.best_loss)
+
+
+def test_a_report_is_not_changed_by_hand():
+    report = read_report(FORMAT_1[0])
+    with pytest.raises(ValidationError, match="frozen"):
+        report.seed = 3
+    with pytest.raises(ValidationError, match="forbidden"):
+        Report.model_validate({**report.model_dump(), "colour": "red"})
+
+
+def test_there_is_a_size_for_everything_that_pruning_changes():
+    assert {part.reported for part in COMPONENTS} == set(Sizes.model_fields)
