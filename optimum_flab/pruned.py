@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +56,10 @@ class PrunedModel:
     config: FlabPrunerConfig | None
     files: dict[str, Path] = field(default_factory=dict)
     work: WorkFolder | None = None
+
+    def with_report(self, **changes: Any) -> PrunedModel:
+        """The same model with other fields in its report."""
+        return replace(self, report=self.report.model_copy(update=changes))
 
 
 def output_folder(

@@ -57,7 +57,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
             device=args.device,
             dtype=args.dtype,
         )
-        optimizer.apply(plan).report["command"] = command
+        optimizer.pruned = optimizer.apply(plan).with_report(command=command)
         optimizer.save_to(output)
     show_pruned(verb, optimizer)
 

@@ -135,7 +135,7 @@ class PruneCommand(FlabVerb):
                     confirm_run_unsafe_code=args.confirm_run_unsafe_code,
                     cache_dir=None if args.cache_dir is None else args.cache_dir / "recovery",
                 )
-            pruned.report["command"] = command
+            optimizer.pruned = pruned.with_report(command=command)
             optimizer.save_to(output)
         show_pruned(self, optimizer)
 

@@ -149,7 +149,10 @@ class RecoverCommand(FlabVerb):
                 release_dense=True,
             )
             if process_state().is_main_process:
-                recovered.report["recovery"]["command"] = command
+                section = recovered.report.recovery
+                assert section is not None  # it was recovered just now
+                recovery = section.model_copy(update={"command": command})
+                optimizer.pruned = recovered.with_report(recovery=recovery)
                 optimizer.save_to(output)
                 print(optimizer.summary())
                 print(self.ending(args.output))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,17 +67,17 @@ def final_hidden(
 
     step, pieces = layer_step or plain, Pieces() if pieces is None else pieces
 
-    def output(batch: PackedTokens) -> torch.Tensor:
+    def output(batch: PackedTokens) -> dict[str, torch.Tensor]:
         inputs: LayerInputs = layer_inputs(model, family, batch)
         hidden = inputs.hidden
         for index in range(len(layers)):
             hidden = step(index, hidden, inputs.kwargs[index])
-        return norm(hidden)[predicting(batch).to(hidden.device)].cpu()
+        return {"hidden": norm(hidden)[predicting(batch).to(hidden.device)].cpu()}
 
     outputs = []
     with torch.no_grad():
         for number, batch in enumerate(tokens.batches(batch_size)):
-            kept = pieces.tensors(f"batch-{number}", lambda batch=batch: {"hidden": output(batch)})
+            kept = pieces.tensors(f"batch-{number}", partial(output, batch))
             outputs.append(kept["hidden"])
             tick()
     return torch.cat(outputs)

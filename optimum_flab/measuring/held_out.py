@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoints.surgery import cast_by_layer
 from ..families import Family
 from ..progress import progress
+from ..records.pieces import Pieces
 from ..records.report import HeldOut
 from ..settings.pruning import DataSettings
 from ..texts.packing import PackedTokens, pack
@@ -101,33 +102,44 @@ class DenseSide:
         texts ([`CutTexts`]): texts that decided nothing.
         batch_size (`int`): sequences per forward pass.
         tick (`Callable`): called after every step, see [`steps`].
+        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
     """
 
     @torch.no_grad()
     def __init__(
-        self, dense: PreTrainedModel, family: Family, texts: CutTexts, batch_size: int, tick: Tick = lambda: None
+        self,
+        dense: PreTrainedModel,
+        family: Family,
+        texts: CutTexts,
+        batch_size: int,
+        tick: Tick = lambda: None,
+        pieces: Pieces | None = None,
     ):
+        pieces = Pieces() if pieces is None else pieces
         self.family, self.texts, self.batch_size = family, texts, batch_size
         self.device, self.dtype = dense.device, dense.dtype
         full = OutputHead(dense, family)
-        self.hidden = final_hidden(dense, family, texts.shared, batch_size, tick=tick)
+        shared = pieces.part("dense-shared")
+        self.hidden = final_hidden(dense, family, texts.shared, batch_size, tick=tick, pieces=shared)
         self.bits, self.lost_mass = bits_and_lost_mass(self.hidden, full, texts.shared, texts.kept.tolist(), tick)
         if texts.changed:
-            own = final_hidden(dense, family, texts.own, batch_size, tick=tick)
+            own_pieces = pieces.part("dense-own")
+            own = final_hidden(dense, family, texts.own, batch_size, tick=tick, pieces=own_pieces)
             self.bits = total_bits(own, full, texts.own, tick)
         self.head = OutputHead(dense, family, texts.kept.tolist())
 
     @torch.no_grad()
-    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None) -> HeldOut:
+    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
         """What a pruned model costs on the texts.
 
         Args:
             pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype,
                 which takes memory there for one layer at a time.
+            pieces ([`Pieces`], *optional*): keeps its hidden states, for a run that is interrupted.
         """
         texts = self.texts
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
-        hidden = final_hidden(model, self.family, texts.new, self.batch_size, layer_step, tick)
+        hidden = final_hidden(model, self.family, texts.new, self.batch_size, layer_step, tick, pieces)
         bits = total_bits(hidden, OutputHead(model, self.family), texts.new, tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))
         return HeldOut(
@@ -167,6 +179,7 @@ def measure_held_out(
     kept_tokens: Sequence[int] | None,
     texts: Sequence[str],
     data: DataSettings,
+    pieces: Pieces | None = None,
 ) -> HeldOut:
     """Measures a pruned model against the dense one on texts that decided nothing; see [`DenseSide`].
 
@@ -174,9 +187,12 @@ def measure_held_out(
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         texts (`Sequence[str]`): whole texts.
         data ([`DataSettings`]): for the length of sequences and their number per forward pass.
+        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
     """
+    pieces = Pieces() if pieces is None else pieces
     rows = pruned.get_input_embeddings().weight.shape[0]
     cut = cut_texts(dense_tokenizer, pruned_tokenizer, kept_tokens, rows, texts, data.sequence_length)
     dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
     with progress("Measuring on held-out text", steps(cut, dense_rows, data.batch_size), "step") as tick:
-        return DenseSide(dense, family, cut, data.batch_size, tick).measure(pruned, tick)
+        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces)
+        return side.measure(pruned, tick, pieces.part("pruned"))

@@ -76,6 +76,6 @@ def held_out_cost(
         STAGE,
         {**inputs, "held_out": texts_hash(held_out)},
         lambda pieces: measure_held_out(
-            dense.model, dense.tokenizer, model, tokenizer, dense.family, plan.kept_tokens, held_out, data
+            dense.model, dense.tokenizer, model, tokenizer, dense.family, plan.kept_tokens, held_out, data, pieces
         ),
     )
