@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,20 +11,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_root
 from .checkpoints.computation import computation_dtype
-from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
-from .checkpoints.surgery import check_plan, copy_in
 from .errors import ConfigurationError, FlabError
-from .pruned import PrunedModel, check_space, output_folder, write_pruned
+from .pruned import PrunedModel, beside, check_as_written, check_space, output_folder, read_pruned, write_pruned
 from .pruning.budget import sizes_of_config
 from .pruning.limits import check_sizes
 from .pruning.run import pruned_by, pruned_by_plan
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import read_report, report_summary
+from .records.report import report_summary
 from .records.work import WorkFolder
 from .running.generation import completion
-from .settings.configuration import FlabPrunerConfig, read_pruner_config
+from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
 
 
@@ -113,8 +110,6 @@ class FlabOptimizer:
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 
-    # --- pruning ---------------------------------------------------------------------------------------------------
-
     def prune(
         self, config: FlabPrunerConfig, *, resume: bool = True, cache_dir: str | Path | None = None
     ) -> PrunedModel:
@@ -138,7 +133,7 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        self._needs_weights()
+        self.dense.check_in_memory()
         work = WorkFolder(Path(cache_dir or cache_root("pruning")).expanduser(), resume=resume)
         self.pruned = pruned_by(self.dense, config, self.output_dtype, work)
         return self.pruned
@@ -152,24 +147,7 @@ class FlabOptimizer:
         self.pruned = pruned_by_plan(self.dense, plan)
         return self.pruned
 
-    # --- results ---------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def output(
-        folder: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
-    ) -> OutputFolder:
-        """Reserves the folder of a checkpoint before any long work, for [`save_to`].
-
-        ```python
-        >>> with FlabOptimizer.output("out", inputs=["model"]) as output:
-        ...     optimizer = FlabOptimizer.from_pretrained("model")
-        ...     optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
-        ...     optimizer.save_to(output)
-        ```
-
-        The arguments and errors are those of [`~records.folders.OutputFolder`].
-        """
-        return output_folder(folder, overwrite=overwrite, inputs=inputs)
+    output = staticmethod(output_folder)
 
     def check_space(self, folder: str | Path, config: FlabPrunerConfig) -> None:
         """Raises a [`FlabError`] if the weights would not fit on the disk of `folder`; called before any long work."""
@@ -214,22 +192,14 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: nothing was pruned, or the model in memory is not the one in its folder.
         """
-        from tempfile import TemporaryDirectory
-
         from .hub.push import push_to_hub
 
         if self.pruned is None and self.dense.folder is not None and (self.dense.folder / PLAN_NAME).is_file():
-            if dense_hash(self.dense) != read_report(self.dense.folder).weights_sha256:
-                raise FlabError(
-                    f"the weights in memory are not those that {self.dense.folder} was written with; save them to a"
-                    " folder of their own"
-                )
+            check_as_written(self.dense)
             return push_to_hub(self.dense.folder, repo_id, **options)
         with TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary, "checkpoint"))
             return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
-
-    # --- recovery --------------------------------------------------------------------------------------------------
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.
@@ -243,12 +213,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
         """
-        plan = PruningPlan.load(folder)
-        check_plan(self.dense.model, self.family, plan)
-        loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
-        self.pruned = PrunedModel(
-            loaded.model, loaded.tokenizer, plan, read_report(folder), read_pruner_config(folder)
-        )
+        self.pruned = read_pruned(folder, self.dense)
         return self.pruned
 
     def recover(
@@ -276,31 +241,17 @@ class FlabOptimizer:
         Returns:
             [`PrunedModel`]: the recovered one, also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
-        from .recovery.pipeline import recover
-        from .recovery.work import Work
+        from .recovery.pipeline import recovered_model
 
-        self._needs_weights()
-        pruned = self._result()
-        if pruned.report.recovery is not None:
-            raise ConfigurationError(
-                "this model was recovered already; give the pruned model as it was before, which the training starts "
-                "from (with other data or settings, it starts anew)"
-            )
-        settings = config or (pruned.config.recovery if pruned.config is not None else RecoverySettings())
-        found = recover(
-            Work(self.dense, pruned.model, pruned.tokenizer, pruned.plan, self.family),
-            settings,
+        self.dense.check_in_memory()
+        self.pruned = recovered_model(
+            self.dense,
+            self._result(),
+            config,
             confirm_run_unsafe_code=confirm_run_unsafe_code,
             cache_dir=cache_dir,
             release_dense=release_dense,
         )
-        sections = {
-            "weights_sha256": weights_hash(found.model),
-            "held_out": found.held_out,
-            "recovery": found.section,
-        }
-        report = pruned.report.model_copy(update=sections)
-        self.pruned = replace(pruned, model=found.model, report=report, files={**pruned.files, **found.files})
         return self.pruned
 
     def summary(self) -> str:
@@ -314,7 +265,7 @@ class FlabOptimizer:
             prompt (`str`): text to go on from, as it is.
             max_new_tokens (`int`, defaults to 64): most tokens to write.
         """
-        self._needs_weights()
+        self.dense.check_in_memory()
         pruned = self._result()
         sides = {"dense": (self.dense.model, self.dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
         return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
@@ -333,30 +284,14 @@ class FlabOptimizer:
                 are computed on the dense one's device and in its dtype (`from_pretrained` loads it in float32, while
                 the command line evaluates in the dtype of the weights).
         """
-        self._needs_weights()
+        self.dense.check_in_memory()
         if "baseline" in options:
             raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
         from .evaluation.harness import evaluate
 
         if self.pruned is None:
             return evaluate(self.dense, settings, **options)
-        model = copy_in(self.pruned.model, self.dense.model.device, self.dense.model.dtype)
-        model.generation_config = self.pruned.model.generation_config
-        pruned = LoadedModel(
-            model=model,
-            tokenizer=self.pruned.tokenizer,
-            family=self.family,
-            name=f"{self.dense.name} (pruned)",
-            storage_dtype=self.pruned.model.dtype,
-        )
-        return evaluate(pruned, settings, baseline=self.dense, **options)
-
-    def _needs_weights(self) -> None:
-        if self.dense.stored is not None:
-            raise ConfigurationError(
-                "in_memory: the weights of the dense model are in their files, which is enough to apply a plan and to"
-                " save; load it with in_memory=True for everything else"
-            )
+        return evaluate(beside(self.pruned, self.dense), settings, baseline=self.dense, **options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

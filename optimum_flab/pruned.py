@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints.hashes import weights_hash
-from .checkpoints.loading import LoadedModel
+from .checkpoints.hashes import dense_hash, weights_hash
+from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
-from .checkpoints.surgery import dtypes_of, pruned_tensors
+from .checkpoints.surgery import check_plan, copy_in, dtypes_of, pruned_tensors
 from .checkpoints.tensors import StoredTensors
 from .checkpoints.weight_files import shards
 from .errors import FlabError
@@ -26,9 +26,9 @@ from .progress import progress_bar
 from .pruning.limits import TOLERANCE
 from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import Report, write_report
+from .records.report import Report, read_report, write_report
 from .records.work import WorkFolder
-from .settings.configuration import FlabPrunerConfig
+from .settings.configuration import FlabPrunerConfig, read_pruner_config
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
@@ -65,8 +65,53 @@ class PrunedModel:
 def output_folder(
     folder: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
 ) -> OutputFolder:
-    """The folder of a checkpoint; the arguments and errors are those of [`~records.folders.OutputFolder`]."""
+    """Reserves the folder of a checkpoint before any long work.
+
+    ```python
+    >>> with FlabOptimizer.output("out", inputs=["model"]) as output:
+    ...     optimizer = FlabOptimizer.from_pretrained("model")
+    ...     optimizer.prune(FlabPrunerConfig(target_ratio=0.35))
+    ...     optimizer.save_to(output)
+    ```
+
+    The arguments and errors are those of [`~records.folders.OutputFolder`].
+    """
     return OutputFolder(folder, CHECKPOINT, overwrite=overwrite, inputs=inputs)
+
+
+def read_pruned(folder: str | Path, dense: LoadedModel) -> PrunedModel:
+    """A checkpoint that was pruned from a dense model.
+
+    Raises:
+        [`FlabError`]: the folder holds no pruned checkpoint, or one of another model.
+    """
+    plan = PruningPlan.load(folder)
+    check_plan(dense.model, dense.family, plan)
+    loaded = load_dense(folder, device="cpu", dtype=plan.dtype)
+    return PrunedModel(loaded.model, loaded.tokenizer, plan, read_report(folder), read_pruner_config(folder))
+
+
+def check_as_written(loaded: LoadedModel) -> None:
+    """Raises a [`FlabError`] if a pruned model in memory is not the one in its folder."""
+    assert loaded.folder is not None  # it was read from there
+    if dense_hash(loaded) != read_report(loaded.folder).weights_sha256:
+        raise FlabError(
+            f"the weights in memory are not those that {loaded.folder} was written with; save them to a folder of"
+            " their own"
+        )
+
+
+def beside(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
+    """A copy of a pruned model on the device of its dense model and in its dtype, to be judged beside it."""
+    model = copy_in(pruned.model, dense.model.device, dense.model.dtype)
+    model.generation_config = pruned.model.generation_config
+    return LoadedModel(
+        model=model,
+        tokenizer=pruned.tokenizer,
+        family=dense.family,
+        name=f"{dense.name} (pruned)",
+        storage_dtype=pruned.model.dtype,
+    )
 
 
 def check_space(folder: str | Path, parameters: int, target_ratio: float | None, dtype: torch.dtype) -> None:

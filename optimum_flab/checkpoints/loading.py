@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..compat import commit_of
+from ..errors import ConfigurationError
 from ..families import Family, family_for
 from ..memory import give_back_memory
 from ..self_check import check_family
@@ -59,6 +60,14 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
     stored: ModelTensors | None = None
+
+    def check_in_memory(self) -> None:
+        """Raises a [`ConfigurationError`] if the weights were left in their files."""
+        if self.stored is not None:
+            raise ConfigurationError(
+                "in_memory: the weights of the dense model are in their files, which is enough to apply a plan and to"
+                " save; load it with in_memory=True for everything else"
+            )
 
 
 def load_dense(

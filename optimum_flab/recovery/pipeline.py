@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from ..cache import cache_root
+from ..checkpoints.hashes import weights_hash
+from ..checkpoints.loading import LoadedModel
+from ..errors import ConfigurationError
 from ..memory import give_back_memory
+from ..pruned import PrunedModel
 from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings, check_recovery
@@ -124,4 +128,39 @@ def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, ste
     data = ready.data
     return train(
         ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device
+    )
+
+
+def recovered_model(
+    dense: LoadedModel,
+    pruned: PrunedModel,
+    settings: RecoverySettings | None,
+    *,
+    confirm_run_unsafe_code: bool = False,
+    cache_dir: str | Path | None = None,
+    release_dense: bool = False,
+) -> PrunedModel:
+    """[`recover`] for a pruned model with its report.
+
+    Args:
+        settings ([`RecoverySettings`], *optional*): defaults to those of the configuration it was pruned with.
+
+    Raises:
+        [`ConfigurationError`]: it was recovered already.
+    """
+    if pruned.report.recovery is not None:
+        raise ConfigurationError(
+            "this model was recovered already; give the pruned model as it was before, which the training starts "
+            "from (with other data or settings, it starts anew)"
+        )
+    found = recover(
+        Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family),
+        settings or (pruned.config.recovery if pruned.config is not None else RecoverySettings()),
+        confirm_run_unsafe_code=confirm_run_unsafe_code,
+        cache_dir=cache_dir,
+        release_dense=release_dense,
+    )
+    recovered = replace(pruned, model=found.model, files={**pruned.files, **found.files})
+    return recovered.with_report(
+        weights_sha256=weights_hash(found.model), held_out=found.held_out, recovery=found.section
     )
