@@ -76,7 +76,11 @@ def final_hidden(
     outputs = []
     with torch.no_grad():
         for number, batch in enumerate(tokens.batches(batch_size)):
-            kept = pieces.tensors(f"batch-{number}", lambda batch=batch: {"hidden": output(batch)})
+
+            def read(batch: PackedTokens = batch) -> dict[str, torch.Tensor]:
+                return {"hidden": output(batch)}
+
+            kept = pieces.tensors(f"batch-{number}", read)
             outputs.append(kept["hidden"])
             tick()
     return torch.cat(outputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -122,7 +122,7 @@ def counted_tokens(
         for number, texts in enumerate(sources.values()):
             parts = []
             for place, part in enumerate(text_chunks(texts)):
-                kept = pieces.tensors(f"source-{number}-{place}", lambda part=part: _counts(tokenizer, part))
+                kept = pieces.tensors(f"source-{number}-{place}", partial(_counts, tokenizer, part))
                 parts.append(kept["counts"].numpy())
                 bar.update(sum(len(text.encode("utf-8")) for text in part))
             counts.append(np.sum(parts, axis=0))
