@@ -10,9 +10,10 @@ demo: $(BIN)/python
 	$(BIN)/optimum-cli flab prune -m flab-demo demo-out --overwrite --target-ratio 0.5 --prompt 'def fibonacci(n):'
 
 test: $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[tests,demo]'
+	$(BIN)/pip install --quiet -e '.[tests,demo,quality]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/pytest
 
 # Everything that tools can say without running a test: style, types, docstrings.

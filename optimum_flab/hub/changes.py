@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..compat import is_left_out
 from ..errors import FlabError
 from .facts import is_result
 from .selection import CHECKPOINT_FILES, RESULT_ENTRY, SHARD, grouped
@@ -129,7 +130,7 @@ def holds(remote: Mapping[str, RemoteFile], files: Mapping[str, Path | bytes], c
 
 def check_ignored(target: Target, operations: Sequence[CommitOperationAdd]) -> None:
     """Raises a [`FlabError`] if a repository's `.gitignore` would keep files out of the commit without a word."""
-    if ignored := [operation.path_in_repo for operation in operations if getattr(operation, "_should_ignore", False)]:
+    if ignored := [operation.path_in_repo for operation in operations if is_left_out(operation)]:
         raise FlabError(
             f"the .gitignore of {target.repo_id} keeps out {', '.join(ignored)}; change it there, and run the same"
             " command again"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import __version__
+from ..compat import client_factory
 from ..errors import ConfigurationError, FlabError
 from .failures import LONGEST_WAIT, asked_wait, causes, is_plain, scrubbed
 
@@ -51,7 +52,6 @@ def answers_within(seconds: float) -> Iterator[None]:
         seconds (`float`): without an answer.
     """
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import _http
 
     def limited() -> Any:
         client = before()
@@ -61,8 +61,7 @@ def answers_within(seconds: float) -> Iterator[None]:
         return client
 
     with _one_at_a_time:
-        # a user may have set one, for a proxy or certificates; there is no public way to ask for it
-        before = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+        before = client_factory()
         patient: dict[Any, Callable[..., Any]] = {}
         set_client_factory(limited)
         try:
