@@ -25,10 +25,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import PruningPlan
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.checkpoints.surgery import resized_config
-from optimum_flab.checkpoints.tensors import StoredTensors, WrittenTensors
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.families import family_for
+from optimum_flab.families.resizing import resized_config
+from optimum_flab.tensors.lazy import StoredTensors, WrittenTensors
 
 
 SIZES = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}

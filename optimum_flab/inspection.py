@@ -9,8 +9,8 @@ from pathlib import Path
 from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
-from .pruning.budget import ModelSizes, sizes_of_config
 from .pruning.limits import parameters_to_keep
+from .sizes import ModelSizes, sizes_of_config
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def inspect_model(
         [`FlabError`]: the model cannot be read or its family is not supported.
     """
     from .checkpoints.finding import find_model
-    from .checkpoints.gguf_files import near_equal_copies
     from .checkpoints.model_config import read_model_config
+    from .tensors.gguf_files import near_equal_copies
 
     if target_ratio is not None and not 0 < target_ratio < 1:
         raise ConfigurationError(f"target_ratio: {target_ratio:g} is not between 0 and 1; 0.35 removes 35%")

@@ -13,9 +13,10 @@ from .cache import cache_root
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import ConfigurationError, FlabError
-from .pruned import PrunedModel, beside, check_as_written, check_space, output_folder, read_pruned, write_pruned
-from .pruning.budget import sizes_of_config
+from .hub.terms import base_card_of
+from .pruned import beside, check_as_written, check_space, output_folder, read_pruned, write_pruned
 from .pruning.limits import check_sizes
+from .pruning.result import PrunedModel
 from .pruning.run import pruned_by, pruned_by_plan
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
@@ -24,6 +25,7 @@ from .records.work import WorkFolder
 from .running.generation import completion
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
+from .sizes import sizes_of_config
 
 
 if TYPE_CHECKING:
@@ -88,8 +90,7 @@ class FlabOptimizer:
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet are refused before its weights are downloaded or read.
         """
-        if output_dtype is not None:
-            output_dtype = computation_dtype(output_dtype)
+        output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -105,8 +106,7 @@ class FlabOptimizer:
         return optimizer
 
     def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None) -> None:
-        self.dense = dense
-        self.family = dense.family
+        self.dense, self.family = dense, dense.family
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 
@@ -135,7 +135,7 @@ class FlabOptimizer:
         config.validate()
         self.dense.check_in_memory()
         work = WorkFolder(Path(cache_dir or cache_root("pruning")).expanduser(), resume=resume)
-        self.pruned = pruned_by(self.dense, config, self.output_dtype, work)
+        self.pruned = pruned_by(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
         return self.pruned
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
@@ -144,7 +144,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
-        self.pruned = pruned_by_plan(self.dense, plan)
+        self.pruned = pruned_by_plan(self.dense, plan, base_card_of(self.dense.folder))
         return self.pruned
 
     output = staticmethod(output_folder)

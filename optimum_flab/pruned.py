@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints.hashes import dense_hash, weights_hash
 from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
-from .checkpoints.surgery import check_plan, copy_in, dtypes_of, pruned_tensors
-from .checkpoints.tensors import StoredTensors
+from .checkpoints.surgery import check_plan, pruned_tensors
 from .checkpoints.weight_files import shards
 from .errors import FlabError
 from .families import save_family
@@ -24,42 +21,17 @@ from .hub.terms import CARD_NAME
 from .memory import give_back_memory
 from .progress import progress_bar
 from .pruning.limits import TOLERANCE
+from .pruning.result import PrunedModel
 from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import Report, read_report, write_report
-from .records.work import WorkFolder
-from .settings.configuration import FlabPrunerConfig, read_pruner_config
+from .records.report import read_report, write_report
+from .running.casting import copy_in, dtypes_of
+from .settings.configuration import read_pruner_config
+from .tensors.lazy import StoredTensors
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
 ONLY_UNTIL_WRITTEN = ("plan", "held-out")  # stages whose values are in the checkpoint itself
-
-
-@dataclass(frozen=True)
-class PrunedModel:
-    """What pruning gives.
-
-    Args:
-        model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
-        tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
-        plan ([`PruningPlan`]): what was kept.
-        report ([`Report`]): what was removed and what it cost, as in `flab_report.json`.
-        config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
-        files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
-        work ([`WorkFolder`], *optional*): where the stages were kept.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    plan: PruningPlan
-    report: Report
-    config: FlabPrunerConfig | None
-    files: dict[str, Path] = field(default_factory=dict)
-    work: WorkFolder | None = None
-
-    def with_report(self, **changes: Any) -> PrunedModel:
-        """The same model with other fields in its report."""
-        return replace(self, report=self.report.model_copy(update=changes))
 
 
 def output_folder(

@@ -26,9 +26,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from optimum_flab.pruning.budget import ParameterCounts, Shape
 from optimum_flab.pruning.limits import Limits, multiples_between
 from optimum_flab.records.plan import PruningPlan
+from optimum_flab.sizes import ParameterCounts, Shape
 from optimum_flab.texts.packing import PackedTokens, pack
 
 

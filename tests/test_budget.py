@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.budget import Shape, count_parameters, shape_of
 from optimum_flab.pruning.limits import candidate_shape, check_reached, check_target, parameters_to_keep
+from optimum_flab.sizes import Shape, count_parameters, shape_of
 
 from .conftest import DENSE, LAYERS, QWEN, VOCABULARY, WIDTH, limits, tiny_model
 

@@ -12,12 +12,7 @@ from optimum.configuration_utils import BaseConfig
 
 from optimum_flab import ConfigurationError, FlabPrunerConfig
 from optimum_flab.settings.files import read_settings_file
-from optimum_flab.settings.pruning import (
-    SECTIONS,
-    FFNSettings,
-    check_settings,
-    merge_settings,
-)
+from optimum_flab.settings.pruning import SECTIONS, FFNSettings, check_settings, merge_settings
 
 
 def faults(**values) -> list[str]:

@@ -10,14 +10,7 @@ import sys
 import pytest
 
 from optimum_flab.cache import cache_root
-from optimum_flab.checkpoints.demo import (
-    DEMO_NAME,
-    DEMO_PACKAGES,
-    DEMO_SHA256,
-    assemble,
-    demo_model,
-    file_sha256,
-)
+from optimum_flab.checkpoints.demo import DEMO_NAME, DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model, file_sha256
 from optimum_flab.errors import FlabError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import GenerationConfig
 
-from optimum_flab.checkpoints.surgery import copy_in
+from optimum_flab.running.casting import copy_in
 from optimum_flab.running.generation import new_tokens
 
 from .conftest import byte_level_tokenizer, tiny_model

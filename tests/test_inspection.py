@@ -3,8 +3,8 @@ import pytest
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.inspection import Inspection, inspect_model
-from optimum_flab.pruning.budget import ModelSizes, sizes_of
 from optimum_flab.pruning.limits import parameters_to_keep
+from optimum_flab.sizes import ModelSizes, sizes_of
 
 from .conftest import DENSE, QWEN, byte_level_tokenizer, tiny_model
 from .families.zoo import member

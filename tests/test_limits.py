@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.budget import ModelSizes, sizes_of_config
 from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compare
+from optimum_flab.sizes import ModelSizes, sizes_of_config
 
 from .conftest import DENSE, QWEN
 

@@ -17,13 +17,13 @@ from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.checkpoints.computation import computation_device
 from optimum_flab.checkpoints.finding import find_model
-from optimum_flab.checkpoints.gguf_files import near_equal_copies
 from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from optimum_flab.checkpoints.model_config import check_config, read_model_config
-from optimum_flab.checkpoints.tensors import WrittenTensors
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
+from optimum_flab.tensors.gguf_files import near_equal_copies
+from optimum_flab.tensors.lazy import WrittenTensors
 
 from .conftest import byte_level_tokenizer, tiny_model
 from .gguf_writer import F32, Q5, Q8, write_gguf

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.families import family_for
-from optimum_flab.pruning.budget import Shape
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
 from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from optimum_flab.sizes import Shape
 from optimum_flab.texts.packing import PackedTokens
 
 from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model

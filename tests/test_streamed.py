@@ -13,8 +13,8 @@ from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.budget import sizes_of
-from optimum_flab.pruning.experts import chosen_experts
+from optimum_flab.running.experts import chosen_experts
+from optimum_flab.sizes import sizes_of
 
 from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
 from .families.zoo import MIXTURES, member

@@ -9,15 +9,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_streamed
-from optimum_flab.checkpoints.tensors import (
-    DTYPES,
-    ModelTensors,
-    StoredTensors,
-    WrittenTensors,
-    own_tensors,
-    write_tensors,
-)
 from optimum_flab.checkpoints.weight_files import shards
+from optimum_flab.tensors.lazy import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)

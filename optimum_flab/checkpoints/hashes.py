@@ -10,8 +10,8 @@ import torch
 
 from ..compat import new_model
 from ..errors import FlabError
+from ..tensors.lazy import WrittenTensors
 from .loading import LoadedModel
-from .tensors import WrittenTensors
 
 
 def weights_hash(
@@ -20,7 +20,7 @@ def weights_hash(
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
     A tensor of a model with several names (a tied output head) counts once, see
-    [`~checkpoints.tensors.WrittenTensors`], so that a model and the checkpoint saved from it agree.
+    [`~tensors.lazy.WrittenTensors`], so that a model and the checkpoint saved from it agree.
 
     Args:
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.

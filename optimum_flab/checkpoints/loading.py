@@ -15,15 +15,15 @@ from ..compat import commit_of
 from ..errors import ConfigurationError
 from ..families import Family, family_for
 from ..memory import give_back_memory
-from ..self_check import check_family
+from ..tensors.gguf_files import near_equal_copies
+from ..tensors.lazy import ModelTensors
 from ..vocabulary import settle_tokenizer
 from .computation import computation_device, computation_dtype
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name
 from .finding import find_license_files, find_model
-from .gguf_files import near_equal_copies
 from .model_config import check_config, read_model_config
-from .tensors import ModelTensors
+from .self_check import check_family
 from .tokenizer import check_fast, check_vocabulary, load_tokenizer
 from .weight_files import most_common, stored_dtype
 from .weights import check_weights, load_weights, settle_generation_config, settle_ties, stored_exactly, tie_again
@@ -47,7 +47,7 @@ class LoadedModel:
         folder (`Path`, *optional*): where its files are.
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
-        stored ([`~checkpoints.tensors.ModelTensors`], *optional*): the weights, where the model is on the meta device.
+        stored ([`~tensors.lazy.ModelTensors`], *optional*): the weights, where the model is on the meta device.
     """
 
     model: PreTrainedModel

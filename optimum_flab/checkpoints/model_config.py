@@ -11,9 +11,9 @@ import torch
 
 from ..errors import FlabError
 from ..families import family_for
-from ..self_check import check_family
 from .faults import first_line, quantised, read_json
 from .finding import ModelFiles
+from .self_check import check_family
 
 
 if TYPE_CHECKING:

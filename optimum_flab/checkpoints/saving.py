@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family
+from ..tensors.lazy import WrittenTensors, write_tensors, written_parts
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
-from .tensors import WrittenTensors, write_tensors, written_parts
 from .weight_files import WEIGHTS
 
 

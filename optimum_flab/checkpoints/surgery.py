@@ -8,17 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.func import functional_call
 from transformers.initialization import no_init_weights
 
-from ..compat import attention_of, new_model
+from ..compat import new_model
 from ..errors import FlabError
 from ..families import Family, cut, plain_axes
-from ..measuring.divergence import LayerStep
-from ..pruning.budget import Shape, shape_of, sizes_of
+from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
-from ..running.layerwise import output_of
+from ..running.casting import dtypes_of
+from ..sizes import Shape, shape_of, sizes_of
 from ..vocabulary import remap_config_ids
 
 
@@ -27,60 +25,6 @@ if TYPE_CHECKING:
 
 
 COLUMNS = 256  # whose mean is computed at once
-
-
-def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
-    """A copy of a model configuration with fewer layers and other sizes.
-
-    Args:
-        config (`PreTrainedConfig`): the dense model's.
-        kept_layers (`Sequence[int]`): the layers that stay, ascending.
-        sizes (`Mapping[str, int]`): by dimension, see [`~families.Family`].
-    """
-    fields = copy.deepcopy(config.to_dict())
-    for name in family.per_layer:
-        if fields.get(name) is not None:
-            fields[name] = [fields[name][index] for index in kept_layers]
-    if len(kept_layers) < config.num_hidden_layers:
-        for name in family.layer_counts:
-            if fields.get(name) is not None:
-                fields[name] = sum(index < fields[name] for index in kept_layers)
-    fields.update(family.absent)
-    if family.experts is not None:
-        fields.update(_mixture_fields(config, family, kept_layers, sizes))
-    called = getattr(config, "attribute_map", {})  # several names may be one field
-    changed: dict[Any, int] = {**sizes, "layer": len(kept_layers)}
-    for dimension, size in changed.items():
-        fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
-    for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
-        fields.pop(name, None)
-    rope = fields.get("rope_parameters") or {}
-    if rope.get("rope_type") == "longrope":  # where transformers 4 looks for it
-        fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-    return type(config)(**fields)
-
-
-def _mixture_fields(
-    config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]
-) -> dict[str, Any]:
-    """The fields that say which layers have experts, and how wide the shared expert is, which stays as it is."""
-    experts = family.mixture
-    fields: dict[str, Any] = {}
-    if experts.dense_layers is not None:
-        dense, every = getattr(config, experts.dense_layers) or [], 1
-        if experts.every is not None:
-            every, fields[experts.every] = getattr(config, experts.every), 1
-        fields[experts.dense_layers] = [
-            place for place, index in enumerate(kept_layers) if index in dense or (index + 1) % every != 0
-        ]
-    if experts.shared is not None and "neuron" in sizes:
-        whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
-        if whole % sizes["neuron"]:
-            raise ValueError(
-                f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons"
-            )
-        fields[experts.shared] = whole // sizes["neuron"]
-    return fields
 
 
 def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -222,80 +166,6 @@ def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, nam
         sizes.get(axis, size) if axis else size
         for axis, size in zip(family.named_axes(name), dense.shape, strict=True)
     )
-
-
-def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of a model, elsewhere and in another dtype.
-
-    Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
-    """
-    copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
-    copied.load_state_dict(model.state_dict(), strict=True)
-    copied.tie_weights()
-    return copied.to(device).eval().requires_grad_(False)
-
-
-def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A model to read only: itself where it already is there in this dtype, else a copy."""
-    there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
-    return model if there else copy_in(model, device, dtype)
-
-
-def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
-    """What each tensor of a model is in: some stay in float32 whatever the others are in."""
-    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
-
-
-@torch.no_grad()
-def sharing_weights(
-    model: PreTrainedModel, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
-) -> PreTrainedModel:
-    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
-
-    Args:
-        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
-    """
-    with no_init_weights():  # memory that is never written to is never taken
-        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
-    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
-    other.tie_weights()
-    for module in other.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    return other.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def cast_by_layer(
-    model: PreTrainedModel, family: Family, device: torch.device, dtype: torch.dtype
-) -> tuple[nn.Module, LayerStep]:
-    """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
-
-    Args:
-        model (`PreTrainedModel`): left as it is.
-
-    Returns:
-        `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
-        such a layer does elsewhere and in the other dtype, for [`~measuring.divergence.final_hidden`].
-    """
-    config = copy.deepcopy(model.config)
-    with torch.device("meta"):
-        dtypes = dtypes_of(new_model(type(model), config, dtype=dtype))
-    tensors = {
-        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
-        for name, tensor in model.state_dict().items()
-    }
-    outer = sharing_weights(model, config, device, tensors)
-    layers = family.decoder_layers(outer)
-
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        weights = {
-            name: parameter.to(device, dtypes[family.in_layer(index, name)])
-            for name, parameter in layers[index].named_parameters()
-        }
-        return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
-
-    return outer, step
 
 
 def _fill(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import FlabError
+from ..tensors.lazy import DTYPES
 from .faults import damage, read_json, some_of, stand_in
 from .finding import ModelFiles
-from .tensors import DTYPES
 
 
 if TYPE_CHECKING:

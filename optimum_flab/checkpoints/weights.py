@@ -10,11 +10,11 @@ import torch
 
 from ..compat import forget_quantisation
 from ..errors import FlabError
+from ..tensors.gguf_files import GgufTensor, GgufTensors, dequantised
+from ..tensors.lazy import ModelTensors, StoredTensors
 from ..vocabulary import remap_config_ids
 from .faults import counted, first_line
 from .finding import ModelFiles
-from .gguf_files import GgufTensor, GgufTensors, dequantised
-from .tensors import ModelTensors, StoredTensors
 from .weight_files import check_weight_files, lacking_tensors, shards
 
 
@@ -84,8 +84,8 @@ def _stored(
     transformers does not know or reads in a way of their own.
 
     Args:
-        embedding ([`~checkpoints.gguf_files.GgufTensor`], *optional*): of a GGUF file, see
-            [`~checkpoints.gguf_files.GgufTensors`].
+        embedding ([`~tensors.gguf_files.GgufTensor`], *optional*): of a GGUF file, see
+            [`~tensors.gguf_files.GgufTensors`].
     """
     from transformers import AutoModelForCausalLM
 

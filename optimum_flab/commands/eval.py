@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..compat import actions_of
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
-from .base import (
-    FlabVerb,
-    add_compared_arguments,
-    add_device_argument,
-    add_model_arguments,
-    argument_groups,
-    terminal,
-)
+from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups, terminal
 from .flags import Flag, add_config, add_flag, section_from
 
 

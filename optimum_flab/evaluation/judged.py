@@ -14,12 +14,12 @@ from ..checkpoints.finding import ModelFiles, find_model
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from ..checkpoints.model_config import read_model_config
-from ..checkpoints.surgery import copy_in
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ..checkpoints.weight_files import stored_dtype
 from ..checkpoints.weights import check_weights
 from ..errors import FlabError
 from ..families import Family
+from ..running.casting import copy_in
 from ..running.generation import config_hash
 from ..vocabulary import tokenizer_hash
 from .catalog import LoadedTask

@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError, FlabError
 from ..records.atomic import write_files
 from . import provenance, tables
-from .facts import (
-    EFFICIENCY_NAME,
-    EVALUATION_NAME,
-    RESULT_NAMES,
-    Facts,
-    at,
-    is_result,
-    read_facts,
-)
+from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, is_result, read_facts
 from .metadata import Whole, rendered, written_metadata
 from .ownership import BEGIN, END, is_generated, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots

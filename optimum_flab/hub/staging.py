@@ -319,7 +319,7 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ..checkpoints.tensors import written_parts
+    from ..tensors.lazy import written_parts
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)

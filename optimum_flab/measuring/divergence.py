@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import FlabError
 from ..families import Family
 from ..records.pieces import Pieces
-from ..running.layerwise import LayerInputs, layer_inputs, run_layer
+from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
 from ..texts.packing import PackedTokens
 
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-LayerStep = Callable[[int, torch.Tensor, dict], torch.Tensor]
 LOGITS_PER_CHUNK = 1 << 23  # bounds the memory of logits: 32 MB in float32, several times over
 
 

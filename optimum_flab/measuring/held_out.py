@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.surgery import cast_by_layer
 from ..families import Family
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.report import HeldOut
+from ..running.casting import cast_by_layer
 from ..settings.pruning import DataSettings
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary import special_ids, token_lists

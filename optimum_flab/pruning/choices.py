@@ -19,13 +19,14 @@ from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..progress import progress
 from ..records.pieces import Pieces
+from ..running.experts import chosen_experts
+from ..sizes import shape_of
 from ..texts.packing import PackedTokens
 from ..texts.sets import TextSets
-from .budget import shape_of
 from .depth import CRITERIA as LAYER_CRITERIA
 from .depth import Removal
 from .experts import CRITERIA as EXPERT_CRITERIA
-from .experts import chosen_experts, narrow_experts, rank_experts, survey_experts
+from .experts import narrow_experts, rank_experts, survey_experts
 from .vocabulary import TokenChoice
 from .width import CRITERIA as FFN_CRITERIA
 from .width.narrowing import NarrowLayer, narrow, survey

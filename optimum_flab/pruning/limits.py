@@ -10,7 +10,7 @@ from itertools import product
 from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from .budget import ModelSizes, ParameterCounts, Shape
+from ..sizes import ModelSizes, ParameterCounts, Shape
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target

@@ -10,32 +10,38 @@ import torch
 
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
-from ..hub.terms import base_card_of
 from ..memory import give_back_memory
-from ..pruned import PrunedModel
-from ..records.building import build_report
 from ..records.plan import PruningPlan
-from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
+from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
+from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
 from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
-from .budget import sizes_of
 from .limits import check_sizes, shapes_to_compare
 from .planning import decided_plan
+from .reporting import build_report
+from .result import PrunedModel
 from .search import ChosenShape, chosen_shape, decided_by
 from .texts import divided_texts
 from .vocabulary import token_choice
 
 
-def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, work: WorkFolder) -> PrunedModel:
+def pruned_by(
+    dense: LoadedModel,
+    config: FlabPrunerConfig,
+    dtype: torch.dtype,
+    work: WorkFolder,
+    card: BaseCard | None = None,
+) -> PrunedModel:
     """Searches what to keep, and prunes.
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
+        card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
@@ -67,13 +73,16 @@ def pruned_by(dense: LoadedModel, config: FlabPrunerConfig, dtype: torch.dtype, 
         search=search_section(chosen, natural),
         texts=text_counts(texts, changed),
         datasets=texts.datasets,
-        card=base_card_of(dense.folder),
+        card=card,
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
 
-def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
+def pruned_by_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = None) -> PrunedModel:
     """Prunes as a plan says, without any search.
+
+    Args:
+        card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
 
     Raises:
         [`FlabError`]: the plan was made for other weights.
@@ -81,7 +90,7 @@ def pruned_by_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     watch = Stopwatch()
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
-    report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=base_card_of(dense.folder))
+    report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=card)
     return PrunedModel(model, tokenizer, plan, report, None)
 
 

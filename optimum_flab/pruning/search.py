@@ -15,8 +15,8 @@ from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder, digest_of
 from ..running.generation import model_identity
 from ..settings.configuration import FlabPrunerConfig
+from ..sizes import Shape, shape_of
 from ..texts.sets import TextSets
-from .budget import Shape, shape_of
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
 from .depth import Removal
 from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape

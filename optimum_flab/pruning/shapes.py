@@ -15,10 +15,10 @@ from torch.func import functional_call
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
+from ..running.cut_layers import CutLayers
 from ..running.layerwise import output_of, run_layer
+from ..sizes import Shape
 from ..texts.packing import PackedTokens
-from .budget import Shape
-from .experts.cut_layers import CutLayers
 from .width.narrowing import NarrowLayer
 
 

@@ -119,7 +119,7 @@ class PruningPlan:
 
     def save(self, folder: str | Path) -> None:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` where compensation changed something."""
-        from ..checkpoints.tensors import StoredTensors, write_tensors
+        from ..tensors.lazy import StoredTensors, write_tensors
 
         fields = self.to_dict()
         # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
@@ -143,7 +143,7 @@ class PruningPlan:
         """
         from safetensors import SafetensorError
 
-        from ..checkpoints.tensors import StoredTensors
+        from ..tensors.lazy import StoredTensors
 
         path = Path(path)
         try:

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from ..checkpoints.surgery import copy_in, placed
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence
 from ..records.atomic import write_atomically
 from ..records.report import ClosedForm
+from ..running.casting import copy_in, placed
 from ..settings.recovery import RecoverySettings
 from ..texts.packing import PackedTokens
 from .closed_form import between, refit

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..checkpoints.surgery import placed
 from ..errors import FlabError
 from ..execution import Program, run_programs
 from ..execution.packages import named_packages
 from ..records.plan import PruningPlan
+from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
 from ..texts.sets import PASSAGE_CHARACTERS_PER_TOKEN, split_passages

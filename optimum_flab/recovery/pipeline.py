@@ -13,7 +13,7 @@ from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..memory import give_back_memory
-from ..pruned import PrunedModel
+from ..pruning.result import PrunedModel
 from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings, check_recovery

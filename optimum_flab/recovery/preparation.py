@@ -14,14 +14,14 @@ import torch
 from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
-from ..checkpoints.surgery import copy_in, placed
 from ..errors import FlabError
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
-from ..pruning.budget import shape_of
 from ..records.report import ClosedForm, HeldOut
+from ..running.casting import copy_in, placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
+from ..sizes import shape_of
 from .closed_form_step import closed_form_step
 from .data import Data, Selected, expected_rows, held_out_texts, prepare, select, within_tokens
 from .encoding import Sequences

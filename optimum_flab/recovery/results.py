@@ -7,17 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoints.surgery import copy_in
 from ..compat import forget_origin
-from ..records.report import (
-    CurvePoint,
-    HeldOut,
-    PlainText,
-    Recovery,
-    RecoveryData,
-    RecoveryEstimate,
-    RecoveryTraining,
-)
+from ..records.report import CurvePoint, HeldOut, PlainText, Recovery, RecoveryData, RecoveryEstimate, RecoveryTraining
+from ..running.casting import copy_in
 from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
 from ..texts.sources import hub_datasets
 from .curve import CURVE_NAME, draw_curve

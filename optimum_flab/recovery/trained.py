@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..checkpoints.surgery import copy_in
 from ..records.atomic import write_atomically
+from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
 

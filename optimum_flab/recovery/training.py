@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..checkpoints.surgery import copy_in
 from ..compat import use_one_device
 from ..errors import FlabError
+from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from .encoding import Sequences, collate, schedule
 from .lora import with_lora

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,10 @@ from ..texts.packing import PackedTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# (index, hidden, kwargs) -> hidden: what a decoder layer does
+LayerStep = Callable[[int, torch.Tensor, dict], torch.Tensor]
 
 
 @dataclass(frozen=True)

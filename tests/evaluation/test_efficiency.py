@@ -30,15 +30,7 @@ from optimum_flab.evaluation.efficiency.running import (
     time_interleaved,
 )
 from optimum_flab.evaluation.efficiency.sizes import count_flops, weight_files
-from optimum_flab.evaluation.efficiency.values import (
-    Flops,
-    ModelEfficiency,
-    Run,
-    Spread,
-    decode_speed,
-    ratio,
-    spread,
-)
+from optimum_flab.evaluation.efficiency.values import Flops, ModelEfficiency, Run, Spread, decode_speed, ratio, spread
 from optimum_flab.settings.efficiency import BenchSettings
 
 

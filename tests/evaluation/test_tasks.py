@@ -19,13 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation.catalog import (
-    TASKS_FOLDER,
-    executing_call,
-    hub_dataset,
-    load_tasks,
-    shipped_tasks,
-)
+from optimum_flab.evaluation.catalog import TASKS_FOLDER, executing_call, hub_dataset, load_tasks, shipped_tasks
 from optimum_flab.evaluation.data import CODE, checked, read_file
 from optimum_flab.evaluation.tasks import code, mbpp, output_prediction, plans, recode
 from optimum_flab.evaluation.tasks.perturbations import (

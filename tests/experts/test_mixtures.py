@@ -9,9 +9,10 @@ import torch
 from optimum_flab.checkpoints.surgery import check_plan, operate
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.budget import shape_of, sizes_of
-from optimum_flab.pruning.experts import CRITERIA, chosen_experts, narrow_experts, rank_experts
+from optimum_flab.pruning.experts import CRITERIA, narrow_experts, rank_experts
 from optimum_flab.pruning.width import CRITERIA as NEURON_CRITERIA
+from optimum_flab.running.experts import chosen_experts
+from optimum_flab.sizes import shape_of, sizes_of
 
 from ..conftest import plan_of, random_tokens
 from ..families.zoo import MIXED, VOCABULARY, check_stock, member

@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
+from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.schema import DIMENSIONS, Family
-from optimum_flab.self_check import check_family
 
 from .zoo import EVERY, member
 

@@ -9,11 +9,11 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, family_for, known_families, read_family
 from optimum_flab.hub.staging import check_checkpoint_files
 from optimum_flab.inspection import inspect_model
-from optimum_flab.self_check import check_family
 
 from ..conftest import TEXTS, byte_level_tokenizer
 from .zoo import MIXTURES, member

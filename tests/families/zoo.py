@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DynamicCache
 
+from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.families import family_for
-from optimum_flab.self_check import check_family
 
 
 LAYERS, WIDTH, VOCABULARY = 5, 48, 160

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.checkpoints.surgery import copy_in, operate
+from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import final_hidden
 from optimum_flab.pruning.least_squares import LeastSquares
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.recovery.closed_form import between, corrected, refit
+from optimum_flab.running.casting import copy_in
 
 from ..conftest import FAMILIES, LAYERS, WIDTH, random_tokens, tiny_model
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.checkpoints.surgery import copy_in
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import preparation
@@ -24,6 +23,7 @@ from optimum_flab.recovery.sizes import training_sizes
 from optimum_flab.recovery.trainer import RecoveryTrainer
 from optimum_flab.recovery.training import last_checkpoint, number_format
 from optimum_flab.recovery.work import Steps, Work
+from optimum_flab.running.casting import copy_in
 from optimum_flab.settings.recovery import RecoverySettings
 
 from ..conftest import tiny_model

@@ -1,6 +1,7 @@
 """Mixtures of experts: which experts stay, and which neurons inside them."""
 
-from .choosing import CRITERIA, chosen_experts, rank_experts
+from ...running.experts import chosen_experts
+from .choosing import CRITERIA, rank_experts
 from .narrowing import narrow_experts, survey_experts
 
 

@@ -14,9 +14,9 @@ from ...errors import FlabError
 from ...families import Family
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent
+from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
-from .running import ExpertWeights, Routed, routed
 
 
 if TYPE_CHECKING:
@@ -123,18 +123,3 @@ def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torc
             use.tokens[expert] += len(hidden)
             use.norms[expert] += float((weights.double() * output.double().norm(dim=-1)).sum())
     return use
-
-
-def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
-    """The experts with the highest scores, as many from each group of neighbours.
-
-    Args:
-        scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].
-        number (`int`): experts to keep, a multiple of `groups`.
-
-    Returns:
-        `torch.Tensor` of shape `(number,)`: their indices, ascending.
-    """
-    inside = scores.reshape(groups, -1)
-    best = inside.argsort(dim=1, descending=True, stable=True)[:, : number // groups]
-    return (best + torch.arange(groups)[:, None] * inside.shape[1]).flatten().sort().values

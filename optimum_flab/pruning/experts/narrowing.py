@@ -11,12 +11,12 @@ import torch
 from ...families import Family
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent
+from ...running.cut_layers import CutLayers
+from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer, token_importance
 from ...texts.packing import PackedTokens
 from ..width import NeuronCriterion, NeuronStatistics
 from ..width.narrowing import DecidedLayers, NarrowLayer, decide, keep_layer
-from .cut_layers import CutLayers
-from .running import ExpertWeights, Routed, routed
 
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import FlabError
-from .tensors import LazyTensors, file_state
+from .lazy import LazyTensors, file_state
 
 
 if TYPE_CHECKING:

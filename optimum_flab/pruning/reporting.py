@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..families import Family
-from ..pruning.budget import count_parameters, shape_of
-from .plan import PruningPlan
-from .report import Base, BaseCard, Computation, HeldOut, Part, Report, Search, Side, TextCounts
+from ..records.plan import PruningPlan
+from ..records.report import Base, BaseCard, Computation, HeldOut, Part, Report, Search, Side, TextCounts
+from ..sizes import count_parameters, shape_of
 
 
 PACKAGES = ("optimum-flab", "torch", "transformers", "tokenizers", "optimum", "accelerate")

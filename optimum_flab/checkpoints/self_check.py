@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from .checkpoints.surgery import resized_config, sharing_weights
-from .compat import new_model
-from .errors import FlabError
-from .families import Block, Family, cut, parts_of, plain_axes
-from .measuring.divergence import OutputHead
-from .pruning.budget import sizes_of
-from .pruning.experts import chosen_experts
-from .pruning.experts.cut_layers import CutLayers
-from .pruning.experts.running import ExpertWeights, routed
-from .running.layerwise import layer_inputs, output_of, run_layer
-from .texts.packing import PackedTokens
+from ..compat import new_model
+from ..errors import FlabError
+from ..families import Block, Family, cut, parts_of, plain_axes
+from ..families.resizing import resized_config
+from ..measuring.divergence import OutputHead
+from ..running.casting import sharing_weights
+from ..running.cut_layers import CutLayers
+from ..running.experts import ExpertWeights, chosen_experts, routed
+from ..running.layerwise import layer_inputs, output_of, run_layer
+from ..sizes import sizes_of
+from ..texts.packing import PackedTokens
 
 
 if TYPE_CHECKING:

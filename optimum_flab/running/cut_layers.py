@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.func import functional_call
 
-from ...checkpoints.surgery import resized_config
-from ...compat import attention_of, experts_of, new_model, set_experts
-from ...families import Family, cut
-from ...running.layerwise import output_of
+from ..compat import attention_of, experts_of, new_model, set_experts
+from ..families import Family, cut
+from ..families.resizing import resized_config
+from .layerwise import output_of
 
 
 if TYPE_CHECKING:

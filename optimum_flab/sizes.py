@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..components import COMPONENTS
-from ..families import Family, plain_axes
+from .components import COMPONENTS
+from .families import Family, plain_axes
 
 
 if TYPE_CHECKING:

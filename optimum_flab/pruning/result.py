@@ -1,0 +1,41 @@
+"""What pruning gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..records.plan import PruningPlan
+from ..records.report import Report
+from ..records.work import WorkFolder
+from ..settings.configuration import FlabPrunerConfig
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """What pruning gives.
+
+    Args:
+        model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
+        tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
+        plan ([`PruningPlan`]): what was kept.
+        report ([`Report`]): what was removed and what it cost, as in `flab_report.json`.
+        config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
+        files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
+        work ([`WorkFolder`], *optional*): where the stages were kept.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    report: Report
+    config: FlabPrunerConfig | None
+    files: dict[str, Path] = field(default_factory=dict)
+    work: WorkFolder | None = None
+
+    def with_report(self, **changes: Any) -> PrunedModel:
+        """The same model with other fields in its report."""
+        return replace(self, report=self.report.model_copy(update=changes))

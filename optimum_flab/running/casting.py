@@ -1,0 +1,94 @@
+"""Models elsewhere and in another dtype, copied whole or a layer at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers.initialization import no_init_weights
+
+from ..compat import attention_of, new_model
+from ..families import Family
+from .layerwise import LayerStep, output_of
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy of a model, elsewhere and in another dtype.
+
+    Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
+    """
+    copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
+    copied.load_state_dict(model.state_dict(), strict=True)
+    copied.tie_weights()
+    return copied.to(device).eval().requires_grad_(False)
+
+
+def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """A model to read only: itself where it already is there in this dtype, else a copy."""
+    there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
+    return model if there else copy_in(model, device, dtype)
+
+
+def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
+    """What each tensor of a model is in: some stay in float32 whatever the others are in."""
+    return {name: tensor.dtype for name, tensor in model.state_dict().items()}
+
+
+@torch.no_grad()
+def sharing_weights(
+    model: PreTrainedModel, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
+) -> PreTrainedModel:
+    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
+    """
+    with no_init_weights():  # memory that is never written to is never taken
+        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
+    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
+    other.tie_weights()
+    for module in other.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return other.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def cast_by_layer(
+    model: PreTrainedModel, family: Family, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, LayerStep]:
+    """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
+
+    Args:
+        model (`PreTrainedModel`): left as it is.
+
+    Returns:
+        `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
+        such a layer does elsewhere and in the other dtype, for [`~measuring.divergence.final_hidden`].
+    """
+    config = copy.deepcopy(model.config)
+    with torch.device("meta"):
+        dtypes = dtypes_of(new_model(type(model), config, dtype=dtype))
+    tensors = {
+        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
+        for name, tensor in model.state_dict().items()
+    }
+    outer = sharing_weights(model, config, device, tensors)
+    layers = family.decoder_layers(outer)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        weights = {
+            name: parameter.to(device, dtypes[family.in_layer(index, name)])
+            for name, parameter in layers[index].named_parameters()
+        }
+        return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
+
+    return outer, step

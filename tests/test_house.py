@@ -1,0 +1,73 @@
+"""The rooms of the house: what stands above may use what is below, never the other way round; no room grows too large."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import optimum_flab
+
+
+PACKAGE = Path(optimum_flab.__file__).parent
+# from the ground up, as README has them; rooms in one line may not use each other
+FLOORS = (
+    {"errors", "components", "criteria", "progress", "memory", "stopwatch", "licenses", "cache", "compat"},
+    {"settings"},
+    {"families"},
+    {"sizes"},
+    {"vocabulary"},
+    {"texts"},
+    {"tensors"},
+    {"records"},
+    {"running"},
+    {"measuring"},
+    {"checkpoints"},
+    {"pruning"},
+    {"inspection"},
+    {"execution"},
+    {"evaluation"},
+    {"recovery"},
+    {"hub"},
+    {"pruned"},
+    {"optimizer"},
+    {"commands"},
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# `python -m optimum_flab.recovery` is a door to the command line
+DOORS = {"recovery/__main__.py"}
+MOST_LINES, MOST_LINES_OF_FRONT_DOOR = 500, 300
+
+
+def modules() -> list[tuple[str, Path]]:
+    return [(path.relative_to(PACKAGE).as_posix(), path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def imported_rooms(name: str, path: Path) -> set[str]:
+    package = name.split("/")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            whole = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            found |= {whole[0]} if whole[0] else {alias.name for alias in node.names}
+    return found & set(FLOOR)
+
+
+def test_no_room_reaches_into_one_above_it():
+    reaching = []
+    for name, path in modules():
+        room = name.split("/")[0].removesuffix(".py")
+        if room.startswith("_") or name in DOORS:
+            continue
+        assert room in FLOOR, f"{room}: say on which floor it stands"
+        reaching += [
+            f"{name} uses {other}"
+            for other in imported_rooms(name, path)
+            if other != room and FLOOR[other] >= FLOOR[room] > 0
+        ]
+    assert not reaching
+
+
+def test_no_module_is_too_large():
+    lines = {name: path.read_text(encoding="utf-8").count("\n") for name, path in modules()}
+    assert max(lines.values()) < MOST_LINES
+    assert lines["optimizer.py"] < MOST_LINES_OF_FRONT_DOOR
