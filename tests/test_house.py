@@ -1,4 +1,4 @@
-"""The rooms of the house: what stands above may use what is below, never the other way round; no room grows too large."""
+"""The rooms of the house: what stands above may use what is below, never the other way round; none is too large."""
 
 from __future__ import annotations
 
