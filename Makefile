@@ -14,6 +14,7 @@ test: $(BIN)/python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/flake8 optimum_flab
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/pytest
 
 # Everything that tools can say without running a test: style, types, docstrings.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,15 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.pruning.texts import divided_texts
 from optimum_flab.records import work as work_module
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.records.work import Stage, WorkFolder
+from optimum_flab.running.ascent import STREAMS, layer_piece
+from optimum_flab.texts.sets import read_texts
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .families.zoo import member
@@ -199,6 +204,98 @@ def test_a_damaged_piece_is_done_again(made, tmp_path, capsys, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_layer_that_is_missing_begins_the_pass_anew(made, tmp_path, monkeypatch):
+    prune(made, "pinned", tmp_path / "whole", tmp_path / "cache-whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        pieces = stop_after(patch, None)
+        write = Pieces.write
+
+        def stop_at_the_second_layer(self, name, *args, **facts):
+            write(self, name, *args, **facts)
+            if "plan-" in str(self.folder) and name == STREAMS and facts["next"] == 2:
+                raise Interrupted
+
+        patch.setattr(Pieces, "write", stop_at_the_second_layer)
+        prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
+    assert pieces
+    (kept,) = (tmp_path / "cache").glob("plan-*/pieces")
+    assert (kept / "streams.safetensors").exists()
+    (kept / f"{layer_piece(0)}.safetensors").unlink()
+    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_which_source_measures_is_part_of_what_decides(made, tmp_path):
+    """Texts that only measure must never be taken for texts that decide."""
+    other = tmp_path / "other.jsonl"
+    rows = (f"def other_{number}(x):\n    return x * {number} + {number} ** 2\n" * 3 for number in range(40))
+    other.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    data = {**DATA, "corpus": [f"{made / 'texts.jsonl'}[text]"]}
+    settings = [FlabPrunerConfig(data={**data, name: [f"{other}[text]"]}).data for name in ("calibration", "held_out")]
+    assert len({read_texts(one).hash for one in settings}) == 2
+    tokenizer = AutoTokenizer.from_pretrained(made / "search")
+    kept = WorkFolder(tmp_path / "cache")
+    for one in settings:
+        fresh = divided_texts(tokenizer, one, 0, WorkFolder(tmp_path / "fresh", resume=False))
+        assert divided_texts(tokenizer, one, 0, kept) == fresh
+        assert divided_texts(tokenizer, one, 0, kept) == fresh  # from the folder
+
+
+def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, tmp_path, capsys):
+    model = Path(shutil.copytree(made / "search", tmp_path / "model"))
+    cache = tmp_path / "cache"
+
+    def run(out: str) -> None:
+        optimizer = FlabOptimizer.from_pretrained(model, device="cpu")
+        optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=cache)
+        optimizer.save_pretrained(tmp_path / out)
+
+    run("first")
+    named = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({**named, "pad_token_id": 571}))
+    capsys.readouterr()
+    run("second")
+    said = capsys.readouterr().err
+    assert "vocabulary: made anew" in said and "shape: made anew" in said
+    plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
+    assert 571 in plan["kept_tokens"]
+
+
+def test_names_of_files_that_are_not_utf8(made, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, text in enumerate(TEXTS):
+        (corpus / f"{number}.py").write_text(text * 2)
+    (corpus / os.fsdecode(b"caf\xe9.py")).write_text(TEXTS[0] + "# more\n")
+    data = FlabPrunerConfig(data={**DATA, "corpus": [str(corpus)]}).data
+    tokenizer, work = AutoTokenizer.from_pretrained(made / "search"), WorkFolder(tmp_path / "cache")
+    assert divided_texts(tokenizer, data, 0, work) == divided_texts(tokenizer, data, 0, work)
+
+
+def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, tmp_path, capsys):
+    prune(made, "search", tmp_path / "whole", tmp_path / "cache-whole")
+    optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # larger files are refused, as by a full disk
+    try:
+        optimizer.prune(asked(made, **ASKED["search"]), cache_dir=tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    optimizer.save_pretrained(tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "cannot be written" in said
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_what_nobody_asked_for_in_a_month_goes(made, tmp_path):
+    prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
+    old, recent = sorted((tmp_path / "cache").iterdir())[:2]
+    month = time.time() - 31 * 24 * 3600
+    os.utime(old, (month, month))
+    WorkFolder(tmp_path / "cache")
+    assert not old.exists() and recent.exists()
+
+
 def test_where_nothing_can_be_kept_the_run_goes_on(made, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file where the folder should be")
     prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
@@ -228,4 +325,8 @@ def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
     found.append(WorkFolder(tmp_path, say=say).made(stage, {"a": 1}, lambda pieces: 8))
     first.join()
     assert found == [7, 7]
-    assert said[0] == "number: another run is making the same; waiting for it" and "used again" in said[1]
+    assert (
+        said[0].startswith("number: another run is making the same in")
+        and said[0].endswith("waiting for it")
+        and "used again" in said[1]
+    )

@@ -138,12 +138,13 @@ class FlabVerb(BaseOptimumCLICommand):
     @property
     def flags(self) -> dict[str, str]:
         """The flag of each setting and argument of this verb."""
-        found = {}
-        for action in actions_of(self.parser):
-            if action.option_strings:
-                found[action.dest] = max(action.option_strings, key=len)
-                found.setdefault(action.dest.removeprefix(f"{self.OWN_SECTION}."), found[action.dest])
-        return found
+        found = {
+            action.dest: max(action.option_strings, key=len)
+            for action in actions_of(self.parser)
+            if action.option_strings
+        }
+        own = {name.removeprefix(f"{self.OWN_SECTION}."): flag for name, flag in found.items()}
+        return {**own, **found}
 
     def say(self, text: str) -> None:
         """Print what the library says, with the flags of what it names."""
@@ -178,7 +179,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         return last_name(text) if local else text
 
     words: list[str] = []
-    for action in parser._actions:  # there is no public list of them
+    for action in actions_of(parser):
         value = getattr(args, action.dest, None)
         if value is None or value == action.default or action.dest in DECIDE_NOTHING:
             continue

@@ -12,7 +12,7 @@ from ..compat import actions_of
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups, terminal
-from .flags import Flag, add_config, add_flag, section_from
+from .flags import Flag, add_config, add_flag, given_by, section_from
 
 
 if TYPE_CHECKING:
@@ -105,7 +105,13 @@ class EvalCommand(FlabVerb):
 
     def execute(self) -> None:
         args = self.args
-        settings = EvaluationSettings(**section_from(args, FLAGS, EvaluationSettings.NAME))
+        asked = section_from(args, FLAGS, EvaluationSettings.NAME)
+        given = given_by(args, FLAGS).get(EvaluationSettings.NAME, {})
+        if "tasks" in given and "data" not in given and isinstance(asked.get("data"), dict):
+            # a file may name the data of more tasks than the command line asks for
+            tasks = EvaluationSettings(tasks=given["tasks"]).tasks
+            asked["data"] = {task: files for task, files in asked["data"].items() if task in tasks}
+        settings = EvaluationSettings(**asked)
         if args.check_references:
             return self.check_references(settings)
         if args.model is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,11 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+            try:
+                pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+            except KeyboardInterrupt:
+                print("\nfinished work is kept; the same command goes on from there", file=sys.stderr)
+                raise
             if config.recovery.data:
                 pruned = optimizer.recover(
                     config.recovery,

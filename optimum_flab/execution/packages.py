@@ -24,13 +24,13 @@ def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not name.isidentifier() or name == "__main__":  # which is the running program, not a package
             raise ConfigurationError(
-                f"--allow-packages {name!r} is not the plain name of a package; give names as programs import them,"
+                f"`allow_packages` {name!r} is not the plain name of a package; give names as programs import them,"
                 " such as numpy or numpy,yaml"
             )
         if name in sys.stdlib_module_names:
-            raise ConfigurationError(f"--allow-packages {name}: it is part of Python and always there; leave it out")
+            raise ConfigurationError(f"`allow_packages` {name}: it is part of Python and always there; leave it out")
         if not parts_of(name):
-            raise ConfigurationError(f"--allow-packages {name}: {_why_not(name)}")
+            raise ConfigurationError(f"`allow_packages` {name}: {_why_not(name)}")
     return tuple(names)
 
 

@@ -92,7 +92,7 @@ def run_programs(
     """
     if not confirm_run_unsafe_code:
         raise ConfigurationError(
-            "code that a model wrote is run only with your consent: give --confirm-run-unsafe-code "
+            "code that a model wrote is run only with your consent: give `confirm_run_unsafe_code` "
             "(confirm_run_unsafe_code=True) if this machine may run it in a sandbox"
         )
     limits = limits or Limits()
@@ -188,7 +188,7 @@ def check_packages(given: str | Sequence[str], isolation: Isolation | None = Non
     packages = named_packages(given) if given else ()
     for package in packages:
         if reason := _unusable(package, packages, isolation or best_isolation()):
-            raise ConfigurationError(f"--allow-packages {','.join(packages)}: {reason}")
+            raise ConfigurationError(f"`allow_packages` {','.join(packages)}: {reason}")
     return packages
 
 
@@ -201,7 +201,7 @@ def _unusable(package: str, packages: tuple[str, ...], isolation: Isolation) -> 
         return None
     if verdict.package is not None:
         together = ",".join((*packages, verdict.package))
-        return f"{package} needs {verdict.package}, which must be allowed as well (--allow-packages {together})"
+        return f"{package} needs {verdict.package}, which must be allowed as well (`allow_packages`: {together})"
     return f"{package} cannot be imported in the sandbox ({verdict.status}: {verdict.detail}); leave it out"
 
 

@@ -87,7 +87,7 @@ class Calibrated:
         return torch.Generator().manual_seed(self.config.seed)
 
 
-class LayerChoice(Choice):
+class LayerChoice:
     """The layers that stay: removals are computed as far as somebody asks, and remembered.
 
     Args:
@@ -99,10 +99,6 @@ class LayerChoice(Choice):
         rows = max(1, on.config.layers.search_tokens // on.config.data.sequence_length)
         self._removals = self._begun(next(on.tokens.batches(rows)), kept)
         self._drawn: list[Removal] = []
-
-    def __call__(self, size: int) -> list[int]:
-        """The indices of this many layers, ascending."""
-        return sorted(set(range(self._on.layers)) - {removal.layer for removal in self.removed(size)})
 
     def removed(self, size: int) -> list[Removal]:
         """The removals, in their order, that leave this many layers."""

@@ -31,6 +31,7 @@ def build_report(
     texts: TextCounts | None = None,
     datasets: Iterable[str] = (),
     card: BaseCard | None = None,
+    weights_sha256: str | None = None,
 ) -> Report:
     """The report of a pruning.
 
@@ -43,12 +44,15 @@ def build_report(
         texts ([`TextCounts`], *optional*): `None` where a plan is applied.
         datasets (`Iterable[str]`): ids of the Hub datasets that were read.
         card ([`BaseCard`], *optional*): what the dense model's card states.
+        weights_sha256 (`str`, *optional*): of the pruned model, where that is known already.
     """
+    if weights_sha256 is None and pruned.device.type != "meta":
+        weights_sha256 = weights_hash(pruned)
     before = _side(dense.model, family, dense.storage_dtype)
     after = _side(pruned, family, getattr(torch, plan.dtype))
     return Report(
         base_model=Base(name=dense.name, revision=dense.revision, weights_sha256=plan.base_hash, card=card),
-        weights_sha256=None if pruned.device.type == "meta" else weights_hash(pruned),
+        weights_sha256=weights_sha256,
         dense=before,
         pruned=after,
         removed_ratio=1 - after.parameters / before.parameters,

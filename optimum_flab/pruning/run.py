@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..memory import give_back_memory
@@ -51,9 +52,9 @@ def pruned_by(
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    inputs = decided_by(dense, config, texts)
+    inputs = decided_by(dense, config, texts, tokens)
     chosen = chosen_shape(dense, config, texts, tokens, shapes, inputs, work)
-    inputs |= {"dtype": str(dtype)}
+    inputs |= {"dtype": str(dtype), "shape": chosen.hash}
     plan = decided_plan(dense, config, texts, tokens, chosen, dtype, inputs, work)
     tokenizer = tokens.pruned(plan.kept_tokens)
     natural, changed = len(tokens.natural), tokens.changed(texts.corpus, plan.kept_tokens)
@@ -62,6 +63,7 @@ def pruned_by(
     give_back_memory()
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan)
+    inputs |= {"pruned": weights_hash(model)}
     held_out = held_out_cost(dense, model, tokenizer, plan, texts, config.data, inputs, work)
     report = build_report(
         dense,
@@ -74,6 +76,7 @@ def pruned_by(
         texts=text_counts(texts, changed),
         datasets=texts.datasets,
         card=card,
+        weights_sha256=inputs["pruned"],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 

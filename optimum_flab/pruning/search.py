@@ -41,19 +41,26 @@ class ChosenShape:
 
     FILE: ClassVar[str] = "shape.json"
 
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of all of it."""
+        return digest_of(self._values())
+
     def kept_layers(self, number: int) -> list[int]:
         """The layers that stay of this many, ascending."""
         return sorted(set(range(number)) - {removal.layer for removal in self.removed})
 
     def save(self, folder: Path) -> None:
         """Writes it to a folder."""
-        values = {
+        (folder / self.FILE).write_text(json.dumps(self._values(), indent=2), encoding="utf-8")
+
+    def _values(self) -> dict[str, Any]:
+        return {
             "shape": dict(self.shape),
             "removed": [asdict(removal) for removal in self.removed],
-            "kept_experts": self.kept_experts,
+            "kept_experts": {str(layer): kept for layer, kept in self.kept_experts.items()},
             "candidates": [_values(candidate) for candidate in self.candidates],
         }
-        (folder / self.FILE).write_text(json.dumps(values, indent=2), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> ChosenShape:
@@ -91,7 +98,7 @@ def chosen_shape(
     return work.made(STAGE, inputs, choose)
 
 
-def decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) -> dict[str, Any]:
+def decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets, tokens: TokenChoice) -> dict[str, Any]:
     """Everything that decides a shape. Texts are known by their hash, and recovery comes later."""
     identity = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
     settings = {name: value for name, value in config.to_dict().items() if name != "recovery"}
@@ -103,6 +110,7 @@ def decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets) ->
         "computation": identity,
         "settings": settings,
         "texts": texts.deciding_hash,
+        "vocabulary": tokens.hash,
     }
 
 

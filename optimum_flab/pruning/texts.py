@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerBase
 
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
-from ..texts.sets import TextSets, divided, read_texts
+from ..texts.sets import ReadTexts, TextSets, divided, read_texts
+from ..texts.sources import Document
 from ..vocabulary import token_lists, tokenizer_hash
 
 
-STAGE = Stage("texts", TextSets.save, TextSets.load)
+FILE = "texts.json"
+PASSAGES = ("calibration", "validation", "held_out")
+
+
+def texts_stage(read: ReadTexts) -> Stage[TextSets]:
+    """How sets of texts are kept: passages as they are, documents of the corpus by their place among those read."""
+    documents = read.documents
+    places = {id(document): place for place, document in enumerate(documents)}
+
+    def save(texts: TextSets, folder: Path) -> None:
+        values = asdict(replace(texts, corpus=[]))
+        values["corpus"] = [places[id(document)] for document in texts.corpus]
+        (folder / FILE).write_text(json.dumps(values), encoding="utf-8")
+
+    def load(folder: Path) -> TextSets:
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        values |= {name: [Document(**document) for document in values[name]] for name in PASSAGES}
+        values["corpus"] = [documents[place] for place in values["corpus"]]
+        return TextSets(**{**values, "datasets": tuple(values["datasets"])})
+
+    return Stage("texts", save, load)
 
 
 def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: int, work: WorkFolder) -> TextSets:
@@ -30,4 +55,4 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    return work.made(STAGE, inputs, lambda _: divided(read, data, count_tokens, seed))
+    return work.made(texts_stage(read), inputs, lambda _: divided(read, data, count_tokens, seed))

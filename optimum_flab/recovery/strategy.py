@@ -120,7 +120,7 @@ def fault_of_program(verdict: Verdict) -> str | None:
     if verdict.passed:
         return None
     if verdict.package is not None:
-        return f"imports {verdict.package} (see --allow-packages)"
+        return f"imports {verdict.package} (see `recovery.allow_packages`)"
     return "fails its tests" if verdict.judged else "cannot be judged"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -10,6 +10,11 @@ from ..records.pieces import Pieces
 
 
 STREAMS = "streams"
+
+
+def layer_piece(index: int) -> str:
+    """The name of what is kept about a layer."""
+    return f"layer-{index}"
 
 
 class Ascent:
@@ -25,15 +30,25 @@ class Ascent:
     Args:
         pieces ([`Pieces`]): where they are kept.
         generator (`torch.Generator`, *optional*): whose state is kept with them.
+        made (`Sequence[int]`): the layers of which a piece, named by [`layer_piece`], must be there once they are
+            done; where one is missing or damaged, the pass begins anew.
         streams (`list[torch.Tensor]`): hidden states by batch, in front of the first layer. Two streams may be the
             same tensors, and are so again after an interruption.
     """
 
-    def __init__(self, pieces: Pieces, generator: torch.Generator | None = None, **streams: list[torch.Tensor]):
+    def __init__(
+        self,
+        pieces: Pieces,
+        generator: torch.Generator | None = None,
+        made: Sequence[int] = (),
+        **streams: list[torch.Tensor],
+    ):
         self.streams = streams
         self._pieces, self._generator, self._start = pieces, generator, 0
         piece = pieces.read(STREAMS)
-        if piece is None:
+        if piece is None or not all(
+            pieces.is_finished(layer_piece(index)) for index in made if index < piece.facts["next"]
+        ):
             return
         self._start = piece.facts["next"]
         for name, batches in streams.items():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from ..compat import attention_of
+from ..compat import attention_of, experts_of
 from ..errors import FlabError
 from ..records.atomic import write_atomically
 from ..vocabulary import tokenizer_hash
@@ -225,6 +225,7 @@ def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, w
         "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(model.dtype),
         "device": model.device.type,
+        "experts": experts_of(model.config),
         "attention": attention_of(model.config),
         "torch": version("torch"),
         "transformers": version("transformers"),

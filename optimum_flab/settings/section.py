@@ -53,6 +53,12 @@ class VerbSection(Section):
         except ValidationError as error:
             raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
+
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Self:
         """Read the section of this name from a YAML (or JSON) file, which may hold those of other verbs too.

@@ -6,12 +6,9 @@ Calibration texts do belong to the corpus.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -48,8 +45,6 @@ class TextSets:
     set_aside: int
     datasets: tuple[str, ...] = ()
 
-    FILE: ClassVar[str] = "texts.json"
-
     @property
     def corpus_hash(self) -> str:
         """Hex SHA-256 over the corpus texts in order, each preceded by its length in bytes."""
@@ -61,19 +56,6 @@ class TextSets:
         sources = (document.source for document in self.corpus)
         deciding = (document.text for part in (self.corpus, self.calibration, self.validation) for document in part)
         return texts_hash([*sources, *deciding])
-
-    def save(self, folder: Path) -> None:
-        """Writes all texts to a folder."""
-        content = json.dumps(asdict(self), ensure_ascii=False)
-        (folder / self.FILE).write_text(content, encoding="utf-8", newline="")
-
-    @classmethod
-    def load(cls, folder: Path) -> TextSets:
-        """What [`save`] wrote."""
-        values = json.loads((folder / cls.FILE).read_bytes())
-        sets = ("corpus", "calibration", "validation", "held_out")
-        documents = {name: [Document(**document) for document in values[name]] for name in sets}
-        return cls(**{**values, **documents, "datasets": tuple(values["datasets"])})
 
 
 @dataclass(frozen=True)
@@ -93,16 +75,21 @@ class ReadTexts:
     datasets: tuple[str, ...]
 
     @property
-    def parts(self) -> list[SourceTexts]:
-        """What there is of the three."""
-        return [part for part in (self.corpus, self.calibration, self.held_out) if part is not None]
+    def skipped(self) -> int:
+        """Files of all sources that are not text."""
+        return sum(part.skipped for part in (self.corpus, self.calibration, self.held_out) if part is not None)
+
+    @property
+    def documents(self) -> list[Document]:
+        """Those that the vocabulary may be counted in: of the corpus, then of the calibration sources."""
+        return [*self.corpus.documents, *(self.calibration.documents if self.calibration is not None else [])]
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 over names, sources and texts of all documents."""
-        documents = [part.documents for part in self.parts]
-        heads = [f"{len(part)}" for part in documents]
-        fields = (value for part in documents for one in part for value in (one.name, one.source, one.text))
+        parts = [part or SourceTexts([], -1) for part in (self.corpus, self.calibration, self.held_out)]
+        heads = [f"{len(part.documents)} {part.skipped}" for part in parts]
+        fields = (value for part in parts for one in part.documents for value in (one.name, one.source, one.text))
         return texts_hash(text for group in (heads, fields) for text in group)
 
 
@@ -110,7 +97,7 @@ def texts_hash(texts: Iterable[str]) -> str:
     """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
     digest = hashlib.sha256()
     for text in texts:
-        data = text.encode("utf-8")
+        data = text.encode("utf-8", "surrogatepass")  # names of files hold what is not UTF-8 as lone surrogates
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
@@ -161,7 +148,6 @@ def divided(
         [`FlabError`]: there is too little text.
     """
     corpus, named_pool, named_held_out = texts.corpus, texts.calibration, texts.held_out
-    skipped = sum(part.skipped for part in texts.parts)
     never = {document.text for document in named_held_out.documents} if named_held_out else set()
 
     pool = _unique((named_pool or corpus).documents, never)
@@ -199,7 +185,7 @@ def divided(
         calibration=calibration,
         validation=validation,
         held_out=held_out,
-        skipped_files=skipped,
+        skipped_files=texts.skipped,
         set_aside=set_aside,
         datasets=texts.datasets,
     )

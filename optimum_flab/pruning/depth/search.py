@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -147,20 +148,26 @@ def _mean_turn(
     batch_size: int,
     counted: Callable[[PackedTokens], torch.Tensor],
     tick: Tick,
+    pieces: Pieces,
 ) -> list[float]:
     """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
     layers = family.decoder_layers(model)
-    turns, count = torch.zeros(len(layers), dtype=torch.float64), 0
 
-    for batch in tokens.batches(batch_size):
+    def turns_of(batch: PackedTokens) -> dict[str, torch.Tensor]:
+        turns = torch.zeros(len(layers), dtype=torch.float64)
         inputs = layer_inputs(model, family, batch)
         hidden, mask = inputs.hidden, counted(batch).to(inputs.hidden.device)
-        count += int(mask.sum())
         for index, layer in enumerate(layers):
             after = run_layer(layer, hidden, inputs.kwargs[index])
             cosine = nn.functional.cosine_similarity(hidden[mask].float(), after[mask].float(), dim=-1)
-            turns[index] += float((1 - cosine).sum(dtype=torch.float64))
+            turns[index] = float((1 - cosine).sum(dtype=torch.float64))
             hidden = after
+        return {"turns": turns}
+
+    turns, count = torch.zeros(len(layers), dtype=torch.float64), 0
+    for number, batch in enumerate(tokens.batches(batch_size)):
+        turns += pieces.tensors(f"batch-{number}", partial(turns_of, batch))["turns"]
+        count += int(counted(batch).sum())
         tick()
     return (turns / count).tolist()
 
@@ -174,7 +181,9 @@ def _block_influence(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> Iterator[Removal]:
-    turns = _mean_turn(model, family, tokens, batch_size, lambda batch: batch.mask, tick)
+    turns = _mean_turn(
+        model, family, tokens, batch_size, lambda batch: batch.mask, tick, Pieces() if pieces is None else pieces
+    )
     return _ranked(model, family, turns)
 
 
@@ -193,7 +202,9 @@ def _last_token_cosine(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> Iterator[Removal]:
-    turns = _mean_turn(model, family, tokens, batch_size, _last_of_document, tick)
+    turns = _mean_turn(
+        model, family, tokens, batch_size, _last_of_document, tick, Pieces() if pieces is None else pieces
+    )
     return _ranked(model, family, turns)
 
 

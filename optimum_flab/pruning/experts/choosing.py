@@ -13,7 +13,7 @@ from torch import nn
 from ...errors import FlabError
 from ...families import Family
 from ...records.pieces import Pieces
-from ...running.ascent import Ascent
+from ...running.ascent import Ascent, layer_piece
 from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
@@ -82,7 +82,7 @@ def rank_experts(
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.flatten() for batch in batches]
     pieces, layers = Pieces() if pieces is None else pieces, family.decoder_layers(model)
-    ascent = Ascent(pieces, generator, hidden=[x.hidden for x in inputs])
+    ascent = Ascent(pieces, generator, family.pruned_layers(model), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for _ in ascent.done:
         tick()
@@ -100,10 +100,9 @@ def rank_experts(
                     " be measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
-            pieces.write(f"layer-{index}", {"scores": score(use, generator)})
+            pieces.write(layer_piece(index), {"scores": score(use, generator)})
         tick()
-    kept = {index: pieces.read(f"layer-{index}") for index in range(len(layers))}
-    return {index: piece.tensors["scores"] for index, piece in kept.items() if piece is not None}
+    return {index: pieces.finished(layer_piece(index)).tensors["scores"] for index in family.pruned_layers(model)}
 
 
 def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:

@@ -146,8 +146,13 @@ def narrow_experts(
     _upwards(
         model, family, tokens, kept_layers, kept_experts, batch_size, decide_layer, generator, tick, pieces, narrow
     )
-    mixed = [index for index in family.pruned_layers(model) if index in kept_layers]
+    mixed = decided_layers(model, family, kept_layers)
     return dict(DecidedLayers(pieces, width, mixed, model.device))
+
+
+def decided_layers(model: PreTrainedModel, family: Family, kept_layers: Sequence[int]) -> list[int]:
+    """The layers with experts among those that stay."""
+    return [index for index in family.pruned_layers(model) if index in kept_layers]
 
 
 def _number(kept_experts: Mapping[int, torch.Tensor]) -> dict[str, int]:
@@ -175,7 +180,8 @@ def _upwards(
     """
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
-    ascent, layers = Ascent(pieces, generator, hidden=[x.hidden for x in inputs]), family.decoder_layers(model)
+    mixed, layers = decided_layers(model, family, kept_layers), family.decoder_layers(model)
+    ascent = Ascent(pieces, generator, mixed, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     cut_layers = CutLayers(model, family, _number(kept_experts))
     for _ in ascent.done:

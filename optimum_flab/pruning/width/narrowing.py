@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ...errors import FlabError
 from ...families import Family
 from ...memory import trim_heap
 from ...records.pieces import Pieces
-from ...running.ascent import Ascent
+from ...running.ascent import Ascent, layer_piece
 from ...running.layerwise import captured, layer_inputs, run_layer, token_importance
 from ...texts.packing import PackedTokens
 from ..least_squares import solve
@@ -56,11 +55,12 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
     def __getitem__(self, layer: int) -> NarrowLayer:
         if layer not in self._layers:
             raise KeyError(layer)
-        piece = self._pieces.read(_piece(layer), only=f"{self._width}.")
-        if piece is None:
-            raise FlabError(f"what was decided about layer {layer} is gone from {self._pieces.folder}; run again")
+        piece = self._pieces.finished(layer_piece(layer), only=f"{self._width}.")
         kept, weight = piece.tensors[f"{self._width}.kept"], piece.tensors.get(f"{self._width}.weight")
         return NarrowLayer(kept.to(self._device), None if weight is None else weight.to(self._device))
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._layers
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._layers)
@@ -69,15 +69,11 @@ class DecidedLayers(Mapping[int, NarrowLayer]):
         return len(self._layers)
 
 
-def _piece(layer: int) -> str:
-    return f"layer-{layer}"
-
-
 def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -> None:
     """Keeps what was decided about a layer, by width."""
     tensors = {f"{width}.kept": narrow.kept for width, narrow in decided.items()}
     tensors |= {f"{width}.weight": narrow.weight for width, narrow in decided.items() if narrow.weight is not None}
-    pieces.write(_piece(layer), tensors)
+    pieces.write(layer_piece(layer), tensors)
 
 
 def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
@@ -126,7 +122,7 @@ def survey(
     batches = list(tokens.batches(batch_size)) if needed else []
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
-    ascent = Ascent(pieces, generator, hidden=[x.hidden for x in inputs])
+    ascent = Ascent(pieces, generator, range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for _ in ascent.done:
         tick()
@@ -191,7 +187,9 @@ def narrow(
         }
     inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
-    ascent = Ascent(pieces, generator, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs])
+    ascent = Ascent(
+        pieces, generator, kept_layers, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
+    )
     dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
     scale = family.block.scale(model.config)
     done = [index for index in ascent.done if index in kept_layers]
