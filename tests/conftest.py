@@ -42,6 +42,26 @@ def pytest_configure(config: pytest.Config) -> None:
     huggingface_hub.constants.HF_HOME = os.environ["HF_HOME"] = str(home)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="also run what `make test` leaves to `make test-all`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left = [] if config.getoption("--thorough") else [item for item in items if item.get_closest_marker("thorough")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
+
+
+def thorough_but(first: int, values: list) -> list:
+    """Parameters of which only the first few are run unless `--thorough` is given."""
+    return [*values[:first], *(pytest.param(*_tuple(value), marks=pytest.mark.thorough) for value in values[first:])]
+
+
+def _tuple(value: object) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_kept() -> None:
     """No test goes on with the pruning of another one."""

@@ -25,7 +25,7 @@ from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.ascent import STREAMS, layer_piece
 from optimum_flab.texts.sets import read_texts
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
 
 
@@ -86,7 +86,7 @@ def stop_after(monkeypatch, number: int | None) -> list[str]:
     return written
 
 
-@pytest.mark.parametrize("kind", ASKED)
+@pytest.mark.parametrize("kind", thorough_but(1, list(ASKED)))
 def test_a_run_that_ends_after_any_piece_goes_on_there(kind, made, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         all_pieces = stop_after(patch, None)
@@ -178,7 +178,7 @@ def test_work_of_another_version_is_begun_anew(made, tmp_path, capsys, monkeypat
     assert contents(tmp_path / "second") == contents(tmp_path / "first")
 
 
-@pytest.mark.parametrize("damage", ["emptied", "gone", "other"])
+@pytest.mark.parametrize("damage", thorough_but(1, ["emptied", "gone", "other"]))
 def test_a_damaged_value_is_made_anew(damage, made, tmp_path, capsys):
     prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
     for value in (tmp_path / "cache").glob("*/value"):
@@ -256,7 +256,7 @@ def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, tmp_path, 
     capsys.readouterr()
     run("second")
     said = capsys.readouterr().err
-    assert "vocabulary: made anew" in said and "shape: made anew" in said
+    assert "vocabulary: made anew" in said and "shape: made anew" in said, said.splitlines()
     plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
     assert 571 in plan["kept_tokens"]
 

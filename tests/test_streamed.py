@@ -16,7 +16,7 @@ from optimum_flab.families import family_for
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import sizes_of
 
-from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
+from .conftest import TEXTS, byte_level_tokenizer, plan_of, thorough_but, tiny_model
 from .families.zoo import MIXTURES, member
 from .gguf_writer import F32, Q5, Q8, write_gguf
 
@@ -91,7 +91,7 @@ def same_bytes_by(tmp_path, **fields):
     return content(tmp_path / "False") == content(tmp_path / "True")
 
 
-@pytest.mark.parametrize(("embedding", "head"), [(F32, None), (Q5, Q8), (Q8, Q5), (Q8, "another")])
+@pytest.mark.parametrize(("embedding", "head"), thorough_but(1, [(Q5, Q8), (F32, None), (Q8, Q5), (Q8, "another")]))
 def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
     """A head that is another quantisation of the embedding is tied to it again, with the values of the finer one."""
     (tmp_path / "dense").mkdir()
@@ -105,7 +105,7 @@ def test_every_byte_of_a_gguf_file_is_the_same(embedding, head, tmp_path):
     assert same_bytes_by(tmp_path, kept_layers=list(neurons), kept_neurons=neurons)
 
 
-@pytest.mark.parametrize("model_type", MIXTURES)
+@pytest.mark.parametrize("model_type", thorough_but(2, list(MIXTURES)))
 def test_every_byte_of_a_mixture_is_the_same(model_type, tmp_path):
     """Though its experts are stored one by one, and are one tensor in the model."""
     model = member(model_type, vocab_size=600)

@@ -20,7 +20,7 @@ from .vocabulary.llama_files import write_llama
 from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen
 
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
 
 LENGTH = 200
 OLDER = ("transformers==4.57.*", "tokenizers==0.22.*", "huggingface_hub<1")

@@ -168,7 +168,8 @@ def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSe
     required = config_token_ids(model.config, model.generation_config)
     spec = check_vocabulary(tokenizer, settings, required)
     inputs = {
-        "model": {"tokenizer": tokenizer_hash(tokenizer), "required": required},
+        "model": {"tokenizer": tokenizer_hash(tokenizer)},
+        "required": required,
         "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
+from ..conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
@@ -51,19 +51,26 @@ def project(made, tmp_path) -> Path:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
-    [
-        (["prune", "-m", "project/model", "project"], 2, "output folder project holds project/model, which this run"),
-        (["prune", "-m", "project/model", "project/model"], 2, "project/model is project/model, which this run"),
-        (
-            ["prune", "-m", "org/name", "--corpus", "project/texts/0.py[text]", "project"],
-            2,
-            "holds project/texts",
-        ),
-        (["prune", "-m", "org/name", "--plan", "project/small.yaml", "project"], 2, "holds project/small.yaml"),
-        (["prune", "-m", "org/name", "project"], 1, "is not a pruned model, since flab_plan.json is missing"),
-        (["eval", "-m", "project/model", "-o", "project", "--tasks", "perplexity"], 2, "holds project/model"),
-        (["eval", "-m", "org/name", "-o", "project/model", "--tasks", "perplexity"], 1, "is not an evaluation"),
-    ],
+    thorough_but(
+        4,
+        [
+            (
+                ["prune", "-m", "project/model", "project"],
+                2,
+                "output folder project holds project/model, which this run",
+            ),
+            (["prune", "-m", "project/model", "project/model"], 2, "project/model is project/model, which this run"),
+            (
+                ["prune", "-m", "org/name", "--corpus", "project/texts/0.py[text]", "project"],
+                2,
+                "holds project/texts",
+            ),
+            (["prune", "-m", "org/name", "--plan", "project/small.yaml", "project"], 2, "holds project/small.yaml"),
+            (["prune", "-m", "org/name", "project"], 1, "is not a pruned model, since flab_plan.json is missing"),
+            (["eval", "-m", "project/model", "-o", "project", "--tasks", "perplexity"], 2, "holds project/model"),
+            (["eval", "-m", "org/name", "-o", "project/model", "--tasks", "perplexity"], 1, "is not an evaluation"),
+        ],
+    ),
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_overwriting_never_deletes_what_is_read_or_is_not_ours(project, arguments, code, message):
@@ -90,7 +97,7 @@ def test_a_pruned_model_is_replaced_when_asked_but_not_by_itself_nor_an_evaluati
         assert files(project / "out") == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", thorough_but(1, [signal.SIGTERM, signal.SIGKILL]))
 def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, number):
     prune = [*COMMAND, "prune", "-m", "model", "new/out", "-c", "small.yaml", "--target-ratio", "0.3"]
     run = subprocess.Popen(

@@ -258,7 +258,7 @@ def batch(isolation: str) -> Batch:
         return Batch(outcomes, honest, bait.secret, strangers)
 
 
-@pytest.fixture(scope="session", params=["bubblewrap", "degraded"])
+@pytest.fixture(scope="session", params=["bubblewrap", pytest.param("degraded", marks=pytest.mark.thorough)])
 def isolation(request):
     if isolation_named(request.param) is None:
         pytest.skip(f"{request.param} does not work here")

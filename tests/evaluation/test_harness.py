@@ -581,6 +581,7 @@ def files_of(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
 
 
+@pytest.mark.thorough
 def test_a_killed_evaluation_goes_on_where_it_was_and_ends_with_the_same_table(
     data, dense, other, tokenizer, checkpoint, tmp_path
 ):

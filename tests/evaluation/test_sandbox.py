@@ -45,7 +45,7 @@ from optimum_flab.execution.seccomp import refusing_filter
 LIMITS = Limits(wall_seconds=8, cpu_seconds=2, memory_bytes=256 << 20)
 
 
-@pytest.fixture(scope="session", params=["bubblewrap", "degraded"])
+@pytest.fixture(scope="session", params=["bubblewrap", pytest.param("degraded", marks=pytest.mark.thorough)])
 def isolation(request: pytest.FixtureRequest) -> Isolation:
     for candidate in candidates():
         if candidate.name == request.param and works(candidate):

@@ -22,7 +22,9 @@ KEPT = list(range(1, VOCABULARY, 2))
 NEVER = -1e9
 
 
-@pytest.fixture(params=MIXED, ids=[f"{model_type}-{number}" for model_type, number in MIXED])
+@pytest.fixture(
+    params=[pytest.param(one, id=f"{one[0]}-{one[1]}", marks=pytest.mark.thorough if one[1] else []) for one in MIXED]
+)
 def model(request):
     return member(*request.param)
 

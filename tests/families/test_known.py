@@ -29,12 +29,19 @@ from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, check_stock, member
 KEPT = list(range(1, VOCABULARY, 2))
 
 
-@pytest.fixture(params=MEMBERS, ids=[f"{model_type}-{number}" for model_type, number in MEMBERS])
+def sampled(members):
+    """One model of every family; the others, with further options, are for `--thorough`."""
+    return [
+        pytest.param(one, id=f"{one[0]}-{one[1]}", marks=pytest.mark.thorough if one[1] else []) for one in members
+    ]
+
+
+@pytest.fixture(params=sampled(MEMBERS))
 def model(request):
     return member(*request.param)
 
 
-@pytest.fixture(params=[*MEMBERS, *MIXED], ids=lambda member: f"{member[0]}-{member[1]}")
+@pytest.fixture(params=sampled([*MEMBERS, *MIXED]))
 def anyone(request):
     return member(*request.param)
 
@@ -106,7 +113,8 @@ def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
 
 @pytest.mark.parametrize(
     ("member_of", "criterion"),
-    [(of, "obs") for of in MEMBERS] + [((of, 0), "random") for of in ("gemma2", "gpt2", "gpt_neox", "llama", "phi3")],
+    [pytest.param(of, "obs", marks=pytest.mark.thorough if of[1] else []) for of in MEMBERS]
+    + [((of, 0), "random") for of in ("gemma2", "gpt2", "gpt_neox", "llama", "phi3")],
     ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
 )
 def test_surgery_equals_the_masked_dense_model(member_of, criterion, tmp_path):

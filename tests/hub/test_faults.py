@@ -9,6 +9,8 @@ import pytest
 from hub.faults import REPOSITORY, SCENARIOS, STAGED, push_constant, trials
 from hub.loopback import FAULTS
 
+from ..conftest import thorough_but
+
 
 LASTING = ("reset!", "503!")
 
@@ -23,13 +25,16 @@ def all_of_the_commit(number, path):
 
 @pytest.mark.parametrize(
     ("name", "faults"),
-    [
-        ("a new repository", one),
-        ("an update", all_of_the_commit),
-        ("a new branch", one),
-        ("a pull request", all_of_the_commit),
-        ("a pull request brought up to date", one),
-    ],
+    thorough_but(
+        2,
+        [
+            ("an update", all_of_the_commit),
+            ("a new repository", one),
+            ("a new branch", one),
+            ("a pull request", all_of_the_commit),
+            ("a pull request brought up to date", one),
+        ],
+    ),
 )
 def test_a_fault_leaves_no_mixture(name, faults, hub, client):
     found = list(trials(hub, client, name, faults))

@@ -30,6 +30,8 @@ from optimum_flab.hub.ownership import (
 from optimum_flab.hub.staging import stage
 from optimum_flab.hub.terms import Answers, read_base_card
 
+from ..conftest import thorough_but
+
 
 NAME = "me/tiny-flab"
 LICENSED = {"base_model": "someone/tiny"}
@@ -271,7 +273,7 @@ KEPT = (
 )
 
 
-@pytest.mark.parametrize("line", KEPT)
+@pytest.mark.parametrize("line", thorough_but(12, list(KEPT)))
 def test_what_a_user_writes_stays_as_it_is_written(pruned, line):
     content = stage(pruned, NAME).card
     there = with_head(content, line)

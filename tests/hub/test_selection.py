@@ -225,7 +225,7 @@ def test_results_of_other_weights_stay_behind(pruned, report):
             "flab_evaluation-3.json": "{}",
         },
     )
-    with pytest.raises(FlabError, match="flab_evaluation-3.json.*does not say which model"):
+    with pytest.raises(FlabError, match="flab_evaluation-3.json.*models: Field required"):
         stage(pruned, NAME)
     (pruned / "flab_evaluation-3.json").unlink()
     staged = stage(pruned, NAME)

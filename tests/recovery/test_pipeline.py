@@ -26,7 +26,7 @@ from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.running.casting import copy_in
 from optimum_flab.settings.recovery import RecoverySettings
 
-from ..conftest import tiny_model
+from ..conftest import thorough_but, tiny_model
 from .conftest import problems, write_lines
 
 
@@ -124,6 +124,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
     assert again.pruned.report.recovery.training == whole.pruned.report.recovery.training
 
 
+@pytest.mark.thorough
 def test_early_stopping_counts_on_where_a_killed_run_was(made, monkeypatch):
     """The loss on the rows set aside is scripted: better once, then never again."""
     loop = RecoveryTrainer.evaluation_loop
@@ -194,6 +195,7 @@ def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.thorough
 def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(made, monkeypatch):
     own_loss = RecoveryTrainer.loss
 
@@ -233,16 +235,19 @@ def test_training_that_only_harms_is_not_kept(made):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"teacher": "resident"},
-        {"loss": "cross-entropy"},
-        {"loss": "both", "distill_on": "answer"},
-        {"train_embeddings": True},
-        {"gradient_checkpointing": True, "targets": ["q_proj", "down_proj"]},
-        {"dtype": "bfloat16"},
-        {"dtype": "auto"},
-        {"answers": "reference", "template": "chat"},
-    ],
+    thorough_but(
+        3,
+        [
+            {"teacher": "resident"},
+            {"loss": "cross-entropy"},
+            {"loss": "both", "distill_on": "answer"},
+            {"train_embeddings": True},
+            {"gradient_checkpointing": True, "targets": ["q_proj", "down_proj"]},
+            {"dtype": "bfloat16"},
+            {"dtype": "auto"},
+            {"answers": "reference", "template": "chat"},
+        ],
+    ),
     ids=lambda changes: "-".join(changes),
 )
 def test_every_way_of_training_lowers_its_loss(made, changes):
@@ -273,8 +278,10 @@ def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(made):
         assert cached == pytest.approx(resident, abs=2e-3)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # the dense model's own, and another: a copy computes then
-@pytest.mark.parametrize("teacher", ["cached", "resident"])
+@pytest.mark.parametrize(
+    "dtype", thorough_but(1, ["float32", "bfloat16"])
+)  # the dense model's own, and another: a copy computes then
+@pytest.mark.parametrize("teacher", thorough_but(1, ["cached", "resident"]))
 def test_the_dense_weights_are_given_up_only_when_asked(made, dtype, teacher):
     for release, device in ((False, "cpu"), (True, "meta")):
         optimizer = optimizer_for(made)
