@@ -1,9 +1,9 @@
 """`flab prune` killed (SIGKILL) at random moments and started again, against a run that nothing stopped.
 
-Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn evenly from the length of the
-whole run, after the program is up, and the same command is given again. What is compared is every file of the
-checkpoint but those that name times (report and card). What a kill loses is the time since something was last kept; it
-is set beside the time that a layer takes in the plan of the whole run.
+Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn evenly from what is left of the
+whole run, and the same command is given again, to be killed again or to go on to its end. What is compared is every file of the
+checkpoint but those that name times (report and card). What a kill loses is the time since something was last kept
+(nothing before the run begins its work); it is set beside the time that a layer takes in the plan of the whole run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from common import flab_command, print_result
 
 
 TIMED = {"flab_report.json", "README.md"}
+STARTING = 12.0  # about the seconds that a run takes before it works
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -54,10 +55,23 @@ def watched(command: list[str], cache: Path) -> tuple[float, list[float]]:
     return time.time() - start, [after - before for before, after in pairwise(times)]
 
 
+def killed(command: list[str], cache: Path, moment: float) -> float:
+    """Kills a run after so many seconds; the seconds of work that this lost."""
+    started = time.time()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while time.time() - started < moment and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    ended, kept = time.time(), last_kept(cache) if cache.exists() else 0.0
+    return round(ended - kept, 2) if kept > started else 0.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="dense model")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills-per-run", type=int, default=1, help="before a run may go on to its end")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("arguments", nargs="*", help="more of the prune command, after --")
     args = parser.parse_args()
@@ -74,26 +88,21 @@ def main() -> None:
         cache = folder / "cache-whole"
         seconds, layers = watched(command("whole"), cache)
         expected, layer = contents(folder / "whole"), statistics.median(layers)
-        same, lost, resumed = 0, [], []
-        for number in range(args.kills):
-            name = f"trial-{number}"
-            cache, moment = folder / f"cache-{name}", draw.uniform(0, seconds)
-            started = time.time()
-            process = subprocess.Popen(command(name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while time.time() - started < moment and process.poll() is None:
-                time.sleep(0.02)
-            process.kill()
-            process.wait()
-            ended, kept = time.time(), last_kept(cache) if cache.exists() else 0.0
-            lost.append(round(ended - kept, 2) if kept else 0.0)
+        same, kills, lost = 0, 0, []
+        for trial in range(-(-args.kills // args.kills_per_run)):
+            name = f"trial-{trial}"
+            left = seconds
+            for _ in range(min(args.kills_per_run, args.kills - kills)):
+                moment = draw.uniform(0, max(left, STARTING))
+                lost.append(killed(command(name), folder / f"cache-{name}", moment))
+                left, kills = left - moment + STARTING, kills + 1
             start = time.time()
             if not (folder / name).exists():
                 subprocess.run(command(name), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            resumed.append(round(time.time() - start, 1))
             found = contents(folder / name)
             same += found == expected
             print(
-                f"{number}: killed at {moment:.1f} of {seconds:.1f} s, lost {lost[-1]} s, again {resumed[-1]} s,"
+                f"{kills} kills: lost {lost} s, to the end {time.time() - start:.1f} s,"
                 f" {'same' if found == expected else 'OTHER'} bytes",
                 file=sys.stderr,
                 flush=True,
@@ -103,12 +112,12 @@ def main() -> None:
             model=args.model,
             arguments=args.arguments,
             kills=args.kills,
-            same_bytes=same,
+            runs_with_same_bytes=same,
+            runs=trial + 1,
             files=sorted(expected),
             whole_seconds=round(seconds, 1),
             layer_seconds=round(layer, 2),
             lost_seconds=lost,
-            resumed_seconds=resumed,
             threads=os.environ.get("OMP_NUM_THREADS"),
         )
 
