@@ -1,9 +1,10 @@
 """`flab prune` killed (SIGKILL) at random moments and started again, against a run that nothing stopped.
 
 Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn evenly from what is left of the
-whole run, and the same command is given again, to be killed again or to go on to its end. What is compared is every file of the
-checkpoint but those that name times (report and card). What a kill loses is the time since something was last kept
-(nothing before the run begins its work); it is set beside the time that a layer takes in the plan of the whole run.
+whole run, and the same command is given again, to be killed again or to go on to its end. What is compared is every
+file of the checkpoint but those that name times (report and card). What a kill loses is the time since something was
+last kept (nothing before the run begins its work); it is set beside the time that a layer takes in the plan of the
+whole run.
 """
 
 from __future__ import annotations
