@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import GeneratorType
 
 import pytest
 from transformers import AutoTokenizer
@@ -58,7 +60,7 @@ def asked(made: Path, **settings) -> FlabPrunerConfig:
 def prune(made: Path, kind: str, out: Path, cache: Path, resume: bool = True, **more) -> None:
     model = made / ("experts" if kind == "experts" else "search")
     optimizer = FlabOptimizer.from_pretrained(model, device="cpu")
-    optimizer.prune(asked(made, **ASKED[kind], **more), cache_dir=cache, resume=resume)
+    optimizer.prune(asked(made, **{**ASKED[kind], **more}), cache_dir=cache, resume=resume)
     optimizer.save_pretrained(out, overwrite=True)
 
 
@@ -290,10 +292,80 @@ def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, tmp_path, caps
 def test_what_nobody_asked_for_in_a_month_goes(made, tmp_path):
     prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
     old, recent = sorted((tmp_path / "cache").iterdir())[:2]
+    theirs, linked = tmp_path / "cache" / "thesis", tmp_path / "cache" / "shape-0123456789abcdef"
+    (tmp_path / "elsewhere").mkdir()
+    theirs.mkdir()
+    linked.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for folder in (theirs, tmp_path / "elsewhere"):
+        (folder / "chapter").write_text("not ours")
+        os.utime(folder, (0, 0))
     month = time.time() - 31 * 24 * 3600
     os.utime(old, (month, month))
     WorkFolder(tmp_path / "cache")
     assert not old.exists() and recent.exists()
+    assert os.listdir(theirs) == os.listdir(linked) == ["chapter"]  # what is not a kept value stays as it is
+
+
+def test_files_that_changed_places_are_not_taken_for_each_other(made, tmp_path, capsys):
+    """Well-formed files of another value, or of another piece."""
+    for number, target in enumerate((0.4, 0.3)):
+        prune(made, "search", tmp_path / f"whole-{number}", tmp_path / "cache", target_ratio=target)
+    one, other = (path / "value" / "shape.json" for path in (tmp_path / "cache").glob("shape-*"))
+    one_text, other_text = one.read_text(), other.read_text()
+    one.write_text(other_text)
+    other.write_text(one_text)
+    prune(made, "search", tmp_path / "again", tmp_path / "cache")
+    assert "it is not as it was written" in capsys.readouterr().err
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole-0")
+    pieces = Pieces(tmp_path / "pieces", above=("shape-0",))
+    pieces.write("one", number=1)
+    pieces.part("inner").write("one", number=2)
+    assert pieces.finished("one").facts == {"number": 1}
+    (tmp_path / "pieces" / "inner" / "one.safetensors").replace(tmp_path / "pieces" / "one.safetensors")
+    assert pieces.read("one") is None and "is damaged" in capsys.readouterr().err
+
+
+def test_rubbish_in_the_work_folder_is_nobodys_concern(made, tmp_path):
+    (tmp_path / "cache" / "shape-yy" / "pieces").mkdir(parents=True)
+    (tmp_path / "cache" / "shape-yy" / "inputs.json").write_text("[1]")
+    (tmp_path / "cache" / "notes.txt").write_text("mine")
+    prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
+    assert (tmp_path / "cache" / "notes.txt").exists() and (tmp_path / "cache" / "shape-yy").exists()
+
+
+def test_the_configuration_that_is_written_is_the_one_that_was_asked_for(made, tmp_path):
+    config = asked(made, **ASKED["pinned"])
+    optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
+    optimizer.prune(config, cache_dir=tmp_path / "cache")
+    config.seed = 7
+    optimizer.save_pretrained(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "flab_config.json").read_text())["seed"] == 0
+
+
+def test_the_work_folder_and_the_output_are_apart(made, tmp_path):
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "prune", "-m", str(made / "search")]
+    for cache in (tmp_path / "out", tmp_path / "out" / "cache", Path()):
+        run = subprocess.run(
+            [*command, str(tmp_path / "out"), "--cache-dir", str(cache) if cache != Path() else ""],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 2 and "--cache-dir" in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_ranking_is_left_to_the_collector(made, tmp_path):
+    """What interrupts a run while memory is given back is lost inside of a generator that is collected there."""
+    optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
+    gc.collect()
+    gc.disable()
+    try:
+        optimizer.prune(asked(made, **ASKED["search"]), cache_dir=tmp_path / "cache")
+        begun = [one for one in gc.get_objects() if isinstance(one, GeneratorType) and one.gi_frame is not None]
+        assert not [one for one in begun if "optimum_flab/pruning" in one.gi_code.co_filename]
+    finally:
+        gc.enable()
 
 
 def test_where_nothing_can_be_kept_the_run_goes_on(made, tmp_path, capsys):

@@ -93,10 +93,12 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
     if not plan.kept_layers:
         faults.append("it keeps no layer")
     faults += [*_token_faults(plan, dense["vocab"])]
+    if plan.kept_experts and "expert" not in dense:
+        faults.append("it keeps experts, and the model has none")
     faults = faults or [*_layer_faults(model, family, plan, dense)]
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
         faults.append(f"its dtype {plan.dtype!r} is not one")
-    faults += [
+    faults = faults or [
         f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
         for name, tensor in plan.weights.items()
         if tuple(tensor.shape) != (wanted := _pruned_shape(model, family, plan, name))

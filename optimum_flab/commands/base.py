@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from optimum.commands.base import BaseOptimumCLICommand
 
 from ..compat import actions_of
-from ..errors import FlabError
+from ..errors import ConfigurationError, FlabError
 from ..progress import bars_as_lines, duration
 
 
@@ -58,6 +58,11 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     except FlabError as error:
         print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+    except RuntimeError as error:
+        if "home directory" not in str(error):
+            raise
+        print("optimum-cli flab: error: a path begins with the ~ of a user that is not known here", file=sys.stderr)
+        raise SystemExit(ConfigurationError.exit_code) from error
     except Terminated as end:
         print("optimum-cli flab: terminated", file=sys.stderr)
         raise SystemExit(143) from end

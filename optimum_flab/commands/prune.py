@@ -111,6 +111,7 @@ class PruneCommand(FlabVerb):
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given)
         inputs = [args.model, args.config, *local_paths([*config.data.sources, *config.recovery.sources])]
+        check_apart(args.output, args.cache_dir)
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs) as output:
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(config.data)
@@ -132,7 +133,8 @@ class PruneCommand(FlabVerb):
             try:
                 pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
             except KeyboardInterrupt:
-                print("\nfinished work is kept; the same command goes on from there", file=sys.stderr)
+                again = "the same command without --no-resume" if args.no_resume else "the same command"
+                print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
                 raise
             if config.recovery.data:
                 pruned = optimizer.recover(
@@ -143,6 +145,19 @@ class PruneCommand(FlabVerb):
             optimizer.pruned = pruned.with_report(command=command)
             optimizer.save_to(output)
         show_pruned(self, optimizer)
+
+
+def check_apart(output: Path, cache_dir: Path | None) -> None:
+    """Raises a [`ConfigurationError`] if one of two folders is or holds the other, or has no name."""
+    if cache_dir is None:
+        return
+    if not str(cache_dir).strip() or cache_dir == Path():
+        raise ConfigurationError("--cache-dir has no name; give a folder, or leave it out")
+    one, other = (path.expanduser().resolve() for path in (output, cache_dir))
+    if one == other or one in other.parents or other in one.parents:
+        raise ConfigurationError(
+            f"--cache-dir {cache_dir} and the output folder {output} lie in each other; name another of the two"
+        )
 
 
 def _refuse_search(args: Namespace) -> None:

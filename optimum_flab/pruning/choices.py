@@ -7,7 +7,7 @@ of every tensor by the axes that the family names ([`~families.cut`]); `docs/com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,6 +100,10 @@ class LayerChoice:
         self._removals = self._begun(next(on.tokens.batches(rows)), kept)
         self._drawn: list[Removal] = []
 
+    def close(self) -> None:
+        """Ends the ranking. Left to the collector, what it is interrupted by would be lost in there."""
+        self._removals.close()
+
     def removed(self, size: int) -> list[Removal]:
         """The removals, in their order, that leave this many layers."""
         number = self._on.layers - size
@@ -110,7 +114,7 @@ class LayerChoice:
                     self._drawn.append(next(self._removals))
         return self._drawn[:number]
 
-    def _begun(self, tokens: PackedTokens, kept: np.ndarray) -> Iterator[Removal]:
+    def _begun(self, tokens: PackedTokens, kept: np.ndarray) -> Generator[Removal, None, None]:
         on = self._on
         # a head is a copy of rows, made once layers are really ranked
         head = OutputHead(on.model, on.family, kept)

@@ -6,6 +6,8 @@ finished pieces of the stage it was in, and goes on.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from ..checkpoints.hashes import weights_hash
@@ -47,6 +49,7 @@ def pruned_by(
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
     """
+    config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,7 +124,18 @@ def choose_shape(on: Calibrated, tokens: TokenChoice, texts: TextSets, rows: lis
         texts ([`TextSets`]): whose validation texts compare.
         rows (`list[list[Shape]]`): see [`~pruning.limits.asked_shapes`]; a single shape is taken as it is.
     """
-    layers, experts = LayerChoice(on, tokens.natural), ExpertChoice(on)
+    with closing(LayerChoice(on, tokens.natural)) as layers:
+        return _chosen(on, tokens, texts, rows, layers, ExpertChoice(on))
+
+
+def _chosen(
+    on: Calibrated,
+    tokens: TokenChoice,
+    texts: TextSets,
+    rows: list[list[Shape]],
+    layers: LayerChoice,
+    experts: ExpertChoice,
+) -> ChosenShape:
     shape, candidates = natural_shape(rows[0], len(tokens.natural)), list[Candidate]()
     if len(rows) > 1 or len(rows[0]) > 1:
         candidates = _measured(on, rows, shape, texts, tokens, layers, experts)

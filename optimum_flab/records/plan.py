@@ -44,6 +44,14 @@ class _File(BaseModel):
 
     @field_validator("settings")
     @classmethod
+    def _readable_numbers(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name in ("target_ratio", "seed"):
+            if not isinstance(settings.get(name), (int, float, type(None))):
+                raise ValueError(f"{name} is {settings[name]!r}, not a number")
+        return settings
+
+    @field_validator("settings")
+    @classmethod
     def _readable_multiple(cls, settings: dict[str, Any]) -> dict[str, Any]:
         vocabulary = settings.get("vocabulary") or {}
         multiple = vocabulary.get("pad_to_multiple_of") if isinstance(vocabulary, dict) else "nothing"

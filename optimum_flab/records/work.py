@@ -25,8 +25,10 @@ from .pieces import Pieces
 
 
 FORMAT = 1  # of the work folder
+KEY_LENGTH = 16  # of the hash in the name of a value's folder
 KEPT_DAYS = 30  # after the last run that asked for it
-INPUTS, SECONDS, VALUE, UNFINISHED, PIECES, LOCK = "inputs.json", "seconds", "value", "value.partial", "pieces", "lock"
+INPUTS, SECONDS, CHECKSUM, LOCK = "inputs.json", "seconds", "checksum", "lock"
+VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
 MOST_NAMED = 3
 T = TypeVar("T")
 
@@ -88,24 +90,31 @@ class WorkFolder:
                 an interruption, and goes once the value is kept.
         """
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
-        folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:16]}", time.monotonic()
+        folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
         try:
             lock = self._reserved(folder, stage.name)
         except OSError as error:
-            self._say(f"{stage.name} cannot be kept ({error}); an interrupted run makes it anew")
-            value = make(Pieces())
-            self.seconds[stage.name] = round(time.monotonic() - start, 3)
-            return value
+            return self._unkept(stage, make, start, error)
         try:
-            if not self._resume and folder not in self._used.get(stage.name, ()):
-                _empty(folder)
+            try:
+                if not self._resume and folder not in self._used.get(stage.name, ()):
+                    _empty(folder)
+                found = self._kept(stage, folder)
+            except OSError as error:
+                return self._unkept(stage, make, start, error)
             self._used.setdefault(stage.name, []).append(folder)
-            found = self._kept(stage, folder)
             value = found[0] if found is not None else self._make(stage, folder, inputs, make)
             self.seconds[stage.name] = _seconds(folder)
             return value
         finally:
             lock.release()
+
+    def _unkept(self, stage: Stage[T], make: Callable[[Pieces], T], start: float, error: OSError) -> T:
+        """A value that nothing is kept of."""
+        self._say(f"{stage.name} cannot be kept ({error}); an interrupted run makes it anew")
+        value = make(Pieces())
+        self.seconds[stage.name] = round(time.monotonic() - start, 3)
+        return value
 
     def drop(self, stages: Iterable[str]) -> None:
         """Removes the values of some stages that this run used, unless another run uses them now."""
@@ -117,6 +126,8 @@ class WorkFolder:
         if not (folder / VALUE).is_dir():
             return None
         try:
+            if (folder / CHECKSUM).read_text(encoding="utf-8") != _checksum(folder / VALUE):
+                raise ValueError("it is not as it was written")
             found = (stage.load(folder / VALUE),)
         except Exception as error:  # of the many kinds of libraries that read files
             self._say(f"{stage.name}: what was kept in {folder} cannot be read ({error}); it is made anew")
@@ -132,7 +143,7 @@ class WorkFolder:
         def elapsed() -> float:
             return spent + time.monotonic() - start
 
-        pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()))
+        pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()), (folder.name,))
         pieces.forget_unfinished()
         if len(pieces):
             self._say(f"{stage.name}: goes on after the {len(pieces)} pieces that are finished in {folder}")
@@ -146,6 +157,7 @@ class WorkFolder:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
             (folder / UNFINISHED).mkdir()
             stage.save(value, folder / UNFINISHED)
+            (folder / CHECKSUM).write_text(_checksum(folder / UNFINISHED), encoding="utf-8")
             (folder / UNFINISHED).rename(folder / VALUE)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -181,12 +193,11 @@ class WorkFolder:
         for path in sorted(self.root.glob(f"{name}-*/{INPUTS}")):
             if not any((path.parent / there).exists() for there in (VALUE, PIECES)):
                 continue  # its run was refused
-            with suppress(OSError, ValueError):
-                other = json.loads(path.read_text(encoding="utf-8"))
-                if other.get("model") == inputs.get("model"):
-                    found = _differences(other, inputs)
-                    if found and (nearest is None or len(found) < len(nearest)):
-                        nearest = found
+            other = _inputs(path.parent)
+            if other is not None and other.get("model") == inputs.get("model"):
+                found = _differences(other, inputs)
+                if found and (nearest is None or len(found) < len(nearest)):
+                    nearest = found
         if nearest is None:
             return None
         more = len(nearest) - MOST_NAMED
@@ -202,11 +213,30 @@ def code_hash() -> str:
 
 
 def _forget_old(root: Path) -> None:
-    """Removes what nobody asked for in many days: of runs that never ended, of settings that nobody takes again."""
+    """Removes what nobody asked for in many days: of runs that never ended, of settings that nobody takes again. What
+    is not of a work folder stays."""
     for folder in root.iterdir():
         with suppress(OSError):
-            if folder.is_dir() and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
+            if _is_ours(folder) and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
                 _remove(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is that of a value: by its name, and by inputs that have this name."""
+    name, _, key = folder.name.rpartition("-")
+    if not name or folder.is_symlink() or not folder.is_dir():
+        return False
+    inputs = _inputs(folder)
+    return inputs is not None and digest_of(inputs)[:KEY_LENGTH] == key
+
+
+def _inputs(folder: Path) -> dict[str, Any] | None:
+    """What a value was made of; `None` where that cannot be read."""
+    try:
+        values = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _remove(folder: Path) -> None:
@@ -221,6 +251,16 @@ def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _checksum(folder: Path) -> str:
+    """Hex SHA-256 of the files of a value."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else file.read())
+    return digest.hexdigest()
 
 
 def _seconds(folder: Path) -> float:

@@ -92,10 +92,10 @@ class EvaluationSettings(VerbSection):
 
     @model_validator(mode="after")
     def _refuse_data_of_other_tasks(self) -> EvaluationSettings:
-        for name, files in self.data.items():
+        for name in self.data:
             if name not in self.tasks:
                 asked = ", ".join(self.tasks) or "none"
-                raise ValueError(f"data: task {name!r} of {files[0]!r} is not among those asked for ({asked})")
+                raise ValueError(f"data: task {name!r} is not among those asked for ({asked})")
         return self
 
     @property

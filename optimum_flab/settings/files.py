@@ -113,6 +113,8 @@ def _parse_json(text: str, name: str) -> Any:
         raise ConfigurationError(
             f"configuration file {name!r}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
         ) from error
+    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
+        raise ConfigurationError(f"configuration file {name!r} cannot be read: {error}") from error
 
 
 def _parse_yaml(text: str, name: str) -> Any:
@@ -132,7 +134,7 @@ def _parse_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader=OnceOnlyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error

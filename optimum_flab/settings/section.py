@@ -54,9 +54,11 @@ class VerbSection(Section):
             raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
+            self.__dict__[name] = before  # it was set before the fields were checked together
             raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
 
     @classmethod

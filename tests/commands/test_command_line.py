@@ -20,6 +20,7 @@ from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.criteria import CHOICES
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.settings.efficiency import BenchSettings
+from optimum_flab.settings.evaluation import EvaluationSettings
 from optimum_flab.settings.files import ALL_SECTIONS
 from optimum_flab.settings.hub import PushSettings
 from optimum_flab.settings.pruning import PrunerSettings, check_settings
@@ -498,3 +499,12 @@ def test_a_reader_that_has_gone_is_no_fault(arguments, unbuffered):
     finally:
         os.close(write)
     assert (result.returncode in (0, 141), result.stderr) == (True, "")
+
+
+def test_a_setting_that_is_refused_stays_as_it_was():
+    settings = EvaluationSettings(tasks="perplexity", data={"perplexity": "text"})
+    with pytest.raises(ConfigurationError, match="not among those asked for"):
+        settings.tasks = "mbpp"
+    assert settings.tasks == ["perplexity"]
+    with pytest.raises(ConfigurationError, match="task 'mbpp' is not among"):
+        EvaluationSettings(tasks="perplexity", data={"mbpp": []})
