@@ -97,6 +97,7 @@ def test_real_demo_model_is_assembled_once_and_repaired(monkeypatch, tmp_path):
 
 
 @pytest.mark.demo
+@pytest.mark.thorough
 def test_real_demo_model_completes_code():
     pytest.importorskip(DEMO_PACKAGES[0].replace("-", "_"))
     import torch

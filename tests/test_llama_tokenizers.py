@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
 
-from .conftest import TEXTS, tiny_model
+from .conftest import TEXTS, thorough_but, tiny_model
 from .vocabulary.llama_files import write_llama
 
 
@@ -35,7 +35,8 @@ def config(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "family"), [("llama-2", "llama"), ("legacy", "llama"), ("code-llama", "llama"), ("legacy", "mistral")]
+    ("kind", "family"),
+    thorough_but(1, [("llama-2", "llama"), ("legacy", "llama"), ("code-llama", "llama"), ("legacy", "mistral")]),
 )
 def test_they_are_pruned_with_the_pieces_that_the_model_learnt(config, tmp_path, kind, family):
     original = model_folder(tmp_path / "dense", kind, family)

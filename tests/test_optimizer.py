@@ -284,6 +284,7 @@ def test_depth_alone_is_not_what_decides_whether_widths_are_compared(tokenizer, 
 
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("computation", [torch.float32, torch.bfloat16])
+@pytest.mark.thorough
 def test_what_is_saved_does_not_depend_on_what_is_computed_in(tokenizer, corpus, tmp_path, storage, computation):
     """The result in memory, on disk, and of the plan applied again are the same weights and give the same logits."""
     dense = optimizer_for(tokenizer)

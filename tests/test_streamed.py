@@ -42,7 +42,7 @@ def content(folder):
     return {**files, "report": report}
 
 
-@pytest.fixture(scope="module", params=DENSE)
+@pytest.fixture(scope="module", params=thorough_but(2, list(DENSE)))
 def pruned(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     model = DENSE[request.param]()
@@ -132,6 +132,7 @@ def test_other_weights_are_refused_without_being_in_memory(pruned, tmp_path):
         optimizer.apply(PruningPlan.load(pruned / "pruned"))
 
 
+@pytest.mark.thorough
 def test_files_that_change_meanwhile_are_not_written_as_what_they_were(pruned, tmp_path):
     shutil.copytree(pruned / "dense", tmp_path / "dense")
     optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", in_memory=False)

@@ -100,6 +100,7 @@ def test_what_the_class_itself_says_can_be_left_out_is_no_fault(folder, head):
 @pytest.mark.parametrize(
     "name", ["rope_freqs.weight", "blk.0.attn_q_norm.weight", "blk.4.attn_q.weight", "blk.0.attn_output.bias", "x"]
 )
+@pytest.mark.thorough
 def test_the_same_in_a_gguf_file(tmp_path, name):
     model, tokenizer = tiny_model("qwen2", VOCABULARY), byte_level_tokenizer(VOCABULARY)
     embedding = (model.model.embed_tokens.weight.numpy(), F32)

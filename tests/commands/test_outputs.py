@@ -52,7 +52,7 @@ def project(made, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     thorough_but(
-        4,
+        2,
         [
             (
                 ["prune", "-m", "project/model", "project"],
@@ -81,6 +81,7 @@ def test_overwriting_never_deletes_what_is_read_or_is_not_ours(project, argument
     assert files(project) == before
 
 
+@pytest.mark.thorough
 def test_a_pruned_model_is_replaced_when_asked_but_not_by_itself_nor_an_evaluation(project):
     prune = ["prune", "-m", "model", "out", "-c", "small.yaml", "--intermediate-size", "48"]
     assert flab(project, *prune).returncode == 0
@@ -98,6 +99,7 @@ def test_a_pruned_model_is_replaced_when_asked_but_not_by_itself_nor_an_evaluati
 
 
 @pytest.mark.parametrize("number", thorough_but(1, [signal.SIGTERM, signal.SIGKILL]))
+@pytest.mark.thorough
 def test_a_run_that_is_ended_leaves_nothing_or_the_next_one_clears_it(project, number):
     prune = [*COMMAND, "prune", "-m", "model", "new/out", "-c", "small.yaml", "--target-ratio", "0.3"]
     run = subprocess.Popen(
@@ -131,6 +133,7 @@ def test_a_log_file_gets_lines_and_the_end_says_where_the_result_is(project):
     assert re.fullmatch(r"written to out in \d+ s", result.stdout.splitlines()[-1])
 
 
+@pytest.mark.thorough
 def test_two_runs_differ_in_nothing_but_their_times(project):
     for name, seed in (("one", "1"), ("two", "2")):
         (project / name).mkdir()

@@ -509,6 +509,7 @@ def command(monkeypatch, *arguments):
     return 0
 
 
+@pytest.mark.thorough
 def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ("--prompt-tokens", 4, "--new-tokens", 2, "--batch-size", 1, "--repeats", 1, "--warmup", 0)

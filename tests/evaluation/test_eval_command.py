@@ -140,6 +140,7 @@ def test_bad_input_ends_with_one_line_and_its_exit_code(here, arguments, code, m
     assert printed == ""
 
 
+@pytest.mark.thorough
 def test_an_unknown_task_is_refused_with_near_names(folder):
     result = cli("-m", "dense", "--tasks", "humanevall,mbpp", cwd=folder)
     assert result.returncode == 2

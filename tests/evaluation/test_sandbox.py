@@ -1127,11 +1127,13 @@ SHARING_MUCH = {
 
 
 @pytest.mark.parametrize(("body", "test"), SHARING_MUCH.values(), ids=SHARING_MUCH)
+@pytest.mark.thorough
 def test_a_program_may_share_much_with_its_test(isolation, body, test):
     (verdict,) = run(isolation, program(body, test), limits=Limits(wall_seconds=20, cpu_seconds=15))
     assert verdict.passed, verdict
 
 
+@pytest.mark.thorough
 def test_a_program_whose_time_went_into_what_crosses_is_not_judged(isolation):
     node = "class Node:\n    def __init__(self, v, next): self.v, self.next = v, next\n"
     test = "head = None\nfor n in range(20_000): head = Node(n, head)\nwhile True: assert candidate(head) == n"
@@ -1148,6 +1150,7 @@ def test_a_program_whose_time_went_into_what_crosses_is_not_judged(isolation):
     assert (verdict.status, verdict.judged) == ("timed out", True), verdict
 
 
+@pytest.mark.thorough
 def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):
     """A program that keeps very much, and changes what the test has from before, is told from a right one."""
     body = """
@@ -1609,6 +1612,7 @@ ANY_MESSAGE = (
 
 @given(ANY_MESSAGE)
 @settings(max_examples=1000, deadline=None)
+@pytest.mark.thorough
 def test_whatever_a_program_sends_is_plain_or_refused_and_changes_only_what_was_handed_over(message):
     judge = Prompt(0, {"Point": Point})
     handed, private = [[1], {2: 3}, Point(4, [5]), (6,)], [[1], {2: 3}, Point(4, [5])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import Wire
@@ -291,6 +292,7 @@ def test_what_both_hold_is_remembered():
     assert len(judge.pack({}, [])) == before  # said once
 
 
+@pytest.mark.thorough
 def test_deep_structures_need_no_deep_calls():
     deep, chain = [], Node()
     for _ in range(100_000):

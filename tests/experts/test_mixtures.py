@@ -102,7 +102,12 @@ def restricted(model, family, plan, monkeypatch):
 
 @pytest.mark.parametrize(
     ("member_of", "criterion"),
-    [(of, "obs") for of in MIXED] + [(of, "random") for of in MIXED if of[1] == 0],
+    [
+        pytest.param(of, criterion, marks=pytest.mark.thorough if of[1] or criterion == "random" else [])
+        for criterion in ("obs", "random")
+        for of in MIXED
+        if criterion == "obs" or of[1] == 0
+    ],
     ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
 )
 def test_surgery_equals_the_dense_model_with_its_router_restricted(member_of, criterion, tmp_path, monkeypatch):
@@ -118,6 +123,7 @@ def test_surgery_equals_the_dense_model_with_its_router_restricted(member_of, cr
     check_stock(tmp_path, ids, expected)
 
 
+@pytest.mark.thorough
 def test_a_narrowing_at_full_width_changes_nothing(model):
     family, text = family_for(model.config), random_tokens(120, VOCABULARY, 24)
     width, layers = shape_of(model, family)["neuron"], family.decoder_layers(model)

@@ -14,14 +14,14 @@ from optimum_flab.hub.staging import check_checkpoint_files
 from optimum_flab.recovery.trained import Training, merged
 from optimum_flab.settings.recovery import RecoverySettings
 
-from ..conftest import TEXTS, byte_level_tokenizer
+from ..conftest import TEXTS, byte_level_tokenizer, thorough_but
 from ..families.zoo import member
 
 
 NOTHING_LEARNED = Training(None, LoraConfig(), 0.0, 0.0, 0, 0)
 
 
-@pytest.fixture(scope="module", params=["qwen3_moe", "deepseek_v3"])
+@pytest.fixture(scope="module", params=thorough_but(1, ["qwen3_moe", "deepseek_v3"]))
 def dense(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     member(request.param, 0, vocab_size=600, max_position_embeddings=256).save_pretrained(folder)

@@ -29,20 +29,34 @@ from .zoo import EVERY, LAYERS, MEMBERS, MIXED, VOCABULARY, check_stock, member
 KEPT = list(range(1, VOCABULARY, 2))
 
 
-def sampled(members):
-    """One model of every family; the others, with further options, are for `--thorough`."""
+# of each kind of block, of tensors and of norms
+KINDS = {"cohere", "deepseek_v3", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "phi3", "qwen2"}
+
+
+def sampled(members, families=None):
+    """One model of every family, or of some; the others, and further options, are for `--thorough`."""
     return [
-        pytest.param(one, id=f"{one[0]}-{one[1]}", marks=pytest.mark.thorough if one[1] else []) for one in members
+        pytest.param(
+            one,
+            id=f"{one[0]}-{one[1]}",
+            marks=pytest.mark.thorough if one[1] or (families and one[0] not in families) else [],
+        )
+        for one in members
     ]
 
 
-@pytest.fixture(params=sampled(MEMBERS))
+@pytest.fixture(params=sampled(MEMBERS, KINDS))
 def model(request):
     return member(*request.param)
 
 
 @pytest.fixture(params=sampled([*MEMBERS, *MIXED]))
 def anyone(request):
+    return member(*request.param)
+
+
+@pytest.fixture(params=sampled([*MEMBERS, *MIXED], KINDS))
+def some(request):
     return member(*request.param)
 
 
@@ -113,7 +127,7 @@ def pruned_plan(model, family, criterion, kept_layers=(0, 2, 3)):
 
 @pytest.mark.parametrize(
     ("member_of", "criterion"),
-    [pytest.param(of, "obs", marks=pytest.mark.thorough if of[1] else []) for of in MEMBERS]
+    [pytest.param(of, "obs", marks=pytest.mark.thorough if of[1] or of[0] not in KINDS else []) for of in MEMBERS]
     + [((of, 0), "random") for of in ("gemma2", "gpt2", "gpt_neox", "llama", "phi3")],
     ids=lambda value: value if isinstance(value, str) else f"{value[0]}-{value[1]}",
 )
@@ -141,8 +155,8 @@ def test_a_narrowing_at_full_width_changes_nothing(model):
         torch.testing.assert_close(layer.weight.float(), dense, rtol=1e-2, atol=1e-2)
 
 
-def test_a_refit_of_a_whole_model_changes_nothing(anyone):
-    model = anyone
+def test_a_refit_of_a_whole_model_changes_nothing(some):
+    model = some
     family, tokens = family_for(model.config), random_tokens(60, VOCABULARY, 24)
     same = copy_in(model, torch.device("cpu"), torch.float32)
     refit(model, same, family, range(LAYERS), tokens, tokens, 8)
@@ -150,8 +164,8 @@ def test_a_refit_of_a_whole_model_changes_nothing(anyone):
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 
 
-def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(anyone):
-    model = anyone
+def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(some):
+    model = some
     family, tokens = family_for(model.config), random_tokens(20, VOCABULARY, 24)
     rounded = copy_in(model, torch.device("cpu"), torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in rounded.state_dict().items()}

@@ -22,6 +22,7 @@ NAME, PRUNED = "me/tiny-lora", "me/tiny-flab"
 MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
 
 
+@pytest.mark.thorough
 def test_an_adapter_arrives_alone_and_fits_the_pruned_model(recovered, hub, client, tmp_path):
     found = client(push, str(recovered), NAME, adapter_of=PRUNED).result()
     assert set(hub.files(NAME)) - {".gitattributes"} == {

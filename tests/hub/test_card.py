@@ -49,6 +49,7 @@ def sections(text):
 
 @pytest.mark.parametrize("evaluated", [False, True])
 @pytest.mark.parametrize("family", FIVE_FAMILIES)
+@pytest.mark.thorough
 def test_ten_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(checkpoint(family), folder)
@@ -567,6 +568,7 @@ def named(report, task, **changes):
 
 @pytest.mark.parametrize("line", [BEGIN, END, MARK.format("0" * 64, "")])
 @pytest.mark.parametrize("place", ["task", "data", "settings"])
+@pytest.mark.thorough
 def test_a_name_is_not_taken_for_one_of_the_marked_lines(pruned, report, line, place):
     evaluation = named(report, f"odd {line}" if place == "task" else "odd")
     if place == "data":

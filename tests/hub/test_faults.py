@@ -43,7 +43,9 @@ def test_a_fault_leaves_no_mixture(name, faults, hub, client):
     assert {trial.outcome for trial in found} == {"pushed", "refused", "killed"}
 
 
-@pytest.mark.parametrize("fault", ["reset-after", "timeout-after", "truncated-after", "500-after", "504-after"])
+@pytest.mark.parametrize(
+    "fault", thorough_but(1, ["reset-after", "timeout-after", "truncated-after", "500-after", "504-after"])
+)
 @pytest.mark.parametrize("name", ["an update", "a pull request", "a pull request brought up to date"])
 def test_a_reply_that_is_lost_is_no_reason_to_send_again(name, fault, hub, client):
     scenario = SCENARIOS[name]

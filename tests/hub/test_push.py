@@ -433,6 +433,7 @@ def command(hub, tmp_path, *arguments):
     )
 
 
+@pytest.mark.thorough
 def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
     hub.add("someone/tiny", {"README.md": b"---\nlicense: apache-2.0\n---\n"})
     wrote = command(hub, tmp_path, "card", pruned, "--base-model", "someone/tiny", "--repo-id", NAME)
@@ -446,6 +447,7 @@ def test_the_command_line_writes_a_card_and_pushes(pruned, hub, tmp_path):
     assert "base_model: someone/tiny" in hub.files(NAME)["README.md"].decode()
 
 
+@pytest.mark.thorough
 def test_the_command_of_a_pruning_reaches_the_card(pruned, hub, tmp_path):
     dense = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["base_model"]["name"]
     corpus = Path(dense).parent / "corpus.jsonl"

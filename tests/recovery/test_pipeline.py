@@ -97,6 +97,7 @@ def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
         assert str(made).encode() not in file.read_bytes(), file
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
     whole = run(made)
     steps = []
@@ -215,6 +216,7 @@ def test_a_loss_that_becomes_nan_stops_and_keeps_the_last_good_checkpoint(made, 
     assert weights_hash(short.pruned.model) != weights_hash(optimizer.pruned.model)
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(made, monkeypatch):
     monkeypatch.setattr(RecoveryTrainer, "loss", lambda trainer, logits, inputs: logits.sum() * float("nan"))
     optimizer = run(made, closed_form=False)
@@ -225,6 +227,7 @@ def test_a_loss_that_is_nan_from_the_start_leaves_the_model_as_it_was(made, monk
     json.loads(report_text(optimizer.pruned.report), parse_constant=pytest.fail)
 
 
+@pytest.mark.thorough
 def test_training_that_only_harms_is_not_kept(made):
     optimizer = run(made, learning_rate=50.0, closed_form=False)
     section = optimizer.pruned.report.recovery
@@ -236,7 +239,7 @@ def test_training_that_only_harms_is_not_kept(made):
 @pytest.mark.parametrize(
     "changes",
     thorough_but(
-        3,
+        1,
         [
             {"teacher": "resident"},
             {"loss": "cross-entropy"},
@@ -268,6 +271,7 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, capabiliti
     assert number_format("bfloat16", torch.device("cpu")) == "bfloat16"
 
 
+@pytest.mark.thorough
 def test_cached_and_resident_teachers_agree_where_no_token_is_left_out(made):
     curves = [
         run(made, closed_form=False, **changes).pruned.report.recovery.training.curve
@@ -505,6 +509,7 @@ def test_plain_text_does_not_show_what_is_set_aside_of_the_instructions(made):
     assert counts.passages == 1 and counts.passages_dropped == {"the instruction data": 4}
 
 
+@pytest.mark.thorough
 def test_plain_text_is_learned_from(made):
     """What is measured on is like the plain text, not like the instructions."""
     choose = random.Random(0)
