@@ -42,7 +42,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from optimum_flab.measuring.divergence import final_hidden
 from optimum_flab.families import family_for
 from optimum_flab.memory import give_back_memory
-from optimum_flab.checkpoints.surgery import cast_by_layer, copy_in, operate
+from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.running.casting import cast_by_layer, copy_in
 from tests.conftest import plan_of, random_tokens
 
 def peak_of(function):

@@ -92,8 +92,8 @@ def run_programs(
     """
     if not confirm_run_unsafe_code:
         raise ConfigurationError(
-            "code that a model wrote is run only with your consent: give `confirm_run_unsafe_code` "
-            "(confirm_run_unsafe_code=True) if this machine may run it in a sandbox"
+            "code that a model wrote is run only with your consent: give `confirm_run_unsafe_code` if"
+            " this machine may run it in a sandbox"
         )
     limits = limits or Limits()
     workers = workers or _processors()

@@ -431,7 +431,12 @@ def as_report(values: dict[str, Any], path: Path) -> Report:
             f" install optimum-flab {_writer(values)} or later"
         )
     # of format 1 are those that state none; what they left out is optional today
-    return validated(Report, {**values, "format": FORMAT} if version in (None, 1) else values, path, ADVICE)
+    return validated(
+        Report,
+        {**values, "format": FORMAT} if version is None or (type(version) is int and version == 1) else values,
+        path,
+        ADVICE,
+    )
 
 
 def _writer(values: dict[str, Any]) -> str:

@@ -228,7 +228,7 @@ def test_the_environment_is_scrubbed(isolation, monkeypatch):
 
 def test_consent_is_needed():
     for options in ({}, {"confirm_run_unsafe_code": False}):
-        with pytest.raises(ConfigurationError, match="--confirm-run-unsafe-code"):
+        with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
             run_programs([program("")], **options)
 
 
@@ -601,7 +601,7 @@ def test_packages_that_cannot_be_allowed_are_refused(isolation):
         "../numpy": "is not the plain name of a package",
         "__main__": "'__main__' is not the plain name of a package",
         "numpy,": "'' is not the plain name of a package",
-        "jinja2": "jinja2 needs markupsafe, which must be allowed as well (--allow-packages jinja2,markupsafe)",
+        "jinja2": "jinja2 needs markupsafe, which must be allowed as well (`allow_packages`: jinja2,markupsafe)",
     }.items():
         with pytest.raises(ConfigurationError) as error:
             run(isolation, program("def f(x): return x + 1"), allow_packages=names)

@@ -70,7 +70,11 @@ def test_answers_that_are_not_wrong_are_counted_apart():
     ]
     counts = Counts()
     choose([TESTED] * 3, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
-    assert counts.rejected == {"imports numpy (see --allow-packages)": 1, "cannot be judged": 1, "fails its tests": 1}
+    assert counts.rejected == {
+        "imports numpy (see `recovery.allow_packages`)": 1,
+        "cannot be judged": 1,
+        "fails its tests": 1,
+    }
 
 
 def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
@@ -80,7 +84,7 @@ def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):
         faults([Program(code, TEST, "double")], packages, cache, ticks.append)
         for packages in ((), ("numpy",), (), ("numpy",))
     ]
-    assert found == [["imports numpy (see --allow-packages)"], [None]] * 2
+    assert found == [["imports numpy (see `recovery.allow_packages`)"], [None]] * 2
     assert (cache.made, cache.reused, ticks) == (2, 2, [1] * 4)
 
 
