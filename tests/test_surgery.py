@@ -175,3 +175,11 @@ def test_a_plan_of_another_model_is_refused(change, message):
     plan, _ = plan_for(model)
     with pytest.raises(FlabError, match=message):
         operate(model, family_for(model.config), PruningPlan(**{**vars(plan), **change}))
+
+
+@pytest.mark.parametrize("weights", [{}, {"model.layers.0.mlp.experts.down_proj": torch.zeros(1, 32, 8)}])
+def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
+    model = tiny_model("llama")
+    plan = plan_of(None, [0, 1], {}, kept_experts={0: [0], 1: [0]}, weights=weights)
+    with pytest.raises(FlabError, match="does not fit this model: it keeps experts, and the model has none"):
+        operate(model, family_for(model.config), plan)
