@@ -10,7 +10,7 @@ demo: $(BIN)/python
 	$(BIN)/optimum-cli flab prune -m flab-demo demo-out --overwrite --target-ratio 0.5 --prompt 'def fibonacci(n):'
 
 # One test process per core, each on one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -n auto --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet -n logical --maxprocesses 8 --dist worksteal
 
 # What every change must pass: style, types, docstrings, and tests of one of each kind; a few minutes.
 test: quality
