@@ -825,6 +825,7 @@ def test_a_broken_task_file_is_named(tmp_path):
         load("mine", include_path=tmp_path)
 
 
+@pytest.mark.thorough
 def test_tasks_of_lm_eval_are_found_ours_win_and_those_that_run_code_are_refused(tmp_path):
     # one test for the index of lm-eval's own tasks, which takes seconds to read
     from optimum_flab.evaluation import catalog
