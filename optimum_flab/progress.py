@@ -107,6 +107,13 @@ def progress(description: str, total: int | None, unit: str, **options: Any) -> 
         yield bar.update
 
 
+def say(text: str) -> None:
+    """A line on standard error, above the bars that are shown."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 12 s`, `2 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)

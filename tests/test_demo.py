@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from optimum_flab.cache import cache_root
-from optimum_flab.checkpoints.demo import DEMO_NAME, DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model, file_sha256
+from optimum_flab.checkpoints.demo import DEMO_NAME, DEMO_PACKAGES, DEMO_SHA256, assemble, demo_model
 from optimum_flab.errors import FlabError
+from optimum_flab.hashing import file_sha256
 
 
 CONTENT = [b"GGUF" + bytes(range(256)) * 10, b"second", b"third"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..cache import cache_root
 from ..errors import FlabError
+from ..hashing import file_sha256
 from ..records.atomic import write_atomically
 
 
@@ -73,15 +74,6 @@ def assemble(packages: Sequence[str], sha256: str, target: Path) -> None:
             f"{target} cannot be written ({error.strerror or error}); free some space, or set HF_HOME to another"
             " folder"
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _part(package: str) -> Path:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
+from ..hashing import digest_of
 from ..progress import progress
 from ..records.pieces import Pieces
-from ..records.work import Stage, WorkFolder, digest_of
+from ..records.work import Stage, WorkFolder
 from ..running.generation import model_identity
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape, shape_of
@@ -122,7 +123,7 @@ def choose_shape(on: Calibrated, tokens: TokenChoice, texts: TextSets, rows: lis
         on ([`Calibrated`]): the dense model, on the natural vocabulary's pieces.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
         texts ([`TextSets`]): whose validation texts compare.
-        rows (`list[list[Shape]]`): see [`~pruning.limits.asked_shapes`]; a single shape is taken as it is.
+        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is taken as it is.
     """
     with closing(LayerChoice(on, tokens.natural)) as layers:
         return _chosen(on, tokens, texts, rows, layers, ExpertChoice(on))

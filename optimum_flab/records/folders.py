@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ..errors import ConfigurationError, FlabError
 from .atomic import LEFT_OVER
+from .locks import locked
 
 
 # In this hidden folder a run writes, under these names. It lies in the output folder where that is there already (a
 # mount point cannot be renamed, and its parent need not be writable), else beside it.
 WORK = ".flab-output"
-LOCK, NEW, READY, OLD = "lock", "new", "ready", "old"
+NEW, READY, OLD = "new", "ready", "old"
 # what file systems and desktops put into folders: neither in the way nor moved
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
 # a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
@@ -168,14 +169,8 @@ class OutputFolder:
 
     def _reserve(self) -> None:
         self._made = [parent for parent in self._work.parents if not parent.exists()]
-        self._lock = FileLock(self._work / LOCK)
         try:
-            while True:
-                self._work.mkdir(parents=True, exist_ok=True)
-                self._take(self._lock)
-                if (self._work / LOCK).exists() or not self._lock.is_locked:
-                    return
-                self._lock.release()  # the run that had it ended, and took the file along
+            self._lock = locked(self._work, self._refuse)
         except OSError as error:
             self._remove_parents()
             where = self._work if self._work.exists() else self._work.parent
@@ -186,19 +181,12 @@ class OutputFolder:
 
     def _clear(self, beside: Path) -> None:
         """Removes what a run left that began when the folder was not there; refuses if it is still at work."""
-        lock = FileLock(beside / LOCK)
-        self._take(lock)
+        lock = locked(beside, self._refuse)
         shutil.rmtree(beside, ignore_errors=True)
         lock.release()
 
-    def _take(self, lock: FileLock) -> None:
-        try:
-            with suppress(NotImplementedError):  # a file system without locks
-                lock.acquire(blocking=False)
-        except Timeout:
-            raise FlabError(
-                f"another run is writing to output folder {self.named}; wait until it ends, or name another"
-            ) from None
+    def _refuse(self, lock: FileLock) -> None:
+        raise FlabError(f"another run is writing to output folder {self.named}; wait until it ends, or name another")
 
     def _release(self) -> None:
         if self._is_settled():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import FlabError
+from ..progress import say
 from .atomic import LEFT_OVER, write_atomically
 
 
@@ -64,10 +64,8 @@ class Pieces:
             )
         return self._parts[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._memory or (self.folder is not None and self._path(name).is_file())
-
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """How many there are, those of all parts included."""
         return len(self._memory) + (len(list(self.folder.rglob(f"*{SUFFIX}"))) if self.folder is not None else 0)
 
     def read(self, name: str, only: str = "") -> Piece | None:
@@ -79,7 +77,7 @@ class Pieces:
         if name in self._memory:
             piece = self._memory[name]
             return Piece({key: value for key, value in piece.tensors.items() if key.startswith(only)}, piece.facts)
-        if name not in self:
+        if self.folder is None or not self._path(name).is_file():
             return None
         try:
             with safe_open(self._path(name), framework="pt") as file:
@@ -88,7 +86,7 @@ class Pieces:
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
                 return Piece(tensors, json.loads(file.metadata()[FACTS]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            print(f"{self._path(name)} is damaged; what it held is done again", file=sys.stderr)
+            say(f"{self._path(name)} is damaged; what it held is done again")
             self._path(name).unlink(missing_ok=True)
             return None
 
@@ -133,7 +131,7 @@ class Pieces:
             self._on_write()
         except (OSError, SafetensorError) as error:
             if not self._memory:
-                print(f"{path} cannot be written ({error}); a run that is interrupted cannot go on", file=sys.stderr)
+                say(f"{path} cannot be written ({error}); a run that is interrupted cannot go on")
             self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)
 
     def forget_unfinished(self) -> None:

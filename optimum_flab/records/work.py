@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,16 +16,18 @@ from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from tqdm import tqdm
 
+from ..hashing import digest_of, file_sha256
+from ..progress import say
 from .atomic import write_atomically
+from .locks import LOCK, locked
 from .pieces import Pieces
 
 
 FORMAT = 1  # of the work folder
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
 KEPT_DAYS = 30  # after the last run that asked for it
-INPUTS, SECONDS, CHECKSUM, LOCK = "inputs.json", "seconds", "checksum", "lock"
+INPUTS, SECONDS, CHECKSUM = "inputs.json", "seconds", "checksum"
 VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
 MOST_NAMED = 3
 T = TypeVar("T")
@@ -48,11 +48,6 @@ class Stage(Generic[T]):
     load: Callable[[Path], T]
 
 
-def digest_of(values: Any) -> str:
-    """Hex SHA-256 of what JSON can hold, whatever the order of its fields."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 class WorkFolder:
     """The values of stages, each in a folder named by the hash of everything that decides it.
 
@@ -65,9 +60,8 @@ class WorkFolder:
         seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
     """
 
-    def __init__(self, root: Path, *, resume: bool = True, say: Callable[[str], None] | None = None):
-        self._say = say or (lambda text: tqdm.write(text, file=sys.stderr))
-        self._resume = resume
+    def __init__(self, root: Path, *, resume: bool = True, say: Callable[[str], None] = say):
+        self._say, self._resume = say, resume
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
         self.seconds: dict[str, float] = {}
@@ -91,12 +85,18 @@ class WorkFolder:
         """
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
         folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
+
+        def wait(lock: FileLock) -> None:
+            self._say(f"{stage.name}: another run is making the same in {folder}; waiting for it")
+            lock.acquire()
+
         try:
-            lock = self._reserved(folder, stage.name)
+            lock = locked(folder, wait)
         except OSError as error:
             return self._unkept(stage, make, start, error)
         try:
             try:
+                os.utime(folder)
                 if not self._resume and folder not in self._used.get(stage.name, ()):
                     _empty(folder)
                 found = self._kept(stage, folder)
@@ -145,8 +145,8 @@ class WorkFolder:
 
         pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()), (folder.name,))
         pieces.forget_unfinished()
-        if len(pieces):
-            self._say(f"{stage.name}: goes on after the {len(pieces)} pieces that are finished in {folder}")
+        if finished := pieces.count():
+            self._say(f"{stage.name}: goes on after the {finished} pieces that are finished in {folder}")
         elif not (folder / INPUTS).exists() and (other := self._nearest(stage.name, inputs)):
             self._say(f"{stage.name}: made anew, since {other}")
         with suppress(OSError):
@@ -165,27 +165,6 @@ class WorkFolder:
             return value
         pieces.clear()
         return value
-
-    def _reserved(self, folder: Path, name: str) -> FileLock:
-        """The lock of a value's folder: one run at a time makes it, and another one that needs it waits, and uses it.
-
-        Raises:
-            `OSError`: the folder cannot be written.
-        """
-        lock = FileLock(folder / LOCK)
-        while True:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                self._say(f"{name}: another run is making the same in {folder}; waiting for it")
-                lock.acquire()
-            except NotImplementedError:  # a file system without locks
-                return lock
-            if (folder / LOCK).exists():
-                os.utime(folder)
-                return lock
-            lock.release()  # the run that had it removed it with its folder
 
     def _nearest(self, name: str, inputs: Mapping[str, Any]) -> str | None:
         """What the nearest kept value of this stage and this model was made with instead."""
@@ -241,9 +220,14 @@ def _inputs(folder: Path) -> dict[str, Any] | None:
 
 def _remove(folder: Path) -> None:
     """Removes a value with its folder, unless a run holds it."""
-    with suppress(OSError, Timeout, NotImplementedError):
-        with FileLock(folder / LOCK, blocking=False):
-            shutil.rmtree(folder, ignore_errors=True)
+
+    def leave(lock: FileLock) -> None:
+        raise Timeout(lock.lock_file)
+
+    with suppress(OSError):  # a timeout is one too
+        lock = locked(folder, leave)
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def _empty(folder: Path) -> None:
@@ -255,12 +239,7 @@ def _empty(folder: Path) -> None:
 
 def _checksum(folder: Path) -> str:
     """Hex SHA-256 of the files of a value."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest() if sys.version_info >= (3, 11) else file.read())
-    return digest.hexdigest()
+    return digest_of([[path.name, file_sha256(path)] for path in sorted(folder.iterdir())])
 
 
 def _seconds(folder: Path) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
 from ..errors import FlabError
+from ..hashing import digest_of
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
 from ..records.report import ClosedForm, HeldOut
@@ -147,7 +146,7 @@ def run_key(work: Work, pruned_hash: str, settings: RecoverySettings, data: Data
         "settings": settings.model_dump(exclude=DECIDE_NOTHING),
         "steps": sizes.steps,
     }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    return digest_of(values)[:32]
 
 
 def _estimate(
@@ -218,7 +217,7 @@ def _cached(
 ) -> tuple[CachedTeacher, CachedTeacher]:
     teacher = DenseTeacher(dense, work.family, work.plan.kept_tokens)
     k = min(settings.top_k, teacher.head.weight.shape[0])
-    vocabulary = hashlib.sha256(json.dumps(work.plan.kept_tokens).encode()).hexdigest()
+    vocabulary = digest_of(work.plan.kept_tokens)
     identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
     rows = CachedTeacher(folder, data.rows.tokens, identity, k)
     validation = CachedTeacher(folder, data.validation.tokens, identity, k)

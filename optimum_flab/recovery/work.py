@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
 from ..families import Family
-from ..progress import progress
+from ..progress import progress, say
 from ..records.plan import PruningPlan
 from ..stopwatch import Stopwatch
 
@@ -47,7 +45,7 @@ class Steps(Stopwatch):
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+            say(text)
 
     @contextmanager
     def bar(self, description: str, total: int, unit: str) -> Iterator[Callable[..., Any]]:

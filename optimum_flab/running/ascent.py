@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -60,11 +60,18 @@ class Ascent:
         if generator is not None:
             generator.set_state(piece.tensors["generator"])
 
-    def layers(self, number: int) -> Iterator[int]:
-        """The indices of the layers that are not done yet; each is done when the next is asked for."""
-        for index in range(self._start, number):
-            yield index
-            self._keep(index + 1)
+    def layers(self, number: int, tick: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """The indices of the layers that are not done yet; each is done when the next is asked for.
+
+        Args:
+            number (`int`): of layers.
+            tick (`Callable`): called for every layer that is done.
+        """
+        for index in range(number):
+            if index >= self._start:
+                yield index
+                self._keep(index + 1)
+            tick()
 
     @property
     def done(self) -> range:

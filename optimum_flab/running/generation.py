@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..compat import attention_of, experts_of
 from ..errors import FlabError
+from ..hashing import digest_of
 from ..records.atomic import write_atomically
 from ..vocabulary import tokenizer_hash
 
@@ -41,7 +41,7 @@ class BatchCache:
 
     def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
         """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        digest = digest_of(key)
         path = self.folder / digest[:2] / f"{digest}.json"
         found = self._read(path)
         if found is not None:
@@ -237,4 +237,4 @@ def config_hash(model: PreTrainedModel) -> str:
     config = model.config.to_diff_dict()
     for name in ("_name_or_path", "transformers_version", "dtype"):
         config.pop(name, None)
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    return digest_of(config)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from .section import VerbSection
+from .section import Dtype, VerbSection
 
 
 class BenchSettings(VerbSection):
@@ -31,14 +31,7 @@ class BenchSettings(VerbSection):
         default=None,
         description="three-letter ISO code of the country whose electricity is used (default: the world average)",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="number format of the computation (default: each model's own)"
-    )
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _name_of_dtype(cls, value: Any) -> Any:
-        return value if value is None else str(value).removeprefix("torch.")
+    dtype: Dtype = Field(default=None, description="number format of the computation (default: each model's own)")
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import ConfigurationError
-from .section import Sources, VerbSection
+from .section import Dtype, Sources, VerbSection
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is no task of lm-eval's
@@ -58,7 +58,7 @@ class EvaluationSettings(VerbSection):
     )
     batch_size: int = Field(default=16, ge=1, description="requests per batch")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    dtype: Dtype = Field(
         default=None,
         description="number format of the computation (default: that of the weights; for divergence float32)",
     )
@@ -84,11 +84,6 @@ class EvaluationSettings(VerbSection):
         if not isinstance(value, Mapping):
             raise ValueError("is not a mapping from tasks to files, such as {'humaneval': 'x.jsonl'}")
         return value
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _name_of_dtype(cls, value: Any) -> Any:
-        return value if value is None else str(value).removeprefix("torch.")
 
     @model_validator(mode="after")
     def _refuse_data_of_other_tasks(self) -> EvaluationSettings:

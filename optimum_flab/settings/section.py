@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -25,7 +25,12 @@ def _as_sources(value: Any) -> Any:
     return [_as_text(item) for item in values] if isinstance(values, (list, tuple)) else value
 
 
+def _name_of_dtype(value: Any) -> Any:
+    return value if value is None else str(value).removeprefix("torch.")
+
+
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"] | None, BeforeValidator(_name_of_dtype)]
 
 
 class Section(BaseModel):
@@ -54,12 +59,8 @@ class VerbSection(Section):
             raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
-        before = self.__dict__.get(name)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError as error:
-            self.__dict__[name] = before  # it was set before the fields were checked together
-            raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
+        type(self)(**{**dict(self), name: value})  # refused before it is set
+        super().__setattr__(name, value)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Self:

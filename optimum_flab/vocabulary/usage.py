@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..hashing import digest_of
 
 
 if TYPE_CHECKING:
@@ -140,4 +141,4 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     for name in ("padding", "truncation"):  # left behind by the last call
         backend.pop(name, None)
     state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()
+    return digest_of(state)

@@ -172,44 +172,29 @@ def _mean_turn(
     return (turns / count).tolist()
 
 
-def _block_influence(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    batch_size: int,
-    head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
-    pieces: Pieces | None = None,
-) -> Iterator[Removal]:
-    turns = _mean_turn(
-        model, family, tokens, batch_size, lambda batch: batch.mask, tick, Pieces() if pieces is None else pieces
-    )
-    return _ranked(model, family, turns)
-
-
 def _last_of_document(batch: PackedTokens) -> torch.Tensor:
     last = batch.mask.clone()
     last[:, :-1] &= ~(batch.mask[:, 1:] & (batch.position_ids[:, 1:] > 0))
     return last
 
 
-def _last_token_cosine(
+def _by_turn(
+    counted: Callable[[PackedTokens], torch.Tensor],
     model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
     head: OutputHead,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
     pieces: Pieces | None = None,
 ) -> Iterator[Removal]:
-    turns = _mean_turn(
-        model, family, tokens, batch_size, _last_of_document, tick, Pieces() if pieces is None else pieces
-    )
-    return _ranked(model, family, turns)
+    """First the layers that turn the hidden states least, over the positions that `counted` marks."""
+    pieces = Pieces() if pieces is None else pieces
+    return _ranked(model, family, _mean_turn(model, family, tokens, batch_size, counted, tick, pieces))
 
 
 CRITERIA = {
     "divergence": LayerCriterion(greedy_divergence),
-    "block-influence": LayerCriterion(_block_influence),
-    "last-token-cosine": LayerCriterion(_last_token_cosine),
+    "block-influence": LayerCriterion(partial(_by_turn, lambda batch: batch.mask)),
+    "last-token-cosine": LayerCriterion(partial(_by_turn, _last_of_document)),
 }

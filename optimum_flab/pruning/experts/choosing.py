@@ -84,9 +84,7 @@ def rank_experts(
     pieces, layers = Pieces() if pieces is None else pieces, family.decoder_layers(model)
     ascent = Ascent(pieces, generator, family.pruned_layers(model), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for _ in ascent.done:
-        tick()
-    for index in ascent.layers(len(layers)):
+    for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         mixed = family.has_experts(layer)
         noting: AbstractContextManager[list[Routed]] = routed(family, layer) if mixed else nullcontext([])
@@ -101,7 +99,6 @@ def rank_experts(
                     " check the checkpoint"
                 )
             pieces.write(layer_piece(index), {"scores": score(use, generator)})
-        tick()
     return {index: pieces.finished(layer_piece(index)).tensors["scores"] for index in family.pruned_layers(model)}
 
 

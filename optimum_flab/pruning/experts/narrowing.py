@@ -184,9 +184,7 @@ def _upwards(
     ascent = Ascent(pieces, generator, mixed, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     cut_layers = CutLayers(model, family, _number(kept_experts))
-    for _ in ascent.done:
-        tick()
-    for index in ascent.layers(len(layers)):
+    for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         kwargs = [x.kwargs[index] for x in inputs]
         if index in kept_layers and not family.has_experts(layer):
@@ -205,4 +203,3 @@ def _upwards(
                 weights = narrow_layers.weights(index, {**kept, "neuron": narrow.kept}, narrow.weight)
                 after = narrow_layers.run_all(index, weights, streams, kwargs)
             streams[:] = after
-        tick()

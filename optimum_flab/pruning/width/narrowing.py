@@ -124,9 +124,7 @@ def survey(
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(pieces, generator, range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for _ in ascent.done:
-        tick()
-    for index in ascent.layers(len(layers)):
+    for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         statistics = _empty_statistics(family, layer)
         if needed:
@@ -146,7 +144,6 @@ def survey(
         keep_layer(pieces, index, chosen)
         del statistics, chosen
         trim_heap()  # what is kept of a layer lies between what it took to decide it
-        tick()
     return {width: DecidedLayers(pieces, width, range(len(layers)), model.device) for width in widths}
 
 
@@ -194,13 +191,10 @@ def narrow(
     scale = family.block.scale(model.config)
     done = [index for index in ascent.done if index in kept_layers]
     decided = dict(DecidedLayers(pieces, width, done, model.device))
-    for _ in ascent.done:
-        tick()
-    for index in ascent.layers(len(layers)):
+    for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         if index not in kept_layers:
             dense[:] = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
-            tick()
             continue
         statistics = _empty_statistics(family, layer)
         out = family.ffn_out(layer)
@@ -235,5 +229,4 @@ def narrow(
         decided[index] = chosen
         keep_layer(pieces, index, {width: chosen})
         trim_heap()
-        tick()
     return decided
