@@ -14,10 +14,10 @@ from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import ConfigurationError, FlabError
 from .hub.terms import base_card_of
-from .pruned import beside, check_as_written, check_space, output_folder, read_pruned, write_pruned
+from .pruned import as_loaded, check_as_written, check_space, output_folder, read_pruned, write_pruned
 from .pruning.limits import check_sizes
 from .pruning.result import PrunedModel
-from .pruning.run import pruned_by, pruned_by_plan
+from .pruning.run import apply_plan, prune
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import report_summary
@@ -135,7 +135,7 @@ class FlabOptimizer:
         config.validate()
         self.dense.check_in_memory()
         work = WorkFolder(Path(cache_dir or cache_root("pruning")).expanduser(), resume=resume)
-        self.pruned = pruned_by(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
+        self.pruned = prune(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
         return self.pruned
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
@@ -144,7 +144,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
-        self.pruned = pruned_by_plan(self.dense, plan, base_card_of(self.dense.folder))
+        self.pruned = apply_plan(self.dense, plan, base_card_of(self.dense.folder))
         return self.pruned
 
     output = staticmethod(output_folder)
@@ -291,7 +291,7 @@ class FlabOptimizer:
 
         if self.pruned is None:
             return evaluate(self.dense, settings, **options)
-        return evaluate(beside(self.pruned, self.dense), settings, baseline=self.dense, **options)
+        return evaluate(as_loaded(self.pruned, self.dense), settings, baseline=self.dense, **options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

@@ -73,7 +73,7 @@ def check_as_written(loaded: LoadedModel) -> None:
         )
 
 
-def beside(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
+def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     """A copy of a pruned model on the device of its dense model and in its dtype, to be judged beside it."""
     model = copy_in(pruned.model, dense.model.device, dense.model.dtype)
     model.generation_config = pruned.model.generation_config

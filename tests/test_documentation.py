@@ -119,3 +119,24 @@ def test_the_search_for_documented_arguments_finds_them():
 
     assert documented(function.__doc__) == ["one", "two", "rest", "gone"]
     assert set(documented(function.__doc__)) - names_of(function) == {"gone"}
+
+
+LINK = re.compile(r"\[`~(?:optimum_flab\.)?([\w.]+)`\]")
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name, from the top of the package, is one of its modules or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        module = f"optimum_flab.{'.'.join(parts[:length])}"
+        if module in NAMES:
+            value = importlib.import_module(module)
+            for part in parts[length:]:
+                value = getattr(value, part, None)
+            return value is not None
+    return hasattr(optimum_flab, parts[0])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "optimum_flab").rglob("*.py")), ids=lambda path: path.name)
+def test_what_a_docstring_links_to_exists(path):
+    assert [name for name in LINK.findall(path.read_text(encoding="utf-8")) if not exists(name)] == []

@@ -96,12 +96,12 @@ def stage(
         folder (`Path`): of the pruned model.
         repo_id (`str`): where it goes, with its owner.
         revision (`str`, *optional*): the branch it goes to; `main` by default.
-        include (`Sequence[str]`): further files, see [`~selection.select_files`].
+        include (`Sequence[str]`): further files, see [`~hub.selection.select_files`].
         remote_card (`str`, *optional*): the card that is there already.
         answers ([`Answers`]): base model and licence, where the files do not say.
         overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
-        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~leaderboards`];
+        benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~hub.leaderboards`];
             without it no score is sent in the form that leaderboards collect.
         largest_file (`int`): most bytes of a file.
 

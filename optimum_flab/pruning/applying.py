@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..records.plan import PruningPlan
 from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
-from ..texts.sets import TextSets, texts_hash
+from ..texts.sets import texts_hash
 from .vocabulary import tokenizer_of
 
 
@@ -58,24 +58,23 @@ def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, Pre
 
 def held_out_cost(
     dense: LoadedModel,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: PruningPlan,
-    texts: TextSets,
+    pruned: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    kept_tokens: Sequence[int] | None,
+    texts: Sequence[str],
     data: DataSettings,
-    inputs: Mapping[str, Any],
+    decided_by: Mapping[str, Any],
     work: WorkFolder,
 ) -> HeldOut:
-    """What pruning cost on text that decided nothing.
+    """What pruning cost on texts that decided nothing, kept by what decides it.
 
     Args:
-        inputs (`Mapping[str, Any]`): everything that decided the plan.
+        kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        decided_by (`Mapping[str, Any]`): everything that decided the pruned model.
     """
-    held_out = [document.text for document in texts.held_out]
     return work.made(
         STAGE,
-        {**inputs, "held_out": texts_hash(held_out)},
+        {**decided_by, "held_out": texts_hash(texts)},
         lambda pieces: measure_held_out(
-            dense.model, dense.tokenizer, model, tokenizer, dense.family, plan.kept_tokens, held_out, data, pieces
+            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces
         ),
     )

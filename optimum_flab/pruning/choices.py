@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from ..checkpoints.loading import LoadedModel
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..progress import progress
@@ -22,12 +21,10 @@ from ..records.pieces import Pieces
 from ..running.experts import chosen_experts
 from ..sizes import shape_of
 from ..texts.packing import PackedTokens
-from ..texts.sets import TextSets
 from .depth import CRITERIA as LAYER_CRITERIA
 from .depth import Removal
 from .experts import CRITERIA as EXPERT_CRITERIA
 from .experts import narrow_experts, rank_experts, survey_experts
-from .vocabulary import TokenChoice
 from .width import CRITERIA as FFN_CRITERIA
 from .width.narrowing import NarrowLayer, narrow, survey
 
@@ -61,21 +58,6 @@ class Calibrated:
     config: FlabPrunerConfig
     tokens: PackedTokens
     pieces: Pieces = field(default_factory=Pieces)
-
-    @classmethod
-    def of(
-        cls,
-        dense: LoadedModel,
-        config: FlabPrunerConfig,
-        texts: TextSets,
-        tokens: TokenChoice,
-        kept: np.ndarray,
-        pieces: Pieces,
-    ) -> Calibrated:
-        """A dense model on the calibration texts, in the pieces of the tokens that are kept."""
-        data = config.data
-        packed = tokens.packed(kept, texts.calibration, data.sequence_length, data.calibration_tokens)
-        return cls(dense.model, dense.family, config, packed, pieces)
 
     @property
     def layers(self) -> int:

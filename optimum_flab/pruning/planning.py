@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints.loading import LoadedModel
 from ..records.pieces import Pieces
 from ..records.plan import PruningPlan
 from ..records.work import Stage, WorkFolder
-from ..settings.configuration import FlabPrunerConfig
-from ..texts.sets import TextSets
 from .choices import Calibrated, narrowed
+from .inputs import PruningInputs
 from .search import ChosenShape
-from .vocabulary import TokenChoice
 
 
 def _load(folder: Path) -> PruningPlan:
@@ -30,29 +27,22 @@ STAGE = Stage("plan", PruningPlan.save, _load)
 
 
 def decided_plan(
-    dense: LoadedModel,
-    config: FlabPrunerConfig,
-    texts: TextSets,
-    tokens: TokenChoice,
-    chosen: ChosenShape,
-    dtype: torch.dtype,
-    inputs: Mapping[str, Any],
-    work: WorkFolder,
+    asked: PruningInputs, chosen: ChosenShape, dtype: torch.dtype, decided_by: Mapping[str, Any], work: WorkFolder
 ) -> PruningPlan:
     """Decides the neurons of the chosen shape, and writes down all that stays.
 
     Args:
         dtype (`torch.dtype`): of the pruned weights.
-        inputs (`Mapping[str, Any]`): everything that decides the plan.
+        decided_by (`Mapping[str, Any]`): everything that decides the plan.
     """
-    kept = tokens(chosen.shape["vocab"])
+    kept = asked.tokens(chosen.shape["vocab"])
 
     def decide(pieces: Pieces) -> PruningPlan:
-        on = Calibrated.of(dense, config, texts, tokens, kept, pieces)
-        return _plan(on, kept, chosen, dtype, inputs["model"]["weights"], texts.corpus_hash)
+        on = asked.calibrated(kept, pieces)
+        return _plan(on, kept, chosen, dtype, decided_by["model"]["weights"], asked.texts.corpus_hash)
 
-    plan = work.made(STAGE, inputs, decide)
-    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=config.to_dict())
+    plan, dense = work.made(STAGE, decided_by, decide), asked.dense
+    return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=asked.config.to_dict())
 
 
 def _plan(
@@ -62,6 +52,7 @@ def _plan(
     experts = {layer: torch.tensor(indices) for layer, indices in chosen.kept_experts.items()}
     layers = narrowed(on, chosen.shape["neuron"], kept_layers, experts)
     return PruningPlan(
+        # what it was called is no part of what is decided, and written in when the plan is taken
         base_model="",
         base_revision=None,
         base_hash=base_hash,

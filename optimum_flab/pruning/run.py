@@ -22,16 +22,17 @@ from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
 from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
+from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
-from .search import ChosenShape, chosen_shape, decided_by
+from .search import ChosenShape, chosen_shape
 from .texts import divided_texts
 from .vocabulary import token_choice
 
 
-def pruned_by(
+def prune(
     dense: LoadedModel,
     config: FlabPrunerConfig,
     dtype: torch.dtype,
@@ -55,19 +56,23 @@ def pruned_by(
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    inputs = decided_by(dense, config, texts, tokens)
-    chosen = chosen_shape(dense, config, texts, tokens, shapes, inputs, work)
-    inputs |= {"dtype": str(dtype), "shape": chosen.hash}
-    plan = decided_plan(dense, config, texts, tokens, chosen, dtype, inputs, work)
-    tokenizer = tokens.pruned(plan.kept_tokens)
-    natural, changed = len(tokens.natural), tokens.changed(texts.corpus, plan.kept_tokens)
+    asked = PruningInputs(dense, config, texts, tokens)
+    decided_by = asked.identity()
+    chosen = chosen_shape(asked, shapes, decided_by, work)
+    decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
+    plan = decided_plan(asked, chosen, dtype, decided_by, work)
+    tokenizer, changed = tokens.of_plan(plan.kept_tokens), tokens.changed(texts.corpus, plan.kept_tokens)
+    natural = len(tokens.natural)
     # a choice of tokens knows the merges of its tokenizer, hundreds of megabytes for the largest
-    del tokens
+    del asked, tokens
     give_back_memory()
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan)
-    inputs |= {"pruned": weights_hash(model)}
-    held_out = held_out_cost(dense, model, tokenizer, plan, texts, config.data, inputs, work)
+    decided_by |= {"pruned": weights_hash(model)}
+    held_out_texts = [document.text for document in texts.held_out]
+    held_out = held_out_cost(
+        dense, (model, tokenizer), plan.kept_tokens, held_out_texts, config.data, decided_by, work
+    )
     report = build_report(
         dense,
         dense.family,
@@ -79,12 +84,12 @@ def pruned_by(
         texts=text_counts(texts, changed),
         datasets=texts.datasets,
         card=card,
-        weights_sha256=inputs["pruned"],
+        weights_sha256=decided_by["pruned"],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
 
-def pruned_by_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = None) -> PrunedModel:
+def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = None) -> PrunedModel:
     """Prunes as a plan says, without any search.
 
     Args:

@@ -9,20 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..checkpoints.hashes import dense_hash
-from ..checkpoints.loading import LoadedModel
 from ..hashing import digest_of
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
-from ..running.generation import model_identity
-from ..settings.configuration import FlabPrunerConfig
 from ..sizes import Shape, shape_of
-from ..texts.sets import TextSets
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
 from .depth import Removal
+from .inputs import PruningInputs
 from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
-from .vocabulary import TokenChoice
 
 
 @dataclass(frozen=True)
@@ -80,88 +75,48 @@ STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
 
 
 def chosen_shape(
-    dense: LoadedModel,
-    config: FlabPrunerConfig,
-    texts: TextSets,
-    tokens: TokenChoice,
-    rows: list[list[Shape]],
-    inputs: Mapping[str, Any],
-    work: WorkFolder,
+    asked: PruningInputs, rows: list[list[Shape]], decided_by: Mapping[str, Any], work: WorkFolder
 ) -> ChosenShape:
-    """What [`choose_shape`] finds, kept by what decides it.
+    """Measures the shapes that are worth comparing, and decides which layers and experts go; kept by what decides it.
 
     Args:
-        inputs (`Mapping[str, Any]`): see [`decided_by`].
+        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is taken as it is.
+        decided_by (`Mapping[str, Any]`): everything that decides the shape.
     """
 
     def choose(pieces: Pieces) -> ChosenShape:
-        return choose_shape(Calibrated.of(dense, config, texts, tokens, tokens.natural, pieces), tokens, texts, rows)
+        on = asked.calibrated(asked.tokens.natural, pieces)
+        with closing(LayerChoice(on, asked.tokens.natural)) as layers:
+            return _chosen(asked, on, rows, layers, ExpertChoice(on))
 
-    return work.made(STAGE, inputs, choose)
-
-
-def decided_by(dense: LoadedModel, config: FlabPrunerConfig, texts: TextSets, tokens: TokenChoice) -> dict[str, Any]:
-    """Everything that decides a shape. Texts are known by their hash, and recovery comes later."""
-    identity = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
-    settings = {name: value for name, value in config.to_dict().items() if name != "recovery"}
-    elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens"}
-    settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
-    return {
-        "model": {name: identity.pop(name) for name in ("weights", "tokenizer")},
-        "family": digest_of(dense.family.model_dump(mode="json")),
-        "computation": identity,
-        "settings": settings,
-        "texts": texts.deciding_hash,
-        "vocabulary": tokens.hash,
-    }
-
-
-def choose_shape(on: Calibrated, tokens: TokenChoice, texts: TextSets, rows: list[list[Shape]]) -> ChosenShape:
-    """Measures the shapes that are worth comparing, and decides which layers and experts go.
-
-    Args:
-        on ([`Calibrated`]): the dense model, on the natural vocabulary's pieces.
-        tokens ([`TokenChoice`]): the tokens that stay at each size.
-        texts ([`TextSets`]): whose validation texts compare.
-        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is taken as it is.
-    """
-    with closing(LayerChoice(on, tokens.natural)) as layers:
-        return _chosen(on, tokens, texts, rows, layers, ExpertChoice(on))
+    return work.made(STAGE, decided_by, choose)
 
 
 def _chosen(
-    on: Calibrated,
-    tokens: TokenChoice,
-    texts: TextSets,
-    rows: list[list[Shape]],
-    layers: LayerChoice,
-    experts: ExpertChoice,
+    asked: PruningInputs, on: Calibrated, rows: list[list[Shape]], layers: LayerChoice, experts: ExpertChoice
 ) -> ChosenShape:
-    shape, candidates = natural_shape(rows[0], len(tokens.natural)), list[Candidate]()
+    shape, candidates = natural_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
     if len(rows) > 1 or len(rows[0]) > 1:
-        candidates = _measured(on, rows, shape, texts, tokens, layers, experts)
+        candidates = _measured(asked, on, rows, shape, layers, experts)
         shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
-    removed = layers.removed(shape["layer"])
-    kept_experts = experts(shape.get("expert"))
-    chosen = ChosenShape(shape, removed, {}, candidates)
-    stay = chosen.kept_layers(on.layers)
-    kept = {layer: kept_experts[layer].tolist() for layer in stay if layer in kept_experts}
-    return ChosenShape(shape, removed, kept, candidates)
+    removed, kept = layers.removed(shape["layer"]), experts(shape.get("expert"))
+    gone = {removal.layer for removal in removed}
+    kept_experts = {layer: indices.tolist() for layer, indices in kept.items() if layer not in gone}
+    return ChosenShape(shape, removed, kept_experts, candidates)
 
 
 def _measured(
+    asked: PruningInputs,
     on: Calibrated,
     rows: list[list[Shape]],
     first: Shape,
-    texts: TextSets,
-    tokens: TokenChoice,
     layers: LayerChoice,
     experts: ExpertChoice,
 ) -> list[Candidate]:
     widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
     neurons, pieces = NeuronChoice(on, sorted(widths)), on.pieces.part("candidates")
-    data = on.config.data
-    size = sum(len(document.text.encode("utf-8")) for document in texts.validation)
+    data, tokens, texts = on.config.data, asked.tokens, asked.texts.validation
+    size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
         def measure(shape: Shape) -> Candidate:
@@ -171,7 +126,7 @@ def _measured(
                 return _candidate(done.facts["candidate"])
             removed = [removal.layer for removal in layers.removed(shape["layer"])]
             kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
-            text = ValidationText(kept.tolist(), tokens.packed(kept, texts.validation, data.sequence_length), size)
+            text = ValidationText(kept.tolist(), tokens.packed(kept, texts, data.sequence_length), size)
             kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
             candidate = measure_shape(
                 on.model, on.family, shape, removed, narrow, text, data.batch_size, kept_experts, hidden

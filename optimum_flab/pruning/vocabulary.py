@@ -231,7 +231,7 @@ class TokenChoice:
             self._last = (kept.tobytes(), tokenizer_of(self._dense, kept, self._model_type))
         return self._last[1]
 
-    def pruned(self, kept: Sequence[int] | None) -> PreTrainedTokenizerBase:
+    def of_plan(self, kept: Sequence[int] | None) -> PreTrainedTokenizerBase:
         """The tokenizer of a plan's tokens."""
         return self._dense if kept is None else self.tokenizer(np.array(kept))
 

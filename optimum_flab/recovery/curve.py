@@ -15,7 +15,7 @@ def draw_curve(curve: Sequence[Mapping[str, float]], best_step: int, label: str,
     """Writes the losses by step as a PNG.
 
     Args:
-        curve (`Sequence[Mapping[str, float]]`): see [`~training.Training`].
+        curve (`Sequence[Mapping[str, float]]`): see [`~recovery.trained.Training`].
         best_step (`int`): the step whose checkpoint was kept.
         label (`str`): what the loss is, for the axis.
     """

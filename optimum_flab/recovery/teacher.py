@@ -100,7 +100,7 @@ class CachedTeacher:
         return [number for number, file in enumerate(self.files) if not _whole(file)]
 
     def fill(self, teacher: Callable[[PackedTokens, int], tuple], tick: Callable[[], None] = lambda: None) -> None:
-        """Makes the files that are missing; `teacher` is [`~DenseTeacher.likeliest`]."""
+        """Makes the files that are missing; `teacher` is [`~recovery.teacher.DenseTeacher.likeliest`]."""
         parts = list(self.tokens.batches(ROWS_PER_FILE))
         for number in self.missing():
             values, ids = teacher(parts[number], self.k)

@@ -1,0 +1,56 @@
+"""What the shape and the plan are decided from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..checkpoints.hashes import dense_hash
+from ..checkpoints.loading import LoadedModel
+from ..hashing import digest_of
+from ..records.pieces import Pieces
+from ..running.generation import model_identity
+from ..settings.configuration import FlabPrunerConfig
+from ..texts.sets import TextSets
+from .choices import Calibrated
+from .vocabulary import TokenChoice
+
+
+@dataclass(frozen=True)
+class PruningInputs:
+    """The model, what is asked of it, and the values of the first two stages.
+
+    Args:
+        dense ([`LoadedModel`]): with its weights in memory.
+        config ([`FlabPrunerConfig`]): what is asked for.
+        texts ([`TextSets`]): the texts.
+        tokens ([`TokenChoice`]): the tokens that stay at each size.
+    """
+
+    dense: LoadedModel
+    config: FlabPrunerConfig
+    texts: TextSets
+    tokens: TokenChoice
+
+    def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
+        """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
+        data = self.config.data
+        packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
+        return Calibrated(self.dense.model, self.dense.family, self.config, packed, pieces)
+
+    def identity(self) -> dict[str, Any]:
+        """All of it as JSON can hold it. Texts are known by their hash, and recovery comes later."""
+        dense, settings = self.dense, {**self.config.to_dict()}
+        model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
+        elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens"}
+        settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
+        return {
+            "model": {name: model.pop(name) for name in ("weights", "tokenizer")},
+            "family": digest_of(dense.family.model_dump(mode="json")),
+            "computation": model,
+            "settings": {name: value for name, value in settings.items() if name != "recovery"},
+            "texts": self.texts.deciding_hash,
+            "vocabulary": self.tokens.hash,
+        }
