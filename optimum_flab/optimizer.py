@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .cache import cache_root
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import ConfigurationError, FlabError
 from .hub.terms import base_card_of
+from .places import cache_root, user_path
 from .pruned import as_loaded, check_as_written, check_space, output_folder, read_pruned, write_pruned
 from .pruning.limits import check_sizes
 from .pruning.result import PrunedModel
@@ -134,7 +134,7 @@ class FlabOptimizer:
         """
         config.validate()
         self.dense.check_in_memory()
-        work = WorkFolder(Path(cache_dir or cache_root("pruning")).expanduser(), resume=resume)
+        work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
         self.pruned = prune(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
         return self.pruned
 

@@ -11,7 +11,19 @@ import optimum_flab
 PACKAGE = Path(optimum_flab.__file__).parent
 # from the ground up, as README has them; rooms in one line may not use each other
 FLOORS = (
-    {"errors", "components", "criteria", "progress", "memory", "stopwatch", "licenses", "cache", "compat", "hashing"},
+    {
+        "errors",
+        "components",
+        "criteria",
+        "progress",
+        "memory",
+        "stopwatch",
+        "licenses",
+        "cache",
+        "compat",
+        "hashing",
+        "paths",
+    },
     {"settings"},
     {"families"},
     {"sizes"},

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
-from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from optimum_flab.pruning.search import natural_shape, search_shape
+from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape
 from optimum_flab.sizes import Shape
 from optimum_flab.texts.packing import PackedTokens
 

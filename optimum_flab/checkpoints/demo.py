@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ..cache import cache_root
 from ..errors import FlabError
 from ..hashing import file_sha256
+from ..places import cache_root
 from ..records.atomic import write_atomically
 
 

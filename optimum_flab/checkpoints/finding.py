@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import FlabError
 from ..families import FAMILY_NAME
 from ..licenses import is_license_file
+from ..places import user_path
 from .demo import DEMO_NAME, demo_model
 from .faults import first_line
 
@@ -63,7 +64,7 @@ def _found(name: str, revision: str | None) -> ModelFiles:
     if name == DEMO_NAME:
         path = demo_model()
         return ModelFiles(name, str(path.parent), path.parent, gguf=path)
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         path.stat()
     except PermissionError as error:

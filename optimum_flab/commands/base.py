@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from optimum.commands.base import BaseOptimumCLICommand
 
 from ..compat import actions_of
-from ..errors import ConfigurationError, FlabError
+from ..errors import FlabError
+from ..places import user_path
 from ..progress import bars_as_lines, duration
 
 
@@ -58,11 +59,6 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     except FlabError as error:
         print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    except RuntimeError as error:
-        if "home directory" not in str(error):
-            raise
-        print("optimum-cli flab: error: a path begins with the ~ of a user that is not known here", file=sys.stderr)
-        raise SystemExit(ConfigurationError.exit_code) from error
     except Terminated as end:
         print("optimum-cli flab: terminated", file=sys.stderr)
         raise SystemExit(143) from end
@@ -180,7 +176,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         if action.metavar == "SOURCE":
             return text if hub_datasets([text]) else last_name(text)
         local = isinstance(value, Path) or action.dest in PATHS
-        local = local or (action.dest in MODELS and Path(text).expanduser().exists())
+        local = local or (action.dest in MODELS and user_path(text).exists())
         return last_name(text) if local else text
 
     words: list[str] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+from ..places import user_path
 from ..settings.pruning import check_settings
 from .apply import add_ending_arguments, apply_plan, show_pruned
 from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
@@ -153,7 +154,7 @@ def check_apart(output: Path, cache_dir: Path | None) -> None:
         return
     if not str(cache_dir).strip() or cache_dir == Path():
         raise ConfigurationError("--cache-dir has no name; give a folder, or leave it out")
-    one, other = (path.expanduser().resolve() for path in (output, cache_dir))
+    one, other = (user_path(path).resolve() for path in (output, cache_dir))
     if one == other or one in other.parents or other in one.parents:
         raise ConfigurationError(
             f"--cache-dir {cache_dir} and the output folder {output} lie in each other; name another of the two"

@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 
 from ..compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..errors import ConfigurationError, FlabError
+from ..places import user_path
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
@@ -120,7 +121,7 @@ def load_tasks(
 def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManager:
     folders = [TASKS_FOLDER]
     if include_path is not None:
-        folder = Path(include_path).expanduser()
+        folder = user_path(include_path)
         _check_folder(folder)
         folders.insert(0, folder)
     with quiet():
@@ -346,7 +347,7 @@ def _prepared(
             raise FlabError(f"data: task {name!r} makes its own data, so no file can replace it ({files[0]!r})")
         split = prepared.get("test_split") or prepared.get("validation_split")
         prepared |= {"dataset_path": _builder(files[0]), "dataset_name": None}
-        options = {"data_files": {split: [str(Path(file).expanduser()) for file in files]}}
+        options = {"data_files": {split: [str(user_path(file)) for file in files]}}
     elif entry.yaml_path is not None and "data_files" in options:
         options["data_files"] = _beside(options["data_files"], entry.yaml_path.parent)
     if options:

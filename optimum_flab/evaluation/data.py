@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
+from ..places import user_path
 from .values import read_value
 
 
@@ -238,7 +239,7 @@ def read_file(path: str | Path) -> list[Row]:
     Raises:
         [`FlabError`]: the file cannot be read or does not parse; names the file and the line.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
     if suffix not in FORMATS:
@@ -386,7 +387,7 @@ def _as_fault(fault: str) -> str:
 
 def located(file: str | Path, config_source: str | None) -> Path:
     """A data file that a task's YAML names: as it stands, else beside the YAML."""
-    path = Path(file).expanduser()
+    path = user_path(file)
     if not path.is_absolute() and config_source:
         beside = Path(config_source).parent / path
         if beside.exists():

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..cache import cache_root
 from ..checkpoints.computation import computation_device, computation_dtype
 from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
@@ -17,6 +16,7 @@ from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
 from ..measuring.held_out import measure_held_out
 from ..measuring.scores import Score
+from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
 from ..running.generation import BatchCache
@@ -107,7 +107,7 @@ def evaluate(
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
-    cache = BatchCache(Path(cache_dir).expanduser() if cache_dir is not None else cache_root("evaluation"))
+    cache = BatchCache(user_path(cache_dir) if cache_dir is not None else cache_root("evaluation"))
     cache.prepare()
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, dict[str, Any]] = {}

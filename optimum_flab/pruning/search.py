@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from ..sizes import Shape, shape_of
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
 from .depth import Removal
 from .inputs import PruningInputs
-from .shapes import Candidate, ValidationText, measure_shape, natural_shape, search_shape
+from .shapes import Candidate, ValidationText, measure_shape
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,42 @@ def _chosen(
     gone = {removal.layer for removal in removed}
     kept_experts = {layer: indices.tolist() for layer, indices in kept.items() if layer not in gone}
     return ChosenShape(shape, removed, kept_experts, candidates)
+
+
+def natural_shape(row: list[Shape], natural: int) -> Shape:
+    """The last shape of a row that keeps the natural vocabulary; the first where none does."""
+    return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
+
+
+def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
+    """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
+
+    Returns:
+        `list[Candidate]`: all that were measured, in that order.
+    """
+    measured = {first: measure(first)}
+
+    def cheaper(shape: Shape, than: Shape) -> bool:
+        if shape not in measured:
+            measured[shape] = measure(shape)
+        return measured[shape].bits_per_byte < measured[than].bits_per_byte
+
+    best = first
+    for row, following in zip_longest(rows, rows[1:]):
+        for direction in (1, -1):
+            start = at = row.index(best)
+            while 0 <= at + direction < len(row) and cheaper(row[at + direction], best):
+                at += direction
+                best = row[at]
+            if at != start:
+                break
+        if following is None:
+            break
+        shallower = min(following, key=lambda shape: abs(shape["vocab"] - best["vocab"]))
+        if not cheaper(shallower, best):
+            break
+        best = shallower
+    return list(measured.values())
 
 
 def _measured(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,42 +58,6 @@ class ValidationText:
         """The texts, as ids of the vocabulary."""
         ids = np.searchsorted(np.asarray(self.kept), self.tokens.input_ids.numpy())
         return replace(self.tokens, input_ids=torch.from_numpy(ids))
-
-
-def natural_shape(row: list[Shape], natural: int) -> Shape:
-    """The last shape of a row that keeps the natural vocabulary; the first where none does."""
-    return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
-
-
-def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
-    """Walks from `first` along its row, then to the next depth, as long as the text gets cheaper.
-
-    Returns:
-        `list[Candidate]`: all that were measured, in that order.
-    """
-    measured = {first: measure(first)}
-
-    def cheaper(shape: Shape, than: Shape) -> bool:
-        if shape not in measured:
-            measured[shape] = measure(shape)
-        return measured[shape].bits_per_byte < measured[than].bits_per_byte
-
-    best = first
-    for row, following in zip_longest(rows, rows[1:]):
-        for direction in (1, -1):
-            start = at = row.index(best)
-            while 0 <= at + direction < len(row) and cheaper(row[at + direction], best):
-                at += direction
-                best = row[at]
-            if at != start:
-                break
-        if following is None:
-            break
-        shallower = min(following, key=lambda shape: abs(shape["vocab"] - best["vocab"]))
-        if not cheaper(shallower, best):
-            break
-        best = shallower
-    return list(measured.values())
 
 
 def masked_step(

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock
 
 from ..errors import ConfigurationError, FlabError
+from ..places import user_path
 from .atomic import LEFT_OVER
 from .locks import locked
 
@@ -79,7 +80,7 @@ class OutputFolder:
             self.folder = Path(folder).expanduser().resolve()
             str(self.folder).encode()
         self.kind, self.overwrite = kind, overwrite
-        self.inputs = [Path(path).expanduser() for path in inputs if path is not None]
+        self.inputs = [user_path(path) for path in inputs if path is not None]
 
     def __enter__(self) -> OutputFolder:
         beside = self.folder.with_name(f".{self.folder.name}{WORK}")

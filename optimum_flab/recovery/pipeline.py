@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ..cache import cache_root
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..memory import give_back_memory
+from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
 from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
@@ -79,7 +79,7 @@ def recover(
     settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
-    root = Path(cache_dir).expanduser() if cache_dir is not None else cache_root("recovery")
+    root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")
     cache = BatchCache(root / "answers")
     cache.prepare()
     examples = read_instructions(settings.data)

@@ -1,0 +1,34 @@
+"""Where files are: kept work, and paths as users write them. Ground floor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import ConfigurationError
+
+
+def cache_root(name: str) -> Path:
+    """The folder of one kind of kept work: `optimum_flab/<name>` in the folder of the Hugging Face cache (`HF_HOME`).
+
+    Args:
+        name (`str`): whose work is kept, such as `"evaluation"`.
+
+    Returns:
+        `Path`: the folder; it need not exist.
+    """
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME, "optimum_flab", name)
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder in place of a `~`.
+
+    Raises:
+        [`ConfigurationError`]: it begins with the `~` of a user that is not known here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{os.fspath(path)!r} begins with a user that is not known here: {error}") from error
