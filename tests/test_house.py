@@ -19,7 +19,7 @@ FLOORS = (
         "memory",
         "stopwatch",
         "licenses",
-        "cache",
+        "places",
         "compat",
         "hashing",
         "paths",

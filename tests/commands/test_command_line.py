@@ -231,6 +231,10 @@ def test_a_saved_configuration_can_be_given_back(tmp_path):
         (["-m", "x", "out", "-c", "flab.yaml"], "ffn.widht: unknown field"),
         (["-m", "x", "out", "-c", "no.yaml"], "configuration file 'no.yaml' cannot be read"),
         (
+            ["-m", "x", "out", "--cache-dir", "~nosuchuser/x"],
+            "'~nosuchuser/x' begins with a user that is not known here",
+        ),
+        (
             ["-m", "x", "out", "--plan", "p", "-c", "flab.yaml", "--seed", "1", "--corpus", "a", "--no-ffn"],
             "--plan p: a plan already says what is kept, so --config, --seed, --corpus, --no-ffn would have no effect",
         ),
