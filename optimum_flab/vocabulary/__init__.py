@@ -24,12 +24,14 @@ from .files import (
     settle_stated,
     settle_tokenizer,
 )
+from .infilling import InfillingFormat, infilling_format, missing_tokens
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 
 
 __all__ = [
     "OLDER_CLASS",
+    "InfillingFormat",
     "TokenUsage",
     "TokenizerSpec",
     "Vocabulary",
@@ -39,6 +41,8 @@ __all__ = [
     "count_tokens",
     "differences",
     "grow",
+    "infilling_format",
+    "missing_tokens",
     "natural_keep_set",
     "natural_vocabulary",
     "protected_ids",
