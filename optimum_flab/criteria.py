@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
-DAMPING = 0.3  # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how it was chosen
+SELECTION_DAMPING = 0.03  # the same while neurons are chosen, whose order it hardly changes
+DAMPING = 0.1  # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how it was chosen
 BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
 
 

@@ -78,7 +78,7 @@ def tokens():
 
 def scored_obs(x, c, w, left):
     h = sum(c[t] * torch.outer(x[t, left], x[t, left]) for t in range(TOKENS))
-    pull = criteria.DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
+    pull = criteria.SELECTION_DAMPING * sum((c[t] * x[t].square()).mean() for t in range(TOKENS))
     h = h + pull * torch.eye(len(left), dtype=h.dtype)
     towards = sum(c[t] * torch.outer(w @ x[t], x[t, left]) for t in range(TOKENS)) + pull * w[:, left]
     refitted = towards @ torch.linalg.inv(h)
@@ -92,7 +92,7 @@ def lowest_go(scores, width):
 def selected(name, tokens, width, seed=0):
     x, c, w, incoming = tokens
     statistics = NeuronStatistics(w, incoming)
-    statistics.add(x, x @ w.T, c)
+    statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
     kept = ffn.CRITERIA[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
     return kept.tolist()
 

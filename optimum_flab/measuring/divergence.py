@@ -112,12 +112,10 @@ class OutputHead:
         """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
         return torch.log_softmax(self.logits(hidden), dim=-1)
 
-    @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 logits of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
         return self.facts.apply(self.raw(hidden), self.config)
 
-    @torch.no_grad()
     def raw(self, hidden: torch.Tensor) -> torch.Tensor:
         """What the head itself gives, float32 of shape `(positions, rows)`."""
         return nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()

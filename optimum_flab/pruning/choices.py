@@ -16,6 +16,7 @@ import torch
 
 from ..families import Family
 from ..measuring.divergence import OutputHead
+from ..measuring.fisher import fisher_weights
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..running.experts import chosen_experts
@@ -26,6 +27,7 @@ from .depth import Removal
 from .experts import CRITERIA as EXPERT_CRITERIA
 from .experts import narrow_experts, rank_experts, survey_experts
 from .width import CRITERIA as FFN_CRITERIA
+from .width import NeuronCriterion
 from .width.narrowing import NarrowLayer, narrow, survey
 
 
@@ -50,6 +52,7 @@ class Calibrated:
         model (`PreTrainedModel`): the dense model.
         config ([`FlabPrunerConfig`]): what is asked for.
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        kept (`np.ndarray`): the dense ids of the vocabulary that predictions are looked at in.
         pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
     """
 
@@ -57,6 +60,7 @@ class Calibrated:
     family: Family
     config: FlabPrunerConfig
     tokens: PackedTokens
+    kept: np.ndarray
     pieces: Pieces = field(default_factory=Pieces)
 
     @property
@@ -70,16 +74,12 @@ class Calibrated:
 
 
 class LayerChoice:
-    """The layers that stay: removals are computed as far as somebody asks, and remembered.
+    """The layers that stay: removals are computed as far as somebody asks, and remembered."""
 
-    Args:
-        kept (`np.ndarray`): the dense ids of the kept vocabulary.
-    """
-
-    def __init__(self, on: Calibrated, kept: np.ndarray):
+    def __init__(self, on: Calibrated):
         self._on, self._pieces = on, on.pieces.part("layers")
         rows = max(1, on.config.layers.search_tokens // on.config.data.sequence_length)
-        self._removals = self._begun(next(on.tokens.batches(rows)), kept)
+        self._removals = self._begun(next(on.tokens.batches(rows)))
         self._drawn: list[Removal] = []
 
     def close(self) -> None:
@@ -96,10 +96,10 @@ class LayerChoice:
                     self._drawn.append(next(self._removals))
         return self._drawn[:number]
 
-    def _begun(self, tokens: PackedTokens, kept: np.ndarray) -> Generator[Removal, None, None]:
+    def _begun(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
         on = self._on
         # a head is a copy of rows, made once layers are really ranked
-        head = OutputHead(on.model, on.family, kept)
+        head = OutputHead(on.model, on.family, on.kept)
         order = LAYER_CRITERIA[on.config.layers.criterion].removals
         # some rank all layers as soon as they are called
         batch_size = on.config.data.batch_size
@@ -153,13 +153,30 @@ class NeuronChoice(Choice):
         on = self._on
         # half of the set tells shapes apart; the chosen one is decided on all of it
         half = next(on.tokens.batches(-(-len(on.tokens.input_ids) // 2)))
-        criterion = FFN_CRITERIA[on.config.ffn.criterion]
-        arguments = (self._widths, criterion, on.config.data.batch_size, on.generator())
-        pieces = on.pieces.part("survey")
+        criterion, pieces = FFN_CRITERIA[on.config.ffn.criterion], on.pieces.part("survey")
+        importance = token_weights(on, half, criterion, pieces)
+        arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
                 return survey(on.model, on.family, half, *arguments, tick, pieces)
             return survey_experts(on.model, on.family, half, *arguments, tick, pieces)
+
+
+def token_weights(
+    on: Calibrated, tokens: PackedTokens, criterion: NeuronCriterion, pieces: Pieces
+) -> torch.Tensor | None:
+    """How much each token counts in each layer, see [`~measuring.fisher.fisher_weights`].
+
+    `None` where nothing is summed over tokens.
+    """
+    if not (criterion.needs_statistics or criterion.compensates):
+        return None
+    head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
+    batches = -(-len(tokens.input_ids) // size)
+    with progress("Weighing tokens", batches * on.layers, "layer") as tick:
+        return fisher_weights(
+            on.model, on.family, tokens, head, size, on.generator(), tick, pieces.part("token-weights")
+        )
 
 
 def narrowed(
@@ -181,7 +198,8 @@ def narrowed(
     made_up_for = criterion.compensates and on.family.experts is None and len(layers) < on.layers
     if not on.config.ffn.enabled or (same and not made_up_for):
         return {}
-    arguments = (width, criterion, on.config.data.batch_size, on.generator())
+    importance = token_weights(on, on.tokens, criterion, on.pieces)
+    arguments = (width, criterion, on.config.data.batch_size, on.generator(), importance)
     with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
         if on.family.experts is None:
             return narrow(on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces)

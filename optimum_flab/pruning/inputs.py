@@ -38,7 +38,7 @@ class PruningInputs:
         """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
-        return Calibrated(self.dense.model, self.dense.family, self.config, packed, pieces)
+        return Calibrated(self.dense.model, self.dense.family, self.config, packed, kept, pieces)
 
     def identity(self) -> dict[str, Any]:
         """All of it as JSON can hold it. Texts are known by their hash, and recovery comes later."""

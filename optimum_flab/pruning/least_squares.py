@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
 from ..criteria import DAMPING
 
 
+DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
 
@@ -46,21 +49,105 @@ class LeastSquares:
             rows = slice(start, start + size)
             self.gram[rows, start:].addmm_(scaled[:, rows].T, scaled[:, start:])
             self.gram[start + size :, rows] = self.gram[rows, start + size :].T
+            square = self.gram[rows, rows]  # a product's two halves may differ in the last bit
+            square.copy_(square.triu() + square.triu(1).T)
         self.cross.addmm_((targets.float() * root).T, scaled)
 
-    def damped(self, damping: float = DAMPING) -> tuple[torch.Tensor, torch.Tensor]:
+    def __add__(self, other: LeastSquares) -> LeastSquares:
+        """The problem on the tokens of both."""
+        both = LeastSquares(self.weight)
+        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        return both
+
+    def pull(self, damping: float) -> torch.Tensor:
+        """`λ`: a share of the mean of the Gram diagonal."""
+        return damping * self.gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+
+    def damped(self, damping: float = DAMPING, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """The normal equations `W gram = cross`, pulled towards `W₀`.
 
         Args:
             damping (`float`): weight of the pull as a share of the mean of the Gram diagonal, above 0.
+            share (`float`): how much of `t - W₀ x`, what the layers below have left to be made up for, is asked of
+                the weights, from 0 to 1.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: gram `(in, in)` and cross `(out, in)`, float32.
         """
-        pull = damping * self.gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-        gram = self.gram.clone()
+        pull, gram = self.pull(damping), self.gram.clone()
         gram.diagonal().add_(pull)
-        return gram, self.cross + pull * self.weight
+        cross = self.cross if share == 1.0 else torch.lerp(self.weight @ self.gram, self.cross, share)
+        return gram, cross + pull * self.weight
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How closely weights follow their calibration tokens: `damping` and `share` of [`LeastSquares.damped`]."""
+
+    damping: float = DAMPING
+    share: float = 1.0
+
+
+def whole(folds: Sequence[LeastSquares]) -> LeastSquares:
+    """The problem on the tokens of all folds."""
+    return reduce(LeastSquares.__add__, folds)
+
+
+def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = DAMPING) -> Fit:
+    """The fit by which weights that are fitted to one fold do best on the other.
+
+    Damping goes down or up from `start` by the factor [`DAMPING_STEP`] as long as that helps. The weights are linear
+    in the share of the mismatch (QEP, arXiv 2504.09629, has a constant for it), so that the best one for a damping
+    follows from two solutions. No token is read again: the error on a fold is a quadratic form of its Gram matrix.
+
+    Args:
+        folds (`Sequence[LeastSquares]`): two parts of the tokens, of different documents. Where one of them has no
+            tokens, the default is returned.
+        kept (`torch.Tensor` of shape `(width,)`): inputs that stay.
+        start (`float`): the first damping that is tried.
+    """
+    if not all(fold.gram.any() for fold in folds):
+        return Fit()
+    grams = [fold.gram[kept][:, kept] for fold in folds]
+    crosses = [fold.cross[:, kept] for fold in folds]
+    local = [(fold.weight @ fold.gram)[:, kept] for fold in folds]
+    # to be added up the errors of the folds are shares of what each wants
+    scales = [float((fold.weight @ fold.gram * fold.weight).sum().clamp_min(1e-30)) for fold in folds]
+    tried: dict[int, tuple[float, float]] = {}
+
+    def error(step: int) -> float:
+        """Of the damping this many steps from the start, with the best share; remembered with it."""
+        if step not in tried:
+            terms = torch.zeros(3, dtype=torch.float64)
+            for here, there in ((0, 1), (1, 0)):
+                pull = folds[here].pull(start * DAMPING_STEP**step)
+                gram = grams[here].clone()
+                gram.diagonal().add_(pull)
+                right = torch.cat([local[here] + pull * folds[here].weight[:, kept], crosses[here] - local[here]])
+                base, slope = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T.chunk(2)
+                terms += _error_by_share(base, slope, grams[there], crosses[there]) / scales[there]
+            fixed, linear, square = terms.tolist()
+            share = min(max(-linear / (2 * square), 0.0), 1.0) if square > 0 else 1.0
+            tried[step] = (fixed + share * linear + share**2 * square, share)
+        return tried[step][0]
+
+    best = 0
+    for direction in (-1, 1):
+        while abs(best) < MOST_DAMPING_STEPS and error(best + direction) < error(best):
+            best += direction
+        if best:
+            break
+    # half of the text per fold has twice the noise of all of it
+    return Fit(start * DAMPING_STEP**best / len(folds), tried[best][1])
+
+
+def _error_by_share(base: torch.Tensor, slope: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
+    """`sum_c |t - W x|²` but for a constant, for `W = base + share * slope`: the coefficients of 1, share, share²."""
+    through = base @ gram
+    fixed = ((through - 2 * cross) * base).sum(dtype=torch.float64)
+    linear = 2 * ((through - cross) * slope).sum(dtype=torch.float64)
+    square = ((slope @ gram) * slope).sum(dtype=torch.float64)
+    return torch.stack([fixed, linear, square]).cpu()
 
 
 def solve(gram: torch.Tensor, cross: torch.Tensor, nested: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:

@@ -87,7 +87,7 @@ def chosen_shape(
 
     def choose(pieces: Pieces) -> ChosenShape:
         on = asked.calibrated(asked.tokens.natural, pieces)
-        with closing(LayerChoice(on, asked.tokens.natural)) as layers:
+        with closing(LayerChoice(on)) as layers:
             return _chosen(asked, on, rows, layers, ExpertChoice(on))
 
     return work.made(STAGE, decided_by, choose)

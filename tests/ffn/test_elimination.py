@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from optimum_flab.errors import FlabError
 from optimum_flab.pruning.least_squares import solve
 from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate
+from optimum_flab.pruning.width.statistics import FOLDS
 
 
 HIDDEN, NEURONS = 6, 24
@@ -18,19 +19,19 @@ def made(seed: int = 0, tokens: int = 200) -> NeuronStatistics:
     weight = torch.randn(HIDDEN, NEURONS, generator=generator)
     incoming = [torch.randn(NEURONS, HIDDEN, generator=generator) for _ in range(2)]
     statistics = NeuronStatistics(weight, incoming)
-    statistics.add(inputs, inputs @ weight.T, torch.ones(tokens))
+    statistics.add(inputs, inputs @ weight.T, torch.ones(tokens), torch.arange(tokens) % FOLDS)
     return statistics
 
 
 def error(statistics: NeuronStatistics, kept: torch.Tensor, weight: torch.Tensor) -> float:
     """The damped quadratic error up to a constant, in float64."""
-    gram, cross = statistics.damped()
+    gram, cross = statistics.whole.damped()
     weight, gram = weight.double(), gram[kept][:, kept].double()
     return float(((weight @ gram) * weight).sum() - 2 * (weight * cross[:, kept].double()).sum())
 
 
 def best_by_brute_force(statistics: NeuronStatistics) -> int:
-    gram, cross = statistics.damped()
+    gram, cross = statistics.whole.damped()
     errors = []
     for neuron in range(NEURONS):
         kept = torch.tensor([n for n in range(NEURONS) if n != neuron])
@@ -42,14 +43,14 @@ def best_by_brute_force(statistics: NeuronStatistics) -> int:
 @settings(max_examples=20, deadline=None)
 def test_the_first_neuron_eliminated_is_the_one_that_brute_force_removes(seed):
     statistics = made(seed)
-    kept = eliminate(*statistics.damped(), [NEURONS - 1], block=1)[NEURONS - 1]
+    kept = eliminate(*statistics.whole.damped(), [NEURONS - 1], block=1)[NEURONS - 1]
     assert set(range(NEURONS)) - set(kept.tolist()) == {best_by_brute_force(statistics)}
 
 
 @given(seed=st.integers(0, 1000), block=st.integers(1, 7))
 @settings(max_examples=20, deadline=None)
 def test_sets_are_sorted_nested_and_of_the_widths_asked_for(seed, block):
-    kept = eliminate(*made(seed).damped(), [20, 5, 11], block)
+    kept = eliminate(*made(seed).whole.damped(), [20, 5, 11], block)
     assert {width: len(neurons) for width, neurons in kept.items()} == {20: 20, 11: 11, 5: 5}
     assert set(kept[5].tolist()) < set(kept[11].tolist()) < set(kept[20].tolist())
     assert all(neurons.tolist() == sorted(neurons.tolist()) for neurons in kept.values())
@@ -57,7 +58,7 @@ def test_sets_are_sorted_nested_and_of_the_widths_asked_for(seed, block):
 
 def test_refit_is_the_least_squares_minimum():
     statistics = made()
-    gram, cross = statistics.damped()
+    gram, cross = statistics.whole.damped()
     kept = torch.arange(0, NEURONS, 2)
     weight = solve(gram, cross, [kept])[0]
     least = error(statistics, kept, weight)
@@ -68,7 +69,7 @@ def test_refit_is_the_least_squares_minimum():
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_nested_sets_are_refitted_as_each_alone(seed):
-    gram, cross = made(seed).damped()
+    gram, cross = made(seed).whole.damped()
     kept = list(eliminate(gram, cross, [20, 5, 11]).values())
     for neurons, weight in zip(kept, solve(gram, cross, kept), strict=True):
         alone = torch.linalg.solve(gram[neurons][:, neurons].double(), cross[:, neurons].double().T).T
@@ -77,7 +78,7 @@ def test_nested_sets_are_refitted_as_each_alone(seed):
 
 def test_refit_of_all_neurons_gives_the_dense_weights_back():
     statistics = made()
-    gram, cross = statistics.damped()
+    gram, cross = statistics.whole.damped()
     torch.testing.assert_close(solve(gram, cross, [torch.arange(NEURONS)])[0], statistics.weight, rtol=1e-3, atol=1e-3)
 
 
@@ -85,7 +86,7 @@ def test_elimination_beats_the_other_criteria_over_several_layers():
     total = dict.fromkeys(CRITERIA, 0.0)
     for seed in range(8):
         statistics = made(seed)
-        gram, cross = statistics.damped()
+        gram, cross = statistics.whole.damped()
         for name, criterion in CRITERIA.items():
             kept = criterion.select(statistics, [16], torch.Generator().manual_seed(0))[16]
             assert kept.tolist() == sorted(set(kept.tolist())) and len(kept) == 16
@@ -100,8 +101,8 @@ def test_a_dead_and_a_doubled_neuron_go_first():
     inputs[:, 6] = inputs[:, 1]
     weight = torch.randn(HIDDEN, 8, generator=generator)
     statistics = NeuronStatistics(weight, [])
-    statistics.add(inputs, inputs @ weight.T, torch.ones(500))
-    kept = set(eliminate(*statistics.damped(1e-4), [6], block=1)[6].tolist())
+    statistics.add(inputs, inputs @ weight.T, torch.ones(500), torch.arange(500) % FOLDS)
+    kept = set(eliminate(*statistics.whole.damped(1e-4), [6], block=1)[6].tolist())
     assert 3 not in kept and len(kept & {1, 6}) == 1
 
 
@@ -119,7 +120,7 @@ def test_first_and_random_and_max_abs_weight_are_what_their_names_say():
 
 def test_nan_activations_are_refused_with_the_layer():
     statistics = made()
-    statistics.add(torch.full((1, NEURONS), torch.nan), torch.zeros(1, HIDDEN), torch.ones(1))
+    statistics.add(torch.full((1, NEURONS), torch.nan), torch.zeros(1, HIDDEN), torch.ones(1), torch.zeros(1))
     with pytest.raises(FlabError, match="layer 7 has NaN"):
         statistics.check_finite(7)
 
@@ -127,8 +128,8 @@ def test_nan_activations_are_refused_with_the_layer():
 def test_importance_weights_tokens():
     inputs, targets = torch.randn(3, NEURONS), torch.randn(3, HIDDEN)
     weighted = NeuronStatistics(torch.zeros(HIDDEN, NEURONS), [])
-    weighted.add(inputs, targets, torch.tensor([2.0, 0.0, 1.0]))
+    weighted.add(inputs, targets, torch.tensor([2.0, 0.0, 1.0]), torch.arange(3) % FOLDS)
     repeated = NeuronStatistics(torch.zeros(HIDDEN, NEURONS), [])
-    repeated.add(inputs[[0, 0, 2]], targets[[0, 0, 2]], torch.ones(3))
-    torch.testing.assert_close(weighted.gram, repeated.gram)
-    torch.testing.assert_close(weighted.cross, repeated.cross)
+    repeated.add(inputs[[0, 0, 2]], targets[[0, 0, 2]], torch.ones(3), torch.zeros(3))
+    torch.testing.assert_close(weighted.whole.gram, repeated.whole.gram)
+    torch.testing.assert_close(weighted.whole.cross, repeated.whole.cross)

@@ -13,30 +13,42 @@ from ...records.pieces import Pieces
 from ...running.ascent import Ascent
 from ...running.cut_layers import CutLayers
 from ...running.experts import ExpertWeights, Routed, routed
-from ...running.layerwise import layer_inputs, run_layer, token_importance
+from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 from ..width import NeuronCriterion, NeuronStatistics
-from ..width.narrowing import DecidedLayers, NarrowLayer, decide, keep_layer
+from ..width.narrowing import DecidedLayers, NarrowLayer, by_batch, decide, fold_of_tokens, keep_layer
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# (index, experts, what they were given, weights of the tokens, their folds) -> what stays
+DecideLayer = Callable[
+    [int, ExpertWeights, Sequence[Routed], Sequence[torch.Tensor], Sequence[torch.Tensor]], "NarrowLayer | None"
+]
+
+
 def _statistics(
-    experts: ExpertWeights, expert: int, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+    experts: ExpertWeights,
+    expert: int,
+    seen: Sequence[Routed],
+    importance: Sequence[torch.Tensor],
+    folds: Sequence[torch.Tensor],
 ) -> NeuronStatistics:
     """What the tokens that an expert got say about its neurons: its own output is wanted of it, and a token counts by
     the square of what that is multiplied by."""
     out = experts.out(expert)
     statistics = NeuronStatistics(out, experts.incoming(expert))
-    for batch, counts in zip(seen, importance, strict=True):
+    for batch, counts, fold in zip(seen, importance, folds, strict=True):
         sent, weights = batch.sent_to(expert)
         neurons = experts.neurons(expert, batch.hidden[sent])
-        statistics.add(neurons, neurons.float() @ out.float().T, counts[sent] * weights.float().square())
-    if not statistics.gram.any():  # no token was sent to it: all its neurons count alike
-        statistics.gram.fill_diagonal_(1.0)
-        statistics.cross.copy_(statistics.weight)
+        wanted, counts_here = neurons.float() @ out.float().T, counts[sent] * weights.float().square()
+        statistics.add(neurons, wanted, counts_here, fold[sent])
+    if not any(problem.gram.any() for problem in statistics.folds):
+        problem = statistics.folds[0]  # no token was sent to it: all its neurons count alike
+        problem.gram.fill_diagonal_(1.0)
+        problem.cross.copy_(statistics.weight)
     return statistics
 
 
@@ -45,6 +57,7 @@ def _narrowed(
     index: int,
     seen: Sequence[Routed],
     importance: Sequence[torch.Tensor],
+    folds: Sequence[torch.Tensor],
     widths: Sequence[int],
     criterion: NeuronCriterion,
     generator: torch.Generator,
@@ -53,7 +66,7 @@ def _narrowed(
     decided = []
     for expert in range(len(experts)):
         if criterion.needs_statistics or criterion.compensates:
-            statistics = _statistics(experts, expert, seen, importance)
+            statistics = _statistics(experts, expert, seen, importance, folds)
             statistics.check_finite(index)
         else:
             statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert))
@@ -78,6 +91,7 @@ def survey_experts(
     criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
+    importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
@@ -86,6 +100,8 @@ def survey_experts(
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         widths (`Sequence[int]`): candidate widths.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
 
@@ -97,11 +113,17 @@ def survey_experts(
     without_weights = replace(criterion, compensates=False)
 
     def decide_layer(
-        index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+        index: int,
+        experts: ExpertWeights,
+        seen: Sequence[Routed],
+        importance: Sequence[torch.Tensor],
+        folds: Sequence[torch.Tensor],
     ) -> None:
-        keep_layer(pieces, index, _narrowed(experts, index, seen, importance, widths, without_weights, generator))
+        keep_layer(
+            pieces, index, _narrowed(experts, index, seen, importance, folds, widths, without_weights, generator)
+        )
 
-    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, generator, tick, pieces)
+    _upwards(model, family, tokens, layers, {}, batch_size, decide_layer, generator, importance, tick, pieces)
     mixed = family.pruned_layers(model)
     return {width: DecidedLayers(pieces, width, mixed, model.device) for width in widths}
 
@@ -117,6 +139,7 @@ def narrow_experts(
     criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
+    importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> dict[int, NarrowLayer]:
@@ -128,6 +151,8 @@ def narrow_experts(
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         kept_experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
         width (`int`): neurons to keep per expert.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
 
     Returns:
@@ -136,15 +161,30 @@ def narrow_experts(
     pieces = Pieces() if pieces is None else pieces
 
     def decide_layer(
-        index: int, experts: ExpertWeights, seen: Sequence[Routed], importance: Sequence[torch.Tensor]
+        index: int,
+        experts: ExpertWeights,
+        seen: Sequence[Routed],
+        importance: Sequence[torch.Tensor],
+        folds: Sequence[torch.Tensor],
     ) -> NarrowLayer:
-        decided = _narrowed(experts, index, seen, importance, [width], criterion, generator)
+        decided = _narrowed(experts, index, seen, importance, folds, [width], criterion, generator)
         keep_layer(pieces, index, decided)
         return decided[width]
 
     narrow = CutLayers(model, family, {**_number(kept_experts), "neuron": width})
     _upwards(
-        model, family, tokens, kept_layers, kept_experts, batch_size, decide_layer, generator, tick, pieces, narrow
+        model,
+        family,
+        tokens,
+        kept_layers,
+        kept_experts,
+        batch_size,
+        decide_layer,
+        generator,
+        importance,
+        tick,
+        pieces,
+        narrow,
     )
     mixed = decided_layers(model, family, kept_layers)
     return dict(DecidedLayers(pieces, width, mixed, model.device))
@@ -166,8 +206,9 @@ def _upwards(
     kept_layers: Sequence[int],
     kept_experts: Mapping[int, torch.Tensor],
     batch_size: int,
-    decide_layer: Callable[[int, ExpertWeights, Sequence[Routed], Sequence[torch.Tensor]], NarrowLayer | None],
+    decide_layer: DecideLayer,
     generator: torch.Generator,
+    importance: torch.Tensor | None,
     tick: Callable[[], None],
     pieces: Pieces,
     narrow_layers: CutLayers | None = None,
@@ -184,6 +225,8 @@ def _upwards(
     ascent = Ascent(pieces, generator, mixed, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     cut_layers = CutLayers(model, family, _number(kept_experts))
+    weights_of_tokens = by_batch(importance, len(layers), batches)
+    folds = [fold.flatten() for fold in fold_of_tokens(batches, model.device)]
     for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         kwargs = [x.kwargs[index] for x in inputs]
@@ -194,11 +237,12 @@ def _upwards(
             weights = cut_layers.weights(index, kept)
             with routed(family, cut_layers.layers[index]) as seen:
                 after = cut_layers.run_all(index, weights, streams, kwargs)
-            importance = [
-                (token_importance(family.norm, hidden) * batch.mask.to(hidden.device)).flatten()
-                for hidden, batch in zip(after, batches, strict=True)
+            counts = [
+                (of_batch[index] * batch.mask).flatten().to(model.device)
+                for of_batch, batch in zip(weights_of_tokens, batches, strict=True)
             ]
-            narrow = decide_layer(index, ExpertWeights(family, cut_layers.layers[index], weights), seen, importance)
+            experts = ExpertWeights(family, cut_layers.layers[index], weights)
+            narrow = decide_layer(index, experts, seen, counts, folds)
             if narrow_layers is not None and narrow is not None:
                 weights = narrow_layers.weights(index, {**kept, "neuron": narrow.kept}, narrow.weight)
                 after = narrow_layers.run_all(index, weights, streams, kwargs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...criteria import SELECTION_DAMPING
 from .elimination import eliminate
 from .statistics import NeuronStatistics
 
@@ -36,11 +37,11 @@ def _largest(score: torch.Tensor, widths: Sequence[int]) -> Selection:
 
 
 def _obs(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return eliminate(*statistics.damped(), widths)
+    return eliminate(*statistics.whole.damped(SELECTION_DAMPING), widths)
 
 
 def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return _largest(statistics.gram.diagonal() * statistics.weight.square().sum(dim=0), widths)
+    return _largest(statistics.whole.gram.diagonal() * statistics.weight.square().sum(dim=0), widths)
 
 
 def _max_abs_weight(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

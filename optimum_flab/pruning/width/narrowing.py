@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +14,11 @@ from ...families import Family
 from ...memory import trim_heap
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
-from ...running.layerwise import captured, layer_inputs, run_layer, token_importance
+from ...running.layerwise import captured, layer_inputs, run_layer
 from ...texts.packing import PackedTokens
-from ..least_squares import solve
+from ..least_squares import best_fit, solve
 from .criteria import NeuronCriterion
-from .statistics import NeuronStatistics
+from .statistics import FOLDS, NeuronStatistics
 
 
 if TYPE_CHECKING:
@@ -80,6 +81,25 @@ def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
     return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer))
 
 
+def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[PackedTokens]) -> Sequence[torch.Tensor]:
+    """The weights of tokens, of shape `(layers, rows, length)` for each batch."""
+    if importance is None:
+        return [batch.mask.float().expand(layers, -1, -1) for batch in batches]
+    return importance.split([len(batch.mask) for batch in batches], dim=1)
+
+
+def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> list[torch.Tensor]:
+    """Which part of the calibration set each token is of, `(rows, length)` for each batch.
+
+    Rows take turns: a row holds whole documents.
+    """
+    starts = accumulate((len(batch.mask) for batch in batches), initial=0)
+    return [
+        ((start + torch.arange(len(batch.mask), device=device)) % FOLDS)[:, None].expand(batch.mask.shape)
+        for start, batch in zip(starts, batches, strict=False)
+    ]
+
+
 def decide(
     statistics: NeuronStatistics, widths: Sequence[int], criterion: NeuronCriterion, generator: torch.Generator
 ) -> dict[int, NarrowLayer]:
@@ -87,7 +107,9 @@ def decide(
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-    weights = solve(*statistics.damped(), list(chosen.values()))
+    # of several widths the smallest asks the most of the others
+    fit = best_fit(statistics.folds, chosen[min(chosen)])
+    weights = solve(*statistics.whole.damped(fit.damping, fit.share), list(chosen.values()))
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
@@ -100,6 +122,7 @@ def survey(
     criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
+    importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
@@ -110,6 +133,8 @@ def survey(
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         widths (`Sequence[int]`): candidate widths.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
 
@@ -122,6 +147,7 @@ def survey(
     batches = list(tokens.batches(batch_size)) if needed else []
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    weights, folds = by_batch(importance, len(layers), batches), fold_of_tokens(batches, model.device)
     ascent = Ascent(pieces, generator, range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for index in ascent.layers(len(layers), tick):
@@ -133,9 +159,8 @@ def survey(
                 for batch, mask in enumerate(masks):
                     streams[batch] = run_layer(layer, streams[batch], inputs[batch].kwargs[index])
                     wanted = seen.output if bias is None else seen.output - bias
-                    statistics.add(
-                        seen.neurons[mask], wanted[mask], token_importance(family.norm, streams[batch][mask])
-                    )
+                    counts = weights[batch][index].to(mask.device)[mask]
+                    statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
             statistics.check_finite(index)
         chosen = {
             width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
@@ -157,6 +182,7 @@ def narrow(
     criterion: NeuronCriterion,
     batch_size: int,
     generator: torch.Generator,
+    importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> dict[int, NarrowLayer]:
@@ -170,6 +196,8 @@ def narrow(
     Args:
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         width (`int`): neurons to keep per layer.
+        importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
+            layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
 
     Returns:
@@ -182,8 +210,10 @@ def narrow(
             index: decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
             for index in kept_layers
         }
-    inputs = [layer_inputs(model, family, batch) for batch in tokens.batches(batch_size)]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(tokens.batches(batch_size), inputs, strict=True)]
+    batches = list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    weights, folds = by_batch(importance, len(layers), batches), fold_of_tokens(batches, model.device)
     ascent = Ascent(
         pieces, generator, kept_layers, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
     )
@@ -214,7 +244,8 @@ def narrow(
                     wanted = wanted - out.bias
                 if post_norm is None:
                     wanted = wanted + dense_stream / scale - seen.stream / scale
-                statistics.add(seen.neurons[mask], wanted[mask], token_importance(family.norm, dense[batch][mask]))
+                counts = weights[batch][index].to(mask.device)[mask]
+                statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
                 residuals.append(seen.stream)
                 neurons.append(seen.neurons)
         statistics.check_finite(index)

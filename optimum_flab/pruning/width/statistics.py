@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
-from ...errors import FlabError
-from ..least_squares import LeastSquares
+from ...measuring.fisher import check_finite_layer
+from ..least_squares import LeastSquares, whole
 
 
-class NeuronStatistics(LeastSquares):
+FOLDS = 2  # parts of the calibration set, by rows and so of different documents
+
+
+class NeuronStatistics:
     """The least-squares problem of one layer: `x` are the inputs of `down_proj` in the pruned model, `t` the output
     wanted of it, and the weights are pulled towards the dense ones.
 
     Args:
         weight (`torch.Tensor` of shape `(hidden, neurons)`): dense `down_proj.weight`.
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
+
+    Attributes:
+        folds (`list[LeastSquares]`): the problem on each part of the calibration set.
     """
 
     def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor]):
-        super().__init__(weight)
+        self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
+        self.folds = [LeastSquares(weight) for _ in range(FOLDS)]
+
+    def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
+        """Adds tokens, before anything is decided.
+
+        Args:
+            inputs, targets, importance (`torch.Tensor`): see [`LeastSquares.add`].
+            fold (`torch.Tensor` of shape `(tokens,)`): which part of the calibration set each token is of.
+        """
+        for number, problem in enumerate(self.folds):
+            here = fold == number
+            problem.add(inputs[here], targets[here], importance[here])
+
+    @cached_property
+    def whole(self) -> LeastSquares:
+        """The problem on all tokens."""
+        return whole(self.folds)
 
     def check_finite(self, layer: int) -> None:
         """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""
-        if not (torch.isfinite(self.gram.diagonal()).all() and torch.isfinite(self.cross).all()):
-            raise FlabError(
-                f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
-                "this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
-            )
+        for problem in self.folds:
+            check_finite_layer(problem.gram.diagonal(), layer)
+            check_finite_layer(problem.cross, layer)

@@ -1,0 +1,160 @@
+"""How much an error of an FFN's output matters: the Fisher information of each token, from one backward pass.
+
+An error `e` that the FFN of a layer makes at a token changes what the model predicts. To second order the divergence is
+`eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from the model itself,
+with `g` the gradient of `log p(y)` by that output. With one draw per token, and all channels alike, that is
+`|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares of the layer. (GuidedQuant, arXiv 2505.07004,
+weighs tokens for quantisation so, by the gradient of the loss on the text itself.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import FlabError
+from ..families import Family
+from ..records.pieces import Pieces
+from ..running.layerwise import LayerInputs, layer_inputs, output_of, run_layer
+from ..texts.packing import PackedTokens
+from .divergence import OutputHead
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def fisher_weights(
+    model: PreTrainedModel,
+    family: Family,
+    tokens: PackedTokens,
+    head: OutputHead,
+    batch_size: int,
+    generator: torch.Generator,
+    tick: Callable[[], None] = lambda: None,
+    pieces: Pieces | None = None,
+) -> torch.Tensor:
+    """The squared norms of the gradients of `log p(y)` by the output of every FFN, `y` drawn from the model.
+
+    Hidden states between layers are kept for one batch, and each layer is run a second time for its gradient, so that
+    it takes the memory of one layer's activations. An FFN whose output goes through a norm is weighed in front of it.
+
+    Args:
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
+        batch_size (`int`): rows per backward pass.
+        generator (`torch.Generator`): on the CPU; draws the next tokens.
+        tick (`Callable`): called after every layer of every batch.
+        pieces ([`Pieces`], *optional*): keeps what each batch gave, for a run that is interrupted.
+
+    Returns:
+        `torch.Tensor` of shape `(layers, rows, length)`: float32, on the CPU, of mean 1 in each layer over the real
+        tokens and 0 at padding.
+
+    Raises:
+        [`FlabError`]: a layer gives NaN or infinite values.
+    """
+    pieces = Pieces() if pieces is None else pieces
+    found = []
+    for number, batch in enumerate(tokens.batches(batch_size)):
+        # drawn here, so that a batch which is read from a piece leaves the others the same numbers
+        chance = torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
+        made = partial(_batch_weights, model, family, batch, head, chance, tick)
+        if pieces.is_finished(f"batch-{number}"):
+            for _ in family.decoder_layers(model):
+                tick()
+        found.append(pieces.tensors(f"batch-{number}", made)["weights"])
+    weights = torch.cat(found, dim=1) * tokens.mask
+    mean = weights.sum(dim=(1, 2), keepdim=True) / max(tokens.tokens, 1)
+    # a layer that no prediction depends on: all its tokens count alike
+    return torch.where(mean > 0, weights / mean.clamp_min(torch.finfo(torch.float32).tiny), tokens.mask.float())
+
+
+def _batch_weights(
+    model: PreTrainedModel,
+    family: Family,
+    batch: PackedTokens,
+    head: OutputHead,
+    chance: torch.Tensor,
+    tick: Callable[[], None],
+) -> dict[str, torch.Tensor]:
+    """The weights of one batch, of shape `(layers, rows, length)`."""
+    layers, inputs = family.decoder_layers(model), layer_inputs(model, family, batch)
+    mask = batch.mask.to(inputs.hidden.device)
+    states = [inputs.hidden]
+    for index, layer in enumerate(layers):
+        states.append(run_layer(layer, states[-1], inputs.kwargs[index]))
+        check_finite_layer(states[-1][mask], index)
+    gradient = _gradient_of_predictions(model, family, states.pop(), mask, head, chance)
+    weights = torch.zeros(len(layers), *batch.mask.shape)
+    for index in reversed(range(len(layers))):
+        gradient, of_ffn = _gradient_below(family, layers[index], states.pop(), inputs, index, gradient)
+        weights[index] = of_ffn.float().square().sum(dim=-1).cpu()
+        tick()
+    return {"weights": weights}
+
+
+def _gradient_of_predictions(
+    model: PreTrainedModel,
+    family: Family,
+    hidden: torch.Tensor,
+    mask: torch.Tensor,
+    head: OutputHead,
+    chance: torch.Tensor,
+) -> torch.Tensor:
+    """The gradient of the sum of `log p(y)` by what the last layer gives, of its shape.
+
+    Args:
+        chance (`torch.Tensor` of shape `(rows, length)`): numbers from 0 to 1 that draw each `y`.
+    """
+    norm = model.get_submodule(family.modules.final_norm)
+    gradient = torch.zeros_like(hidden)
+    positions, drawn = hidden[mask], chance[mask.cpu()].to(hidden.device, torch.float32)
+    found = []
+    for rows in head.chunks(len(positions)):
+        with torch.enable_grad():
+            at = positions[rows].detach().requires_grad_()
+            scores = torch.log_softmax(head.logits(norm(at)), dim=-1)
+            below = scores.detach().exp().cumsum(dim=-1)
+            following = torch.searchsorted(below, drawn[rows, None] * below[:, -1:]).clamp_max(scores.shape[-1] - 1)
+            found.append(torch.autograd.grad(scores.gather(1, following).sum(), at)[0])
+    gradient[mask] = torch.cat([positions[:0], *found])
+    return gradient
+
+
+def _gradient_below(
+    family: Family,
+    layer: torch.nn.Module,
+    hidden: torch.Tensor,
+    inputs: LayerInputs,
+    index: int,
+    gradient: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients by what a layer reads and by what its FFN gives, from that by what the layer gives."""
+    outputs: list[torch.Tensor] = []
+    if family.experts is not None and not family.has_experts(layer):
+        with torch.enable_grad():
+            read = hidden.detach().requires_grad_()
+            (below,) = torch.autograd.grad(run_layer(layer, read, inputs.kwargs[index]), read, gradient)
+        return below, torch.zeros_like(hidden)
+    handle = family.ffn_out(layer).register_forward_hook(lambda _, args, output: outputs.append(output_of(output)))
+    try:
+        with torch.enable_grad():
+            read = hidden.detach().requires_grad_()
+            given = run_layer(layer, read, inputs.kwargs[index])
+            below, of_ffn = torch.autograd.grad(given, (read, outputs[-1]), gradient)
+    finally:
+        handle.remove()
+    return below, of_ffn.reshape(*hidden.shape[:-1], -1)
+
+
+def check_finite_layer(values: torch.Tensor, layer: int) -> None:
+    """Raises a [`FlabError`] that names the layer if what it gives is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise FlabError(
+            f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
+            "this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
+        )
