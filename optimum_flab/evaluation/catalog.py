@@ -192,7 +192,7 @@ def _is_unsafe(entry: Entry) -> bool:
 def _runs_in_sandbox(config: Mapping[str, Any], entry: Entry) -> bool:
     filters = [function for item in config.get("filter_list") or [] for function in item.get("filter") or []]
     references = (_reference(function.get("filter_fn"), entry) for function in filters)
-    ours = (f"{__package__}.tasks.code.", f"{__package__}.tasks.mbpp.")
+    ours = tuple(f"{__package__}.tasks.{module}." for module in ("code", "mbpp", "infilling"))
     return any(reference is not None and reference.startswith(ours) for reference in references)
 
 

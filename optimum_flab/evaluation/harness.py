@@ -23,9 +23,10 @@ from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
+from ..vocabulary import InfillingFormat
 from .catalog import LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison
-from .judged import Model, ModelSource, check_chat_template
+from .judged import Model, ModelSource, ask_for_gaps, check_chat_template
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation
 from .scoring import compare_task, merge_results, run_task, without_interval
@@ -82,6 +83,8 @@ def evaluate(
             read, where that is possible.
     """
     check_evaluation(settings, has_baseline=baseline is not None)
+    if settings.fim_format is not None:
+        InfillingFormat.parse(settings.fim_format)
     packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
@@ -104,6 +107,7 @@ def evaluate(
     }
     for source in sources.values():
         check_chat_template(source, loaded)
+    loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
@@ -145,7 +149,10 @@ def evaluate(
     found = Evaluation(
         comparisons=rows,
         models=models,
-        settings=settings_told(settings, loaded, isolation, packages),
+        settings={
+            **settings_told(settings, loaded, isolation, packages),
+            **({} if infilling is None else {"fim_format": infilling.template}),
+        },
         protocols={task.name: task.protocol for task in loaded if task.protocol},
         harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
