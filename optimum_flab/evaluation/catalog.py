@@ -25,7 +25,7 @@ from ..places import user_path
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
-from .tasks.text import read_texts
+from .tasks.text import Text, read_texts
 
 
 if TYPE_CHECKING:
@@ -415,9 +415,9 @@ def hub_dataset(task: Task) -> dict[str, str] | None:
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
-def divergence_texts(files: Sequence[str], limit: int | None) -> list[str]:
+def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:
     """The texts that divergence is measured on."""
-    return read_texts(DIVERGENCE, list(files))[:limit]
+    return read_texts(DIVERGENCE, list(files), limit)
 
 
 @contextmanager

@@ -182,7 +182,10 @@ def ask_for_gaps(
         for leaf in filter(_leaves_a_gap, task.tasks.values()):
             leaf.config.doc_to_text = Question(found.template)
             leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: found.template}
-    told = {task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {found.template}") for task in asking}
+    told = {
+        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {found.template}")
+        for task in asking
+    }
     return [told.get(task.name, task) for task in tasks], found
 
 

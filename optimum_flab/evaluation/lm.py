@@ -166,8 +166,7 @@ class FlabLM(HFLM):
         with _seeded(self.device, f"{self.seed},{batch.number}"):
             found = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
-            text_behind(self.tokenizer, prompt, ids, ends)[0]
-            for prompt, ids in zip(batch.prompts, found, strict=True)
+            text_behind(self.tokenizer, prompt, ids, ends)[0] for prompt, ids in zip(batch.prompts, found, strict=True)
         ]
         return [cut(text, stops) for text in texts]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..components import COMPONENTS
-from ..measuring.scores import Score, metric_text, retained, retention_text, score_text
+from ..measuring.scores import Score, metric_text, retained, retention_text, score_text, together_text
 from ..records.report import HeldOut, Report, Side
 from .facts import Facts, against_dense
 from .measured import EfficiencyRow, MeasuredEfficiency, MeasuredScores, Quartiles, ScoreRow, ScoreValue
@@ -83,7 +83,9 @@ def retention_rows(facts: Facts) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: what, dense, pruned, what is retained."""
     rows: list[list[str]] = []
     for evaluation in facts.results.evaluations:
-        for row in evaluation.scores[: MOST_SCORES_ABOVE - len(rows)]:
+        # what is of several tasks together first, and what is of one kind of problems last
+        ordered = sorted(evaluation.scores, key=lambda row: (not row.of, row.is_of_one_kind))
+        for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
             paired = against_dense(evaluation, facts.report)
             shown = [row.dense if paired else None, row.own]
             cells = [score_cell(value and ScoreValue(value=value.value), row.metric) for value in shown]
@@ -197,6 +199,11 @@ def _how(evaluation: MeasuredScores) -> list[str]:
     if files := {task: names for task in settings.data if (names := settings.files(task))}:
         named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items())
         sentences.append(f"Local data: {named}.")
+    for row in evaluation.scores:
+        if row.of:
+            paired = {"dense": row.dense, "pruned": row.own} if row.dense is not None else {"model": row.own}
+            passes = {role: value.passes for role, value in paired.items() if value and value.passes is not None}
+            sentences.append(f"{sentence(row.task)[:-1]}: {cell(together_text(row.of, passes))}.")
     if evaluation.protocols:
         asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
         sentences.append(f"How the tasks ask: {asked}.")

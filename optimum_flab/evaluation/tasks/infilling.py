@@ -58,8 +58,8 @@ def problems(
     found = [gap for document in documents for gap in gaps(document)]
     if not found:
         raise FlabError(
-            f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be left"
-            " out; give a file with the field canonical_solution in `data`"
+            f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be"
+            " left out; give a file with the field canonical_solution in `data`"
         )
     return as_dataset(found, limit)
 
