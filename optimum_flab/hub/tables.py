@@ -104,7 +104,10 @@ def retention_rows(facts: Facts) -> list[list[str]]:
 def _problems(row: ScoreRow, evaluation: MeasuredScores) -> str:
     if row.problems is None:
         return ""
-    first = "first " if evaluation.settings.limit is not None else ""
+    limit = evaluation.settings.limit
+    if row.of and limit is not None:
+        return f" ({row.problems:,} problems, the first {limit:,} of each task)"
+    first = "first " if limit is not None else ""
     return f" ({first}{row.problems:,} problems)"
 
 
@@ -165,7 +168,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
             cells = [score_cell(row.dense, row.metric), own, retention_cell(row)] if paired else [own]
             rows.append([cell(row.task), cell(metric), count(row.problems), *cells])
         heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
-        about = _how(evaluation)
+        about = _how(evaluation, paired)
         if not paired:
             about.append(
                 "The baseline of this evaluation was not the model that was pruned, so no retention is given."
@@ -177,7 +180,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
     return tables
 
 
-def _how(evaluation: MeasuredScores) -> list[str]:
+def _how(evaluation: MeasuredScores, paired: bool) -> list[str]:
     settings, judged = evaluation.settings, evaluation.judged
     said = []
     if judged.dtype:
@@ -199,11 +202,10 @@ def _how(evaluation: MeasuredScores) -> list[str]:
     if files := {task: names for task in settings.data if (names := settings.files(task))}:
         named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items())
         sentences.append(f"Local data: {named}.")
-    for row in evaluation.scores:
-        if row.of:
-            paired = {"dense": row.dense, "pruned": row.own} if row.dense is not None else {"model": row.own}
-            passes = {role: value.passes for role, value in paired.items() if value and value.passes is not None}
-            sentences.append(f"{sentence(row.task)[:-1]}: {cell(together_text(row.of, passes))}.")
+    for row in filter(lambda row: row.of, evaluation.scores):
+        shown = {"dense": row.dense, "pruned": row.own} if paired else {"pruned": row.own}
+        passes = {role: value.passes for role, value in shown.items() if value and value.passes is not None}
+        sentences.append(sentence(f"{row.task}: {together_text(row.of, passes)}"))
     if evaluation.protocols:
         asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
         sentences.append(f"How the tasks ask: {asked}.")

@@ -63,7 +63,7 @@ def together_text(of: Mapping[str, int], passes: Mapping[str, float]) -> str:
         passes (`Mapping[str, float]`): how many of all a model passed, by its role.
     """
     tasks = " + ".join(f"{number:,} of {task}" for task, number in of.items())
-    counts = ", ".join(f"{role} {number:,g}" for role, number in passes.items())
+    counts = ", ".join(f"{role} {number:,.10g}" for role, number in passes.items())
     return (
         f"{tasks}, each counted once: {counts} of {sum(of.values()):,} passed; the interval resamples problems within"
         " each task, and those of one name in several tasks together"

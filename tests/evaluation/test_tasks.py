@@ -28,6 +28,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
     renamed,
     renamed_function,
 )
+from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.evaluation.values import read_value
 from optimum_flab.settings.evaluation import EvaluationSettings
 
@@ -361,6 +362,32 @@ def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
     task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", [row]))
     assert task.doc_to_text(task.eval_docs[0]).endswith("def f(x):\n    return x\nassert f(3) ==")
     assert task.config.generation_kwargs["until"] == ["\n"]
+
+
+def test_texts_are_of_the_kind_of_their_source_and_a_limit_takes_them_in_turns(tmp_path):
+    (tmp_path / "other").mkdir()
+    rows = jsonl(tmp_path / "rows.jsonl", [{"a": f"a{number}", "b": f"b{number}"} for number in range(3)])
+    same = jsonl(tmp_path / "other" / "rows.jsonl", [{"text": "one"}])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.py").write_text("x = 1\n", encoding="utf-8")
+    sources = [f"{rows}[a]", f"{rows}[a,b]", same, str(tmp_path / "folder"), f"{rows}[a]"]
+    assert list(kinds_of(sources).values()) == ["rows.jsonl[a]", "rows.jsonl[a,b]", "rows.jsonl", "folder"]
+    assert list(kinds_of([same, str(tmp_path / "other" / "rows.jsonl") + "[text]"]).values()) == [
+        "rows.jsonl",
+        "rows.jsonl[text]",
+    ]
+    (tmp_path / "more").mkdir()
+    again = jsonl(tmp_path / "more" / "rows.jsonl", [{"text": "two"}])
+    assert list(kinds_of([same, again, "org/data[x]", "python-stdlib"]).values()) == [
+        "rows.jsonl",
+        "rows.jsonl (2)",
+        "org/data",
+        "python-stdlib",
+    ]
+    found = read_texts("perplexity", sources)
+    assert [text.text for text in found] == ["a0", "a1", "a2", "a0b0", "a1b1", "a2b2", "one", "x = 1\n"]
+    few = read_texts("perplexity", sources, 6)
+    assert [text.text for text in few] == ["a0", "a1", "a0b0", "a1b1", "one", "x = 1\n"]
 
 
 def test_plans_are_scored_by_the_corpus_bleu_of_sacrebleu():
