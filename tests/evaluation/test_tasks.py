@@ -212,7 +212,8 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     folder = Path(lm_eval.tasks.__file__).parent
     shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
-    assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp"}
+    infilling = "humaneval_infilling"
+    assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", infilling}
     theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
     ours = {name: load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False) for name in shared}
     for name in ("humaneval", "humaneval_plus"):
@@ -222,7 +223,10 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
         assert "but with 512 new tokens at most where that allows 1,024" in said[name]
     assert theirs["humaneval_instruct"]["gen_prefix"] and "gen_prefix" not in ours["humaneval_instruct"]
     assert theirs["cruxeval_output"]["repeats"] == 10 and theirs["cruxeval_output"]["generation_kwargs"]["do_sample"]
-    for name in ("humaneval_instruct", "cruxeval_output"):
+    asked = load_yaml(folder / infilling / "single_line_infilling.yaml", resolve_func=False)
+    assert asked["doc_to_text"] == "{{suffix}}\n\n{{prompt}}"
+    assert asked["generation_kwargs"]["until"] == ours[infilling]["generation_kwargs"]["until"] == ["\n"]
+    for name in ("humaneval_instruct", "cruxeval_output", infilling):
         assert f"another protocol than lm-eval's {name}" in said[name]
 
 
