@@ -468,11 +468,11 @@ def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report
     summary = content.partition("| parameters ")[2].partition("bits per byte of held-out text")[0]
     assert re.findall(r"^\| (.*?) \(", summary, re.MULTILINE)[-6:] == [
         "all code tasks, pass@1",
-        "perplexity, bits\\_per\\_byte",
+        "perplexity, bits_per_byte",
         "humaneval, pass@1",
-        "perplexity, bits\\_per\\_byte\\[a.jsonl\\]",
-        "perplexity, bits\\_per\\_byte\\[b.jsonl\\]",
-        "perplexity, bits\\_per\\_byte\\[c.jsonl\\]",
+        "perplexity, bits_per_byte\\[a.jsonl\\]",
+        "perplexity, bits_per_byte\\[b.jsonl\\]",
+        "perplexity, bits_per_byte\\[c.jsonl\\]",
     ]
     assert (
         "All code tasks: 164 of humaneval + 1,033 of humaneval_infilling, each counted once: dense 1,197,"
