@@ -31,6 +31,7 @@ FLAGS = (
     Flag("--temperature", "evaluation.temperature", "T"),
     Flag("--top-p", "evaluation.top_p", "P"),
     Flag("--max-new-tokens", "evaluation.max_new_tokens", "N"),
+    Flag("--fim-format", "evaluation.fim_format", "TEMPLATE"),
     Flag("--batch-size", "evaluation.batch_size", "N"),
     Flag("--seed", "evaluation.seed", "N"),
     Flag("--dtype", "evaluation.dtype"),

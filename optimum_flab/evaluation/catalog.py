@@ -25,7 +25,7 @@ from ..places import user_path
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
-from .tasks.text import read_texts
+from .tasks.text import Text, read_texts
 
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _is_unsafe(entry: Entry) -> bool:
 def _runs_in_sandbox(config: Mapping[str, Any], entry: Entry) -> bool:
     filters = [function for item in config.get("filter_list") or [] for function in item.get("filter") or []]
     references = (_reference(function.get("filter_fn"), entry) for function in filters)
-    ours = (f"{__package__}.tasks.code.", f"{__package__}.tasks.mbpp.")
+    ours = tuple(f"{__package__}.tasks.{module}." for module in ("code", "mbpp", "infilling"))
     return any(reference is not None and reference.startswith(ours) for reference in references)
 
 
@@ -415,9 +415,9 @@ def hub_dataset(task: Task) -> dict[str, str] | None:
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
-def divergence_texts(files: Sequence[str], limit: int | None) -> list[str]:
+def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:
     """The texts that divergence is measured on."""
-    return read_texts(DIVERGENCE, list(files))[:limit]
+    return read_texts(DIVERGENCE, list(files), limit)
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 Every score here is a function of sums over problems ([`OfSums`]), for example a mean is the sum of the values over the
 sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them a matrix product.
+Problems that belong together, such as the lines of one program, are resampled together, as a *cluster* of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from ..measuring.scores import Score, metric_text, retained, retention_text, sco
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
 LEVEL = 0.95
+TOGETHER = "all code tasks"  # what the row is called that is of several of them
+PASSES = "pass@1"  # the metric that it is of
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:
@@ -133,10 +136,12 @@ class Comparison:
     """One metric of one task.
 
     Args:
-        problems (`int`): what the interval resamples.
+        problems (`int`): how many there are, which the interval resamples where there are no clusters.
         score ([`Score`]): of the model that is judged.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
         retention ([`Score`], *optional*): score / dense; not a number where that says nothing, see [`retained`].
+        clusters (`int`, *optional*): what the interval resamples instead: groups of problems that belong together.
+        of (`dict[str, int]`, *optional*): where the row is of several tasks together, the problems of each.
     """
 
     task: str
@@ -146,6 +151,12 @@ class Comparison:
     score: Score
     dense: Score | None = None
     retention: Score | None = None
+    clusters: int | None = None
+    of: dict[str, int] | None = None
+
+    def passes(self, score: Score) -> float:
+        """How many problems a score of the share that passes comes to; not whole where several programs were drawn."""
+        return round(score.value * self.problems, 6)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `None` where a value is not a finite number."""
@@ -154,6 +165,8 @@ class Comparison:
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "problems": self.problems,
+            **({} if self.clusters is None else {"clusters": self.clusters}),
+            **({} if self.of is None else {"of": self.of}),
         }
         judged = "score" if self.dense is None else "pruned"
         for name, score in (("dense", self.dense), (judged, self.score), ("retention", self.retention)):
@@ -161,6 +174,7 @@ class Comparison:
                 values[name] = {
                     "value": _finite(score.value),
                     "interval_95": None if score.interval is None else [_finite(end) for end in score.interval],
+                    **({"passes": self.passes(score)} if self.of is not None and name != "retention" else {}),
                 }
         return values
 
@@ -175,6 +189,19 @@ def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray
         return np.divide(np.asarray(pruned, dtype=np.float64), dense)
 
 
+def by_cluster(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
+    """The sums of the rows of each cluster: shape `(clusters, terms)`, in the order in which they are met first.
+
+    Args:
+        rows (`np.ndarray` of shape `(problems, terms)`): terms of the problems.
+        clusters (`Sequence`): what each problem belongs to.
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    sums = np.zeros((len(places), rows.shape[1]))
+    np.add.at(sums, [places[name] for name in clusters], rows)
+    return sums
+
+
 def compare(
     task: str,
     metric: str,
@@ -185,6 +212,7 @@ def compare(
     higher_is_better: bool = True,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Comparison:
     """Scores with intervals by bootstrap over the problems, paired where there is a dense model.
 
@@ -192,19 +220,89 @@ def compare(
         statistic ([`OfSums`]): the score.
         pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, of the same problems in
             the same order.
+        clusters (`Sequence`, *optional*): what each problem belongs to; the clusters are resampled then, whole.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
-    sums = resampled_sums(both, resamples, seed)
-    terms = pruned.shape[1]
+    drawn = both if clusters is None else by_cluster(both, clusters)
+    found = _compared(
+        Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan)),
+        statistic,
+        both,
+        resampled_sums(drawn, resamples, seed),
+        dense is not None,
+    )
+    return found if clusters is None else replace(found, clusters=len(drawn))
+
+
+def _compared(row: Comparison, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> Comparison:
+    """A row with its scores.
+
+    Args:
+        both (`np.ndarray` of shape `(problems, terms)`): the terms of the dense model, where there is one, and behind
+            them those of the other.
+        sums (`np.ndarray` of shape `(resamples, terms)`): their sums over resampled problems.
+    """
+    terms = both.shape[1] // 2 if paired else both.shape[1]
     after = statistic.score(sums[:, -terms:])
-    score = Score(statistic.of_rows(pruned), interval(after))
-    if dense is None:
-        return Comparison(task, metric, higher_is_better, len(pruned), score)
+    score = Score(statistic.of_rows(both[:, -terms:]), interval(after))
+    if not paired:
+        return replace(row, score=score)
     before = statistic.score(sums[:, :terms])
-    base = Score(statistic.of_rows(dense), interval(before))
+    base = Score(statistic.of_rows(both[:, :terms]), interval(before))
     value = retained(score.value, base.value)
     around = None if math.isnan(value) else interval(divided(after, before))
-    return Comparison(task, metric, higher_is_better, len(pruned), score, base, Score(value, around))
+    return replace(row, score=score, dense=base, retention=Score(value, around))
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Which problems of a task were passed: 1 or 0, or the share of the programs that were drawn.
+
+    Args:
+        problems (`Sequence`): what each problem belongs to: itself, or the cluster that it is of.
+        pruned, dense (`Sequence[float]`): of each problem.
+    """
+
+    task: str
+    problems: Sequence[Hashable]
+    pruned: Sequence[float]
+    dense: Sequence[float] | None = None
+
+
+def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+    """The passes of several tasks in one score: every problem counts once, whichever task it is of.
+
+    The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are. What
+    has one name in several tasks, as the program of which one task asks the whole and another the lines, is resampled
+    together: such problems pass or fail together. Names are strata by the tasks in which they are.
+
+    Args:
+        sets (`Sequence` of [`Passed`]): the tasks, all of them with a dense model or all without.
+    """
+    paired = all(one.dense is not None for one in sets)
+    rows, places = [], list[Hashable]()
+    tasks_of: dict[Hashable, dict[str, None]] = {}
+    for one in sets:
+        pruned = MEAN.rows(one.pruned)
+        rows.append(np.concatenate([MEAN.rows(one.dense), pruned], axis=1) if one.dense is not None else pruned)
+        places += one.problems
+        for name in one.problems:
+            tasks_of.setdefault(name, {})[one.task] = None
+    both = np.concatenate(rows)
+    strata: dict[tuple[str, ...], list[int]] = {}
+    for number, name in enumerate(tasks_of):
+        strata.setdefault(tuple(tasks_of[name]), []).append(number)
+    clusters = by_cluster(both, places)
+    seeds = np.random.SeedSequence(seed).generate_state(len(strata))
+    sums = sum(
+        resampled_sums(clusters[strata[key]], resamples, int(own))
+        for key, own in zip(sorted(strata), seeds, strict=True)
+    )
+    row = Comparison(
+        TOGETHER, PASSES, True, len(both), Score(math.nan), of={one.task: len(one.pruned) for one in sets}
+    )
+    found = _compared(row, MEAN, both, np.asarray(sums), paired)
+    return found if len(clusters) == len(both) else replace(found, clusters=len(clusters))
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

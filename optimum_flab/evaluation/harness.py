@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from ..measuring.scores import Score
 from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
 from ..records.plan import PLAN_NAME, PruningPlan
+from ..records.report import HeldOut
 from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
+from ..vocabulary import InfillingFormat
 from .catalog import LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison
-from .judged import Model, ModelSource, check_chat_template
+from .judged import Model, ModelSource, ask_for_gaps, check_chat_template
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation
-from .scoring import compare_task, merge_results, run_task, without_interval
+from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
+from .tasks.text import Text
 
 
 def evaluate(
@@ -82,6 +85,8 @@ def evaluate(
             read, where that is possible.
     """
     check_evaluation(settings, has_baseline=baseline is not None)
+    if settings.fim_format is not None:
+        InfillingFormat.parse(settings.fim_format)
     packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
     if output is not None:
         OutputFolder(output, EVALUATION, overwrite=overwrite).check()
@@ -104,6 +109,7 @@ def evaluate(
     }
     for source in sources.values():
         check_chat_template(source, loaded)
+    loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
 
     if texts is not None:
         kept = kept_tokens(sources["dense"], sources["pruned"])
@@ -137,6 +143,7 @@ def evaluate(
         for number, task in enumerate(loaded)
         for row in compare_task(task, {role: results[number] for role, results in runs.items()}, settings.seed)
     ]
+    rows += compare_together(loaded, runs, settings.seed)
     if texts is not None:
         # by default in float32, in which pruning measures it too
         dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
@@ -145,7 +152,10 @@ def evaluate(
     found = Evaluation(
         comparisons=rows,
         models=models,
-        settings=settings_told(settings, loaded, isolation, packages),
+        settings={
+            **settings_told(settings, loaded, isolation, packages),
+            **({} if infilling is None else {"fim_format": infilling.template}),
+        },
         protocols={task.name: task.protocol for task in loaded if task.protocol},
         harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
@@ -187,26 +197,52 @@ def settings_told(
 
 
 def measure_divergence(
-    dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[str], batch_size: int
+    dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
 ) -> list[Comparison]:
-    """Divergence and bits per byte of both models on texts; holds both in memory."""
+    """Divergence and bits per byte of both models on texts, on each kind of them and on all; holds both in memory."""
     before, after = dense.load(), pruned.load()
-    found = measure_held_out(
-        before.model,
-        before.tokenizer,
-        after.model,
-        after.tokenizer,
-        before.family,
-        kept,
-        texts,
-        DataSettings(batch_size=batch_size),
-    )
-    bits = {"dense": found.dense_bits_per_byte, "pruned": found.pruned_bits_per_byte}
-    return [
-        Comparison(DIVERGENCE, "divergence", False, found.texts, Score(found.divergence)),
-        without_interval(DIVERGENCE, "bits_per_byte", False, found.texts, bits),
-        Comparison(DIVERGENCE, "lost_mass", False, found.texts, Score(found.lost_mass)),
-    ]
+    kinds: dict[str, list[str]] = {}
+    for text in texts:
+        kinds.setdefault(text.kind, []).append(text.text)
+    found = {
+        kind: measure_held_out(
+            before.model,
+            before.tokenizer,
+            after.model,
+            after.tokenizer,
+            before.family,
+            kept,
+            of_kind,
+            DataSettings(batch_size=batch_size),
+        )
+        for kind, of_kind in kinds.items()
+    }
+    columns = {"": list(found.values())}
+    if len(found) > 1:
+        columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}
+    return [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
+
+
+def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Comparison]:
+    """The rows of a metric: for each name what was measured on one kind of text, or on several."""
+    for name, found in columns.items():
+        number = sum(measured.texts for measured in found)
+        if metric == "bits_per_byte":
+            bits = {
+                role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in found])
+                for role in ("dense", "pruned")
+            }
+            yield without_interval(DIVERGENCE, f"{metric}{name}", False, number, bits)
+        else:
+            value = _mean([(getattr(measured, metric), measured.positions) for measured in found])
+            yield Comparison(DIVERGENCE, f"{metric}{name}", False, number, Score(value))
+
+
+def _mean(weighted: Sequence[tuple[float, int]]) -> float:
+    """The mean of values with weights; of a single one itself."""
+    if len(weighted) == 1:
+        return weighted[0][0]
+    return sum(value * weight for value, weight in weighted) / max(sum(weight for _, weight in weighted), 1)
 
 
 def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:

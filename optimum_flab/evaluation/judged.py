@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.finding import ModelFiles, find_model
@@ -17,12 +18,15 @@ from ..checkpoints.model_config import read_model_config
 from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ..checkpoints.weight_files import stored_dtype
 from ..checkpoints.weights import check_weights
-from ..errors import FlabError
+from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..running.casting import copy_in
 from ..running.generation import config_hash
-from ..vocabulary import tokenizer_hash
+from ..vocabulary import InfillingFormat, infilling_format, missing_tokens, tokenizer_hash
+from ..vocabulary.infilling import EXAMPLE
 from .catalog import LoadedTask
+from .lm import INFILLING
+from .tasks.infilling import Question
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
@@ -131,3 +135,59 @@ def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> Non
                 f"task {task.name!r} needs a chat template, and the tokenizer of {source.name!r} has none{instead}, or"
                 " an instruct model"
             )
+
+
+def ask_for_gaps(
+    sources: Mapping[str, ModelSource], tasks: Sequence[LoadedTask], template: str | None
+) -> tuple[list[LoadedTask], InfillingFormat | None]:
+    """Has the tasks that leave a gap ask for it as the models were taught, all of them in the same way.
+
+    Args:
+        sources (`Mapping[str, ModelSource]`): the models by their roles; the first is asked in its own format.
+        template (`str`, *optional*): the format, where the user names it.
+
+    Returns:
+        `tuple`: the tasks, and the format; `None` where no task has gaps.
+
+    Raises:
+        [`ConfigurationError`]: a format is named, and no task has gaps.
+        [`FlabError`]: no format is known for the tokenizer, or a model lacks a token of it.
+    """
+    named = None if template is None else InfillingFormat.parse(template)
+    asking = [task for task in tasks if any(map(_leaves_a_gap, task.tasks.values()))]
+    if not asking:
+        if named is not None:
+            raise ConfigurationError(
+                f"fim_format: {template!r}, but no task that is asked for has gaps to fill; leave it out, or name"
+                " humaneval_infilling"
+            )
+        return list(tasks), None
+    first = next(iter(sources.values()))
+    found = named or infilling_format(first.tokenizer)
+    if found is None:
+        raise FlabError(
+            f"task {asking[0].name!r}: how {first.name!r} is asked to fill a gap is not known: its tokenizer has the"
+            f" special tokens of no known format; give the one that it was trained with as `fim_format`, such as"
+            f" {EXAMPLE!r}, or leave the task out"
+        )
+    for source in sources.values():
+        if missing := missing_tokens(source.tokenizer, found.marks):
+            whence = "fim_format" if named else f"the format of {first.name!r}"
+            raise FlabError(
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {found.template!r}) is no special token of the"
+                f" tokenizer of {source.name!r}; give a format whose tokens it has as `fim_format`, or leave the task"
+                " out"
+            )
+    for task in asking:
+        for leaf in filter(_leaves_a_gap, task.tasks.values()):
+            leaf.config.doc_to_text = Question(found.template)
+            leaf.config.generation_kwargs = {**leaf.config.generation_kwargs, INFILLING: found.template}
+    told = {
+        task.name: replace(task, protocol=f"{task.protocol or 'infilling'}; asked as {found.template}")
+        for task in asking
+    }
+    return [told.get(task.name, task) for task in tasks], found
+
+
+def _leaves_a_gap(task: Task) -> bool:
+    return isinstance(task.config.doc_to_text, Question)

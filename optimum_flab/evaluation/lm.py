@@ -24,6 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..progress import progress
 from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..vocabulary import InfillingFormat, ends_of_gap
 
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 1 << 28  # bounds the logits of a scoring batch: 1 GiB in float32
 WINDOW = 1024  # most tokens of a text that are scored in one go
+INFILLING = "infilling"  # names, in the settings of a request, the template of a prompt for a gap
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,23 @@ class FlabLM(HFLM):
             settings["until"] = [stop for stop in settings["until"] if stop]
             prompts = [encoded[requests[index].args[0]] for index in indices]
             for number, chosen in enumerate(batches_by_length(prompts, self.batch_size)):
-                rows = [self._shortened(prompts[place], settings["max_gen_toks"]) for place in chosen]
+                rows = [self._shortened(prompts[place], settings) for place in chosen]
                 batches.append(Batch([indices[place] for place in chosen], rows, settings, number))
         return batches
 
-    def _shortened(self, prompt: list[int], new_tokens: int) -> list[int]:
-        """The end of a prompt that leaves room for the completion, but at least half of the model's length."""
-        room = max(self.max_length - new_tokens, self.max_length // 2)
+    def _shortened(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
+        """The end of a prompt that leaves room for the completion, but at least half of the model's length; of one for
+        a gap what stands next to the gap."""
+        room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
+        if len(prompt) > room and INFILLING in settings:
+            return InfillingFormat(settings[INFILLING]).shortened(self.tokenizer, prompt, room)
         return prompt[-room:]
+
+    def _ends(self, settings: Mapping[str, Any]) -> list[int]:
+        """The ids that end a completion."""
+        if INFILLING not in settings:
+            return self.end_ids
+        return sorted({*self.end_ids, *ends_of_gap(self.tokenizer, InfillingFormat(settings[INFILLING]))})
 
     def _generation_key(self, batch: Batch) -> dict[str, Any]:
         sampling = {"seed": self.seed, "number": batch.number} if batch.settings["do_sample"] else {}
@@ -142,24 +153,26 @@ class FlabLM(HFLM):
             "kind": "generate",
             "prompts": batch.prompts,
             "settings": batch.settings,
-            "ends": self.end_ids,
+            "ends": self._ends(batch.settings),
             "length": self.max_length,
         }
 
     def _complete(self, batch: Batch) -> list[str]:
-        settings = dict(batch.settings)
+        settings, ends = dict(batch.settings), self._ends(batch.settings)
         stops = settings.pop("until")
+        settings.pop(INFILLING, None)
         most = max(1, min(settings.pop("max_gen_toks"), self.max_length - max(map(len, batch.prompts))))
-        config = self._generation_config(settings, most)
+        config = self._generation_config(settings, most, ends)
         with _seeded(self.device, f"{self.seed},{batch.number}"):
             found = new_tokens(self.model, self.tokenizer, batch.prompts, stops, config)
         texts = [
-            text_behind(self.tokenizer, prompt, ids, self.end_ids)[0]
-            for prompt, ids in zip(batch.prompts, found, strict=True)
+            text_behind(self.tokenizer, prompt, ids, ends)[0] for prompt, ids in zip(batch.prompts, found, strict=True)
         ]
         return [cut(text, stops) for text in texts]
 
-    def _generation_config(self, settings: Mapping[str, Any], new_tokens: int) -> GenerationConfig:
+    def _generation_config(
+        self, settings: Mapping[str, Any], new_tokens: int, ends: Sequence[int]
+    ) -> GenerationConfig:
         """Nothing but what is asked for: what a checkpoint would rather do stays out."""
         if settings["do_sample"]:
             # left open, these would be top_k=50 and the like
@@ -171,7 +184,7 @@ class FlabLM(HFLM):
         return GenerationConfig(
             **{"num_beams": 1, **settings},
             max_new_tokens=new_tokens,
-            eos_token_id=self.end_ids or None,
+            eos_token_id=list(ends) or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
 

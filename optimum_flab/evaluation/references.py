@@ -13,7 +13,7 @@ from ..execution import Program, check_packages
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from .catalog import load_tasks
 from .data import printable
-from .tasks import code, mbpp, output_prediction
+from .tasks import code, infilling, mbpp, output_prediction
 from .tasks.code import run_with_progress
 
 
@@ -23,6 +23,7 @@ REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | Non
     code.run_answers: code.solved,
     mbpp.run_completions: mbpp.solved,
     mbpp.run_answers: mbpp.solved,
+    infilling.run_lines: infilling.solved,
     output_prediction.score: output_prediction.solved,
 }
 

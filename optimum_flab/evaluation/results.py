@@ -14,6 +14,7 @@ from typing import Any
 
 from lm_eval.utils import handle_non_serializable
 
+from ..measuring.scores import together_text
 from ..records.folders import Kind, OutputFolder
 from ..settings.evaluation import DIVERGENCE
 from . import comparison
@@ -82,6 +83,11 @@ class Evaluation:
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
         notes = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
+        for row in self.comparisons:
+            if row.of is not None:
+                scores = {"model": row.score} if row.dense is None else {"dense": row.dense, "pruned": row.score}
+                counts = {role: row.passes(score) for role, score in scores.items()}
+                notes.append(f"{row.task}: {together_text(row.of, counts)}")
         if self.settings.get("isolation") == "degraded":
             notes.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():

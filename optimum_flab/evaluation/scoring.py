@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from ..measuring.scores import Score
 from . import comparison
 from .catalog import LoadedTask, quiet
-from .comparison import Comparison, OfSums
+from .comparison import MEAN, PASSES, Comparison, OfSums, Passed
 from .lm import FlabLM
 
 
@@ -26,6 +26,8 @@ KNOWN_AGGREGATIONS = {
     "weighted_perplexity": comparison.WEIGHTED_PERPLEXITY,
     "bits_per_byte": comparison.BITS_PER_UNIT,
 }
+# what a task's `metadata` may name: the column by which problems belong together, and that of their kinds
+CLUSTER, KIND = "cluster", "kind"
 
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
 
 
 def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[Comparison]:
-    """The rows of the table for a task.
+    """The rows of the table for a task; where its problems are of several kinds, one for each beside the total.
 
     Args:
         results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
@@ -57,7 +59,8 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
     judged = "pruned" if "dense" in results else "model"
     for leaf, loaded in task.tasks.items():
         values = {role: values_by_metric(result["samples"][leaf]) for role, result in results.items()}
-        higher = loaded.higher_is_better()
+        higher, clusters = loaded.higher_is_better(), column(loaded, results[judged]["samples"][leaf], CLUSTER)
+        kinds = column(loaded, results[judged]["samples"][leaf], KIND)
         for (metric, filter_name), found in values[judged].items():
             several = sum(name == metric for name, _ in values[judged]) > 1
             label = f"{metric},{filter_name}" if several else metric
@@ -72,15 +75,78 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
                 }
                 yield without_interval(leaf, label, direction, len(shared), scores)
                 continue
-            yield comparison.compare(
-                leaf,
-                label,
-                statistic,
-                statistic.rows([found[number] for number in shared]),
-                None if dense is None else statistic.rows([dense[number] for number in shared]),
-                higher_is_better=direction,
-                seed=seed,
-            )
+            parts = {label: shared}
+            if len(set(kinds.values())) > 1:
+                for number in shared:
+                    parts.setdefault(f"{label}[{kinds[number]}]", []).append(number)
+            for name, numbers in parts.items():
+                yield comparison.compare(
+                    leaf,
+                    name,
+                    statistic,
+                    statistic.rows([found[number] for number in numbers]),
+                    None if dense is None else statistic.rows([dense[number] for number in numbers]),
+                    higher_is_better=direction,
+                    seed=seed,
+                    clusters=[clusters[number] for number in numbers] if clusters else None,
+                )
+
+
+def compare_together(
+    tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
+) -> Iterator[Comparison]:
+    """The row of all tasks together that have programs which pass or fail; none where there are not several.
+
+    Args:
+        results (`Mapping`): for every role, lm-eval's results of each task, see [`compare_task`].
+    """
+    sets = [
+        passed
+        for number, task in enumerate(tasks)
+        for leaf in task.tasks
+        if (passed := passes_of(task, leaf, {role: found[number] for role, found in results.items()})) is not None
+    ]
+    if len(sets) > 1:
+        yield comparison.together(sets, seed=seed)
+
+
+def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, Any]]) -> Passed | None:
+    """Which problems of a task were passed; `None` where they do not pass or fail."""
+    loaded, judged = task.tasks[leaf], "pruned" if "dense" in results else "model"
+    if statistic_of(loaded, PASSES) is not MEAN:
+        return None
+    samples = {role: result["samples"][leaf] for role, result in results.items()}
+    values = {role: values_by_metric(found) for role, found in samples.items()}
+    keys = [key for key in values[judged] if key[0] == PASSES]
+    if len(keys) != 1 or not all(keys[0] in found for found in values.values()):
+        return None
+    of_role = {role: found[keys[0]] for role, found in values.items()}
+    shared = [number for number in of_role[judged] if all(number in found for found in of_role.values())]
+    names = names_of(leaf, loaded, samples[judged])
+    return Passed(
+        leaf,
+        [names[number] for number in shared],
+        [of_role[judged][number] for number in shared],
+        [of_role["dense"][number] for number in shared] if "dense" in of_role else None,
+    )
+
+
+def names_of(leaf: str, task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, Hashable]:
+    """What each problem belongs to, by document number: its cluster, else itself, by its `task_id` if it has one."""
+    clusters = column(task, samples, CLUSTER)
+    return {
+        sample["doc_id"]: clusters.get(sample["doc_id"]) or sample["doc"].get("task_id") or (leaf, sample["doc_id"])
+        for sample in samples
+    }
+
+
+def column(task: Any, samples: Sequence[Mapping[str, Any]], which: str) -> dict[int, str]:
+    """From document numbers to the values in a column that a task's `metadata` names; empty where it names none."""
+    metadata = task.config.metadata
+    name = metadata.get(which) if isinstance(metadata, Mapping) else None
+    if name is None:
+        return {}
+    return {sample["doc_id"]: str(sample["doc"].get(name)) for sample in samples}
 
 
 def values_by_metric(samples: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[int, Any]]:

@@ -238,7 +238,7 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
-    """Every score that is a number, for the model-index; shares as they are in the file, between 0 and 1.
+    """Every score of a task that is a number, for the model-index; shares as they are in the file, between 0 and 1.
 
     The dataset is one of the Hub where the problems are all of one; else it is called as the task.
     """
@@ -249,7 +249,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
         settings = evaluation.settings
         for row in evaluation.scores:
             value = None if row.own is None else row.own.number
-            if value is None:
+            if value is None or row.of:
                 continue
             dataset = settings.task_datasets.get(row.task)
             about = settings.files(row.task)

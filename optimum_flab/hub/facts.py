@@ -233,13 +233,14 @@ def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Resu
                     f"{path.name} is an evaluation of other weights (SHA-256 {str(of)[:12]}…) and is left out"
                 )
                 continue
-            for row in evaluation.scores:
+            single = [row for row in evaluation.scores if not row.of]
+            for row in single:
                 if other := scores.get((row.task, row.metric)):
                     raise ConfigurationError(
                         f"{row.metric} of {row.task} is in both {str(other)!r} and {str(path)!r}; name one of"
                         " them with `results`"
                     )
-            scores |= {(row.task, row.metric): path for row in evaluation.scores}
+            scores |= {(row.task, row.metric): path for row in single}
             evaluations.append(evaluation)
         else:
             measured = read_efficiency(path)

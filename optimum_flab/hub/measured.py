@@ -41,9 +41,11 @@ class ScoreValue(View):
     Args:
         value (`float`, *optional*): `None` where it is not a finite number.
         interval_95 (`tuple[float, float]`, *optional*): an end that is not a finite number is `None`.
+        passes (`float`, *optional*): of a score of several tasks together: how many problems were passed.
     """
 
     value: float | None = None
+    passes: float | None = None
     interval_95: tuple[float | None, float | None] | None = None
 
     @property
@@ -69,10 +71,11 @@ class ScoreRow(View):
 
     Args:
         higher_is_better (`bool`): `False` for losses.
-        problems (`int`, *optional*): what the interval resamples.
+        problems (`int`, *optional*): how many there are.
         dense ([`ScoreValue`], *optional*): of the baseline, if there was one.
         pruned, score ([`ScoreValue`], *optional*): of the model that was judged, with a baseline and without.
         retention ([`ScoreValue`], *optional*): pruned score / dense score.
+        of (`dict[str, int]`): where the row is of several tasks together, the problems of each.
     """
 
     task: str
@@ -83,6 +86,12 @@ class ScoreRow(View):
     pruned: ScoreValue | None = None
     score: ScoreValue | None = None
     retention: ScoreValue | None = None
+    of: dict[str, int] = {}
+
+    @property
+    def is_of_one_kind(self) -> bool:
+        """Whether it is one of the rows that stand beside a total, `metric[kind]`."""
+        return self.metric.endswith("]")
 
     @property
     def own(self) -> ScoreValue | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..components import COMPONENTS
-from ..measuring.scores import Score, metric_text, retained, retention_text, score_text
+from ..measuring.scores import Score, metric_text, retained, retention_text, score_text, together_text
 from ..records.report import HeldOut, Report, Side
 from .facts import Facts, against_dense
 from .measured import EfficiencyRow, MeasuredEfficiency, MeasuredScores, Quartiles, ScoreRow, ScoreValue
@@ -83,7 +83,9 @@ def retention_rows(facts: Facts) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: what, dense, pruned, what is retained."""
     rows: list[list[str]] = []
     for evaluation in facts.results.evaluations:
-        for row in evaluation.scores[: MOST_SCORES_ABOVE - len(rows)]:
+        # what is of several tasks together first, and what is of one kind of problems last
+        ordered = sorted(evaluation.scores, key=lambda row: (not row.of, row.is_of_one_kind))
+        for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
             paired = against_dense(evaluation, facts.report)
             shown = [row.dense if paired else None, row.own]
             cells = [score_cell(value and ScoreValue(value=value.value), row.metric) for value in shown]
@@ -102,7 +104,10 @@ def retention_rows(facts: Facts) -> list[list[str]]:
 def _problems(row: ScoreRow, evaluation: MeasuredScores) -> str:
     if row.problems is None:
         return ""
-    first = "first " if evaluation.settings.limit is not None else ""
+    limit = evaluation.settings.limit
+    if row.of and limit is not None:
+        return f" ({row.problems:,} problems, the first {limit:,} of each task)"
+    first = "first " if limit is not None else ""
     return f" ({first}{row.problems:,} problems)"
 
 
@@ -163,7 +168,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
             cells = [score_cell(row.dense, row.metric), own, retention_cell(row)] if paired else [own]
             rows.append([cell(row.task), cell(metric), count(row.problems), *cells])
         heading = ["task", "metric", "problems", *(["dense", "pruned", "retention"] if paired else ["pruned"])]
-        about = _how(evaluation)
+        about = _how(evaluation, paired)
         if not paired:
             about.append(
                 "The baseline of this evaluation was not the model that was pruned, so no retention is given."
@@ -175,7 +180,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
     return tables
 
 
-def _how(evaluation: MeasuredScores) -> list[str]:
+def _how(evaluation: MeasuredScores, paired: bool) -> list[str]:
     settings, judged = evaluation.settings, evaluation.judged
     said = []
     if judged.dtype:
@@ -197,6 +202,10 @@ def _how(evaluation: MeasuredScores) -> list[str]:
     if files := {task: names for task in settings.data if (names := settings.files(task))}:
         named = "; ".join(f"{cell(task)} from {', '.join(code(names))}" for task, names in files.items())
         sentences.append(f"Local data: {named}.")
+    for row in filter(lambda row: row.of, evaluation.scores):
+        shown = {"dense": row.dense, "pruned": row.own} if paired else {"pruned": row.own}
+        passes = {role: value.passes for role, value in shown.items() if value and value.passes is not None}
+        sentences.append(sentence(f"{row.task}: {together_text(row.of, passes)}"))
     if evaluation.protocols:
         asked = "; ".join(f"{cell(task)}: {cell(protocol)}" for task, protocol in evaluation.protocols.items())
         sentences.append(f"How the tasks ask: {asked}.")

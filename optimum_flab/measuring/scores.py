@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -29,7 +30,7 @@ def retained(pruned: float, dense: float) -> float:
 
 def is_share(metric: str) -> bool:
     """Whether a score is shown in percent."""
-    return "pass@" in metric or metric.split(",")[0] in SHARES
+    return "pass@" in metric or re.split(r"[,\[]", metric)[0] in SHARES
 
 
 def metric_text(metric: str, higher_is_better: bool) -> str:
@@ -52,6 +53,21 @@ def retention_text(retention: Score | None, higher_is_better: bool, under_headin
     text = _with_interval(retention, _percent if higher_is_better else _change, "not comparable")
     is_share_of_dense = higher_is_better and retention is not None and math.isfinite(retention.value)
     return text + " retained" * (is_share_of_dense and not under_heading)
+
+
+def together_text(of: Mapping[str, int], passes: Mapping[str, float]) -> str:
+    """What a score of several tasks together is of.
+
+    Args:
+        of (`Mapping[str, int]`): the problems of each task.
+        passes (`Mapping[str, float]`): how many of all a model passed, by its role.
+    """
+    tasks = " + ".join(f"{number:,} of {task}" for task, number in of.items())
+    counts = ", ".join(f"{role} {number:,.10g}" for role, number in passes.items())
+    return (
+        f"{tasks}, each counted once: {counts} of {sum(of.values()):,} passed; the interval resamples problems within"
+        " each task, and those of one name in several tasks together"
+    )
 
 
 def _percent(value: float) -> str:

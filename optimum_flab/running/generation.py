@@ -147,7 +147,8 @@ def text_behind(
     def decoded(tokens: list[int]) -> str:
         return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    end = min((ids.index(token) for token in ends if token in ids), default=None)
+    last = set(ends)
+    end = next((number for number, token in enumerate(ids) if token in last), None)
     own, anchor = list(ids[:end]), list(prompt[-ANCHOR:])
     before, whole = decoded(anchor), decoded(anchor + own)
     return whole[len(before) :] if whole.startswith(before) else decoded(own), end is not None

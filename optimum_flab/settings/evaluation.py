@@ -56,6 +56,12 @@ class EvaluationSettings(VerbSection):
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="most tokens of a completion (default: what each task says, 128 to 1024)"
     )
+    fim_format: str | None = Field(
+        default=None,
+        description="how the models are asked to fill a gap: their special tokens with {prefix} and {suffix} among"
+        " them, such as '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: found in the"
+        " tokenizer, where it is a known one)",
+    )
     batch_size: int = Field(default=16, ge=1, description="requests per batch")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
     dtype: Dtype = Field(

@@ -24,7 +24,7 @@ from .files import (
     settle_stated,
     settle_tokenizer,
 )
-from .infilling import InfillingFormat, infilling_format, missing_tokens
+from .infilling import InfillingFormat, ends_of_gap, infilling_format, missing_tokens
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
 from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
 
@@ -40,6 +40,7 @@ __all__ = [
     "config_token_ids",
     "count_tokens",
     "differences",
+    "ends_of_gap",
     "grow",
     "infilling_format",
     "missing_tokens",

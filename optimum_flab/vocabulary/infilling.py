@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from string import Formatter
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,12 @@ KNOWN = (
     "▁<PRE>{prefix}▁<SUF>{suffix}▁<MID>",  # Code Llama
     "[SUFFIX]{suffix}[PREFIX]{prefix}",  # Codestral
 )
+# what models write behind the text of a gap beside special tokens: not every tokenizer calls these special
+ENDS = (
+    *("<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|file_separator|>", "<|endoftext|>", "<|cursor|>"),
+    *("<fim_pad>", "<file_sep>", "<fim-pad>", "<|EOT|>", "<EOT>", "▁<EOT>"),
+)
+EXAMPLE = KNOWN[0]
 
 
 @dataclass(frozen=True)
@@ -39,34 +46,89 @@ class InfillingFormat:
         """Reads what a user wrote.
 
         Raises:
-            [`ConfigurationError`]: it does not hold `{prefix}` and `{suffix}` once each, and nothing else in braces.
+            [`ConfigurationError`]: it does not hold `{prefix}` and `{suffix}` once each, with something between them,
+                and nothing else in braces.
         """
         try:
-            fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+            parts = list(Formatter().parse(template))
         except ValueError:  # a brace that stands alone
-            fields = []
-        if sorted(fields) != ["prefix", "suffix"]:
+            parts = []
+        fields = [(field, spec, conversion) for _, field, spec, conversion in parts if field is not None]
+        if sorted(fields) != [("prefix", "", None), ("suffix", "", None)] or "}{" in template:
             raise ConfigurationError(
-                f"fim_format: {template!r} does not hold {{prefix}} and {{suffix}} once each; write it as {KNOWN[0]!r}"
+                f"fim_format: {template!r} does not hold {{prefix}} and {{suffix}} once each, with special tokens"
+                f" around them; write it as {EXAMPLE!r}"
             )
         return cls(template)
 
     @property
-    def tokens(self) -> list[str]:
-        """The special tokens, in their order."""
+    def marks(self) -> list[str]:
+        """What stands around prefix and suffix, in its order: one special token each, or several."""
         return [text for text, *_ in Formatter().parse(self.template) if text]
 
     def ask(self, prefix: str, suffix: str) -> str:
         """The prompt for the text between a prefix and a suffix."""
         return self.template.format(prefix=prefix, suffix=suffix)
 
+    def shortened(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], room: int) -> list[int]:
+        """A prompt that fits: without the beginning of its prefix and the end of its suffix, from the longer of the
+        two first.
+
+        Args:
+            ids (`Sequence[int]`): the prompt of [`ask`], perhaps with tokens before it.
+            room (`int`): how many tokens there may be.
+        """
+        ends = [0]  # between what is taken as it stands and the two texts
+        for mark in self.marks:
+            pieces = tokenizer.encode(mark, add_special_tokens=False)
+            at = _place(ids, pieces, ends[-1])
+            ends += [at, at + len(pieces)]
+        ends.append(len(ids))
+        parts = [list(ids[start:end]) for start, end in pairwise(ends)]
+        # parts of even number are texts; the first of them is what the tokenizer puts before the prompt
+        first = 2 if self.template.startswith(self.marks[0]) else 0
+        fields = [field for _, field, *_ in Formatter().parse(self.template) if field is not None]
+        texts = {field: first + 2 * number for number, field in enumerate(fields)}
+        before, after = (parts[texts[name]] for name in ("prefix", "suffix"))
+        left = max(0, room - (len(ids) - len(before) - len(after)))
+        kept = min(len(after), max(left // 2, left - len(before)))
+        parts[texts["suffix"]] = after[:kept]
+        parts[texts["prefix"]] = before[max(0, len(before) - (left - kept)) :]
+        return [token for part in parts for token in part]
+
+
+def _place(ids: Sequence[int], pieces: Sequence[int], start: int) -> int:
+    """Where some tokens follow one another for the first time."""
+    return next(at for at in range(start, len(ids)) if list(ids[at : at + len(pieces)]) == list(pieces))
+
 
 def infilling_format(tokenizer: PreTrainedTokenizerBase) -> InfillingFormat | None:
     """The known format whose special tokens a tokenizer all has; `None` where there is none."""
-    return next((one for one in map(InfillingFormat, KNOWN) if not missing_tokens(tokenizer, one.tokens)), None)
+    return next((one for one in map(InfillingFormat, KNOWN) if not missing_tokens(tokenizer, one.marks)), None)
 
 
-def missing_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[str]:
-    """Those that are not one token of a tokenizer."""
+def missing_tokens(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> list[str]:
+    """Those that a tokenizer does not read as special tokens wherever they stand in a text."""
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return [mark for mark in marks if not _is_special(tokenizer, mark, added)]
+
+
+def _is_special(tokenizer: PreTrainedTokenizerBase, mark: str, added: Sequence[str]) -> bool:
+    ids, rest = [], mark
+    while rest:
+        token = next((token for token in added if token and rest.startswith(token)), None)
+        if token is None:
+            return False
+        ids.append(tokenizer.convert_tokens_to_ids(token))
+        rest = rest[len(token) :]
+    found = tokenizer.encode(f"x{mark}x", add_special_tokens=False)
+    return any(found[at : at + len(ids)] == ids for at in range(len(found)))
+
+
+def ends_of_gap(tokenizer: PreTrainedTokenizerBase, template: InfillingFormat) -> list[int]:
+    """The ids of the tokens behind which nothing belongs to a gap, ascending: the special ones, those of the format,
+    and others by which models are known to end."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     vocabulary = tokenizer.get_vocab()
-    return [token for token in tokens if token not in vocabulary]
+    marks = {token for mark in template.marks for token in tokenizer.encode(mark, add_special_tokens=False)}
+    return sorted(special | marks | {vocabulary[token] for token in ENDS if token in vocabulary})

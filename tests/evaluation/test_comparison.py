@@ -14,8 +14,11 @@ from optimum_flab.evaluation.comparison import (
     MEAN,
     ROBUST_PASS,
     ROBUSTNESS_DROP,
+    TOGETHER,
     WEIGHTED_PERPLEXITY,
     Comparison,
+    Passed,
+    by_cluster,
     by_problem,
     compare,
     counts_of_k,
@@ -23,6 +26,7 @@ from optimum_flab.evaluation.comparison import (
     pass_at_k,
     resampled_sums,
     table,
+    together,
 )
 from optimum_flab.measuring.scores import Score
 
@@ -169,3 +173,72 @@ def test_values_for_json_are_finite_or_null():
         "pruned": {"value": 0.1, "interval_95": [0.0, None]},
         "retention": {"value": None, "interval_95": None},
     }
+
+
+# --- clusters, and several tasks together --------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12), st.integers(1, 4))
+@settings(deadline=None, max_examples=20)
+def test_problems_of_one_cluster_that_agree_count_as_one_for_the_interval(pairs, copies):
+    dense, pruned = zip(*pairs, strict=True)
+    names = [number for number in range(len(pairs)) for _ in range(copies)]
+
+    def compared(times, clusters):
+        sides = (MEAN.rows([value for value in side for _ in range(times)]) for side in (pruned, dense))
+        return compare("task", "pass@1", MEAN, *sides, resamples=200, clusters=clusters)
+
+    single, copied = compared(1, None), compared(copies, names)
+    assert copied.clusters == single.problems == copied.problems / copies
+    assert [copied.dense, copied.score] == [single.dense, single.score]
+    assert copied.to_dict()["retention"] == single.to_dict()["retention"]
+
+
+def test_clusters_of_several_sizes_weigh_by_their_problems():
+    passes, names = [1, 1, 1, 1, 0, 1], ["a", "a", "a", "a", "b", "c"]
+    assert by_cluster(MEAN.rows(passes), names).tolist() == [[4, 4], [0, 1], [1, 1]]
+    found = compare("task", "pass@1", MEAN, MEAN.rows(passes), clusters=names)
+    assert (found.score.value, found.clusters) == (5 / 6, 3)
+    assert found.score.interval == (0, 1)
+    assert found.to_dict()["clusters"] == 3
+
+
+def test_every_problem_of_several_tasks_counts_once():
+    sets = [
+        Passed("humaneval", ["a", "b", "c", "d"], [1, 1, 0, 0], [1, 1, 1, 0]),
+        Passed("other", ["x", "y"], [1, 0], [1, 1]),
+    ]
+    found = together(sets)
+    assert (found.task, found.metric, found.problems, found.of) == (
+        TOGETHER,
+        "pass@1",
+        6,
+        {"humaneval": 4, "other": 2},
+    )
+    assert (found.score.value, found.dense.value) == (3 / 6, 5 / 6)
+    assert found.retention.value == pytest.approx(3 / 5)
+    low, high = found.retention.interval
+    assert low < 0.6 < high <= 1
+    values = found.to_dict()
+    assert (values["dense"]["passes"], values["pruned"]["passes"]) == (5, 3)
+    assert "passes" not in values["retention"]
+    assert together(sets[::-1]).to_dict() == {**values, "of": {"other": 2, "humaneval": 4}}
+    alone = together([Passed(one.task, one.problems, one.pruned) for one in sets])
+    assert (alone.dense, alone.retention, alone.score) == (None, None, found.score)
+
+
+def test_the_bootstrap_of_several_tasks_is_stratified():
+    """Each resample holds as many problems of each as there are, so that these scores never vary."""
+    found = together([Passed("a", range(10), [1] * 10, [1] * 10), Passed("b", range(90, 95), [0] * 5, [1] * 5)])
+    assert found.retention == Score(pytest.approx(2 / 3), (pytest.approx(2 / 3), pytest.approx(2 / 3)))
+
+
+def test_what_has_one_name_in_several_tasks_is_resampled_together():
+    passes, number = [1, 0] * 50, 100
+    alone = compare("a", "pass@1", MEAN, MEAN.rows(passes)).score.interval
+    same = together([Passed(task, range(number), passes) for task in "ab"])
+    other = together([Passed(task, [(task, place) for place in range(number)], passes) for task in "ab"])
+    assert (same.clusters, other.clusters) == (100, None)
+    width = [end[1] - end[0] for end in (alone, same.score.interval, other.score.interval)]
+    assert width[1] == pytest.approx(width[0], abs=0.02)
+    assert width[2] == pytest.approx(width[0] / math.sqrt(2), abs=0.02)

@@ -27,7 +27,9 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.evaluation import judged
 from optimum_flab.evaluation import results as written
+from optimum_flab.evaluation.comparison import TOGETHER
 from optimum_flab.evaluation.lm import FlabLM
+from optimum_flab.evaluation.tasks.text import read_texts
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.generation import BatchCache, HasStopString, batches_by_length, cut, end_ids, text_behind
 from optimum_flab.vocabulary import tokenizer_hash
@@ -206,7 +208,7 @@ def test_two_protocols_on_the_same_problems_share_no_batch(run, dense, tokenizer
     path = jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 11, "text": "Return it.", "test_list": tests}])
     found = run((dense, tokenizer), "mbpp", "mbpp_zero_shot", data={"mbpp": path, "mbpp_zero_shot": path})
     assert (found.made, found.reused) == (2, 0)
-    assert {row.task for row in found.comparisons} == {"mbpp", "mbpp_zero_shot"}
+    assert {row.task for row in found.comparisons} == {"mbpp", "mbpp_zero_shot", TOGETHER}
     assert found.protocols["mbpp"].startswith("as lm-eval's mbpp, with its prompt, three examples")
 
 
@@ -294,6 +296,47 @@ def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
     assert same["divergence"].score.value == pytest.approx(0, abs=1e-6)
     assert same["lost_mass"].score.value == 0
     assert same["bits_per_byte"].retention.value == pytest.approx(1)
+
+
+def test_each_kind_of_text_has_its_row_beside_the_total(run, dense, other, tokenizer, data, tmp_path):
+    prose = jsonl(
+        tmp_path / "prose.jsonl", [{"question": PROSE[0], "answer": PROSE[1]}, {"question": "a", "answer": "b"}]
+    )
+    sources = [data["perplexity"], f"{prose}[question,answer]", str(Path(data["perplexity"]).parent / "prose.txt")]
+    given = dict.fromkeys(("perplexity", "divergence"), sources)
+    found = run((other, tokenizer), *given, baseline=(dense, tokenizer), data=given)
+    rows = {(row.task, row.metric): row for row in found.comparisons}
+    kinds = ["texts.jsonl", "prose.jsonl", "prose.txt"]
+    for task, metrics in (
+        ("perplexity", ("bits_per_byte", "byte_perplexity", "word_perplexity")),
+        ("divergence", ("divergence", "bits_per_byte", "lost_mass")),
+    ):
+        names = [metric for of, metric in rows if of == task]
+        at = names.index(metrics[0])
+        assert names[at : at + 4] == [metrics[0], *(f"{metrics[0]}[{kind}]" for kind in kinds)]
+        assert {name.split("[")[0] for name in names} == set(metrics) and len(names) == 12
+        assert [rows[task, f"{metrics[0]}[{kind}]"].problems for kind in kinds] == [6, 2, 1]
+        assert rows[task, metrics[0]].problems == 9
+    alone = {
+        (row.task, row.metric): row
+        for row in run(
+            (other, tokenizer), *given, baseline=(dense, tokenizer), data=dict.fromkeys(given, sources[1:2])
+        ).comparisons
+    }
+    assert len(alone) == 6  # a single kind is the total
+    for (task, metric), row in alone.items():
+        of_kind = rows[task, f"{metric}[prose.jsonl]"]
+        assert (of_kind.score.value, of_kind.problems) == (pytest.approx(row.score.value, rel=1e-4), 2)
+    values = [rows["divergence", f"divergence[{kind}]"].score.value for kind in kinds]
+    assert min(values) < rows["divergence", "divergence"].score.value < max(values)
+    bits = [rows["perplexity", f"bits_per_byte[{kind}]"] for kind in kinds]
+    assert rows["perplexity", "bits_per_byte"].score.value == pytest.approx(
+        sum(row.score.value * size for row, size in zip(bits, _sizes(sources), strict=True)) / sum(_sizes(sources))
+    )
+
+
+def _sizes(sources):
+    return [sum(len(text.text.encode()) for text in read_texts("perplexity", source)) for source in sources]
 
 
 def test_the_front_door_evaluates_what_it_pruned(data, tmp_path, dense, tokenizer):

@@ -28,6 +28,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
     renamed,
     renamed_function,
 )
+from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.evaluation.values import read_value
 from optimum_flab.settings.evaluation import EvaluationSettings
 
@@ -211,7 +212,8 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     said = {name: protocol for name, (_, protocol) in shipped_tasks().items()}
     folder = Path(lm_eval.tasks.__file__).parent
     shared = {path.stem: path for path in folder.glob("**/*.yaml") if path.stem in said}
-    assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp"}
+    infilling = "humaneval_infilling"
+    assert set(shared) == {"cruxeval_output", "humaneval", "humaneval_instruct", "humaneval_plus", "mbpp", infilling}
     theirs = {name: load_yaml(path, resolve_func=False) for name, path in shared.items()}
     ours = {name: load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False) for name in shared}
     for name in ("humaneval", "humaneval_plus"):
@@ -221,7 +223,10 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
         assert "but with 512 new tokens at most where that allows 1,024" in said[name]
     assert theirs["humaneval_instruct"]["gen_prefix"] and "gen_prefix" not in ours["humaneval_instruct"]
     assert theirs["cruxeval_output"]["repeats"] == 10 and theirs["cruxeval_output"]["generation_kwargs"]["do_sample"]
-    for name in ("humaneval_instruct", "cruxeval_output"):
+    asked = load_yaml(folder / infilling / "single_line_infilling.yaml", resolve_func=False)
+    assert asked["doc_to_text"] == "{{suffix}}\n\n{{prompt}}"
+    assert asked["generation_kwargs"]["until"] == ours[infilling]["generation_kwargs"]["until"] == ["\n"]
+    for name in ("humaneval_instruct", "cruxeval_output", infilling):
         assert f"another protocol than lm-eval's {name}" in said[name]
 
 
@@ -361,6 +366,32 @@ def test_the_prompt_of_an_output_ends_where_the_answer_begins(tmp_path):
     task = only_task("cruxeval_output", jsonl(tmp_path / "crux.jsonl", [row]))
     assert task.doc_to_text(task.eval_docs[0]).endswith("def f(x):\n    return x\nassert f(3) ==")
     assert task.config.generation_kwargs["until"] == ["\n"]
+
+
+def test_texts_are_of_the_kind_of_their_source_and_a_limit_takes_them_in_turns(tmp_path):
+    (tmp_path / "other").mkdir()
+    rows = jsonl(tmp_path / "rows.jsonl", [{"a": f"a{number}", "b": f"b{number}"} for number in range(3)])
+    same = jsonl(tmp_path / "other" / "rows.jsonl", [{"text": "one"}])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "x.py").write_text("x = 1\n", encoding="utf-8")
+    sources = [f"{rows}[a]", f"{rows}[a,b]", same, str(tmp_path / "folder"), f"{rows}[a]"]
+    assert list(kinds_of(sources).values()) == ["rows.jsonl[a]", "rows.jsonl[a,b]", "rows.jsonl", "folder"]
+    assert list(kinds_of([same, str(tmp_path / "other" / "rows.jsonl") + "[text]"]).values()) == [
+        "rows.jsonl",
+        "rows.jsonl[text]",
+    ]
+    (tmp_path / "more").mkdir()
+    again = jsonl(tmp_path / "more" / "rows.jsonl", [{"text": "two"}])
+    assert list(kinds_of([same, again, "org/data[x]", "python-stdlib"]).values()) == [
+        "rows.jsonl",
+        "rows.jsonl (2)",
+        "org/data",
+        "python-stdlib",
+    ]
+    found = read_texts("perplexity", sources)
+    assert [text.text for text in found] == ["a0", "a1", "a2", "a0b0", "a1b1", "a2b2", "one", "x = 1\n"]
+    few = read_texts("perplexity", sources, 6)
+    assert [text.text for text in few] == ["a0", "a1", "a0b0", "a1b1", "one", "x = 1\n"]
 
 
 def test_plans_are_scored_by_the_corpus_bleu_of_sacrebleu():

@@ -15,8 +15,10 @@ from huggingface_hub import ModelCard
 
 from optimum_flab.criteria import LAYERS, NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.evaluation.comparison import Passed, together
 from optimum_flab.hub.card import render_card, write_card
 from optimum_flab.hub.facts import CURVE_NAME, weight_bytes
+from optimum_flab.hub.metadata import metadata_of
 from optimum_flab.hub.ownership import BEGIN, END, MARK, is_generated, text_of_user
 from optimum_flab.hub.paths import file_name, without_paths
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
@@ -448,6 +450,44 @@ def test_the_same_score_twice_is_refused(pruned, report, tmp_path):
         write_json(tmp_path / name / "flab_evaluation.json", evaluation_of(report))
     with pytest.raises(ConfigurationError, match="pass@1 of humaneval is in both"):
         write_card(pruned, results=[tmp_path / "one", tmp_path / "two"])
+
+
+def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report, tmp_path):
+    passed = Passed("humaneval", range(164), [1, 0] * 82, [1] * 164)
+    lines = Passed("humaneval_infilling", [number // 7 for number in range(1033)], [1] * 1033, [1] * 1033)
+    row = together([passed, lines]).to_dict()
+    evaluation = evaluation_of(report)
+    bits = evaluation["scores"][1]
+    kinds = [{**bits, "metric": f"bits_per_byte[{name}]"} for name in ("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl")]
+    evaluation["scores"] = [bits, *kinds, evaluation["scores"][0], row]
+    write_json(tmp_path / "one" / "flab_evaluation.json", evaluation)
+    other = {**evaluation, "scores": [{**evaluation["scores"][0], "task": "mbpp"}, row]}
+    write_json(tmp_path / "two" / "flab_evaluation.json", other)
+    write_card(pruned, results=[tmp_path / "one", tmp_path / "two"])  # each has its own row of all
+    content = (pruned / "README.md").read_text(encoding="utf-8")
+    summary = content.partition("| parameters ")[2].partition("bits per byte of held-out text")[0]
+    assert re.findall(r"^\| (.*?) \(", summary, re.MULTILINE)[-6:] == [
+        "all code tasks, pass@1",
+        "perplexity, bits_per_byte",
+        "humaneval, pass@1",
+        "perplexity, bits_per_byte\\[a.jsonl\\]",
+        "perplexity, bits_per_byte\\[b.jsonl\\]",
+        "perplexity, bits_per_byte\\[c.jsonl\\]",
+    ]
+    assert (
+        "All code tasks: 164 of humaneval + 1,033 of humaneval_infilling, each counted once: dense 1,197,"
+        " pruned 1,115 of 1,197 passed"
+    ) in content
+    index = metadata_of(content)["model-index"][0]["results"]
+    assert "all code tasks" not in {result["dataset"]["type"] for result in index}
+    assert len(index) == 7
+
+    evaluation["models"]["dense"]["weights_sha256"] = "f" * 64
+    evaluation["settings"]["limit"] = 9
+    write_json(pruned / "flab_evaluation.json", evaluation)
+    text = render_card(pruned, results=[pruned / "flab_evaluation.json"]).card.text
+    assert "each counted once: pruned 1,115 of 1,197 passed" in text
+    assert "all code tasks, pass@1 (1,197 problems, the first 9 of each task)" in text
 
 
 @pytest.mark.parametrize("place", ["nothing", "empty"])
