@@ -188,15 +188,21 @@ class TextCounts(Record):
 
 
 class PlainText(Record):
-    """Text that was trained on beside the examples.
+    """Text without answers that was trained on.
 
     Args:
         passages (`int`): passages that were taken.
         overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
+        continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
+        continuations_dropped (`dict[str, int]`): those that were left out, by reason.
+        tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
     """
 
     passages: int
     overlapping: dict[str, int]
+    continuations: int = 0
+    continuations_dropped: dict[str, int] = {}
+    tokens: int | None = None
 
 
 class RecoveryData(Record):

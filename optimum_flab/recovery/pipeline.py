@@ -76,7 +76,8 @@ def recover(
     """
     check_recovery(settings)
     device = work.dense.model.device
-    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
+    taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
+    settings = settings.model_copy(update=taken)
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")

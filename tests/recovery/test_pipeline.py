@@ -42,6 +42,7 @@ SMALL = {
     "dtype": "float32",
     "validation_share": 0.2,
     "closed_form_tokens": 1024,
+    "library_share": 0.0,
 }
 
 
