@@ -163,7 +163,8 @@ def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, nam
     dense = model.state_dict().get(name)
     if dense is None or (layer is not None and layer not in plan.kept_layers):
         return None
-    sizes = shape_of(model, family).resized(**plan.sizes)
+    sizes: dict[str | None, int] = {}
+    sizes.update(shape_of(model, family).resized(**plan.sizes))
     axes = family.axes(name) or (None,) * dense.ndim
     return tuple(
         size
