@@ -136,8 +136,8 @@ class FlabOptimizer:
         """[`prune`] and then [`recover`], as often as `config.rounds` says.
 
         Args:
-            config ([`FlabPrunerConfig`]): what is asked for. Of several rounds each removes as many parameters, of what
-                the one before has trained; plan, report and every training are about the dense model all the same.
+            config ([`FlabPrunerConfig`]): what is asked for. Each of several rounds removes as many parameters, of
+                what the one before has trained; plan, report and training are about the dense model all the same.
             options: `resume` and `cache_dir` as of [`prune`], `confirm_run_unsafe_code` as of [`recover`].
         """
         from .rounds import prune_and_recover

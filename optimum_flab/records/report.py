@@ -209,7 +209,7 @@ class RecoveryData(Record):
 
     Args:
         examples (`int`): examples that were read.
-        dropped (`dict[str, int]`): examples left out, by reason.
+        dropped (`dict[str, int]`): examples left out, by reason; where there are none, passages that only measure.
         kept (`int`): examples that are left.
         plain_text ([`PlainText`]): text beside them.
         answers (`dict[str, int]`): examples by whose answer is learned.

@@ -10,6 +10,7 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.surgery import check_plan
 from ..errors import ConfigurationError, FlabError
 from ..execution import check_packages
+from ..families import Family
 from ..settings.recovery import RecoverySettings, check_recovery
 from ..texts.sources import read_sources
 from .instructions import Example, read_instructions
@@ -48,6 +49,15 @@ def check_teacher(work: Work) -> None:
                 f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the "
                 "model was pruned from"
             )
+
+
+def check_method(settings: RecoverySettings, family: Family) -> None:
+    """Raises a [`ConfigurationError`] if this family's weights cannot be trained in this way."""
+    if settings.method == "full" and family.experts is not None:
+        # the Trainer goes on from files in which each expert has a name of its own, and would find none of them
+        raise ConfigurationError(
+            f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; take 'lora'"
+        )
 
 
 def check_inputs(settings: RecoverySettings, consent: bool) -> None:

@@ -160,6 +160,7 @@ def _select_text(
     parts = divided_text(plain, settings, partial(_tokens, work), bool(held_out))
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
+        counts.drop("set aside to measure on", len(held_out))
     shown = Counts()
     # a passage that chooses the checkpoint may be no evaluation text either; which is left out of it is no news
     validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, shown)
