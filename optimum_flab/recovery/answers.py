@@ -119,7 +119,7 @@ class Continuer:
         seed: int,
     ):
         self.model, self.tokenizer, self.cache, self.batch_size = model, tokenizer, cache, batch_size
-        self.ends = end_ids(model, tokenizer)
+        self.most_tokens, self.ends = most_tokens, end_ids(model, tokenizer)
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         self.config = GenerationConfig(
             num_beams=1,
@@ -143,10 +143,11 @@ class Continuer:
         """Beginnings with their continuations, and how many tokens those have, batch by batch until there are as many
         tokens as asked for; `tick` is called with the number of every batch's."""
         before = list(special_ids(self.tokenizer)[0])
-        for start in range(0, len(beginnings), self.batch_size):
-            if tokens <= 0:
-                return
-            part = beginnings[start : start + self.batch_size]
+        start = 0
+        while tokens > 0 and start < len(beginnings):
+            # no more than are needed if none of them ends early
+            part = beginnings[start : start + min(self.batch_size, -(-tokens // self.most_tokens))]
+            start += len(part)
             rows = [[*before, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
             key = {**self.identity, "rows": rows}
             found = self.cache.get(key, partial(self._generate, rows, int(digest_of(key)[:15], 16)))

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.families import known_families
+from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import preparation
@@ -103,7 +103,11 @@ def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
         assert str(made).encode() not in file.read_bytes(), file
 
 
-@pytest.mark.parametrize("method", [pytest.param({}, marks=pytest.mark.thorough), FULL], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param({}, marks=pytest.mark.thorough), {**FULL, "answers": "reference"}],
+    ids=["lora", "full"],
+)
 def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch, method):
     whole = run(made, **method)
     steps = []
@@ -185,7 +189,7 @@ def test_matrices_of_a_head_that_shares_its_weights_are_refused(made):
 
 
 def test_all_weights_but_embeddings_are_trained_and_a_stock_checkpoint_is_written(made):
-    optimizer = run(made, **FULL, closed_form=False)
+    optimizer = run(made, **FULL, closed_form=False, answers="reference")
     optimizer.save_pretrained(made / "recovered")
     loaded = AutoModelForCausalLM.from_pretrained(made / "recovered").state_dict()
     before = AutoModelForCausalLM.from_pretrained(made / "pruned").state_dict()
@@ -198,6 +202,7 @@ def test_all_weights_but_embeddings_are_trained_and_a_stock_checkpoint_is_writte
     assert RecoveryConfig(**{**section.settings, "text": []}).method == "full"
 
 
+@pytest.mark.thorough
 def test_the_learning_rate_of_the_method_is_taken_and_written_down(made):
     assert RecoveryConfig().largest_rate == 10 * RecoveryConfig(method="full").largest_rate == 2e-4
     section = run(made, method="full", learning_rate=None, max_steps=1, answers="reference").pruned.report.recovery
@@ -230,13 +235,11 @@ def test_what_belongs_to_lora_is_refused_where_all_weights_are_trained(changes):
         check_recovery(RecoveryConfig(method="full", **changes))
 
 
-def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are(made, monkeypatch):
-    there = SimpleNamespace(available=1000)
-    monkeypatch.setattr(preparation.psutil, "virtual_memory", lambda: there)
+def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
     with pytest.raises(FlabError, match=r"training all weights takes about .* GB are there; take `recovery.method`"):
         preparation._check_memory(Estimate(memory_bytes=10**14, disk_bytes=0, seconds=1.0), torch.device("cpu"))
     preparation._check_memory(Estimate(memory_bytes=1000, disk_bytes=0, seconds=1.0), torch.device("cpu"))
-    mixture, llama = (known_families()[name] for name in ("mixtral", "llama"))
+    mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
     with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
         check_method(RecoveryConfig(method="full"), mixture)
     check_method(RecoveryConfig(method="full"), llama)

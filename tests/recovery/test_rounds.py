@@ -34,7 +34,7 @@ def in_rounds(_made, tmp_path_factory):
 
 
 def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
-    optimizer, folder = in_rounds
+    _, folder = in_rounds
     report = read_report(folder / "out")
     (first,) = report.earlier_rounds
     assert report.target_ratio == 0.4 and report.removed_ratio == pytest.approx(0.4, abs=0.01)
