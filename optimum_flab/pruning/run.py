@@ -109,6 +109,9 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = No
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
     report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=card)
+    if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
+        note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
+        report = report.model_copy(update={"notes": (*report.notes, note)})
     return PrunedModel(model, tokenizer, plan, report, None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import (
@@ -15,8 +15,10 @@ from peft import (
     set_peft_model_state_dict,
 )
 from torch import nn
+from transformers import TrainerCallback
 
 from ..checkpoints.weight_files import shards
+from ..errors import ConfigurationError
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from ..tensors.lazy import StoredTensors
@@ -77,6 +79,21 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
     stored = StoredTensors(shards(Path(folder)))
     for name, parameter in trained_parameters(model).items():
         parameter.copy_(stored[name])
+
+
+class NamesInCheckpoints(TrainerCallback):
+    """Ends a training whose first checkpoint lacks what is trained: some classes write weights under other names, and
+    going on from such a file would silently begin anew."""
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if isinstance(model, PeftModel) or not state.is_world_process_zero:
+            return
+        stored = StoredTensors(shards(Path(args.output_dir, f"checkpoint-{state.global_step}")))
+        if missing := sorted(set(trained_parameters(model)) - set(stored)):
+            raise ConfigurationError(
+                f"recovery.method: 'full' cannot train a {type(model).__name__}, whose files have other names for "
+                f"{len(missing)} weights, {missing[0]} among them; take 'lora'"
+            )
 
 
 @torch.no_grad()

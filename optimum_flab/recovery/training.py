@@ -20,7 +20,7 @@ from ..compat import use_one_device
 from ..errors import FlabError
 from ..settings.recovery import RecoverySettings
 from .encoding import Sequences, collate, schedule
-from .methods import load_checkpoint, trainable, trained_weights
+from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
 from .sizes import TrainingSizes, shares_of
 from .teacher import CachedTeacher, DenseTeacher
 from .trained import Training
@@ -133,7 +133,7 @@ def train(
         train_dataset=train_set,
         eval_dataset=Rows(validation, teacher=teachers[1], distill_on=settings.distill_on),
         data_collator=collate,
-        callbacks=[EarlyStoppingCallback(settings.patience), Progress()],
+        callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
         shares=shares_of(settings),
         dense=dense,
     )

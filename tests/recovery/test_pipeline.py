@@ -22,7 +22,7 @@ from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.lora import with_lora
-from optimum_flab.recovery.methods import trainable
+from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
 from optimum_flab.recovery.sizes import training_sizes
 from optimum_flab.recovery.trainer import RecoveryTrainer
 from optimum_flab.recovery.training import last_checkpoint, number_format, training_arguments
@@ -244,6 +244,16 @@ def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
         check_method(RecoveryConfig(method="full"), mixture)
     check_method(RecoveryConfig(method="full"), llama)
     check_method(RecoveryConfig(), mixture)
+
+
+def test_a_checkpoint_that_lacks_what_is_trained_ends_the_training(tmp_path):
+    model = tiny_model("qwen2").requires_grad_(True)
+    model.save_pretrained(tmp_path / "checkpoint-2")
+    arguments, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=2, is_world_process_zero=True)
+    NamesInCheckpoints().on_save(arguments, state, None, model=model)
+    model.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(ConfigurationError, match="other names for 2 weights, extra.bias among them; take 'lora'"):
+        NamesInCheckpoints().on_save(arguments, state, None, model=model)
 
 
 def test_what_is_trained_is_held_in_float32(made):

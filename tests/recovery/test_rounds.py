@@ -56,6 +56,7 @@ def test_the_plan_of_two_rounds_gives_of_the_dense_model_what_the_last_training_
     plan, section = PruningPlan.load(folder / "out"), read_report(folder / "out").recovery
     applied = FlabOptimizer.from_pretrained(_made / "dense").apply(plan)
     assert weights_hash(applied.model) == section.pruned_weights_sha256
+    assert any("trained between" in note for note in applied.report.notes)
     loaded = FlabOptimizer.from_pretrained(_made / "dense").load_pruned(folder / "out")
     assert tokenizer_hash(applied.tokenizer) == tokenizer_hash(loaded.tokenizer)
     assert weights_hash(loaded.model) == loaded.report.weights_sha256 != section.pruned_weights_sha256
