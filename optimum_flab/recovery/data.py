@@ -161,9 +161,8 @@ def _select_text(
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
-    shown = Counts()
-    # a passage that chooses the checkpoint may be no evaluation text either; which is left out of it is no news
-    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, shown)
+    # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
+    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
     budget = text_budget(settings, 0)
     rows = _plain_rows(work, settings, parts.training.passages(settings.seed), budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)
