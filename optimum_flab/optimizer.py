@@ -11,16 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
-from .errors import ConfigurationError, FlabError
+from .errors import FlabError
 from .hub.terms import base_card_of
 from .places import cache_root, user_path
-from .pruned import as_loaded, check_as_written, check_space, output_folder, read_pruned, write_pruned
+from .pruned import check_as_written, check_space, evaluated, output_folder, read_pruned, write_pruned
 from .pruning.limits import check_sizes
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, prune
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import report_summary
+from .records.summary import report_summary
 from .records.work import WorkFolder
 from .running.generation import completion
 from .settings.configuration import FlabPrunerConfig
@@ -81,10 +81,7 @@ class FlabOptimizer:
 
         Args:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
-            output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense
-                model's own.
-            family (`str` or `Path`, *optional*): a file that describes the model's family, see `docs/families.md`.
-                Defaults to one of the known families.
+            output_dtype, family: see [`FlabOptimizer`]; for the second also `docs/families.md`.
             in_memory (`bool`): where false, the weights stay in their files if that is possible; enough for [`apply`]
                 and [`save_pretrained`], which then need a few times the memory of the largest tensor.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
@@ -126,9 +123,6 @@ class FlabOptimizer:
             cache_dir (`str` or `Path`, *optional*): where it is kept. Defaults to `optimum_flab/pruning` in the folder
                 of the Hugging Face cache (`HF_HOME`).
 
-        Returns:
-            [`PrunedModel`]: also kept as `self.pruned`.
-
         Raises:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
@@ -136,6 +130,19 @@ class FlabOptimizer:
         self.dense.check_in_memory()
         work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
         self.pruned = prune(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
+        return self.pruned
+
+    def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:
+        """[`prune`] and then [`recover`], as often as `config.rounds` says.
+
+        Args:
+            config ([`FlabPrunerConfig`]): what is asked for. Each of several rounds removes as many parameters, of
+                what the one before has trained; plan, report and training are about the dense model all the same.
+            options: `resume` and `cache_dir` as of [`prune`], `confirm_run_unsafe_code` as of [`recover`].
+        """
+        from .rounds import prune_and_recover
+
+        self.pruned = prune_and_recover(self.dense, config, self.output_dtype, **options)
         return self.pruned
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
@@ -239,7 +246,7 @@ class FlabOptimizer:
         The other arguments, and the errors, are those of [`~recovery.pipeline.recover`].
 
         Returns:
-            [`PrunedModel`]: the recovered one, also kept as `self.pruned`; same configuration, tokenizer and plan.
+            [`PrunedModel`]: also kept as `self.pruned`; same configuration, tokenizer and plan.
         """
         from .recovery.pipeline import recovered_model
 
@@ -281,17 +288,9 @@ class FlabOptimizer:
         Args:
             settings ([`~settings.evaluation.EvaluationSettings`]): the tasks, and how they are asked.
             options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`] but `baseline`; both models
-                are computed on the dense one's device and in its dtype (`from_pretrained` loads it in float32, while
-                the command line evaluates in the dtype of the weights).
+                are computed on the dense one's device and in its dtype (the command line: in that of the weights).
         """
-        self.dense.check_in_memory()
-        if "baseline" in options:
-            raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
-        from .evaluation.harness import evaluate
-
-        if self.pruned is None:
-            return evaluate(self.dense, settings, **options)
-        return evaluate(as_loaded(self.pruned, self.dense), settings, baseline=self.dense, **options)
+        return evaluated(self.dense, self.pruned, settings, options)
 
     def _result(self) -> PrunedModel:
         if self.pruned is None:

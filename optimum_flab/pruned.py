@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +15,7 @@ from .checkpoints.loading import LoadedModel, load_dense
 from .checkpoints.saving import save_checkpoint
 from .checkpoints.surgery import check_plan, pruned_tensors
 from .checkpoints.weight_files import shards
-from .errors import FlabError
+from .errors import ConfigurationError, FlabError
 from .families import save_family
 from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME
@@ -28,6 +29,11 @@ from .records.report import read_report, write_report
 from .running.casting import copy_in, dtypes_of
 from .settings.configuration import read_pruner_config
 from .tensors.lazy import StoredTensors
+
+
+if TYPE_CHECKING:
+    from .evaluation.results import Evaluation
+    from .settings.evaluation import EvaluationSettings
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
@@ -84,6 +90,27 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
         name=f"{dense.name} (pruned)",
         storage_dtype=pruned.model.dtype,
     )
+
+
+def evaluated(
+    dense: LoadedModel, pruned: PrunedModel | None, settings: EvaluationSettings, options: dict[str, Any]
+) -> Evaluation:
+    """The dense model evaluated, and the pruned one, if there is one, against it.
+
+    Args:
+        options (`dict[str, Any]`): the other arguments of [`~evaluation.harness.evaluate`].
+
+    Raises:
+        [`ConfigurationError`]: another model to compare with is named, or the dense one is not in memory.
+    """
+    dense.check_in_memory()
+    if "baseline" in options:
+        raise ConfigurationError("baseline: it is the dense model of this optimizer; call evaluate() for another")
+    from .evaluation.harness import evaluate
+
+    if pruned is None:
+        return evaluate(dense, settings, **options)
+    return evaluate(as_loaded(pruned, dense), settings, baseline=dense, **options)
 
 
 def check_space(folder: str | Path, parameters: int, target_ratio: float | None, dtype: torch.dtype) -> None:

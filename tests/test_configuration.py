@@ -101,6 +101,7 @@ def test_it_is_an_optimum_configuration_that_writes_only_its_own_fields(tmp_path
         "ffn",
         "experts",
         "recovery",
+        "rounds",
         "flab_version",
     ]
     assert saved == config.to_dict()

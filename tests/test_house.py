@@ -41,6 +41,7 @@ FLOORS = (
     {"recovery"},
     {"hub"},
     {"pruned"},
+    {"rounds"},
     {"optimizer"},
     {"commands"},
 )

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 
 from ..compat import new_model
 from ..errors import FlabError
-from ..families import Family, cut, plain_axes
+from ..families import Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
 from ..running.casting import dtypes_of
@@ -158,15 +158,19 @@ def _layer_faults(model: PreTrainedModel, family: Family, plan: PruningPlan, den
 
 
 def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
-    """The shape that the weights out of the neurons of a layer will have; `None` for any other name."""
-    layer, rest = family.layer_of(name)
-    if layer not in plan.kept_layers or layer not in family.pruned_layers(model) or rest != family.ffn_out_name:
+    """The shape that a tensor of the dense model will have; `None` for any other name, and for one that goes."""
+    layer, _ = family.layer_of(name)
+    dense = model.state_dict().get(name)
+    if dense is None or (layer is not None and layer not in plan.kept_layers):
         return None
-    dense = family.decoder_layers(model)[layer].get_parameter(rest)
-    sizes = shape_of(model, family).resized(**plan.sizes)
+    sizes: dict[str | None, int] = {}
+    sizes.update(shape_of(model, family).resized(**plan.sizes))
+    axes = family.axes(name) or (None,) * dense.ndim
     return tuple(
-        sizes.get(axis, size) if axis else size
-        for axis, size in zip(family.named_axes(name), dense.shape, strict=True)
+        size
+        if axis is None or (dimension := plain_axes((axis,))[0]) not in sizes
+        else sizes[dimension] * parts_of(axis)
+        for axis, size in zip(axes, dense.shape, strict=True)
     )
 
 

@@ -48,6 +48,8 @@ FLAGS = (
     Flag("--experts", "experts.enabled"),
     Flag("--num-experts", "experts.num_experts", "N"),
     Flag("--expert-criterion", "experts.criterion"),
+    Flag("--rounds", "rounds.number", "N"),
+    Flag("--rounds-share", "rounds.share", "SHARE"),
 )
 
 
@@ -116,7 +118,7 @@ class PruneCommand(FlabVerb):
         with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs) as output:
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(config.data)
-            if config.recovery.data:
+            if config.recovery.trains:
                 from ..recovery.checks import check_inputs
 
                 check_inputs(config.recovery, args.confirm_run_unsafe_code)
@@ -132,17 +134,19 @@ class PruneCommand(FlabVerb):
             )
             optimizer.check_space(args.output, config)
             try:
-                pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+                if config.recovery.trains:
+                    pruned = optimizer.prune_and_recover(
+                        config,
+                        confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                        resume=not args.no_resume,
+                        cache_dir=args.cache_dir,
+                    )
+                else:
+                    pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
             except KeyboardInterrupt:
                 again = "the same command without --no-resume" if args.no_resume else "the same command"
                 print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
                 raise
-            if config.recovery.data:
-                pruned = optimizer.recover(
-                    config.recovery,
-                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-                    cache_dir=None if args.cache_dir is None else args.cache_dir / "recovery",
-                )
             optimizer.pruned = pruned.with_report(command=command)
             optimizer.save_to(output)
         show_pruned(self, optimizer)

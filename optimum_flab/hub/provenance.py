@@ -11,7 +11,7 @@ import yaml
 
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES
-from ..records.report import HeldOut, Recovery, Report
+from ..records.report import EarlierRound, HeldOut, Recovery, Report
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
 from .paths import dataset_of, without_paths
@@ -157,22 +157,25 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
     how = [f"loss: {cell(loss)}"] if loss else []
     how += [f"answers: {cell(answers)}"] if answers else []
     how += [f"learning rate: {rate:g}"] if is_number(rate) else []
+    full = settings.get("method") == "full"
+    how += ["all weights"] * full
     how += [
         f"{label}: {settings[name]}"
         for name, label in (("rank", "LoRA rank"), ("seed", "seed"))
-        if is_number(settings.get(name))
+        if is_number(settings.get(name)) and not (full and name == "rank")
     ]
-    rows = [
-        ["training data", shown_sources(settings.get("data"), MISSING, facts)],
-        [
-            "training examples",
-            f"{data.kept:,} of {data.examples:,} read, in {data.sequences:,} sequences of {data.tokens:,} tokens in"
-            " all",
-        ],
-    ]
+    trained_on = f"{data.sequences:,} sequences of {data.tokens:,} tokens in all"
+    rows = [["training text", trained_on]]
+    if data.examples or settings.get("data"):
+        rows = [
+            ["training data", shown_sources(settings.get("data"), MISSING, facts)],
+            ["training examples", f"{data.kept:,} of {data.examples:,} read, in {trained_on}"],
+        ]
     if passages := data.plain_text.passages:
         text = shown_sources(settings.get("text"), MISSING, facts)
         rows.append(["plain text among them", f"{passages:,} passages of {text}"])
+    if continuations := data.plain_text.continuations:
+        rows.append(["written by the base model among them", f"{continuations:,} continuations of first lines"])
     aside = "set aside to measure on" in data.dropped
     measured = "set aside from its data" if aside else "that of the pruning"
     return [
@@ -184,6 +187,13 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
             shown_sources(settings.get("held_out"), measured, facts),
         ],
     ]
+
+
+def earlier_row(number: int, one: EarlierRound) -> list[str]:
+    """What a round before the last did: what, value."""
+    steps, tokens = one.recovery.training.best_step, one.recovery.data.tokens
+    done = f"{one.removed_ratio:.1%} removed, then trained by {steps:,} steps on {tokens:,} tokens of the same sources"
+    return [f"round {number}, which the pruning below went on from", done]
 
 
 def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
@@ -198,6 +208,7 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
     ):
         rows.append([label, f"`{cell(value)}`" if value else MISSING])
     rows += text_rows(facts)
+    rows += [] if report is None else [earlier_row(n, one) for n, one in enumerate(report.earlier_rounds, start=1)]
     rows += recovery_rows(facts, facts.recovery) if facts.recovery is not None else []
     rows.append(["seed", MISSING if report is None or report.seed is None else str(report.seed)])
     if report is None:

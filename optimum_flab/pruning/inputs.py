@@ -41,7 +41,7 @@ class PruningInputs:
         return Calibrated(self.dense.model, self.dense.family, self.config, packed, kept, pieces)
 
     def identity(self) -> dict[str, Any]:
-        """All of it as JSON can hold it. Texts are known by their hash, and recovery comes later."""
+        """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""
         dense, settings = self.dense, {**self.config.to_dict()}
         model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
         elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens"}
@@ -50,7 +50,7 @@ class PruningInputs:
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},
             "family": digest_of(dense.family.model_dump(mode="json")),
             "computation": model,
-            "settings": {name: value for name, value in settings.items() if name != "recovery"},
+            "settings": {name: value for name, value in settings.items() if name not in ("recovery", "rounds")},
             "texts": self.texts.deciding_hash,
             "vocabulary": self.tokens.hash,
         }

@@ -13,6 +13,7 @@ import torch
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
+from ..errors import ConfigurationError
 from ..memory import give_back_memory
 from ..records.plan import PruningPlan
 from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
@@ -49,7 +50,13 @@ def prune(
 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
+        [`ConfigurationError`]: more than one round is asked for.
     """
+    if config.rounds.number > 1:
+        raise ConfigurationError(
+            f"rounds.number: {config.rounds.number}, and this prunes once; call `prune_and_recover`, which trains "
+            "after every round"
+        )
     config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
@@ -102,6 +109,9 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = No
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
     report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=card)
+    if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
+        note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
+        report = report.model_copy(update={"notes": (*report.notes, note)})
     return PrunedModel(model, tokenizer, plan, report, None)
 
 

@@ -78,8 +78,8 @@ class PruningPlan:
         dtype (`str`): dtype of the pruned weights.
         settings (`dict`): the configuration that made the plan.
         kept_experts (`dict[int, list[int]]`): by dense layer index, the experts that stay, ascending; empty: all.
-        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, by their name in the dense model,
-            already in the shape of the pruned one.
+        weights (`dict[str, torch.Tensor]`): tensors that compensation changed, or training between rounds, by their
+            name in the dense model, already in the shape of the pruned one.
     """
 
     base_model: str

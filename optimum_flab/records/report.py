@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .. import __version__
-from ..components import COMPONENTS
 from ..errors import FlabError
 from .json_files import read_json, validated
 
@@ -188,15 +187,21 @@ class TextCounts(Record):
 
 
 class PlainText(Record):
-    """Text that was trained on beside the examples.
+    """Text without answers that was trained on.
 
     Args:
         passages (`int`): passages that were taken.
         overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
+        continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
+        continuations_dropped (`dict[str, int]`): those that were left out, by reason.
+        tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
     """
 
     passages: int
     overlapping: dict[str, int]
+    continuations: int = 0
+    continuations_dropped: dict[str, int] = {}
+    tokens: int | None = None
 
 
 class RecoveryData(Record):
@@ -204,7 +209,7 @@ class RecoveryData(Record):
 
     Args:
         examples (`int`): examples that were read.
-        dropped (`dict[str, int]`): examples left out, by reason.
+        dropped (`dict[str, int]`): examples left out, by reason; where there are none, passages that only measure.
         kept (`int`): examples that are left.
         plain_text ([`PlainText`]): text beside them.
         answers (`dict[str, int]`): examples by whose answer is learned.
@@ -327,6 +332,25 @@ class Recovery(Record):
     command: str | None = None
 
 
+class EarlierRound(Record):
+    """A pruning and a training before the last pruning of several.
+
+    Args:
+        removed_ratio, target_ratio (`float`): share of all parameters of the dense model that was gone after it.
+        pruned ([`Side`]): the model after it.
+        search ([`Search`]): what its search saw.
+        recovery ([`Recovery`]): its training, towards the dense model.
+        seconds (`dict[str, float]`): wall time per step of its pruning.
+    """
+
+    removed_ratio: float
+    target_ratio: float | None = None
+    pruned: Side
+    search: Search | None = None
+    recovery: Recovery
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
 class Computation(Record):
     """What the pruning was computed in.
 
@@ -355,6 +379,9 @@ class Report(Record):
         texts ([`TextCounts`], *optional*): `None` where a plan was applied.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read to prune.
         recovery ([`Recovery`], *optional*): the training after pruning.
+        earlier_rounds (`tuple[EarlierRound, ...]`): where it was pruned more than once, with training in between: all
+            rounds but the last, of which `search`, `texts` and `seconds` tell. Each searched on the model that the
+            round before it had trained; everything else compares with the dense model.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
@@ -376,6 +403,7 @@ class Report(Record):
     texts: TextCounts | None = None
     datasets: tuple[str, ...] = ()
     recovery: Recovery | None = None
+    earlier_rounds: tuple[EarlierRound, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
     computation: Computation
@@ -444,54 +472,3 @@ def _writer(values: dict[str, Any]) -> str:
     versions = values.get("versions")
     version = versions.get("optimum-flab") if isinstance(versions, dict) else None
     return version if isinstance(version, str) else "of the version that wrote it"
-
-
-def report_summary(report: Report) -> str:
-    """The report as a table for the terminal."""
-    dense, pruned, held_out = report.dense, report.pruned, report.held_out
-    lines = [
-        f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
-        f"({report.removed_ratio:.1%} removed), {dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
-        "",
-        f"{'':<22}{'dense':>16}{'pruned':>16}",
-    ]
-    for part in COMPONENTS:
-        before, after = (getattr(side, part.reported) for side in (dense, pruned))
-        if before is not None:
-            lines.append(f"{part.label:<22}{before:>16,}{after:>16,}")
-    for component, size in dense.components.items():
-        left = pruned.components[component]
-        lines.append(f"{component + ' params':<22}{size.parameters:>16,}{left.parameters:>16,}")
-    if report.removed_layer_indices:
-        lines.append(f"layers removed: {', '.join(map(str, report.removed_layer_indices))}")
-    if held_out is not None:
-        dense_bits, bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
-        lines += [
-            "",
-            f"On {held_out.texts} held-out texts ({held_out.positions:,} tokens):",
-            f"  bits per byte          {dense_bits:.4f} -> {bits:.4f} ({bits / dense_bits - 1:+.1%})",
-            f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
-            f"  dense mass lost        {held_out.lost_mass:.3%}",
-            f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
-            f"({held_out.texts_cut_differently} texts cut differently)",
-        ]
-    if report.recovery is not None:
-        lines += ["", *_recovery_lines(report.recovery)]
-    texts = report.texts
-    if texts is not None and texts.corpus_cut_differently:
-        lines.append(
-            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are cut into other pieces than before"
-        )
-    lines += [f"note: {note}" for note in report.notes]
-    return "\n".join(lines)
-
-
-def _recovery_lines(recovery: Recovery) -> list[str]:
-    before, after = recovery.held_out_before, recovery.held_out_after
-    return [
-        f"Recovery on {recovery.data.sequences:,} sequences ({recovery.data.tokens:,} tokens), "
-        f"{recovery.training.best_step:,} steps:",
-        f"  divergence             {before.divergence:.4f} -> {after.divergence:.4f}",
-        f"  bits per byte          {before.pruned_bits_per_byte:.4f} -> {after.pruned_bits_per_byte:.4f}",
-        *(f"  note: {note}" for note in recovery.notes),
-    ]

@@ -1,14 +1,17 @@
-"""The dense model's answers: batched, greedy, each batch kept on disk."""
+"""The dense model's answers and continuations: batched, each batch kept on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..hashing import digest_of
 from ..running.generation import BatchCache, batches_by_length, cut, end_ids, model_identity, new_tokens, text_behind
+from ..vocabulary import special_ids
 from .encoding import prompt_text, turn_end
 from .instructions import Example
 from .strategy import STOP_STRINGS, Completion
@@ -89,3 +92,79 @@ class Answerer:
         text, ended = text_behind(self.tokenizer, prompt, ids, self.ends)
         shortened = cut(text, stops)
         return [shortened + "\n", True] if shortened != text else [text, ended]
+
+
+class Continuer:
+    """Has a dense model write on from beginnings of texts, seeded.
+
+    Args:
+        model (`PreTrainedModel`): in evaluation mode.
+        weights_hash (`str`): says which weights these are, for the cache.
+        cache ([`BatchCache`]): keeps the continuations by content.
+        most_tokens (`int`): of a continuation.
+        temperature (`float`): tokens are drawn at; 0: the likeliest.
+        seed (`int`): of the draws.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        weights_hash: str,
+        cache: BatchCache,
+        batch_size: int,
+        most_tokens: int,
+        temperature: float,
+        seed: int,
+    ):
+        self.model, self.tokenizer, self.cache, self.batch_size = model, tokenizer, cache, batch_size
+        self.most_tokens, self.ends = most_tokens, end_ids(model, tokenizer)
+        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        self.config = GenerationConfig(
+            num_beams=1,
+            max_new_tokens=most_tokens,
+            eos_token_id=self.ends or None,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.ends or [0])[0],
+            **(drawn if temperature else {"do_sample": False}),
+        )
+        self.identity = {
+            **model_identity(model, tokenizer, weights_hash),
+            "kind": "recovery continuations",
+            "most_tokens": most_tokens,
+            "ends": self.ends,
+            "temperature": temperature,
+            "seed": seed,
+        }
+
+    def __call__(
+        self, beginnings: Sequence[str], tokens: int, tick: Callable[[int], Any] = lambda done: None
+    ) -> Iterator[tuple[str, int]]:
+        """Beginnings with their continuations, and how many tokens those have, batch by batch until there are as many
+        tokens as asked for; `tick` is called with the number of every batch's."""
+        before = list(special_ids(self.tokenizer)[0])
+        start = 0
+        while tokens > 0 and start < len(beginnings):
+            # no more than are needed if none of them ends early
+            part = beginnings[start : start + min(self.batch_size, -(-tokens // self.most_tokens))]
+            start += len(part)
+            rows = [[*before, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
+            key = {**self.identity, "rows": rows}
+            found = self.cache.get(key, partial(self._generate, rows, int(digest_of(key)[:15], 16)))
+            written = sum(number for _, number in found)
+            tokens -= written
+            tick(written)
+            yield from ((text + more, number) for text, (more, number) in zip(part, found, strict=True))
+
+    def _generate(self, rows: list[list[int]], seed: int) -> list[list[Any]]:
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            found = new_tokens(self.model, self.tokenizer, rows, [], self.config)
+        return [
+            [
+                text_behind(self.tokenizer, row, ids, self.ends)[0],
+                min((ids.index(end) for end in self.ends if end in ids), default=len(ids)),
+            ]
+            for row, ids in zip(rows, found, strict=True)
+        ]

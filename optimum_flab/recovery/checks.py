@@ -10,6 +10,7 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.surgery import check_plan
 from ..errors import ConfigurationError, FlabError
 from ..execution import check_packages
+from ..families import Family
 from ..settings.recovery import RecoverySettings, check_recovery
 from ..texts.sources import read_sources
 from .instructions import Example, read_instructions
@@ -50,12 +51,21 @@ def check_teacher(work: Work) -> None:
             )
 
 
+def check_method(settings: RecoverySettings, family: Family) -> None:
+    """Raises a [`ConfigurationError`] if this family's weights cannot be trained in this way."""
+    if settings.method == "full" and family.experts is not None:
+        # the Trainer goes on from files in which each expert has a name of its own, and would find none of them
+        raise ConfigurationError(
+            f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; take 'lora'"
+        )
+
+
 def check_inputs(settings: RecoverySettings, consent: bool) -> None:
     """Refuses, before any model is read, settings and data that a recovery would refuse."""
     check_recovery(settings)
     check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
-    read_sources(settings.text)
+    read_sources(settings.text_sources)
 
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Any, NoReturn
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..errors import FlabError
 from ..execution import Program, run_programs
@@ -19,18 +19,28 @@ from ..records.plan import PruningPlan
 from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
-from ..texts.sets import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import read_sources
-from .answers import Answerer
+from .answers import Answerer, Continuer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
 from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
-from .strategy import Counts, choose, fault_of_program, refuse_empty, to_answer, without_overlap
+from .plain import PlainSources, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
+from .strategy import (
+    MOST_REPEATED,
+    Counts,
+    choose,
+    fault_of_program,
+    refuse_empty,
+    repetition,
+    to_answer,
+    without_overlap,
+)
 from .work import Steps, Work
 
 
 HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
 PROGRAMS_AT_ONCE = 64
+INSTRUCTIONS = "the instruction data"  # which plain text must not show; of the examples themselves
 LONGER = "lengthen the sequences by `recovery.sequence_length`, or name other data in `recovery.data`"
 
 
@@ -42,13 +52,18 @@ class Selected:
         held_out (`list[str]`): texts that only measure.
         forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
         plain ([`Sequences`], *optional*): rows of plain text, without labels.
+        beginnings (`list[str]`): of files that the dense model is to write on from.
+        validation ([`Sequences`], *optional*): rows of plain text that choose the checkpoint, where there are no
+            examples.
     """
 
     examples: list[Example]
     held_out: list[str]
     forbidden: dict[str, Forbidden]
     counts: Counts
-    plain: Sequences | None
+    plain: Sequences | None = None
+    beginnings: list[str] = field(default_factory=list)
+    validation: Sequences | None = None
 
 
 @dataclass(frozen=True)
@@ -77,19 +92,13 @@ def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) 
     """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
     left = settings.held_out_tokens
     taken: list[str] = []
-    for passage in passages_of(texts, settings):
+    passages = {passage for text in texts for passage in passages_in(text, settings)}
+    for passage in sorted(passages, key=lambda passage: rank(settings.seed, passage)):
         left -= _tokens(work, passage)
         if left < 0 and taken:
             break
         taken.append(passage)
     return taken
-
-
-def passages_of(texts: Sequence[str], settings: RecoverySettings) -> list[str]:
-    """The different passages of some texts, about as long as a sequence, in a seeded order."""
-    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    passages = {passage for text in texts for passage in split_passages(text, most) if passage.strip()}
-    return sorted(passages, key=lambda passage: _rank(settings.seed, passage))
 
 
 def _tokens(work: Work, text: str) -> int:
@@ -111,9 +120,12 @@ def select(
         forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
     if held_out:
         forbidden["held-out text"] = Forbidden(held_out)
+    plain = read_plain(settings) if settings.text_sources else PlainSources([])
+    if not settings.data:
+        return _select_text(work, settings, plain, held_out, forbidden, counts)
     examples = without_overlap(examples, forbidden, counts)
     refuse_empty(examples, counts)
-    examples.sort(key=lambda example: _rank(settings.seed, example.text))
+    examples.sort(key=lambda example: rank(settings.seed, example.text))
     if settings.most_examples is not None:
         counts.drop("beyond most_examples", max(0, len(examples) - settings.most_examples))
         examples = examples[: settings.most_examples]
@@ -126,39 +138,62 @@ def select(
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
-    plain = None
-    if settings.text:
-        # what is set aside of the instruction data must not be seen as plain text
-        never = {**forbidden, "the instruction data": Forbidden(example.text for example in examples)}
-        plain = plain_rows(work.tokenizer, settings, never, counts, not work.family.separates_documents)
-    return Selected(examples, held_out, forbidden, counts, plain)
+    if not plain.documents:
+        return Selected(examples, held_out, forbidden, counts)
+    # what is set aside of the instruction data must not be seen as plain text
+    never = {**forbidden, INSTRUCTIONS: Forbidden(example.text for example in examples)}
+    chat = uses_chat(work.tokenizer, settings.template)
+    budget = text_budget(settings, sum(len(one.ids) for one in encode(examples, work.tokenizer, chat)))
+    rows = _plain_rows(work, settings, plain.passages(settings.seed), budget, never, counts)
+    return Selected(examples, held_out, never, counts, rows, chosen_beginnings(plain, settings))
 
 
-def plain_rows(
-    tokenizer: PreTrainedTokenizerBase,
+def _select_text(
+    work: Work,
     settings: RecoverySettings,
+    plain: PlainSources,
+    held_out: list[str],
     forbidden: dict[str, Forbidden],
     counts: Counts,
-    apart: bool,
+) -> Selected:
+    """Divides plain text where there are no instructions."""
+    parts = divided_text(plain, settings, partial(_tokens, work), bool(held_out))
+    if not held_out:
+        held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
+        counts.drop("set aside to measure on", len(held_out))
+    # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
+    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
+    budget = text_budget(settings, 0)
+    rows = _plain_rows(work, settings, parts.training.passages(settings.seed), budget, forbidden, counts)
+    beginnings = chosen_beginnings(parts.training, settings)
+    if not held_out or validation is None or (rows is None and not beginnings):
+        raise FlabError(
+            f"nothing is left to train on, to choose the checkpoint on, or to measure on: {counts.describe()}; name "
+            "more text in `recovery.text`, or data in `recovery.data`"
+        )
+    return Selected([], held_out, forbidden, counts, rows, beginnings, validation)
+
+
+def _plain_rows(
+    work: Work,
+    settings: RecoverySettings,
+    passages: Sequence[Sequence[str]],
+    most: int,
+    forbidden: dict[str, Forbidden],
+    counts: Counts,
 ) -> Sequences | None:
-    """Passages of plain text in a seeded order, up to as many tokens as asked for; `None` where none may be read."""
-    left, taken = settings.text_tokens, []
-    for passage in passages_of([document.text for document in read_sources(settings.text).documents], settings):
-        if left <= 0:
-            break
-        if name := overlapped(passage, forbidden):
-            counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
-            continue
-        for piece in encode_text(passage, tokenizer, settings.sequence_length):
-            if left > 0:
-                taken.append(piece.cut(left))
-                left -= len(piece.ids)
-        counts.passages += 1
-    return pack_examples(taken, settings.sequence_length, apart)[0]
+    """Passages of several sources as rows; `None` where none may be read."""
+    taken = drawn(passages, work.tokenizer, settings, most, forbidden, counts)
+    counts.plain_tokens += sum(len(one.ids) for one in taken)
+    return pack_examples(taken, settings.sequence_length, not work.family.separates_documents)[0]
 
 
 def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
     """The rows that there would be with the reference answers; raises what the data could be refused for."""
+    if not settings.data:
+        rows = selected.plain if selected.plain is not None else selected.validation
+        assert rows is not None  # else it was refused
+        return _with_expected(rows, settings)
     chat = uses_chat(work.tokenizer, settings.template)
     if settings.answers == "dense":
         uses_chat(work.dense.tokenizer, settings.template)
@@ -176,7 +211,13 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
         longest = settings.max_new_tokens if settings.answers == "dense" else 0
         if sum(min(length, len(e.ids) + longest) for e in encoded) <= length:
             _refuse_one_row(length)
-    return packed if selected.plain is None else packed.with_rows(selected.plain)
+    return _with_expected(packed if selected.plain is None else packed.with_rows(selected.plain), settings)
+
+
+def _with_expected(rows: Sequences, settings: RecoverySettings) -> Sequences:
+    """Rows with as many again, of the same text, as there may be of continuations."""
+    more = math.ceil(settings.continuation_tokens / settings.sequence_length)
+    return rows.with_rows(rows.rows([number % len(rows) for number in range(more)])) if more else rows
 
 
 def _refuse_one_row(length: int) -> NoReturn:
@@ -191,10 +232,20 @@ def prepare(
 ) -> Data:
     """Chooses the answers of the examples and lays them into rows."""
     examples, counts = selected.examples, selected.counts
+    continued = _continued(work, settings, selected, cache, steps, dtype) if settings.continuation_tokens else None
+    plain = [rows for rows in (selected.plain, continued) if rows is not None]
+    if selected.validation is not None:
+        if not plain:
+            raise FlabError(
+                f"no continuation may be trained on: {counts.describe()}; name text in `recovery.text`, or data in "
+                "`recovery.data`"
+            )
+        return Data(_joined(plain), selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
         examples = _answered(work, settings, examples, cache, steps, dtype, counts)
         # an answer of the dense model may recite what no reference held
-        examples = without_overlap(examples, selected.forbidden, counts)
+        forbidden = {name: texts for name, texts in selected.forbidden.items() if name != INSTRUCTIONS}
+        examples = without_overlap(examples, forbidden, counts)
     else:
         counts.answers["reference"] = len(examples)
     chat = uses_chat(work.tokenizer, settings.template)
@@ -207,14 +258,50 @@ def prepare(
     if len(packed) < 2:
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
-    training = packed.rows(rows)
-    # what is set aside is like the instructions, which are what a recovery is for
-    training = training if selected.plain is None else training.with_rows(selected.plain)
-    return Data(training, packed.rows(aside), selected.held_out, counts)
+    # what is set aside is like the instructions, which are what a recovery with instructions is for
+    return Data(_joined([packed.rows(rows), *plain]), packed.rows(aside), selected.held_out, counts)
 
 
-def _rank(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
+def _joined(parts: Sequence[Sequences]) -> Sequences:
+    return reduce(Sequences.with_rows, parts)
+
+
+def _continued(
+    work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
+) -> Sequences | None:
+    """Rows of what the dense model writes on from beginnings of files; `None` where none may be trained on."""
+    counts, kept = selected.counts, []
+    continuer = Continuer(
+        _writing(work, dtype),
+        work.dense.tokenizer,
+        weights_hash=work.plan.base_hash,
+        cache=cache,
+        batch_size=settings.generation_batch_size,
+        most_tokens=settings.max_new_tokens,
+        temperature=settings.continuation_temperature,
+        seed=settings.seed,
+    )
+    with steps.bar("Continuations of the dense model", settings.continuation_tokens, "token") as tick:
+        found = list(continuer(selected.beginnings, settings.continuation_tokens, tick))
+    for text, number in found:
+        fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
+        if fault is None and (name := overlapped(text, selected.forbidden)):
+            fault = f"overlapping {name}"
+        if fault is None:
+            kept += encode_text(text, work.tokenizer, settings.sequence_length)
+            counts.continuations += 1
+        else:
+            counts.continuations_dropped[fault] = counts.continuations_dropped.get(fault, 0) + 1
+    counts.plain_tokens += sum(len(one.ids) for one in kept)
+    return pack_examples(kept, settings.sequence_length, not work.family.separates_documents)[0]
+
+
+def _writing(work: Work, dtype: torch.dtype) -> PreTrainedModel:
+    """The dense model in the dtype of the training, to write with."""
+    dense = work.dense.model
+    model = placed(dense, dense.device, dtype)
+    model.generation_config = dense.generation_config
+    return model
 
 
 def _answered(
@@ -228,10 +315,8 @@ def _answered(
 ) -> list[Example]:
     chosen = to_answer(examples, settings.dense_share, settings.seed)
     dense = work.dense
-    model = placed(dense.model, dense.model.device, dtype)
-    model.generation_config = dense.model.generation_config
     answerer = Answerer(
-        model,
+        _writing(work, dtype),
         dense.tokenizer,
         weights_hash=work.plan.base_hash,
         cache=cache,
@@ -241,7 +326,7 @@ def _answered(
     )
     with steps.bar("Answers of the dense model", len(chosen), "answer") as tick:
         answers = answerer([examples[index] for index in chosen], tick)
-    del model, answerer
+    del answerer
 
     packages = named_packages(settings.allow_packages) if settings.allow_packages else ()
 

@@ -23,6 +23,7 @@ TRAINED_BYTES = 16  # of a trained parameter: float32 weight, gradient and two m
 ACTIVATIONS_PER_LAYER = 30
 WIDE_ACTIVATIONS_PER_LAYER = 9
 LOGIT_COPIES = 4  # float32
+TRAINED_CASTS = 2  # bytes of a trained parameter's copy in bfloat16, where that is computed in
 RUNTIME_BYTES = 600_000_000  # the interpreter and its libraries
 BACKWARD_COST = 3.0  # a training step against the forward pass of the same tokens
 CHECKPOINTS = 3  # on disk at once: two and the one being written
@@ -36,8 +37,8 @@ class Estimate:
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers, if none is kept from before and each is as long as it
-            may be.
+        answer_seconds (`float`): of the dense model's answers and continuations, if none is kept from before and each
+            is as long as it may be.
     """
 
     memory_bytes: int
@@ -74,15 +75,18 @@ def training_memory(
     length: int,
     itemsize: int,
     checkpointing: bool,
+    held: int | None = None,
 ) -> int:
     """Bytes of one process while it trains.
 
     Args:
         config (`PreTrainedConfig`): of the pruned model.
         width (`int`): neurons per layer that a token is multiplied with.
-        parameters, trained (`int`): frozen weights in the dtype of the training, and trained ones.
+        parameters, trained (`int`): weights of the pruned model, and those that are trained.
         length (`int`): tokens per sequence.
         itemsize (`int`): bytes of a number in the dtype of the training.
+        held (`int`, *optional*): weights of the pruned model that are trained themselves, in float32 as are those
+            beside them. Defaults to none: they are frozen, in the dtype of the training.
     """
     tokens = sizes.micro_batch_size * length
     layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * width) * (tokens * itemsize)
@@ -90,12 +94,22 @@ def training_memory(
     kept = layer + layers * tokens * config.hidden_size * itemsize if checkpointing else layer * layers
     logits = LOGIT_COPIES * tokens * config.vocab_size * torch.float32.itemsize
     # the pruned model stays beside the copy that is trained
-    return RUNTIME_BYTES + 2 * parameters * itemsize + trained * TRAINED_BYTES + kept + logits
+    copy = parameters * itemsize
+    if held is not None:
+        casts = TRAINED_CASTS * held if itemsize < torch.float32.itemsize else 0
+        copy = (parameters - held) * torch.float32.itemsize + casts
+    return RUNTIME_BYTES + parameters * itemsize + copy + trained * TRAINED_BYTES + kept + logits
 
 
-def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int) -> int:
-    """Bytes that checkpoints, cached predictions and the merged weights take on disk."""
-    return CHECKPOINTS * 3 * trained * torch.float32.itemsize + cache + parameters * output_itemsize
+def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int, saved: int | None = None) -> int:
+    """Bytes that checkpoints, cached predictions and the merged weights take on disk.
+
+    Args:
+        saved (`int`, *optional*): weights in a checkpoint, beside two moments of each that is trained. Defaults to
+            those that are trained.
+    """
+    checkpoint = 2 * trained + (trained if saved is None else saved)
+    return CHECKPOINTS * checkpoint * torch.float32.itemsize + cache + parameters * output_itemsize
 
 
 def seconds_per_row(model: PreTrainedModel, tokens: PackedTokens, rows: int) -> float:

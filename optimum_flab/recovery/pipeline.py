@@ -17,7 +17,7 @@ from ..pruning.result import PrunedModel
 from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings, check_recovery
-from .checks import check_consent, check_teacher
+from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
 from .launch import check_agreement, process_state
 from .preparation import Ready, prepare_training
@@ -75,8 +75,10 @@ def recover(
         [`FlabError`]: the dense model is another, the data is not usable, or the disk is full.
     """
     check_recovery(settings)
+    check_method(settings, work.family)
     device = work.dense.model.device
-    settings = settings.model_copy(update={"dtype": number_format(settings.dtype, device)})
+    taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
+    settings = settings.model_copy(update=taken)
     state = process_state(device)
     steps = Steps(quiet=not state.is_main_process)
     root = user_path(cache_dir) if cache_dir is not None else cache_root("recovery")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -27,6 +28,7 @@ from .encoding import Sequences
 from .estimates import Estimate, disk_needed, seconds_per_row, seconds_per_token, training_memory, training_seconds
 from .instructions import Example
 from .lora import with_lora
+from .methods import all_weights, trained_parameters
 from .sizes import TrainingSizes, shares_of, training_sizes
 from .strategy import to_answer
 from .teacher import CachedTeacher, DenseTeacher, cache_bytes
@@ -38,6 +40,9 @@ DECIDE_NOTHING = {
     "data",
     "text",
     "text_tokens",
+    "library_share",
+    "continuation_tokens",
+    "continuation_temperature",
     "exclude",
     "allow_packages",
     "held_out",
@@ -99,13 +104,16 @@ def prepare_training(
         estimate = _estimate(work, settings, selected, expected, sizes, cached, processes, dtype)
     steps.say(estimate.describe())
     _check_space(root, estimate)
+    if settings.method == "full":
+        _check_memory(estimate, device)
     with steps.step("answers"):
         data = prepare(work, settings, selected, cache, steps, dtype)
     sizes = training_sizes(settings, len(data.rows), processes)
     pruned_hash = weights_hash(work.model)
     folder = root / "runs" / run_key(work, pruned_hash, settings, data, sizes)
     steps.say(f"{data.counts.describe()}; {len(data.rows):,} sequences, {sizes.steps:,} steps in {settings.dtype}")
-    steps.say(data.counts.describe_answers())
+    if answers := data.counts.describe_answers():
+        steps.say(answers)
     with steps.step("held-out measurement"):
         measured = within_tokens(work, data.held_out, settings) if first else []
         side = _dense_side(work, measured, settings) if first else None
@@ -161,16 +169,19 @@ def _estimate(
 ) -> Estimate:
     probe = copy_in(work.model, work.dense.model.device, dtype)
     per_row = seconds_per_row(probe, expected.tokens, sizes.micro_batch_size)
-    parameters = sum(parameter.numel() for parameter in probe.parameters())
-    trained = sum(p.numel() for p in with_lora(probe, settings).parameters() if p.requires_grad)
-    del probe
+    parameters, full = sum(parameter.numel() for parameter in probe.parameters()), settings.method == "full"
+    probe_trained = all_weights(probe, settings) if full else with_lora(probe, settings)
+    trained = sum(parameter.numel() for parameter in trained_parameters(probe_trained).values())
+    del probe, probe_trained
     answers = 0.0
-    if settings.answers == "dense":
-        number = len(to_answer(selected.examples, settings.dense_share, settings.seed))
+    number = len(
+        to_answer(selected.examples, settings.dense_share, settings.seed) if settings.answers == "dense" else []
+    )
+    number += math.ceil(settings.continuation_tokens / settings.max_new_tokens)
+    if number:
         batch = min(number, settings.generation_batch_size)
-        if number:
-            per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
-            answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
+        per_token = seconds_per_token(placed(work.dense.model, work.dense.model.device, dtype), batch)
+        answers = per_token * settings.max_new_tokens * math.ceil(number / batch)
     itemsize = work.model.dtype.itemsize
     cache = cache_bytes(expected.tokens, settings.top_k) if cached else 0
     refitted = parameters * itemsize if settings.closed_form else 0
@@ -186,8 +197,9 @@ def _estimate(
             settings.sequence_length,
             dtype.itemsize,
             settings.gradient_checkpointing,
+            trained if full else None,
         ),
-        disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted),
+        disk_bytes=disk_needed(trained, parameters, itemsize, cache + refitted, parameters if full else None),
         seconds=training_seconds(per_row, sizes, max(1, round(len(expected) * settings.validation_share)), processes),
         answer_seconds=answers,
     )
@@ -201,6 +213,22 @@ def _check_space(root: Path, estimate: Estimate) -> None:
         raise FlabError(
             f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
             f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with `cache_dir`"
+        )
+
+
+def _check_memory(estimate: Estimate, device: torch.device) -> None:
+    """Raises a [`FlabError`] if training all weights would not fit, with what this process holds already."""
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    elif device.type == "cpu":
+        available = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    else:
+        return
+    if estimate.memory_bytes > available:
+        raise FlabError(
+            f"training all weights takes about {estimate.memory_bytes / 1e9:.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB are there; take `recovery.method` lora, shorten the sequences by "
+            "`recovery.sequence_length`, or compute activations twice by `recovery.gradient_checkpointing`"
         )
 
 

@@ -26,13 +26,19 @@ def report_section(
     data, counts = ready.data, ready.data.counts
     return Recovery(
         pruned_weights_sha256=ready.pruned_hash,
-        settings=settings.model_dump(),
+        settings={**settings.model_dump(), "text": settings.text_sources},
         datasets=tuple(hub_datasets(settings.sources)),
         data=RecoveryData(
             examples=counts.read,
             dropped=counts.dropped,
             kept=counts.kept,
-            plain_text=PlainText(passages=counts.passages, overlapping=counts.passages_dropped),
+            plain_text=PlainText(
+                passages=counts.passages,
+                overlapping=counts.passages_dropped,
+                continuations=counts.continuations,
+                continuations_dropped=counts.continuations_dropped,
+                tokens=counts.plain_tokens,
+            ),
             answers=counts.answers,
             answers_rejected=counts.rejected,
             sequences=len(data.rows),
@@ -67,14 +73,14 @@ def written_files(ready: Ready, settings: RecoverySettings, training: Training) 
     unit = {"distillation": "divergence (nats)", "cross-entropy": "cross-entropy (nats)", "both": "loss (nats)"}
     draw_curve(training.curve, training.best_step, unit[settings.loss], curve)
     files = {CURVE_NAME: curve}
-    if settings.keep_adapter and training.adapter is not None:
+    if settings.keep_adapter and training.weights is not None and training.config is not None:
         from peft import get_peft_model, set_peft_model_state_dict
 
         adapter = folder / ADAPTER_FOLDER
         base = copy_in(start, torch.device("cpu"), start.dtype)
         forget_origin(base)  # its base is the pruned checkpoint, wherever it will lie
         model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
-        set_peft_model_state_dict(model, training.adapter)
+        set_peft_model_state_dict(model, training.weights)
         model.save_pretrained(adapter)
         (adapter / "README.md").unlink(missing_ok=True)  # an empty form
         files[ADAPTER_FOLDER] = adapter

@@ -37,6 +37,9 @@ class Counts:
     kept: int = 0
     passages: int = 0
     passages_dropped: dict[str, int] = field(default_factory=dict)
+    continuations: int = 0
+    continuations_dropped: dict[str, int] = field(default_factory=dict)
+    plain_tokens: int = 0
 
     def drop(self, reason: str, number: int = 1) -> None:
         if number:
@@ -44,12 +47,16 @@ class Counts:
 
     def describe(self) -> str:
         parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
-        text = f" and {self.passages:,} passages of plain text" if self.passages else ""
+        text = [f"{self.passages:,} passages of plain text"] * bool(self.passages or not self.read)
+        text += [f"{self.continuations:,} continuations"] * bool(self.continuations)
         left_out = f" ({', '.join(parts)})" if parts else ""
-        return f"of {self.read:,} examples {self.kept:,} stay{left_out}{text}"
+        examples = [f"of {self.read:,} examples {self.kept:,} stay{left_out}"] * bool(self.read)
+        return " and ".join([*examples, *text])
 
     def describe_answers(self) -> str:
-        """What is learned, and why answers of the dense model are not."""
+        """What is learned, and why answers of the dense model are not; empty where there are none."""
+        if not self.answers:
+            return ""
         learned = ", ".join(f"{number:,} {name}" for name, number in self.answers.items())
         rejected = ", ".join(f"{number:,} {name}" for name, number in self.rejected.items())
         return f"answers: {learned}" + (f" (answers of the dense model left out: {rejected})" if rejected else "")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -18,13 +17,14 @@ from ..records.atomic import write_atomically
 from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from .lora import lora_config
+from .methods import with_trained
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TRAINING, ADAPTER = "training.json", "adapter.safetensors"  # of a training that was finished
+TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a training that was finished
 
 
 @dataclass
@@ -32,17 +32,17 @@ class Training:
     """What training gave.
 
     Args:
-        adapter (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices; `None` where no checkpoint was better
-            than the start.
-        config (`LoraConfig`): what they are for.
+        weights (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices, or the best weights themselves, see
+            [`~recovery.methods.trained_weights`]; `None` where no checkpoint was better than the start.
+        config (`LoraConfig`, *optional*): what matrices are for; `None` where the weights themselves were trained.
         start_loss, best_loss (`float`): on the rows set aside.
         steps, best_step (`int`): done, and those of the best checkpoint.
         curve (`list[dict]`): step, training loss or loss on the rows set aside, as they were logged.
         notes (`list[str]`): what the user should be told.
     """
 
-    adapter: dict[str, torch.Tensor] | None
-    config: LoraConfig
+    weights: dict[str, torch.Tensor] | None
+    config: LoraConfig | None
     start_loss: float
     best_loss: float
     steps: int
@@ -54,10 +54,10 @@ class Training:
 def save_training(training: Training, folder: Path) -> None:
     """Keeps a finished training, and removes its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    if training.adapter is not None:
-        save_file({name: tensor.contiguous() for name, tensor in training.adapter.items()}, folder / ADAPTER)
-    values = {name: value for name, value in vars(training).items() if name not in ("adapter", "config")}
-    text = json.dumps({**values, "has_adapter": training.adapter is not None})
+    if training.weights is not None:
+        save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
+    values = {name: value for name, value in vars(training).items() if name not in ("weights", "config")}
+    text = json.dumps({**values, "has_weights": training.weights is not None})
     write_atomically(folder / TRAINING, lambda partial: partial.write_text(text, encoding="utf-8"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -66,25 +66,22 @@ def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettin
     """A training that was finished in this folder; `None` where there is none that can be read."""
     try:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-        adapter = load_file(folder / ADAPTER) if values.pop("has_adapter") else None
-    except (OSError, ValueError, SafetensorError):
+        weights = load_file(folder / WEIGHTS) if values.pop("has_weights") else None
+    except (OSError, ValueError, KeyError, SafetensorError):
         return None
-    return Training(adapter=adapter, config=lora_config(start, settings), **values)
+    config = lora_config(start, settings) if settings.method == "lora" else None
+    return Training(weights=weights, config=config, **values)
 
 
 @torch.no_grad()
 def merged(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
-    """The pruned model with the adapter in its weights, a stock model on the CPU.
+    """The pruned model with what was trained in its weights, a stock model on the CPU.
 
     The sum is formed in float32 and rounded once.
     """
-    model = copy_in(start, torch.device("cpu"), torch.float32)
-    if training.adapter is not None:
-        with contextlib.suppress(AttributeError):
-            model.config.use_cache = start.config.use_cache
-        with_adapter = get_peft_model(model, training.config)
-        set_peft_model_state_dict(with_adapter, training.adapter)
-        model = with_adapter.merge_and_unload(safe_merge=True)
+    model: torch.nn.Module = copy_in(start, torch.device("cpu"), torch.float32)
+    if training.weights is not None:
+        model = with_trained(cast("PreTrainedModel", model), training.weights, training.config)
     result = copy_in(start, torch.device("cpu"), dtype)
     # tensors that the class keeps in float32 are not rounded on the way
     result.load_state_dict(model.state_dict(), strict=True)

@@ -1,4 +1,4 @@
-"""LoRA training of a pruned model: best checkpoint, early stopping, resuming."""
+"""Training of a pruned model: best checkpoint, early stopping, resuming."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..compat import use_one_device
 from ..errors import FlabError
-from ..running.casting import copy_in
 from ..settings.recovery import RecoverySettings
 from .encoding import Sequences, collate, schedule
-from .lora import with_lora
+from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
 from .sizes import TrainingSizes, shares_of
 from .teacher import CachedTeacher, DenseTeacher
 from .trained import Training
@@ -48,10 +47,11 @@ def training_arguments(
         per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
         restore_callback_states_from_checkpoint=True,  # early stopping counts on where it was
         gradient_accumulation_steps=sizes.accumulation,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.largest_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=math.ceil(settings.warmup_share * sizes.steps),
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": settings.final_rate_share},
         optim="adamw_torch",
         eval_strategy="steps",
         eval_steps=sizes.evaluate_every,
@@ -108,7 +108,7 @@ def train(
     folder: Path,
     device: torch.device,
 ) -> Training:
-    """Trains LoRA matrices on a pruned model; goes on from the last whole checkpoint in `folder`.
+    """Trains LoRA matrices on a pruned model, or its weights; goes on from the last whole checkpoint in `folder`.
 
     Args:
         start (`PreTrainedModel`): the pruned model; left as it is.
@@ -123,8 +123,7 @@ def train(
     dtype = getattr(torch, settings.dtype)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # the Trainer asks for "cuda", whichever that is
-    model = with_lora(copy_in(start, device, dtype), settings)
-    config = model.peft_config["default"]
+    model = trainable(start, settings, device, dtype)
     train_set = Rows(
         rows, schedule(len(rows), sizes.steps, sizes.batch_size, settings.seed), teachers[0], settings.distill_on
     )
@@ -134,7 +133,7 @@ def train(
         train_dataset=train_set,
         eval_dataset=Rows(validation, teacher=teachers[1], distill_on=settings.distill_on),
         data_collator=collate,
-        callbacks=[EarlyStoppingCallback(settings.patience), Progress()],
+        callbacks=[EarlyStoppingCallback(settings.patience), Progress(), NamesInCheckpoints()],
         shares=shares_of(settings),
         dense=dense,
     )
@@ -159,10 +158,9 @@ def train(
     better = best < start_loss
     if not better:
         notes.append("no checkpoint was better than the model before training, which is kept")
-    adapter = {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
     return Training(
-        adapter=adapter if better else None,
-        config=config,
+        weights=trained_weights(model) if better else None,
+        config=model.peft_config["default"] if isinstance(model, PeftModel) else None,
         start_loss=start_loss,
         best_loss=best if better else start_loss,
         steps=state.global_step,
@@ -188,12 +186,12 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     return total / len(rows)
 
 
-def _fall_back(trainer: Trainer, model: PeftModel, where: str) -> str:
-    """After a loss that is no number: the best checkpoint's matrices, and what to say."""
+def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
+    """After a loss that is no number: what the best checkpoint holds, and what to say."""
     best = trainer.state.best_model_checkpoint
     if best is None:
         return f"the loss became NaN at {where}, before the first checkpoint; try a lower learning rate"
-    set_peft_model_state_dict(model, load_peft_weights(best, device="cpu"))
+    load_checkpoint(model, best)
     return (
         f"the loss became NaN at {where}; training stopped, and the checkpoint of step "
         f"{trainer.state.best_global_step} is kept. Try a lower learning rate"

@@ -18,6 +18,7 @@ from .pruning import (
     FFNSettings,
     LayerSettings,
     PrunerSettings,
+    RoundSettings,
     VocabularySettings,
     check_settings,
     merge_settings,
@@ -42,7 +43,9 @@ class FlabPrunerConfig(BaseConfig):
         experts ([`~settings.pruning.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
             removed; by default they are not.
         recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
-            afterwards, and how; without `recovery.data` it is not trained.
+            afterwards, and how; it is not trained unless data, text or continuations are named there.
+        rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until
+            the target is met, by [`FlabOptimizer.prune_and_recover`]; by default once.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field, bad value and contradiction at once.
@@ -71,6 +74,7 @@ class FlabPrunerConfig(BaseConfig):
         ffn: FFNSettings | Mapping[str, Any] | None = None,
         experts: ExpertSettings | Mapping[str, Any] | None = None,
         recovery: RecoverySettings | Mapping[str, Any] | None = None,
+        rounds: RoundSettings | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         settings = check_settings(
@@ -83,6 +87,7 @@ class FlabPrunerConfig(BaseConfig):
                 "ffn": ffn,
                 "experts": experts,
                 "recovery": recovery,
+                "rounds": rounds,
                 **kwargs,
             }
         )
@@ -95,6 +100,7 @@ class FlabPrunerConfig(BaseConfig):
         self.ffn = settings.ffn
         self.experts = settings.experts
         self.recovery = settings.recovery
+        self.rounds = settings.rounds
 
     def validate(self) -> None:
         """Check the fields again: they may have been changed since.

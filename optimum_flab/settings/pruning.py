@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -127,6 +127,17 @@ class ExpertSettings(Section):
         return values
 
 
+class RoundSettings(Section):
+    """How often a model is pruned and recovered until the target is met."""
+
+    number: int = Field(
+        default=1, ge=1, le=16, description="rounds of pruning, each of as many parameters, with a recovery after each"
+    )
+    share: float = Field(
+        default=0.25, gt=0, le=1, description="share of the recovery's epochs or steps after each round but the last"
+    )
+
+
 class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
@@ -140,6 +151,7 @@ class PrunerSettings(Section):
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
+    rounds: RoundSettings = Field(default_factory=RoundSettings)
 
 
 SECTIONS = {
@@ -207,6 +219,8 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
             "false; drop it or switch vocabulary on"
         )
     yield from contradictions(settings.recovery)
+    if settings.rounds.number > 1:
+        yield from _faults_of_rounds(settings, [f"{name}.{PINS[name]}" for name, size in sizes.items() if size])
     data = settings.data
     if data.calibration_tokens < data.sequence_length:
         yield (
@@ -219,6 +233,16 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
                 f"data.held_out: {source!r} is also a calibration source; text that only measures must be other text, "
                 "so name another source, or none to have documents set aside"
             )
+
+
+def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterator[str]:
+    """What keeps a pruning from being done in rounds."""
+    asked = f"rounds.number: {settings.rounds.number} rounds"
+    if settings.target_ratio is None or pinned:
+        sizes = f", and {', '.join(pinned)} would be met in the first" if pinned else ""
+        yield f"{asked} share a target_ratio out{sizes}; give a target alone, or prune in one round"
+    if not settings.recovery.trains:
+        yield f"{asked} need a recovery after each; name `recovery.data` or `recovery.text`, or prune in one round"
 
 
 def _describe(fault: Mapping[str, Any]) -> str:

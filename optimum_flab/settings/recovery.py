@@ -10,6 +10,8 @@ from .section import Section, Sources, VerbSection, faults_in
 
 
 ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
+LIBRARY_SOURCE = "python-stdlib"  # of plain text, where the user names none
+LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # where the user names none; matrices of LoRA begin at nothing
 
 
 class RecoverySettings(Section):
@@ -22,10 +24,26 @@ class RecoverySettings(Section):
     )
     text: Sources = Field(
         default=[],
-        description="sources of plain text that distillation reads beside the instruction data, such as"
-        " 'python-stdlib'; default: none",
+        description="sources of plain text that distillation reads, each for an equal share of the tokens; default:"
+        f" {LIBRARY_SOURCE}, where distillation reads more than answers",
     )
     text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, a seeded choice")
+    library_share: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="share of all tokens that is library source where no text is named, and all without instruction"
+        " data; 0: none",
+    )
+    continuation_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="tokens that the dense model writes on from the first lines of files of the plain text, to be"
+        " distilled too; each costs about one of its forward passes",
+    )
+    continuation_temperature: float = Field(
+        default=1.0, ge=0, description="temperature that continuations are drawn at; 0: the likeliest tokens"
+    )
     exclude: Sources = Field(
         default=[], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
     )
@@ -50,7 +68,9 @@ class RecoverySettings(Section):
         description="packages installed here that the dense model's programs may import, by the names they are"
         " imported by, with those that they need themselves; default: the standard library alone",
     )
-    max_new_tokens: int = Field(default=256, ge=1, description="most tokens of an answer of the dense model")
+    max_new_tokens: int = Field(
+        default=256, ge=1, description="most tokens of an answer or a continuation of the dense model"
+    )
     generation_batch_size: int = Field(default=16, ge=1, description="prompts per batch of the dense model's answers")
     template: Literal["auto", "chat", "plain"] = Field(
         default="auto",
@@ -78,12 +98,28 @@ class RecoverySettings(Section):
         description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed",
     )
     top_k: int = Field(default=64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
+    method: Literal["lora", "full"] = Field(
+        default="lora",
+        description="what is trained: LoRA matrices, merged afterwards, or all weights, held in float32, which takes"
+        " several times the memory and disk",
+    )
     rank: int = Field(default=32, ge=1, description="rank of the LoRA matrices")
     alpha: float | None = Field(default=None, gt=0, description="scale of LoRA times its rank; default: the rank")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
     targets: Sources = Field(default=[], description="modules that get LoRA; default: all linear layers but the head")
     train_embeddings: bool = Field(default=False, description="train the embeddings and the output head too")
-    learning_rate: float = Field(default=2e-4, gt=0, description="largest learning rate")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest learning rate; default: "
+        + ", ".join(f"{rate:g} for {method}" for method, rate in LEARNING_RATES.items()),
+    )
+    final_rate_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the largest learning rate that is left at the end of its fall along a cosine",
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
     warmup_share: float = Field(
         default=0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises"
@@ -109,9 +145,30 @@ class RecoverySettings(Section):
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
 
     @property
+    def reads_plain_text(self) -> bool:
+        """Whether the loss can learn from text without answers."""
+        return self.loss != "cross-entropy" and self.distill_on == "all"
+
+    @property
+    def text_sources(self) -> list[str]:
+        """The sources of plain text: those that are named, else library source unless that is switched off."""
+        library = self.reads_plain_text and (self.library_share > 0 or self.continuation_tokens > 0)
+        return self.text or [LIBRARY_SOURCE] * library
+
+    @property
+    def trains(self) -> bool:
+        """Whether what is named asks for a training, so that `flab prune` goes on with one."""
+        return bool(self.data or self.text or self.continuation_tokens)
+
+    @property
+    def largest_rate(self) -> float:
+        """The learning rate that was asked for, or that of the method."""
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
     def sources(self) -> list[str]:
         """Every source that is read."""
-        return [*self.data, *self.text, *self.exclude, *self.held_out]
+        return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
 
     @field_validator("data", "text", "exclude", "held_out")
     @classmethod
@@ -150,18 +207,26 @@ def contradictions(settings: RecoverySettings) -> list[str]:
             f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
             f"({settings.batch_size}); take a divisor"
         )
-    if settings.keep_adapter and settings.closed_form:
+    if settings.method == "full":
+        lora = {"keep_adapter": settings.keep_adapter, "alpha": settings.alpha, "dropout": settings.dropout}
+        faults += [
+            f"recovery.{name}: belongs to LoRA, and recovery.method is 'full'; leave one of them out"
+            for name, value in {**lora, "targets": settings.targets}.items()
+            if value
+        ]
+    elif settings.keep_adapter and settings.closed_form:
         faults.append(
             "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
             "refits them first; switch `recovery.closed_form` off"
         )
-    if settings.text and (settings.loss == "cross-entropy" or settings.distill_on == "answer"):
-        faults.append(
-            "recovery.text: plain text has no answers, so that recovery.loss 'cross-entropy' and recovery.distill_on "
-            "'answer' learn nothing from it; leave it out"
-        )
+    for name in ("text", "continuation_tokens"):
+        if getattr(settings, name) and not settings.reads_plain_text:
+            faults.append(
+                f"recovery.{name}: plain text has no answers, so that recovery.loss 'cross-entropy' and "
+                "recovery.distill_on 'answer' learn nothing from it; leave it out"
+            )
     for source in settings.held_out:
-        if source in (*settings.data, *settings.text):
+        if source in (*settings.data, *settings.text_sources):
             faults.append(
                 f"recovery.held_out: {source!r} is also trained on; text that only measures must be other text"
             )
@@ -169,9 +234,16 @@ def contradictions(settings: RecoverySettings) -> list[str]:
 
 
 def check_recovery(settings: RecoverySettings) -> None:
-    """Raises a [`ConfigurationError`] that lists every contradiction, or that there is no data."""
+    """Raises a [`ConfigurationError`] that lists every contradiction, or that there is nothing to train on."""
     faults = contradictions(settings)
-    if not settings.data:
-        faults.append("recovery.data: no source of instruction data is named")
+    if not settings.data and not settings.text_sources:
+        faults.append(
+            "recovery.data: no source of instruction data is named, and no plain text is read, since "
+            + (
+                "recovery.library_share is 0"
+                if settings.reads_plain_text
+                else "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn from answers alone"
+            )
+        )
     if faults:
         raise faults_in("recovery", faults)

@@ -114,7 +114,7 @@ def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.flag)
 def test_every_flag_gives_its_own_setting_and_no_other(flag):
     values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
-    values["--expert-criterion"] = "frequency"
+    values |= {"--expert-criterion": "frequency", "--rounds": 3, "--rounds-share": 0.5}
     *section, name = flag.setting.split(".")
     wanted = PrunerSettings().model_dump()
     into = wanted[section[0]] if section else wanted
@@ -128,6 +128,9 @@ def test_every_flag_gives_its_own_setting_and_no_other(flag):
     if flag.flag == "--num-experts":
         into["enabled"] = True
     into[name] = [value] if isinstance(into[name], list) else value
+    if flag.flag == "--rounds":  # which need a target and a training
+        others = {"target_ratio": 0.25, "recovery": {"text": ["python-stdlib"]}}
+        asked, wanted = {**asked, **others}, check_settings({**wanted, **others}).model_dump()
     assert check_settings(asked).model_dump() == wanted
 
 
@@ -426,7 +429,10 @@ def test_a_fault_in_the_section_of_another_verb_is_not_told_but_a_name_that_noth
         (["prune", "-m", "x", "out", "--target-ratio", "2"], "for example 0.35 (--target-ratio)"),
         (["prune", "-m", "x", "out", "--held-out-tokens", "0"], "data.held_out_tokens: 0 should be"),
         (["prune", "-m", "x", "out", "--held-out-tokens", "0"], "equal to 1 (--held-out-tokens)"),
-        (["recover", "-m", "x", "out", "--teacher", "t"], "no source of instruction data is named (--data)"),
+        (
+            ["recover", "-m", "x", "out", "--teacher", "t", "--loss", "cross-entropy"],
+            "no source of instruction data is named, and no plain text is read, since recovery.loss 'cross-entropy'",
+        ),
     ],
 )  # fmt: skip
 def test_faults_name_the_field_and_its_flag(file, arguments, message):

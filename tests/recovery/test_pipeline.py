@@ -4,27 +4,31 @@ import errno
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, RecoveryConfig
 from optimum_flab.checkpoints.hashes import weights_hash
+from optimum_flab.families.files import known_family
 from optimum_flab.records.report import report_text
 from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import preparation
+from optimum_flab.recovery.checks import check_method
 from optimum_flab.recovery.estimates import Estimate
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.lora import with_lora
+from optimum_flab.recovery.methods import NamesInCheckpoints, trainable
 from optimum_flab.recovery.sizes import training_sizes
 from optimum_flab.recovery.trainer import RecoveryTrainer
-from optimum_flab.recovery.training import last_checkpoint, number_format
+from optimum_flab.recovery.training import last_checkpoint, number_format, training_arguments
 from optimum_flab.recovery.work import Steps, Work
 from optimum_flab.running.casting import copy_in
-from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.settings.recovery import RecoverySettings, check_recovery
 
 from ..conftest import thorough_but, tiny_model
 from .conftest import problems, write_lines
@@ -42,7 +46,9 @@ SMALL = {
     "dtype": "float32",
     "validation_share": 0.2,
     "closed_form_tokens": 1024,
+    "library_share": 0.0,
 }
+FULL = {"method": "full", "learning_rate": 5e-4}
 
 
 def optimizer_for(made) -> FlabOptimizer:
@@ -97,9 +103,13 @@ def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
         assert str(made).encode() not in file.read_bytes(), file
 
 
-@pytest.mark.thorough
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
-    whole = run(made)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param({}, marks=pytest.mark.thorough), {**FULL, "answers": "reference"}],
+    ids=["lora", "full"],
+)
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch, method):
+    whole = run(made, **method)
     steps = []
     own_step = RecoveryTrainer.training_step
 
@@ -111,18 +121,19 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch):
 
     monkeypatch.setattr(RecoveryTrainer, "training_step", killed_in_step_six)
     with pytest.raises(KeyboardInterrupt):
-        run(made, cache="other")
+        run(made, cache="other", **method)
     steps.clear()
     monkeypatch.setattr(
         RecoveryTrainer, "training_step", lambda trainer, *a, **k: steps.append(0) or own_step(trainer, *a, **k)
     )
-    again = run(made, cache="other")
+    again = run(made, cache="other", **method)
     assert len(steps) == 4  # of 8: the first four were in the checkpoint
-    run(made, cache="other")
+    run(made, cache="other", **method)
     assert len(steps) == 4  # a training that was finished is not done again
     assert not list((made / "other").rglob("checkpoint-*"))
     assert weights_hash(again.pruned.model) == weights_hash(whole.pruned.model)
     assert again.pruned.report.recovery.training == whole.pruned.report.recovery.training
+    assert again.pruned.report.recovery.training.best_loss < again.pruned.report.recovery.training.start_loss
 
 
 @pytest.mark.thorough
@@ -177,6 +188,74 @@ def test_matrices_of_a_head_that_shares_its_weights_are_refused(made):
         run(made, targets=["lm_head", "q_proj"], answers="reference")
 
 
+def test_all_weights_but_embeddings_are_trained_and_a_stock_checkpoint_is_written(made):
+    optimizer = run(made, **FULL, closed_form=False, answers="reference")
+    optimizer.save_pretrained(made / "recovered")
+    loaded = AutoModelForCausalLM.from_pretrained(made / "recovered").state_dict()
+    before = AutoModelForCausalLM.from_pretrained(made / "pruned").state_dict()
+    assert {name for name in before if torch.equal(before[name], loaded[name])} == {
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+    }
+    section = optimizer.pruned.report.recovery
+    assert section.held_out_after.divergence < section.held_out_before.divergence
+    assert RecoveryConfig(**{**section.settings, "text": []}).method == "full"
+
+
+@pytest.mark.thorough
+def test_the_learning_rate_of_the_method_is_taken_and_written_down(made):
+    assert RecoveryConfig().largest_rate == 10 * RecoveryConfig(method="full").largest_rate == 2e-4
+    section = run(made, method="full", learning_rate=None, max_steps=1, answers="reference").pruned.report.recovery
+    assert section.settings["learning_rate"] == 2e-5
+
+
+def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
+    settings = RecoveryConfig(learning_rate=1.0, final_rate_share=0.25, warmup_share=0.1, max_steps=100)
+    arguments = training_arguments(settings, training_sizes(settings, 10), Path("x"), torch.device("cpu"))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=arguments.learning_rate)
+    scheduler = get_scheduler(
+        arguments.lr_scheduler_type, optimizer, 10, 100, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs
+    )
+    rates = []
+    for _ in range(101):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == 0 and rates[10] == 1 and rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx((1 + 0.25) / 2) and rates[100] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"targets": ["q_proj"]}, {"alpha": 8.0}, {"dropout": 0.1}, {"keep_adapter": True}]
+)
+def test_what_belongs_to_lora_is_refused_where_all_weights_are_trained(changes):
+    (name,) = changes
+    with pytest.raises(ConfigurationError, match=f"recovery.{name}: belongs to LoRA"):
+        check_recovery(RecoveryConfig(method="full", **changes))
+
+
+def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
+    with pytest.raises(FlabError, match=r"training all weights takes about .* GB are there; take `recovery.method`"):
+        preparation._check_memory(Estimate(memory_bytes=10**14, disk_bytes=0, seconds=1.0), torch.device("cpu"))
+    preparation._check_memory(Estimate(memory_bytes=1000, disk_bytes=0, seconds=1.0), torch.device("cpu"))
+    mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
+    with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
+        check_method(RecoveryConfig(method="full"), mixture)
+    check_method(RecoveryConfig(method="full"), llama)
+    check_method(RecoveryConfig(), mixture)
+
+
+def test_a_checkpoint_that_lacks_what_is_trained_ends_the_training(tmp_path):
+    model = tiny_model("qwen2").requires_grad_(True)
+    model.save_pretrained(tmp_path / "checkpoint-2")
+    arguments, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=2, is_world_process_zero=True)
+    NamesInCheckpoints().on_save(arguments, state, None, model=model)
+    model.extra = torch.nn.Linear(1, 1)
+    with pytest.raises(ConfigurationError, match="other names for 2 weights, extra.bias among them; take 'lora'"):
+        NamesInCheckpoints().on_save(arguments, state, None, model=model)
+
+
 def test_what_is_trained_is_held_in_float32(made):
     optimizer = optimizer_for(made)
     model = with_lora(
@@ -184,6 +263,9 @@ def test_what_is_trained_is_held_in_float32(made):
         RecoverySettings(**SMALL | {"train_embeddings": True}),
     )
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    full = trainable(optimizer.pruned.model, RecoverySettings(method="full"), torch.device("cpu"), torch.bfloat16)
+    assert {p.dtype for p in full.parameters()} == {torch.float32}
+    assert {name for name, p in full.named_parameters() if not p.requires_grad} == {"model.embed_tokens.weight"}
 
 
 def test_a_checkpoint_that_was_not_written_whole_is_not_gone_on_from(tmp_path):
@@ -249,6 +331,9 @@ def test_training_that_only_harms_is_not_kept(made):
             {"dtype": "bfloat16"},
             {"dtype": "auto"},
             {"answers": "reference", "template": "chat"},
+            FULL,
+            {**FULL, "train_embeddings": True, "gradient_checkpointing": True},
+            {**FULL, "dtype": "bfloat16", "loss": "both"},
         ],
     ),
     ids=lambda changes: "-".join(changes),
@@ -309,9 +394,11 @@ def test_the_recovery_section_of_one_configuration_file_is_enough(made):
     assert optimizer.pruned.report.recovery.training.steps_done == 2
 
 
-def test_nothing_changes_without_data(made):
-    with pytest.raises(ConfigurationError, match="recovery.data: no source"):
-        optimizer_for(made).recover(RecoveryConfig())
+def test_nothing_changes_without_data_and_text(made):
+    with pytest.raises(ConfigurationError, match="recovery.data: no source.*recovery.library_share is 0"):
+        optimizer_for(made).recover(RecoveryConfig(library_share=0))
+    with pytest.raises(ConfigurationError, match="recovery.data: no source.*answers alone"):
+        optimizer_for(made).recover(RecoveryConfig(distill_on="answer"))
 
 
 def test_held_out_text_is_what_was_named_else_that_of_the_pruning(made, tmp_path):

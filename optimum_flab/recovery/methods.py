@@ -1,0 +1,114 @@
+"""What is trained of a pruned model: LoRA matrices beside its weights, or its weights themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from torch import nn
+from transformers import TrainerCallback
+
+from ..checkpoints.weight_files import shards
+from ..errors import ConfigurationError
+from ..running.casting import copy_in
+from ..settings.recovery import RecoverySettings
+from ..tensors.lazy import StoredTensors
+from .lora import with_lora
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def trainable(
+    start: PreTrainedModel, settings: RecoverySettings, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel | PeftModel:
+    """A copy of a model whose trained parameters require gradients and are held in float32: small steps on bfloat16
+    weights would be rounded away.
+
+    Trained as a whole it is in float32 altogether, and autocast computes in the dtype of the training.
+
+    Args:
+        start (`PreTrainedModel`): left as it is.
+        dtype (`torch.dtype`): of the training.
+
+    Raises:
+        [`ConfigurationError`]: a module to train does not exist.
+    """
+    if settings.method == "lora":
+        return with_lora(copy_in(start, device, dtype), settings)
+    return all_weights(copy_in(start, device, torch.float32), settings)
+
+
+def all_weights(model: PreTrainedModel, settings: RecoverySettings) -> PreTrainedModel:
+    """The model with gradients for all weights, those of embeddings and head only where they are asked for."""
+    model.requires_grad_(True)
+    if not settings.train_embeddings:
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False)
+    return model
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, each once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a training changed, on the CPU: the matrices of LoRA, or the weights themselves."""
+    found = get_peft_model_state_dict(model) if isinstance(model, PeftModel) else trained_parameters(model)
+    return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+
+@torch.no_grad()
+def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
+    """Takes what is trained from a checkpoint of the Trainer."""
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        return
+    stored = StoredTensors(shards(Path(folder)))
+    for name, parameter in trained_parameters(model).items():
+        parameter.copy_(stored[name])
+
+
+class NamesInCheckpoints(TrainerCallback):
+    """Ends a training whose first checkpoint lacks what is trained: some classes write weights under other names, and
+    going on from such a file would silently begin anew."""
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if isinstance(model, PeftModel) or not state.is_world_process_zero:
+            return
+        stored = StoredTensors(shards(Path(args.output_dir, f"checkpoint-{state.global_step}")))
+        if missing := sorted(set(trained_parameters(model)) - set(stored)):
+            raise ConfigurationError(
+                f"recovery.method: 'full' cannot train a {type(model).__name__}, whose files have other names for "
+                f"{len(missing)} weights, {missing[0]} among them; take 'lora'"
+            )
+
+
+@torch.no_grad()
+def with_trained(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig | None) -> nn.Module:
+    """A model in float32 with what was trained in its weights.
+
+    Args:
+        model (`PreTrainedModel`): is changed.
+        weights (`dict[str, torch.Tensor]`): see [`trained_weights`].
+        config (`LoraConfig`, *optional*): what matrices are for; `None` where the weights themselves were trained.
+    """
+    if config is None:
+        model.load_state_dict(weights, strict=False)
+        model.tie_weights()
+        return model
+    adapted = get_peft_model(model, config)
+    set_peft_model_state_dict(adapted, weights)
+    return cast(nn.Module, adapted.merge_and_unload(safe_merge=True))

@@ -1,0 +1,216 @@
+"""Pruning and recovery one after the other, in one round or in several.
+
+Of several rounds each removes as many parameters: of a target of 0.4 in two rounds, the first removes 0.2 of the dense
+model, and the second 0.25 of what is left. The model that a round has trained is what the next one prunes, as if it
+were a dense model of its own; every training is towards the dense model, and the plan at the end says what is left of
+that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .checkpoints.loading import LoadedModel
+from .checkpoints.surgery import pruned_tensors
+from .families import Family
+from .hub.terms import base_card_of
+from .places import cache_root, user_path
+from .pruned import as_loaded
+from .pruning.reporting import build_report
+from .pruning.result import PrunedModel
+from .pruning.run import prune
+from .records.plan import PruningPlan, is_by_expert
+from .records.report import BaseCard, EarlierRound, Search
+from .records.work import WorkFolder
+from .recovery.pipeline import recovered_model
+from .running.casting import dtypes_of
+from .settings.configuration import FlabPrunerConfig
+from .settings.recovery import RecoverySettings, check_recovery
+
+
+def prune_and_recover(
+    dense: LoadedModel,
+    config: FlabPrunerConfig,
+    dtype: torch.dtype,
+    *,
+    resume: bool = True,
+    cache_dir: str | Path | None = None,
+    confirm_run_unsafe_code: bool = False,
+) -> PrunedModel:
+    """Prunes and recovers as often as asked for; see [`~pruning.run.prune`] and [`~recovery.pipeline.recover`] for
+    the errors.
+
+    Args:
+        dense ([`LoadedModel`]): with its weights in memory.
+        config ([`FlabPrunerConfig`]): what is asked for; `rounds` says how often.
+        dtype (`torch.dtype`): of the pruned weights.
+        resume (`bool`): whether work that was kept may be used.
+        cache_dir (`str` or `Path`, *optional*): where that is, and the trainings in its folder `recovery`. Defaults to
+            `optimum_flab/pruning` and `optimum_flab/recovery` in the folder of the Hugging Face cache (`HF_HOME`).
+        confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
+    """
+    config.validate()
+    dense.check_in_memory()
+    check_recovery(config.recovery)
+    work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
+    card = base_card_of(dense.folder)
+    options: dict[str, Any] = {
+        "confirm_run_unsafe_code": confirm_run_unsafe_code,
+        "cache_dir": None if cache_dir is None else user_path(cache_dir) / "recovery",
+    }
+    number, target = config.rounds.number, config.target_ratio
+    found: PrunedModel | None = None
+    earlier: list[EarlierRound] = []
+    for done in range(1, number + 1):
+        if found is None:
+            aim = target if target is None or number == 1 else target / number
+            pruned = prune(dense, one_round(config, aim), dtype, work, card)
+        else:
+            assert target is not None  # rounds without one were refused
+            removed = found.report.removed_ratio
+            aim = target * done / number
+            before = as_loaded(found, dense)
+            again = prune(before, one_round(config, (aim - removed) / (1 - removed)), dtype, work, card)
+            pruned = rebased(dense, found, again, card)
+            del before, again
+        settings = config.recovery if done == number else brief(config.recovery, config.rounds.share)
+        plan = replace(pruned.plan, settings=config.to_dict())
+        pruned = replace(pruned, plan=plan, config=config)
+        pruned = pruned.with_report(target_ratio=aim if done < number else target, earlier_rounds=tuple(earlier))
+        found = recovered_model(dense, pruned, settings, **options)
+        if done < number:
+            earlier.append(earlier_round(found))
+    assert found is not None  # there is at least one round
+    return found
+
+
+def one_round(config: FlabPrunerConfig, target: float | None) -> FlabPrunerConfig:
+    """The configuration of a round alone, towards a target of its own."""
+    return FlabPrunerConfig.from_dict({**config.to_dict(), "target_ratio": target, "rounds": None})
+
+
+def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
+    """A recovery of a share of the length; nothing of it is kept beside the weights."""
+    length = (
+        {"epochs": settings.epochs * share}
+        if settings.max_steps is None
+        else {"max_steps": max(1, round(settings.max_steps * share))}
+    )
+    return settings.model_copy(update={**length, "keep_adapter": False})
+
+
+def earlier_round(found: PrunedModel) -> EarlierRound:
+    """What the report says of a round that is not the last."""
+    report = found.report
+    assert report.recovery is not None  # it was trained just now
+    return EarlierRound(
+        removed_ratio=report.removed_ratio,
+        target_ratio=report.target_ratio,
+        pruned=report.pruned,
+        search=report.search,
+        recovery=report.recovery,
+        seconds=report.seconds,
+    )
+
+
+def rebased(dense: LoadedModel, before: PrunedModel, again: PrunedModel, card: BaseCard | None) -> PrunedModel:
+    """A model that was pruned from a trained one, as one that was pruned from the dense model.
+
+    Its plan names what is left of the dense model, and holds every tensor that is not cut out of it unchanged: applied
+    to the dense model it gives this very model.
+
+    Args:
+        before ([`PrunedModel`]): what it was pruned from: itself pruned from the dense model, and trained.
+        again ([`PrunedModel`]): what that pruning gave.
+    """
+    plan = composed(before.plan, again.plan)
+    weights = changed_weights(dense.model, dense.family, plan, again.model)
+    plan = replace(plan, weights=weights)
+    search = again.report.search
+    report = build_report(
+        dense,
+        dense.family,
+        again.model,
+        plan,
+        None,  # what its pruning measured was against the trained model; the training measures anew
+        again.report.seconds,
+        search=None if search is None else dense_layers(search, before.plan.kept_layers),
+        texts=again.report.texts,
+        datasets=again.report.datasets,
+        card=card,
+        weights_sha256=again.report.weights_sha256,
+    )
+    return replace(again, plan=plan, report=report)
+
+
+def dense_layers(search: Search, kept: Sequence[int]) -> Search:
+    """A search in a model of which only some of the dense layers were left, by the dense model's indices."""
+    removed = tuple(removal.model_copy(update={"layer": kept[removal.layer]}) for removal in search.removed_layers)
+    return search.model_copy(update={"removed_layers": removed})
+
+
+def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """What two plans keep one after the other, as one of the first one's dense model; without tensors.
+
+    Args:
+        second ([`PruningPlan`]): was made for what the first gives.
+    """
+    tokens = second.kept_tokens
+    if first.kept_tokens is not None:
+        tokens = first.kept_tokens if tokens is None else _taken(first.kept_tokens, tokens)
+    layers = _taken(first.kept_layers, second.kept_layers)
+    place = {dense: number for number, dense in enumerate(first.kept_layers)}
+    inside: dict[str, dict[int, list[Any]]] = {"experts": {}, "neurons": {}}
+    for layer in layers:
+        kept = [second.kept_experts.get(place[layer]), second.kept_neurons.get(place[layer])]
+        experts = _within(first.kept_experts.get(layer), kept[0])
+        neurons: Any = first.kept_neurons.get(layer)
+        if neurons is not None and is_by_expert(neurons) and kept[0] is not None:
+            neurons = [neurons[expert] for expert in kept[0]]
+        for name, value in (("experts", experts), ("neurons", _within(neurons, kept[1]))):
+            if value is not None:
+                inside[name][layer] = value
+    return replace(
+        second,
+        base_model=first.base_model,
+        base_revision=first.base_revision,
+        base_hash=first.base_hash,
+        kept_tokens=tokens,
+        kept_layers=layers,
+        kept_experts=inside["experts"],
+        kept_neurons=inside["neurons"],
+        weights={},
+    )
+
+
+def _within(first: list[Any] | None, second: list[Any] | None) -> list[Any] | None:
+    """Indices in what is left of a layer as indices in what there was; `None`: all that there was."""
+    if first is None or second is None:
+        return first if second is None else second
+    if is_by_expert(second):
+        return [_taken(before, after) for before, after in zip(first, second, strict=True)]
+    return _taken(first, second)
+
+
+def _taken(values: Sequence[int], indices: Sequence[int]) -> list[int]:
+    return [values[index] for index in indices]
+
+
+@torch.no_grad()
+def changed_weights(
+    dense: PreTrainedModel, family: Family, plan: PruningPlan, pruned: PreTrainedModel
+) -> Mapping[str, torch.Tensor]:
+    """The tensors of a pruned model that a plan without tensors would not give, by their names in the dense one."""
+    dtypes, there = dtypes_of(pruned), pruned.state_dict()
+    return {
+        name: there[new_name]
+        for name, tensor in dense.state_dict().items()
+        for new_name, cut in pruned_tensors([(name, tensor)], family, plan, dtypes)
+        if not torch.equal(cut, there[new_name])
+    }

@@ -1,0 +1,200 @@
+"""Plain text: equal shares of its sources, what is set aside of it, and what the dense model writes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
+from optimum_flab.recovery import data as data_room
+from optimum_flab.recovery.answers import Continuer
+from optimum_flab.recovery.instructions import read_instructions
+from optimum_flab.recovery.plain import (
+    PlainSources,
+    beginning,
+    chosen_beginnings,
+    divided_text,
+    drawn,
+    read_plain,
+    text_budget,
+)
+from optimum_flab.recovery.strategy import Counts
+from optimum_flab.recovery.work import Steps
+from optimum_flab.running.generation import BatchCache
+from optimum_flab.settings.recovery import LIBRARY_SOURCE, check_recovery
+
+from ..conftest import byte_level_tokenizer
+from .conftest import write_lines
+from .test_launch import flab
+from .test_pipeline import SMALL, config_for, optimizer_for, work_of
+
+
+def written(path, name, number, lines=6) -> str:
+    """A source of documents that name it."""
+    rows = [{"text": "".join(f"{name}_{n}_{line} = {n * line}\n" for line in range(lines))} for n in range(number)]
+    return f"{write_lines(path / f'{name}.jsonl', rows)}[text]"
+
+
+def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_path):
+    tokenizer = byte_level_tokenizer()
+    sources = [written(tmp_path, "many", 400), written(tmp_path, "few", 60), written(tmp_path, "least", 1)]
+    asked = RecoveryConfig(text=sources, sequence_length=64)
+    passages, counts = read_plain(asked).passages(0), Counts()
+
+    def shares(budget):
+        taken = drawn(passages, tokenizer, asked, budget, {}, counts)
+        texts = [tokenizer.decode(one.ids) for one in taken]
+        assert sum(len(one.ids) for one in taken) == budget
+        return [
+            sum(len(one.ids) for one, text in zip(taken, texts, strict=True) if name in text)
+            for name in ("many", "few", "least")
+        ]
+
+    many, few, least = shares(6000)
+    assert abs(many - few) < 500 and least < 200  # a piece at the end of a passage need not hold its name
+    many, few, least = shares(30_000)
+    assert many > 1.5 * few  # which is all that there is of it
+    assert drawn(passages, tokenizer, asked, 6000, {}, counts) == drawn(passages, tokenizer, asked, 6000, {}, counts)
+
+
+@given(st.integers(0, 10**6), st.floats(0.01, 0.95))
+@settings(max_examples=30, deadline=None)
+def test_library_source_has_its_share_beside_instructions_and_never_more_than_its_budget(tokens, share):
+    asked = RecoveryConfig(data="x", library_share=share, text_tokens=50_000)
+    budget = text_budget(asked, tokens)
+    assert budget == 50_000 or budget == pytest.approx(share * (budget + tokens), abs=1)
+    assert text_budget(RecoveryConfig(data="x", text="y", library_share=share, text_tokens=7), tokens) == 7
+    assert text_budget(RecoveryConfig(library_share=share, text_tokens=7), tokens) == 7
+    assert text_budget(RecoveryConfig(data="x", library_share=0), tokens) == 0
+
+
+def test_library_source_is_read_unless_it_is_switched_off_or_cannot_be_learned_from():
+    assert RecoveryConfig().text_sources == RecoveryConfig(data="x").text_sources == [LIBRARY_SOURCE]
+    assert RecoveryConfig(text="mine").text_sources == ["mine"]
+    for changes in ({"library_share": 0}, {"loss": "cross-entropy"}, {"distill_on": "answer"}):
+        assert RecoveryConfig(data="x", **changes).text_sources == []
+    assert RecoveryConfig(library_share=0, continuation_tokens=9).text_sources == [LIBRARY_SOURCE]
+    assert not RecoveryConfig().trains and RecoveryConfig(text="mine").trains
+    with pytest.raises(ConfigurationError, match=f"recovery.held_out: '{LIBRARY_SOURCE}' is also trained on"):
+        check_recovery(RecoveryConfig(data="x", held_out=LIBRARY_SOURCE))
+    with pytest.raises(ConfigurationError, match="recovery.continuation_tokens: plain text has no answers"):
+        check_recovery(RecoveryConfig(data="x", loss="cross-entropy", continuation_tokens=9))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
+    sources = [[[f"{s}/{n}/{p}" for p in range(1 + n % 3)] for n in range(size)] for s, size in enumerate(sizes)]
+    asked = RecoveryConfig(held_out_tokens=5, validation_share=0.1, text_tokens=40, sequence_length=8)
+    parts = divided_text(PlainSources(sources), asked, lambda text: 1, named)
+    rest = [text for source in parts.training.documents for document in source for text in document]
+    found = [parts.held_out, [text for source in parts.validation for text in source], rest]
+    documents = [{text.rpartition("/")[0] for text in part} for part in found]
+    assert not (documents[0] & documents[1] or documents[0] & documents[2] or documents[1] & documents[2])
+    assert len(found[0]) == len(documents[0]) and len(found[1]) == len(documents[1])
+    assert bool(found[0]) is not named
+    if not named and sum(min(size // 10, 5) for size in sizes) >= 5:
+        assert len(found[0]) == 5
+    assert len(documents[0]) + len(documents[1]) + len(documents[2]) == sum(sizes)
+
+
+def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
+    licensed = "# Copyright\n#\n\n// more\nimport os\n" + "x = 1\n" * 100
+    assert beginning([licensed]).startswith("import os\nx = 1\n") and len(beginning([licensed])) < 200
+    assert beginning(["# only\n# comments\n"]) == beginning([]) == ""
+    assert len(beginning(["y" * 10_000])) == 400
+    plain = PlainSources([[["a1\n"], ["a2\n"], ["#\n"]], [["b1\n"]]])
+    assert list(plain.beginnings()) == ["a1\n", "b1\n", "a2\n"]
+    assert chosen_beginnings(plain, RecoveryConfig(continuation_tokens=0)) == []
+    assert len(chosen_beginnings(plain, RecoveryConfig(continuation_tokens=1, max_new_tokens=8))) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
+    dense = optimizer_for(made).dense
+
+    def write(folder, seed=0, tokens=40):
+        cache = BatchCache(made / folder)
+        continuer = Continuer(
+            dense.model,
+            dense.tokenizer,
+            weights_hash="w",
+            cache=cache,
+            batch_size=2,
+            most_tokens=12,
+            temperature=temperature,
+            seed=seed,
+        )
+        state = torch.random.get_rng_state()
+        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens))
+        assert torch.equal(state, torch.random.get_rng_state())
+        return found, cache
+
+    first, cache = write("one")
+    assert sum(number for _, number in first) >= 40 and cache.made == 2 == len(first) // 2
+    assert all(text.startswith(f"def f{n}(a):\n") for n, (text, _) in enumerate(first))
+    again, cache = write("one")
+    assert again == first and cache.made == 0
+    assert write("two")[0] == first
+    assert (write("two", seed=1)[0] == first) is (temperature == 0)
+    assert write("one", tokens=0)[0] == []
+
+
+def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(made):
+    source = written(made, "word", 60, lines=40)
+    optimizer = optimizer_for(made)
+    options = {"data": (), "text": source, "text_tokens": 3000, "held_out_tokens": 300, "max_steps": 6}
+    asked = config_for(made, **options, continuation_tokens=60)
+    work, steps = work_of(made), Steps(quiet=True)
+    selected = data_room.select(work, asked, [], [], steps)
+    texts = [work.tokenizer.decode(rows.tokens.input_ids.flatten()) for rows in (selected.plain, selected.validation)]
+    numbers = [
+        {name for name in (f"word_{n}_" for n in range(60)) if name in text} for text in (*texts, *selected.held_out)
+    ]
+    for part in numbers[1:]:
+        assert part and not part & numbers[0]
+    section = optimizer.recover(asked, cache_dir=made / "cache").report.recovery
+    assert section.held_out_after.divergence < section.held_out_before.divergence
+    assert (section.data.examples, section.data.kept, section.data.answer_tokens) == (0, 0, 0)
+    plain = section.data.plain_text
+    assert plain.passages > 0 and plain.continuations + sum(plain.continuations_dropped.values()) > 0
+    assert plain.tokens > 3000
+    assert section.settings["text"] == [source]
+
+
+def test_continuations_are_trained_on_beside_instructions(made):
+    asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, library_share=0.0)
+    asked.text = [written(made, "word", 30)]
+    asked.text_tokens = 1
+    work, steps, cache = work_of(made), Steps(quiet=True), BatchCache(made / "answers")
+    selected = data_room.select(work, asked, read_instructions(asked.data), ["nothing"], steps)
+    data = data_room.prepare(work, asked, selected, cache, steps, torch.float32)
+    without = data_room.prepare(work, asked, replace(selected, beginnings=[]), cache, steps, torch.float32)
+    assert data.counts.continuations > 0 and len(data.rows) > len(without.rows)
+    assert data.validation.digest == without.validation.digest
+    assert len(data_room.expected_rows(work, asked, selected)) > len(without.rows)
+
+
+def test_too_little_text_is_refused_with_what_to_do(made):
+    (made / "short.txt").write_text("x = 1\n")
+    with pytest.raises(FlabError, match="nothing is left to train on.*name more text in `recovery.text`"):
+        optimizer_for(made).recover(
+            config_for(made, data=(), text=[str(made / "short.txt")]), cache_dir=made / "cache"
+        )
+
+
+def test_the_two_models_are_enough_for_a_recovery_on_library_source(made):
+    small = {**SMALL, "library_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
+    (made / "flab.json").write_text(json.dumps({"recovery": small}))
+    flab(
+        *(made, "recover", "-m", str(made / "pruned"), str(made / "out")),
+        *("--teacher", str(made / "dense"), "-c", str(made / "flab.json")),
+    )
+    report = json.loads((made / "out" / "flab_report.json").read_text())
+    assert report["recovery"]["settings"]["text"] == [LIBRARY_SOURCE]
+    assert report["recovery"]["data"]["plain_text"]["tokens"] == 600
+    card = (made / "out" / "README.md").read_text()
+    assert f"passages of `{LIBRARY_SOURCE}`" in card and "training data" not in card
