@@ -101,8 +101,25 @@ class Side(Sizes, Part):
     components: dict[str, Part]
 
 
+class KindCost(Record):
+    """What pruning cost on held-out text of a kind.
+
+    Args:
+        texts, bytes, positions (`int`): as of [`HeldOut`].
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token.
+        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+    """
+
+    texts: int
+    bytes: int
+    positions: int
+    divergence: Number
+    dense_bits_per_byte: Number
+    pruned_bits_per_byte: Number
+
+
 class HeldOut(Record):
-    """What pruning cost on held-out text.
+    """What pruning cost on held-out text; where such text was named, everything but `by_kind` is about that alone.
 
     Args:
         texts (`int`): whole texts.
@@ -114,6 +131,7 @@ class HeldOut(Record):
             tokenizer's pieces.
         lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
         dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+        by_kind (`dict[str, KindCost]`): the same by kind of text; empty where texts were of no kind.
     """
 
     texts: int
@@ -126,6 +144,7 @@ class HeldOut(Record):
     lost_mass: Number
     dense_bits_per_byte: Number
     pruned_bits_per_byte: Number
+    by_kind: dict[str, KindCost] = Field(default_factory=dict)
 
 
 class TriedShape(Sizes):
@@ -176,6 +195,7 @@ class TextCounts(Record):
         set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
+        calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
     """
 
     corpus: int
@@ -185,6 +205,7 @@ class TextCounts(Record):
     set_aside: int
     skipped_files: int
     corpus_cut_differently: int | None = None
+    calibration_by_kind: dict[str, int] = Field(default_factory=dict)
 
 
 class PlainText(Record):
@@ -474,6 +495,7 @@ def report_summary(report: Report) -> str:
             f"  dense mass lost        {held_out.lost_mass:.3%}",
             f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
             f"({held_out.texts_cut_differently} texts cut differently)",
+            *_kind_lines(held_out),
         ]
     if report.recovery is not None:
         lines += ["", *_recovery_lines(report.recovery)]
@@ -484,6 +506,20 @@ def report_summary(report: Report) -> str:
         )
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _kind_lines(held_out: HeldOut) -> list[str]:
+    if len(held_out.by_kind) < 2:
+        return []
+    return [
+        "",
+        f"{'By kind of text':<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
+        *(
+            f"{kind:<18}{cost.positions:>10,}{cost.divergence:>13.4f}"
+            f"{f'{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}':>23}"
+            for kind, cost in held_out.by_kind.items()
+        ),
+    ]
 
 
 def _recovery_lines(recovery: Recovery) -> list[str]:

@@ -19,12 +19,13 @@ from ..records.plan import PruningPlan
 from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
-from ..texts.sets import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
+from ..texts.overlap import Forbidden, benchmark_texts
+from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import read_sources
 from .answers import Answerer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
-from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
+from .overlap import overlapped, source_texts, unchecked_benchmarks
 from .strategy import Counts, choose, fault_of_program, refuse_empty, to_answer, without_overlap
 from .work import Steps, Work
 
