@@ -20,7 +20,7 @@ from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, prune
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import report_summary
+from .records.summary import report_summary
 from .records.work import WorkFolder
 from .running.generation import completion
 from .settings.configuration import FlabPrunerConfig

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from ..hashing import file_sha256
+from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
 from ..texts.formats import formats_of
@@ -62,6 +63,7 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    return work.made(
-        texts_stage(read), inputs, lambda _: divided(read, data, count_tokens, seed, formats_of(tokenizer))
-    )
+    def divide(_: Pieces) -> TextSets:
+        return divided(read, data, count_tokens, seed, formats_of(tokenizer))
+
+    return work.made(texts_stage(read), inputs, divide)

@@ -25,10 +25,10 @@ from optimum_flab.records.report import (
     TextCounts,
     as_report,
     read_report,
-    report_summary,
     report_text,
     write_report,
 )
+from optimum_flab.records.summary import report_summary
 
 
 # written by the version before reports had a format; `recovered` and `searched` with results beside them

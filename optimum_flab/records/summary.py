@@ -1,0 +1,72 @@
+"""A report as the terminal shows it. Light."""
+
+from __future__ import annotations
+
+from ..components import COMPONENTS
+from .report import HeldOut, Recovery, Report
+
+
+def report_summary(report: Report) -> str:
+    """The report as a table for the terminal."""
+    dense, pruned, held_out = report.dense, report.pruned, report.held_out
+    lines = [
+        f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
+        f"({report.removed_ratio:.1%} removed), {dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
+        "",
+        f"{'':<22}{'dense':>16}{'pruned':>16}",
+    ]
+    for part in COMPONENTS:
+        before, after = (getattr(side, part.reported) for side in (dense, pruned))
+        if before is not None:
+            lines.append(f"{part.label:<22}{before:>16,}{after:>16,}")
+    for component, size in dense.components.items():
+        left = pruned.components[component]
+        lines.append(f"{component + ' params':<22}{size.parameters:>16,}{left.parameters:>16,}")
+    if report.removed_layer_indices:
+        lines.append(f"layers removed: {', '.join(map(str, report.removed_layer_indices))}")
+    if held_out is not None:
+        dense_bits, bits = held_out.dense_bits_per_byte, held_out.pruned_bits_per_byte
+        lines += [
+            "",
+            f"On {held_out.texts} held-out texts ({held_out.positions:,} tokens):",
+            f"  bits per byte          {dense_bits:.4f} -> {bits:.4f} ({bits / dense_bits - 1:+.1%})",
+            f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
+            f"  dense mass lost        {held_out.lost_mass:.3%}",
+            f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
+            f"({held_out.texts_cut_differently} texts cut differently)",
+            *_kind_lines(held_out),
+        ]
+    if report.recovery is not None:
+        lines += ["", *_recovery_lines(report.recovery)]
+    texts = report.texts
+    if texts is not None and texts.corpus_cut_differently:
+        lines.append(
+            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are cut into other pieces than before"
+        )
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def _kind_lines(held_out: HeldOut) -> list[str]:
+    if len(held_out.by_kind) < 2:
+        return []
+    return [
+        "",
+        f"{'By kind of text':<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
+        *(
+            f"{kind:<18}{cost.positions:>10,}{cost.divergence:>13.4f}"
+            f"{f'{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}':>23}"
+            for kind, cost in held_out.by_kind.items()
+        ),
+    ]
+
+
+def _recovery_lines(recovery: Recovery) -> list[str]:
+    before, after = recovery.held_out_before, recovery.held_out_after
+    return [
+        f"Recovery on {recovery.data.sequences:,} sequences ({recovery.data.tokens:,} tokens), "
+        f"{recovery.training.best_step:,} steps:",
+        f"  divergence             {before.divergence:.4f} -> {after.divergence:.4f}",
+        f"  bits per byte          {before.pruned_bits_per_byte:.4f} -> {after.pruned_bits_per_byte:.4f}",
+        *(f"  note: {note}" for note in recovery.notes),
+    ]
