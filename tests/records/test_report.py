@@ -149,6 +149,8 @@ words, any_json = (
         max_leaves=8,
     ),
 )
+
+
 def filled(record, **others):
     """Records of numbers, but for some fields."""
     plain = {name: numbers if field.annotation is float else counts for name, field in record.model_fields.items()}
