@@ -283,7 +283,7 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
         calibration_tokens=1500,
         validation_tokens=300,
         held_out_tokens=300,
-        sequence_length=96,
+        sequence_length=400,
     )
     read = replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library())
     if not named:  # the standard library would take longer than everything else
@@ -316,8 +316,8 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
             assert tokens[kind] >= 1500 * share / whole - 1
     longest = max(count([document.text for document in [*sets.calibration, *sets.validation]]))
     assert sum(tokens.values()) < 1500 + longest * (len(there) + 2)
-    assert all(len(one.text) <= 4 * 96 for one in sets.calibration if one.kind in ("own", "library", "problems"))
-    assert all(count([one.text])[0] <= 96 for one in sets.calibration if one.kind in ("chat", "infilling"))
+    assert all(len(one.text) <= 4 * 400 for one in sets.calibration if one.kind in ("own", "library", "problems"))
+    assert all(count([one.text])[0] <= 400 for one in sets.calibration if one.kind in ("chat", "infilling"))
 
 
 def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mine):
@@ -342,7 +342,7 @@ def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mi
 
 def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
     data = DataSettings(
-        corpus=[str(mine / "large.jsonl")], calibration_tokens=1000, sequence_length=96, validation_tokens=200
+        corpus=[str(mine / "large.jsonl")], calibration_tokens=1000, sequence_length=400, validation_tokens=200
     )
     read = read_texts(data)
     tokens, most = counted(divided(read, data, count, 0).calibration)  # without a chat template and infilling tokens
@@ -359,7 +359,7 @@ def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
         held_out=[str(named)],
         calibration_tokens=1000,
         held_out_tokens=400,
-        sequence_length=96,
+        sequence_length=400,
     )
     sets = build_text_sets(data, count, 0, FORMATS)
     tokens, most = counted(sets.held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ from ..vocabulary import InfillingFormat, infilling_format, special_ids, token_l
 
 # templates that write the day would give other bytes tomorrow
 DAY = datetime(2025, 1, 1)
+CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 Turn = dict[str, str]
 
 
@@ -48,10 +50,13 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str] | N
     # packing writes it in front of every text
     first = tokenizer.bos_token if before and before == [tokenizer.bos_token_id] else None
 
+    try:
+        template = _on_one_day(tokenizer.get_chat_template())
+    except ValueError:  # there are several, and none is the usual one
+        return None
+
     def text_of(turns: list[Turn]) -> str:
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, date_string=DAY.strftime("%d %b %Y"), strftime_now=DAY.strftime
-        )
+        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
         return text.removeprefix(first) if first else text
 
     try:
@@ -59,6 +64,15 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str] | N
     except Exception:  # templates refuse what they do not know in their own ways
         return None
     return text_of if "question" in shown and "an answer" in shown else None
+
+
+def _on_one_day(template: str) -> str:
+    """A template that writes the same day whenever it is used."""
+    formats = {written for _, written in CLOCK.findall(template)}
+    if not formats:
+        return template
+    days = repr({written: DAY.strftime(written) for written in sorted(formats)})
+    return "{% macro strftime_now(format) %}{{ " + days + "[format] }}{% endmacro %}" + template
 
 
 def _infilling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str, str], str] | None:
