@@ -27,7 +27,7 @@ from optimum_flab.texts.problems import packaged_problems
 from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
 from optimum_flab.texts.sets import build_text_sets, divided, read_texts
 from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
-from optimum_flab.vocabulary import special_ids, token_lists
+from optimum_flab.vocabulary import protected_ids, read_spec, special_ids, token_lists
 
 
 FORMATS = Formats(
@@ -66,6 +66,13 @@ def mine(tmp_path_factory):
 @cache
 def library():
     return read_texts(DataSettings(calibration_tokens=8000)).library
+
+
+@cache
+def some_files():
+    """A few files of the default corpus: all of it would take longer than everything else."""
+    read = read_texts(DataSettings(mix={"own": 1}))
+    return replace(read, corpus=SourceTexts(read.corpus.documents[:60]), library=library())
 
 
 # --- the packaged problems
@@ -225,6 +232,17 @@ def test_a_gap_is_shown_in_the_tokens_of_the_tokenizer(special):
     assert [one for one in ids if one in tokens] == tokens
 
 
+def test_infilling_tokens_stay_where_they_are_ordinary_ones():
+    tokenizer = byte_level_tokenizer()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {token: len(vocabulary) + number for number, token in enumerate(tokens)}
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
+    assert {vocabulary[token] for token in tokens} <= set(protected_ids(read_spec(tokenizer)).tolist())
+    assert formats_of(tokenizer).infilling is None  # no text is read as them
+
+
 # --- shares
 
 
@@ -275,7 +293,7 @@ mixes = st.dictionaries(st.sampled_from(sorted(KINDS)), st.floats(0.1, 1), min_s
 
 
 @given(mixes, st.integers(0, 2**32 - 1), st.booleans())
-@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+@settings(max_examples=5, deadline=None, phases=[Phase.generate])
 def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, named):
     data = DataSettings(
         corpus=[str(mine / "large.jsonl"), str(mine / "small.jsonl")] if named else [],
@@ -285,9 +303,9 @@ def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, na
         held_out_tokens=300,
         sequence_length=400,
     )
-    read = replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library())
-    if not named:  # the standard library would take longer than everything else
-        read = replace(read, corpus=SourceTexts(read.corpus.documents[:60]))
+    read = (
+        replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library()) if named else some_files()
+    )
     sets = divided(read, data, count, seed, FORMATS)
     assert sets == divided(read, data, count, seed, FORMATS)
 
