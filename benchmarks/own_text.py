@@ -14,8 +14,8 @@ from pathlib import Path
 
 from common import load_model, load_tokenizer, print_result, progress
 
-from optimum_flab.recovery.overlap import Forbidden, benchmark_texts
 from optimum_flab.running.generation import end_ids, new_tokens
+from optimum_flab.texts.overlap import Forbidden, benchmark_texts
 
 
 TYPING = "from typing import List{}\n\n\ndef"

@@ -22,7 +22,8 @@ from transformers import (
 from optimum_flab.errors import FlabError
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.packing import pack
-from optimum_flab.texts.sets import build_text_sets, split_passages, texts_hash
+from optimum_flab.texts.sampling import split_passages
+from optimum_flab.texts.sets import build_text_sets, texts_hash
 from optimum_flab.texts.sources import (
     Document,
     default_corpus,
@@ -245,6 +246,7 @@ def write_rows(path, contents):
 
 def small(**settings):
     sizes = {"calibration_tokens": 60, "validation_tokens": 20, "held_out_tokens": 20, "sequence_length": 8}
+    sizes |= {"mix": {"own": 1}}
     return DataSettings(**(sizes | settings))
 
 
@@ -338,7 +340,7 @@ def test_long_documents_give_one_passage_each_before_a_second(tmp_path):
 
 
 def test_default_texts_calibrate_on_written_code():
-    sets = build_text_sets(DataSettings(calibration_tokens=2000), count_words, seed=0)
+    sets = build_text_sets(DataSettings(calibration_tokens=2000, mix={"own": 1}), count_words, seed=0)
     names = {document.name for document in sets.corpus}
     assert not any(name.startswith(("encodings/", "pydoc_data/")) for name in names)
     assert len({document.name.split(":")[0] for document in sets.calibration}) == len(sets.calibration)

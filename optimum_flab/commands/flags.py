@@ -42,6 +42,8 @@ def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
         kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
         kind = kinds[0] if type(None) in get_args(field.annotation) else field.annotation
         shown = "none" if default in (None, []) else str(default)
+        if isinstance(default, dict):
+            shown = ", ".join(f"{name}={value}" for name, value in default.items())
         if get_origin(kind) is Literal:
             options["choices"] = get_args(kind)
         elif get_origin(kind) in (list, dict, Annotated):  # the last one: sources
@@ -116,9 +118,29 @@ def given_by(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
         value = getattr(args, flag.setting, None)
         if value is not None:
             *section, name = flag.setting.split(".")
-            value = files_by_task(flag.flag, value) if get_origin(field_of(flag).annotation) is dict else value
+            if get_origin(field_of(flag).annotation) is dict:
+                is_number = get_args(field_of(flag).annotation)[1] is float
+                value = shares_by_kind(flag.flag, value) if is_number else files_by_task(flag.flag, value)
             (given.setdefault(section[0], {}) if section else given)[name] = value
     return given
+
+
+def shares_by_kind(flag: str, given: Sequence[str]) -> dict[str, float]:
+    """`KIND=SHARE` arguments as shares by kind; the last word on a kind decides.
+
+    Raises:
+        [`ConfigurationError`]: one has another form.
+    """
+    shares = {}
+    for argument in given:
+        kind, _, share = argument.partition("=")
+        try:
+            shares[kind.strip()] = float(share)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{flag} {argument}: expected KIND=SHARE with a number, for example library=0.5"
+            ) from error
+    return shares
 
 
 def files_by_task(flag: str, given: Sequence[str]) -> dict[str, list[str]]:

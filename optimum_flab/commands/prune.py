@@ -25,6 +25,7 @@ FLAGS = (
     Flag("--corpus", "data.corpus", "SOURCE"),
     Flag("--calibration", "data.calibration", "SOURCE"),
     Flag("--held-out", "data.held_out", "SOURCE"),
+    Flag("--mix", "data.mix", "KIND=SHARE"),
     Flag("--calibration-tokens", "data.calibration_tokens", "N"),
     Flag("--validation-tokens", "data.validation_tokens", "N"),
     Flag("--held-out-tokens", "data.held_out_tokens", "N"),

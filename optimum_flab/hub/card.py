@@ -285,6 +285,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "plots": {name: CAPTIONS[name] for name in plots},
         "evaluations": tables.evaluation_tables(facts),
         "held_out": tables.held_out_table(facts),
+        "kinds": tables.kind_table(facts),
         "held_out_lead": held_out_lead(facts),
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
         "criteria": provenance.criteria(facts),

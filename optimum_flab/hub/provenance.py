@@ -11,7 +11,7 @@ import yaml
 
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES
-from ..records.report import EarlierRound, HeldOut, Recovery, Report
+from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
 from .paths import dataset_of, without_paths
@@ -135,7 +135,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
     calibration = "calibration" + f": decides {joined(decided)}" * bool(decided) + by_plan
     rows = [
         ("corpus", corpus, "`python-stdlib`, the default", None if texts is None else texts.corpus),
-        ("calibration", calibration, "a sample of the corpus", None if texts is None else texts.calibration),
+        ("calibration", calibration, _default_calibration(facts), None if texts is None else texts.calibration),
     ]
     if texts is not None:
         held_out = "held-out text: only measured on"
@@ -147,7 +147,23 @@ def text_rows(facts: Facts) -> list[list[str]]:
             + ("" if number is None else f" ({number:,} texts)"),
         ]
         for kind, label, default, number in rows
-    ]
+    ] + _kind_rows(texts)
+
+
+def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
+    """The kinds of text that the calibration is made of."""
+    if texts is None or len(texts.calibration_by_kind) < 2:
+        return []
+    kinds = ", ".join(f"{cell(kind)} {number:,}" for kind, number in texts.calibration_by_kind.items())
+    return [["kinds of calibration text", f"{kinds} (texts)"]]
+
+
+def _default_calibration(facts: Facts) -> str:
+    """What a model was calibrated on where no sources were named for it."""
+    mix = at(facts.settings, "data", "mix")
+    if mix is None or set(mix) <= {"own"}:  # as it was before there were kinds
+        return "a sample of the corpus"
+    return "a sample of the corpus" if at(facts.settings, "data", "corpus") else "text that comes with the software"
 
 
 def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:

@@ -25,6 +25,14 @@ from .typesetting import (
 )
 
 
+KIND_LABELS = {
+    "held-out": "named held-out text",
+    "own": "of the user's own sources",
+    "problems": "small problems with solutions",
+    "library": "source of Python libraries",
+    "chat": "problems as a conversation",
+    "infilling": "programs with a gap",
+}
 MOST_SCORES_ABOVE = 6  # rows of scores in the table at the top
 
 
@@ -141,6 +149,26 @@ def held_out_table(facts: Facts) -> dict[str, Any] | None:
     labels = next(iter(columns.values()), {})
     rows = [[label, *(column[label] for column in columns.values())] for label in labels]
     return {"heading": ["measurement", *columns], "rows": rows} if rows else None
+
+
+def kind_table(facts: Facts) -> dict[str, Any] | None:
+    """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is but one."""
+    held_out = None if facts.report is None else facts.report.held_out
+    if held_out is None or len(held_out.by_kind) < 2:
+        return None
+    rows = [
+        [
+            cell(KIND_LABELS.get(kind, kind)),
+            count(cost.texts),
+            count(cost.positions),
+            decimals(cost.divergence),
+            decimals(cost.dense_bits_per_byte),
+            decimals(cost.pruned_bits_per_byte),
+        ]
+        for kind, cost in held_out.by_kind.items()
+    ]
+    heading = ["kind of text", "texts", "tokens", "divergence", "bits per byte, dense", "bits per byte, pruned"]
+    return {"heading": heading, "rows": rows}
 
 
 def _held_out_cells(held_out: HeldOut) -> dict[str, str]:

@@ -128,19 +128,36 @@ def mean_divergence(
     pruned_head: OutputHead,
     tick: Callable[[], None] = lambda: None,
 ) -> float:
-    """Mean KL(dense ‖ pruned) in nats per token; both heads score the same tokens in the same order.
+    """The mean of [`token_divergences`], with the same arguments."""
+    found = token_divergences(dense_hidden, pruned_hidden, dense_head, pruned_head, tick)
+    return float(found.sum()) / max(len(found), 1)
+
+
+def token_divergences(
+    dense_hidden: torch.Tensor,
+    pruned_hidden: torch.Tensor,
+    dense_head: OutputHead,
+    pruned_head: OutputHead,
+    tick: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """KL(dense ‖ pruned) in nats at each position; both heads score the same tokens in the same order.
 
     Args:
         dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
         pruned_hidden (`torch.Tensor` of shape `(positions, hidden)`): the same positions in the pruned model.
+
+    Returns:
+        `torch.Tensor` of shape `(positions,)`: float64, on the CPU.
     """
-    total = 0.0
+    found = [torch.zeros(0, dtype=torch.float64)]
     for rows in dense_head.chunks(len(dense_hidden)):
         dense = dense_head.log_probabilities(dense_hidden[rows])
         pruned = pruned_head.log_probabilities(pruned_hidden[rows])
-        total += float((dense.exp() * (dense - pruned)).sum(dtype=torch.float64))
+        found.append((dense.exp() * (dense - pruned)).sum(dim=-1, dtype=torch.float64).cpu())
         tick()
-    return check_finite(total) / max(len(dense_hidden), 1)
+    values = torch.cat(found)
+    check_finite(float(values.sum()))
+    return values
 
 
 def total_bits(
@@ -151,29 +168,40 @@ def total_bits(
     Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
     predicted from and is free, for the dense and the pruned model alike.
     """
-    return bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0]
+    return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0].sum())
 
 
-def bits_and_lost_mass(
+def token_bits_and_lost_mass(
     hidden: torch.Tensor,
     head: OutputHead,
     tokens: PackedTokens,
     kept: Sequence[int] | np.ndarray,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[float, float]:
-    """[`total_bits`], and the mean probability that the model gives to tokens that are not kept, in one pass."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bits spent on the next token, and the probability of tokens that are not kept, at each predicting position.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
+        tokens ([`PackedTokens`]): whose ids are rows of `head`.
+        kept (`Sequence[int]`): rows that are kept.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: two of shape `(positions,)`, float64, on the CPU.
+    """
     following = torch.zeros_like(tokens.input_ids)
     following[:, :-1] = tokens.input_ids[:, 1:]
     targets = following[predicting(tokens)].to(head.weight.device)
     gone = torch.ones(len(head.weight), dtype=torch.bool, device=head.weight.device)
     gone[torch.as_tensor(kept, device=gone.device)] = False
-    nats, lost = 0.0, 0.0
+    nats, lost = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
     for rows in head.chunks(len(hidden)):
         chunk = head.log_probabilities(hidden[rows])
-        nats -= float(chunk.gather(1, targets[rows, None]).sum(dtype=torch.float64))
-        lost += float(chunk[:, gone].exp_().sum(dtype=torch.float64))
+        nats.append(-chunk.gather(1, targets[rows, None])[:, 0].double().cpu())
+        lost.append(chunk[:, gone].exp_().sum(dim=-1, dtype=torch.float64).cpu())
         tick()
-    return check_finite(nats) / math.log(2), lost / max(len(hidden), 1)
+    bits = torch.cat(nats) / math.log(2)
+    check_finite(float(bits.sum()))
+    return bits, torch.cat(lost)
 
 
 def check_finite(value: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..families import Family
 from ..progress import progress
 from ..records.pieces import Pieces
-from ..records.report import HeldOut
+from ..records.report import HeldOut, KindCost
 from ..running.casting import cast_by_layer
-from ..settings.pruning import DataSettings
+from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary import special_ids, token_lists
 from .divergence import (
     LOGITS_PER_CHUNK,
     OutputHead,
-    bits_and_lost_mass,
     final_hidden,
-    mean_divergence,
     predicting,
-    total_bits,
+    token_bits_and_lost_mass,
+    token_divergences,
 )
 
 
@@ -40,21 +40,30 @@ class CutTexts:
         own ([`PackedTokens`]): in the dense tokenizer's pieces.
         shared ([`PackedTokens`]): in the pruned tokenizer's pieces, as dense ids.
         new ([`PackedTokens`]): in the pruned tokenizer's pieces, as its own ids.
-        texts (`int`): how many there are.
-        bytes (`int`): their size in UTF-8.
-        dense_tokens, pruned_tokens (`int`): pieces.
-        changed (`int`): texts that the two tokenizers cut into different pieces.
+        text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`,
+            and of `shared` and `new`, belongs to.
+        kinds (`tuple[str, ...]`): of each text.
+        bytes (`np.ndarray`): int64, of each text in UTF-8.
+        dense_tokens, pruned_tokens (`np.ndarray`): int64, pieces of each text.
+        differs (`np.ndarray`): bool, whether the two tokenizers cut a text into different pieces.
     """
 
     kept: np.ndarray
     own: PackedTokens
     shared: PackedTokens
     new: PackedTokens
-    texts: int
-    bytes: int
-    dense_tokens: int
-    pruned_tokens: int
-    changed: int
+    text_of_own: np.ndarray
+    text_of_new: np.ndarray
+    kinds: tuple[str, ...]
+    bytes: np.ndarray
+    dense_tokens: np.ndarray
+    pruned_tokens: np.ndarray
+    differs: np.ndarray
+
+    @property
+    def changed(self) -> bool:
+        """Whether any text is cut into different pieces."""
+        return bool(self.differs.any())
 
 
 def cut_texts(
@@ -64,6 +73,7 @@ def cut_texts(
     rows: int,
     texts: Sequence[str],
     sequence_length: int,
+    kinds: Sequence[str] = (),
 ) -> CutTexts:
     """Cuts texts with both tokenizers.
 
@@ -72,6 +82,7 @@ def cut_texts(
         rows (`int`): rows of the pruned embedding.
         texts (`Sequence[str]`): whole texts.
         sequence_length (`int`): tokens of a packed sequence.
+        kinds (`Sequence[str]`): of each text; none: they are of no kind.
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
@@ -81,16 +92,29 @@ def cut_texts(
     def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
         return pack(pieces, sequence_length, 0, specials=specials)
 
+    def text_of(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> np.ndarray:
+        # texts of the same lengths are laid out alike; special tokens are of no text, and so numbered by what they
+        # stand around
+        numbers = [[number] * len(ids) for number, ids in enumerate(pieces, start=1)]
+        rows = packed(numbers, ([0] * len(specials[0]), [0] * len(specials[1])))
+        chunk = np.cumsum(rows.position_ids.numpy().ravel() == 0) - 1
+        numbers_of_chunks = np.zeros(int(chunk.max(initial=-1)) + 1, dtype=np.int64)
+        np.maximum.at(numbers_of_chunks, chunk, rows.input_ids.numpy().ravel())
+        return numbers_of_chunks[chunk[predicting(rows).numpy().ravel()]] - 1
+
+    own_specials, new_specials = special_ids(dense_tokenizer), (before, after)
     return CutTexts(
         kept=kept,
-        own=packed(dense_pieces, special_ids(dense_tokenizer)),
+        own=packed(dense_pieces, own_specials),
         shared=packed(as_dense, (kept[list(before)].tolist(), kept[list(after)].tolist())),
-        new=packed(pruned_pieces, (before, after)),
-        texts=len(texts),
-        bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in texts),
-        dense_tokens=sum(map(len, dense_pieces)),
-        pruned_tokens=sum(map(len, pruned_pieces)),
-        changed=sum(a != b for a, b in zip(dense_pieces, as_dense, strict=True)),
+        new=packed(pruned_pieces, new_specials),
+        text_of_own=text_of(dense_pieces, own_specials),
+        text_of_new=text_of(pruned_pieces, new_specials),
+        kinds=tuple(kinds) or ("",) * len(texts),
+        bytes=np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], dtype=np.int64),
+        dense_tokens=np.array(list(map(len, dense_pieces)), dtype=np.int64),
+        pruned_tokens=np.array(list(map(len, pruned_pieces)), dtype=np.int64),
+        differs=np.array([a != b for a, b in zip(dense_pieces, as_dense, strict=True)], dtype=bool),
     )
 
 
@@ -121,12 +145,19 @@ class DenseSide:
         full = OutputHead(dense, family)
         shared = pieces.part("dense-shared")
         self.hidden = final_hidden(dense, family, texts.shared, batch_size, tick=tick, pieces=shared)
-        self.bits, self.lost_mass = bits_and_lost_mass(self.hidden, full, texts.shared, texts.kept.tolist(), tick)
+        kept = texts.kept.tolist()
+        bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, tick)
+        self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
         if texts.changed:
             own_pieces = pieces.part("dense-own")
             own = final_hidden(dense, family, texts.own, batch_size, tick=tick, pieces=own_pieces)
-            self.bits = total_bits(own, full, texts.own, tick)
-        self.head = OutputHead(dense, family, texts.kept.tolist())
+            bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), tick)
+            self.bits = self._by_text(bits, texts.text_of_own)
+        self.head = OutputHead(dense, family, kept)
+
+    def _by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:
+        """The sum over the positions of each text."""
+        return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
     def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
@@ -140,19 +171,35 @@ class DenseSide:
         texts = self.texts
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
         hidden = final_hidden(model, self.family, texts.new, self.batch_size, layer_step, tick, pieces)
-        bits = total_bits(hidden, OutputHead(model, self.family), texts.new, tick)
+        whole = OutputHead(model, self.family)
+        spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))
+        far = token_divergences(self.hidden, hidden, self.head, head, tick)
+        bits, divergences = self._by_text(spent, texts.text_of_new), self._by_text(far, texts.text_of_new)
+        positions = np.bincount(texts.text_of_new, minlength=len(texts.kinds))
+
+        def cost(chosen: np.ndarray) -> dict[str, Any]:
+            there, size = int(positions[chosen].sum()), int(texts.bytes[chosen].sum())
+            return {
+                "texts": int(chosen.sum()),
+                "bytes": size,
+                "positions": there,
+                "divergence": float(divergences[chosen].sum()) / max(there, 1),
+                "dense_bits_per_byte": float(self.bits[chosen].sum()) / max(size, 1),
+                "pruned_bits_per_byte": float(bits[chosen].sum()) / max(size, 1),
+            }
+
+        kinds = np.array(texts.kinds)
+        named = [kind for kind in (NAMED_HELD_OUT, *KINDS) if kind in texts.kinds]
+        total = kinds == NAMED_HELD_OUT if NAMED_HELD_OUT in named else np.ones(len(kinds), dtype=bool)
+        found = cost(total)
         return HeldOut(
-            texts=texts.texts,
-            bytes=texts.bytes,
-            positions=len(self.hidden),
-            dense_tokens=texts.dense_tokens,
-            pruned_tokens=texts.pruned_tokens,
-            texts_cut_differently=texts.changed,
-            divergence=mean_divergence(self.hidden, hidden, self.head, head, tick),
-            lost_mass=self.lost_mass,
-            dense_bits_per_byte=self.bits / texts.bytes,
-            pruned_bits_per_byte=bits / texts.bytes,
+            **found,
+            dense_tokens=int(texts.dense_tokens[total].sum()),
+            pruned_tokens=int(texts.pruned_tokens[total].sum()),
+            texts_cut_differently=int(texts.differs[total].sum()),
+            lost_mass=float(self.lost_mass[total].sum()) / max(found["positions"], 1),
+            by_kind={kind: KindCost(**cost(kinds == kind)) for kind in named},
         )
 
 
@@ -180,6 +227,7 @@ def measure_held_out(
     texts: Sequence[str],
     data: DataSettings,
     pieces: Pieces | None = None,
+    kinds: Sequence[str] = (),
 ) -> HeldOut:
     """Measures a pruned model against the dense one on texts that decided nothing; see [`DenseSide`].
 
@@ -188,10 +236,11 @@ def measure_held_out(
         texts (`Sequence[str]`): whole texts.
         data ([`DataSettings`]): for the length of sequences and their number per forward pass.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
+        kinds (`Sequence[str]`): of each text, to be measured by kind, too; none: they are of no kind.
     """
     pieces = Pieces() if pieces is None else pieces
     rows = pruned.get_input_embeddings().weight.shape[0]
-    cut = cut_texts(dense_tokenizer, pruned_tokenizer, kept_tokens, rows, texts, data.sequence_length)
+    cut = cut_texts(dense_tokenizer, pruned_tokenizer, kept_tokens, rows, texts, data.sequence_length, kinds)
     dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
     with progress("Measuring on held-out text", steps(cut, dense_rows, data.batch_size), "step") as tick:
         side = DenseSide(dense, family, cut, data.batch_size, tick, pieces)

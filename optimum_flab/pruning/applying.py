@@ -19,6 +19,7 @@ from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
 from ..texts.sets import texts_hash
+from ..texts.sources import Document
 from .vocabulary import tokenizer_of
 
 
@@ -60,7 +61,7 @@ def held_out_cost(
     dense: LoadedModel,
     pruned: tuple[PreTrainedModel, PreTrainedTokenizerBase],
     kept_tokens: Sequence[int] | None,
-    texts: Sequence[str],
+    documents: Sequence[Document],
     data: DataSettings,
     decided_by: Mapping[str, Any],
     work: WorkFolder,
@@ -69,12 +70,14 @@ def held_out_cost(
 
     Args:
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        documents (`Sequence[Document]`): held-out text, by kind.
         decided_by (`Mapping[str, Any]`): everything that decided the pruned model.
     """
+    texts, kinds = [document.text for document in documents], [document.kind for document in documents]
     return work.made(
         STAGE,
-        {**decided_by, "held_out": texts_hash(texts)},
+        {**decided_by, "held_out": texts_hash([*kinds, *texts])},
         lambda pieces: measure_held_out(
-            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces
+            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces, kinds
         ),
     )

@@ -44,7 +44,7 @@ class PruningInputs:
         """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""
         dense, settings = self.dense, {**self.config.to_dict()}
         model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
-        elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens"}
+        elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
         settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
         return {
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},

@@ -7,6 +7,7 @@ finished pieces of the stage it was in, and goes on.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 
@@ -76,9 +77,8 @@ def prune(
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan)
     decided_by |= {"pruned": weights_hash(model)}
-    held_out_texts = [document.text for document in texts.held_out]
     held_out = held_out_cost(
-        dense, (model, tokenizer), plan.kept_tokens, held_out_texts, config.data, decided_by, work
+        dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work
     )
     report = build_report(
         dense,
@@ -142,4 +142,5 @@ def text_counts(texts: TextSets, cut_differently: int) -> TextCounts:
         set_aside=texts.set_aside,
         skipped_files=texts.skipped_files,
         corpus_cut_differently=cut_differently,
+        calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
     )

@@ -8,8 +8,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from ..hashing import file_sha256
+from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import DataSettings
+from ..texts.formats import formats_of
+from ..texts.overlap import benchmark_texts
+from ..texts.problems import FILE as PROBLEMS
 from ..texts.sets import ReadTexts, TextSets, divided, read_texts
 from ..texts.sources import Document
 from ..vocabulary import token_lists, tokenizer_hash
@@ -20,19 +25,20 @@ PASSAGES = ("calibration", "validation", "held_out")
 
 
 def texts_stage(read: ReadTexts) -> Stage[TextSets]:
-    """How sets of texts are kept: passages as they are, documents of the corpus by their place among those read."""
+    """How sets of texts are kept: passages as they are, documents of the corpus by their place among those read,
+    where they are not passages of other kinds."""
     documents = read.documents
     places = {id(document): place for place, document in enumerate(documents)}
 
     def save(texts: TextSets, folder: Path) -> None:
         values = asdict(replace(texts, corpus=[]))
-        values["corpus"] = [places[id(document)] for document in texts.corpus]
+        values["corpus"] = [places.get(id(document), asdict(document)) for document in texts.corpus]
         (folder / FILE).write_text(json.dumps(values), encoding="utf-8")
 
     def load(folder: Path) -> TextSets:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         values |= {name: [Document(**document) for document in values[name]] for name in PASSAGES}
-        values["corpus"] = [documents[place] for place in values["corpus"]]
+        values["corpus"] = [documents[one] if isinstance(one, int) else Document(**one) for one in values["corpus"]]
         return TextSets(**{**values, "datasets": tuple(values["datasets"])})
 
     return Stage("texts", save, load)
@@ -44,15 +50,20 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     Raises:
         [`FlabError`]: a source cannot be read, or there is too little text.
     """
-    read = read_texts(data)
+    read = read_texts(data, seed)
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "data": data.model_dump(exclude={"corpus", "calibration", "held_out", "batch_size"}),
         "seed": seed,
         "documents": read.hash,
+        "problems": file_sha256(PROBLEMS),
+        "benchmarks": list(benchmark_texts()),
     }
 
     def count_tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    return work.made(texts_stage(read), inputs, lambda _: divided(read, data, count_tokens, seed))
+    def divide(_: Pieces) -> TextSets:
+        return divided(read, data, count_tokens, seed, formats_of(tokenizer))
+
+    return work.made(texts_stage(read), inputs, divide)

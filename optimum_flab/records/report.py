@@ -100,8 +100,25 @@ class Side(Sizes, Part):
     components: dict[str, Part]
 
 
+class KindCost(Record):
+    """What pruning cost on held-out text of a kind.
+
+    Args:
+        texts, bytes, positions (`int`): as of [`HeldOut`].
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token.
+        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+    """
+
+    texts: int
+    bytes: int
+    positions: int
+    divergence: Number
+    dense_bits_per_byte: Number
+    pruned_bits_per_byte: Number
+
+
 class HeldOut(Record):
-    """What pruning cost on held-out text.
+    """What pruning cost on held-out text; where such text was named, everything but `by_kind` is about that alone.
 
     Args:
         texts (`int`): whole texts.
@@ -113,6 +130,7 @@ class HeldOut(Record):
             tokenizer's pieces.
         lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
         dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+        by_kind (`dict[str, KindCost]`): the same by kind of text; empty where texts were of no kind.
     """
 
     texts: int
@@ -125,6 +143,7 @@ class HeldOut(Record):
     lost_mass: Number
     dense_bits_per_byte: Number
     pruned_bits_per_byte: Number
+    by_kind: dict[str, KindCost] = Field(default_factory=dict)
 
 
 class TriedShape(Sizes):
@@ -175,6 +194,7 @@ class TextCounts(Record):
         set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
+        calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
     """
 
     corpus: int
@@ -184,6 +204,7 @@ class TextCounts(Record):
     set_aside: int
     skipped_files: int
     corpus_cut_differently: int | None = None
+    calibration_by_kind: dict[str, int] = Field(default_factory=dict)
 
 
 class PlainText(Record):

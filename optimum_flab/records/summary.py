@@ -1,9 +1,9 @@
-"""The report as a table for the terminal."""
+"""A report as the terminal shows it. Light."""
 
 from __future__ import annotations
 
 from ..components import COMPONENTS
-from .report import Recovery, Report
+from .report import HeldOut, Recovery, Report
 
 
 def report_summary(report: Report) -> str:
@@ -34,6 +34,7 @@ def report_summary(report: Report) -> str:
             f"  dense mass lost        {held_out.lost_mass:.3%}",
             f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
             f"({held_out.texts_cut_differently} texts cut differently)",
+            *_kind_lines(held_out),
         ]
     for number, before in enumerate(report.earlier_rounds, start=1):
         lines += ["", f"Round {number}: {before.removed_ratio:.1%} removed.", *_recovery_lines(before.recovery)]
@@ -46,6 +47,20 @@ def report_summary(report: Report) -> str:
         )
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _kind_lines(held_out: HeldOut) -> list[str]:
+    if len(held_out.by_kind) < 2:
+        return []
+    return [
+        "",
+        f"{'By kind of text':<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
+        *(
+            f"{kind:<18}{cost.positions:>10,}{cost.divergence:>13.4f}"
+            f"{f'{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}':>23}"
+            for kind, cost in held_out.by_kind.items()
+        ),
+    ]
 
 
 def _recovery_lines(recovery: Recovery) -> list[str]:

@@ -19,11 +19,12 @@ from ..records.plan import PruningPlan
 from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
+from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
 from .answers import Answerer, Continuer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
-from .overlap import Forbidden, benchmark_texts, overlapped, source_texts, unchecked_benchmarks
+from .overlap import overlapped, source_texts, unchecked_benchmarks
 from .plain import PlainSources, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
 from .strategy import (
     MOST_REPEATED,

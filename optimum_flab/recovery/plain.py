@@ -11,10 +11,11 @@ from itertools import islice, zip_longest
 from transformers import PreTrainedTokenizerBase
 
 from ..settings.recovery import RecoverySettings
-from ..texts.sets import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
+from ..texts.overlap import Forbidden
+from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import read_source
 from .encoding import Encoded, encode_text
-from .overlap import Forbidden, overlapped
+from .overlap import overlapped
 from .strategy import Counts
 
 

@@ -17,8 +17,9 @@ from ..evaluation.data import function_start
 from ..evaluation.tasks.answers import code_blocks, fenced_code
 from ..evaluation.tasks.code import answered, completed
 from ..execution import Program, Verdict
+from ..texts.overlap import Forbidden, words
 from .instructions import Example
-from .overlap import Forbidden, overlapped, words
+from .overlap import overlapped
 
 
 MOST_REPEATED = 0.5  # of the runs of 4 words of an answer, at most this share may be a repetition of an earlier one

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..components import COMPONENTS
 from ..criteria import EXPERTS, LAYERS, NEURONS
 from ..errors import ConfigurationError
 from .recovery import RecoverySettings, contradictions
-from .section import Section, Sources
+from .section import Section, Sources, nearest
 
 
 # Written beside the settings by us, optimum and transformers; they say nothing about the pruning.
@@ -22,6 +22,11 @@ BOOKKEEPING = frozenset(
 
 # The sections of a settings file that other verbs read.
 OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
+
+# What calibration text is made of: kind -> its usual share of the tokens.
+KINDS = {"own": 0.4, "problems": 0.15, "library": 0.3, "chat": 0.075, "infilling": 0.075}
+# The kind of text that is named in `data.held_out`; reports measure it beside the others.
+NAMED_HELD_OUT = "held-out"
 
 # The field of each component that pins its size.
 PINS = {component.section: component.setting for component in COMPONENTS}
@@ -39,7 +44,13 @@ class DataSettings(Section):
         description="sources whose tokens stay in the vocabulary; empty: the Python standard library's own source",
     )
     calibration: Sources = Field(
-        default=[], description="sources that statistics are collected on; empty: a seeded sample of the corpus"
+        default=[], description="sources that your own share of the calibration is sampled from; empty: the corpus"
+    )
+    mix: dict[str, float] = Field(
+        default=KINDS,
+        description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
+        " problems, library (installed Python source), chat, infilling; kinds that are not named get none, and what a"
+        " kind cannot fill goes to the others",
     )
     held_out: Sources = Field(
         default=[],
@@ -47,9 +58,34 @@ class DataSettings(Section):
     )
     calibration_tokens: int = Field(default=32768, ge=1, description="most tokens that statistics are collected on")
     validation_tokens: int = Field(default=4096, ge=1, description="most tokens that choose between candidate shapes")
-    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens that the report measures on")
+    held_out_tokens: int = Field(
+        default=8192,
+        ge=1,
+        description="most tokens that the report measures on, of named sources and of set aside text each",
+    )
     sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
     batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
+
+    @field_validator("mix", mode="before")
+    @classmethod
+    def _refuse_other_kinds(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("is not a mapping from kinds of text to shares, such as {'own': 0.5, 'library': 0.5}")
+        for kind, share in value.items():
+            if kind not in KINDS:
+                raise ValueError(f"has no kind of text {kind!r}; {nearest(str(kind), KINDS, 'kinds')}")
+            if isinstance(share, bool):
+                raise ValueError(f"says yes or no to {kind!r}; give a share of the tokens")
+        return value
+
+    @field_validator("mix")
+    @classmethod
+    def _refuse_no_share(cls, value: dict[str, float]) -> dict[str, float]:
+        if negative := [kind for kind, share in value.items() if share < 0]:
+            raise ValueError(f"has a share below 0 of {negative[0]!r}; give 0 to leave a kind out")
+        if not any(value.values()):
+            raise ValueError("leaves no text; give one kind a share above 0")
+        return value
 
     @property
     def sources(self) -> list[str]:

@@ -10,7 +10,7 @@ from .section import Section, Sources, VerbSection, faults_in
 
 
 ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
-LIBRARY_SOURCE = "python-stdlib"  # of plain text, where the user names none
+LIBRARY_SOURCE = "python-packages"
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # where the user names none; matrices of LoRA begin at nothing
 
 

@@ -6,21 +6,23 @@ Calibration texts do belong to the corpus.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import FlabError
-from ..settings.pruning import DataSettings
-from .sources import Document, SourceTexts, default_corpus, hub_datasets, read_sources
+from ..settings.pruning import NAMED_HELD_OUT, DataSettings
+from .formats import NO_FORMATS, Formats
+from .kinds import OWN, Pool, library_files, other_pools, own_pools
+from .sampling import PASSAGE_CHARACTERS_PER_TOKEN, Candidate, CountTokens, Draw, SharedDraw, plain_candidate
+from .sources import Document, SourceTexts, default_corpus, hub_datasets, installed_sources, read_sources
 
 
 LARGEST_SHARE_SET_ASIDE = 0.2
 FEWEST_DOCUMENTS = 5
-# a passage of this many characters per token of a row is about one row of source code
-PASSAGE_CHARACTERS_PER_TOKEN = 4
+# where passages of other kinds than a user's own text come from in the corpus
+OF_OTHER_KINDS = "calibration"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,12 @@ class TextSets:
 
     Args:
         corpus (`list[Document]`): whole documents whose tokens stay in the vocabulary; no text twice.
-        calibration (`list[Document]`): passages of corpus documents that statistics are collected on.
-        validation (`list[Document]`): passages that choose between shapes.
-        held_out (`list[Document]`): passages that only ever measure.
+        calibration (`list[Document]`): passages that statistics are collected on, the kinds among each other; those
+            of the user's own text are of corpus documents, the others are documents of the corpus themselves.
+        validation (`list[Document]`): passages that choose between shapes, of the same kinds.
+        held_out (`list[Document]`): passages that only ever measure: of named sources, and of the same kinds.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
-        set_aside (`int`): documents taken out of the calibration sources for validation and held-out.
+        set_aside (`int`): documents of all kinds taken out of calibration for validation and held-out.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
     """
 
@@ -52,10 +55,11 @@ class TextSets:
 
     @property
     def deciding_hash(self) -> str:
-        """The same over all texts that decide what is kept: corpus by source, calibration and validation."""
+        """The same over all texts that decide what is kept: corpus by source, calibration and validation by kind."""
         sources = (document.source for document in self.corpus)
+        kinds = (document.kind for part in (self.calibration, self.validation) for document in part)
         deciding = (document.text for part in (self.corpus, self.calibration, self.validation) for document in part)
-        return texts_hash([*sources, *deciding])
+        return texts_hash([*sources, *kinds, *deciding])
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,14 @@ class ReadTexts:
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
+        library (`list[Document]`): files of libraries that are installed here.
     """
 
     corpus: SourceTexts
     calibration: SourceTexts | None
     held_out: SourceTexts | None
     datasets: tuple[str, ...]
+    library: list[Document]
 
     @property
     def skipped(self) -> int:
@@ -88,6 +94,7 @@ class ReadTexts:
     def hash(self) -> str:
         """Hex SHA-256 over names, sources and texts of all documents."""
         parts = [part or SourceTexts([], -1) for part in (self.corpus, self.calibration, self.held_out)]
+        parts.append(SourceTexts(self.library))
         heads = [f"{len(part.documents)} {part.skipped}" for part in parts]
         fields = (value for part in parts for one in part.documents for value in (one.name, one.source, one.text))
         return texts_hash(text for group in (heads, fields) for text in group)
@@ -103,75 +110,97 @@ def texts_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def read_texts(data: DataSettings) -> ReadTexts:
-    """Reads the sources that settings name.
+def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
+    """Reads the sources that settings name, and a draw of installed libraries where the mix has a use for it.
+
+    Args:
+        seed (`int`): decides the files of libraries.
 
     Raises:
         [`FlabError`]: one cannot be read.
     """
+    files = library_files(data.mix, data.calibration_tokens + data.validation_tokens + data.held_out_tokens)
     return ReadTexts(
         held_out=read_sources(data.held_out) if data.held_out else None,
         calibration=read_sources(data.calibration) if data.calibration else None,
         corpus=read_sources(data.corpus) if data.corpus else default_corpus(),
         datasets=tuple(hub_datasets(data.sources)),
+        library=installed_sources(files, seed, standard_library=True).documents if files else [],
     )
 
 
-def build_text_sets(data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int) -> TextSets:
+def build_text_sets(
+    data: DataSettings, count_tokens: CountTokens, seed: int, formats: Formats = NO_FORMATS
+) -> TextSets:
     """Reads the sources of `data` and divides their documents, see [`divided`]."""
-    return divided(read_texts(data), data, count_tokens, seed)
+    return divided(read_texts(data, seed), data, count_tokens, seed, formats)
 
 
 def divided(
-    texts: ReadTexts, data: DataSettings, count_tokens: Callable[[list[str]], list[int]], seed: int
+    texts: ReadTexts, data: DataSettings, count_tokens: CountTokens, seed: int, formats: Formats = NO_FORMATS
 ) -> TextSets:
     """Divides documents into the sets of a run.
 
-    The documents of the calibration sources (of the corpus, where none are named) are freed of duplicates and
-    shuffled. Validation, and held-out unless its sources are named, take the first documents until they have their
-    tokens, together at most 20% of the documents and at least one each. Calibration takes the following ones until it
-    has its tokens.
+    Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is not there, or has too little
+    text, leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
+    named), each source with an equal share; it is freed of duplicates. Where no kind but one's own has a share, the
+    default corpus is one's own text, too.
+
+    The documents of a kind are shuffled. Validation, and held-out unless its sources are named and there is no other
+    kind, take the first documents until they have their tokens, together at most 20% of the documents and at least one
+    each (of the other kinds at most the share of their tokens). Calibration takes the following ones until it has its
+    tokens. In every set the kinds stand among each other, so that each beginning of it has about their shares.
 
     Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one
-    row of source code. Every document gives one passage, chosen by the seed, before any gives a second, so that many
-    documents are sampled. A document that gave a passage to validation or held-out is set aside whole: its text is in
-    no other set. Texts are not cut to the token budgets, each set goes over its own by less than its last passage:
-    `pack(..., max_tokens=...)` does that.
+    row of source code; of a file of a library whole functions, classes, or its beginning. Every document gives one
+    passage, chosen by the seed, before any gives a second, so that many documents are sampled. A document that gave a
+    passage to validation or held-out is set aside whole: its text is in no other set. Texts are not cut to the token
+    budgets, each kind goes over its own by less than its last passage: `pack(..., max_tokens=...)` does that.
 
     Args:
         texts ([`ReadTexts`]): the documents.
-        data (`DataSettings`): the token budgets.
+        data (`DataSettings`): the token budgets, and the shares of the kinds.
         count_tokens (`Callable[[list[str]], list[int]]`): the number of tokens of each of some texts.
         seed (`int`): decides the order of documents and the passages.
+        formats ([`Formats`]): the conversations and gaps of the tokenizer; without them there are no such kinds.
 
     Raises:
         [`FlabError`]: there is too little text.
     """
     corpus, named_pool, named_held_out = texts.corpus, texts.calibration, texts.held_out
     never = {document.text for document in named_held_out.documents} if named_held_out else set()
+    most_characters = PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length
 
-    pool = _unique((named_pool or corpus).documents, never)
-    if len(pool) < FEWEST_DOCUMENTS:
+    is_own = bool(data.calibration or data.corpus) and bool(data.mix.get(OWN))
+    pool = _unique((named_pool or corpus).documents, never) if is_own else []
+    rng = np.random.default_rng(seed)
+    unread = never | {document.text for document in pool}
+    pools = other_pools(data.mix, texts.library, formats, most_characters, unread, seed)
+    pools = [one for one in pools if len(one.candidates) >= FEWEST_DOCUMENTS]
+    if not pools:
+        is_own, pool = True, _unique((named_pool or corpus).documents, never)
+    if is_own and len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
             f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
             " aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
         )
-    rng = np.random.default_rng(seed)
-    shuffled = [pool[index] for index in rng.permutation(len(pool))]
-    validation_most, held_out_most = _set_aside_sizes(len(pool), data, held_out_named=named_held_out is not None)
-    sampler = _PassageSampler(count_tokens, PASSAGE_CHARACTERS_PER_TOKEN * data.sequence_length, rng)
+    own = own_pools(pool, data.mix.get(OWN) or 1.0, most_characters, FEWEST_DOCUMENTS, rng) if is_own else []
 
-    validation, used = sampler.sample(shuffled[:validation_most], data.validation_tokens)
-    set_aside = used
+    measured_by_kind = named_held_out is None or bool(pools)
+    drawn = _Drawn([*own, *pools], data, count_tokens, seed, formats.around)
+    validation = drawn.aside(data.validation_tokens, 0)
+    held_out = drawn.aside(data.held_out_tokens, 1) if measured_by_kind else []
+    calibration = drawn.rest(data.calibration_tokens)
     if named_held_out is not None:
-        others = _unique(named_held_out.documents, {document.text for document in shuffled[:used]})
-        if not others:
-            raise FlabError("every held-out text is needed for validation; name other sources in `data.held_out`")
-        held_out, _ = sampler.sample([others[index] for index in rng.permutation(len(others))], data.held_out_tokens)
-    else:
-        held_out, used = sampler.sample(shuffled[set_aside : set_aside + held_out_most], data.held_out_tokens)
-        set_aside += used
-    calibration, _ = sampler.sample(shuffled[set_aside:], data.calibration_tokens)
+        named = _unique(named_held_out.documents, set())
+        draw = Draw(
+            [plain_candidate(named[index], most_characters) for index in rng.permutation(len(named))],
+            count_tokens,
+            rng,
+            set(),
+        )
+        draw.until(data.held_out_tokens)
+        held_out = [*(replace(passage, kind=NAMED_HELD_OUT) for passage, _ in draw.taken), *held_out]
 
     tokens = sum(count_tokens([document.text for document in calibration]))
     if tokens < min(data.sequence_length, data.calibration_tokens):
@@ -179,37 +208,95 @@ def divided(
             f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more"
             " text in `data.calibration` or shorten the sequence by `data.sequence_length`"
         )
-    never |= {document.text for document in shuffled[:set_aside]}
+    never |= {document.text for document in drawn.origins}
+    others = [replace(passage, source=OF_OTHER_KINDS) for passage in calibration if passage.kind != OWN]
     return TextSets(
-        corpus=_unique([*corpus.documents, *(named_pool.documents if named_pool else [])], never),
+        corpus=_unique([*corpus.documents, *(named_pool.documents if named_pool else []), *others], never),
         calibration=calibration,
         validation=validation,
         held_out=held_out,
         skipped_files=texts.skipped,
-        set_aside=set_aside,
+        set_aside=len(drawn.origins),
         datasets=texts.datasets,
     )
 
 
-def split_passages(text: str, most_characters: int) -> list[str]:
-    """Cuts a text at line borders into passages of about equal size; joined again they are the text.
+class _Drawn:
+    """The sets of several pools, one after the other: what one set has taken of, none after it does.
 
-    Args:
-        text (`str`): a text.
-        most_characters (`int`): the most characters of a passage; only a longer line is itself cut.
+    Attributes:
+        origins (`list[Document]`): documents that were set aside so far.
     """
-    if len(text) <= most_characters:
-        return [text]
-    enough = -(-len(text) // -(-len(text) // most_characters))
-    passages, current = [], ""
-    for line in text.splitlines(keepends=True):
-        for start in range(0, len(line), most_characters):
-            piece = line[start : start + most_characters]
-            if current and (len(current) >= enough or len(current) + len(piece) > most_characters):
-                passages.append(current)
-                current = ""
-            current += piece
-    return [*passages, current]
+
+    def __init__(self, pools: Sequence[Pool], data: DataSettings, count_tokens: CountTokens, seed: int, around: int):
+        self.pools, self.data, self.count, self.seed = pools, data, count_tokens, seed
+        self.most_tokens = data.sequence_length - around
+        self.taken = [0] * len(pools)  # documents of each, from the first
+        self.origins: list[Document] = []
+        self.seen: set[str] = set()  # passages of all sets; libraries copy from each other
+
+    def aside(self, tokens: int, which: int) -> list[Document]:
+        """Passages of the first set (0: validation) or the second (1: held-out) that is set aside."""
+        sizes = [self._sizes(pool)[which] for pool in self.pools]
+        draws = self._draws(
+            [
+                pool.candidates[start : start + size]
+                for pool, start, size in zip(self.pools, self.taken, sizes, strict=True)
+            ],
+            which,
+        )
+        found = self._shared(draws, tokens)
+        for number, draw in enumerate(draws):
+            start, stop = self.taken[number], self.taken[number] + draw.used
+            self.origins += [candidate.origin for candidate in self.pools[number].candidates[start:stop]]
+            self.taken[number] = stop
+        return found
+
+    def rest(self, tokens: int) -> list[Document]:
+        """Passages of the documents that are left."""
+        left = [pool.candidates[start:] for pool, start in zip(self.pools, self.taken, strict=True)]
+        return self._shared(self._draws(left, 2), tokens)
+
+    def _draws(self, candidates: Sequence[Sequence[Candidate]], which: int) -> list[Draw]:
+        return [
+            Draw(part, self.count, np.random.default_rng([self.seed, 2, which, number]), self.seen, self._most(pool))
+            for number, (pool, part) in enumerate(zip(self.pools, candidates, strict=True))
+        ]
+
+    def _most(self, pool: Pool) -> int | None:
+        return self.most_tokens if pool.whole else None
+
+    def _shared(self, draws: Sequence[Draw], tokens: int) -> list[Document]:
+        """What the draws give together: first by kind, then by the pools of a kind."""
+        kinds: dict[str, list[int]] = {}
+        for number, pool in enumerate(self.pools):
+            kinds.setdefault(pool.kind, []).append(number)
+        shares = {kind: sum(self.pools[number].share for number in numbers) for kind, numbers in kinds.items()}
+        by_kind = {
+            kind: SharedDraw(
+                {number: draws[number] for number in numbers}, {number: self.pools[number].share for number in numbers}
+            )
+            for kind, numbers in kinds.items()
+        }
+        together = SharedDraw(by_kind, shares)
+        together.until(tokens)
+        kind_of = {id(passage): kind for kind, draw in by_kind.items() for passage, _ in draw.taken}
+        return [replace(passage, kind=kind_of[id(passage)]) for passage, _ in together.taken]
+
+    def _sizes(self, pool: Pool) -> tuple[int, int]:
+        """The most documents of a pool that validation and held-out may take, shared like their token budgets."""
+        data, number = self.data, len(pool.candidates)
+        if number < FEWEST_DOCUMENTS:  # a source of one's own beside larger ones
+            return 0, 0
+        share = LARGEST_SHARE_SET_ASIDE
+        aside = data.validation_tokens + data.held_out_tokens
+        if pool.kind != OWN:
+            share = aside / (aside + data.calibration_tokens)
+        most = int(number * share)
+        if data.held_out and all(one.kind == OWN for one in self.pools):
+            return max(1, most), 0
+        validation = min(max(1, round(most * data.validation_tokens / aside)), max(1, most - 1))
+        return validation, max(1, most - validation)
 
 
 def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
@@ -220,55 +307,3 @@ def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
             seen.add(document.text)
             found.append(document)
     return found
-
-
-def _set_aside_sizes(documents: int, data: DataSettings, held_out_named: bool) -> tuple[int, int]:
-    """The most documents that validation and held-out may take, shared like their token budgets."""
-    most = int(documents * LARGEST_SHARE_SET_ASIDE)
-    if held_out_named:
-        return max(1, most), 0
-    share = data.validation_tokens / (data.validation_tokens + data.held_out_tokens)
-    validation = min(max(1, round(most * share)), max(1, most - 1))
-    return validation, max(1, most - validation)
-
-
-@dataclass(frozen=True)
-class _PassageSampler:
-    count_tokens: Callable[[list[str]], list[int]]
-    most_characters: int
-    rng: np.random.Generator
-
-    def sample(self, documents: Sequence[Document], tokens: int) -> tuple[list[Document], int]:
-        """Takes passages until there are `tokens`; returns them and how many documents, from the first, gave any."""
-        taken, used, have = [], 0, 0
-        passages = self._rounds(documents)
-        while have < tokens and (block := list(islice(passages, 16))):
-            counts = self.count_tokens([passage.text for _, passage in block])
-            for (index, passage), count in zip(block, counts, strict=True):
-                if have >= tokens:
-                    break
-                taken.append(passage)
-                used, have = max(used, index + 1), have + count
-        return taken, used
-
-    def _rounds(self, documents: Sequence[Document]) -> Iterator[tuple[int, Document]]:
-        """One passage of every document in turn, then a second of those that have one, and so on."""
-        remaining = []
-        for index, document in enumerate(documents):
-            passages = self._passages(document)
-            order = self.rng.permutation(len(passages))
-            yield index, passages[order[0]]
-            if len(passages) > 1:
-                remaining.append((index, [passages[position] for position in order[1:]]))
-        while remaining:
-            for index, passages in remaining:
-                yield index, passages.pop(0)
-            remaining = [(index, passages) for index, passages in remaining if passages]
-
-    def _passages(self, document: Document) -> list[Document]:
-        texts = split_passages(document.text, self.most_characters)
-        if len(texts) == 1:
-            return [document]
-        lines = np.cumsum([1, *(text.count("\n") for text in texts[:-1])])
-        passages = [Document(text, f"{document.name}:{line}") for text, line in zip(texts, lines, strict=True)]
-        return [passage for passage in passages if passage.text.strip()]

@@ -12,11 +12,13 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
+from .installed import drawn_files, package_files, written_code
 
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 
 STANDARD_LIBRARY = "python-stdlib"  # names the default corpus, to go with other sources
+INSTALLED = "python-packages"  # names a sample of the source of the packages that this one requires
+INSTALLED_FILES = 2000  # of that sample: some 20 MB
 TEXT_COLUMNS = ("text", "content")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
@@ -32,17 +36,21 @@ HUB_DATASET = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[^:/
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 # `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
+# of the standard library: what no program is written like today
+LIBRARY_EXCLUDED = ("lib2to3", "idlelib", "turtledemo", "distutils", "ensurepip", "this.py")
 STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
 
 
 @dataclass(frozen=True)
 class Document:
     """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line
-    120), and the source as the user named it (empty: the default corpus)."""
+    120), the source as the user named it (empty: the default corpus), and its kind (one of
+    [`~settings.pruning.KINDS`], or that of named held-out text; empty: it was not divided yet)."""
 
     text: str
     name: str
     source: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def parse_source(spec: str) -> Source:
     Raises:
         [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
     """
-    if spec == STANDARD_LIBRARY:
+    if spec in (STANDARD_LIBRARY, INSTALLED):
         return Source(spec)
     if not spec.strip():
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
@@ -133,6 +141,8 @@ def read_source(spec: str | Source) -> SourceTexts:
     skipped = 0
     if source.spec == STANDARD_LIBRARY:
         return default_corpus()
+    if source.spec == INSTALLED:
+        return installed_sources(INSTALLED_FILES, 0)
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():
@@ -159,7 +169,7 @@ def read_source(spec: str | Source) -> SourceTexts:
 
 
 def _path_of(source: Source) -> Path:
-    """The file or folder of a source that is neither a dataset of the Hub nor the standard library."""
+    """The file or folder of a source that is neither a dataset of the Hub nor installed source."""
     assert source.path is not None
     return source.path
 
@@ -206,17 +216,53 @@ def default_corpus() -> SourceTexts:
     Raises:
         [`FlabError`]: this Python was installed without the source of its library.
     """
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-
-    def wanted(relative: str) -> bool:
-        return relative.rsplit("/", 1)[-1] not in STDLIB_EXCLUDED and relative not in STDLIB_EXCLUDED_PATHS
-
-    files = [path for path in _walk(stdlib, wanted) if path.suffix == ".py"]
-    texts = _read_files(files, stdlib, "")
+    stdlib = _standard_library()
+    texts = _read_files(_standard_library_files(), stdlib, "")
     documents = [document for document in texts.documents if document.text.strip()]
     if not documents:
         raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus in `data.corpus`")
     return SourceTexts(documents, texts.skipped)
+
+
+def installed_sources(files: int, seed: int, standard_library: bool = False) -> SourceTexts:
+    """A sample of Python files as people wrote them, of the packages that this one requires, directly or not.
+
+    Files are drawn before any is read. A package counts by the root of its number of files, so that the largest do not
+    crowd out the others.
+
+    Args:
+        files (`int`): the most files; those that turn out to be generated, or not to be code, are left out of them.
+        seed (`int`): decides which.
+        standard_library (`bool`): whether a quarter of the files are drawn from the standard library.
+
+    Raises:
+        [`FlabError`]: no package of this environment has source files.
+    """
+    packages = package_files()
+    if standard_library:
+        stdlib = _standard_library()
+        named = ((path.relative_to(stdlib).as_posix(), path) for path in _standard_library_files())
+        packages[STANDARD_LIBRARY] = [one for one in named if one[0].split("/")[0] not in LIBRARY_EXCLUDED]
+    documents = [
+        Document(text, name)
+        for name, path in drawn_files(packages, STANDARD_LIBRARY, files, seed)
+        if (text := written_code(path)) is not None
+    ]
+    if not documents:
+        raise FlabError("no package that this one requires has source files here; name other text")
+    return SourceTexts(documents)
+
+
+def _standard_library() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+@cache
+def _standard_library_files() -> list[Path]:
+    def wanted(relative: str) -> bool:
+        return relative.rsplit("/", 1)[-1] not in STDLIB_EXCLUDED and relative not in STDLIB_EXCLUDED_PATHS
+
+    return [path for path in _walk(_standard_library(), wanted) if path.suffix == ".py"]
 
 
 def rows_to_documents(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigurationError, FlabError
+from .infilling import gap_tokens
 from .usage import encode_chunks
 
 
@@ -48,7 +49,8 @@ class TokenizerSpec:
         merges (`list[tuple[int, int, int]]`): left part, right part and product of each merge, by rank.
         byte_level (`bool`): text is spelt in symbols for its bytes; otherwise characters fall back to byte tokens.
         placeholders (`frozenset[int]`): added tokens that only reserve a row of the embedding.
-        required (`frozenset[int]`): what stays whatever the corpus holds: bytes, special and template tokens.
+        required (`frozenset[int]`): what stays whatever the corpus holds: bytes, special, template and infilling
+            tokens.
     """
 
     vocabulary: dict[str, int]
@@ -109,6 +111,8 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     required |= set(processor_ids(content))
     required |= _base_symbols(content, byte_level)
     required |= _template_ids(tokenizer)
+    # where these are ordinary tokens no merge makes them, and no text of a corpus does
+    required |= {ids[token] for token in gap_tokens(ids)}
     return TokenizerSpec(
         vocabulary=vocabulary,
         tokens=dict(sorted(tokens.items())),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from string import Formatter
@@ -105,6 +105,12 @@ def _place(ids: Sequence[int], pieces: Sequence[int], start: int) -> int:
 def infilling_format(tokenizer: PreTrainedTokenizerBase) -> InfillingFormat | None:
     """The known format whose special tokens a tokenizer all has; `None` where there is none."""
     return next((one for one in map(InfillingFormat, KNOWN) if not missing_tokens(tokenizer, one.marks)), None)
+
+
+def gap_tokens(vocabulary: Collection[str]) -> list[str]:
+    """The special tokens of the known formats that a vocabulary has all of, whatever its tokenizer makes of them."""
+    found = [one.marks for one in map(InfillingFormat, KNOWN) if all(mark in vocabulary for mark in one.marks)]
+    return [mark for marks in found for mark in marks]
 
 
 def missing_tokens(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> list[str]:

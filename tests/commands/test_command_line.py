@@ -114,7 +114,7 @@ def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
 @pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.flag)
 def test_every_flag_gives_its_own_setting_and_no_other(flag):
     values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
-    values |= {"--expert-criterion": "frequency", "--rounds": 3, "--rounds-share": 0.5}
+    values |= {"--expert-criterion": "frequency", "--rounds": 3, "--rounds-share": 0.5, "--mix": "library=0.5"}
     *section, name = flag.setting.split(".")
     wanted = PrunerSettings().model_dump()
     into = wanted[section[0]] if section else wanted
@@ -131,6 +131,8 @@ def test_every_flag_gives_its_own_setting_and_no_other(flag):
     if flag.flag == "--rounds":  # which need a target and a training
         others = {"target_ratio": 0.25, "recovery": {"text": ["python-stdlib"]}}
         asked, wanted = {**asked, **others}, check_settings({**wanted, **others}).model_dump()
+    if flag.flag == "--mix":
+        into[name] = {"library": 0.5}
     assert check_settings(asked).model_dump() == wanted
 
 
@@ -194,6 +196,22 @@ def test_without_flags_nothing_is_asked_for():
 def test_repeatable_flags_add_up():
     asked = parse("--corpus", "a", "--corpus", "b[x,y]", "--keep-token", "<x>", "--keep-token=-")
     assert asked == {"data": {"corpus": ["a", "b[x,y]"]}, "vocabulary": {"keep_tokens": ["<x>", "-"]}}
+
+
+def test_shares_of_kinds_replace_the_usual_ones():
+    asked = check_settings(parse("--mix", "own=0.5", "--mix", " library =1", "--mix", "own=0"))
+    assert asked.data.mix == {"own": 0, "library": 1}
+    for given, message in (
+        (["own"], "expected KIND=SHARE"),
+        (["own=much"], "expected KIND=SHARE"),
+        (["code=1"], "has no kind of text 'code'"),
+        (["libary=1"], "did you mean 'library'"),
+        (["own=-1"], "below 0 of 'own'"),
+        (["own=0", "chat=0"], "leaves no text"),
+        (["own=nan"], "finite"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            check_settings(parse(*(word for share in given for word in ("--mix", share))))
 
 
 def test_flags_win_over_the_configuration_file(tmp_path):

@@ -19,6 +19,7 @@ from optimum_flab.records.report import (
     REPORT_NAME,
     BaseCard,
     HeldOut,
+    KindCost,
     Report,
     Search,
     Sizes,
@@ -148,16 +149,26 @@ words, any_json = (
         max_leaves=8,
     ),
 )
-held_outs = st.builds(
-    HeldOut, **{name: numbers if field.annotation is float else counts for name, field in HeldOut.model_fields.items()}
-)
+
+
+def filled(record, **others):
+    """Records of numbers, but for some fields."""
+    plain = {name: numbers if field.annotation is float else counts for name, field in record.model_fields.items()}
+    return st.builds(record, **{**plain, **others})
+
+
+def by_kind(values):
+    return st.dictionaries(st.sampled_from(["own", "library", "held-out"]), values, max_size=2)
+
+
+held_outs = filled(HeldOut, by_kind=by_kind(filled(KindCost)))
 
 
 @given(
     st.data(),
     st.none() | held_outs,
     st.none() | st.builds(BaseCard, license=st.none() | words, language=st.lists(words, max_size=3).map(tuple)),
-    st.none() | st.builds(TextCounts, **dict.fromkeys(TextCounts.model_fields, counts)),
+    st.none() | filled(TextCounts, calibration_by_kind=by_kind(counts)),
     st.none() | st.builds(Search, natural_vocab_size=counts),
     st.dictionaries(words, numbers, max_size=3),
 )

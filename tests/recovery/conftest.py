@@ -81,6 +81,7 @@ def _made(tmp_path_factory) -> Path:
                 "sequence_length": 64,
                 "validation_tokens": 200,
                 "held_out_tokens": 200,
+                "mix": {"own": 1},
                 "calibration_tokens": 2000,
             },
             vocabulary={"keep_merges": 20},

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.recovery.overlap import GRAM, Forbidden, benchmark_texts, source_texts, unchecked_benchmarks, words
+from optimum_flab.recovery.overlap import source_texts, unchecked_benchmarks
+from optimum_flab.texts.overlap import GRAM, Forbidden, benchmark_texts, words
 
 from .conftest import write_lines
 

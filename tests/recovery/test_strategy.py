@@ -10,7 +10,6 @@ from optimum_flab.execution import Program, run_programs
 from optimum_flab.recovery.checks import check_inputs
 from optimum_flab.recovery.data import faults
 from optimum_flab.recovery.instructions import Example
-from optimum_flab.recovery.overlap import Forbidden
 from optimum_flab.recovery.strategy import (
     Completion,
     Counts,
@@ -26,6 +25,7 @@ from optimum_flab.recovery.strategy import (
 )
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.recovery import RecoverySettings
+from optimum_flab.texts.overlap import Forbidden
 
 
 TEST = "def check(candidate):\n    assert candidate(2) == 4\n"

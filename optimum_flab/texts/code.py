@@ -1,0 +1,93 @@
+"""Parts of a Python file that make sense by themselves, and gaps in programs."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+
+FEWEST_LINES = 3
+SHARE_OF_HEADS = 0.25  # of the files whose beginning is taken first
+LARGEST_SHARE_OF_DIGITS = 0.2  # of a text; one with more is a table
+MOST_LINES_OF_GAP = 4
+SHARE_OF_OPEN_LINES = 0.25  # of the gaps, that begin inside a line
+
+
+def code_parts(text: str, most_characters: int, rng: np.random.Generator) -> list[tuple[int, str]]:
+    """The beginning of a file, its functions, classes and, of classes that are too long, methods, in a random order.
+
+    Args:
+        text (`str`): of the file; what does not parse has no parts.
+        most_characters (`int`): the most characters of a part; what is longer is left out whole.
+        rng (`np.random.Generator`): decides the order.
+
+    Returns:
+        `list[tuple[int, str]]`: parts and the lines that they begin at, from 1.
+    """
+    lines = text.splitlines(keepends=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that will be refused one day
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    # form feeds and the like end a line of text, not one of Python's
+    same = len(lines) == len(text.split("\n")) - text.endswith("\n")
+    definitions = [part for part in _definitions(tree, lines, most_characters) if _is_worth(part[1])] if same else []
+    found = [definitions[index] for index in rng.permutation(len(definitions))]
+    head = _head(lines, most_characters)
+    if not _is_worth(head[1]):
+        return found
+    place = 0 if rng.random() < SHARE_OF_HEADS else int(rng.integers(len(found) + 1))
+    return [*found[:place], head, *found[place:]]
+
+
+def _definitions(tree: ast.AST, lines: list[str], most_characters: int) -> Iterator[tuple[int, str]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            part = textwrap.dedent("".join(lines[first - 1 : node.end_lineno]))
+            if len(part) <= most_characters:
+                yield first, part
+            elif isinstance(node, ast.ClassDef):
+                yield from _definitions(node, lines, most_characters)
+
+
+def _head(lines: list[str], most_characters: int) -> tuple[int, str]:
+    """A file's first lines, without the comments above them: licences are all alike."""
+    first = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    stop, size = first, 0
+    while stop < len(lines) and size + len(lines[stop]) <= most_characters:
+        size += len(lines[stop])
+        stop += 1
+    return first + 1, "".join(lines[first:stop])
+
+
+def _is_worth(text: str) -> bool:
+    digits = sum(map(str.isdigit, text))
+    return text.count("\n") >= FEWEST_LINES and digits <= LARGEST_SHARE_OF_DIGITS * len(text)
+
+
+def with_gap(text: str, rng: np.random.Generator) -> tuple[str, str, str] | None:
+    """What stands before, in and behind a gap of one or a few lines of a program; `None` where it is too short.
+
+    Most gaps are whole lines, some begin inside one, as where somebody types.
+    """
+    lines = text.splitlines(keepends=True)
+    places = [at for at, line in enumerate(lines[1:], start=1) if line.strip()]
+    if len(lines) < FEWEST_LINES or not places:
+        return None
+    first = places[rng.integers(len(places))]
+    length = 1 if rng.random() < 0.5 else int(rng.integers(2, MOST_LINES_OF_GAP + 1))
+    start = len("".join(lines[:first]))
+    if rng.random() < SHARE_OF_OPEN_LINES:
+        indent = len(lines[first]) - len(lines[first].lstrip())
+        start += int(rng.integers(indent, len(lines[first].rstrip())))
+    stop = len("".join(lines[: first + length]))
+    # the line end in front of the suffix belongs to it, as an editor has it
+    stop -= len(text[start:stop]) - len(text[start:stop].rstrip("\r\n"))
+    return text[:start], text[start:stop], text[stop:]

