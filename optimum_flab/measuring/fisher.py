@@ -1,10 +1,10 @@
 """How much an error of an FFN's output matters: the Fisher information of each token, from one backward pass.
 
 An error `e` that the FFN of a layer makes at a token changes what the model predicts. To second order that costs a
-divergence of `eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from the
-model itself, with `g` the gradient of `log p(y)` by that output. With one draw per token, and all channels alike, it is
-`|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares of the layer. (GuidedQuant, arXiv 2505.07004,
-weighs tokens for quantisation so, by the gradient of the loss on the text itself.)
+divergence of `eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from
+the model itself, with `g` the gradient of `log p(y)` by that output. With one draw per token, with all channels
+alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares of the layer. (GuidedQuant,
+arXiv 2505.07004, weighs tokens for quantisation so, by the gradient of the loss on the text itself.)
 """
 
 from __future__ import annotations
