@@ -4,7 +4,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimum_flab.pruning.least_squares import COLUMN_BLOCKS, LeastSquares, solve
+from optimum_flab.criteria import DAMPING
+from optimum_flab.pruning.least_squares import (
+    COLUMN_BLOCKS,
+    DAMPING_STEP,
+    Fit,
+    LeastSquares,
+    best_fit,
+    solve,
+    whole,
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -38,3 +47,60 @@ def test_what_all_inputs_are_is_the_default_of_what_stays():
 def test_without_tokens_the_weights_are_those_they_are_pulled_towards():
     weight = torch.randn(3, 9)
     torch.testing.assert_close(solve(*LeastSquares(weight).damped())[0], weight)
+
+
+def two_folds(seed: int, tokens: int, noise: float, mismatch: float) -> list[LeastSquares]:
+    """What `W₀` gives and a true linear mismatch are wanted of the weights, with noise that no weights explain."""
+    generator = torch.Generator().manual_seed(seed)
+    weight, missing = (torch.randn(4, 12, generator=generator) for _ in range(2))
+    mix, folds = torch.randn(12, 12, generator=generator), []
+    for _ in range(2):
+        inputs = torch.randn(tokens, 12, generator=generator) @ mix
+        targets = inputs @ (weight + mismatch * missing).T + noise * torch.randn(tokens, 4, generator=generator)
+        folds.append(LeastSquares(weight))
+        folds[-1].add(inputs, targets, torch.ones(tokens))
+    return folds
+
+
+def error_on(problem: LeastSquares, kept: torch.Tensor, weights: torch.Tensor) -> float:
+    gram, cross, weights = problem.gram[kept][:, kept].double(), problem.cross[:, kept].double(), weights.double()
+    return float(((weights @ gram - 2 * cross) * weights).sum())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 20.0]), st.sampled_from([0.0, 0.5]))
+def test_the_fit_is_the_best_of_its_neighbours_on_the_other_fold(seed, noise, mismatch):
+    folds, kept = two_folds(seed, 30, noise, mismatch), torch.arange(0, 12, 2)
+    scales = [float((fold.weight @ fold.gram * fold.weight).sum()) for fold in folds]
+
+    def crossed(damping: float, share: float) -> float:
+        weights = [solve(*fold.damped(damping, share), [kept])[0] for fold in folds]
+        return error_on(folds[1], kept, weights[0]) / scales[1] + error_on(folds[0], kept, weights[1]) / scales[0]
+
+    fit = best_fit(folds, kept)
+    damping, least = fit.damping * len(folds), None
+    assert 0 <= fit.share <= 1
+    least = crossed(damping, fit.share)
+    for share in (0.0, fit.share - 0.05, fit.share + 0.05, 1.0):
+        if 0 <= share <= 1:
+            assert least <= crossed(damping, share) + 1e-5
+    if DAMPING / 50 < damping < DAMPING * 50:  # not at the end of the steps
+        assert least <= min(crossed(damping * DAMPING_STEP, 1.0), crossed(damping / DAMPING_STEP, 1.0)) + 1e-5
+
+
+def test_noise_is_damped_and_a_mismatch_that_is_noise_is_not_followed():
+    kept = torch.arange(12)
+    clean, noisy = (best_fit(two_folds(0, 30, noise, 1.0), kept) for noise in (0.01, 30.0))
+    assert clean.damping < noisy.damping
+    assert clean.share > 0.9 and best_fit(two_folds(0, 20, 30.0, 0.0), kept).share < 0.5
+
+
+def test_without_text_in_a_fold_the_fit_is_the_default():
+    filled = two_folds(0, 30, 1.0, 0.0)[0]
+    assert best_fit([filled, LeastSquares(filled.weight)], torch.arange(12)) == Fit()
+
+
+def test_the_whole_is_the_sum_of_its_folds():
+    folds = two_folds(0, 30, 1.0, 0.5)
+    assert whole(folds).gram.equal(folds[0].gram + folds[1].gram)
+    assert whole(folds).cross.equal(folds[0].cross + folds[1].cross)

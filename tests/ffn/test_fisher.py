@@ -1,0 +1,83 @@
+"""How much each token counts: gradients of predictions, a layer and a batch at a time."""
+
+import pytest
+import torch
+
+from optimum_flab.errors import FlabError
+from optimum_flab.families import family_for
+from optimum_flab.measuring.divergence import OutputHead
+from optimum_flab.measuring.fisher import fisher_weights
+from optimum_flab.records.pieces import Pieces
+
+from ..conftest import LAYERS, VOCABULARY, random_tokens, tiny_model
+
+
+def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None):
+    family = family_for(model.config)
+    generator = torch.Generator().manual_seed(seed)
+    return fisher_weights(model, family, tokens, OutputHead(model, family, kept), batch_size, generator, pieces=pieces)
+
+
+def by_definition(model, tokens, seed=3):
+    """Squared norms of the gradients of `log p(y)` by the FFN outputs, through the whole model at once."""
+    family, outputs = family_for(model.config), []
+    handles = [
+        family.ffn_out(layer).register_forward_hook(lambda _, args, output: outputs.append(output))
+        for layer in family.decoder_layers(model)
+    ]
+    model.requires_grad_(True)
+    scores = model(**tokens.model_inputs()).logits.log_softmax(dim=-1)
+    chance = torch.rand(tokens.mask.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    below = scores.detach().exp().cumsum(dim=-1)
+    drawn = (below < chance.float()[..., None] * below[..., -1:]).sum(dim=-1)
+    chosen = scores.gather(-1, drawn[..., None])[..., 0][tokens.mask].sum()
+    gradients = torch.autograd.grad(chosen, outputs)
+    model.requires_grad_(False)
+    for handle in handles:
+        handle.remove()
+    found = torch.stack([gradient.square().sum(dim=-1) * tokens.mask for gradient in gradients])
+    return found / found.sum(dim=(1, 2), keepdim=True) * tokens.tokens
+
+
+def test_weights_are_those_of_the_definition(family):
+    model, tokens = tiny_model(family), random_tokens()
+    found = weights_of(model, tokens)
+    assert found.shape == (LAYERS, *tokens.mask.shape)
+    torch.testing.assert_close(found, by_definition(model, tokens), rtol=2e-3, atol=2e-4)
+
+
+def test_weights_have_mean_one_and_are_nothing_at_padding():
+    model, tokens = tiny_model("qwen2"), random_tokens(45)
+    tokens.mask[-1, -3:] = False
+    found = weights_of(model, tokens)
+    torch.testing.assert_close(found.sum(dim=(1, 2)), torch.full((LAYERS,), float(tokens.tokens)))
+    assert not found[:, ~tokens.mask].any() and (found[:, tokens.mask] >= 0).all()
+
+
+def test_batches_draw_the_same_tokens_whatever_their_size():
+    model, tokens = tiny_model("llama"), random_tokens(200)
+    torch.testing.assert_close(weights_of(model, tokens, 1), weights_of(model, tokens, 3), rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_interrupted_goes_on_with_the_same_weights(tmp_path):
+    model, tokens = tiny_model("llama"), random_tokens(200)
+    whole = weights_of(model, tokens, pieces=Pieces(tmp_path / "a"))
+    weights_of(model, tokens, pieces=Pieces(tmp_path / "b"))
+    (tmp_path / "b" / "batch-1.safetensors").unlink()
+    assert weights_of(model, tokens, pieces=Pieces(tmp_path / "b")).equal(whole)
+
+
+def test_the_model_is_left_as_it_was():
+    model, tokens = tiny_model("gemma3_text"), random_tokens()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights_of(model, tokens, kept=range(0, VOCABULARY, 2))
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_layer_that_gives_nan_is_named():
+    model = tiny_model("llama")
+    family = family_for(model.config)
+    family.ffn_out(family.decoder_layers(model)[2]).weight[0, 0] = torch.nan
+    with pytest.raises(FlabError, match="layer 2 has NaN"):
+        weights_of(model, random_tokens())
