@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
-SELECTION_DAMPING = 0.03  # the same while neurons are chosen, whose order it hardly changes
-DAMPING = 0.1  # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how it was chosen
+# λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
+DAMPING = 0.3  # of the refit, where no folds of the calibration set say better
+SELECTION_DAMPING = 0.03  # while neurons are chosen: more hides the neurons that only some text uses
 BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
 
 
@@ -44,11 +45,13 @@ _SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}
 _COUNTED = {"data.calibration_tokens": "most tokens t that are summed over"}
 _DAMPED = {
     "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
-    f" all neurons: {DAMPING}"
+    f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards what is best on folds of the calibration"
+    f" set, starting at {DAMPING}"
 }
 _WEIGHTED = (
-    "1 / c_t the mean square that the norm behind the layer divides by; inside an expert c_t is multiplied by the"
-    " square of the router's weight, over the tokens that the expert is sent"
+    "c_t the Fisher information of the token: the squared gradient, by the output of the FFN, of the log-probability"
+    " of a next token that the model draws itself; inside an expert c_t is multiplied by the square of the router's"
+    " weight, over the tokens that the expert is sent"
 )
 _REFITTED = "; the output weights that stay are refitted by least squares"
 _ENERGY = "those neurons go that contribute least energy to the layer's output"

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from ..settings.configuration import FlabPrunerConfig
 
 
+SURVEYED_PART = 3  # of the calibration sequences, one in so many is enough to compare shapes
+
+
 class Choice(Protocol):
     """What stays of one component."""
 
@@ -151,15 +154,15 @@ class NeuronChoice(Choice):
 
     def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
         on = self._on
-        # half of the set tells shapes apart; the chosen one is decided on all of it
-        half = next(on.tokens.batches(-(-len(on.tokens.input_ids) // 2)))
+        # a part of the set tells shapes apart; the chosen one is decided on all of it
+        part = next(on.tokens.batches(-(-len(on.tokens.input_ids) // SURVEYED_PART)))
         criterion, pieces = FFN_CRITERIA[on.config.ffn.criterion], on.pieces.part("survey")
-        importance = token_weights(on, half, criterion, pieces)
+        importance = token_weights(on, part, criterion, pieces)
         arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
-                return survey(on.model, on.family, half, *arguments, tick, pieces)
-            return survey_experts(on.model, on.family, half, *arguments, tick, pieces)
+                return survey(on.model, on.family, part, *arguments, tick, pieces)
+            return survey_experts(on.model, on.family, part, *arguments, tick, pieces)
 
 
 def token_weights(

@@ -16,7 +16,7 @@ from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.layerwise import captured, layer_inputs, run_layer
 from ...texts.packing import PackedTokens
-from ..least_squares import best_fit, solve
+from ..least_squares import Fit, best_fit, solve
 from .criteria import NeuronCriterion
 from .statistics import FOLDS, NeuronStatistics
 
@@ -101,14 +101,22 @@ def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> lis
 
 
 def decide(
-    statistics: NeuronStatistics, widths: Sequence[int], criterion: NeuronCriterion, generator: torch.Generator
+    statistics: NeuronStatistics,
+    widths: Sequence[int],
+    criterion: NeuronCriterion,
+    generator: torch.Generator,
+    fit: Fit | None = None,
 ) -> dict[int, NarrowLayer]:
-    """What the neurons of these statistics keep, by width."""
+    """What the neurons of these statistics keep, by width.
+
+    Args:
+        fit ([`Fit`], *optional*): how closely compensated weights follow the tokens. Defaults to what is best on folds
+            of them at the smallest width, which asks the most of the neurons that stay.
+    """
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-    # of several widths the smallest asks the most of the others
-    fit = best_fit(statistics.folds, chosen[min(chosen)])
+    fit = best_fit(statistics.folds, chosen[min(chosen)]) if fit is None else fit
     weights = solve(*statistics.whole.damped(fit.damping, fit.share), list(chosen.values()))
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
@@ -164,7 +172,7 @@ def survey(
             statistics.check_finite(index)
         chosen = {
             width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
-            for width, narrow in decide(statistics, widths, criterion, generator).items()
+            for width, narrow in decide(statistics, widths, criterion, generator, Fit()).items()
         }
         keep_layer(pieces, index, chosen)
         del statistics, chosen
