@@ -47,7 +47,7 @@ def fisher_weights(
         head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
         batch_size (`int`): rows per backward pass.
         generator (`torch.Generator`): on the CPU; draws the next tokens.
-        tick (`Callable`): called after every layer of every batch.
+        tick (`Callable`): called twice for every layer of every batch, on the way up and down.
         pieces ([`Pieces`], *optional*): keeps what each batch gave, for a run that is interrupted.
 
     Returns:
@@ -64,7 +64,7 @@ def fisher_weights(
         chance = torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
         made = partial(_batch_weights, model, family, batch, head, chance, tick)
         if pieces.is_finished(f"batch-{number}"):
-            for _ in family.decoder_layers(model):
+            for _ in range(2 * len(family.decoder_layers(model))):
                 tick()
         found.append(pieces.tensors(f"batch-{number}", made)["weights"])
     weights = torch.cat(found, dim=1) * tokens.mask
@@ -88,6 +88,7 @@ def _batch_weights(
     for index, layer in enumerate(layers):
         states.append(run_layer(layer, states[-1], inputs.kwargs[index]))
         check_finite_layer(states[-1][mask], index)
+        tick()
     gradient = _gradient_of_predictions(model, family, states.pop(), mask, head, chance)
     weights = torch.zeros(len(layers), *batch.mask.shape)
     for index in reversed(range(len(layers))):

@@ -176,7 +176,7 @@ def token_weights(
         return None
     head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
     batches = -(-len(tokens.input_ids) // size)
-    with progress("Weighing tokens", batches * on.layers, "layer") as tick:
+    with progress("Weighing tokens", 2 * batches * on.layers, "layer") as tick:
         return fisher_weights(
             on.model, on.family, tokens, head, size, on.generator(), tick, pieces.part("token-weights")
         )
