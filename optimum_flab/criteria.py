@@ -7,7 +7,8 @@ What computes a criterion stands in the room of its component, under the same na
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
@@ -170,3 +171,31 @@ EXPERTS = _named(
 # What `criterion` can be, by the section of the settings that it stands in. A component with criteria of its own adds
 # its mapping above and a row here; settings, help and card take them from here.
 CHOICES: Mapping[str, Mapping[str, Criterion]] = {"layers": LAYERS, "ffn": NEURONS, "experts": EXPERTS}
+
+
+def criterion_of(section: str, name: str, settings: Mapping[str, Any]) -> Criterion | None:
+    """The criterion by which a pruning chose; `None` where this version does not know it.
+
+    Args:
+        section (`str`): of the component, e.g. `"ffn"`.
+        settings (`Mapping[str, Any]`): of the pruning. Those without `data.mix` are of the time before calibration
+            text was of several kinds, when tokens were weighed by their hidden states and damping was a constant.
+    """
+    criterion = CHOICES[section].get(name)
+    data = settings.get("data")
+    if criterion is None or section != "ffn" or not isinstance(data, Mapping) or "mix" in data:
+        return criterion
+    steered = dict(criterion.parameters)
+    if "damping" in steered:
+        steered["damping"] = FORMER_DAMPING
+    return replace(criterion, formula=criterion.formula.replace(_WEIGHTED, FORMER_WEIGHTS), parameters=steered)
+
+
+FORMER_DAMPING = (
+    "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over all"
+    " neurons: 0.3"
+)
+FORMER_WEIGHTS = (
+    "1 / c_t the mean square that the norm behind the layer divides by; inside an expert c_t is multiplied by the"
+    " square of the router's weight, over the tokens that the expert is sent"
+)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..components import COMPONENTS, Component
-from ..criteria import CHOICES
+from ..criteria import CHOICES, criterion_of
 from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
@@ -77,7 +77,7 @@ def settings_yaml(facts: Facts) -> str:
 def criteria(facts: Facts) -> list[str]:
     """By which criteria it was chosen what went, a paragraph for each component that something was removed from."""
     return [
-        _criterion(part, chosen)
+        _criterion(part, chosen, facts.settings or {})
         for part in COMPONENTS
         if part.section in CHOICES
         and _is_smaller(facts.report, part.reported)
@@ -92,9 +92,9 @@ def _is_smaller(report: Report | None, name: str) -> bool:
     return before is not None and after is not None and after < before
 
 
-def _criterion(part: Component, name: str) -> str:
+def _criterion(part: Component, name: str, settings: Mapping[str, Any]) -> str:
     start = f"**{part.units[0].upper()}{part.units[1:]}** by {code([name])[0]}"
-    criterion = CHOICES[part.section].get(name)
+    criterion = criterion_of(part.section, name, settings)
     if criterion is None:
         return f"{start}, which this version of `optimum-flab` does not know."
     source = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", criterion.source)
