@@ -17,6 +17,11 @@ from .instructions import Example
 from .strategy import STOP_STRINGS, Completion
 
 
+def _padding(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
+    """The id that fills rows; it is masked, so that any will do where the tokenizer has none."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
+
+
 class Answerer:
     """Asks a dense model.
 
@@ -43,7 +48,7 @@ class Answerer:
         self.ends = end_ids(model, tokenizer)
         if chat and len(end := tokenizer(turn_end(tokenizer), add_special_tokens=False)["input_ids"]) == 1:
             self.ends = sorted({*self.ends, *end})
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.ends or [0])[0]
+        self.pad = _padding(tokenizer, self.ends)
         self.identity = {
             **model_identity(model, tokenizer, weights_hash),
             "kind": "recovery answers",
@@ -125,7 +130,7 @@ class Continuer:
             num_beams=1,
             max_new_tokens=most_tokens,
             eos_token_id=self.ends or None,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (self.ends or [0])[0],
+            pad_token_id=_padding(tokenizer, self.ends),
             **(drawn if temperature else {"do_sample": False}),
         )
         self.identity = {
