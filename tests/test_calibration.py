@@ -222,14 +222,19 @@ def test_unreachable_hub_dataset_says_to_name_a_file(monkeypatch):
         read_source("no-such-org/no-such-data[text]")
 
 
-def test_default_corpus_is_the_standard_library_without_tests():
-    corpus = default_corpus()
+def test_the_standard_library_comes_without_its_tests():
+    corpus = read_source("python-stdlib")
     names = [document.name for document in corpus.documents]
     assert {"ast.py", "json/decoder.py"} <= set(names)
     assert names == sorted(names, key=lambda name: name.split("/"))
     assert not [name for name in names if {"test", "tests", "site-packages", "idle_test"} & set(name.split("/"))]
     assert sum(len(document.text) for document in corpus.documents) > 5_000_000
-    assert default_corpus() == corpus == read_source("python-stdlib")
+
+
+def test_the_default_corpus_is_the_standard_library_and_installed_packages():
+    corpus, library, packages = default_corpus(), read_source("python-stdlib"), read_source("python-packages")
+    assert corpus.documents == [*library.documents, *packages.documents]
+    assert {"torch", "transformers"} <= {document.name.split("/")[0] for document in packages.documents}
 
 
 # --- sets

@@ -12,6 +12,7 @@ import yaml
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
 from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
+from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
 from .paths import dataset_of, without_paths
@@ -122,6 +123,12 @@ def _training_settings(facts: Facts) -> dict[str, Any]:
     return {} if facts.recovery is None else facts.recovery.settings
 
 
+def _default_corpus(facts: Facts) -> str:
+    # before calibration text was of several kinds, the corpus was the standard library alone
+    names = (STANDARD_LIBRARY, INSTALLED) if at(facts.settings, "data", "mix") else (STANDARD_LIBRARY,)
+    return joined([f"`{name}`" for name in names])
+
+
 def text_rows(facts: Facts) -> list[list[str]]:
     """The texts of a pruning, and what they decided: what, value."""
     enabled = {part.section for part in COMPONENTS if at(facts.settings, part.section, "enabled")}
@@ -134,7 +141,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
     corpus = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
     calibration = "calibration" + f": decides {joined(decided)}" * bool(decided) + by_plan
     rows = [
-        ("corpus", corpus, "`python-stdlib`, the default", None if texts is None else texts.corpus),
+        ("corpus", corpus, f"{_default_corpus(facts)}, the default", None if texts is None else texts.corpus),
         ("calibration", calibration, _default_calibration(facts), None if texts is None else texts.calibration),
     ]
     if texts is not None:

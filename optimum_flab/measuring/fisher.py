@@ -14,11 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ..errors import FlabError
 from ..families import Family
 from ..records.pieces import Pieces
-from ..running.layerwise import LayerInputs, layer_inputs, output_of, run_layer
+from ..running.casting import for_estimates
+from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead
 
@@ -41,6 +43,7 @@ def fisher_weights(
 
     Hidden states between layers are kept for one batch, and each layer is run a second time for its gradient, so that
     it takes the memory of one layer's activations. An FFN whose output goes through a norm is weighed in front of it.
+    Where the device multiplies bfloat16, layers compute in that: one draw per token is a far coarser estimate.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
@@ -58,11 +61,12 @@ def fisher_weights(
         [`FlabError`]: a layer gives NaN or infinite values.
     """
     pieces = Pieces() if pieces is None else pieces
+    model, step = for_estimates(model, family)
     found = []
     for number, batch in enumerate(tokens.batches(batch_size)):
         # drawn here, so that a batch which is read from a piece leaves the others the same numbers
         chance = torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
-        made = partial(_batch_weights, model, family, batch, head, chance, tick)
+        made = partial(_batch_weights, model, family, step, batch, head, chance, tick)
         if pieces.is_finished(f"batch-{number}"):
             for _ in range(2 * len(family.decoder_layers(model))):
                 tick()
@@ -74,8 +78,9 @@ def fisher_weights(
 
 
 def _batch_weights(
-    model: PreTrainedModel,
+    model: nn.Module,
     family: Family,
+    step: LayerStep,
     batch: PackedTokens,
     head: OutputHead,
     chance: torch.Tensor,
@@ -85,21 +90,21 @@ def _batch_weights(
     layers, inputs = family.decoder_layers(model), layer_inputs(model, family, batch)
     mask = batch.mask.to(inputs.hidden.device)
     states = [inputs.hidden]
-    for index, layer in enumerate(layers):
-        states.append(run_layer(layer, states[-1], inputs.kwargs[index]))
+    for index in range(len(layers)):
+        states.append(step(index, states[-1], inputs.kwargs[index]))
         check_finite_layer(states[-1][mask], index)
         tick()
     gradient = _gradient_of_predictions(model, family, states.pop(), mask, head, chance)
     weights = torch.zeros(len(layers), *batch.mask.shape)
     for index in reversed(range(len(layers))):
-        gradient, of_ffn = _gradient_below(family, layers[index], states.pop(), inputs, index, gradient)
+        gradient, of_ffn = _gradient_below(family, layers[index], step, states.pop(), inputs, index, gradient)
         weights[index] = of_ffn.float().square().sum(dim=-1).cpu()
         tick()
     return {"weights": weights}
 
 
 def _gradient_of_predictions(
-    model: PreTrainedModel,
+    model: nn.Module,
     family: Family,
     hidden: torch.Tensor,
     mask: torch.Tensor,
@@ -128,7 +133,8 @@ def _gradient_of_predictions(
 
 def _gradient_below(
     family: Family,
-    layer: torch.nn.Module,
+    layer: nn.Module,
+    step: LayerStep,
     hidden: torch.Tensor,
     inputs: LayerInputs,
     index: int,
@@ -136,20 +142,19 @@ def _gradient_below(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradients by what a layer reads and by what its FFN gives, from that by what the layer gives."""
     outputs: list[torch.Tensor] = []
-    if family.experts is not None and not family.has_experts(layer):
-        with torch.enable_grad():
-            read = hidden.detach().requires_grad_()
-            (below,) = torch.autograd.grad(run_layer(layer, read, inputs.kwargs[index]), read, gradient)
-        return below, torch.zeros_like(hidden)
-    handle = family.ffn_out(layer).register_forward_hook(lambda _, args, output: outputs.append(output_of(output)))
+    handles = []
+    if family.experts is None or family.has_experts(layer):
+        ffn = family.ffn_out(layer)
+        handles.append(ffn.register_forward_hook(lambda _, args, output: outputs.append(output_of(output))))
     try:
         with torch.enable_grad():
             read = hidden.detach().requires_grad_()
-            given = run_layer(layer, read, inputs.kwargs[index])
-            below, of_ffn = torch.autograd.grad(given, (read, outputs[-1]), gradient)
+            given = step(index, read, inputs.kwargs[index])
+            below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)
     finally:
-        handle.remove()
-    return below, of_ffn.reshape(*hidden.shape[:-1], -1)
+        for handle in handles:
+            handle.remove()
+    return below, of_ffn[-1].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)
 
 
 def check_finite_layer(values: torch.Tensor, layer: int) -> None:

@@ -12,6 +12,7 @@ from ..criteria import DAMPING
 
 
 DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
+ROWS_TRIED = 128  # of the weights, at least so many are fitted to say which damping is best: all share a Gram matrix
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
 
@@ -108,11 +109,14 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
     """
     if not all(fold.gram.any() for fold in folds):
         return Fit()
+    rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
+    weight, dense = folds[0].weight[rows, kept], folds[0].weight[rows]
     grams = [fold.gram[kept][:, kept] for fold in folds]
-    crosses = [fold.cross[:, kept] for fold in folds]
-    local = [(fold.weight @ fold.gram)[:, kept] for fold in folds]
+    crosses = [fold.cross[rows, kept] for fold in folds]
+    wanted = [dense @ fold.gram for fold in folds]
+    local = [given[:, kept] for given in wanted]
     # to be added up the errors of the folds are shares of what each wants
-    scales = [float((fold.weight @ fold.gram * fold.weight).sum().clamp_min(1e-30)) for fold in folds]
+    scales = [float((given * dense).sum().clamp_min(1e-30)) for given in wanted]
     tried: dict[int, tuple[float, float]] = {}
 
     def error(step: int) -> float:
@@ -123,7 +127,7 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
                 pull = folds[here].pull(start * DAMPING_STEP**step)
                 gram = grams[here].clone()
                 gram.diagonal().add_(pull)
-                right = torch.cat([local[here] + pull * folds[here].weight[:, kept], crosses[here] - local[here]])
+                right = torch.cat([local[here] + pull * weight, crosses[here] - local[here]])
                 base, slope = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T.chunk(2)
                 terms += _error_by_share(base, slope, grams[there], crosses[there]) / scales[there]
             fixed, linear, square = terms.tolist()

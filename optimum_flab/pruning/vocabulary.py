@@ -38,6 +38,7 @@ from ..vocabulary import (
     text_chunks,
     token_lists,
     tokenizer_hash,
+    with_prior_uses,
 )
 
 
@@ -48,7 +49,7 @@ class CountedTokens:
     Args:
         natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
         protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
-        uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
+        uses (`np.ndarray`): float64 by id, see [`~vocabulary.with_prior_uses`].
         closed (`bool`): whether every token that the corpus uses is among the natural ones.
     """
 
@@ -134,7 +135,8 @@ def counted_tokens(
                 bar.update(sum(len(text.encode("utf-8")) for text in part))
             counts.append(np.sum(parts, axis=0))
     vocabulary = _natural(spec, np.asarray(sum(counts)), settings, required)
-    return CountedTokens(vocabulary.kept, vocabulary.protected, balanced_uses(counts), settings.min_count == 1)
+    uses = with_prior_uses(spec, balanced_uses(counts))
+    return CountedTokens(vocabulary.kept, vocabulary.protected, uses, settings.min_count == 1)
 
 
 def _counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..compat import use_one_device
 from ..errors import FlabError
+from ..running.casting import multiplies_bfloat16
 from ..settings.recovery import RecoverySettings
 from .encoding import Sequences, collate, schedule
 from .methods import NamesInCheckpoints, load_checkpoint, trainable, trained_weights
@@ -81,20 +82,10 @@ def training_arguments(
 
 
 def number_format(asked: str, device: torch.device) -> str:
-    """The name of a number format, `"auto"` being bfloat16 where the device multiplies it, else float32.
-
-    A processor without instructions for bfloat16 computes in it many times slower than in float32.
-    """
+    """The name of a number format, `"auto"` being bfloat16 where the device multiplies it, else float32."""
     if asked != "auto":
         return asked
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type != "cpu":
-        return "bfloat16"
-    # older versions of torch do not tell
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = any(available for name, available in capabilities.items() if name.endswith("bf16"))
-    return "bfloat16" if native else "float32"
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
 def train(

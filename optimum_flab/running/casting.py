@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from ..compat import attention_of, new_model
 from ..families import Family
-from .layerwise import LayerStep, output_of
+from .layerwise import LayerStep, output_of, run_layer
 
 
 if TYPE_CHECKING:
@@ -35,6 +35,17 @@ def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> 
     """A model to read only: itself where it already is there in this dtype, else a copy."""
     there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
     return model if there else copy_in(model, device, dtype)
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; one without computes in it many times slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    # older versions of torch do not tell
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(available for name, available in capabilities.items() if name.endswith("bf16"))
 
 
 def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
@@ -92,3 +103,13 @@ def cast_by_layer(
         return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
 
     return outer, step
+
+
+def for_estimates(model: PreTrainedModel, family: Family) -> tuple[nn.Module, LayerStep]:
+    """A model and what its layers do, for what need not be exact to the last digit: in bfloat16 where the device
+    multiplies that, which takes half of the time, see [`cast_by_layer`]; otherwise, and where the model is in half
+    precision, itself."""
+    if model.dtype == torch.float32 and multiplies_bfloat16(model.device):
+        return cast_by_layer(model, family, model.device, torch.bfloat16)
+    layers = family.decoder_layers(model)
+    return model, lambda index, hidden, kwargs: run_layer(layers[index], hidden, kwargs)

@@ -41,7 +41,8 @@ class DataSettings(Section):
 
     corpus: Sources = Field(
         default=[],
-        description="sources whose tokens stay in the vocabulary; empty: the Python standard library's own source",
+        description="sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and"
+        " of the packages that this one requires",
     )
     calibration: Sources = Field(
         default=[], description="sources that your own share of the calibration is sampled from; empty: the corpus"

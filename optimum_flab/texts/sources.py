@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-STANDARD_LIBRARY = "python-stdlib"  # names the default corpus, to go with other sources
-INSTALLED = "python-packages"  # names a sample of the source of the packages that this one requires
+# what the default corpus is made of, named to go with other sources
+STANDARD_LIBRARY = "python-stdlib"  # the source of Python's own
+INSTALLED = "python-packages"  # a sample of the source of the packages that this one requires
 INSTALLED_FILES = 2000  # of that sample: some 20 MB
 TEXT_COLUMNS = ("text", "content")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
@@ -140,7 +141,7 @@ def read_source(spec: str | Source) -> SourceTexts:
     source = parse_source(spec) if isinstance(spec, str) else spec
     skipped = 0
     if source.spec == STANDARD_LIBRARY:
-        return default_corpus()
+        return standard_library()
     if source.spec == INSTALLED:
         return installed_sources(INSTALLED_FILES, 0)
     if source.dataset is not None:
@@ -211,10 +212,21 @@ def read_folder(folder: Path) -> SourceTexts:
 
 
 def default_corpus() -> SourceTexts:
-    """The Python standard library's own source without its tests and generated tables, which every machine has.
+    """The source of the Python standard library and a sample of that of installed packages, see [`standard_library`]
+    and [`installed_sources`]: code as people write it, which every machine has.
 
     Raises:
-        [`FlabError`]: this Python was installed without the source of its library.
+        [`FlabError`]: this Python was installed without the source of its library, or of all packages.
+    """
+    library, packages = standard_library(), installed_sources(INSTALLED_FILES, 0)
+    return SourceTexts([*library.documents, *packages.documents], library.skipped)
+
+
+def standard_library() -> SourceTexts:
+    """The Python standard library's own source without its tests and generated tables.
+
+    Raises:
+        [`FlabError`]: this Python was installed without it.
     """
     stdlib = _standard_library()
     texts = _read_files(_standard_library_files(), stdlib, "")

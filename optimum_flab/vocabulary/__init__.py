@@ -14,6 +14,7 @@ from .closure import (
     resize,
     shrink,
     with_ancestors,
+    with_prior_uses,
 )
 from .files import (
     OLDER_CLASS,
@@ -63,4 +64,5 @@ __all__ = [
     "token_lists",
     "tokenizer_hash",
     "with_ancestors",
+    "with_prior_uses",
 ]

@@ -37,6 +37,9 @@ PLACEHOLDER = re.compile(
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 SPACE = "▁"
 NEVER = 1 << 60
+# uses that a tokenizer's own text adds to those of a corpus, as a share of them; see benchmarks/README.md
+PRIOR_SHARE = 0.01
+PRIOR_RANK = 1000  # from about this merge on, uses fall with the rank
 
 
 @dataclass(frozen=True)
@@ -364,6 +367,24 @@ def resize(spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: 
     return shrink(spec, vocabulary.kept, uses, size, vocabulary.protected)
 
 
+def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
+    """Uses as they would be had the corpus a little of the text that the tokenizer was made from.
+
+    Merges stand in the order of their frequency in that text, which Zipf's law makes numbers of: what is merged at
+    rank `r` is used about `1 / r` times as often. This decides between tokens that a corpus uses rarely.
+
+    Args:
+        uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
+
+    Returns:
+        `np.ndarray`: float64 by id, not smaller anywhere.
+    """
+    prior = np.zeros(len(uses))
+    for rank, (_, _, product) in enumerate(spec.merges):
+        prior[product] = max(prior[product], 1 / (rank + PRIOR_RANK))
+    return uses + PRIOR_SHARE * uses.sum() * prior / max(prior.sum(), np.finfo(float).tiny)
+
+
 def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
     """Adds tokens in merge order, which was learnt on far more text than the corpus, then the others by id.
 
@@ -401,7 +422,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
-        uses (`np.ndarray`): how often each id is used, see [`~vocabulary.balanced_uses`].
+        uses (`np.ndarray`): how often each id is used, see [`with_prior_uses`].
         size (`int`): how many ids to return.
         protected (`Iterable[int]`): ids that stay, with their ancestors.
 

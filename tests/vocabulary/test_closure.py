@@ -21,6 +21,7 @@ from optimum_flab.vocabulary import (
     rewrite_tokenizer,
     shrink,
     with_ancestors,
+    with_prior_uses,
 )
 
 from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level, gemma
@@ -221,6 +222,28 @@ def test_growing_follows_the_merges(tokenizers):
     assert set(grow(spec, keep, len(keep) + 30).tolist()) == {*keep.tolist(), *products[:30]}
     last = set(spec.tokens) - set(grow(spec, keep, len(spec.tokens) - 2).tolist())
     assert {spec.tokens[index] for index in last} == {"<|reserved_special_token_0|>", "<|reserved_special_token_1|>"}
+
+
+@given(seed=st.integers(0, 2**32), used=st.floats(0, 1), name=st.integers(0, 1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_tokens_merged_early_are_thought_to_be_used_more(tokenizers, seed, used, name):
+    spec, rng = read_spec(tokenizers[sorted(tokenizers)[name]]), np.random.default_rng(seed)
+    seen = rng.exponential(1e3, max(spec.tokens) + 1) * (rng.random(max(spec.tokens) + 1) < used)
+    found = with_prior_uses(spec, seen)
+    assert (found >= seen).all()
+    assert found.sum() == pytest.approx(1.01 * seen.sum())
+    added = found - seen
+    first = list(dict.fromkeys(product for _, _, product in spec.merges))
+    assert (np.diff(added[first]) <= 1e-9 * seen.sum()).all()
+    assert not added[[token for token in spec.tokens if token not in first]].any()
+    assert seen.any() or not found.any()
+
+
+def test_of_equal_uses_the_prior_keeps_what_was_merged_early(tokenizers):
+    spec = read_spec(tokenizers["qwen"])
+    products = list(dict.fromkeys(product for _, _, product in spec.merges))
+    found = with_prior_uses(spec, np.full(max(spec.tokens) + 1, 5.0))
+    assert found[products[0]] > found[products[-1]] > 5.0 == found[spec.vocabulary["!"]]
 
 
 def test_shrinking_drops_the_rarest_first(tokenizers):
