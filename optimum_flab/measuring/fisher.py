@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..errors import FlabError
 from ..families import Family
 from ..records.pieces import Pieces
 from ..running.casting import for_estimates
 from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
 from ..texts.packing import PackedTokens
-from .divergence import OutputHead
+from .divergence import OutputHead, check_finite_layer
 
 
 if TYPE_CHECKING:
@@ -155,12 +154,3 @@ def _gradient_below(
         for handle in handles:
             handle.remove()
     return below, of_ffn[-1].reshape(*hidden.shape[:-1], -1) if of_ffn else torch.zeros_like(hidden)
-
-
-def check_finite_layer(values: torch.Tensor, layer: int) -> None:
-    """Raises a [`FlabError`] that names the layer if what it gives is NaN or infinite."""
-    if not torch.isfinite(values).all():
-        raise FlabError(
-            f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
-            "this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
-        )

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from ...measuring.fisher import check_finite_layer
+from ...measuring.divergence import check_finite_layer
 from ..least_squares import LeastSquares, whole
 
 
