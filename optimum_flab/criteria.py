@@ -49,6 +49,10 @@ _DAMPED = {
     f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards what is best on folds of the calibration"
     f" set, starting at {DAMPING}"
 }
+_REFIT_DAMPED = {
+    "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
+    f" all neurons: what is best on folds of the calibration set, starting at {DAMPING}"
+}
 _WEIGHTED = (
     "c_t the Fisher information of the token: the squared gradient, by the output of the FFN, of the log-probability"
     " of a next token that the model draws itself; inside an expert c_t is multiplied by the square of the router's"
@@ -120,7 +124,7 @@ NEURONS = _named(
         source=_DIAGONAL + "; least-squares reconstruction as in Channel Pruning, He et al., 2017, arXiv 1707.06168,"
         " here damped towards the dense weights",
         formula=_ENERGY_SCORE,
-        parameters={**_COUNTED, **_DAMPED},
+        parameters={**_COUNTED, **_REFIT_DAMPED},
     ),
     Criterion(
         name="max-abs-weight",

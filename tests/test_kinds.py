@@ -18,11 +18,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
+from optimum_flab.texts import kinds
 from optimum_flab.texts.code import code_parts, with_gap
 from optimum_flab.texts.formats import Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
 from optimum_flab.texts.kinds import dealt
-from optimum_flab.texts.overlap import benchmark_texts, benchmarks
+from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
 from optimum_flab.texts.problems import packaged_problems
 from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
 from optimum_flab.texts.sets import build_text_sets, divided, read_texts
@@ -129,10 +130,33 @@ def test_a_draw_of_files_is_repeated_and_holds_many_packages():
     assert len(of) > 30 and of["transformers"] < 40
 
 
+def test_what_is_trained_on_is_read_by_no_pruning():
+    halves = [package_files(for_training) for for_training in (False, True)]
+    paths = [{path for files in half.values() for path, _ in files} for half in halves]
+    assert paths[0].isdisjoint(paths[1]) and min(map(len, paths)) > 0.4 * sum(map(len, paths))
+    texts = [read_source("python-packages", for_training=half).documents for half in (False, True)]
+    assert {one.name for one in texts[0]} <= paths[0] and {one.name for one in texts[1]} <= paths[1]
+
+
 def test_installed_source_is_a_source_beside_others():
     found = installed_sources(40, 0, standard_library=True).documents
     assert 10 < len(found) <= 40 and found == installed_sources(40, 0, standard_library=True).documents
     assert read_source("python-packages").documents[0].name.endswith(".py")
+
+
+def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch):
+    program = (
+        "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result\n"
+    )
+    formats = Formats(chat=None, infilling=lambda before, gap, after: before + after + gap, around=3)
+
+    def gaps(forbidden: list[str]) -> list[Document]:
+        monkeypatch.setattr(kinds, "benchmarks", lambda: Forbidden(forbidden))
+        pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0)
+        candidates = [one for pool in pools for one in pool.candidates if one.origin.name == "a.py"]
+        return [text for one in candidates for text in one.passages(np.random.default_rng(0))]
+
+    assert gaps([]) and not gaps([program])
 
 
 # --- parts and gaps

@@ -11,6 +11,7 @@ from optimum_flab.pruning.least_squares import (
     Fit,
     LeastSquares,
     best_fit,
+    inverse,
     solve,
     whole,
 )
@@ -104,3 +105,27 @@ def test_the_whole_is_the_sum_of_its_folds():
     folds = two_folds(0, 30, 1.0, 0.5)
     assert whole(folds).gram.equal(folds[0].gram + folds[1].gram)
     assert whole(folds).cross.equal(folds[0].cross + folds[1].cross)
+
+
+def test_a_fold_that_hardly_weighs_anything_decides_nothing():
+    folds = two_folds(0, 30, 1.0, 0.5)
+    folds[1].gram *= 0.1
+    folds[1].cross *= 0.1
+    assert best_fit(folds, torch.arange(0, 12, 2)) == Fit()
+
+
+def test_what_float32_cannot_factor_is_left_to_more_damping_or_to_float64():
+    generator = torch.Generator().manual_seed(1)
+    lower = torch.randn(6, 6, generator=generator, dtype=torch.float64).tril()
+    lower.diagonal().mul_(torch.logspace(0, -4, 6, dtype=torch.float64))
+    gram = (lower @ lower.T).float()
+    gram = (gram + gram.T) / 2
+    assert torch.linalg.cholesky_ex(gram)[1]
+    torch.testing.assert_close(inverse(gram).double(), torch.linalg.inv(gram.double()), rtol=1e-3, atol=1e-3)
+
+    folds = two_folds(0, 30, 0.0, 0.5)
+    for fold in folds:
+        fold.gram[:6, :6] = gram
+        fold.gram[6:, :6] = fold.gram[:6, 6:] = 0
+    fit = best_fit(folds, torch.arange(6), start=1e-13)
+    assert fit.damping > 1e-13 and solve(*whole(folds).damped(fit.damping))[0].isfinite().all()

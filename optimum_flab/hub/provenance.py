@@ -146,15 +146,29 @@ def text_rows(facts: Facts) -> list[list[str]]:
     ]
     if texts is not None:
         held_out = "held-out text: only measured on"
-        rows.append(("held_out", held_out, "set aside from the calibration text", texts.held_out))
+        measured = None if facts.report is None else facts.report.held_out
+        of_named = texts.held_out if measured is None else measured.texts
+        number = of_named if at(facts.settings, "data", "held_out") else texts.held_out
+        rows.append(("held_out", held_out, "set aside from the calibration text", number))
     return [
         [
             label,
             shown_sources(at(facts.settings, "data", kind), default, facts)
+            + (
+                ", and text that comes with the software"
+                if kind == "calibration" and _has_others(facts, texts)
+                else ""
+            )
             + ("" if number is None else f" ({number:,} texts)"),
         ]
         for kind, label, default, number in rows
     ] + _kind_rows(texts)
+
+
+def _has_others(facts: Facts, texts: TextCounts | None) -> bool:
+    """Whether a model was calibrated on other text than that of the sources that are named for it."""
+    named = at(facts.settings, "data", "calibration")
+    return bool(named) and texts is not None and bool(set(texts.calibration_by_kind) - {"own"})
 
 
 def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
@@ -167,10 +181,13 @@ def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
 
 def _default_calibration(facts: Facts) -> str:
     """What a model was calibrated on where no sources were named for it."""
+    own, others = "a sample of the corpus", "text that comes with the software"
     mix = at(facts.settings, "data", "mix")
-    if mix is None or set(mix) <= {"own"}:  # as it was before there were kinds
-        return "a sample of the corpus"
-    return "a sample of the corpus" if at(facts.settings, "data", "corpus") else "text that comes with the software"
+    shares = mix if isinstance(mix, dict) else {"own": 1.0}  # as it was before there were kinds
+    has_others = any(share for kind, share in shares.items() if kind != "own")
+    if not has_others:
+        return own
+    return joined([own, others]) if at(facts.settings, "data", "corpus") and shares.get("own") else others
 
 
 def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:

@@ -186,7 +186,7 @@ def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
 
 
 def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
-    """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
+    """One table per evaluation: `heading`, `rows`, `about`, sentences on how it was run, and `has_intervals`."""
     tables = []
     for evaluation in facts.results.evaluations:
         paired = against_dense(evaluation, facts.report)
@@ -204,7 +204,8 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
                 else "The dense model was not evaluated beside it, so no retention is known."
             )
         if rows:
-            tables.append({"heading": heading, "rows": rows, "about": about})
+            has_intervals = any(row.own is not None and row.own.interval_95 for row in evaluation.scores)
+            tables.append({"heading": heading, "rows": rows, "about": about, "has_intervals": has_intervals})
     return tables
 
 

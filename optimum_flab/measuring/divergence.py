@@ -218,6 +218,7 @@ def check_finite_layer(values: torch.Tensor, layer: int) -> None:
     """Raises a [`FlabError`] that names the layer if what it gives is NaN or infinite."""
     if not torch.isfinite(values).all():
         raise FlabError(
-            f"layer {layer} has NaN or infinite activations on the calibration text; nothing can be measured on "
-            "this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the checkpoint"
+            f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be "
+            "measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise check the "
+            "checkpoint"
         )

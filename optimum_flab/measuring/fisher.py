@@ -10,11 +10,13 @@ arXiv 2505.07004, weighs tokens for quantisation so, by the gradient of the loss
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..families import Family
 from ..records.pieces import Pieces
@@ -57,7 +59,7 @@ def fisher_weights(
         tokens and 0 at padding.
 
     Raises:
-        [`FlabError`]: a layer gives NaN or infinite values.
+        [`FlabError`]: a layer gives NaN or infinite values, or gradients.
     """
     pieces = Pieces() if pieces is None else pieces
     model, step = for_estimates(model, family)
@@ -98,6 +100,7 @@ def _batch_weights(
     for index in reversed(range(len(layers))):
         gradient, of_ffn = _gradient_below(family, layers[index], step, states.pop(), inputs, index, gradient)
         weights[index] = of_ffn.float().square().sum(dim=-1).cpu()
+        check_finite_layer(weights[index][batch.mask], index)
         tick()
     return {"weights": weights}
 
@@ -130,6 +133,11 @@ def _gradient_of_predictions(
     return gradient
 
 
+def _in_one_order(device: torch.device) -> AbstractContextManager[None]:
+    """Attention whose gradient is summed in the same order each time: the fast ones of CUDA do not."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
+
+
 def _gradient_below(
     family: Family,
     layer: nn.Module,
@@ -146,7 +154,7 @@ def _gradient_below(
         ffn = family.ffn_out(layer)
         handles.append(ffn.register_forward_hook(lambda _, args, output: outputs.append(output_of(output))))
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), _in_one_order(hidden.device):
             read = hidden.detach().requires_grad_()
             given = step(index, read, inputs.kwargs[index])
             below, *of_ffn = torch.autograd.grad(given, (read, *outputs), gradient)

@@ -11,6 +11,7 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..hashing import digest_of
 from ..records.pieces import Pieces
+from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
 from ..settings.configuration import FlabPrunerConfig
 from ..texts.sets import TextSets
@@ -49,7 +50,7 @@ class PruningInputs:
         return {
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},
             "family": digest_of(dense.family.model_dump(mode="json")),
-            "computation": model,
+            "computation": {**model, "estimates": str(estimates_dtype(dense.model))},
             "settings": {name: value for name, value in settings.items() if name not in ("recovery", "rounds")},
             "texts": self.texts.deciding_hash,
             "vocabulary": self.tokens.hash,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 
@@ -12,6 +14,7 @@ from ..criteria import DAMPING
 
 
 DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
+LEAST_FOLD = 0.25  # of the other one's mean diagonal; a fold with less of the weight says nothing about the whole
 ROWS_TRIED = 128  # of the weights, at least so many are fitted to say which damping is best: all share a Gram matrix
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
@@ -56,7 +59,7 @@ class LeastSquares:
 
     def __add__(self, other: LeastSquares) -> LeastSquares:
         """The problem on the tokens of both."""
-        both = LeastSquares(self.weight)
+        both = copy(self)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         return both
 
@@ -102,12 +105,13 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
     follows from two solutions. No token is read again: the error on a fold is a quadratic form of its Gram matrix.
 
     Args:
-        folds (`Sequence[LeastSquares]`): two parts of the tokens, of different documents. Where one of them has no
-            tokens, the default is returned.
+        folds (`Sequence[LeastSquares]`): two parts of the tokens. Where one of them has next to nothing of their
+            weight, the default is returned.
         kept (`torch.Tensor` of shape `(width,)`): inputs that stay.
         start (`float`): the first damping that is tried.
     """
-    if not all(fold.gram.any() for fold in folds):
+    sizes = [float(fold.pull(1.0)) for fold in folds]
+    if not all(fold.gram.any() for fold in folds) or min(sizes) < LEAST_FOLD * max(sizes):
         return Fit()
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
     weight, dense = folds[0].weight[rows, kept], folds[0].weight[rows]
@@ -123,12 +127,16 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
         """Of the damping this many steps from the start, with the best share; remembered with it."""
         if step not in tried:
             terms = torch.zeros(3, dtype=torch.float64)
+            pull = start * DAMPING_STEP**step * sum(sizes) / len(folds)
             for here, there in ((0, 1), (1, 0)):
-                pull = folds[here].pull(start * DAMPING_STEP**step)
                 gram = grams[here].clone()
                 gram.diagonal().add_(pull)
+                factor, failed = torch.linalg.cholesky_ex(gram)
+                if failed:  # too little damping for float32
+                    tried[step] = (math.inf, 1.0)
+                    return math.inf
                 right = torch.cat([local[here] + pull * weight, crosses[here] - local[here]])
-                base, slope = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T.chunk(2)
+                base, slope = torch.cholesky_solve(right.T, factor).T.chunk(2)
                 terms += _error_by_share(base, slope, grams[there], crosses[there]) / scales[there]
             fixed, linear, square = terms.tolist()
             share = min(max(-linear / (2 * square), 0.0), 1.0) if square > 0 else 1.0
@@ -136,12 +144,14 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
         return tried[step][0]
 
     best = 0
+    while error(best) == math.inf and best < MOST_DAMPING_STEPS:
+        best += 1
     for direction in (-1, 1):
         while abs(best) < MOST_DAMPING_STEPS and error(best + direction) < error(best):
             best += direction
         if best:
             break
-    # half of the text per fold has twice the noise of all of it
+    # the same pull on all of the text is a smaller share of it: it has more to say than a part
     return Fit(start * DAMPING_STEP**best / len(folds), tried[best][1])
 
 
@@ -152,6 +162,16 @@ def _error_by_share(base: torch.Tensor, slope: torch.Tensor, gram: torch.Tensor,
     linear = 2 * ((through - cross) * slope).sum(dtype=torch.float64)
     square = ((slope @ gram) * slope).sum(dtype=torch.float64)
     return torch.stack([fixed, linear, square]).cpu()
+
+
+def inverse(gram: torch.Tensor) -> torch.Tensor:
+    """The inverse of a symmetric, positive definite matrix, in its dtype; worked out in float64 where float32 is too
+    coarse for it."""
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        factor = torch.linalg.cholesky(gram.double())
+    # not cholesky_inverse, which is many times slower on CPUs
+    return torch.cholesky_solve(torch.eye(len(gram)).to(factor), factor).to(gram)
 
 
 def solve(gram: torch.Tensor, cross: torch.Tensor, nested: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:

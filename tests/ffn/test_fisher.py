@@ -11,6 +11,7 @@ from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
 
 from ..conftest import LAYERS, VOCABULARY, random_tokens, tiny_model
+from ..families.zoo import member
 
 
 @pytest.fixture
@@ -32,9 +33,13 @@ def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None):
 def by_definition(model, tokens, seed=3):
     """Squared norms of the gradients of `log p(y)` by the FFN outputs, through the whole model at once."""
     family, outputs = family_for(model.config), []
+    layers = family.decoder_layers(model)
+    measured = [number for number, layer in enumerate(layers) if family.experts is None or family.has_experts(layer)]
     handles = [
-        family.ffn_out(layer).register_forward_hook(lambda _, args, output: outputs.append(output))
-        for layer in family.decoder_layers(model)
+        family.ffn_out(layers[number]).register_forward_hook(
+            lambda _, args, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+        )
+        for number in measured
     ]
     model.requires_grad_(True)
     scores = model(**tokens.model_inputs()).logits.log_softmax(dim=-1)
@@ -46,7 +51,9 @@ def by_definition(model, tokens, seed=3):
     model.requires_grad_(False)
     for handle in handles:
         handle.remove()
-    found = torch.stack([gradient.square().sum(dim=-1) * tokens.mask for gradient in gradients])
+    found = tokens.mask.float().repeat(len(layers), 1, 1)  # what has no neurons to choose from: all alike
+    for number, gradient in zip(measured, gradients, strict=True):
+        found[number] = gradient.square().reshape(*tokens.mask.shape, -1).sum(dim=-1) * tokens.mask
     return found / found.sum(dim=(1, 2), keepdim=True) * tokens.tokens
 
 
@@ -55,6 +62,28 @@ def test_weights_are_those_of_the_definition(family, in_float32):
     found = weights_of(model, tokens)
     assert found.shape == (LAYERS, *tokens.mask.shape)
     torch.testing.assert_close(found, by_definition(model, tokens), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_weights_in_a_mixture_are_those_of_the_definition(name, in_float32):
+    model, tokens = member(name, 0, vocab_size=VOCABULARY, max_position_embeddings=256), random_tokens()
+    torch.testing.assert_close(weights_of(model, tokens), by_definition(model, tokens), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_weights_in_a_mixture_in_bfloat16_are_weights(name, in_bfloat16):
+    model, tokens = member(name, 0, vocab_size=VOCABULARY, max_position_embeddings=256), random_tokens(200)
+    found = weights_of(model, tokens)
+    assert model.dtype == torch.float32 and found.isfinite().all() and (found >= 0).all()
+    torch.testing.assert_close(found.sum(dim=(1, 2)), torch.full((len(found),), float(tokens.tokens)))
+    assert (found[-1] != 1)[tokens.mask].any()
+
+
+def test_gradients_that_are_not_finite_are_said():
+    model = tiny_model("llama")
+    model.lm_head.weight[0, 0] = torch.inf
+    with pytest.raises(FlabError, match=f"layer {LAYERS - 1} has NaN or infinite activations or gradients"):
+        weights_of(model, random_tokens())
 
 
 def test_weights_in_bfloat16_are_near_those_of_the_definition(family, in_bfloat16):

@@ -5,7 +5,7 @@ from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.shapes import masked_step
 from optimum_flab.pruning.width import CRITERIA
-from optimum_flab.pruning.width.narrowing import narrow, survey
+from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
 
 from ..conftest import LAYERS, WIDTH, random_tokens, tiny_model
 
@@ -76,6 +76,23 @@ def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterio
         assert (layer.weight is not None) == CRITERIA[criterion].compensates
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_what_tokens_weigh_decides_what_stays():
+    model, tokens = tiny_model("llama"), random_tokens(60)
+    family, generator = family_for(model.config), torch.Generator().manual_seed(0)
+    uneven = torch.rand(LAYERS, *tokens.mask.shape, generator=generator) ** 8
+    arguments = (model, family, tokens, list(range(LAYERS)), 32, CRITERIA["obs"], 4, generator)
+    alike, same, other = (narrow(*arguments, weights) for weights in (None, torch.ones_like(uneven), uneven))
+    assert all(alike[index].weight.equal(same[index].weight) for index in alike)
+    assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
+
+
+def test_rows_take_turns_in_folds_across_batches():
+    tokens = random_tokens(200)
+    folds = torch.cat(fold_of_tokens(list(tokens.batches(3)), torch.device("cpu")))
+    assert folds.equal((torch.arange(len(tokens.mask)) % 2)[:, None].expand(tokens.mask.shape))
+    assert set(folds.flatten().tolist()) == {0, 1}
 
 
 def test_two_runs_are_identical():

@@ -196,13 +196,45 @@ def test_a_card_states_what_is_recorded_and_no_more(pruned, report):
     config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
     text = render_card(pruned).card.text
     assert "recovery" in config and "recovery:" not in text and "then trained" not in text
-    assert "| calibration: decides layers and neurons | a sample of the corpus (" in text
+    assert "neurons | a sample of the corpus and text that comes with the software (" in text
     assert "| held-out text: only measured on | set aside from the calibration text (" in text
     off = {"enabled": False}
     write_json(pruned / "flab_config.json", {**config, "layers": off, "ffn": off})
-    assert "| calibration | a sample of the corpus (" in render_card(pruned).card.text
+    assert "| calibration | a sample of the corpus and text" in render_card(pruned).card.text
     write_json(pruned / "flab_config.json", {})
     assert "| corpus | not recorded (" in render_card(pruned).card.text
+
+
+@pytest.mark.parametrize(
+    ("data", "kinds", "said"),
+    [
+        ({"calibration": ["mine.jsonl"]}, {"own": 3}, "`mine.jsonl` ("),
+        (
+            {"calibration": ["mine.jsonl"]},
+            {"own": 3, "chat": 2},
+            "`mine.jsonl`, and text that comes with the software (",
+        ),
+        ({"corpus": [], "mix": {"own": 0.4, "library": 0.6}}, {"library": 3}, "text that comes with the software ("),
+        ({"corpus": ["a"], "mix": {"own": 1, "library": 0}}, {"own": 3}, "a sample of the corpus ("),
+        (
+            {"corpus": ["a"], "mix": {"own": 0.4, "library": 0.6}},
+            {"own": 2, "library": 3},
+            "a sample of the corpus and text that comes with the software (",
+        ),
+    ],
+)
+def test_the_card_says_whose_text_a_model_was_calibrated_on(pruned, report, data, kinds, said):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    write_json(pruned / "flab_config.json", {**config, "data": {**config["data"], "calibration": [], **data}})
+    change_report(pruned, texts={**report["texts"], "calibration_by_kind": kinds})
+    assert f"| calibration: decides layers and neurons | {said}" in render_card(pruned).card.text
+
+
+def test_named_held_out_text_is_counted_without_that_of_other_kinds(pruned, report):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    write_json(pruned / "flab_config.json", {**config, "data": {**config["data"], "held_out": ["mine.jsonl"]}})
+    change_report(pruned, texts={**report["texts"], "held_out": report["held_out"]["texts"] + 40})
+    assert f"only measured on | `mine.jsonl` ({report['held_out']['texts']} texts)" in render_card(pruned).card.text
 
 
 def test_the_card_quotes_the_criteria_by_which_something_went(pruned, report):

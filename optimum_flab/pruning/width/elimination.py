@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from ...criteria import BLOCKS
+from ..least_squares import inverse
 
 
 def eliminate(
@@ -33,20 +34,19 @@ def eliminate(
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
     """
     block = block or max(1, len(gram) // BLOCKS)
-    # not cholesky_inverse, which is many times slower on CPUs
-    inverse = torch.cholesky_solve(torch.eye(len(gram)).to(gram), torch.linalg.cholesky(gram))
-    weight = cross @ inverse
+    inverted = inverse(gram)
+    weight = cross @ inverted
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
     for width in sorted(set(widths), reverse=True):
         while alive > width:
-            score = weight.square().sum(dim=0) / inverse.diagonal()
+            score = weight.square().sum(dim=0) / inverted.diagonal()
             score[dead] = torch.inf
             out = score.topk(min(block, alive - width), largest=False).indices
             # rows and columns of eliminated neurons become zero and stay in place: cheaper than compacting the matrix
-            step = torch.linalg.solve(inverse[out][:, out], inverse[out])
+            step = torch.linalg.solve(inverted[out][:, out], inverted[out])
             weight.addmm_(weight[:, out], step, alpha=-1)
-            inverse.addmm_(inverse[:, out], step, alpha=-1)
+            inverted.addmm_(inverted[:, out], step, alpha=-1)
             dead[out] = True
             alive -= len(out)
         kept[width] = torch.nonzero(~dead).flatten()

@@ -91,7 +91,7 @@ def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[Pac
 def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> list[torch.Tensor]:
     """Which part of the calibration set each token is of, `(rows, length)` for each batch.
 
-    Rows take turns: a row holds whole documents.
+    Rows take turns: most hold whole documents, and a document that goes over the end of one is in both parts.
     """
     starts = accumulate((len(batch.mask) for batch in batches), initial=0)
     return [

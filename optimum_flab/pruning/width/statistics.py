@@ -11,7 +11,7 @@ from ...measuring.divergence import check_finite_layer
 from ..least_squares import LeastSquares, whole
 
 
-FOLDS = 2  # parts of the calibration set, by rows and so of different documents
+FOLDS = 2  # parts of the calibration set, by rows
 
 
 class NeuronStatistics:
@@ -29,7 +29,7 @@ class NeuronStatistics:
     def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor]):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
-        self.folds = [LeastSquares(weight) for _ in range(FOLDS)]
+        self.folds = [LeastSquares(self.weight) for _ in range(FOLDS)]
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
         """Adds tokens, before anything is decided.
