@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..settings.configuration import FlabPrunerConfig
 
 
-SURVEYED_PART = 3  # of the calibration sequences, one in so many is enough to compare shapes
+SURVEYED_PART = 4  # of the calibration sequences, one in so many is enough to compare shapes
 
 
 class Choice(Protocol):

@@ -101,7 +101,7 @@ class Captured:
     Attributes:
         stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
         neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
-        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gives.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gave when it last ran.
     """
 
     stream: torch.Tensor
@@ -121,14 +121,18 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
     def see_attention(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         seen.stream = seen.stream + scale * output
 
-    def see_neurons(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.neurons, seen.output = args[0], output_of(output)
+    def see_neurons(module: nn.Module, args: tuple) -> None:
+        seen.neurons = args[0]
+
+    def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        seen.output = output_of(output)
 
     attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
     handles = [
         layer.register_forward_pre_hook(see_stream),
         attention.register_forward_hook(see_attention),
-        family.ffn_out(layer).register_forward_hook(see_neurons),
+        family.ffn_out(layer).register_forward_pre_hook(see_neurons),
+        family.ffn_out(layer).register_forward_hook(see_output),
     ]
     try:
         yield seen
@@ -140,6 +144,25 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
 def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> torch.Tensor:
     """Output of one decoder layer, of the shape of `hidden`."""
     return output_of(layer(hidden, **kwargs))
+
+
+class _NeuronsSeen(Exception):
+    """What follows in a layer is not needed."""
+
+
+def run_to_neurons(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
+    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] notes."""
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        raise _NeuronsSeen
+
+    handle = family.ffn_out(layer).register_forward_pre_hook(stop)
+    try:
+        run_layer(layer, hidden, kwargs)
+    except _NeuronsSeen:
+        pass
+    finally:
+        handle.remove()
 
 
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:

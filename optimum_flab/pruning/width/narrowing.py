@@ -14,7 +14,7 @@ from ...families import Family
 from ...memory import trim_heap
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
-from ...running.layerwise import captured, layer_inputs, run_layer
+from ...running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
 from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
 from .criteria import NeuronCriterion
@@ -106,18 +106,20 @@ def decide(
     criterion: NeuronCriterion,
     generator: torch.Generator,
     fit: Fit | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> dict[int, NarrowLayer]:
     """What the neurons of these statistics keep, by width.
 
     Args:
         fit ([`Fit`], *optional*): how closely compensated weights follow the tokens. Defaults to what is best on folds
             of them at the smallest width, which asks the most of the neurons that stay.
+        dtype (`torch.dtype`): what compensated weights are worked out in.
     """
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
     fit = best_fit(statistics.folds, chosen[min(chosen)]) if fit is None else fit
-    weights = solve(*statistics.whole.damped(fit.damping, fit.share), list(chosen.values()))
+    weights = solve(*statistics.whole.damped(fit.damping, fit.share), list(chosen.values()), dtype)
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
@@ -172,7 +174,7 @@ def survey(
             statistics.check_finite(index)
         chosen = {
             width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
-            for width, narrow in decide(statistics, widths, criterion, generator, Fit()).items()
+            for width, narrow in decide(statistics, widths, criterion, generator, Fit(), torch.float32).items()
         }
         keep_layer(pieces, index, chosen)
         del statistics, chosen
@@ -247,7 +249,7 @@ def narrow(
                 dense[batch], before = run_layer(layer, dense[batch], kwargs), pruned[batch]
                 wanted, dense_stream = seen.output, seen.stream
                 if not same:
-                    run_layer(layer, before, kwargs)
+                    run_to_neurons(family, layer, before, kwargs)
                 if out.bias is not None:
                     wanted = wanted - out.bias
                 if post_norm is None:
