@@ -101,6 +101,17 @@ def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
     assert len(documents[0]) + len(documents[1]) + len(documents[2]) == sum(sizes)
 
 
+@pytest.mark.parametrize("lines", [20, 400])
+def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp_path, lines):
+    sources = [written(tmp_path, "many", 100), written(tmp_path, "single", 1, lines)]
+    asked = RecoveryConfig(text=sources, held_out_tokens=400)
+    parts = divided_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
+    held_out, training = "".join(parts.held_out), parts.training.passages(0)
+    for part in (held_out, "".join(parts.validation[1]), "".join(training[1])):
+        assert "single_0_" in part
+    assert "many_" in held_out and len(training[0]) >= 80
+
+
 def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
     licensed = "# Copyright\n#\n\n// more\nimport os\n" + "x = 1\n" * 100
     assert beginning([licensed]).startswith("import os\nx = 1\n") and len(beginning([licensed])) < 200
