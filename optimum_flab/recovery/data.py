@@ -164,6 +164,8 @@ def _select_text(
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
     validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
+    # and a near copy of it that is trained on would flatter the checkpoints that learnt it by heart
+    forbidden = {**forbidden, "validation text": Forbidden(text for source in parts.validation for text in source)}
     budget = text_budget(settings, 0)
     rows = _plain_rows(work, settings, parts.training.passages(settings.seed), budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)

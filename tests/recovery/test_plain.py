@@ -176,6 +176,21 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
     assert section.settings["text"] == [source]
 
 
+def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(made):
+    bodies = ["".join(f"word_{n}_{line} = {n * line}\n" for line in range(20)) for n in range(30)]
+    rows = [{"text": f"# {which}\n{body}"} for body in bodies for which in ("original", "copy")]
+    source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
+    asked = config_for(made, data=(), text=source, text_tokens=20_000)
+    work = work_of(made)
+    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    found = [work.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)]
+    chosen, trained = ({n for n in range(30) if f"word_{n}_" in text} for text in found)
+    assert chosen and trained and not chosen & trained
+    assert set(selected.counts.passages_dropped) == {"validation text"}
+    # what the dense model writes on from is held against the same
+    assert all(selected.forbidden["validation text"].overlaps(bodies[n]) for n in chosen)
+
+
 def test_continuations_are_trained_on_beside_instructions(made):
     asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, library_share=0.0)
     asked.text = [written(made, "word", 30)]
