@@ -25,6 +25,7 @@ from optimum_flab.recovery.strategy import Counts
 from optimum_flab.recovery.work import Steps
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.recovery import LIBRARY_SOURCE, check_recovery
+from optimum_flab.texts.overlap import Forbidden
 
 from ..conftest import byte_level_tokenizer
 from .conftest import write_lines
@@ -127,7 +128,7 @@ def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
 def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     dense = optimizer_for(made).dense
 
-    def write(folder, seed=0, tokens=40):
+    def write(folder, seed=0, tokens=40, **options):
         cache = BatchCache(made / folder)
         continuer = Continuer(
             dense.model,
@@ -140,7 +141,7 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
             seed=seed,
         )
         state = torch.random.get_rng_state()
-        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens))
+        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens, **options))
         assert torch.equal(state, torch.random.get_rng_state())
         return found, cache
 
@@ -152,6 +153,9 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     assert write("two")[0] == first
     assert (write("two", seed=1)[0] == first) is (temperature == 0)
     assert write("one", tokens=0)[0] == []
+    # what is not kept does not count as written
+    longer = write("one", keep=lambda text, number: text not in [text for text, _ in first])[0]
+    assert sum(number for _, number in longer) >= 40 and not set(longer) & set(first)
 
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(made):
@@ -177,7 +181,7 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
 
 
 def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(made):
-    bodies = ["".join(f"word_{n}_{line} = {n * line}\n" for line in range(20)) for n in range(30)]
+    bodies = ["".join(f"word_{n}_{line} = {n * line}\n" for line in range(12)) for n in range(30)]
     rows = [{"text": f"# {which}\n{body}"} for body in bodies for which in ("original", "copy")]
     source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
     asked = config_for(made, data=(), text=source, text_tokens=20_000)
@@ -202,6 +206,18 @@ def test_continuations_are_trained_on_beside_instructions(made):
     assert data.counts.continuations > 0 and len(data.rows) > len(without.rows)
     assert data.validation.digest == without.validation.digest
     assert len(data_room.expected_rows(work, asked, selected)) > len(without.rows)
+
+
+def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(made):
+    asked = config_for(made, data=(), text=written(made, "word", 60), text_tokens=200, continuation_tokens=50)
+    work, steps, cache, said = work_of(made), Steps(quiet=True), BatchCache(made / "answers"), []
+    steps.say = said.append
+    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    never = {"what is known": Forbidden(selected.beginnings[:1])}
+    data = data_room.prepare(work, asked, replace(selected, forbidden=never), cache, steps, torch.float32)
+    assert data.counts.continuations_dropped["overlapping what is known"] == 1 and not said
+    data_room.prepare(work, asked, replace(selected, beginnings=selected.beginnings[:1]), cache, steps, torch.float32)
+    assert "of 50 tokens of continuations that were asked for" in said[0] and "`recovery.text`" in said[0]
 
 
 def test_too_little_text_is_refused_with_what_to_do(made):
