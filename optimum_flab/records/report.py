@@ -216,6 +216,7 @@ class PlainText(Record):
         continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
         continuations_dropped (`dict[str, int]`): those that were left out, by reason.
         tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
+        sources (`tuple[str, ...]`): what was read, named or not; in older reports that stands in the settings.
     """
 
     passages: int
@@ -223,6 +224,7 @@ class PlainText(Record):
     continuations: int = 0
     continuations_dropped: dict[str, int] = {}
     tokens: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 class RecoveryData(Record):

@@ -337,10 +337,12 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     ):
         assert wanted in card.text
     assert "None" not in card.content
+    recovery["data"]["plain_text"]["sources"] = ["python-packages", "mine/other.txt"]
     change_report(pruned, recovery={**recovery, "settings": {}})
     (pruned / CURVE_NAME).unlink()
     bare = render_card(pruned).card.text
     assert "None" not in bare and CURVE_NAME not in bare and "| training data | not recorded |" in bare
+    assert "| 7 passages of `python-packages`, `other.txt` |" in bare
 
 
 # --- whose text it is
