@@ -332,7 +332,8 @@ class Recovery(Record):
         settings (`dict`): the settings, as they were asked for.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         data ([`RecoveryData`]): what it was done with.
-        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on.
+        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on; by kind of text, before it,
+            what the pruning measured on its own.
         closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]): what it was expected to take.
