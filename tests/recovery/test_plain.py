@@ -209,7 +209,7 @@ def test_continuations_are_trained_on_beside_instructions(made):
 
 
 def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(made):
-    asked = config_for(made, data=(), text=written(made, "word", 60), text_tokens=200, continuation_tokens=50)
+    asked = config_for(made, data=(), text=written(made, "word", 60, 12), text_tokens=200, continuation_tokens=50)
     work, steps, cache, said = work_of(made), Steps(quiet=True), BatchCache(made / "answers"), []
     steps.say = said.append
     selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
