@@ -28,6 +28,8 @@ from .pruning.run import prune
 from .records.plan import PruningPlan, is_by_expert
 from .records.report import BaseCard, EarlierRound, Search
 from .records.work import WorkFolder
+from .recovery.checks import check_consent, check_method
+from .recovery.instructions import read_instructions
 from .recovery.pipeline import recovered_model
 from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
@@ -57,7 +59,10 @@ def prune_and_recover(
     """
     config.validate()
     dense.check_in_memory()
+    # what the training would refuse is refused before the pruning
     check_recovery(config.recovery)
+    check_method(config.recovery, dense.family)
+    check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
     card = base_card_of(dense.folder)
     options: dict[str, Any] = {

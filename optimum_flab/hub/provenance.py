@@ -212,7 +212,7 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
             ["training examples", f"{data.kept:,} of {data.examples:,} read, in {trained_on}"],
         ]
     if passages := data.plain_text.passages:
-        text = shown_sources(settings.get("text"), MISSING, facts)
+        text = shown_sources(list(data.plain_text.sources) or settings.get("text"), MISSING, facts)
         rows.append(["plain text among them", f"{passages:,} passages of {text}"])
     if continuations := data.plain_text.continuations:
         rows.append(["written by the base model among them", f"{continuations:,} continuations of first lines"])

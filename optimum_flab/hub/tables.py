@@ -154,6 +154,8 @@ def held_out_table(facts: Facts) -> dict[str, Any] | None:
 def kind_table(facts: Facts) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is but one."""
     held_out = None if facts.report is None else facts.report.held_out
+    if facts.recovery is not None:  # which measured anew, and not by kind
+        held_out = facts.recovery.held_out_before
     if held_out is None or len(held_out.by_kind) < 2:
         return None
     rows = [

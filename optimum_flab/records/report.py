@@ -216,6 +216,7 @@ class PlainText(Record):
         continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
         continuations_dropped (`dict[str, int]`): those that were left out, by reason.
         tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
+        sources (`tuple[str, ...]`): what was read, named or not; in older reports that stands in the settings.
     """
 
     passages: int
@@ -223,6 +224,7 @@ class PlainText(Record):
     continuations: int = 0
     continuations_dropped: dict[str, int] = {}
     tokens: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 class RecoveryData(Record):
@@ -330,7 +332,8 @@ class Recovery(Record):
         settings (`dict`): the settings, as they were asked for.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         data ([`RecoveryData`]): what it was done with.
-        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on.
+        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on; by kind of text, before it,
+            what the pruning measured on its own.
         closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]): what it was expected to take.

@@ -143,10 +143,15 @@ class Continuer:
         }
 
     def __call__(
-        self, beginnings: Sequence[str], tokens: int, tick: Callable[[int], Any] = lambda done: None
+        self,
+        beginnings: Sequence[str],
+        tokens: int,
+        keep: Callable[[str, int], bool] = lambda text, number: True,
+        tick: Callable[[int], Any] = lambda done: None,
     ) -> Iterator[tuple[str, int]]:
-        """Beginnings with their continuations, and how many tokens those have, batch by batch until there are as many
-        tokens as asked for; `tick` is called with the number of every batch's."""
+        """Beginnings with their continuations, and how many tokens those have, batch by batch until those that `keep`
+        takes have as many tokens as asked for, or there are no more; `tick` is called with the number of every
+        batch's."""
         before = list(special_ids(self.tokenizer)[0])
         start = 0
         while tokens > 0 and start < len(beginnings):
@@ -156,10 +161,12 @@ class Continuer:
             rows = [[*before, *self.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in part]
             key = {**self.identity, "rows": rows}
             found = self.cache.get(key, partial(self._generate, rows, int(digest_of(key)[:15], 16)))
-            written = sum(number for _, number in found)
+            whole = [(text + more, number) for text, (more, number) in zip(part, found, strict=True)]
+            kept = [(text, number) for text, number in whole if keep(text, number)]
+            written = sum(number for _, number in kept)
             tokens -= written
             tick(written)
-            yield from ((text + more, number) for text, (more, number) in zip(part, found, strict=True))
+            yield from kept
 
     def _generate(self, rows: list[list[int]], seed: int) -> list[list[Any]]:
         devices = [self.model.device] if self.model.device.type == "cuda" else []

@@ -164,6 +164,8 @@ def _select_text(
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
     validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
+    # and a near copy of it that is trained on would flatter the checkpoints that learnt it by heart
+    forbidden = {**forbidden, "validation text": Forbidden(text for source in parts.validation for text in source)}
     budget = text_budget(settings, 0)
     rows = _plain_rows(work, settings, parts.training.passages(settings.seed), budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)
@@ -271,7 +273,7 @@ def _continued(
     work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
 ) -> Sequences | None:
     """Rows of what the dense model writes on from beginnings of files; `None` where none may be trained on."""
-    counts, kept = selected.counts, []
+    counts, asked = selected.counts, settings.continuation_tokens
     continuer = Continuer(
         _writing(work, dtype),
         work.dense.tokenizer,
@@ -282,17 +284,24 @@ def _continued(
         temperature=settings.continuation_temperature,
         seed=settings.seed,
     )
-    with steps.bar("Continuations of the dense model", settings.continuation_tokens, "token") as tick:
-        found = list(continuer(selected.beginnings, settings.continuation_tokens, tick))
-    for text, number in found:
+
+    def keep(text: str, number: int) -> bool:
         fault = "empty" if not number else "repeats itself" if repetition(text) > MOST_REPEATED else None
         if fault is None and (name := overlapped(text, selected.forbidden)):
             fault = f"overlapping {name}"
-        if fault is None:
-            kept += encode_text(text, work.tokenizer, settings.sequence_length)
-            counts.continuations += 1
-        else:
+        if fault is not None:
             counts.continuations_dropped[fault] = counts.continuations_dropped.get(fault, 0) + 1
+        return fault is None
+
+    with steps.bar("Continuations of the dense model", asked, "token") as tick:
+        found = list(continuer(selected.beginnings, asked, keep, tick))
+    counts.continuations += len(found)
+    if (written := sum(number for _, number in found)) < asked:
+        steps.say(
+            f"note: of {asked:,} tokens of continuations that were asked for {written:,} could be had; name more text "
+            "in `recovery.text` to have more files written on from"
+        )
+    kept = [piece for text, _ in found for piece in encode_text(text, work.tokenizer, settings.sequence_length)]
     counts.plain_tokens += sum(len(one.ids) for one in kept)
     return pack_examples(kept, settings.sequence_length, not work.family.separates_documents)[0]
 

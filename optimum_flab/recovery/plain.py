@@ -19,7 +19,9 @@ from .overlap import overlapped
 from .strategy import Counts
 
 
-FEWEST_DOCUMENTS = 20  # with fewer, passages of one document are divided among what is trained on and what is not
+FEWEST_DOCUMENTS = 20  # of a source; with fewer, its passages are divided among what is trained on and what is not
+FEWEST_PASSAGES = 4  # of such a source: one to measure on, one to choose the checkpoint on, the others to train on
+SHORTEST_PASSAGE = 80  # characters, about 20 tokens; what is shorter is not divided for that
 MOST_SET_ASIDE = 0.1  # of the documents, to measure on, and as many again to choose the checkpoint on
 BEGINNING_CHARACTERS = 160  # about 40 tokens
 LONGEST_BEGINNING = 400
@@ -55,10 +57,16 @@ def rank(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
 
 
-def passages_in(text: str, settings: RecoverySettings) -> list[str]:
-    """The passages of a text, about as long as a sequence."""
-    most = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
-    return [passage for passage in split_passages(text, most) if passage.strip()]
+def passages_in(text: str, settings: RecoverySettings, most: int | None = None) -> list[str]:
+    """The passages of a text, about as long as a sequence, or of at most so many characters."""
+    longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    return [passage for passage in split_passages(text, min(longest, most or longest)) if passage.strip()]
+
+
+def as_documents(source: list[str], settings: RecoverySettings) -> list[str]:
+    """The passages of a source of few documents, each to be taken for a document of its own."""
+    most = max(SHORTEST_PASSAGE, sum(map(len, source)) // FEWEST_PASSAGES)
+    return [passage for text in source for passage in passages_in(text, settings, most)]
 
 
 def read_plain(settings: RecoverySettings) -> PlainSources:
@@ -68,8 +76,7 @@ def read_plain(settings: RecoverySettings) -> PlainSources:
         [`FlabError`]: one cannot be read.
     """
     texts = [list(dict.fromkeys(one.text for one in read_source(spec).documents)) for spec in settings.text_sources]
-    if sum(map(len, texts)) < FEWEST_DOCUMENTS:
-        texts = [[part for text in source for part in passages_in(text, settings)] for source in texts]
+    texts = [source if len(source) >= FEWEST_DOCUMENTS else as_documents(source, settings) for source in texts]
     return PlainSources(
         [
             [passages_in(text, settings) for text in sorted(source, key=lambda text: rank(settings.seed, text))]

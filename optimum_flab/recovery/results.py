@@ -26,13 +26,14 @@ def report_section(
     data, counts = ready.data, ready.data.counts
     return Recovery(
         pruned_weights_sha256=ready.pruned_hash,
-        settings={**settings.model_dump(), "text": settings.text_sources},
+        settings=settings.model_dump(),
         datasets=tuple(hub_datasets(settings.sources)),
         data=RecoveryData(
             examples=counts.read,
             dropped=counts.dropped,
             kept=counts.kept,
             plain_text=PlainText(
+                sources=tuple(settings.text_sources),
                 passages=counts.passages,
                 overlapping=counts.passages_dropped,
                 continuations=counts.continuations,

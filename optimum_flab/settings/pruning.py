@@ -28,6 +28,10 @@ KINDS = {"own": 0.4, "problems": 0.15, "library": 0.3, "chat": 0.075, "infilling
 # The kind of text that is named in `data.held_out`; reports measure it beside the others.
 NAMED_HELD_OUT = "held-out"
 
+# Share of all parameters that a round removes at least. A target may be missed by half of that (`TOLERANCE` in
+# pruning/limits.py), so that the next round has something left to remove.
+LEAST_OF_A_ROUND = 0.01
+
 # The field of each component that pins its size.
 PINS = {component.section: component.setting for component in COMPONENTS}
 
@@ -278,6 +282,11 @@ def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterat
     if settings.target_ratio is None or pinned:
         sizes = f", and {', '.join(pinned)} would be met in the first" if pinned else ""
         yield f"{asked} share a target_ratio out{sizes}; give a target alone, or prune in one round"
+    elif (share := settings.target_ratio / settings.rounds.number) < LEAST_OF_A_ROUND:
+        yield (
+            f"{asked} remove {share:.4f} of all parameters each, and {LEAST_OF_A_ROUND:g} is the least, since a target"
+            " may be missed by half of that; take fewer rounds, or a larger target_ratio"
+        )
     if not settings.recovery.trains:
         yield f"{asked} need a recovery after each; name `recovery.data` or `recovery.text`, or prune in one round"
 

@@ -24,7 +24,8 @@ from optimum_flab.hub.paths import file_name, without_paths
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.staging import stage
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
-from optimum_flab.records.report import Base, BaseCard
+from optimum_flab.records.report import Base, BaseCard, KindCost, read_report
+from optimum_flab.records.summary import report_summary
 from optimum_flab.recovery import RecoverySettings
 
 
@@ -369,10 +370,27 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     ):
         assert wanted in card.text
     assert "None" not in card.content
+    recovery["data"]["plain_text"]["sources"] = ["python-packages", "mine/other.txt"]
     change_report(pruned, recovery={**recovery, "settings": {}})
     (pruned / CURVE_NAME).unlink()
     bare = render_card(pruned).card.text
     assert "None" not in bare and CURVE_NAME not in bare and "| training data | not recorded |" in bare
+    assert "| 7 passages of `python-packages`, `other.txt` |" in bare
+
+
+def test_what_the_pruning_cost_by_kind_is_shown_after_a_training_too(pruned, report):
+    measured = report["held_out"]
+    cost = {name: measured[name] for name in KindCost.model_fields}
+    measured["by_kind"] = {"own": {**cost, "divergence": 0.25}, "library": {**cost, "divergence": 0.75}}
+    after = {**measured, "by_kind": {}}
+    recovery = recovery_of(held_out_before=measured, held_out_after=after)
+    for changes in ({"held_out": measured}, {"held_out": after, "recovery": recovery}):
+        change_report(pruned, **changes)
+        table = render_card(pruned).card.text.partition("By kind of text, before any training:")[2]
+        assert "| 0.25 |" in table and "| 0.75 |" in table
+        shown = report_summary(read_report(pruned))
+        assert "0.2500" in shown and "0.7500" in shown
+    assert "Before it, by kind" in shown
 
 
 # --- whose text it is

@@ -76,6 +76,8 @@ def test_recovery_gives_a_stock_checkpoint_nearer_to_the_dense_model(made):
     section = report["recovery"]
     assert section["held_out_after"]["divergence"] < section["held_out_before"]["divergence"]
     assert report["held_out"] == section["held_out_after"]
+    of_pruning = json.loads((made / "pruned" / "flab_report.json").read_text())["held_out"]["by_kind"]
+    assert of_pruning and section["held_out_before"]["by_kind"] == of_pruning
     assert report["weights_sha256"] == weights_hash(loaded) != weights_hash(before)
     assert {k: tuple(v.shape) for k, v in loaded.state_dict().items()} == {
         k: tuple(v.shape) for k, v in before.state_dict().items()
@@ -199,7 +201,7 @@ def test_all_weights_but_embeddings_are_trained_and_a_stock_checkpoint_is_writte
     }
     section = optimizer.pruned.report.recovery
     assert section.held_out_after.divergence < section.held_out_before.divergence
-    assert RecoveryConfig(**{**section.settings, "text": []}).method == "full"
+    assert RecoveryConfig(**section.settings).method == "full"
 
 
 @pytest.mark.thorough

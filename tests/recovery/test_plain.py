@@ -25,6 +25,7 @@ from optimum_flab.recovery.strategy import Counts
 from optimum_flab.recovery.work import Steps
 from optimum_flab.running.generation import BatchCache
 from optimum_flab.settings.recovery import LIBRARY_SOURCE, check_recovery
+from optimum_flab.texts.overlap import Forbidden
 
 from ..conftest import byte_level_tokenizer
 from .conftest import write_lines
@@ -101,6 +102,17 @@ def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
     assert len(documents[0]) + len(documents[1]) + len(documents[2]) == sum(sizes)
 
 
+@pytest.mark.parametrize("lines", [20, 400])
+def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp_path, lines):
+    sources = [written(tmp_path, "many", 100), written(tmp_path, "single", 1, lines)]
+    asked = RecoveryConfig(text=sources, held_out_tokens=400)
+    parts = divided_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
+    held_out, training = "".join(parts.held_out), parts.training.passages(0)
+    for part in (held_out, "".join(parts.validation[1]), "".join(training[1])):
+        assert "single_0_" in part
+    assert "many_" in held_out and len(training[0]) >= 80
+
+
 def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
     licensed = "# Copyright\n#\n\n// more\nimport os\n" + "x = 1\n" * 100
     assert beginning([licensed]).startswith("import os\nx = 1\n") and len(beginning([licensed])) < 200
@@ -116,7 +128,7 @@ def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
 def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     dense = optimizer_for(made).dense
 
-    def write(folder, seed=0, tokens=40):
+    def write(folder, seed=0, tokens=40, **options):
         cache = BatchCache(made / folder)
         continuer = Continuer(
             dense.model,
@@ -129,7 +141,7 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
             seed=seed,
         )
         state = torch.random.get_rng_state()
-        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens))
+        found = list(continuer([f"def f{n}(a):\n" for n in range(8)], tokens, **options))
         assert torch.equal(state, torch.random.get_rng_state())
         return found, cache
 
@@ -141,6 +153,9 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     assert write("two")[0] == first
     assert (write("two", seed=1)[0] == first) is (temperature == 0)
     assert write("one", tokens=0)[0] == []
+    # what is not kept does not count as written
+    longer = write("one", keep=lambda text, number: text not in [text for text, _ in first])[0]
+    assert sum(number for _, number in longer) >= 40 and not set(longer) & set(first)
 
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(made):
@@ -162,7 +177,22 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
     plain = section.data.plain_text
     assert plain.passages > 0 and plain.continuations + sum(plain.continuations_dropped.values()) > 0
     assert plain.tokens > 3000
-    assert section.settings["text"] == [source]
+    assert section.settings["text"] == [source] and plain.sources == (source,)
+
+
+def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(made):
+    bodies = ["".join(f"word_{n}_{line} = {n * line}\n" for line in range(12)) for n in range(30)]
+    rows = [{"text": f"# {which}\n{body}"} for body in bodies for which in ("original", "copy")]
+    source = f"{write_lines(made / 'copies.jsonl', rows)}[text]"
+    asked = config_for(made, data=(), text=source, text_tokens=20_000)
+    work = work_of(made)
+    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    found = [work.tokenizer.decode(part.tokens.input_ids.flatten()) for part in (selected.validation, selected.plain)]
+    chosen, trained = ({n for n in range(30) if f"word_{n}_" in text} for text in found)
+    assert chosen and trained and not chosen & trained
+    assert set(selected.counts.passages_dropped) == {"validation text"}
+    # what the dense model writes on from is held against the same
+    assert all(selected.forbidden["validation text"].overlaps(bodies[n]) for n in chosen)
 
 
 def test_continuations_are_trained_on_beside_instructions(made):
@@ -176,6 +206,18 @@ def test_continuations_are_trained_on_beside_instructions(made):
     assert data.counts.continuations > 0 and len(data.rows) > len(without.rows)
     assert data.validation.digest == without.validation.digest
     assert len(data_room.expected_rows(work, asked, selected)) > len(without.rows)
+
+
+def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(made):
+    asked = config_for(made, data=(), text=written(made, "word", 60, 12), text_tokens=200, continuation_tokens=50)
+    work, steps, cache, said = work_of(made), Steps(quiet=True), BatchCache(made / "answers"), []
+    steps.say = said.append
+    selected = data_room.select(work, asked, [], ["nothing"], Steps(quiet=True))
+    never = {"what is known": Forbidden(selected.beginnings[:1])}
+    data = data_room.prepare(work, asked, replace(selected, forbidden=never), cache, steps, torch.float32)
+    assert data.counts.continuations_dropped["overlapping what is known"] == 1 and not said
+    data_room.prepare(work, asked, replace(selected, beginnings=selected.beginnings[:1]), cache, steps, torch.float32)
+    assert "of 50 tokens of continuations that were asked for" in said[0] and "`recovery.text`" in said[0]
 
 
 def test_too_little_text_is_refused_with_what_to_do(made):
@@ -194,7 +236,9 @@ def test_the_two_models_are_enough_for_a_recovery_on_library_source(made):
         *("--teacher", str(made / "dense"), "-c", str(made / "flab.json")),
     )
     report = json.loads((made / "out" / "flab_report.json").read_text())
-    assert report["recovery"]["settings"]["text"] == [LIBRARY_SOURCE]
-    assert report["recovery"]["data"]["plain_text"]["tokens"] == 600
+    read = report["recovery"]["data"]["plain_text"]
+    assert (read["sources"], read["tokens"]) == ([LIBRARY_SOURCE], 600)
+    # asked for again by these settings, it has the same budget
+    assert report["recovery"]["settings"]["text"] == []
     card = (made / "out" / "README.md").read_text()
     assert f"passages of `{LIBRARY_SOURCE}`" in card and "training data" not in card

@@ -1,16 +1,20 @@
 """A model that is pruned, trained, and pruned again: what is written is about the dense model all the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import weights_hash
+from optimum_flab.families.files import known_family
+from optimum_flab.pruning.limits import TOLERANCE
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.rounds import composed
+from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
 from optimum_flab.vocabulary import tokenizer_hash
 
 from ..conftest import plan_of
@@ -94,11 +98,27 @@ def test_rounds_need_a_target_and_a_training(_made):
         ({"target_ratio": None}, "share a target_ratio out; give a target"),
         ({"ffn": {"intermediate_size": 32}}, "ffn.intermediate_size would be met in the first"),
         ({"recovery": None}, "need a recovery after each; name `recovery.data`"),
+        ({"target_ratio": 0.04, "rounds": {"number": 5}}, "remove 0.0080 of all .* 0.01 is the least"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             config_of(_made, **changes)
+    assert config_of(_made, target_ratio=0.02).target_ratio == 0.02
+    # a round that misses its share by all that is allowed leaves as much to the next
+    assert LEAST_OF_A_ROUND >= 2 * TOLERANCE
     with pytest.raises(ConfigurationError, match="call `prune_and_recover`"):
         FlabOptimizer.from_pretrained(_made / "dense").prune(config_of(_made))
+
+
+def test_what_a_training_would_refuse_is_refused_before_the_pruning(_made, tmp_path):
+    recovery = {**SMALL, "data": [str(_made / "problems.jsonl")]}
+    optimizer = FlabOptimizer.from_pretrained(_made / "dense")
+    with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
+        optimizer.prune_and_recover(config_of(_made, recovery=recovery), cache_dir=tmp_path / "cache")
+    optimizer.dense = replace(optimizer.dense, family=known_family("mixtral"))
+    recovery |= {"method": "full", "answers": "reference"}
+    with pytest.raises(ConfigurationError, match="does not train mixtures of experts, such as mixtral"):
+        optimizer.prune_and_recover(config_of(_made, recovery=recovery), cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_plans_one_after_the_other_keep_what_both_keep():
