@@ -113,8 +113,8 @@ class FlabOptimizer:
         """Searches what to keep, and prunes.
 
         The depth search runs on a subset of the calibration set (`layers.search_tokens`, 1,024 tokens), that of
-        widths on a quarter of it; the shape that is chosen is decided on all of it. Finished work is kept by content: a
-        run that was interrupted goes on where it was, and ends in the same bytes.
+        widths on a quarter of it; the shape that is chosen is decided on all of it. Finished work is kept by content:
+        a run that was interrupted goes on where it was, and ends in the same bytes.
 
         Args:
             config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned,

@@ -75,7 +75,10 @@ def read_plain(settings: RecoverySettings) -> PlainSources:
     Raises:
         [`FlabError`]: one cannot be read.
     """
-    texts = [list(dict.fromkeys(one.text for one in read_source(spec).documents)) for spec in settings.text_sources]
+    texts = [
+        list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
+        for spec in settings.text_sources
+    ]
     texts = [source if len(source) >= FEWEST_DOCUMENTS else as_documents(source, settings) for source in texts]
     return PlainSources(
         [
