@@ -45,6 +45,16 @@ def test_what_all_inputs_are_is_the_default_of_what_stays():
     assert solve(*problem.damped())[0].equal(solve(*problem.damped(), [torch.arange(9)])[0])
 
 
+def test_float32_solves_well_damped_problems():
+    problem = LeastSquares(torch.randn(3, 40, generator=torch.Generator().manual_seed(0)))
+    problem.add(torch.randn(200, 40), torch.randn(200, 3), torch.rand(200))
+    nested = [torch.arange(0, 40, 2), torch.arange(40)]
+    exact, found = (solve(*problem.damped(0.3), nested, dtype) for dtype in (torch.float64, torch.float32))
+    for one, other in zip(exact, found, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
 def test_without_tokens_the_weights_are_those_they_are_pulled_towards():
     weight = torch.randn(3, 9)
     torch.testing.assert_close(solve(*LeastSquares(weight).damped())[0], weight)

@@ -6,6 +6,7 @@ from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_div
 from optimum_flab.pruning.shapes import masked_step
 from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
+from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
 
 from ..conftest import LAYERS, WIDTH, random_tokens, tiny_model
 
@@ -86,6 +87,20 @@ def test_what_tokens_weigh_decides_what_stays():
     alike, same, other = (narrow(*arguments, weights) for weights in (None, torch.ones_like(uneven), uneven))
     assert all(alike[index].weight.equal(same[index].weight) for index in alike)
     assert not any(alike[index].kept.equal(other[index].kept) for index in alike)
+
+
+def test_a_run_up_to_the_neurons_sees_what_a_whole_run_does(family):
+    model, tokens = tiny_model(family), random_tokens()
+    family = family_for(model.config)
+    inputs, layer = layer_inputs(model, family, tokens), family.decoder_layers(model)[0]
+    with torch.no_grad(), captured(family, model.config, layer) as seen:
+        run_to_neurons(family, layer, inputs.hidden, inputs.kwargs[0])
+        neurons, stream = seen.neurons.clone(), seen.stream.clone()
+        assert not hasattr(seen, "output")
+        run_layer(layer, inputs.hidden, inputs.kwargs[0])
+        assert neurons.equal(seen.neurons) and stream.equal(seen.stream)
+        out = family.ffn_out(layer)
+        assert seen.output.equal(out(neurons))
 
 
 def test_rows_take_turns_in_folds_across_batches():
