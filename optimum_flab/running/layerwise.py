@@ -127,7 +127,7 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
     def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         seen.output = output_of(output)
 
-    attention = layer.get_submodule(block.attention_post_norm or block.attention_out)
+    attention = layer.get_submodule(_attention_name(family))
     handles = [
         layer.register_forward_pre_hook(see_stream),
         attention.register_forward_hook(see_attention),
@@ -151,18 +151,31 @@ class _NeuronsSeen(Exception):
 
 
 def run_to_neurons(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] notes."""
+    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] notes; to the end
+    where attention comes later."""
+    attended: list[bool] = []
 
     def stop(module: nn.Module, args: tuple) -> None:
-        raise _NeuronsSeen
+        if attended:
+            raise _NeuronsSeen
 
-    handle = family.ffn_out(layer).register_forward_pre_hook(stop)
+    attention = layer.get_submodule(_attention_name(family))
+    handles = [
+        attention.register_forward_hook(lambda *_: attended.append(True)),
+        family.ffn_out(layer).register_forward_pre_hook(stop),
+    ]
     try:
         run_layer(layer, hidden, kwargs)
     except _NeuronsSeen:
         pass
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
+
+
+def _attention_name(family: Family) -> str:
+    """The module whose output is added to the stream."""
+    return family.block.attention_post_norm or family.block.attention_out
 
 
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
