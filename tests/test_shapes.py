@@ -64,12 +64,22 @@ def test_a_pinned_vocabulary_is_not_traded():
     assert all(len(row) == 1 and row[0]["vocab"] == 40_000 for row in rows)
 
 
+@given(st.floats(0.1, 5), st.floats(0, 2), st.floats(0.001, 1))
+def test_what_pieces_cost_counts_for_less_than_what_neurons_cost(vocabulary, divergence, more):
+    shape = Shape(DENSE)
+    base = Candidate(shape, divergence, vocabulary, vocabulary + divergence)
+    pieces = Candidate(shape, divergence, vocabulary + more, vocabulary + divergence + more)
+    neurons = Candidate(shape, divergence + more, vocabulary, vocabulary + divergence + more)
+    assert base.cost < pieces.cost < neurons.cost
+    assert pieces.cost - base.cost == pytest.approx((neurons.cost - base.cost) / 2)
+
+
 def bowl(width: int, layers: int):
     """Text costs more the further a shape is from one best shape."""
 
     def measure(shape: Shape) -> Candidate:
         cost = abs(shape["neuron"] - width) / 64 + 10 * abs(shape["layer"] - layers)
-        return Candidate(shape, 0.0, cost)
+        return Candidate(shape, 0.0, 0.0, cost)
 
     return measure
 
@@ -107,6 +117,7 @@ def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
                 bits -= float(logits[row, at, tokens.input_ids[row, at + 1]]) / 0.69314718
     assert candidate.divergence == pytest.approx(0, abs=1e-6)
     assert candidate.bits_per_byte == pytest.approx(bits / 1000, rel=1e-4)
+    assert candidate.vocabulary_bits_per_byte == pytest.approx(candidate.bits_per_byte, abs=1e-6)
 
 
 def test_validation_text_is_renumbered_to_the_kept_rows():

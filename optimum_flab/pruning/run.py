@@ -122,6 +122,7 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
             TriedShape(
                 **candidate.shape.reported(),
                 validation_divergence=candidate.divergence,
+                validation_vocabulary_bits_per_byte=candidate.vocabulary_bits_per_byte,
                 validation_bits_per_byte=candidate.bits_per_byte,
                 chosen=candidate.shape == chosen.shape,
             )

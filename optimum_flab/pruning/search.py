@@ -99,7 +99,7 @@ def _chosen(
     shape, candidates = natural_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
     if len(rows) > 1 or len(rows[0]) > 1:
         candidates = _measured(asked, on, rows, shape, layers, experts)
-        shape = min(candidates, key=lambda candidate: candidate.bits_per_byte).shape
+        shape = min(candidates, key=lambda candidate: candidate.cost).shape
     removed, kept = layers.removed(shape["layer"]), experts(shape.get("expert"))
     gone = {removal.layer for removal in removed}
     kept_experts = {layer: indices.tolist() for layer, indices in kept.items() if layer not in gone}
@@ -122,7 +122,7 @@ def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape
     def cheaper(shape: Shape, than: Shape) -> bool:
         if shape not in measured:
             measured[shape] = measure(shape)
-        return measured[shape].bits_per_byte < measured[than].bits_per_byte
+        return measured[shape].cost < measured[than].cost
 
     best = first
     for row, following in zip_longest(rows, rows[1:]):
@@ -177,9 +177,9 @@ def _measured(
 
 
 def _values(candidate: Candidate) -> list[object]:
-    return [dict(candidate.shape), candidate.divergence, candidate.bits_per_byte]
+    return [dict(candidate.shape), candidate.divergence, candidate.vocabulary_bits_per_byte, candidate.bits_per_byte]
 
 
 def _candidate(values: list) -> Candidate:
-    shape, divergence, bits_per_byte = values
-    return Candidate(Shape(shape), divergence, bits_per_byte)
+    shape, *measured = values
+    return Candidate(Shape(shape), *measured)

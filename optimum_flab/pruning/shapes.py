@@ -25,19 +25,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# A bit that other pieces cost takes next to nothing from what a model can do, one that neurons or layers cost does:
+# see benchmarks/README.md
+VOCABULARY_WEIGHT = 0.5
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A shape that meets the target, and what it was measured to cost on validation sequences.
 
     Args:
         divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the vocabulary of the shape.
+        vocabulary_bits_per_byte (`float`): what the text costs the dense model on the pieces and the vocabulary of the
+            shape: no neuron and no layer is gone in it.
         bits_per_byte (`float`): what the text costs: that of the dense model on the pieces and the vocabulary of the
             shape, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
     """
 
     shape: Shape
     divergence: float
+    vocabulary_bits_per_byte: float
     bits_per_byte: float
+
+    @property
+    def cost(self) -> float:
+        """What shapes are compared by: bits per byte, with those of the vocabulary at [`VOCABULARY_WEIGHT`]."""
+        return self.bits_per_byte - (1 - VOCABULARY_WEIGHT) * self.vocabulary_bits_per_byte
 
 
 @dataclass(frozen=True)
@@ -140,5 +153,6 @@ def measure_shape(
     pruned = final_hidden(model, family, text.tokens, batch_size, step, pieces=pieces.part("pruned"))
     head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
-    bits = total_bits(dense, head, text.renumbered()) + divergence * len(dense) / math.log(2)
-    return Candidate(shape, divergence, bits / text.bytes)
+    bits = total_bits(dense, head, text.renumbered())
+    lost = divergence * len(dense) / math.log(2)
+    return Candidate(shape, divergence, bits / text.bytes, (bits + lost) / text.bytes)

@@ -151,11 +151,13 @@ class TriedShape(Sizes):
 
     Args:
         validation_divergence (`float`): nats per token, over the vocabulary of the shape.
-        validation_bits_per_byte (`float`): bits; by this shapes are compared.
+        validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays in the shape's pieces.
+        validation_bits_per_byte (`float`): the divergence added; less half of the former, shapes are compared by it.
         chosen (`bool`): whether it is the one that was taken.
     """
 
     validation_divergence: Number
+    validation_vocabulary_bits_per_byte: Number | None = None
     validation_bits_per_byte: Number
     chosen: bool
 
@@ -332,8 +334,7 @@ class Recovery(Record):
         settings (`dict`): the settings, as they were asked for.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         data ([`RecoveryData`]): what it was done with.
-        held_out_before, held_out_after ([`HeldOut`]): on text that was not trained on; by kind of text, before it,
-            what the pruning measured on its own.
+        held_out_before, held_out_after ([`HeldOut`]): on text not trained on; by kind, that of the pruning before it.
         closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]): what it was expected to take.
