@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
-from optimum_flab.pruning.search import natural_shape, search_shape
+from optimum_flab.pruning.search import search_shape, start_shape
 from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape
 from optimum_flab.sizes import Shape
 from optimum_flab.texts.packing import PackedTokens
@@ -33,9 +33,11 @@ def test_every_candidate_lands_within_half_a_point_and_never_above_the_budget(ta
 
 @given(target=st.floats(0.01, 0.95), natural=st.integers(20_000, 60_000))
 @settings(max_examples=100, deadline=None)
-def test_the_first_shape_keeps_the_natural_vocabulary_where_anything_can(target, natural):
-    first = natural_shape(rows_for(target, natural)[0], natural)
-    assert first["vocab"] >= natural or first["neuron"] == 64
+def test_the_search_starts_within_a_step_of_a_share_of_the_natural_vocabulary(target, natural):
+    row = rows_for(target, natural)[0]
+    first, aim = start_shape(row, natural), 0.6 * natural
+    assert first in row
+    assert not [shape for shape in row if min(first["vocab"], aim) < shape["vocab"] < max(first["vocab"], aim)]
 
 
 @given(target=st.floats(0.23, 0.6), natural=st.integers(20_000, 60_000))

@@ -72,6 +72,7 @@ class ChosenShape:
         )
 
 
+START_SHARE = 0.6
 STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
 
 
@@ -96,7 +97,7 @@ def chosen_shape(
 def _chosen(
     asked: PruningInputs, on: Calibrated, rows: list[list[Shape]], layers: LayerChoice, experts: ExpertChoice
 ) -> ChosenShape:
-    shape, candidates = natural_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
+    shape, candidates = start_shape(rows[0], len(asked.tokens.natural)), list[Candidate]()
     if len(rows) > 1 or len(rows[0]) > 1:
         candidates = _measured(asked, on, rows, shape, layers, experts)
         shape = min(candidates, key=lambda candidate: candidate.cost).shape
@@ -106,9 +107,9 @@ def _chosen(
     return ChosenShape(shape, removed, kept_experts, candidates)
 
 
-def natural_shape(row: list[Shape], natural: int) -> Shape:
-    """The last shape of a row that keeps the natural vocabulary; the first where none does."""
-    return next((shape for shape in reversed(row) if shape["vocab"] >= natural), row[0])
+def start_shape(row: list[Shape], natural: int) -> Shape:
+    """The shape of a row whose vocabulary is nearest to the share of the natural one that most searches end at."""
+    return min(row, key=lambda shape: abs(shape["vocab"] - START_SHARE * natural))
 
 
 def search_shape(rows: list[list[Shape]], first: Shape, measure: Callable[[Shape], Candidate]) -> list[Candidate]:
