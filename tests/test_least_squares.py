@@ -85,7 +85,9 @@ def test_the_fit_is_the_best_of_its_neighbours_on_the_other_fold(seed, noise, mi
     scales = [float((fold.weight @ fold.gram * fold.weight).sum()) for fold in folds]
 
     def crossed(damping: float, share: float) -> float:
-        weights = [solve(*fold.damped(damping, share), [kept])[0] for fold in folds]
+        pulls = [float(fold.pull(1.0)) for fold in folds]
+        same = [damping * sum(pulls) / len(pulls) / pull for pull in pulls]  # one pull for both
+        weights = [solve(*fold.damped(own, share), [kept])[0] for fold, own in zip(folds, same, strict=True)]
         return error_on(folds[1], kept, weights[0]) / scales[1] + error_on(folds[0], kept, weights[1]) / scales[0]
 
     fit = best_fit(folds, kept)
