@@ -72,7 +72,7 @@ class ChosenShape:
         )
 
 
-START_SHARE = 0.6
+START_SHARE = 0.6  # of the natural vocabulary: the search walks both ways from there
 STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
 
 
@@ -108,7 +108,7 @@ def _chosen(
 
 
 def start_shape(row: list[Shape], natural: int) -> Shape:
-    """The shape of a row whose vocabulary is nearest to the share of the natural one that most searches end at."""
+    """The shape of a row whose vocabulary is nearest to a share of the natural one."""
     return min(row, key=lambda shape: abs(shape["vocab"] - START_SHARE * natural))
 
 
