@@ -24,7 +24,7 @@ BOOKKEEPING = frozenset(
 OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
 
 # What calibration text is made of: kind -> its usual share of the tokens.
-KINDS = {"own": 0.4, "problems": 0.15, "library": 0.3, "chat": 0.075, "infilling": 0.075}
+KINDS = {"own": 0.35, "problems": 0.25, "library": 0.2, "chat": 0.1, "infilling": 0.1}
 # The kind of text that is named in `data.held_out`; reports measure it beside the others.
 NAMED_HELD_OUT = "held-out"
 
