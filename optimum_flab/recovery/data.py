@@ -19,13 +19,14 @@ from ..records.plan import PruningPlan
 from ..running.casting import placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
+from ..texts.formats import formats_of
 from ..texts.overlap import Forbidden, benchmark_texts
 from ..texts.sources import read_sources
 from .answers import Answerer, Continuer
 from .encoding import Sequences, encode, encode_text, pack_examples, split_rows, uses_chat
 from .instructions import Example
 from .overlap import overlapped, source_texts, unchecked_benchmarks
-from .plain import PlainSources, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
+from .plain import PlainSource, chosen_beginnings, divided_text, drawn, passages_in, rank, read_plain, text_budget
 from .strategy import (
     MOST_REPEATED,
     Counts,
@@ -121,7 +122,7 @@ def select(
         forbidden["excluded sources"] = Forbidden(source_texts(settings.exclude))
     if held_out:
         forbidden["held-out text"] = Forbidden(held_out)
-    plain = read_plain(settings) if settings.text_sources else PlainSources([])
+    plain = read_plain(settings, formats_of(work.tokenizer))
     if not settings.data:
         return _select_text(work, settings, plain, held_out, forbidden, counts)
     examples = without_overlap(examples, forbidden, counts)
@@ -139,20 +140,20 @@ def select(
         forbidden["text set aside"] = Forbidden(held_out)
         examples = without_overlap(examples, forbidden, counts)
         refuse_empty(examples, counts)
-    if not plain.documents:
+    if not plain:
         return Selected(examples, held_out, forbidden, counts)
     # what is set aside of the instruction data must not be seen as plain text
     never = {**forbidden, INSTRUCTIONS: Forbidden(example.text for example in examples)}
     chat = uses_chat(work.tokenizer, settings.template)
     budget = text_budget(settings, sum(len(one.ids) for one in encode(examples, work.tokenizer, chat)))
-    rows = _plain_rows(work, settings, plain.passages(settings.seed), budget, never, counts)
+    rows = _plain_rows(work, settings, plain, budget, never, counts)
     return Selected(examples, held_out, never, counts, rows, chosen_beginnings(plain, settings))
 
 
 def _select_text(
     work: Work,
     settings: RecoverySettings,
-    plain: PlainSources,
+    plain: list[PlainSource],
     held_out: list[str],
     forbidden: dict[str, Forbidden],
     counts: Counts,
@@ -164,10 +165,11 @@ def _select_text(
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
     validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
+    set_aside = [text for source in parts.validation for document in source.documents for text in document]
     # and a near copy of it that is trained on would flatter the checkpoints that learnt it by heart
-    forbidden = {**forbidden, "validation text": Forbidden(text for source in parts.validation for text in source)}
+    forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
     budget = text_budget(settings, 0)
-    rows = _plain_rows(work, settings, parts.training.passages(settings.seed), budget, forbidden, counts)
+    rows = _plain_rows(work, settings, parts.training, budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)
     if not held_out or validation is None or (rows is None and not beginnings):
         raise FlabError(
@@ -180,13 +182,13 @@ def _select_text(
 def _plain_rows(
     work: Work,
     settings: RecoverySettings,
-    passages: Sequence[Sequence[str]],
+    sources: Sequence[PlainSource],
     most: int,
     forbidden: dict[str, Forbidden],
     counts: Counts,
 ) -> Sequences | None:
     """Passages of several sources as rows; `None` where none may be read."""
-    taken = drawn(passages, work.tokenizer, settings, most, forbidden, counts)
+    taken = drawn(sources, work.tokenizer, settings, most, forbidden, counts)
     counts.plain_tokens += sum(len(one.ids) for one in taken)
     return pack_examples(taken, settings.sequence_length, not work.family.separates_documents)[0]
 

@@ -1,17 +1,22 @@
-"""Plain text that is distilled: passages of several sources for equal shares of tokens, and beginnings of files that
+"""Plain text that is distilled: passages of several sources for shares of the tokens, and beginnings of documents that
 the dense model writes on from."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..settings.recovery import RecoverySettings
+from ..settings.pruning import KINDS
+from ..settings.recovery import LIBRARY_SOURCE, RecoverySettings
+from ..texts.formats import NO_FORMATS, Formats
+from ..texts.kinds import OWN, other_pools
 from ..texts.overlap import Forbidden
+from ..texts.problems import problems_to_train_on
 from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
 from ..texts.sources import read_source
 from .encoding import Encoded, encode_text
@@ -30,26 +35,29 @@ SPARE_BEGINNINGS = 4  # times as many as full continuations would need: some end
 
 
 @dataclass(frozen=True)
-class PlainSources:
-    """Documents of each source, each as its passages in order, in a seeded order.
+class PlainSource:
+    """Documents of one source, or of one kind of packaged text, in a seeded order.
 
     Args:
-        documents (`list[list[list[str]]]`): by source and document.
+        documents (`list[list[str]]`): each as its passages in order.
+        share (`float`): of the tokens, in proportion to those of other sources.
+        whole (`bool`): whether a passage makes sense only as a whole: longer ones than a sequence are left out, and
+            nothing is written on from their beginnings.
     """
 
-    documents: list[list[list[str]]]
+    documents: list[list[str]]
+    share: float = 1.0
+    whole: bool = False
 
-    def passages(self, seed: int) -> list[list[str]]:
-        """The different passages of each source in a seeded order of their own, so that long documents give more."""
-        return [
-            sorted({text for document in source for text in document}, key=lambda text: rank(seed, text))
-            for source in self.documents
-        ]
+    def passages(self, seed: int) -> list[str]:
+        """The different passages in a seeded order of their own, so that long documents give more."""
+        return sorted({text for document in self.documents for text in document}, key=lambda text: rank(seed, text))
 
-    def beginnings(self) -> Iterator[str]:
-        """First lines of documents, of each source in turn."""
-        for texts in zip_longest(*(map(beginning, source) for source in self.documents)):
-            yield from filter(None, texts)
+
+def beginnings(sources: Sequence[PlainSource]) -> Iterator[str]:
+    """First lines of documents, of each source in turn."""
+    for texts in zip_longest(*(map(beginning, source.documents) for source in sources if not source.whole)):
+        yield from filter(None, texts)
 
 
 def rank(seed: int, text: str) -> str:
@@ -69,23 +77,44 @@ def as_documents(source: list[str], settings: RecoverySettings) -> list[str]:
     return [passage for text in source for passage in passages_in(text, settings, most)]
 
 
-def read_plain(settings: RecoverySettings) -> PlainSources:
+def read_plain(settings: RecoverySettings, formats: Formats = NO_FORMATS) -> list[PlainSource]:
     """The documents of all sources of plain text.
+
+    Args:
+        formats ([`Formats`]): the conversations and gaps of the tokenizer, for text of these kinds where no source is
+            named.
 
     Raises:
         [`FlabError`]: one cannot be read.
     """
-    texts = [
-        list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
-        for spec in settings.text_sources
+    if settings.text:
+        return [_named_source(spec, settings) for spec in settings.text]
+    return _default_sources(settings, formats) if settings.text_sources else []
+
+
+def _named_source(spec: str, settings: RecoverySettings) -> PlainSource:
+    texts = list(dict.fromkeys(one.text for one in read_source(spec, for_training=True).documents))
+    if len(texts) < FEWEST_DOCUMENTS:
+        texts = as_documents(texts, settings)
+    texts.sort(key=lambda text: rank(settings.seed, text))
+    return PlainSource([passages_in(text, settings) for text in texts])
+
+
+def _default_sources(settings: RecoverySettings, formats: Formats) -> list[PlainSource]:
+    """Text of the kinds that models are calibrated on, in the same shares and of other documents."""
+    mix = {kind: share for kind, share in KINDS.items() if kind != OWN}
+    files = read_source(LIBRARY_SOURCE, for_training=True).documents
+    files.sort(key=lambda document: rank(settings.seed, document.text))
+    longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
+    pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on())
+    rng = np.random.default_rng(settings.seed)
+    sources = [
+        PlainSource(
+            [[one.text for one in candidate.passages(rng)] for candidate in pool.candidates], pool.share, pool.whole
+        )
+        for pool in pools
     ]
-    texts = [source if len(source) >= FEWEST_DOCUMENTS else as_documents(source, settings) for source in texts]
-    return PlainSources(
-        [
-            [passages_in(text, settings) for text in sorted(source, key=lambda text: rank(settings.seed, text))]
-            for source in texts
-        ]
-    )
+    return [replace(source, documents=[one for one in source.documents if one]) for source in sources]
 
 
 @dataclass(frozen=True)
@@ -94,17 +123,20 @@ class DividedText:
 
     Args:
         held_out (`list[str]`): passages that only measure.
-        validation (`list[list[str]]`): passages of each source that choose the checkpoint.
-        training ([`PlainSources`]): the rest.
+        validation (`list[PlainSource]`): passages of each source that choose the checkpoint.
+        training (`list[PlainSource]`): the rest.
     """
 
     held_out: list[str]
-    validation: list[list[str]]
-    training: PlainSources
+    validation: list[PlainSource]
+    training: list[PlainSource]
 
 
 def divided_text(
-    plain: PlainSources, settings: RecoverySettings, count_tokens: Callable[[str], int], held_out_named: bool
+    sources: Sequence[PlainSource],
+    settings: RecoverySettings,
+    count_tokens: Callable[[str], int],
+    held_out_named: bool,
 ) -> DividedText:
     """Sets documents of every source aside, of each of which one passage is taken, so that many kinds are measured.
 
@@ -112,12 +144,20 @@ def divided_text(
         count_tokens (`Callable[[str], int]`): of a text.
         held_out_named (`bool`): text to measure on is there already.
     """
-    rest = [list(source) for source in plain.documents]
+    rest = [list(source.documents) for source in sources]
     measured = 0 if held_out_named else settings.held_out_tokens
     held_out = _set_aside(rest, measured, settings.seed, count_tokens)
     budget = round(settings.validation_share * max(settings.text_tokens, settings.sequence_length))
     validation = _set_aside(rest, max(1, budget), settings.seed, count_tokens)
-    return DividedText([text for source in held_out for text in source], validation, PlainSources(rest))
+
+    def of_each(documents: list[list[list[str]]]) -> list[PlainSource]:
+        return [replace(source, documents=found) for source, found in zip(sources, documents, strict=True)]
+
+    return DividedText(
+        [text for source in held_out for text in source],
+        of_each([[[text] for text in source] for source in validation]),
+        of_each(rest),
+    )
 
 
 def _set_aside(
@@ -140,42 +180,49 @@ def _set_aside(
 
 
 def drawn(
-    passages: Sequence[Sequence[str]],
+    sources: Sequence[PlainSource],
     tokenizer: PreTrainedTokenizerBase,
     settings: RecoverySettings,
     most: int,
     forbidden: dict[str, Forbidden],
     counts: Counts,
 ) -> list[Encoded]:
-    """Passages as tokens, always the next of the source that has given the fewest, until there are as many as asked
+    """Passages as tokens, always the next of the source that lacks most of its share, until there are as many as asked
     for; what one source lacks the others give."""
-    rest, given, left = [iter(source) for source in passages], [0] * len(passages), most
+    rest = [(iter(source.passages(settings.seed)), source) for source in sources]
+    given, left = [0] * len(rest), most
     taken: list[Encoded] = []
     while left > 0 and rest:
-        source = min(range(len(rest)), key=given.__getitem__)
-        passage = next(rest[source], None)
+        number = min(range(len(rest)), key=lambda number: given[number] / rest[number][1].share)
+        passages, source = rest[number]
+        passage = next(passages, None)
         if passage is None:
-            del rest[source], given[source]
+            del rest[number], given[number]
             continue
         if name := overlapped(passage, forbidden):
             counts.passages_dropped[name] = counts.passages_dropped.get(name, 0) + 1
             continue
-        for piece in encode_text(passage, tokenizer, settings.sequence_length):
+        pieces = encode_text(passage, tokenizer, settings.sequence_length)
+        if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):
+            # the last rows are filled by sources that can be cut
+            given[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
+            continue
+        for piece in pieces:
             if left > 0:
                 taken.append(piece.cut(left))
                 left -= len(piece.ids)
-                given[source] += len(piece.ids)
+                given[number] += len(piece.ids)
         counts.passages += 1
     return taken
 
 
 def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
-    """Tokens of plain text to train on: all that may be, or of library source its share beside instruction data."""
+    """Tokens of plain text to train on: all that may be, or of the default text its share beside instruction data."""
     if settings.text:
         return settings.text_tokens
-    if not settings.text_sources or not settings.library_share:
+    if not settings.text_sources or not settings.text_share:
         return 0
-    share = settings.library_share / (1 - settings.library_share)
+    share = settings.text_share / (1 - settings.text_share)
     return min(settings.text_tokens, round(share * instruction_tokens)) if settings.data else settings.text_tokens
 
 
@@ -191,7 +238,7 @@ def beginning(document: Sequence[str]) -> str:
     return found[:LONGEST_BEGINNING]
 
 
-def chosen_beginnings(plain: PlainSources, settings: RecoverySettings) -> list[str]:
+def chosen_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
     """Enough of the first lines for the continuations that are asked for."""
     needed = -(-settings.continuation_tokens // settings.max_new_tokens)
-    return list(islice(dict.fromkeys(plain.beginnings()), SPARE_BEGINNINGS * needed))
+    return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))

@@ -40,7 +40,7 @@ DECIDE_NOTHING = {
     "data",
     "text",
     "text_tokens",
-    "library_share",
+    "text_share",
     "continuation_tokens",
     "continuation_temperature",
     "exclude",

@@ -11,6 +11,7 @@ from .section import Section, Sources, VerbSection, faults_in
 
 ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
 LIBRARY_SOURCE = "python-packages"
+PROBLEM_SOURCE = "packaged-problems"
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # where the user names none; matrices of LoRA begin at nothing
 
 
@@ -25,15 +26,16 @@ class RecoverySettings(Section):
     text: Sources = Field(
         default=[],
         description="sources of plain text that distillation reads, each for an equal share of the tokens; default:"
-        f" {LIBRARY_SOURCE}, where distillation reads more than answers",
+        f" {LIBRARY_SOURCE} and {PROBLEM_SOURCE}, also as conversations and with gaps, in the shares of kinds that"
+        " calibration has, where distillation reads more than answers",
     )
     text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, a seeded choice")
-    library_share: float = Field(
+    text_share: float = Field(
         default=0.5,
         ge=0,
         lt=1,
-        description="share of all tokens that is library source where no text is named, and all without instruction"
-        " data; 0: none",
+        description="share of all tokens that is plain text where none is named, and all without instruction data;"
+        " 0: none",
     )
     continuation_tokens: int = Field(
         default=0,
@@ -151,9 +153,9 @@ class RecoverySettings(Section):
 
     @property
     def text_sources(self) -> list[str]:
-        """The sources of plain text: those that are named, else library source unless that is switched off."""
-        library = self.reads_plain_text and (self.library_share > 0 or self.continuation_tokens > 0)
-        return self.text or [LIBRARY_SOURCE] * library
+        """The sources of plain text: those that are named, else the packaged ones unless these are switched off."""
+        packaged = self.reads_plain_text and (self.text_share > 0 or self.continuation_tokens > 0)
+        return self.text or [LIBRARY_SOURCE, PROBLEM_SOURCE] * packaged
 
     @property
     def trains(self) -> bool:
@@ -240,7 +242,7 @@ def check_recovery(settings: RecoverySettings) -> None:
         faults.append(
             "recovery.data: no source of instruction data is named, and no plain text is read, since "
             + (
-                "recovery.library_share is 0"
+                "recovery.text_share is 0"
                 if settings.reads_plain_text
                 else "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn from answers alone"
             )

@@ -16,7 +16,7 @@ import numpy as np
 from .code import code_parts, with_gap
 from .formats import Formats
 from .overlap import benchmarks
-from .problems import Problem, packaged_problems
+from .problems import Problem
 from .sampling import Candidate, plain_candidate
 from .sources import Document
 
@@ -83,6 +83,7 @@ def other_pools(
     most_characters: int,
     never: Collection[str],
     seed: int,
+    problems: Sequence[Problem],
 ) -> list[Pool]:
     """Every kind but the user's own text.
 
@@ -93,6 +94,7 @@ def other_pools(
         most_characters (`int`): the most characters of a passage.
         never (`Collection[str]`): texts that are in no pool.
         seed (`int`): decides which kind gets which document.
+        problems (`Sequence[Problem]`): packaged ones.
     """
     rng = np.random.default_rng([seed, 1])
     shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
@@ -102,8 +104,8 @@ def other_pools(
     of_problems, of_library = (
         shares[INFILLING] * part for part in (SHARE_OF_PROBLEMS_IN_INFILLING, 1 - SHARE_OF_PROBLEMS_IN_INFILLING)
     )
-    problems = [one for one in packaged_problems() if one.program not in never]
-    plain, chat, problem_gaps = dealt(_shuffled(problems, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
+    free = [one for one in problems if one.program not in never]
+    plain, chat, problem_gaps = dealt(_shuffled(free, rng), [shares[PROBLEMS], shares[CHAT], of_problems])
     files = [document for document in library if document.text not in never]
     parts, file_gaps = dealt(files, [shares[LIBRARY], of_library])
     infilling = [_with_gaps(_parts_of_problem(one, int(gaps)), formats) for one in problem_gaps]

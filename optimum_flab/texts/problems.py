@@ -1,4 +1,5 @@
-"""The packaged problems: short programs as people ask for them, written for this package."""
+"""The packaged problems: short programs as people ask for them, written for this package; some decide what is pruned,
+others are trained on, so that neither measures the other."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 
 FILE = Path(__file__).with_name("problems.jsonl")
+TRAINING_FILE = Path(__file__).with_name("training_problems.jsonl")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class Problem:
 
 @cache
 def packaged_problems() -> tuple[Problem, ...]:
-    """All of them, in the order of the file."""
-    lines = FILE.read_text(encoding="utf-8").splitlines()
-    return tuple(Problem(f"problems#{number}", **json.loads(line)) for number, line in enumerate(lines, start=1))
+    """Those that prunings read, in the order of the file."""
+    return _read(FILE)
+
+
+@cache
+def problems_to_train_on() -> tuple[Problem, ...]:
+    """Those that recoveries read, in the order of the file."""
+    return _read(TRAINING_FILE)
+
+
+def _read(file: Path) -> tuple[Problem, ...]:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(Problem(f"{file.stem}#{number}", **json.loads(line)) for number, line in enumerate(lines, start=1))

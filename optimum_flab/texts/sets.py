@@ -15,6 +15,7 @@ from ..errors import FlabError
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from .formats import NO_FORMATS, Formats
 from .kinds import OWN, Pool, library_files, other_pools, own_pools
+from .problems import packaged_problems
 from .sampling import PASSAGE_CHARACTERS_PER_TOKEN, Candidate, CountTokens, Draw, SharedDraw, plain_candidate
 from .sources import Document, SourceTexts, default_corpus, hub_datasets, installed_sources, read_sources
 
@@ -175,7 +176,7 @@ def divided(
     pool = _unique((named_pool or corpus).documents, never) if is_own else []
     rng = np.random.default_rng(seed)
     unread = never | {document.text for document in pool}
-    pools = other_pools(data.mix, texts.library, formats, most_characters, unread, seed)
+    pools = other_pools(data.mix, texts.library, formats, most_characters, unread, seed, packaged_problems())
     pools = [one for one in pools if len(one.candidates) >= FEWEST_DOCUMENTS]
     if not pools:
         is_own, pool = True, _unique((named_pool or corpus).documents, never)

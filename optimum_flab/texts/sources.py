@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
+from .problems import packaged_problems, problems_to_train_on
 
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 STANDARD_LIBRARY = "python-stdlib"  # the source of Python's own
 INSTALLED = "python-packages"  # a sample of the source of the packages that this one requires
 INSTALLED_FILES = 2000  # of that sample: some 20 MB
+PACKAGED = "packaged-problems"  # short programs written for this package
 TEXT_COLUMNS = ("text", "content")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
@@ -83,7 +85,7 @@ def parse_source(spec: str) -> Source:
     Raises:
         [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
     """
-    if spec in (STANDARD_LIBRARY, INSTALLED):
+    if spec in (STANDARD_LIBRARY, INSTALLED, PACKAGED):
         return Source(spec)
     if not spec.strip():
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
@@ -135,7 +137,8 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
     except that a byte order mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
 
     Args:
-        for_training (`bool`): of installed packages other files than otherwise, which no pruning reads.
+        for_training (`bool`): of installed packages other files than otherwise, and other packaged problems, which no
+            pruning reads.
 
     Raises:
         [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset
@@ -147,6 +150,9 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
         return standard_library()
     if source.spec == INSTALLED:
         return installed_sources(INSTALLED_FILES, 0, for_training=for_training)
+    if source.spec == PACKAGED:
+        found = problems_to_train_on() if for_training else packaged_problems()
+        return SourceTexts([Document(one.program, one.name) for one in found])
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():

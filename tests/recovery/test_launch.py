@@ -155,7 +155,7 @@ def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
 
 
 def test_nothing_to_train_on_is_bad_usage(made, capsys):
-    words = ["-m", str(made / "pruned"), str(made / "out"), "--teacher", str(made / "dense"), "--library-share", "0"]
+    words = ["-m", str(made / "pruned"), str(made / "out"), "--teacher", str(made / "dense"), "--text-share", "0"]
     status, said = refused(words, capsys)
     assert status == 2 and "no source of instruction data is named, and no plain text is read" in said
     assert "(--data)" in said

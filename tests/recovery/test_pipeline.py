@@ -46,7 +46,7 @@ SMALL = {
     "dtype": "float32",
     "validation_share": 0.2,
     "closed_form_tokens": 1024,
-    "library_share": 0.0,
+    "text_share": 0.0,
 }
 FULL = {"method": "full", "learning_rate": 5e-4}
 
@@ -397,8 +397,8 @@ def test_the_recovery_section_of_one_configuration_file_is_enough(made):
 
 
 def test_nothing_changes_without_data_and_text(made):
-    with pytest.raises(ConfigurationError, match="recovery.data: no source.*recovery.library_share is 0"):
-        optimizer_for(made).recover(RecoveryConfig(library_share=0))
+    with pytest.raises(ConfigurationError, match="recovery.data: no source.*recovery.text_share is 0"):
+        optimizer_for(made).recover(RecoveryConfig(text_share=0))
     with pytest.raises(ConfigurationError, match="recovery.data: no source.*answers alone"):
         optimizer_for(made).recover(RecoveryConfig(distill_on="answer"))
 

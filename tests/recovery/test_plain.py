@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from optimum_flab import ConfigurationError, FlabError, RecoveryConfig
 from optimum_flab.recovery import data as data_room
+from optimum_flab.recovery import plain as plain_room
 from optimum_flab.recovery.answers import Continuer
 from optimum_flab.recovery.instructions import read_instructions
 from optimum_flab.recovery.plain import (
-    PlainSources,
+    PlainSource,
     beginning,
+    beginnings,
     chosen_beginnings,
     divided_text,
     drawn,
@@ -24,13 +26,24 @@ from optimum_flab.recovery.plain import (
 from optimum_flab.recovery.strategy import Counts
 from optimum_flab.recovery.work import Steps
 from optimum_flab.running.generation import BatchCache
-from optimum_flab.settings.recovery import LIBRARY_SOURCE, check_recovery
+from optimum_flab.settings.pruning import KINDS
+from optimum_flab.settings.recovery import LIBRARY_SOURCE, PROBLEM_SOURCE, check_recovery
+from optimum_flab.texts.formats import Formats
 from optimum_flab.texts.overlap import Forbidden
+from optimum_flab.texts.problems import packaged_problems, problems_to_train_on
+from optimum_flab.texts.sources import SourceTexts, read_source
 
 from ..conftest import byte_level_tokenizer
 from .conftest import write_lines
 from .test_launch import flab
 from .test_pipeline import SMALL, config_for, optimizer_for, work_of
+
+
+PACKAGED = [LIBRARY_SOURCE, PROBLEM_SOURCE]
+FORMATS = Formats(
+    chat=lambda turns: "<chat>" + "".join(f"<{turn['role']}>{turn['content']}" for turn in turns),
+    infilling=lambda prefix, middle, suffix: f"<gap>{prefix}<|>{suffix}<|>{middle}",
+)
 
 
 def written(path, name, number, lines=6) -> str:
@@ -39,14 +52,18 @@ def written(path, name, number, lines=6) -> str:
     return f"{write_lines(path / f'{name}.jsonl', rows)}[text]"
 
 
+def texts_of(sources) -> list[str]:
+    return [text for source in sources for document in source.documents for text in document]
+
+
 def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_path):
     tokenizer = byte_level_tokenizer()
     sources = [written(tmp_path, "many", 400), written(tmp_path, "few", 60), written(tmp_path, "least", 1)]
     asked = RecoveryConfig(text=sources, sequence_length=64)
-    passages, counts = read_plain(asked).passages(0), Counts()
+    plain, counts = read_plain(asked), Counts()
 
     def shares(budget):
-        taken = drawn(passages, tokenizer, asked, budget, {}, counts)
+        taken = drawn(plain, tokenizer, asked, budget, {}, counts)
         texts = [tokenizer.decode(one.ids) for one in taken]
         assert sum(len(one.ids) for one in taken) == budget
         return [
@@ -58,26 +75,50 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     assert abs(many - few) < 500 and least < 200  # a piece at the end of a passage need not hold its name
     many, few, least = shares(30_000)
     assert many > 1.5 * few  # which is all that there is of it
-    assert drawn(passages, tokenizer, asked, 6000, {}, counts) == drawn(passages, tokenizer, asked, 6000, {}, counts)
+    assert drawn(plain, tokenizer, asked, 6000, {}, counts) == drawn(plain, tokenizer, asked, 6000, {}, counts)
+
+
+def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of_other_documents(monkeypatch):
+    asked, tokenizer = RecoveryConfig(text_tokens=40_000, sequence_length=1024), byte_level_tokenizer()
+    files = read_source(LIBRARY_SOURCE, for_training=True)
+    monkeypatch.setattr(plain_room, "read_source", lambda *_, **__: SourceTexts(files.documents[:150]))
+    sources = read_plain(asked, FORMATS)
+    assert [source.whole for source in sources] == [False, False, True, True]
+    problems, library, chat, gaps = (texts_of([source]) for source in sources)
+    programs = {one.program for one in problems_to_train_on()}
+    assert set(problems) <= programs and programs.isdisjoint(one.program for one in packaged_problems())
+    assert all(text.startswith("<chat><user>") for text in chat) and all(text.startswith("<gap>") for text in gaps)
+    assert library and not any(program in text for program in problems for text in [*chat, *gaps])
+    rows = drawn(sources, tokenizer, asked, 40_000, {}, Counts())
+    texts = [tokenizer.decode(one.ids) for one in rows]
+    tokens = {
+        "chat": sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text.startswith("<chat>")),
+        "infilling": sum(len(one.ids) for one, text in zip(rows, texts, strict=True) if text.startswith("<gap>")),
+    }
+    for kind, found in tokens.items():
+        assert abs(found - 40_000 * KINDS[kind] / (1 - KINDS["own"])) < 1024
+    assert all(text in chat for text in texts if text.startswith("<chat>"))  # whole ones
+    assert read_plain(asked, FORMATS) == sources
+    assert len(read_plain(asked)) == 2  # of a tokenizer that has neither
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 0.95))
 @settings(max_examples=30, deadline=None)
-def test_library_source_has_its_share_beside_instructions_and_never_more_than_its_budget(tokens, share):
-    asked = RecoveryConfig(data="x", library_share=share, text_tokens=50_000)
+def test_packaged_text_has_its_share_beside_instructions_and_never_more_than_its_budget(tokens, share):
+    asked = RecoveryConfig(data="x", text_share=share, text_tokens=50_000)
     budget = text_budget(asked, tokens)
     assert budget == 50_000 or budget == pytest.approx(share * (budget + tokens), abs=1)
-    assert text_budget(RecoveryConfig(data="x", text="y", library_share=share, text_tokens=7), tokens) == 7
-    assert text_budget(RecoveryConfig(library_share=share, text_tokens=7), tokens) == 7
-    assert text_budget(RecoveryConfig(data="x", library_share=0), tokens) == 0
+    assert text_budget(RecoveryConfig(data="x", text="y", text_share=share, text_tokens=7), tokens) == 7
+    assert text_budget(RecoveryConfig(text_share=share, text_tokens=7), tokens) == 7
+    assert text_budget(RecoveryConfig(data="x", text_share=0), tokens) == 0
 
 
-def test_library_source_is_read_unless_it_is_switched_off_or_cannot_be_learned_from():
-    assert RecoveryConfig().text_sources == RecoveryConfig(data="x").text_sources == [LIBRARY_SOURCE]
+def test_packaged_text_is_read_unless_it_is_switched_off_or_cannot_be_learned_from():
+    assert RecoveryConfig().text_sources == RecoveryConfig(data="x").text_sources == PACKAGED
     assert RecoveryConfig(text="mine").text_sources == ["mine"]
-    for changes in ({"library_share": 0}, {"loss": "cross-entropy"}, {"distill_on": "answer"}):
+    for changes in ({"text_share": 0}, {"loss": "cross-entropy"}, {"distill_on": "answer"}):
         assert RecoveryConfig(data="x", **changes).text_sources == []
-    assert RecoveryConfig(library_share=0, continuation_tokens=9).text_sources == [LIBRARY_SOURCE]
+    assert RecoveryConfig(text_share=0, continuation_tokens=9).text_sources == PACKAGED
     assert not RecoveryConfig().trains and RecoveryConfig(text="mine").trains
     with pytest.raises(ConfigurationError, match=f"recovery.held_out: '{LIBRARY_SOURCE}' is also trained on"):
         check_recovery(RecoveryConfig(data="x", held_out=LIBRARY_SOURCE))
@@ -90,9 +131,8 @@ def test_library_source_is_read_unless_it_is_switched_off_or_cannot_be_learned_f
 def test_no_document_is_in_two_parts_and_every_source_is_measured(sizes, named):
     sources = [[[f"{s}/{n}/{p}" for p in range(1 + n % 3)] for n in range(size)] for s, size in enumerate(sizes)]
     asked = RecoveryConfig(held_out_tokens=5, validation_share=0.1, text_tokens=40, sequence_length=8)
-    parts = divided_text(PlainSources(sources), asked, lambda text: 1, named)
-    rest = [text for source in parts.training.documents for document in source for text in document]
-    found = [parts.held_out, [text for source in parts.validation for text in source], rest]
+    parts = divided_text([PlainSource(source) for source in sources], asked, lambda text: 1, named)
+    found = [parts.held_out, *(texts_of(part) for part in (parts.validation, parts.training))]
     documents = [{text.rpartition("/")[0] for text in part} for part in found]
     assert not (documents[0] & documents[1] or documents[0] & documents[2] or documents[1] & documents[2])
     assert len(found[0]) == len(documents[0]) and len(found[1]) == len(documents[1])
@@ -107,8 +147,8 @@ def test_a_source_of_one_document_is_trained_on_too_and_chooses_and_measures(tmp
     sources = [written(tmp_path, "many", 100), written(tmp_path, "single", 1, lines)]
     asked = RecoveryConfig(text=sources, held_out_tokens=400)
     parts = divided_text(read_plain(asked), asked, lambda text: len(text) // 4, False)
-    held_out, training = "".join(parts.held_out), parts.training.passages(0)
-    for part in (held_out, "".join(parts.validation[1]), "".join(training[1])):
+    held_out, training = "".join(parts.held_out), [source.passages(0) for source in parts.training]
+    for part in (held_out, "".join(parts.validation[1].passages(0)), "".join(training[1])):
         assert "single_0_" in part
     assert "many_" in held_out and len(training[0]) >= 80
 
@@ -118,8 +158,12 @@ def test_beginnings_are_first_lines_behind_comments_of_each_source_in_turn():
     assert beginning([licensed]).startswith("import os\nx = 1\n") and len(beginning([licensed])) < 200
     assert beginning(["# only\n# comments\n"]) == beginning([]) == ""
     assert len(beginning(["y" * 10_000])) == 400
-    plain = PlainSources([[["a1\n"], ["a2\n"], ["#\n"]], [["b1\n"]]])
-    assert list(plain.beginnings()) == ["a1\n", "b1\n", "a2\n"]
+    plain = [
+        PlainSource([["a1\n"], ["a2\n"], ["#\n"]]),
+        PlainSource([["b1\n"]]),
+        PlainSource([["<chat>"]], whole=True),
+    ]
+    assert list(beginnings(plain)) == ["a1\n", "b1\n", "a2\n"]
     assert chosen_beginnings(plain, RecoveryConfig(continuation_tokens=0)) == []
     assert len(chosen_beginnings(plain, RecoveryConfig(continuation_tokens=1, max_new_tokens=8))) == 3
 
@@ -196,7 +240,7 @@ def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(mad
 
 
 def test_continuations_are_trained_on_beside_instructions(made):
-    asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, library_share=0.0)
+    asked = config_for(made, data=("alpaca.json",), answers="reference", continuation_tokens=100, text_share=0.0)
     asked.text = [written(made, "word", 30)]
     asked.text_tokens = 1
     work, steps, cache = work_of(made), Steps(quiet=True), BatchCache(made / "answers")
@@ -228,8 +272,8 @@ def test_too_little_text_is_refused_with_what_to_do(made):
         )
 
 
-def test_the_two_models_are_enough_for_a_recovery_on_library_source(made):
-    small = {**SMALL, "library_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
+def test_the_two_models_are_enough_for_a_recovery_on_packaged_text(made):
+    small = {**SMALL, "text_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
     (made / "flab.json").write_text(json.dumps({"recovery": small}))
     flab(
         *(made, "recover", "-m", str(made / "pruned"), str(made / "out")),
@@ -237,8 +281,8 @@ def test_the_two_models_are_enough_for_a_recovery_on_library_source(made):
     )
     report = json.loads((made / "out" / "flab_report.json").read_text())
     read = report["recovery"]["data"]["plain_text"]
-    assert (read["sources"], read["tokens"]) == ([LIBRARY_SOURCE], 600)
+    assert (read["sources"], read["tokens"]) == (PACKAGED, 600)
     # asked for again by these settings, it has the same budget
     assert report["recovery"]["settings"]["text"] == []
     card = (made / "out" / "README.md").read_text()
-    assert f"passages of `{LIBRARY_SOURCE}`" in card and "training data" not in card
+    assert f"passages of `{LIBRARY_SOURCE}`, `{PROBLEM_SOURCE}`" in card and "training data" not in card
