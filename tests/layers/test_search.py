@@ -7,6 +7,7 @@ from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.depth import CRITERIA
 from optimum_flab.pruning.shapes import masked_step
+from optimum_flab.running import casting
 
 from ..conftest import LAYERS, random_tokens, tiny_model
 
@@ -25,7 +26,9 @@ def divergence_without(model, removed, tokens):
     return mean_divergence(dense, final_hidden(model, architecture, tokens, 4, step), head, head)
 
 
-def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(family):
+@pytest.mark.parametrize(("fast", "tolerance"), [(False, 1e-3), (True, 0.1)])
+def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(family, monkeypatch, fast, tolerance):
+    monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device: fast)
     model, tokens = tiny_model(family), random_tokens()
     removed = []
     for removal in removals(model, "divergence", LAYERS - 1, tokens):
@@ -34,8 +37,8 @@ def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(fami
             for layer in range(LAYERS)
             if layer not in removed
         }
-        assert removal.layer == min(whole, key=whole.get)
-        assert removal.score == pytest.approx(whole[removal.layer], rel=1e-3, abs=1e-6)
+        assert whole[removal.layer] <= (1 + tolerance) * min(whole.values())
+        assert removal.score == pytest.approx(whole[removal.layer], rel=tolerance, abs=1e-6)
         removed.append(removal.layer)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergence, predicting
 from ...records.pieces import Pieces
+from ...running.casting import for_estimates
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 
@@ -59,7 +60,8 @@ def greedy_divergence(
     """Removes, one after the other, the layer whose absence changes the model's predictions least.
 
     The hidden states in front of every remaining layer are kept, so that a candidate costs only the layers above it
-    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate).
+    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). In bfloat16 where the device
+    multiplies that, see [`~running.casting.for_estimates`].
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
@@ -71,17 +73,18 @@ def greedy_divergence(
         [`Removal`]: until one of the layers that may go is left.
     """
     pieces = Pieces() if pieces is None else pieces
-    layers, removable = family.decoder_layers(model), set(family.pruned_layers(model))
+    layers, removable = len(family.decoder_layers(model)), set(family.pruned_layers(model))
+    model, step = for_estimates(model, family)
     removed, scores = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [predicting(batch) for batch in batches]
-    remaining = list(range(len(layers)))
+    remaining = list(range(layers))
 
     def upwards(start: int, batch: int, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
         for index in remaining[start:]:
-            hidden = run_layer(layers[index], hidden, inputs[batch].kwargs[index])
+            hidden = step(index, hidden, inputs[batch].kwargs[index])
             yield hidden
 
     def outcome(hidden: torch.Tensor, batch: int) -> torch.Tensor:
