@@ -17,10 +17,11 @@ from conftest import TEXTS, byte_level_tokenizer
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from optimum_flab import ConfigurationError, FlabError, FlabPrunerConfig
 from optimum_flab.settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from optimum_flab.texts import kinds
 from optimum_flab.texts.code import code_parts, with_gap
-from optimum_flab.texts.formats import Formats, formats_of
+from optimum_flab.texts.formats import DATE_PARTS, DAY, Formats, formats_of
 from optimum_flab.texts.installed import LEFT_OUT, drawn_files, package_files, required_packages
 from optimum_flab.texts.kinds import dealt
 from optimum_flab.texts.overlap import Forbidden, benchmark_texts, benchmarks
@@ -114,9 +115,8 @@ def test_no_packaged_problem_is_one_of_a_benchmark():
 def test_what_is_trained_on_measures_no_pruning():
     pruned, trained = packaged_problems(), problems_to_train_on()
     assert {one.instruction for one in pruned}.isdisjoint(one.instruction for one in trained)
-    # thirteen words in a row are shared by chance (argument lists, loops over rows and columns), not by many
     seen = Forbidden(one.program for one in pruned)
-    assert sum(seen.overlaps(one.program) for one in trained) < 0.02 * len(trained)
+    assert not [one.name for one in trained if seen.overlaps(one.program)]
 
 
 # --- libraries
@@ -181,7 +181,8 @@ def test_parts_of_a_file_are_whole(seed, most):
         assert len(part) <= most
         lines = document.text.split("\n")
         assert lines[line - 1].strip() == part.split("\n")[0].strip()
-        if part.lstrip().startswith(("def ", "class ", "async def ")) and lines[line - 1][:1] in "dca":
+        cut = not "".join(lines[: line - 1]).strip() or lines[line - 2].startswith("#")  # perhaps the beginning of it
+        if part.lstrip().startswith(("def ", "class ", "async def ")) and lines[line - 1][:1] in "dca" and not cut:
             ast.parse(part) if part.count('"""') % 2 == 0 else None
 
 
@@ -254,6 +255,60 @@ def test_a_conversation_is_the_same_on_every_day_and_has_one_beginning():
     found = formats_of(tokenizer)
     assert special_ids(tokenizer) == ([number], []) and found.around == 1
     assert found.chat(turns) == "2025<|user|>q<|pad|><|assistant|>a<|pad|>"
+
+
+@given(st.text("%-aAbBdHjmMSyY ,:/.", max_size=12), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_template_writes_one_day_whatever_it_asks_of_the_clock(pattern, named):
+    tokenizer = byte_level_tokenizer()
+    asked = (
+        f"{{% set f = {pattern!r} %}}{{{{ strftime_now(f) }}}}" if named else f"{{{{ strftime_now({pattern!r}) }}}}"
+    )
+    tokenizer.chat_template = asked + "{% for m in messages %}{{ m.content }}{% endfor %}"
+    shown = pattern
+    for part, text in DATE_PARTS.items():
+        shown = shown.replace(part, text)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}]
+    assert formats_of(tokenizer).chat(turns) == f"{shown}questionan answer"
+    assert DAY.strftime("%d %B %Y, %H:%M") == "01 January 2025, 00:00"
+
+
+def test_what_a_template_refuses_is_left_out():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if 'list' in m.content %}{{ raise_exception('no lists') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    data = DataSettings(mix={"chat": 1.0}, calibration_tokens=1000, validation_tokens=200, held_out_tokens=200)
+    sets = build_text_sets(data, count, 0, formats_of(tokenizer))
+    assert sets.calibration and not [one for one in sets.calibration if "list" in one.text]
+
+
+def test_a_kind_that_is_not_here_is_refused_where_it_is_all_that_is_asked_for(mine):
+    data = DataSettings(corpus=[str(mine / "large.jsonl")], mix={"chat": 1.0})
+    with pytest.raises(FlabError, match=r"data.mix: of 'chat' there is no text here"):
+        build_text_sets(data, count, 0)
+    with pytest.raises(ConfigurationError, match=r"shares that are too large to add up"):
+        FlabPrunerConfig(data={"mix": {"own": 1e308, "chat": 1e308}})
+    huge = DataSettings(mix={"problems": 1.0, "library": 1e306}, calibration_tokens=1000, sequence_length=400)
+    assert build_text_sets(huge, count, 0).calibration
+
+
+@pytest.mark.parametrize("length", [16, 48, 64, 80, 96])
+def test_conversations_that_do_not_fit_are_refused_with_the_right_advice(length):
+    data = DataSettings(
+        mix={"chat": 1.0},
+        sequence_length=length,
+        calibration_tokens=length,
+        validation_tokens=50,
+        held_out_tokens=50,
+    )
+    try:
+        sets = build_text_sets(data, count, 0, FORMATS)
+    except FlabError as error:
+        assert "lengthen the sequences by `data.sequence_length`" in str(error)
+    else:
+        assert sets.validation and sets.held_out and sets.calibration
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -214,7 +214,8 @@ def compare(
     resamples: int = RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Comparison:
-    """Scores with intervals by bootstrap over the problems, paired where there is a dense model.
+    """Scores with intervals by bootstrap over the problems, paired where there is a dense model; without intervals
+    where there is only one problem, or one cluster of them.
 
     Args:
         statistic ([`OfSums`]): the score.
@@ -224,13 +225,10 @@ def compare(
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
-    found = _compared(
-        Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan)),
-        statistic,
-        both,
-        resampled_sums(drawn, resamples, seed),
-        dense is not None,
-    )
+    # one alone is the same in every resample, which would look as if nothing could vary
+    sums = resampled_sums(drawn, resamples, seed) if len(drawn) > 1 else np.full((1, both.shape[1]), np.nan)
+    row = Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan))
+    found = _compared(row, statistic, both, sums, dense is not None)
     return found if clusters is None else replace(found, clusters=len(drawn))
 
 

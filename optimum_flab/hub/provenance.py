@@ -12,6 +12,7 @@ import yaml
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
 from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
+from ..settings.pruning import NAMED_HELD_OUT
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
@@ -146,9 +147,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
     ]
     if texts is not None:
         held_out = "held-out text: only measured on"
-        measured = None if facts.report is None else facts.report.held_out
-        of_named = texts.held_out if measured is None else measured.texts
-        number = of_named if at(facts.settings, "data", "held_out") else texts.held_out
+        number = _named_held_out(facts) if at(facts.settings, "data", "held_out") else texts.held_out
         rows.append(("held_out", held_out, "set aside from the calibration text", number))
     return [
         [
@@ -163,6 +162,16 @@ def text_rows(facts: Facts) -> list[list[str]]:
         ]
         for kind, label, default, number in rows
     ] + _kind_rows(texts)
+
+
+def _named_held_out(facts: Facts) -> int | None:
+    """How many texts of the named held-out sources the pruning measured on, as far as that is known."""
+    assert facts.report is not None  # there are texts
+    if facts.recovery is None:
+        return None if facts.report.held_out is None else facts.report.held_out.texts
+    # a recovery may measure on other text; what the pruning measured on is kept by kind
+    found = facts.recovery.held_out_before.by_kind.get(NAMED_HELD_OUT)
+    return None if found is None else found.texts
 
 
 def _has_others(facts: Facts, texts: TextCounts | None) -> bool:

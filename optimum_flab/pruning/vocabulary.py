@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
-from ..progress import progress_bar
+from ..progress import progress, progress_bar
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import VocabularySettings
@@ -242,7 +242,9 @@ class TokenChoice:
         if kept is None or self._counted is None or (self._counted.closed and len(kept) >= len(self.natural)):
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
-        return changed_texts(self._dense, self.tokenizer(ids), ids, [document.text for document in corpus])
+        texts = [document.text for document in corpus]
+        with progress("Comparing the pieces of the corpus", len(texts), "text") as tick:
+            return changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None

@@ -65,7 +65,7 @@ def check_inputs(settings: RecoverySettings, consent: bool) -> None:
     check_recovery(settings)
     check_consent(settings, read_instructions(settings.data), consent)
     source_texts([*settings.exclude, *settings.held_out])
-    read_sources(settings.text_sources)
+    read_sources(settings.text)
 
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:

@@ -82,7 +82,8 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
     """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
     named = settings.held_out
     if named:
-        return [document.text for document in read_sources(named).documents]
+        # of packaged sources what no pruning decided by
+        return [document.text for document in read_sources(named, for_training=True).documents]
     try:
         sources = plan.settings.get("data", {}).get("held_out", [])
         return [document.text for document in read_sources(sources).documents] if sources else []

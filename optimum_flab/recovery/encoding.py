@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import FlabError
 from ..measuring.divergence import predicting
+from ..texts.formats import chat_text
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary import special_ids
 from .instructions import Example
@@ -95,7 +96,7 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
         return example.prompt + "\n"
     messages = [{"role": role, "content": text} for role, text in example.turns]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return chat_text(tokenizer, messages, add_generation_prompt=True)
     except Exception as error:  # templates refuse what they do not know in their own ways
         raise FlabError(
             f"{example.place}: the tokenizer's chat template refuses it ({error}); set recovery.template to 'plain', "
@@ -109,7 +110,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     mark = "\ufdd0answer\ufdd0"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
     try:
-        _, found, end = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(mark)
+        _, found, end = chat_text(tokenizer, messages).rpartition(mark)
         return end.rstrip() if found else ""
     except Exception:  # a template that knows no such turns; its examples say so themselves
         return ""

@@ -35,12 +35,14 @@ def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str |
 
 
 def source_texts(specs: Sequence[str]) -> list[str]:
-    """The texts of sources that must not be trained on: of a row without named columns, every text that it holds."""
+    """The texts of sources that must not be trained on: of a row without named columns, every text that it holds; of
+    packaged sources what prunings read and what recoveries do."""
     texts = []
     for source in [parse_source(spec) for spec in specs]:
         rows = source.dataset is not None or (source.path is not None and source.path.suffix.lower() in ROW_SUFFIXES)
         if not rows or source.columns:
-            texts += [document.text for document in read_source(source).documents]
+            for training in (False, True) if source.packaged else (False,):
+                texts += [document.text for document in read_source(source, for_training=training).documents]
             continue
         for row in source_rows(source):
             texts += ["\n".join(_strings(row))]

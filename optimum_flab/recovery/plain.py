@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import FlabError
 from ..settings.pruning import KINDS
 from ..settings.recovery import LIBRARY_SOURCE, RecoverySettings
 from ..texts.formats import NO_FORMATS, Formats
@@ -18,7 +20,7 @@ from ..texts.kinds import OWN, other_pools
 from ..texts.overlap import Forbidden
 from ..texts.problems import problems_to_train_on
 from ..texts.sampling import PASSAGE_CHARACTERS_PER_TOKEN, split_passages
-from ..texts.sources import read_source
+from ..texts.sources import Document, read_source
 from .encoding import Encoded, encode_text
 from .overlap import overlapped
 from .strategy import Counts
@@ -103,7 +105,9 @@ def _named_source(spec: str, settings: RecoverySettings) -> PlainSource:
 def _default_sources(settings: RecoverySettings, formats: Formats) -> list[PlainSource]:
     """Text of the kinds that models are calibrated on, in the same shares and of other documents."""
     mix = {kind: share for kind, share in KINDS.items() if kind != OWN}
-    files = read_source(LIBRARY_SOURCE, for_training=True).documents
+    files: list[Document] = []
+    with suppress(FlabError):  # of installers that list no files; there are problems
+        files = read_source(LIBRARY_SOURCE, for_training=True).documents
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
     pools = other_pools(mix, files, formats, longest, set(), settings.seed, problems_to_train_on())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -90,6 +91,8 @@ class DataSettings(Section):
             raise ValueError(f"has a share below 0 of {negative[0]!r}; give 0 to leave a kind out")
         if not any(value.values()):
             raise ValueError("leaves no text; give one kind a share above 0")
+        if not math.isfinite(sum(value.values())):
+            raise ValueError("has shares that are too large to add up; give them in proportion, such as 0.5 and 0.5")
         return value
 
     @property

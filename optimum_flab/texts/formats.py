@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..vocabulary import infilling_format, special_ids
 
 
-# templates that write the day would give other bytes tomorrow
 DAY = datetime(2025, 1, 1)
-CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+# what a format of `strftime` may hold, and what it then says; those without a zero in front are not of every platform
+DATE_PARTS = {f"%{part}": DAY.strftime(f"%{part}") for part in "aAbBcdfHIjmMpSUwWxXyYzZ"}
+DATE_PARTS |= {f"%-{part}": DATE_PARTS[f"%{part}"].lstrip("0") or "0" for part in "dmHIMSjy"}
 Turn = dict[str, str]
 
 
@@ -23,13 +24,14 @@ class Formats:
     """The formats of a tokenizer.
 
     Args:
-        chat (`Callable`, *optional*): the text of a conversation; `None`: there is no chat template that can.
+        chat (`Callable`, *optional*): the text of a conversation, or `None` for one that the template refuses; `None`:
+            there is no chat template that can.
         infilling (`Callable`, *optional*): the text that fills a gap, from what stands before, in and behind it;
             `None`: there are no known tokens for it.
         around (`int`): special tokens that stand around every text.
     """
 
-    chat: Callable[[list[Turn]], str] | None = None
+    chat: Callable[[list[Turn]], str | None] | None = None
     infilling: Callable[[str, str, str], str] | None = None
     around: int = 0
 
@@ -43,36 +45,41 @@ def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
     return Formats(chat=_chat(tokenizer), infilling=_infilling(tokenizer), around=len(before) + len(after))
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str] | None:
+def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: Any) -> str:
+    """What a tokenizer's chat template makes of a conversation, always on the same day: one that writes the date would
+    give other bytes tomorrow.
+
+    Args:
+        options: further arguments of `apply_chat_template`.
+    """
+    template = _on_one_day(tokenizer.get_chat_template())
+    return tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, **options)
+
+
+def _on_one_day(template: str) -> str:
+    """A template that writes the same day whenever it is used, whatever it asks of the clock."""
+    if "strftime_now" not in template:
+        return template
+    written = "".join(f" | replace({part!r}, {text!r})" for part, text in DATE_PARTS.items())
+    return f"{{% macro strftime_now(format) %}}{{{{ format{written} }}}}{{% endmacro %}}{template}"
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str | None] | None:
     if not tokenizer.chat_template:
         return None
     before, _ = special_ids(tokenizer)
     # packing writes it in front of every text
     first = tokenizer.bos_token if before and before == [tokenizer.bos_token_id] else None
 
-    try:
-        template = _on_one_day(tokenizer.get_chat_template())
-    except ValueError:  # there are several, and none is the usual one
-        return None
-
-    def text_of(turns: list[Turn]) -> str:
-        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
+    def text_of(turns: list[Turn]) -> str | None:
+        try:
+            text = chat_text(tokenizer, turns)
+        except Exception:  # templates refuse what they do not know in their own ways; or there are several
+            return None
         return text.removeprefix(first) if first else text
 
-    try:
-        shown = text_of([{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}])
-    except Exception:  # templates refuse what they do not know in their own ways
-        return None
-    return text_of if "question" in shown and "an answer" in shown else None
-
-
-def _on_one_day(template: str) -> str:
-    """A template that writes the same day whenever it is used."""
-    formats = {written for _, written in CLOCK.findall(template)}
-    if not formats:
-        return template
-    days = repr({written: DAY.strftime(written) for written in sorted(formats)})
-    return "{% macro strftime_now(format) %}{{ " + days + "[format] }}{% endmacro %}" + template
+    shown = text_of([{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}])
+    return text_of if shown is not None and "question" in shown and "an answer" in shown else None
 
 
 def _infilling(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, str, str], str] | None:

@@ -127,7 +127,7 @@ def library_files(mix: Mapping[str, float], tokens: int) -> int:
 def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
     """Items in runs whose lengths are in proportion to some shares."""
     whole = sum(shares)
-    borders = [round(len(items) * sum(shares[:number]) / whole) if whole else 0 for number in range(len(shares) + 1)]
+    borders = [round(len(items) * (sum(shares[:number]) / whole)) if whole else 0 for number in range(len(shares) + 1)]
     return [list(items[start:stop]) for start, stop in pairwise(borders)]
 
 
@@ -159,7 +159,8 @@ def _chat(problem: Problem, formats: Formats) -> Candidate:
             question += f"\n\n{_fenced(problem.language, problem.prompt)}"
         answer = _fenced(problem.language, problem.program)
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return [Document(formats.chat(turns), problem.name)]
+        text = formats.chat(turns)
+        return [] if text is None else [Document(text, problem.name)]
 
     return Candidate(_program(problem), passages)
 

@@ -178,6 +178,12 @@ def divided(
     unread = never | {document.text for document in pool}
     pools = other_pools(data.mix, texts.library, formats, most_characters, unread, seed, packaged_problems())
     pools = [one for one in pools if len(one.candidates) >= FEWEST_DOCUMENTS]
+    if not pools and not data.mix.get(OWN):
+        lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
+        raise FlabError(
+            f"data.mix: of {lacking} there is no text here, since the tokenizer has no chat template for conversations"
+            " or no known tokens for gaps, or no library source is installed; name another kind, such as 'problems'"
+        )
     if not pools:
         is_own, pool = True, _unique((named_pool or corpus).documents, never)
     if is_own and len(pool) < FEWEST_DOCUMENTS:
@@ -203,12 +209,7 @@ def divided(
         draw.until(data.held_out_tokens)
         held_out = [*(replace(passage, kind=NAMED_HELD_OUT) for passage, _ in draw.taken), *held_out]
 
-    tokens = sum(count_tokens([document.text for document in calibration]))
-    if tokens < min(data.sequence_length, data.calibration_tokens):
-        raise FlabError(
-            f"the calibration texts have {tokens} tokens, fewer than one sequence of {data.sequence_length}; name more"
-            " text in `data.calibration` or shorten the sequence by `data.sequence_length`"
-        )
+    _refuse_too_little(drawn.pools, data, count_tokens, calibration, validation, held_out)
     never |= {document.text for document in drawn.origins}
     others = [replace(passage, source=OF_OTHER_KINDS) for passage in calibration if passage.kind != OWN]
     return TextSets(
@@ -219,6 +220,34 @@ def divided(
         skipped_files=texts.skipped,
         set_aside=len(drawn.origins),
         datasets=texts.datasets,
+    )
+
+
+def _refuse_too_little(
+    pools: Sequence[Pool],
+    data: DataSettings,
+    count_tokens: CountTokens,
+    calibration: Sequence[Document],
+    validation: Sequence[Document],
+    held_out: Sequence[Document],
+) -> None:
+    """Raises a [`FlabError`] where a set has nothing to decide by or to measure on."""
+    length = data.sequence_length
+    tokens = sum(count_tokens([document.text for document in calibration]))
+    too_little = f"the calibration texts have {tokens} tokens, fewer than one sequence of {length}"
+    if tokens >= min(length, data.calibration_tokens):
+        if validation and held_out:
+            return
+        too_little = f"nothing is left for the {'held-out' if validation else 'validation'} text"
+    if all(pool.whole for pool in pools):
+        kinds = ", ".join(dict.fromkeys(pool.kind for pool in pools))
+        raise FlabError(
+            f"{too_little}, since conversations and gaps are never cut, and too few of the kinds that are asked for"
+            f" ({kinds}) fit into {length} tokens; lengthen the sequences by `data.sequence_length`, or give another"
+            " kind a share in `data.mix`"
+        )
+    raise FlabError(
+        f"{too_little}; name more text in `data.calibration` or shorten the sequences by `data.sequence_length`"
     )
 
 

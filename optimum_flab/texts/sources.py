@@ -66,6 +66,11 @@ class Source:
     split: str = "train"
     columns: tuple[str, ...] = ()
 
+    @property
+    def packaged(self) -> bool:
+        """Whether prunings and recoveries read different documents of it."""
+        return self.spec in (INSTALLED, PACKAGED)
+
 
 @dataclass(frozen=True)
 class SourceTexts:
@@ -193,10 +198,11 @@ def source_rows(source: Source) -> Iterable[Any]:
     return _load_hub_dataset(source) if source.dataset is not None else _file_rows(_path_of(source))
 
 
-def read_sources(specs: Sequence[str]) -> SourceTexts:
-    """Reads several sources, one after the other; all of them are parsed before the first is read."""
+def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceTexts:
+    """Reads several sources, one after the other; all of them are parsed before the first is read. See
+    [`read_source`]."""
     sources = [parse_source(spec) for spec in specs]
-    texts = [read_source(source) for source in sources]
+    texts = [read_source(source, for_training) for source in sources]
     return SourceTexts(
         [
             replace(document, source=source.spec)

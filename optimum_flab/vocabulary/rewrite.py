@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -241,7 +241,11 @@ def remap_config_ids(
 
 
 def changed_texts(
-    old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray, texts: Sequence[str]
+    old: PreTrainedTokenizerBase,
+    new: PreTrainedTokenizerBase,
+    kept: Sequence[int] | np.ndarray,
+    texts: Sequence[str],
+    tick: Callable[[int], Any] = lambda done: None,
 ) -> int:
     """How many texts a pruned tokenizer cuts into other pieces than the dense one.
 
@@ -250,11 +254,13 @@ def changed_texts(
         new (`PreTrainedTokenizerBase`): the pruned one.
         kept (`Sequence[int]` or `np.ndarray`): old ids, ascending; position is the new id.
         texts (`Sequence[str]`): the texts.
+        tick (`Callable`): called with the number of texts after some of them.
     """
-    kept = np.asarray(kept, dtype=np.int64)
-    pairs = zip(encode_chunks(old, texts), encode_chunks(new, texts), strict=True)
-    return sum(
-        kept[np.asarray(after, dtype=np.int64)].tolist() != before
-        for (_, befores), (_, afters) in pairs
-        for before, after in zip(befores, afters, strict=True)
-    )
+    kept, changed = np.asarray(kept, dtype=np.int64), 0
+    for (done, befores), (_, afters) in zip(encode_chunks(old, texts), encode_chunks(new, texts), strict=True):
+        changed += sum(
+            kept[np.asarray(after, dtype=np.int64)].tolist() != before
+            for before, after in zip(befores, afters, strict=True)
+        )
+        tick(len(done))
+    return changed

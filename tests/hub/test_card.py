@@ -238,6 +238,18 @@ def test_named_held_out_text_is_counted_without_that_of_other_kinds(pruned, repo
     assert f"only measured on | `mine.jsonl` ({report['held_out']['texts']} texts)" in render_card(pruned).card.text
 
 
+def test_after_a_recovery_the_card_still_counts_what_the_pruning_measured_on(pruned, report):
+    config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
+    write_json(pruned / "flab_config.json", {**config, "data": {**config["data"], "held_out": ["mine.jsonl"]}})
+    kind = {name: report["held_out"][name] for name in KindCost.model_fields}
+    before = {**report["held_out"], "by_kind": {"held-out": {**kind, "texts": 50}, "library": kind}}
+    for measured, said in ((before, "`mine.jsonl` (50 texts)"), ({**before, "by_kind": {}}, "`mine.jsonl` |")):
+        change_report(
+            pruned, recovery=recovery_of(held_out_before=measured, held_out_after={**before, "divergence": 0.1})
+        )
+        assert f"only measured on | {said}" in render_card(pruned).card.text
+
+
 def test_the_card_quotes_the_criteria_by_which_something_went(pruned, report):
     config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
     layers, neurons = LAYERS["divergence"], NEURONS["obs"]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from optimum_flab.recovery import data as data_room
 from optimum_flab.recovery import plain as plain_room
 from optimum_flab.recovery.answers import Continuer
 from optimum_flab.recovery.instructions import read_instructions
+from optimum_flab.recovery.overlap import source_texts
 from optimum_flab.recovery.plain import (
     PlainSource,
     beginning,
@@ -100,6 +102,24 @@ def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of
     assert all(text in chat for text in texts if text.startswith("<chat>"))  # whole ones
     assert read_plain(asked, FORMATS) == sources
     assert len(read_plain(asked)) == 2  # of a tokenizer that has neither
+
+
+def test_packaged_text_that_is_excluded_is_so_in_both_editions_and_measures_with_that_of_recoveries():
+    never = Forbidden(source_texts([PROBLEM_SOURCE]))
+    programs = [one.program for one in (*packaged_problems(), *problems_to_train_on())]
+    assert all(never.overlaps(program) for program in programs)
+    plan = SimpleNamespace(settings={})
+    measured = data_room.held_out_texts(RecoveryConfig(text="mine", held_out=PROBLEM_SOURCE), plan)
+    assert measured == [one.program for one in problems_to_train_on()]
+
+
+def test_where_no_files_of_packages_are_listed_there_are_problems(monkeypatch):
+    def none(*_, **__):
+        raise FlabError("no list of files")
+
+    monkeypatch.setattr(plain_room, "read_source", none)
+    problems, _, chat, _ = read_plain(RecoveryConfig(), FORMATS)
+    assert problems.documents and chat.documents
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 0.95))

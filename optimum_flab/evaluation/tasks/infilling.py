@@ -53,15 +53,19 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """The lines of HumanEval's solutions, or of those of a file in its form."""
+    """The lines of HumanEval's solutions, or of those of a file in its form.
+
+    Args:
+        limit (`int`, *optional*): problems whose lines are taken, from the first.
+    """
     documents = checked(humaneval_rows(task, file, config_source, HUMANEVAL), CODE)
-    found = [gap for document in documents for gap in gaps(document)]
+    found = [gap for document in documents[:limit] for gap in gaps(document)]
     if not found:
         raise FlabError(
             f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be"
             " left out; give a file with the field canonical_solution in `data`"
         )
-    return as_dataset(found, limit)
+    return as_dataset(found, None)
 
 
 def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -60,8 +60,8 @@ def greedy_divergence(
     """Removes, one after the other, the layer whose absence changes the model's predictions least.
 
     The hidden states in front of every remaining layer are kept, so that a candidate costs only the layers above it
-    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). In bfloat16 where the device
-    multiplies that, see [`~running.casting.for_estimates`].
+    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). In bfloat16 where the
+    device multiplies that, see [`~running.casting.for_estimates`].
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
