@@ -156,8 +156,8 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
     if source.spec == INSTALLED:
         return installed_sources(INSTALLED_FILES, 0, for_training=for_training)
     if source.spec == PACKAGED:
-        found = problems_to_train_on() if for_training else packaged_problems()
-        return SourceTexts([Document(one.program, one.name) for one in found])
+        problems = problems_to_train_on() if for_training else packaged_problems()
+        return SourceTexts([Document(one.program, one.name) for one in problems])
     if source.dataset is not None:
         documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
     elif (path := _path_of(source)).is_dir():
