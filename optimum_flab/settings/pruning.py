@@ -25,7 +25,7 @@ BOOKKEEPING = frozenset(
 OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
 
 # What calibration text is made of: kind -> its usual share of the tokens.
-KINDS = {"own": 0.35, "problems": 0.25, "library": 0.2, "chat": 0.1, "infilling": 0.1}
+KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
 # The kind of text that is named in `data.held_out`; reports measure it beside the others.
 NAMED_HELD_OUT = "held-out"
 
