@@ -1,12 +1,15 @@
-"""Greedy completions of a batch of prompts."""
+"""Completions of a batch of prompts."""
 
 from __future__ import annotations
 
+import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from optimum_flab.running.casting import copy_in
-from optimum_flab.running.generation import new_tokens
+from optimum_flab.running.generation import new_tokens, only_config
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -26,3 +29,78 @@ def test_the_head_of_a_frozen_model_reads_no_strided_view():
     before = len(read)
     frozen(torch.tensor(prompts[:1]).repeat(2, 1), logits_to_keep=1)
     assert not read[before].is_contiguous()  # so there is something to mend, and only while tokens are generated
+
+
+def forward_shapes(model, run):
+    """Result of a function, and how many rows and columns the model read in each forward pass."""
+    shapes = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        return run(), shapes
+    finally:
+        handle.remove()
+
+
+@pytest.fixture(scope="module")
+def writer():
+    """A tiny model that writes other text for other prompts, and the ids that it writes alone, without an end."""
+    tokenizer = byte_level_tokenizer(600)
+    model = tiny_model("qwen2", vocab_size=608, initializer_range=0.4)
+    prompts = [[5, 6, 7, 8], [9, 10], [200, 11, 40], [33], [401, 77, 300, 25, 90]]
+    config = GenerationConfig(max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    with only_config(model, config):
+        alone = [model.generate(input_ids=torch.tensor([row]))[0, len(row) :].tolist() for row in prompts]
+    assert len({tuple(row) for row in alone}) == len(prompts)
+    return model, tokenizer, prompts, alone
+
+
+@given(ends=st.sets(st.integers(0, 607), max_size=40), most=st.integers(1, 150))
+@settings(max_examples=20, deadline=None)
+def test_rows_that_leave_a_batch_change_nothing(writer, ends, most):
+    model, tokenizer, prompts, alone = writer
+    ends |= {alone[0][3], alone[1][min(most, 90) - 1]}
+    config = GenerationConfig(
+        max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends)
+    )
+    for found, whole in zip(new_tokens(model, tokenizer, prompts, [], config), alone, strict=True):
+        stop = next((at + 1 for at, token in enumerate(whole[:most]) if token in ends), most)
+        assert found[:stop] == whole[:stop]
+        assert set(found[stop:]) <= {tokenizer.pad_token_id}
+
+
+def test_rows_leave_a_batch_once_they_have_ended(writer):
+    model, tokenizer, prompts, alone = writer
+    # nothing that the others write before their 150th token
+    end = next(t for t in alone[0][:60] if not any(t in row for row in alone[1:]))
+    config = GenerationConfig(
+        max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=[end]
+    )
+    found, shapes = forward_shapes(model, lambda: new_tokens(model, tokenizer, prompts, [], config))
+    assert [len(row) for row in found] == [64, 150, 150, 150, 150]
+    assert [shape for shape in shapes if shape[1] > 1] == [(5, 5), (4, 69), (4, 133)]
+    assert [shape[0] for shape in shapes] == [5] * 64 + [4] * 86
+
+
+def test_a_stop_string_is_found_across_two_steps(writer):
+    model, tokenizer, prompts, alone = writer
+    config = GenerationConfig(max_new_tokens=150, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    for row, whole in zip(prompts, alone, strict=True):
+        stop = tokenizer.decode(whole[62:66])
+        written = tokenizer.decode(whole)
+        if "\ufffd" in stop or written.index(stop) + len(stop) < len(tokenizer.decode(whole[:65])):
+            continue
+        (found,) = new_tokens(model, tokenizer, [row], [stop], config)
+        assert 64 < len(found) < 70 and found == whole[: len(found)]
+        return
+    pytest.fail("no text of these tokens is a stop string")
+
+
+def test_a_beam_search_is_done_in_one_go(writer):
+    model, tokenizer, prompts, _ = writer
+    config = GenerationConfig(
+        max_new_tokens=100, do_sample=False, num_beams=2, pad_token_id=tokenizer.pad_token_id, eos_token_id=[3]
+    )
+    _, shapes = forward_shapes(model, lambda: new_tokens(model, tokenizer, prompts[:2], [], config))
+    assert [shape for shape in shapes if shape[1] > 1] in ([(2, 4)], [(4, 4)])

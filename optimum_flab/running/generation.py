@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,14 @@ from ..vocabulary import tokenizer_hash
 
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
+FIRST_STEP = 64  # new tokens after which rows that have ended leave a batch for the first time
+# Settings that mean the same where a completion is written in several steps.
+PLAIN_SETTINGS = frozenset(
+    {"do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "eos_token_id", "pad_token_id", "num_beams"}
+    | {"transformers_version"}
+)
 ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
-CACHE_FORMAT = 1  # of batches; one more whenever generating, cutting or scoring changes
+CACHE_FORMAT = 2  # of batches; one more whenever generating, cutting or scoring changes
 
 
 @dataclass
@@ -118,22 +125,72 @@ def new_tokens(
 ) -> list[list[int]]:
     """The token ids that a model adds to each prompt of a batch, with whatever fills a row behind its end.
 
+    Rows that have ended leave the batch now and then, so that a few long completions do not cost what a batch of
+    them would.
+
     Args:
         prompts (`Sequence[list[int]]`): token ids, padded on the left here.
         stops (`Sequence[str]`): a row ends once its new text holds one of them.
         config (`GenerationConfig`): all that applies, with `pad_token_id`; the checkpoint's own settings do not.
     """
-    width = max(map(len, prompts))
-    rows = [[config.pad_token_id] * (width - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    found: list[list[int]] = [[] for _ in prompts]
+    rows, written = list(range(len(prompts))), 0
+    for most in _steps(config):
+        texts = [prompts[row] + found[row] for row in rows]
+        chunks, ended = _written_on(model, tokenizer, texts, written, stops, _up_to(config, most))
+        for row, chunk in zip(rows, chunks, strict=True):
+            found[row] += chunk
+        rows = [row for row, end in zip(rows, ended, strict=True) if not end]
+        written += most
+        if not rows:
+            break
+    return found
+
+
+def _steps(config: GenerationConfig) -> Iterator[int]:
+    """New tokens until rows that have ended leave: each step as long as all before it, which are read again."""
+    left = config.max_new_tokens
+    if config.num_beams not in (None, 1) or not PLAIN_SETTINGS.issuperset(config.to_diff_dict()):
+        yield left
+        return
+    written = 0
+    while left:
+        step = min(left, max(FIRST_STEP, written))
+        yield step
+        written, left = written + step, left - step
+
+
+def _up_to(config: GenerationConfig, most: int) -> GenerationConfig:
+    shorter = copy.deepcopy(config)
+    shorter.max_new_tokens = most
+    return shorter
+
+
+def _written_on(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[list[int]],
+    written: int,
+    stops: Sequence[str],
+    config: GenerationConfig,
+) -> tuple[list[list[int]], list[bool]]:
+    """What a model adds to texts, the last `written` tokens of which are its own, and which of them it has ended."""
+    width = max(map(len, texts))
+    rows = [[config.pad_token_id] * (width - len(text)) + text for text in texts]
+    mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+    stopping = HasStopString(tokenizer, stops, width - written) if stops else None
     with only_config(model, config), contiguous_head_input(model):
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             generation_config=config,
-            stopping_criteria=[HasStopString(tokenizer, stops, width)] if stops else None,
+            stopping_criteria=[stopping] if stopping else None,
         )
-    return output[:, width:].tolist()
+    found = output[:, width:].tolist()
+    ends = config.eos_token_id
+    last = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(texts)
+    return found, [stop or not last.isdisjoint(chunk) for stop, chunk in zip(stopped, found, strict=True)]
 
 
 def text_behind(
