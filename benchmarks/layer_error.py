@@ -1,12 +1,11 @@
 """Relative error of single FFNs of a pruned checkpoint, by kind of text.
 
-    python benchmarks/layer_error.py --dense DENSE --pruned OUT/0.35 --layers 2 12 20
-        --texts calibration='calibration.jsonl[text]' --texts doctests='doctests.jsonl[text]'
+    python benchmarks/layer_error.py --dense DENSE --pruned OUT/0.35 --layers 2 12 20 --texts doctests='doctests.jsonl[text]'
 
 Each layer of the pruned model is given what the dense model's layer reads, in the pruned tokenizer's pieces, so that
 the error is that of one layer alone: sum over tokens of c |dense output - pruned output|², divided by the same sum
 of c |dense output|², where 1 / c is the mean square of the dense stream behind the layer, as the next norm sees it.
-The first kind is the one that the others are divided by.
+Divided by the errors on the text that the model was calibrated on, drawn again by its plan (in the same environment).
 """
 
 from __future__ import annotations
@@ -15,6 +14,27 @@ import argparse
 from collections.abc import Iterator
 
 from common import kept_tokens, load_model, load_tokenizer, print_result, progress, read_texts
+
+from optimum_flab.records.plan import PruningPlan
+from optimum_flab.settings.pruning import DataSettings
+from optimum_flab.texts.formats import formats_of
+from optimum_flab.texts.sets import build_text_sets
+
+
+CALIBRATION = "calibration"
+
+
+def calibration_texts(pruned: str, dense: str, limit: int | None) -> list[str]:
+    """The first texts that a pruned model was calibrated on, of all kinds."""
+    tokenizer, settings = load_tokenizer(dense), PruningPlan.load(pruned).settings
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    found = build_text_sets(
+        DataSettings(**settings["data"]), count, settings.get("seed", 0), formats_of(tokenizer)
+    ).calibration
+    return [document.text for document in found[:limit]]
 
 
 def ffn_calls(model, ids, layers: list[int]) -> Iterator[tuple]:
@@ -50,7 +70,7 @@ def main() -> None:
         action="append",
         required=True,
         metavar="KIND=SOURCE",
-        help="texts of a kind; the first is calibration",
+        help="texts of a kind",
     )
     parser.add_argument("--limit", type=int, help="take only the first so many texts of a kind")
     args = parser.parse_args()
@@ -59,11 +79,11 @@ def main() -> None:
     if len(dense.base_model.layers) != len(pruned.base_model.layers):
         raise SystemExit(f"{args.pruned} has not all layers of {args.dense}: its FFNs cannot be compared one by one")
     tokenizer, kept = load_tokenizer(args.pruned), kept_tokens(args.pruned)
-    kinds = dict(item.split("=", 1) for item in args.texts)
+    kinds = {CALIBRATION: "", **dict(item.split("=", 1) for item in args.texts)}
     sums = {(kind, index): [0.0, 0.0] for kind in kinds for index in args.layers}
     with torch.inference_mode():
         for kind, source in kinds.items():
-            texts = read_texts(source, args.limit)
+            texts = read_texts(source, args.limit) if source else calibration_texts(args.pruned, args.dense, args.limit)
             for number, text in enumerate(texts, start=1):
                 ids = torch.tensor(tokenizer(text)["input_ids"][:512])
                 ids = ids if kept is None else torch.tensor(kept)[ids]
@@ -74,7 +94,7 @@ def main() -> None:
                     sums[kind, index][1] += float((weight * given.square().sum(dim=-1)).sum())
                 progress(number, len(texts), kind)
     errors = {kind: {index: sums[kind, index][0] / sums[kind, index][1] for index in args.layers} for kind in kinds}
-    first = errors[next(iter(kinds))]
+    first = errors[CALIBRATION]
     ratios = {kind: {index: error / first[index] for index, error in found.items()} for kind, found in errors.items()}
     print_result("layer_error", errors=errors, ratios=ratios, sources=kinds)
 
