@@ -1,6 +1,7 @@
 """Relative error of single FFNs of a pruned checkpoint, by kind of text.
 
-    python benchmarks/layer_error.py --dense DENSE --pruned OUT/0.35 --layers 2 12 20 --texts doctests='doctests.jsonl[text]'
+    python benchmarks/layer_error.py --dense DENSE --pruned OUT/0.35 --layers 2 12 20
+        --texts doctests='doctests.jsonl[text]'
 
 Each layer of the pruned model is given what the dense model's layer reads, in the pruned tokenizer's pieces, so that
 the error is that of one layer alone: sum over tokens of c |dense output - pruned output|², divided by the same sum
@@ -83,7 +84,9 @@ def main() -> None:
     sums = {(kind, index): [0.0, 0.0] for kind in kinds for index in args.layers}
     with torch.inference_mode():
         for kind, source in kinds.items():
-            texts = read_texts(source, args.limit) if source else calibration_texts(args.pruned, args.dense, args.limit)
+            texts = (
+                read_texts(source, args.limit) if source else calibration_texts(args.pruned, args.dense, args.limit)
+            )
             for number, text in enumerate(texts, start=1):
                 ids = torch.tensor(tokenizer(text)["input_ids"][:512])
                 ids = ids if kept is None else torch.tensor(kept)[ids]
