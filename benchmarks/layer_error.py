@@ -20,6 +20,7 @@ from optimum_flab.records.plan import PruningPlan
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.formats import formats_of
 from optimum_flab.texts.sets import build_text_sets
+from optimum_flab.vocabulary.usage import token_lists
 
 
 CALIBRATION = "calibration"
@@ -30,12 +31,10 @@ def calibration_texts(pruned: str, dense: str, limit: int | None) -> list[str]:
     tokenizer, settings = load_tokenizer(dense), PruningPlan.load(pruned).settings
 
     def count(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [len(ids) for ids in token_lists(tokenizer, texts)]
 
-    found = build_text_sets(
-        DataSettings(**settings["data"]), count, settings.get("seed", 0), formats_of(tokenizer)
-    ).calibration
-    return [document.text for document in found[:limit]]
+    sets = build_text_sets(DataSettings(**settings["data"]), count, settings["seed"], formats_of(tokenizer))
+    return [document.text for document in sets.calibration[:limit]]
 
 
 def ffn_calls(model, ids, layers: list[int]) -> Iterator[tuple]:
@@ -80,13 +79,12 @@ def main() -> None:
     if len(dense.base_model.layers) != len(pruned.base_model.layers):
         raise SystemExit(f"{args.pruned} has not all layers of {args.dense}: its FFNs cannot be compared one by one")
     tokenizer, kept = load_tokenizer(args.pruned), kept_tokens(args.pruned)
-    kinds = {CALIBRATION: "", **dict(item.split("=", 1) for item in args.texts)}
+    sources = dict(item.split("=", 1) for item in args.texts)
+    kinds = {CALIBRATION: calibration_texts(args.pruned, args.dense, args.limit)}
+    kinds |= {kind: read_texts(source, args.limit) for kind, source in sources.items()}
     sums = {(kind, index): [0.0, 0.0] for kind in kinds for index in args.layers}
     with torch.inference_mode():
-        for kind, source in kinds.items():
-            texts = (
-                read_texts(source, args.limit) if source else calibration_texts(args.pruned, args.dense, args.limit)
-            )
+        for kind, texts in kinds.items():
             for number, text in enumerate(texts, start=1):
                 ids = torch.tensor(tokenizer(text)["input_ids"][:512])
                 ids = ids if kept is None else torch.tensor(kept)[ids]
@@ -99,7 +97,7 @@ def main() -> None:
     errors = {kind: {index: sums[kind, index][0] / sums[kind, index][1] for index in args.layers} for kind in kinds}
     first = errors[CALIBRATION]
     ratios = {kind: {index: error / first[index] for index, error in found.items()} for kind, found in errors.items()}
-    print_result("layer_error", errors=errors, ratios=ratios, sources=kinds)
+    print_result("layer_error", errors=errors, ratios=ratios, sources=sources)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,17 @@ TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
 FIRST_STEP = 64  # new tokens after which rows that have ended leave a batch for the first time
 # Settings that mean the same where a completion is written in several steps.
 PLAIN_SETTINGS = frozenset(
-    {"do_sample", "temperature", "top_k", "top_p", "max_new_tokens", "eos_token_id", "pad_token_id", "num_beams"}
-    | {"transformers_version"}
+    {
+        "do_sample",
+        "temperature",
+        "top_k",
+        "top_p",
+        "max_new_tokens",
+        "num_beams",
+        "eos_token_id",
+        "pad_token_id",
+        "transformers_version",
+    }
 )
 ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
 CACHE_FORMAT = 2  # of batches; one more whenever generating, cutting or scoring changes
@@ -131,7 +140,8 @@ def new_tokens(
     Args:
         prompts (`Sequence[list[int]]`): token ids, padded on the left here.
         stops (`Sequence[str]`): a row ends once its new text holds one of them.
-        config (`GenerationConfig`): all that applies, with `pad_token_id`; the checkpoint's own settings do not.
+        config (`GenerationConfig`): all that applies, with `pad_token_id`, `max_new_tokens`, and `eos_token_id` as a list
+            or `None`; the checkpoint's own settings do not.
     """
     found: list[list[int]] = [[] for _ in prompts]
     rows, written = list(range(len(prompts))), 0
@@ -187,8 +197,7 @@ def _written_on(
             stopping_criteria=[stopping] if stopping else None,
         )
     found = output[:, width:].tolist()
-    ends = config.eos_token_id
-    last = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+    last = set(config.eos_token_id or ())
     stopped = stopping.done.tolist() if stopping and stopping.done is not None else [False] * len(texts)
     return found, [stop or not last.isdisjoint(chunk) for stop, chunk in zip(stopped, found, strict=True)]
 
@@ -218,7 +227,7 @@ class HasStopString(StoppingCriteria):
     token.
 
     Args:
-        start (`int`): tokens of the (padded) prompt.
+        start (`int`): tokens in front of the new text, padding among them.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
