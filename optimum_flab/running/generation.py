@@ -140,8 +140,8 @@ def new_tokens(
     Args:
         prompts (`Sequence[list[int]]`): token ids, padded on the left here.
         stops (`Sequence[str]`): a row ends once its new text holds one of them.
-        config (`GenerationConfig`): all that applies, with `pad_token_id`, `max_new_tokens`, and `eos_token_id` as a list
-            or `None`; the checkpoint's own settings do not.
+        config (`GenerationConfig`): all that applies, with `pad_token_id`, `max_new_tokens`, and `eos_token_id` as a
+            list or `None`; the checkpoint's own settings do not.
     """
     found: list[list[int]] = [[] for _ in prompts]
     rows, written = list(range(len(prompts))), 0
