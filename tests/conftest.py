@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -19,6 +20,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -26,8 +28,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import Limits, multiples_between
+from optimum_flab.pruning.shapes import masked_weights, without_layers
+from optimum_flab.pruning.width.narrowing import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
+from optimum_flab.running.casting import replaced_step
+from optimum_flab.running.layerwise import LayerStep
 from optimum_flab.sizes import ParameterCounts, Shape
 from optimum_flab.texts.packing import PackedTokens, pack
 
@@ -60,6 +67,12 @@ def thorough_but(first: int, values: list) -> list:
 
 def _tuple(value: object) -> tuple:
     return value if isinstance(value, tuple) else (value,)
+
+
+def masked_step(model: PreTrainedModel, removed: Container[int], narrowed: Mapping[int, NarrowLayer]) -> LayerStep:
+    """What each dense layer does once pruned, without surgery, in the dtype of the model."""
+    family = family_for(model.config)
+    return without_layers(replaced_step(model, family, masked_weights(model, family, narrowed)), removed)
 
 
 @pytest.fixture(autouse=True)

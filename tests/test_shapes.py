@@ -7,10 +7,13 @@ from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
 from optimum_flab.pruning.search import search_shape, start_shape
 from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape
+from optimum_flab.pruning.width import CRITERIA
+from optimum_flab.pruning.width.narrowing import survey
+from optimum_flab.running import casting
 from optimum_flab.sizes import Shape
 from optimum_flab.texts.packing import PackedTokens
 
-from .conftest import DENSE, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model
+from .conftest import DENSE, LAYERS, LIMITS, QWEN, VOCABULARY, limits, random_tokens, tiny_model
 
 
 def rows_for(target, natural, bounds=LIMITS):
@@ -105,7 +108,8 @@ def test_the_search_measures_no_depth_beyond_one_that_does_not_pay():
     assert [candidate.shape["layer"] for candidate in measured] == [24, 23]
 
 
-def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
+def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family, monkeypatch):
+    monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device: False)
     model, tokens = tiny_model(family), random_tokens()
     architecture = family_for(model.config)
     text = ValidationText(range(VOCABULARY), tokens, 1000)
@@ -120,6 +124,24 @@ def test_a_shape_that_removes_nothing_costs_what_the_dense_model_does(family):
     assert candidate.divergence == pytest.approx(0, abs=1e-6)
     assert candidate.bits_per_byte == pytest.approx(bits / 1000, rel=1e-4)
     assert candidate.vocabulary_bits_per_byte == pytest.approx(candidate.bits_per_byte, abs=1e-6)
+
+
+def test_shapes_cost_the_same_where_bfloat16_is_fast_but_for_rounding(family, monkeypatch):
+    model, tokens = tiny_model(family), random_tokens()
+    architecture = family_for(model.config)
+    text = ValidationText(range(VOCABULARY), tokens, 1000)
+    shape = Shape(vocab=VOCABULARY, layer=LAYERS - 1, neuron=40)
+    criterion, generator = CRITERIA["obs"], torch.Generator().manual_seed(0)
+    narrowed = survey(model, architecture, random_tokens(60), [40], criterion, 4, generator)[40]
+    exact, fast = [], []
+    for found, multiplies in ((exact, False), (fast, True)):
+        monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device, multiplies=multiplies: multiplies)
+        for removed in ((), (1,), (0, 2)):
+            found.append(measure_shape(model, architecture, shape, removed, narrowed, text, 4))
+    for one, other in zip(exact, fast, strict=True):
+        assert other.divergence == pytest.approx(one.divergence, rel=0.1)
+        assert other.bits_per_byte == pytest.approx(one.bits_per_byte, rel=0.01)
+        assert other.divergence != one.divergence
 
 
 def test_validation_text_is_renumbered_to_the_kept_rows():

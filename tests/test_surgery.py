@@ -9,12 +9,11 @@ from transformers import AutoModelForCausalLM
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.shapes import masked_step
 from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
 from optimum_flab.records.plan import PruningPlan
 
-from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, plan_of, random_tokens, tiny_model
+from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, tiny_model
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
@@ -52,7 +51,7 @@ def masked_logits(model, plan, narrowed, ids):
     architecture = family_for(model.config)
     tokens = pack([ids], len(ids), 0)
     inputs = layer_inputs(model, architecture, tokens)
-    step = masked_step(model, architecture, set(range(LAYERS)) - set(plan.kept_layers), narrowed)
+    step = masked_step(model, set(range(LAYERS)) - set(plan.kept_layers), narrowed)
     hidden = inputs.hidden
     for index in range(LAYERS):
         hidden = step(index, hidden, inputs.kwargs[index])

@@ -37,7 +37,7 @@ class CutTexts:
 
     Args:
         kept (`np.ndarray`): int64 of shape `(pruned tokens,)`, the dense id of each pruned id.
-        own ([`PackedTokens`]): in the dense tokenizer's pieces.
+        own ([`PackedTokens`]): those that the two tokenizers cut into different pieces, in the dense one's.
         shared ([`PackedTokens`]): in the pruned tokenizer's pieces, as dense ids.
         new ([`PackedTokens`]): in the pruned tokenizer's pieces, as its own ids.
         text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`,
@@ -87,6 +87,9 @@ def cut_texts(
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
     as_dense = [kept[ids].tolist() for ids in pruned_pieces]
+    differs = np.array([a != b for a, b in zip(dense_pieces, as_dense, strict=True)], dtype=bool)
+    differing = np.flatnonzero(differs)
+    own_pieces = [dense_pieces[number] for number in differing]
     before, after = special_ids(pruned_tokenizer)
 
     def packed(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> PackedTokens:
@@ -105,16 +108,16 @@ def cut_texts(
     own_specials, new_specials = special_ids(dense_tokenizer), (before, after)
     return CutTexts(
         kept=kept,
-        own=packed(dense_pieces, own_specials),
+        own=packed(own_pieces, own_specials),
         shared=packed(as_dense, (kept[list(before)].tolist(), kept[list(after)].tolist())),
         new=packed(pruned_pieces, new_specials),
-        text_of_own=text_of(dense_pieces, own_specials),
+        text_of_own=differing[text_of(own_pieces, own_specials)],
         text_of_new=text_of(pruned_pieces, new_specials),
         kinds=tuple(kinds) or ("",) * len(texts),
         bytes=np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], dtype=np.int64),
         dense_tokens=np.array(list(map(len, dense_pieces)), dtype=np.int64),
         pruned_tokens=np.array(list(map(len, pruned_pieces)), dtype=np.int64),
-        differs=np.array([a != b for a, b in zip(dense_pieces, as_dense, strict=True)], dtype=bool),
+        differs=differs,
     )
 
 
@@ -152,7 +155,7 @@ class DenseSide:
             own_pieces = pieces.part("dense-own")
             own = final_hidden(dense, family, texts.own, batch_size, tick=tick, pieces=own_pieces)
             bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), tick)
-            self.bits = self._by_text(bits, texts.text_of_own)
+            self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
         self.head = OutputHead(dense, family, kept)
 
     def _by_text(self, values: torch.Tensor, text_of: np.ndarray) -> np.ndarray:

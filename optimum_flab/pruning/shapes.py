@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.func import functional_call
 
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
+from ..running.casting import Replaced, for_estimates, replaced_step
 from ..running.cut_layers import CutLayers
-from ..running.layerwise import output_of, run_layer
+from ..running.layerwise import LayerStep, run_layer
 from ..sizes import Shape
 from ..texts.packing import PackedTokens
 from .width.narrowing import NarrowLayer
@@ -73,46 +73,38 @@ class ValidationText:
         return replace(self.tokens, input_ids=torch.from_numpy(ids))
 
 
-def masked_step(
-    model: PreTrainedModel,
-    family: Family,
-    removed: set[int],
-    narrowed: Mapping[int, NarrowLayer],
-) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
-    """What each dense layer does once pruned, without surgery: see `layer_step` of [`final_hidden`]."""
+def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> Replaced:
+    """What the weights out of the neurons are once pruned, in their dense shape: zero where neurons are gone."""
     layers = family.decoder_layers(model)
 
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if index in removed:
-            return hidden
-        layer = layers[index]
+    def replaced(index: int) -> dict[str, torch.Tensor]:
         if index not in narrowed:
-            return run_layer(layer, hidden, kwargs)
-        dense = family.ffn_out_matrix(layer)
-        narrow = narrowed[index]
+            return {}
+        dense, narrow = family.ffn_out_matrix(layers[index]), narrowed[index]
         weight = torch.zeros_like(dense)
         weight[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
-        weights = {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
-        return output_of(functional_call(layer, weights, (hidden,), kwargs))
+        return {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
 
-    return step
+    return replaced
+
+
+def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
+    """What layers do once some of them are gone."""
+    return lambda index, hidden, kwargs: hidden if index in removed else step(index, hidden, kwargs)
 
 
 def cut_step(
     model: PreTrainedModel,
     family: Family,
     shape: Shape,
-    removed: set[int],
     narrowed: Mapping[int, NarrowLayer],
     kept_experts: Mapping[int, torch.Tensor],
-) -> Callable[[int, torch.Tensor, dict], torch.Tensor]:
-    """[`masked_step`] for a mixture of experts, whose router does not choose among some of them unless the others are
-    really gone."""
+) -> LayerStep:
+    """What each layer does once pruned, for a mixture of experts, whose router does not choose among some of them
+    unless the others are really gone."""
     layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        if index in removed:
-            return hidden
         kept = {"expert": kept_experts[index]} if index in kept_experts else {}
         if index in narrowed:
             neurons = narrowed[index].kept
@@ -137,6 +129,9 @@ def measure_shape(
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
+    Layers compute in bfloat16 where the device multiplies that (a mixture's do not), the dense model's as well: what
+    rounding adds to the divergence is the same for all shapes.
+
     Args:
         removed (`Sequence[int]`): the layers that go.
         narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
@@ -146,11 +141,14 @@ def measure_shape(
     """
     pieces = Pieces() if pieces is None else pieces
     if family.experts is None:
-        step = masked_step(model, family, set(removed), narrowed)
+        outer, dense_step = for_estimates(model, family)
+        _, step = for_estimates(model, family, masked_weights(model, family, narrowed))
     else:
-        step = cut_step(model, family, shape, set(removed), narrowed, kept_experts or {})
-    dense = final_hidden(model, family, text.tokens, batch_size, pieces=pieces.part("dense"))
-    pruned = final_hidden(model, family, text.tokens, batch_size, step, pieces=pieces.part("pruned"))
+        outer, dense_step = model, replaced_step(model, family)
+        step = cut_step(model, family, shape, narrowed, kept_experts or {})
+    step = without_layers(step, set(removed))
+    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=pieces.part("dense"))
+    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces.part("pruned"))
     head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +13,20 @@ from transformers.initialization import no_init_weights
 
 from ..compat import attention_of, new_model
 from ..families import Family
-from .layerwise import LayerStep, output_of, run_layer
+from .layerwise import LayerStep, output_of
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+# index -> tensors by their names in that layer, in place of its own
+Replaced = Callable[[int], Mapping[str, torch.Tensor]]
+
+
+def as_they_are(index: int) -> dict[str, torch.Tensor]:
+    """No layer has a tensor replaced."""
+    return {}
 
 
 def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -72,14 +81,29 @@ def sharing_weights(
     return other.eval().requires_grad_(False)
 
 
+def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
+    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is."""
+    layers = family.decoder_layers(model)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        return output_of(functional_call(layers[index], dict(replaced(index)), (hidden,), kwargs))
+
+    return step
+
+
 @torch.no_grad()
 def cast_by_layer(
-    model: PreTrainedModel, family: Family, device: torch.device, dtype: torch.dtype
+    model: PreTrainedModel,
+    family: Family,
+    device: torch.device,
+    dtype: torch.dtype,
+    replaced: Replaced = as_they_are,
 ) -> tuple[nn.Module, LayerStep]:
     """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
     Args:
         model (`PreTrainedModel`): left as it is.
+        replaced (`Callable`): tensors in place of those of a layer, in any dtype.
 
     Returns:
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
@@ -95,14 +119,11 @@ def cast_by_layer(
     outer = sharing_weights(model, config, device, tensors)
     layers = family.decoder_layers(outer)
 
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        weights = {
-            name: parameter.to(device, dtypes[family.in_layer(index, name)])
-            for name, parameter in layers[index].named_parameters()
-        }
-        return output_of(functional_call(layers[index], weights, (hidden,), kwargs))
+    def weights(index: int) -> dict[str, torch.Tensor]:
+        tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
+        return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
 
-    return outer, step
+    return outer, replaced_step(outer, family, weights)
 
 
 def estimates_dtype(model: PreTrainedModel) -> torch.dtype:
@@ -110,11 +131,12 @@ def estimates_dtype(model: PreTrainedModel) -> torch.dtype:
     return torch.bfloat16 if model.dtype == torch.float32 and multiplies_bfloat16(model.device) else model.dtype
 
 
-def for_estimates(model: PreTrainedModel, family: Family) -> tuple[nn.Module, LayerStep]:
+def for_estimates(
+    model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
+) -> tuple[nn.Module, LayerStep]:
     """A model and what its layers do, for what need not be exact to the last digit: in bfloat16 where the device
     multiplies that, which takes half of the time, see [`cast_by_layer`]; otherwise, and where the model is in half
     precision, itself."""
     if (dtype := estimates_dtype(model)) != model.dtype:
-        return cast_by_layer(model, family, model.device, dtype)
-    layers = family.decoder_layers(model)
-    return model, lambda index, hidden, kwargs: run_layer(layers[index], hidden, kwargs)
+        return cast_by_layer(model, family, model.device, dtype, replaced)
+    return model, replaced_step(model, family, replaced)

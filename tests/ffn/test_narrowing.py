@@ -3,18 +3,17 @@ import torch
 
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
-from optimum_flab.pruning.shapes import masked_step
 from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
 from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
 
-from ..conftest import LAYERS, WIDTH, random_tokens, tiny_model
+from ..conftest import LAYERS, WIDTH, masked_step, random_tokens, tiny_model
 
 
 def divergence(model, architecture, narrowed, removed=frozenset(), tokens=None):
     tokens = tokens or random_tokens(seed=9)
     head = OutputHead(model, architecture)
-    step = masked_step(model, architecture, set(removed), narrowed)
+    step = masked_step(model, removed, narrowed)
     return mean_divergence(
         final_hidden(model, architecture, tokens, 4), final_hidden(model, architecture, tokens, 4, step), head, head
     )

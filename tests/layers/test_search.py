@@ -6,10 +6,9 @@ import torch
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
 from optimum_flab.pruning.depth import CRITERIA
-from optimum_flab.pruning.shapes import masked_step
 from optimum_flab.running import casting
 
-from ..conftest import LAYERS, random_tokens, tiny_model
+from ..conftest import LAYERS, masked_step, random_tokens, tiny_model
 
 
 def removals(model, criterion, number, tokens):
@@ -21,7 +20,7 @@ def removals(model, criterion, number, tokens):
 def divergence_without(model, removed, tokens):
     architecture = family_for(model.config)
     head = OutputHead(model, architecture)
-    step = masked_step(model, architecture, set(removed), {})
+    step = masked_step(model, removed, {})
     dense = final_hidden(model, architecture, tokens, 4)
     return mean_divergence(dense, final_hidden(model, architecture, tokens, 4, step), head, head)
 
