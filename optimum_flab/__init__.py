@@ -13,6 +13,7 @@ _LAZY = {
     "BenchSettings": ".settings.efficiency",
     "ConfigurationError": ".errors",
     "EvaluationSettings": ".settings.evaluation",
+    "ExportSettings": ".settings.export",
     "FlabError": ".errors",
     "FlabOptimizer": ".optimizer",
     "FlabPrunerConfig": ".settings.configuration",
@@ -26,6 +27,7 @@ __all__ = [
     "BenchSettings",
     "ConfigurationError",
     "EvaluationSettings",
+    "ExportSettings",
     "FlabError",
     "FlabOptimizer",
     "FlabPrunerConfig",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .settings.configuration import FlabPrunerConfig
     from .settings.efficiency import BenchSettings
     from .settings.evaluation import EvaluationSettings
+    from .settings.export import ExportSettings
     from .settings.recovery import RecoveryConfig
 
 

@@ -14,7 +14,15 @@ from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
 from .hub.terms import base_card_of
 from .places import cache_root, user_path
-from .pruned import check_as_written, check_space, evaluated, output_folder, read_pruned, write_pruned
+from .pruned import (
+    check_as_written,
+    check_space,
+    evaluated,
+    output_folder,
+    read_pruned,
+    to_export,
+    write_pruned,
+)
 from .pruning.limits import check_sizes
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, prune
@@ -30,8 +38,10 @@ from .sizes import sizes_of_config
 
 if TYPE_CHECKING:
     from .evaluation.results import Evaluation
+    from .export import Exported
     from .hub.push import Push
     from .settings.evaluation import EvaluationSettings
+    from .settings.export import ExportSettings
 
 
 class FlabOptimizer:
@@ -207,6 +217,12 @@ class FlabOptimizer:
         with TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary, "checkpoint"))
             return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
+
+    def export_gguf(self, path: str | Path, settings: ExportSettings | None = None) -> Exported:
+        """Writes what was pruned as a GGUF file, or else what was loaded; see [`~export.export_gguf`]."""
+        from .export import export_gguf
+
+        return export_gguf(to_export(self.dense, self.pruned, self.output_dtype), path, settings)
 
     def load_pruned(self, folder: str | Path) -> PrunedModel:
         """Takes a checkpoint that was pruned from this dense model, to recover or to evaluate it.

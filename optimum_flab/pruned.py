@@ -159,6 +159,25 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
     return replace(pruned, report=report)
 
 
+def to_export(dense: LoadedModel, pruned: PrunedModel | None, dtype: torch.dtype) -> LoadedModel:
+    """What an export writes: a pruned model, if there is one, in the place of the dense one.
+
+    Args:
+        dtype (`torch.dtype`): of the pruned weights.
+
+    Raises:
+        [`FlabError`]: the pruned model's weights are not cut yet.
+    """
+    if pruned is None:
+        return dense
+    if pruned.model.device.type == "meta":
+        raise FlabError(
+            "the weights of the pruned model are not cut yet (in_memory=False); save it, load what was saved, and"
+            " export that"
+        )
+    return replace(dense, model=pruned.model, tokenizer=pruned.tokenizer, storage_dtype=dtype, stored=None)
+
+
 def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
     """Writes weights, configuration and tokenizer, and gives the hash of the weights."""
     if pruned.model.device.type != "meta":

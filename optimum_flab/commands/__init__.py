@@ -11,6 +11,7 @@ from .base import VerbParser
 from .bench import BenchCommand
 from .card import CardCommand
 from .eval import EvalCommand
+from .export import ExportCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
 from .push import PushCommand
@@ -33,6 +34,7 @@ class FlabCommand(BaseOptimumCLICommand):
         CommandInfo("eval", "Evaluate a model on code tasks, beside a baseline.", EvalCommand),
         CommandInfo("card", "Write or refresh the model card of a pruned model.", CardCommand),
         CommandInfo("recover", "Train a pruned model back towards the dense one.", RecoverCommand),
+        CommandInfo("export", "Write a checkpoint as a GGUF file, which llama.cpp runs.", ExportCommand),
         CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
     )
 

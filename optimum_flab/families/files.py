@@ -37,7 +37,7 @@ def read_family(path: str | Path) -> Family:
 
     Args:
         path (`str` or `Path`): a JSON file with the fields of [`Family`]. With `"like"` it only states what differs
-            from a known family: objects are merged, everything else is replaced.
+            from a known family: objects are merged, everything else is replaced; only `gguf` is never that of another.
 
     Raises:
         [`ConfigurationError`]: the file cannot be read, or an entry of it is unknown or wrong; names both.
@@ -90,6 +90,7 @@ def _merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
             f" {', '.join(known_families())}"
         )
     base = _merged(_content(KNOWN / f"{model}.json"), KNOWN / f"{model}.json")
+    base.pop("gguf", None)  # a family that is like another is one that llama.cpp has to know by itself
     return {
         **base,
         **{

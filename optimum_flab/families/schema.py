@@ -153,6 +153,25 @@ class Experts(_Facts):
         return groups * max(-(-getattr(config, self.per_token) // min(chosen, groups)), self.fewest_in_group)
 
 
+class Gguf(_Facts):
+    """How llama.cpp has the files of a family, beyond what its tensors and sizes say.
+
+    Args:
+        architecture (`str`): what llama.cpp calls it.
+        paired_heads (`dict[str, str]`): the projections to heads whose two halves llama.cpp stores in turns, each
+            with the config field that counts its heads.
+        fields (`dict[str, str]`): fields of the file, without the name of the architecture, and the config fields that
+            hold their values.
+        windows (`bool`): whether llama.cpp lets the layers that the configuration calls `sliding_attention` attend to
+            a window only.
+    """
+
+    architecture: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    paired_heads: dict[ModulePath, FieldName] = {}
+    fields: dict[ModulePath, FieldName] = {}
+    windows: bool = False
+
+
 class Family(_Facts):
     """The facts of a family of models; see `docs/families.md` for how to write one.
 
@@ -174,6 +193,7 @@ class Family(_Facts):
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
         experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
+        gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
     """
 
     model_type: FieldName
@@ -189,6 +209,7 @@ class Family(_Facts):
     logits: Logits = Logits()
     norm: Norm = Norm()
     experts: Experts | None = None
+    gguf: Gguf | None = None
 
     @field_validator("transformers")
     @classmethod

@@ -15,12 +15,13 @@ from typing import Any
 from ..errors import ConfigurationError
 from .efficiency import BenchSettings
 from .evaluation import EvaluationSettings
+from .export import ExportSettings
 from .hub import CardSettings, PushSettings
 from .pruning import BOOKKEEPING, SECTIONS, PrunerSettings
 from .section import Section, nearest
 
 
-OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, PushSettings)}
+OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, ExportSettings, PushSettings)}
 ALL_SECTIONS: dict[str, type[Section]] = {**SECTIONS, **OTHERS}
 NAMES = (*PrunerSettings.model_fields, *OTHERS)  # of what a file may hold
 

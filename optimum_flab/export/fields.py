@@ -1,0 +1,142 @@
+"""What a GGUF file says of its model: the configuration in llama.cpp's words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..errors import FlabError
+from ..families import Family
+
+
+def model_fields(config: Any, family: Family) -> dict[str, Any]:
+    """The fields of a model's file, without the name of the architecture in front.
+
+    Args:
+        config (`PreTrainedConfig`): of the model.
+
+    Raises:
+        [`FlabError`]: llama.cpp has nothing that the positions of the model could be described with.
+    """
+    facts = _facts(family)
+    size = {dimension: getattr(config, name) for dimension, name in family.sizes.items()}
+    fields: dict[str, Any] = {
+        "vocab_size": size["vocab"],
+        "context_length": config.max_position_embeddings,
+        "embedding_length": size["hidden"],
+        "block_count": size["layer"],
+        "feed_forward_length": size["neuron"] if family.experts is None else config.intermediate_size,
+        "attention.head_count": size["head"],
+        "attention.head_count_kv": size["kv_head"],
+        "attention.key_length": _head_size(config, family),
+        "attention.value_length": _head_size(config, family),
+    }
+    if family.norm.kind == "rms":
+        fields["attention.layer_norm_rms_epsilon"] = float(config.rms_norm_eps)
+    if family.experts is not None:
+        fields["expert_count"] = size["expert"]
+        fields["expert_used_count"] = getattr(config, family.experts.per_token)
+        fields["expert_feed_forward_length"] = size["neuron"]
+    if family.logits.softcap is not None and (cap := getattr(config, family.logits.softcap)) is not None:
+        fields["final_logit_softcapping"] = float(cap)
+    if facts.windows and "sliding_attention" in (kinds := list(config.layer_types)):
+        fields["attention.sliding_window"] = config.sliding_window
+        fields["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
+    fields |= {key: float(getattr(config, name)) for key, name in facts.fields.items()}
+    return fields | _rope_fields(config, family)
+
+
+def ignored_window(config: Any, family: Family) -> int | None:
+    """The tokens that layers of a model attend to at most, where llama.cpp has them attend to all."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = getattr(config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
+    return window if window is not None and slides and not _facts(family).windows else None
+
+
+def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
+    """What the angles of each pair of channels are divided by, by the names in the file; none where nothing is.
+
+    Returns:
+        `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
+    """
+    rope = _rope(config)
+    kind, pairs = _kind(rope), _rotated(config, family) // 2
+    if kind == "llama3":
+        return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
+    if kind == "longrope":
+        lengths = {"long": rope["long_factor"], "short": rope["short_factor"]}
+        return {f"rope_factors_{name}.weight": torch.tensor(factors) for name, factors in lengths.items()}
+    return {}
+
+
+def _facts(family: Family) -> Any:
+    if family.gguf is None:
+        raise FlabError(
+            f"the family {family.model_type!r} is none that llama.cpp is known to read; see `docs/gguf.md`"
+        )
+    return family.gguf
+
+
+def _head_size(config: Any, family: Family) -> int:
+    own = getattr(config, "head_dim", None)
+    return own or getattr(config, family.sizes["hidden"]) // getattr(config, family.sizes["head"])
+
+
+def _rope(config: Any) -> Mapping[str, Any]:
+    """How positions turn heads, in the layers that attend to everything."""
+    found = getattr(config, "rope_parameters", None)
+    if found is None:  # of transformers 4
+        scaling = getattr(config, "rope_scaling", None) or {}
+        found = {"rope_theta": config.rope_theta, **scaling}
+    return found.get("full_attention", found)
+
+
+def _kind(rope: Mapping[str, Any]) -> str:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _rotated(config: Any, family: Family) -> int:
+    """The channels of a head that positions turn."""
+    share = _rope(config).get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    return int(_head_size(config, family) * (1.0 if share is None else share))
+
+
+def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
+    rope = _rope(config)
+    fields: dict[str, Any] = {
+        "rope.dimension_count": _rotated(config, family),
+        "rope.freq_base": float(rope["rope_theta"]),
+    }
+    local = (getattr(config, "rope_parameters", None) or {}).get("sliding_attention")
+    if local is not None:
+        fields["rope.freq_base_swa"] = float(local["rope_theta"])
+    kind = _kind(rope)
+    original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
+    if kind in ("linear", "yarn"):
+        fields |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
+    if kind in ("yarn", "longrope"):
+        fields["rope.scaling.original_context_length"] = original
+    if kind == "yarn":
+        names = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow", "attention_factor": "yarn_attn_factor"}
+        given = {key: rope[name] for name, key in names.items() if rope.get(name) is not None}
+        fields |= {f"rope.scaling.{key}": float(value) for key, value in given.items()}
+    elif kind == "longrope":
+        stretch = rope.get("factor") or config.max_position_embeddings / original
+        factor = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+        fields |= {"rope.scaling.type": kind, "rope.scaling.attn_factor": rope.get("attention_factor") or factor}
+    elif kind not in ("default", "linear", "llama3"):
+        raise FlabError(f"positions of the kind {kind!r} cannot be written for llama.cpp")
+    return fields
+
+
+def _llama3_factors(rope: Mapping[str, Any], pairs: int) -> torch.Tensor:
+    """Of the Llama 3.1 models: long waves are stretched by `factor`, short ones are not, and those between in part."""
+    frequencies = rope["rope_theta"] ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 / (share + (1 - share) / rope["factor"])).float()

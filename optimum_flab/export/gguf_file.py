@@ -1,0 +1,247 @@
+"""From a checkpoint to GGUF files, which llama.cpp and the programs around it run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..checkpoints.loading import LoadedModel
+from ..errors import ConfigurationError, FlabError
+from ..families import Family
+from ..hashing import file_sha256
+from ..places import user_path
+from ..progress import progress
+from ..settings.export import OWN_TYPES, ExportSettings
+from ..tensors.lazy import own_tensors
+from .fields import ignored_window, model_fields, rope_tensors
+from .quantiser import check_quantiser, quantise
+from .tokens import tokenizer_fields
+from .weights import Piece, pieces_of
+
+
+if TYPE_CHECKING:
+    import gguf
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file that was written.
+
+    Args:
+        path (`Path`): where it is.
+        bytes (`int`): its size.
+        sha256 (`str`): hex, of its content.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Args:
+        type (`str`): the number format of the matrices.
+        files (`tuple[GgufFile, ...]`): one, or the parts of a split one in their order.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    type: str
+    files: tuple[GgufFile, ...]
+    notes: tuple[str, ...]
+
+    def to_text(self) -> str:
+        """For the terminal."""
+        lines = [f"{file.path}: {file.bytes / 1e6:,.1f} MB, sha256 {file.sha256}" for file in self.files]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings | None = None) -> Exported:
+    """Writes a checkpoint, dense or pruned, as GGUF.
+
+    Tensors are read one at a time where the model was loaded with `in_memory=False`. Files are there whole or not at
+    all.
+
+    Args:
+        model ([`~checkpoints.loading.LoadedModel`]): with its weights in memory or in their files.
+        path (`str` or `Path`): the file, or what the names of the parts of a split one begin with.
+        settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
+
+    Raises:
+        [`ConfigurationError`]: the path is no `.gguf`, or there is a file already; a type needs the quantiser and it
+            is not installed, or cannot be split.
+        [`FlabError`]: llama.cpp does not know the family, its positions or its tokenizer; a weight is too large for
+            the type; the disk is full.
+    """
+    settings = settings or ExportSettings()
+    path = check_path(path, settings)
+    config, family = model.model.config, model.family
+    fields = {"general.name": path.stem, **_prefixed(model_fields(config, family), family)}
+    rows = getattr(config, family.sizes["vocab"])
+    tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer)
+    tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
+    pieces, more = pieces_of(own_tensors(model.model), config, family), rope_tensors(config, family)
+    window = ignored_window(config, family)
+    notes = list(tokenizer.notes)
+    if window is not None:
+        notes.append(f"llama.cpp has all layers attend to all of the text, the model some to {window:,} tokens only")
+    size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
+    # what the quantiser reads has to be there as a whole, in the type of the weights
+    own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
+    _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
+    with _written_beside(path) as folder:
+        base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
+        split = settings.split_megabytes or 0
+        _write(base, {**fields, **tokenizer.fields}, pieces, tensors, more, own, family, split * 1_000_000)
+        if own != settings.type:
+            quantise(base, folder / path.name, settings.type)
+            base.unlink()
+        for stale in path.parent.glob(f"{path.stem}-?????-of-?????.gguf") if settings.overwrite else ():
+            stale.unlink()  # parts of another number do not belong to these
+        written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
+    files = tuple(GgufFile(part, part.stat().st_size, file_sha256(part)) for part in written)
+    return Exported(settings.type, files, tuple(notes))
+
+
+def check_path(path: str | Path, settings: ExportSettings) -> Path:
+    """Where a file can be written; called before any long work.
+
+    Raises:
+        [`ConfigurationError`]: see [`export_gguf`].
+    """
+    path = user_path(path)
+    if path.suffix.lower() != ".gguf":
+        raise ConfigurationError(f"path: {str(path)!r} does not end in .gguf; name a file that does")
+    if settings.type not in OWN_TYPES:
+        if settings.split_megabytes is not None:
+            raise ConfigurationError(
+                f"split_megabytes: llama.cpp's quantiser writes one file, and {settings.type} is written by it; leave"
+                f" it out, or take one of {', '.join(OWN_TYPES)}"
+            )
+        check_quantiser(settings.type)
+    there = [one for one in [path, *sorted(path.parent.glob(f"{path.stem}-?????-of-?????.gguf"))] if one.exists()]
+    if any(one.is_dir() for one in there):
+        raise ConfigurationError(f"path: {str(there[0])!r} is a folder; name a file")
+    if there and not settings.overwrite:
+        raise ConfigurationError(f"path: {str(there[0])!r} is there already; name another file, or set `overwrite`")
+    return path
+
+
+def _type_of(dtype: torch.dtype) -> str:
+    return {torch.float32: "f32", torch.float16: "f16"}.get(dtype, "bf16")
+
+
+def _check_space(path: Path, needed: int) -> None:
+    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FlabError(
+            f"the file takes about {needed / 1e6:,.0f} MB while it is made, and the disk of {folder} has"
+            f" {free / 1e6:,.0f} MB free; free some space or name another folder"
+        )
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[Path]:
+    """A folder beside a file that goes in the end, with those of runs that were killed."""
+    for left in path.parent.glob(f".{path.name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise FlabError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefixed(fields: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    assert family.gguf is not None
+    return {f"{family.gguf.architecture}.{key}": value for key, value in fields.items()}
+
+
+def _write(
+    path: Path,
+    fields: Mapping[str, Any],
+    pieces: list[Piece],
+    tensors: Mapping[str, torch.Tensor],
+    more: Mapping[str, torch.Tensor],
+    kind: str,
+    family: Family,
+    split: int,
+) -> None:
+    import gguf
+
+    assert family.gguf is not None
+    writer = gguf.GGUFWriter(path, family.gguf.architecture, split_max_size=split)
+    file_type = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+    writer.add_file_type(gguf.LlamaFileType[file_type])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    for key, value in fields.items():
+        _add_field(writer, key, value)
+    types = [_stored_type(piece, gguf.GGMLQuantizationType[kind.upper()]) for piece in pieces]
+    for piece, stored in zip(pieces, types, strict=True):
+        weights, size = gguf.GGML_QUANT_SIZES[stored]
+        nbytes = int(np.prod(piece.shape, dtype=np.int64)) // weights * size
+        writer.add_tensor_info(piece.name, piece.shape, np.dtype(np.float32), nbytes, raw_dtype=stored)
+    for name, tensor in more.items():
+        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype(np.float32), tensor.nbytes)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        with progress(f"Writing {path.name}", len(pieces), "tensor") as tick:
+            for piece, stored in zip(pieces, types, strict=True):
+                writer.write_tensor_data(_stored(piece, tensors, stored))
+                tick()
+        for tensor in more.values():
+            writer.write_tensor_data(tensor.float().numpy())
+    finally:
+        writer.close()
+
+
+def _add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_string(key, value)
+
+
+def _stored_type(piece: Piece, wanted: gguf.GGMLQuantizationType) -> gguf.GGMLQuantizationType:
+    import gguf
+
+    if not piece.is_matrix:
+        return gguf.GGMLQuantizationType.F32
+    # blocks lie within rows
+    fits = piece.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0
+    return wanted if fits else gguf.GGMLQuantizationType.F16
+
+
+def _stored(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    import gguf
+
+    values = piece.values(tensors)
+    if not np.isfinite(values).all():
+        raise FlabError(f"{piece.source} holds NaN or infinite values; check the checkpoint")
+    with np.errstate(over="ignore"):
+        stored = gguf.quantize(values, kind)
+    if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(stored).all():
+        raise FlabError(f"{piece.source} holds values that are too large for f16; take `type` bf16")
+    return stored

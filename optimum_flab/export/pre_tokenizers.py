@@ -1,0 +1,76 @@
+"""How byte-level tokenizers cut text before they merge, in llama.cpp's names.
+
+llama.cpp has no regular expressions in its files, only names of what it was built with, and a pruned tokenizer cuts
+text as the dense one did. So the name follows from the tokenizer's own first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+WORDS = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|{digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+{end}"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*{end}"
+    r"|{digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+ONE, THREE = r"\p{N}", r"\p{N}{1,3}"
+
+
+def _with(pattern: str, digits: str, end: str = "") -> str:
+    return pattern.replace("{digits}", digits).replace("{end}", end)
+
+
+GPT2, SINGLE_DIGITS = "words of GPT-2", "single digits"
+# what is done, step by step, and what llama.cpp calls it: where merges are all that counts, and where a piece that is
+# a token is taken whole whatever the merges say (`ignore_merges`)
+KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
+    (GPT2,): ("gpt-2", None),
+    (SINGLE_DIGITS, GPT2): ("starcoder", None),
+    (_with(WORDS, ONE),): ("qwen2", None),
+    (_with(WORDS, THREE),): ("dbrx", "llama-bpe"),
+    (_with(CASED, THREE, CONTRACTIONS + "?"),): ("gpt-4o", None),
+    (_with(CASED, ONE),): (None, "tekken"),
+    (
+        THREE,
+        "[一-龥぀-ゟ゠-ヿ]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ): ("deepseek-v3", None),
+}
+
+
+def name_of(pre_tokenizer: Mapping[str, Any] | None, whole_pieces: bool) -> str | None:
+    """What llama.cpp calls a first step; `None` where it is none that is known here.
+
+    Args:
+        pre_tokenizer (`Mapping`, *optional*): the entry `pre_tokenizer` of a `tokenizer.json`.
+        whole_pieces (`bool`): `ignore_merges` of its model.
+    """
+    return KNOWN.get(tuple(_steps(pre_tokenizer or {})), (None, None))[whole_pieces]
+
+
+def _steps(node: Mapping[str, Any]) -> Iterator[str]:
+    kind = node.get("type")
+    if kind == "Sequence":
+        for inner in node["pretokenizers"]:
+            yield from _steps(inner)
+    elif kind == "ByteLevel":
+        if node.get("add_prefix_space"):
+            yield "a space in front"
+        if node.get("use_regex", True):
+            yield GPT2
+    elif kind == "Digits" and node.get("individual_digits"):
+        yield SINGLE_DIGITS
+    elif kind == "Split" and "Regex" in node["pattern"] and _leaves_pieces(node):
+        yield node["pattern"]["Regex"]
+    else:
+        yield str(kind)
+
+
+def _leaves_pieces(node: Mapping[str, Any]) -> bool:
+    """Whether what is found, and what is between, are pieces; where all text is found, what is between may go."""
+    return (node.get("behavior"), bool(node.get("invert"))) in {("Isolated", False), ("Removed", True)}

@@ -1,0 +1,174 @@
+"""What a GGUF file says of its tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ConfigurationError, FlabError
+from ..vocabulary import special_ids
+from ..vocabulary.closure import BYTE_TOKENS, SPACE, read_spec
+from ..vocabulary.infilling import infilling_format
+from .pre_tokenizers import name_of
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+PREFIX = "tokenizer.ggml."
+# llama.cpp's names of special tokens, where they are not those of transformers
+SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
+
+
+@dataclass(frozen=True)
+class TokenizerFields:
+    """The fields of a tokenizer, and what differs from it in llama.cpp.
+
+    Args:
+        fields (`dict[str, Any]`): by their whole names.
+        pre_tokenizer (`str`): how llama.cpp is told to cut text before it merges.
+        notes (`tuple[str, ...]`): what the user should be told.
+    """
+
+    fields: dict[str, Any]
+    pre_tokenizer: str
+    notes: tuple[str, ...]
+
+
+def tokenizer_fields(
+    tokenizer: PreTrainedTokenizerBase, rows: int, pre_tokenizer: str | None = None
+) -> TokenizerFields:
+    """Describes a tokenizer to llama.cpp.
+
+    Args:
+        rows (`int`): of the embedding; those without a token are named and never used.
+        pre_tokenizer (`str`, *optional*): llama.cpp's name of the first step of a byte-level tokenizer. Defaults to
+            what the tokenizer does.
+
+    Raises:
+        [`FlabError`]: llama.cpp cannot cut text as the tokenizer does.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec = read_spec(tokenizer)
+    added = {token["id"]: token for token in content["added_tokens"]}
+    tokens = [spec.tokens.get(index, f"[PAD{index}]") for index in range(rows)]
+    kinds = [_kind(index, tokens[index], index in spec.tokens, added, content) for index in range(rows)]
+    for index, kind in enumerate(kinds):
+        if kind == USER_DEFINED:
+            tokens[index] = tokens[index].replace(SPACE, " ")
+    fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
+    notes = []
+    if spec.byte_level:
+        name = pre_tokenizer or _known_name(content)
+        fields |= {"model": "gpt2", "merges": [_merge(pair) for pair in content["model"]["merges"]]}
+    else:
+        if pre_tokenizer is not None:
+            raise ConfigurationError(
+                f"pre_tokenizer: {pre_tokenizer!r} is for byte-level tokenizers, and this one falls back to bytes;"
+                " leave it out"
+            )
+        name, scores = (
+            "default",
+            {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(spec.merges)])},
+        )
+        fields |= {"model": "llama", "scores": [scores.get(index, 0.0) for index in range(rows)]}
+        fields["add_space_prefix"] = _adds_space(content)
+    if (form := _unicode_form(content["normalizer"])) is not None:
+        notes.append(
+            f"the tokenizer brings text to the Unicode form {form} first, which llama.cpp does not: text in another"
+            " form is cut otherwise there"
+        )
+    fields["pre"] = name
+    return TokenizerFields(
+        {f"{PREFIX}{key}": value for key, value in {**fields, **_special_fields(tokenizer)}.items()}
+        | _template_fields(tokenizer),
+        name,
+        tuple(notes),
+    )
+
+
+def _kind(index: int, token: str, known: bool, added: Mapping[int, Any], content: Mapping[str, Any]) -> int:
+    falls_back = content["model"].get("byte_fallback", False)
+    if not known:
+        return UNUSED
+    if falls_back and token == content["model"].get("unk_token"):
+        return UNKNOWN
+    if index in added:
+        return CONTROL if added[index]["special"] else USER_DEFINED
+    return BYTE if falls_back and token in BYTE_TOKENS else NORMAL
+
+
+def _known_name(content: Mapping[str, Any]) -> str:
+    name = name_of(content["pre_tokenizer"], bool(content["model"].get("ignore_merges")))
+    if name is None:
+        raise FlabError(
+            "it is not known what llama.cpp calls the way in which this tokenizer cuts text before it merges; name it"
+            " by `pre_tokenizer`, for example qwen2 or llama-bpe: what stands under tokenizer.ggml.pre in a GGUF file"
+            " of the dense model"
+        )
+    return name
+
+
+def _merge(pair: str | list[str]) -> str:
+    return pair if isinstance(pair, str) else " ".join(pair)
+
+
+def _nodes(node: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
+    return (
+        []
+        if node is None
+        else [part for one in node[inner] for part in _nodes(one, inner)]
+        if inner in node
+        else [node]
+    )
+
+
+def _adds_space(content: Mapping[str, Any]) -> bool:
+    prepends = any(
+        node["type"] == "Prepend" and node["prepend"] == SPACE for node in _nodes(content["normalizer"], "normalizers")
+    )
+    return prepends or any(
+        node["type"] == "Metaspace" and node.get("prepend_scheme", "always") != "never"
+        for node in _nodes(content["pre_tokenizer"], "pretokenizers")
+    )
+
+
+def _unicode_form(normalizer: Mapping[str, Any] | None) -> str | None:
+    forms = [
+        node["type"] for node in _nodes(normalizer, "normalizers") if node["type"] in ("NFC", "NFD", "NFKC", "NFKD")
+    ]
+    return forms[0] if forms else None
+
+
+def _special_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    ids = {key: getattr(tokenizer, f"{name}_token_id") for key, name in SPECIALS.items()}
+    fields: dict[str, Any] = {f"{key}_token_id": index for key, index in ids.items() if index is not None}
+    before, after = special_ids(tokenizer)
+    fields["add_bos_token"] = ids["bos"] is not None and ids["bos"] in before
+    fields["add_eos_token"] = ids["eos"] is not None and ids["eos"] in after
+    return {**fields, **_infilling_fields(tokenizer)}
+
+
+def _infilling_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The tokens before the text in front of a gap, before the text behind it, and before what fills it."""
+    form = infilling_format(tokenizer)
+    if form is None:
+        return {}
+    vocabulary, template = tokenizer.get_vocab(), form.template
+    for text in ("{prefix}", "{suffix}"):
+        template = template.replace(text, f"\0{text}\0")
+    marks, names = [part for part in template.split("\0") if part], {"{prefix}": "fim_pre", "{suffix}": "fim_suf"}
+    found = {names[text]: mark for mark, text in pairwise(marks) if text in names}
+    if marks[-1] not in names:
+        found["fim_mid"] = marks[-1]
+    return {f"{key}_token_id": vocabulary[mark] for key, mark in found.items() if mark in vocabulary}
+
+
+def _template_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    return {} if template is None else {"tokenizer.chat_template": template}

@@ -1,0 +1,104 @@
+"""Tensors as llama.cpp has them: other names, heads in another order, norms with their offset, experts apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import FlabError
+from ..families import Family
+
+
+if TYPE_CHECKING:
+    import gguf
+
+
+SUFFIXES = (".weight", ".bias")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the file, and what it is made of.
+
+    Args:
+        name (`str`): in the file.
+        source (`str`): the tensor of the model.
+        shape (`tuple[int, ...]`): in the order of torch.
+        part (`slice`, *optional*): of the last axis but one, where it is not all of the source.
+        paired_heads (`int`, *optional*): the heads whose two halves are stored in turns.
+        offset (`int`): what is added.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    part: slice | None = None
+    paired_heads: int | None = None
+    offset: int = 0
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it may be stored in a coarse type: norms, biases and routers are small, and matter."""
+        return len(self.shape) > 1 and "ffn_gate_inp" not in self.name
+
+    def values(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Its values from those of the model, float32 of its shape."""
+        tensor = tensors[self.source].float().cpu()
+        if self.part is not None:
+            tensor = tensor[..., self.part, :]
+        if self.paired_heads is not None:
+            rows = len(tensor) // self.paired_heads // 2
+            tensor = tensor.unflatten(0, (self.paired_heads, 2, rows)).transpose(1, 2).flatten(0, 2)
+        return (tensor + self.offset).contiguous().numpy()
+
+
+def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[Piece]:
+    """The tensors of a file, in the order of the model's.
+
+    Args:
+        outlines (`Mapping[str, torch.Tensor]`): the model's tensors by their names in it, each once; may be on the
+            meta device.
+
+    Raises:
+        [`FlabError`]: a tensor has no place in files of this architecture.
+    """
+    import gguf
+
+    assert family.gguf is not None
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf.architecture)
+    names = gguf.get_tensor_name_map(architecture, getattr(config, family.sizes["layer"]))
+    return [piece for name, outline in outlines.items() for piece in _pieces(name, outline, names, config, family)]
+
+
+def _pieces(
+    name: str, outline: torch.Tensor, names: gguf.TensorNameMap, config: Any, family: Family
+) -> Iterator[Piece]:
+    shape, axes = tuple(outline.shape), family.axes(name) or ()
+    if "expert" in axes and "neuron*2" in axes:
+        half = shape[-2] // 2
+        path = name.rpartition(".")[0]
+        for inner, part in (("gate_proj", slice(0, half)), ("up_proj", slice(half, None))):
+            yield Piece(_name(f"{path}.{inner}", names, name), name, (*shape[:-2], half, shape[-1]), part)
+        return
+    _, inner = family.layer_of(name)
+    assert family.gguf is not None
+    heads = family.gguf.paired_heads.get(inner.rpartition(".")[0])
+    is_norm = name.removesuffix(".weight").endswith("norm")
+    yield Piece(
+        _name(name, names, name),
+        name,
+        shape,
+        paired_heads=None if heads is None else getattr(config, heads),
+        offset=family.norm.offset if is_norm else 0,
+    )
+
+
+def _name(name: str, names: gguf.TensorNameMap, source: str) -> str:
+    found = names.get_name(name, try_suffixes=SUFFIXES)
+    if found is None:
+        raise FlabError(f"{source} has no place in llama.cpp's files of this architecture")
+    return found if found.endswith(SUFFIXES) else f"{found}.weight"

@@ -1,0 +1,37 @@
+"""What an export is asked for, as a validated section. Light."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .section import VerbSection
+
+
+OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written without llama.cpp's quantiser
+QUANTISED_TYPES = (
+    *("q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_0", "q4_1", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs"),
+    *("q5_0", "q5_1", "q5_k_s", "q5_k_m", "q6_k"),
+)
+
+
+class ExportSettings(VerbSection):
+    """How a GGUF file is written; the `export` section of a settings file."""
+
+    NAME = "export"
+
+    type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names stand above
+        default="f16",
+        description=f"number format of the matrices; all but {', '.join(OWN_TYPES)} are made by llama-cpp-python,"
+        " which has to be installed (pip install 'optimum-flab[gguf]')",
+    )
+    pre_tokenizer: str | None = Field(
+        default=None,
+        description="llama.cpp's name of how a byte-level tokenizer cuts text before it merges, for example qwen2"
+        " (default: as the tokenizer does)",
+    )
+    split_megabytes: int | None = Field(
+        default=None, ge=1, description="most megabytes of weights in one file; more are written (default: one file)"
+    )
+    overwrite: bool = Field(default=False, description="replace files that are there")

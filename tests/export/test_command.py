@@ -1,0 +1,141 @@
+"""`optimum-cli flab export`, and what it refuses."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab.checkpoints.loading import dense_from_memory
+from optimum_flab.export import export_gguf
+from optimum_flab.export.quantiser import find_spec
+from optimum_flab.tensors.gguf_files import read_header
+
+from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
+
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "export"]
+
+
+def flab(folder, *arguments):
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    tiny_model("llama", 600).save_pretrained(folder / "model")
+    byte_level_tokenizer(600).save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "project")
+
+
+def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
+    done = flab(project, "model", "out/tiny.gguf", "--type", "q8_0")
+    assert done.returncode == 0, done.stderr
+    header = read_header(project / "out/tiny.gguf")
+    assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.stdout and "sha256" in done.stdout
+    kinds = {tensor.kind.name for tensor in header.tensors.values()}
+    assert kinds == {"F32", "Q8_0"}
+    before = (project / "out/tiny.gguf").read_bytes()
+    refused = flab(project, "model", "out/tiny.gguf")
+    assert refused.returncode == 2 and "there already" in refused.stderr and "--overwrite" in refused.stderr
+    assert (project / "out/tiny.gguf").read_bytes() == before
+    assert flab(project, "model", "out/tiny.gguf", "--overwrite").returncode == 0
+    assert [path.name for path in (project / "out").iterdir()] == ["tiny.gguf"]
+    assert (project / "out/tiny.gguf").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["model", "tiny.bin"], 2, "does not end in .gguf"),
+        (["model", "tiny.gguf", "--type", "q4_k_m", "--split-megabytes", "3"], 2, "--split-megabytes"),
+        (["nowhere", "tiny.gguf"], 1, "nowhere"),
+        (["model", "tiny.gguf", "--type", "q9"], 2, "q4_k_m"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(project, arguments, code, message):
+    done = flab(project, *arguments)
+    assert done.returncode == code and message in done.stderr
+    assert [path.name for path in project.iterdir()] == ["model"]
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="the quantiser is installed")
+def test_a_type_of_the_quantiser_says_how_to_get_it(project):
+    done = flab(project, "model", "tiny.gguf", "--type", "q4_k_m")
+    assert done.returncode == 2 and "optimum-flab[gguf]" in done.stderr
+
+
+def test_a_run_that_is_killed_leaves_nothing_that_a_later_one_does_not_clear(project):
+    run = subprocess.Popen([*COMMAND, "model", "tiny.gguf"], cwd=project, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not list(project.glob(".tiny.gguf.partial-*")):
+        time.sleep(0.002)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert not (project / "tiny.gguf").exists() or run.returncode == 0
+    assert flab(project, "model", "tiny.gguf", "--overwrite").returncode == 0
+    assert sorted(path.name for path in project.iterdir()) == ["model", "tiny.gguf"]
+
+
+def test_families_that_llama_cpp_does_not_know_and_positions_that_it_cannot_have_are_refused(tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    model = dense_from_memory(tiny_model("llama", 600), tokenizer)
+    unknown = model.family.model_copy(update={"gguf": None})
+    model.family = unknown
+    with pytest.raises(FlabError, match="'llama'.*docs/gguf.md"):
+        export_gguf(model, tmp_path / "tiny.gguf")
+    turning = tiny_model("llama", 600, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    with pytest.raises(FlabError, match="'dynamic'"):
+        export_gguf(dense_from_memory(turning, tokenizer), tmp_path / "tiny.gguf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_do_not_fit_the_type_are_refused(tmp_path):
+    model = tiny_model("llama", 600)
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0, 0] = 1e6
+    loaded = dense_from_memory(model, byte_level_tokenizer(600))
+    with pytest.raises(FlabError, match=r"layers\.2\.mlp\.down_proj.*bf16"):
+        export_gguf(loaded, tmp_path / "tiny.gguf")
+    assert not list(tmp_path.iterdir())
+    export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(type="bf16"))
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(FlabError, match="NaN"):
+        export_gguf(loaded, tmp_path / "other.gguf", ExportSettings(type="bf16"))
+
+
+def test_the_front_door_exports_what_was_pruned(tmp_path):
+    optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
+    optimizer.export_gguf(tmp_path / "dense.gguf")
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    data = {"corpus": [str(corpus)], "mix": {"own": 1}, "validation_tokens": 64, "held_out_tokens": 64}
+    config = FlabPrunerConfig(data=data, vocabulary={"size": 400, "keep_merges": 0})
+    optimizer.prune(config)
+    optimizer.export_gguf(tmp_path / "pruned.gguf")
+    optimizer.save_pretrained(tmp_path / "out")
+    FlabOptimizer.from_pretrained(tmp_path / "out").export_gguf(tmp_path / "pruned2.gguf")
+    rows = [
+        read_header(tmp_path / f"{name}.gguf").fields["llama.vocab_size"] for name in ("dense", "pruned", "pruned2")
+    ]
+    assert rows == [600, 400, 400]
+    first, second = (read_header(tmp_path / f"{name}.gguf").tensors.keys() for name in ("pruned", "pruned2"))
+    assert first == second
+
+
+def test_a_name_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / "tiny.gguf").mkdir()
+    loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(overwrite=True))

@@ -1,0 +1,102 @@
+"""GGUF files that are written hold the tensors of their models: transformers reads them back."""
+
+import gguf
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
+from optimum_flab.export.gguf_file import export_gguf
+from optimum_flab.settings.export import ExportSettings
+from optimum_flab.tensors.gguf_files import GgufTensors
+from optimum_flab.tensors.lazy import ModelTensors, own_tensors
+
+from ..conftest import byte_level_tokenizer
+
+
+ROWS = 608
+SIZES = {
+    **{"vocab_size": ROWS, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+}
+FAMILIES = {
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8},
+    "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "llama": {"tie_word_embeddings": False},
+    "mistral": {"sliding_window": None},
+    "phi3": {"pad_token_id": 0},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 32},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16, "num_experts_per_tok": 2},
+    "starcoder2": {},
+}
+READ_BY_TRANSFORMERS = sorted(FAMILIES.keys() - {"granite", "mistral"})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(600)
+
+
+def tiny(model_type, **changes):
+    config = CONFIG_MAPPING[model_type](**{**SIZES, **FAMILIES[model_type], "initializer_range": 0.2, **changes})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 1:  # norms and biases that do not pass for each other
+                weight.copy_(torch.rand(len(weight)) + (0.5 if "norm" in name else -0.5))
+    return model
+
+
+def saved(model, tokenizer, folder, **options):
+    """A model and a tokenizer as they are once loaded from one folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_dense(folder, **options)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("model_type", READ_BY_TRANSFORMERS)
+def test_transformers_reads_every_tensor_back(model_type, kind, tokenizer, tmp_path):
+    model = tiny(model_type)
+    dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[kind]
+    path = tmp_path / "tiny.gguf"
+    export_gguf(saved(model, tokenizer, tmp_path / "model"), path, ExportSettings(type=kind))
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+    outline.tie_weights()
+    read = ModelTensors(outline, GgufTensors(path, outline, torch.float32))
+    assert not read.lacking and not read.stored.unknown
+    for name, tensor in own_tensors(model).items():
+        rounded = tensor if tensor.dim() == 1 or "mlp.gate.weight" in name else tensor.to(dtype).float()
+        torch.testing.assert_close(read[name], rounded, rtol=1e-6, atol=1e-6)
+
+
+def test_from_files_it_is_the_same_file(tokenizer, tmp_path):
+    model = tiny("qwen3_moe")
+    export_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "memory" / "tiny.gguf")
+    stored = load_dense(tmp_path / "model", in_memory=False)
+    assert stored.stored is not None
+    export_gguf(stored, tmp_path / "files" / "tiny.gguf")
+    assert (tmp_path / "memory/tiny.gguf").read_bytes() == (tmp_path / "files/tiny.gguf").read_bytes()
+
+
+def test_a_whole_model_is_loaded_from_the_file(tokenizer, tmp_path):
+    model = tiny("qwen2")
+    path = tmp_path / "tiny.gguf"
+    export_gguf(saved(model, tokenizer, tmp_path / "model"), path, ExportSettings(type="f32"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_split_file_holds_every_tensor_once(tokenizer, tmp_path):
+    loaded = dense_from_memory(tiny("llama", hidden_size=256, intermediate_size=1024), tokenizer)
+    export_gguf(loaded, tmp_path / "whole.gguf", ExportSettings(type="f32"))
+    done = export_gguf(loaded, tmp_path / "parts.gguf", ExportSettings(type="f32", split_megabytes=3))
+    names = [path.name for path in (file.path for file in done.files)]
+    assert names == [f"parts-{number:05}-of-{len(names):05}.gguf" for number in range(1, len(names) + 1)]
+    found = [tensor.name for file in done.files for tensor in gguf.GGUFReader(file.path).tensors]
+    assert len(names) > 1 and found == [tensor.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "whole.gguf"]
