@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
@@ -20,6 +21,7 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
 from ..settings.export import OWN_TYPES, ExportSettings
+from ..tensors.gguf_files import WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
 from .fields import ignored_window, model_fields, rope_tensors
 from .quantiser import check_quantiser, quantise
@@ -86,7 +88,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     settings = settings or ExportSettings()
     path = check_path(path, settings)
     config, family = model.model.config, model.family
-    fields = {"general.name": path.stem, **_prefixed(model_fields(config, family), family)}
+    fields = _prefixed(model_fields(config, family), family)
     rows = getattr(config, family.sizes["vocab"])
     tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer)
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
@@ -99,10 +101,11 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     # what the quantiser reads has to be there as a whole, in the type of the weights
     own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
     _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
+    about = {"general.name": path.stem, WEIGHTS_FIELD: dense_hash(model)}
     with _written_beside(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = settings.split_megabytes or 0
-        _write(base, {**fields, **tokenizer.fields}, pieces, tensors, more, own, family, split * 1_000_000)
+        _write(base, {**about, **fields, **tokenizer.fields}, pieces, tensors, more, own, family, split * 1_000_000)
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()

@@ -117,7 +117,10 @@ def render_card(
             "mark": Whole(unsigned_mark(ours)),
         },
     )
-    notes = [*facts.results.left_out, *terms.notes, *replaced]
+    own = {file.path.name for file in facts.gguf_files}
+    others = sorted(path.name for path in folder.glob("*.gguf") if path.name not in own)
+    notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
+    notes += [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
         notes.append("the licence of the base model is not known; give it with `license`, as its card states it")
     if terms.base_model is None:
@@ -292,6 +295,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "provenance": provenance.provenance_rows(facts, base),
         "loss_curve": facts.loss_curve,
         "architecture": facts.architecture,
+        "gguf_files": [file.row for file in facts.gguf_files],
         "chat_template": facts.chat_template,
         "transformers": facts.transformers,
         "instructed": provenance.is_evaluated_in_chat(facts),

@@ -15,6 +15,7 @@ from ..licenses import is_license_file
 from ..records.json_files import read_json, validated
 from ..records.report import REPORT_NAME, Recovery, Report, read_report
 from ..recovery.curve import CURVE_NAME
+from .gguf_files import GgufFile, own_gguf_files
 from .measured import MeasuredEfficiency, MeasuredScores
 
 
@@ -62,6 +63,7 @@ class Facts:
         loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
         architecture (`str`, *optional*): the class that loads the weights.
         chat_template (`bool`): whether the tokenizer has one.
+        gguf_files (`tuple[GgufFile, ...]`): those in the folder that were written from these weights.
         transformers (`str`, *optional*): the oldest release that reads the checkpoint as the model that was measured.
     """
 
@@ -73,6 +75,7 @@ class Facts:
     loss_curve: str | None = None
     architecture: str | None = None
     chat_template: bool = False
+    gguf_files: tuple[GgufFile, ...] = ()
     transformers: str | None = None
 
     @property
@@ -115,6 +118,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         loss_curve=CURVE_NAME if trained and (folder / CURVE_NAME).is_file() else None,
         architecture=architecture_of(folder),
         chat_template=has_chat_template(folder),
+        gguf_files=own_gguf_files(folder, None if report is None else report.weights_sha256),
         transformers=needed_transformers(folder),
     )
 

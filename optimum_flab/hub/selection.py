@@ -82,7 +82,7 @@ class SelectedFiles:
         return replace(self, files=files, left=tuple(sorted({*self.left, *(out & self.files.keys())})))
 
 
-def select_files(folder: Path, include: Sequence[str] = ()) -> SelectedFiles:
+def select_files(folder: Path, include: Sequence[str] = (), others: Collection[str] = ()) -> SelectedFiles:
     """The files of a pruned model in its folder, and those that the user names.
 
     A link that leads out of the folder is followed, and a file that looks like a secret sent, only if a pattern is its
@@ -91,13 +91,14 @@ def select_files(folder: Path, include: Sequence[str] = ()) -> SelectedFiles:
     Args:
         include (`Sequence[str]`): paths, relative to the folder, in which `*` stands for anything; a folder with a
             slash at its end stands for what is in it.
+        others (`Collection[str]`): files of the model that are not known by their names.
 
     Raises:
         [`ConfigurationError`]: a pattern names nothing, or a file of the model is a link that leads out of the folder.
     """
     found, links = folder_files(folder)
     named, secret = named_files(folder, found, include)
-    weights = {path.name for path in weight_files(folder)}
+    weights = {path.name for path in weight_files(folder)} | set(others)
     own = {name for name in found if name in weights or is_part(name)}
     for name in sorted(own - named):
         check_inside(found[name], folder, name)

@@ -114,7 +114,8 @@ def stage(
     facts = read_facts(folder)
     # results of other weights say nothing about these
     foreign = [path.name for path in folder.iterdir() if is_result(path.name) and path not in facts.results.files]
-    selection = select_files(folder, include).without(foreign)
+    gguf_files = [file.path.name for file in facts.gguf_files]
+    selection = select_files(folder, include, gguf_files).without(foreign)
     files = selection.files
     check_limits({name: path.stat().st_size for name, path in files.items()}, largest_file)
     check_checkpoint_files(folder)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that we wrote: of which weights
 
 
 @dataclass(frozen=True)
