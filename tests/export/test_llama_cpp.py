@@ -1,0 +1,103 @@
+"""llama.cpp itself computes, and cuts text, as transformers does; where it is installed."""
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+
+from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.export import export_gguf
+from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
+from optimum_flab.tensors.gguf_files import read_header
+
+from ..conftest import PROSE, TEXTS, byte_level_tokenizer
+from .test_tokens import sentencepiece_like
+from .test_weights import FAMILIES, saved, tiny
+
+
+llama_cpp = pytest.importorskip("llama_cpp")
+STRINGS = [
+    *(*TEXTS, *PROSE, "", " ", "  \n\t x\r\n", "naïve café 🚀 数学 العربية", "1234567 0x1F 3.14", "don't I'LL we've"),
+    *("<|endoftext|>", "a<|pad|>b", "\u200d\ufeff", "x" * 300, "\n" * 40 + " " * 40),
+]
+
+
+def in_llama_cpp(path, **options):
+    return llama_cpp.Llama(str(path), n_ctx=64, n_batch=64, logits_all=True, verbose=False, n_threads=1, **options)
+
+
+def logits_of(model, ids):
+    model.reset()
+    model.eval(ids)
+    return np.array(model.scores[: len(ids)])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_level_tokenizer(600)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        *((model_type, {}) for model_type in sorted(FAMILIES)),
+        ("llama", {"attention_bias": True}),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    **{"rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0},
+                    **{"high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+                }
+            },
+        ),
+        ("qwen2", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+        ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
+    ],
+)
+def test_it_computes_what_transformers_does(model_type, changes, tokenizer, tmp_path):
+    model = tiny(model_type, **changes)
+    loaded = saved(model, tokenizer, tmp_path / "model")
+    export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(type="f32"))
+    ids = torch.randint(600, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.no_grad():
+        expected = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
+    found = torch.tensor(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), ids)).log_softmax(-1).numpy()
+    assert np.abs(found - expected).max() < 0.05
+    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_it_cuts_text_into_the_same_pieces(kind, tokenizer, tmp_path):
+    tokenizer = tokenizer if kind == "byte-level" else sentencepiece_like()
+    loaded = saved(tiny("llama"), tokenizer, tmp_path / "model")
+    export_gguf(loaded, tmp_path / "tiny.gguf")
+    model = in_llama_cpp(tmp_path / "tiny.gguf", vocab_only=True)
+    for text in STRINGS:
+        found = model.tokenize(text.encode(), add_bos=False, special=True)
+        assert found == loaded.tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k_m", "q6_k"])
+def test_its_quantiser_writes_what_it_reads(kind, tokenizer, tmp_path):
+    model = tiny("llama", hidden_size=256, intermediate_size=512)
+    export_gguf(saved(model, tokenizer, tmp_path / "model"), tmp_path / "tiny.gguf", ExportSettings(type=kind))
+    assert [path.name for path in tmp_path.iterdir()] in (["model", "tiny.gguf"], ["tiny.gguf", "model"])
+    kinds = {tensor.kind.name for tensor in read_header(tmp_path / "tiny.gguf").tensors.values()}
+    assert any(name.startswith(kind[:2].upper()) for name in kinds)
+    assert np.isfinite(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), [1, 2, 3])).all()
+
+
+def test_the_quantiser_knows_every_type_that_is_offered():
+    for kind in QUANTISED_TYPES:
+        assert isinstance(getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), int)
+    assert ctypes.sizeof(llama_cpp.llama_model_quantize_params)
+
+
+def test_a_model_of_files_is_quantised_as_one_in_memory(tokenizer, tmp_path):
+    saved(tiny("qwen2", hidden_size=256), tokenizer, tmp_path / "model")
+    for name, in_memory in (("a", True), ("b", False)):
+        loaded = load_dense(tmp_path / "model", in_memory=in_memory)
+        export_gguf(loaded, tmp_path / name / "tiny.gguf", ExportSettings(type="q4_0"))
+    assert (tmp_path / "a/tiny.gguf").read_bytes() == (tmp_path / "b/tiny.gguf").read_bytes()
