@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
 from .pruning.limits import parameters_to_keep
+from .settings.pruning import FFNSettings
 from .sizes import ModelSizes, sizes_of_config
+
+
+FEWEST_TOKENS = 256  # one for each byte, whatever else stays
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,17 @@ class Inspection:
         left = {}
         for part in self._parts():
             most = dense[part.dimension] - math.ceil(excess / counts.unit(dense, part.dimension))
-            left[part.reported] = max((s for s in self.sizes.possible[part.dimension] if s <= most), default=None)
+            left[part.reported] = max((s for s in self._possible(part.dimension) if s <= most), default=None)
         return left
+
+    def _possible(self, dimension: str) -> Sequence[int]:
+        """The sizes that a pruning may give a component by default, as far as they are known without text."""
+        possible = self.sizes.possible[dimension]
+        if dimension == "vocab":
+            return [size for size in possible if size >= FEWEST_TOKENS]
+        return (
+            [size for size in possible if size % FFNSettings().multiple_of == 0] if dimension == "neuron" else possible
+        )
 
     def _parts(self) -> list[Component]:
         return [part for part in COMPONENTS if part.dimension in self.sizes.shape]

@@ -34,11 +34,20 @@ def test_one_component_alone():
     budget = parameters_to_keep(QWEN, DENSE, 0.35)
     assert QWEN.total(DENSE.resized(layer=alone["num_hidden_layers"])) <= budget
     assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
+    assert alone["intermediate_size"] % 64 == 0  # as a pruning would have it
+
+
+def test_fewer_tokens_than_bytes_are_no_vocabulary():
+    possible = {dimension: range(1, size + 1) for dimension, size in DENSE.items()}
+    sizes = ModelSizes(DENSE, QWEN, possible)
+    per_token = QWEN.unit(DENSE, "vocab") / QWEN.total(DENSE)
+    few, enough = (Inspection("qwen", sizes, (DENSE["vocab"] - left) * per_token).alone() for left in (200, 400))
+    assert few["vocab_size"] is None and enough["vocab_size"] == pytest.approx(400, abs=1)
 
 
 def test_only_sizes_that_a_mixture_can_have_are_named():
     model = member("deepseek_v3")
     sizes = sizes_of(model, family_for(model.config))
     found = Inspection("mixture", sizes, 0.3).alone()
-    assert found["num_experts"] in (None, 4, 6) and found["intermediate_size"] in (1, 2, 3, 4, 6, 8, 12, 16, 24)
+    assert found["num_experts"] in (None, 4, 6) and found["intermediate_size"] is None  # no multiple of 64 is below
     assert found["num_hidden_layers"] in (None, 3, 4)

@@ -289,6 +289,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "evaluations": tables.evaluation_tables(facts),
         "held_out": tables.held_out_table(facts),
         "kinds": tables.kind_table(facts),
+        "trained": facts.recovery is not None,
         "held_out_lead": held_out_lead(facts),
         "efficiency": tables.efficiency_table(facts.results.efficiency, report),
         "criteria": provenance.criteria(facts),

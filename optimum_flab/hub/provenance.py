@@ -12,7 +12,6 @@ import yaml
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
 from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
-from ..settings.pruning import NAMED_HELD_OUT
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
@@ -145,7 +144,8 @@ def text_rows(facts: Facts) -> list[list[str]]:
         ("corpus", corpus, f"{_default_corpus(facts)}, the default", None if texts is None else texts.corpus),
         ("calibration", calibration, _default_calibration(facts), None if texts is None else texts.calibration),
     ]
-    if texts is not None:
+    # the last of several prunings began with a trained model, and measured nothing
+    if texts is not None and not (facts.report is not None and facts.report.earlier_rounds):
         held_out = "held-out text: only measured on"
         number = _named_held_out(facts) if at(facts.settings, "data", "held_out") else texts.held_out
         rows.append(("held_out", held_out, "set aside from the calibration text", number))
@@ -153,11 +153,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
         [
             label,
             shown_sources(at(facts.settings, "data", kind), default, facts)
-            + (
-                ", and text that comes with the software"
-                if kind == "calibration" and _has_others(facts, texts)
-                else ""
-            )
+            + ", and text that comes with the software" * _has_others(facts, texts, kind)
             + ("" if number is None else f" ({number:,} texts)"),
         ]
         for kind, label, default, number in rows
@@ -167,17 +163,16 @@ def text_rows(facts: Facts) -> list[list[str]]:
 def _named_held_out(facts: Facts) -> int | None:
     """How many texts of the named held-out sources the pruning measured on, as far as that is known."""
     assert facts.report is not None  # there are texts
-    if facts.recovery is None:
-        return None if facts.report.held_out is None else facts.report.held_out.texts
-    # a recovery may measure on other text; what the pruning measured on is kept by kind
-    found = facts.recovery.held_out_before.by_kind.get(NAMED_HELD_OUT)
-    return None if found is None else found.texts
+    measured = facts.report.held_out if facts.recovery is None else facts.recovery.pruning_held_out
+    return None if measured is None else measured.texts
 
 
-def _has_others(facts: Facts, texts: TextCounts | None) -> bool:
-    """Whether a model was calibrated on other text than that of the sources that are named for it."""
-    named = at(facts.settings, "data", "calibration")
-    return bool(named) and texts is not None and bool(set(texts.calibration_by_kind) - {"own"})
+def _has_others(facts: Facts, texts: TextCounts | None, kind: str) -> bool:
+    """Whether texts are not only those of the sources that are named, or of the default that is."""
+    named = at(facts.settings, "data", kind)
+    if texts is None or named is None or kind == "held_out" or not set(texts.calibration_by_kind) - {"own"}:
+        return False
+    return kind == "corpus" or bool(named)
 
 
 def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
@@ -265,7 +260,10 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
     rows.append(["computed in", f"{cell(report.computation.dtype)} on {cell(report.computation.device)}"])
     if report.seconds:
         label = "time of the pruning" if facts.recovery else "time"
-        rows.append([label, f"{sum(report.seconds.values()):,.0f} s, measurements included"])
+        prunings = [report.seconds, *(one.seconds for one in report.earlier_rounds)]
+        spent = sum(sum(seconds.values()) for seconds in prunings)
+        rounds = f" in {len(prunings)} rounds" if len(prunings) > 1 else ""
+        rows.append([label, f"{spent:,.0f} s{rounds}, measurements included"])
     known = ", ".join(f"{cell(name)} {cell(version)}" for name, version in report.versions.items() if version)
     return [*rows, ["versions", known or MISSING]]
 

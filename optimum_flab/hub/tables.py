@@ -154,8 +154,8 @@ def held_out_table(facts: Facts) -> dict[str, Any] | None:
 def kind_table(facts: Facts) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is but one."""
     held_out = None if facts.report is None else facts.report.held_out
-    if facts.recovery is not None:  # which measured anew, and not by kind
-        held_out = facts.recovery.held_out_before
+    if facts.recovery is not None:  # which measured anew, on other text
+        held_out = facts.recovery.pruning_held_out
     if held_out is None or len(held_out.by_kind) < 2:
         return None
     rows = [
@@ -170,7 +170,7 @@ def kind_table(facts: Facts) -> dict[str, Any] | None:
         for kind, cost in held_out.by_kind.items()
     ]
     heading = ["kind of text", "texts", "tokens", "divergence", "bits per byte, dense", "bits per byte, pruned"]
-    return {"heading": heading, "rows": rows}
+    return {"heading": heading, "rows": rows, "texts": count(sum(cost.texts for cost in held_out.by_kind.values()))}
 
 
 def _held_out_cells(held_out: HeldOut) -> dict[str, str]:

@@ -334,7 +334,8 @@ class Recovery(Record):
         settings (`dict`): the settings, as they were asked for.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         data ([`RecoveryData`]): what it was done with.
-        held_out_before, held_out_after ([`HeldOut`]): on text not trained on; by kind, that of the pruning before it.
+        held_out_before, held_out_after ([`HeldOut`]): on text not trained on, the same for both.
+        pruning_held_out ([`HeldOut`], *optional*): what the pruning before it measured, on held-out text of its own.
         closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]): what it was expected to take.
@@ -349,6 +350,7 @@ class Recovery(Record):
     data: RecoveryData
     held_out_before: HeldOut
     held_out_after: HeldOut
+    pruning_held_out: HeldOut | None = None
     closed_form: ClosedForm | None = None
     training: RecoveryTraining
     estimate: RecoveryEstimate
@@ -484,12 +486,9 @@ def as_report(values: dict[str, Any], path: Path) -> Report:
             f" install optimum-flab {_writer(values)} or later"
         )
     # of format 1 are those that state none; what they left out is optional today
-    return validated(
-        Report,
-        {**values, "format": FORMAT} if version is None or (type(version) is int and version == 1) else values,
-        path,
-        ADVICE,
-    )
+    if version is None or (type(version) is int and version == 1):
+        values = {**values, "format": FORMAT}
+    return validated(Report, values, path, ADVICE)
 
 
 def _writer(values: dict[str, Any]) -> str:

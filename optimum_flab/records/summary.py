@@ -49,12 +49,12 @@ def report_summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _kind_lines(held_out: HeldOut, title: str = "By kind of text") -> list[str]:
+def _kind_lines(held_out: HeldOut) -> list[str]:
     if len(held_out.by_kind) < 2:
         return []
     return [
         "",
-        f"{title:<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
+        f"{'By kind of text':<18}{'tokens':>10}{'divergence':>13}{'bits per byte':>23}",
         *(
             f"{kind:<18}{cost.positions:>10,}{cost.divergence:>13.4f}"
             f"{f'{cost.dense_bits_per_byte:.4f} -> {cost.pruned_bits_per_byte:.4f}':>23}"
@@ -71,5 +71,14 @@ def _recovery_lines(recovery: Recovery) -> list[str]:
         f"  divergence             {before.divergence:.4f} -> {after.divergence:.4f}",
         f"  bits per byte          {before.pruned_bits_per_byte:.4f} -> {after.pruned_bits_per_byte:.4f}",
         *(f"  note: {note}" for note in recovery.notes),
-        *_kind_lines(before, "Before it, by kind"),
+        *_before_lines(recovery.pruning_held_out),
     ]
+
+
+def _before_lines(measured: HeldOut | None) -> list[str]:
+    """What the pruning measured before a training, on other texts than that."""
+    lines = [] if measured is None else _kind_lines(measured)
+    if measured is None or not lines:
+        return []
+    texts = sum(cost.texts for cost in measured.by_kind.values())
+    return ["", f"Before it, on the {texts:,} held-out texts of the pruning:", *lines[1:]]

@@ -95,7 +95,10 @@ def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) 
     """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
     left = settings.held_out_tokens
     taken: list[str] = []
-    passages = {passage for text in texts for passage in passages_in(text, settings)}
+    length = settings.sequence_length
+    # what fits a sequence may make sense only as a whole, as a conversation does
+    whole = {text: _tokens(work, text) <= length for text in dict.fromkeys(texts)}
+    passages = {part for text, fits in whole.items() for part in ([text] if fits else passages_in(text, settings))}
     for passage in sorted(passages, key=lambda passage: rank(settings.seed, passage)):
         left -= _tokens(work, passage)
         if left < 0 and taken:
@@ -165,7 +168,8 @@ def _select_text(
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
     # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
-    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, Counts())
+    choosing = Counts()
+    validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, choosing)
     set_aside = [text for source in parts.validation for document in source.documents for text in document]
     # and a near copy of it that is trained on would flatter the checkpoints that learnt it by heart
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
@@ -173,9 +177,12 @@ def _select_text(
     rows = _plain_rows(work, settings, parts.training, budget, forbidden, counts)
     beginnings = chosen_beginnings(parts.training, settings)
     if not held_out or validation is None or (rows is None and not beginnings):
+        overlap = counts.passages_dropped or choosing.passages_dropped
+        other = ", which overlaps neither excluded nor held-out text" if overlap else ""
         raise FlabError(
-            f"nothing is left to train on, to choose the checkpoint on, or to measure on: {counts.describe()}; name "
-            "more text in `recovery.text`, or data in `recovery.data`"
+            f"nothing is left to train on, to choose the checkpoint on, or to measure on: {counts.describe()} to train"
+            f" on, {choosing.describe()} to choose by; name more text in `recovery.text`{other}, or data in"
+            " `recovery.data`"
         )
     return Selected([], held_out, forbidden, counts, rows, beginnings, validation)
 

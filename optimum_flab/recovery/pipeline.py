@@ -163,9 +163,7 @@ def recovered_model(
         release_dense=release_dense,
     )
     recovered = replace(pruned, model=found.model, files={**pruned.files, **found.files})
-    section, measured = found.section, pruned.report.held_out
-    if section is not None and measured is not None:
-        # by kind of text only the pruning was measured; the report's own measurement is now that of the trained model
-        before = section.held_out_before.model_copy(update={"by_kind": measured.by_kind})
-        section = section.model_copy(update={"held_out_before": before})
+    section = found.section
+    if section is not None:  # the report's own measurement is now that of the trained model
+        section = section.model_copy(update={"pruning_held_out": pruned.report.held_out})
     return recovered.with_report(weights_sha256=weights_hash(found.model), held_out=found.held_out, recovery=section)

@@ -148,7 +148,11 @@ def divided_text(
         count_tokens (`Callable[[str], int]`): of a text.
         held_out_named (`bool`): text to measure on is there already.
     """
-    rest = [list(source.documents) for source in sources]
+
+    def fits(source: PlainSource, document: list[str]) -> bool:
+        return not source.whole or all(count_tokens(text) <= settings.sequence_length for text in document)
+
+    rest = [[document for document in source.documents if fits(source, document)] for source in sources]
     measured = 0 if held_out_named else settings.held_out_tokens
     held_out = _set_aside(rest, measured, settings.seed, count_tokens)
     budget = round(settings.validation_share * max(settings.text_tokens, settings.sequence_length))

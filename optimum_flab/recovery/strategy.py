@@ -48,7 +48,9 @@ class Counts:
 
     def describe(self) -> str:
         parts = [f"{number:,} {reason}" for reason, number in self.dropped.items()]
-        text = [f"{self.passages:,} passages of plain text"] * bool(self.passages or not self.read)
+        left = [f"{number:,} overlapping {name} left out" for name, number in self.passages_dropped.items()]
+        among = f" ({', '.join(left)})" if left else ""
+        text = [f"{self.passages:,} passages of plain text{among}"] * bool(self.passages or left or not self.read)
         text += [f"{self.continuations:,} continuations"] * bool(self.continuations)
         left_out = f" ({', '.join(parts)})" if parts else ""
         examples = [f"of {self.read:,} examples {self.kept:,} stay{left_out}"] * bool(self.read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -228,11 +229,18 @@ def contradictions(settings: RecoverySettings) -> list[str]:
                 "recovery.distill_on 'answer' learn nothing from it; leave it out"
             )
     for source in settings.held_out:
-        if source in (*settings.data, *settings.text_sources):
+        if _place(source) in map(_place, (*settings.data, *settings.text_sources)):
             faults.append(
                 f"recovery.held_out: {source!r} is also trained on; text that only measures must be other text"
             )
     return faults
+
+
+def _place(source: str) -> str:
+    """A source by the file or folder that it is, however its path is written; others as they are."""
+    path, bracket, columns = source.partition("[") if source.endswith("]") else (source, "", "")
+    there = os.path.expanduser(path)
+    return f"{os.path.realpath(there)}{bracket}{columns}" if os.path.exists(there) else source
 
 
 def check_recovery(settings: RecoverySettings) -> None:

@@ -437,9 +437,9 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     if size > len(kept):
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot shrink to {size}")
     if size < len(fixed):
-        raise FlabError(
-            f"the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to be kept are"
-            f" {len(fixed)}; choose that size or more"
+        raise ConfigurationError(
+            f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to"
+            f" be kept are {len(fixed)}; choose that size or more"
         )
     left = dict(enumerate(uses.tolist()))
     last_rank = {product: rank for rank, (_, _, product) in enumerate(spec.merges)}

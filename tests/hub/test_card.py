@@ -241,13 +241,12 @@ def test_named_held_out_text_is_counted_without_that_of_other_kinds(pruned, repo
 def test_after_a_recovery_the_card_still_counts_what_the_pruning_measured_on(pruned, report):
     config = json.loads((pruned / "flab_config.json").read_text(encoding="utf-8"))
     write_json(pruned / "flab_config.json", {**config, "data": {**config["data"], "held_out": ["mine.jsonl"]}})
-    kind = {name: report["held_out"][name] for name in KindCost.model_fields}
-    before = {**report["held_out"], "by_kind": {"held-out": {**kind, "texts": 50}, "library": kind}}
-    for measured, said in ((before, "`mine.jsonl` (50 texts)"), ({**before, "by_kind": {}}, "`mine.jsonl` |")):
-        change_report(
-            pruned, recovery=recovery_of(held_out_before=measured, held_out_after={**before, "divergence": 0.1})
-        )
-        assert f"only measured on | {said}" in render_card(pruned).card.text
+    before, of_pruning = report["held_out"], {**report["held_out"], "texts": 50}
+    sides = {"held_out_before": before, "held_out_after": {**before, "divergence": 0.1}}
+    change_report(pruned, recovery=recovery_of(**sides, pruning_held_out=of_pruning))
+    assert "held-out text: only measured on | `mine.jsonl` (50 texts)" in render_card(pruned).card.text
+    change_report(pruned, recovery=recovery_of(**sides))
+    assert "held-out text: only measured on | `mine.jsonl` |" in render_card(pruned).card.text
 
 
 def test_the_card_quotes_the_criteria_by_which_something_went(pruned, report):
@@ -395,14 +394,43 @@ def test_what_the_pruning_cost_by_kind_is_shown_after_a_training_too(pruned, rep
     cost = {name: measured[name] for name in KindCost.model_fields}
     measured["by_kind"] = {"own": {**cost, "divergence": 0.25}, "library": {**cost, "divergence": 0.75}}
     after = {**measured, "by_kind": {}}
-    recovery = recovery_of(held_out_before=measured, held_out_after=after)
-    for changes in ({"held_out": measured}, {"held_out": after, "recovery": recovery}):
+    recovery = recovery_of(held_out_before=after, held_out_after=after, pruning_held_out=measured)
+    texts = 2 * measured["texts"]
+    trained = f"By kind of text, before any training, on the {texts} held-out texts of the pruning:"
+    for lead, changes in (
+        ("By kind of text:", {"held_out": measured}),
+        (trained, {"held_out": after, "recovery": recovery}),
+    ):
         change_report(pruned, **changes)
-        table = render_card(pruned).card.text.partition("By kind of text, before any training:")[2]
+        text = render_card(pruned).card.text
+        assert lead in text
+        table = text.partition(lead)[2]
         assert "| 0.25 |" in table and "| 0.75 |" in table
         shown = report_summary(read_report(pruned))
         assert "0.2500" in shown and "0.7500" in shown
-    assert "Before it, by kind" in shown
+    assert f"Before it, on the {texts} held-out texts of the pruning:" in shown
+
+
+def test_what_comes_with_the_software_is_said_of_the_corpus_too(pruned, report):
+    texts = {**report["texts"], "corpus": 33}
+    for kinds, suffix in (({"own": 9}, ""), ({"own": 9, "chat": 2}, ", and text that comes with the software")):
+        change_report(pruned, texts={**texts, "calibration_by_kind": kinds})
+        row = next(line for line in render_card(pruned).card.text.splitlines() if line.startswith("| corpus: "))
+        assert row.endswith(f"{suffix} (33 texts) |") and (suffix or "that comes with" not in row)
+
+
+def test_the_time_of_all_rounds_is_told(pruned, report):
+    recovery = recovery_of(held_out_before=report["held_out"], held_out_after=report["held_out"])
+    first = {
+        "removed_ratio": 0.1,
+        "pruned": report["pruned"],
+        "recovery": recovery,
+        "seconds": {"shape": 20.0, "plan": 6.0},
+    }
+    change_report(pruned, recovery=recovery, earlier_rounds=[first], seconds={"plan": 34.0})
+    text = render_card(pruned).card.text
+    assert "| time of the pruning | 60 s in 2 rounds, measurements included |" in text
+    assert "held-out text: only measured on" not in text  # the last of several prunings measures nothing
 
 
 # --- whose text it is

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ from optimum_flab.recovery.plain import (
     chosen_beginnings,
     divided_text,
     drawn,
+    passages_in,
     read_plain,
     text_budget,
 )
@@ -242,6 +244,31 @@ def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(mad
     assert plain.passages > 0 and plain.continuations + sum(plain.continuations_dropped.values()) > 0
     assert plain.tokens > 3000
     assert section.settings["text"] == [source] and plain.sources == (source,)
+
+
+def test_it_is_said_that_text_is_left_out_for_its_overlap(made):
+    source = written(made, "word", 30, lines=12)
+    asked = config_for(made, data=(), text=source, exclude=source, text_tokens=3000)
+    with pytest.raises(FlabError, match=r"overlapping excluded sources left out.*overlaps neither excluded nor"):
+        data_room.select(work_of(made), asked, [], [], Steps(quiet=True))
+
+
+def test_one_file_by_two_paths_is_one_source(made):
+    source = written(made, "word", 30, lines=12)
+    with pytest.raises(ConfigurationError, match="also trained on"):
+        check_recovery(config_for(made, data=(), text=source, held_out=source.replace("word", "./word")))
+
+
+def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(made):
+    work = work_of(made)
+    asked = config_for(made, data=(), sequence_length=32, held_out_tokens=4000)
+    long, short = "ab cd " * 60, " return" * 20  # in characters longer than a sequence, in tokens only the first
+    count = partial(data_room._tokens, work)
+    assert count(long) > 32 >= count(short) and len(passages_in(short, asked)) > 1
+    sources = [PlainSource([[f"{short}{n}"] if n % 2 else [f"{long}{n}"] for n in range(40)], whole=True)]
+    parts = divided_text(sources, asked, count, held_out_named=False)
+    assert parts.held_out and all(text.startswith(short) for text in parts.held_out)
+    assert set(data_room.within_tokens(work, parts.held_out, asked)) == set(parts.held_out)
 
 
 def test_near_copies_of_what_chooses_the_checkpoint_are_left_out_and_counted(made):
