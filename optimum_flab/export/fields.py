@@ -22,6 +22,7 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         [`FlabError`]: llama.cpp has nothing that the positions of the model could be described with.
     """
     facts = _facts(family)
+    _check_expected(config, family)
     size = {dimension: getattr(config, name) for dimension, name in family.sizes.items()}
     fields: dict[str, Any] = {
         "vocab_size": size["vocab"],
@@ -47,6 +48,16 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         fields["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
     fields |= {key: float(getattr(config, name)) for key, name in facts.fields.items()}
     return fields | _rope_fields(config, family)
+
+
+def _check_expected(config: Any, family: Family) -> None:
+    for name, expected in _facts(family).expects.items():
+        wanted = getattr(config, expected) if isinstance(expected, str) else expected
+        if (found := getattr(config, name, wanted)) != wanted:
+            raise FlabError(
+                f"{name} of this model is {found!r}, and llama.cpp computes every {family.model_type} as if it were"
+                f" {wanted!r}: the file would not be this model"
+            )
 
 
 def ignored_window(config: Any, family: Family) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def check_quantiser(kind: str) -> None:
 
 
 def quantise(source: Path, target: Path, kind: str) -> None:
-    """Quantises a GGUF file.
+    """Quantises a GGUF file, in a process of its own: where something is wrong llama.cpp ends the one it runs in.
 
     Args:
         source (`Path`): a file in f32, f16 or bf16.
@@ -31,20 +33,22 @@ def quantise(source: Path, target: Path, kind: str) -> None:
     Raises:
         [`FlabError`]: it failed.
     """
+    say(f"quantising to {kind}")
+    command = [sys.executable, "-m", __name__, str(source), str(target), kind]
+    ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if ran.returncode:
+        said = [line.strip() for line in ran.stderr.splitlines() if line.strip()]
+        raise FlabError(f"llama.cpp could not quantise to {kind}: {said[-1] if said else 'it does not say why'}")
+
+
+def _quantise_here(source: str, target: str, kind: str) -> int:
     import gguf
     import llama_cpp
 
-    lines: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def keep(level: int, text: bytes, data: object) -> None:
-        lines.append(text.decode("utf-8", "replace"))
-
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
-    say(f"quantising to {kind}")
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
-    failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
-    if failed:
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "it does not say why")
-        raise FlabError(f"llama.cpp could not quantise to {kind} ({said})")
+    return llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(1 if _quantise_here(*sys.argv[1:]) else 0)

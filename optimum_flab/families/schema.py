@@ -162,6 +162,8 @@ class Gguf(_Facts):
             with the config field that counts its heads.
         fields (`dict[str, str]`): fields of the file, without the name of the architecture, and the config fields that
             hold their values.
+        expects (`dict`): what llama.cpp takes for granted: config fields, and the value of each, or the field that
+            has the same.
         windows (`bool`): whether llama.cpp lets the layers that the configuration calls `sliding_attention` attend to
             a window only.
     """
@@ -169,6 +171,7 @@ class Gguf(_Facts):
     architecture: Annotated[str, Field(pattern=r"^[\w-]+$")]
     paired_heads: dict[ModulePath, FieldName] = {}
     fields: dict[ModulePath, FieldName] = {}
+    expects: dict[FieldName, bool | int | list[int] | FieldName | None] = {}
     windows: bool = False
 
 

@@ -139,3 +139,10 @@ def test_a_name_that_is_a_folder_is_refused(tmp_path):
     loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
     with pytest.raises(ConfigurationError, match="is a folder"):
         export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(overwrite=True))
+
+
+def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(tmp_path):
+    model = dense_from_memory(tiny_model("gemma3_text", 600, query_pre_attn_scalar=7), byte_level_tokenizer(600))
+    with pytest.raises(FlabError, match="query_pre_attn_scalar of this model is 7"):
+        export_gguf(model, tmp_path / "tiny.gguf")
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers
 
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.export import export_gguf
@@ -64,13 +65,16 @@ def test_it_computes_what_transformers_does(model_type, changes, tokenizer, tmp_
     with torch.no_grad():
         expected = loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1).numpy()
     found = torch.tensor(logits_of(in_llama_cpp(tmp_path / "tiny.gguf"), ids)).log_softmax(-1).numpy()
-    assert np.abs(found - expected).max() < 0.05
+    assert np.abs(found - expected).max() < 0.1  # its keys and values are in float16
     assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.95
 
 
-@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["byte-level", "gemma", "llama"])
 def test_it_cuts_text_into_the_same_pieces(kind, tokenizer, tmp_path):
-    tokenizer = tokenizer if kind == "byte-level" else sentencepiece_like()
+    if kind == "gemma":
+        tokenizer = sentencepiece_like(normalizer=normalizers.Replace(" ", "▁"))
+    elif kind == "llama":
+        tokenizer = sentencepiece_like(added=())
     loaded = saved(tiny("llama"), tokenizer, tmp_path / "model")
     export_gguf(loaded, tmp_path / "tiny.gguf")
     model = in_llama_cpp(tmp_path / "tiny.gguf", vocab_only=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab.errors import ConfigurationError, FlabError
@@ -24,18 +24,18 @@ def field(tokenizer, name, rows=600, **options):
     return tokenizer_fields(tokenizer, rows, **options).fields[f"tokenizer.{name}"]
 
 
-def sentencepiece_like(**changes) -> PreTrainedTokenizerFast:
+def sentencepiece_like(added=("\n\n", "▁▁"), **changes) -> PreTrainedTokenizerFast:
     """A BPE with byte fallback, as SentencePiece's are once they are in a `tokenizer.json`."""
-    pieces = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab", "\n\n"]
+    pieces = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab", "▁▁"]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    merges = [("▁", "a"), ("a", "b"), ("▁a", "b"), ("▁", "ab")]
+    merges = [("▁", "▁"), ("▁", "a"), ("a", "b"), ("▁a", "b"), ("▁", "ab")]
     backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     for name, value in changes.items():
         setattr(backend, name, value)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")
-    tokenizer.add_tokens(["\n\n", "▁▁"])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in added])
     return tokenizer
 
 

@@ -20,14 +20,17 @@ SIZES = {
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
 }
 FAMILIES = {
-    "gemma3_text": {"head_dim": 16, "sliding_window": 8},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
     "granite": {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
     "llama": {"tie_word_embeddings": False},
     "mistral": {"sliding_window": None},
     "phi3": {"pad_token_id": 0},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 32},
-    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        **{"num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16, "num_experts_per_tok": 2},
+        "norm_topk_prob": True,
+    },
     "starcoder2": {},
 }
 READ_BY_TRANSFORMERS = sorted(FAMILIES.keys() - {"granite", "mistral"})
