@@ -116,7 +116,7 @@ Writer.add_representer(str, _represent_text)
 def written(value: Any) -> str:
     """Values as YAML."""
     text = yaml.dump(value, Dumper=Writer, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    return text.removesuffix("...\n").strip(" \n")  # of all that Python calls space no more is YAML's
 
 
 def written_metadata(data: Mapping[str, Any]) -> str:

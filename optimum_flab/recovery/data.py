@@ -97,7 +97,7 @@ def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) 
     taken: list[str] = []
     length = settings.sequence_length
     # what fits a sequence may make sense only as a whole, as a conversation does
-    whole = {text: _tokens(work, text) <= length for text in dict.fromkeys(texts)}
+    whole = {text: _tokens(work, text) <= length for text in dict.fromkeys(texts) if text.strip()}
     passages = {part for text, fits in whole.items() for part in ([text] if fits else passages_in(text, settings))}
     for passage in sorted(passages, key=lambda passage: rank(settings.seed, passage)):
         left -= _tokens(work, passage)

@@ -12,7 +12,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from optimum_flab.commands import FlabCommand, bench, card, eval, prune, push, recover
+from optimum_flab.commands import FlabCommand, bench, card, eval, export, prune, push, recover
 from optimum_flab.commands.base import command_line, faults_with_flags, terminal, with_flags
 from optimum_flab.commands.flags import field_of, pruning_from, section_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
@@ -139,7 +139,15 @@ def test_every_flag_gives_its_own_setting_and_no_other(flag):
 # --- flags of all verbs
 
 
-VERBS = {"prune": prune, "recover": recover, "eval": eval, "bench": bench, "card": card, "push": push}
+VERBS = {
+    "prune": prune,
+    "recover": recover,
+    "eval": eval,
+    "bench": bench,
+    "card": card,
+    "export": export,
+    "push": push,
+}
 COMMANDS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
 ALL_FLAGS = [(verb, flag) for verb, module in VERBS.items() for flag in module.FLAGS]
 VALUES = {"dtype": "bfloat16", "data": "recode=x=y.jsonl", "criterion": "first"}
@@ -148,7 +156,10 @@ VALUES = {"dtype": "bfloat16", "data": "recode=x=y.jsonl", "criterion": "first"}
 def parsed(verb, *arguments):
     parser = ArgumentParser()
     COMMANDS[verb].parse_args(parser)
-    needed = {"push": ["folder", "me/model"], "card": ["folder"], "recover": ["-m", "x", "out", "--teacher", "t"]}
+    needed = {
+        **{"push": ["folder", "me/model"], "card": ["folder"], "export": ["folder", "x.gguf"]},
+        "recover": ["-m", "x", "out", "--teacher", "t"],
+    }
     return parser.parse_args([*needed.get(verb, ["-m", "x"]), *(["out"] * (verb == "prune")), *map(str, arguments)])
 
 

@@ -9,7 +9,7 @@ import string
 import pytest
 import yaml
 from hub.client import push
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from optimum_flab.errors import ConfigurationError
@@ -368,6 +368,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(TEXTS, JSON, max_size=4))
+@example({"\xa00": None})
 def test_metadata_are_read_as_they_were_written(data):
     assert metadata_of(f"---\n{written(data)}\n---\n") == data
 
