@@ -51,12 +51,19 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
 
 
 def _check_expected(config: Any, family: Family) -> None:
-    for name, expected in _facts(family).expects.items():
-        wanted = getattr(config, expected) if isinstance(expected, str) else expected
-        if (found := getattr(config, name, wanted)) != wanted:
+    facts, heads = _facts(family), getattr(config, family.sizes["head"])
+    wanted = {**facts.expects, **{name: getattr(config, other) for name, other in facts.equal.items()}}
+    found = {name: getattr(config, name, value) for name, value in wanted.items()}
+    size = _head_size(config, family)
+    if facts.whole_heads:
+        wanted["head_dim"], found["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
+    if "longrope" not in facts.positions or "llama3" in facts.positions:  # phi3 alone turns a part of its heads
+        wanted["partial_rotary_factor"], found["partial_rotary_factor"] = 1.0, _rotated(config, family) / size
+    for name, value in wanted.items():
+        if found[name] != value:
             raise FlabError(
-                f"{name} of this model is {found!r}, and llama.cpp computes every {family.model_type} as if it were"
-                f" {wanted!r}: the file would not be this model"
+                f"{name} of this model is {found[name]!r}, and llama.cpp computes a {family.model_type} as if it were"
+                f" {value!r}: the file would not be this model"
             )
 
 
@@ -80,7 +87,9 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
     if kind == "longrope":
         lengths = {"long": rope["long_factor"], "short": rope["short_factor"]}
-        return {f"rope_factors_{name}.weight": torch.tensor(factors) for name, factors in lengths.items()}
+        return {
+            f"rope_factors_{name}.weight": torch.tensor(found, dtype=torch.float32) for name, found in lengths.items()
+        }
     return {}
 
 
@@ -126,22 +135,35 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
     if local is not None:
         fields["rope.freq_base_swa"] = float(local["rope_theta"])
     kind = _kind(rope)
+    if kind not in _facts(family).positions:
+        raise FlabError(
+            f"llama.cpp has no positions of the kind {kind!r} for {family.model_type}; it has"
+            f" {', '.join(_facts(family).positions)}"
+        )
     original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
     if kind in ("linear", "yarn"):
         fields |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}
-    if kind in ("yarn", "longrope"):
-        fields["rope.scaling.original_context_length"] = original
     if kind == "yarn":
-        names = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow", "attention_factor": "yarn_attn_factor"}
-        given = {key: rope[name] for name, key in names.items() if rope.get(name) is not None}
-        fields |= {f"rope.scaling.{key}": float(value) for key, value in given.items()}
+        fields |= {"rope.scaling.original_context_length": original, **_yarn_fields(rope)}
     elif kind == "longrope":
         stretch = rope.get("factor") or config.max_position_embeddings / original
         factor = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
-        fields |= {"rope.scaling.type": kind, "rope.scaling.attn_factor": rope.get("attention_factor") or factor}
-    elif kind not in ("default", "linear", "llama3"):
-        raise FlabError(f"positions of the kind {kind!r} cannot be written for llama.cpp")
+        fields |= {
+            "rope.scaling.type": kind,
+            "rope.scaling.original_context_length": original,
+            "rope.scaling.attn_factor": float(rope.get("attention_factor") or factor),
+        }
     return fields
+
+
+def _yarn_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """llama.cpp multiplies by `1 + 0.1 ln factor` itself, and has the usual ends of the ramp for all models."""
+    usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
+    for name, value in usual.items():
+        if (found := rope.get(name)) is not None and found != value:
+            raise FlabError(f"{name} {found!r} of YaRN positions cannot be written for llama.cpp, which has {value!r}")
+    factor = rope.get("attention_factor")
+    return {} if factor is None else {"rope.scaling.attn_factor": factor / (1 + 0.1 * math.log(rope["factor"]))}
 
 
 def _llama3_factors(rope: Mapping[str, Any], pairs: int) -> torch.Tensor:

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 
 from ..checkpoints.hashes import dense_hash
@@ -21,7 +23,7 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
 from ..settings.export import OWN_TYPES, ExportSettings
-from ..tensors.gguf_files import WEIGHTS_FIELD
+from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
 from .fields import ignored_window, model_fields, rope_tensors
 from .quantiser import check_quantiser, quantise
@@ -71,8 +73,8 @@ class Exported:
 def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings | None = None) -> Exported:
     """Writes a checkpoint, dense or pruned, as GGUF.
 
-    Tensors are read one at a time where the model was loaded with `in_memory=False`. Files are there whole or not at
-    all.
+    Tensors are read one at a time where the model was loaded with `in_memory=False`. A file is there whole or not at
+    all; the parts of a split one are put in their places one after the other, once all are written.
 
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with its weights in memory or in their files.
@@ -101,7 +103,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     # what the quantiser reads has to be there as a whole, in the type of the weights
     own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
     _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
-    about = {"general.name": path.stem, WEIGHTS_FIELD: dense_hash(model)}
+    about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
     with _written_beside(path) as folder:
         base = folder / path.name if own == settings.type else folder / f"base-{path.name}"
         split = settings.split_megabytes or 0
@@ -109,9 +111,9 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         if own != settings.type:
             quantise(base, folder / path.name, settings.type)
             base.unlink()
-        for stale in path.parent.glob(f"{path.stem}-?????-of-?????.gguf") if settings.overwrite else ():
-            stale.unlink()  # parts of another number do not belong to these
         written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
+        for stale in set(_there(path)) - set(written):
+            stale.unlink()  # what was there, in another number of parts, is what was to be replaced
     files = tuple(GgufFile(part, part.stat().st_size, file_sha256(part)) for part in written)
     return Exported(settings.type, files, tuple(notes))
 
@@ -123,7 +125,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
         [`ConfigurationError`]: see [`export_gguf`].
     """
     path = user_path(path)
-    if path.suffix.lower() != ".gguf":
+    if path.suffix != ".gguf":
         raise ConfigurationError(f"path: {str(path)!r} does not end in .gguf; name a file that does")
     if settings.type not in OWN_TYPES:
         if settings.split_megabytes is not None:
@@ -132,12 +134,29 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
                 f" it out, or take one of {', '.join(OWN_TYPES)}"
             )
         check_quantiser(settings.type)
-    there = [one for one in [path, *sorted(path.parent.glob(f"{path.stem}-?????-of-?????.gguf"))] if one.exists()]
+    there = _there(path)
     if any(one.is_dir() for one in there):
         raise ConfigurationError(f"path: {str(there[0])!r} is a folder; name a file")
     if there and not settings.overwrite:
         raise ConfigurationError(f"path: {str(there[0])!r} is there already; name another file, or set `overwrite`")
     return path
+
+
+def _there(path: Path) -> list[Path]:
+    """The file of this name that is there, and the parts of a split one."""
+    found = [path] if path.exists() else []
+    others = path.parent.iterdir() if path.parent.is_dir() else ()
+    parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
+    return [*found, *sorted(parts)]
+
+
+def _name_of(model: LoadedModel) -> str:
+    """What the file calls its model. llama.cpp looks there for Phi-3, whose special tokens take in spaces behind."""
+    name = Path(model.name).name
+    tokens = model.tokenizer.added_tokens_decoder.values()
+    if model.family.model_type == "phi3" and any(token.rstrip for token in tokens):
+        return name if "phi3" in name.lower() or "phi-3" in name.lower() else f"{name} (phi3)"
+    return name
 
 
 def _type_of(dtype: torch.dtype) -> str:
@@ -157,8 +176,9 @@ def _check_space(path: Path, needed: int) -> None:
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """A folder beside a file that goes in the end, with those of runs that were killed."""
-    for left in path.parent.glob(f".{path.name}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in path.parent.glob(f".{escape(path.name)}.partial-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
     folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         folder.mkdir(parents=True)

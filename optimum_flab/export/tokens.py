@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -54,10 +54,12 @@ def tokenizer_fields(
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     spec = read_spec(tokenizer)
     added = {token["id"]: token for token in content["added_tokens"]}
-    tokens = [spec.tokens.get(index, f"[PAD{index}]") for index in range(rows)]
+    taken = set(spec.tokens.values())
+    spare = (name for number in count() if (name := f"[PAD{number}]") not in taken)
+    tokens = [spec.tokens[index] if index in spec.tokens else next(spare) for index in range(rows)]
     kinds = [_kind(index, tokens[index], index in spec.tokens, added, content) for index in range(rows)]
     for index, kind in enumerate(kinds):
-        if kind == USER_DEFINED:
+        if kind == USER_DEFINED and not spec.byte_level:
             tokens[index] = tokens[index].replace(SPACE, " ")
     fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
     notes = []
@@ -80,6 +82,11 @@ def tokenizer_fields(
         notes.append(
             f"the tokenizer brings text to the Unicode form {form} first, which llama.cpp does not: text in another"
             " form is cut otherwise there"
+        )
+    if stripping := [token["content"] for token in added.values() if token["lstrip"] or token["rstrip"]]:
+        notes.append(
+            f"{len(stripping):,} added tokens, {stripping[0]!r} among them, take white space beside them in, which"
+            " llama.cpp may not do: prompts with such white space are cut otherwise there"
         )
     fields["pre"] = name
     return TokenizerFields(

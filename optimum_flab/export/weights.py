@@ -47,13 +47,12 @@ class Piece:
 
     def values(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Its values from those of the model, float32 of its shape."""
-        tensor = tensors[self.source].float().cpu()
-        if self.part is not None:
-            tensor = tensor[..., self.part, :]
+        tensor = tensors[self.source]
+        tensor = (tensor if self.part is None else tensor[..., self.part, :]).float().cpu()
         if self.paired_heads is not None:
             rows = len(tensor) // self.paired_heads // 2
             tensor = tensor.unflatten(0, (self.paired_heads, 2, rows)).transpose(1, 2).flatten(0, 2)
-        return (tensor + self.offset).contiguous().numpy()
+        return (tensor + self.offset if self.offset else tensor).contiguous().numpy()
 
 
 def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[Piece]:
@@ -69,7 +68,10 @@ def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family)
     import gguf
 
     assert family.gguf is not None
-    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.gguf.architecture)
+    named = family.gguf.architecture
+    architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == named), None)
+    if architecture is None:
+        raise FlabError(f"the package gguf that is installed knows no architecture {named!r}; install a newer one")
     names = gguf.get_tensor_name_map(architecture, getattr(config, family.sizes["layer"]))
     return [piece for name, outline in outlines.items() for piece in _pieces(name, outline, names, config, family)]
 

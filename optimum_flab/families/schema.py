@@ -162,8 +162,10 @@ class Gguf(_Facts):
             with the config field that counts its heads.
         fields (`dict[str, str]`): fields of the file, without the name of the architecture, and the config fields that
             hold their values.
-        expects (`dict`): what llama.cpp takes for granted: config fields, and the value of each, or the field that
-            has the same.
+        expects (`dict`): what llama.cpp takes for granted: config fields, and the value of each.
+        equal (`dict[str, str]`): config fields that llama.cpp takes for equal to others.
+        whole_heads (`bool`): whether it has the heads together as wide as the hidden states.
+        positions (`list[str]`): kinds of rotary positions that llama.cpp has for it.
         windows (`bool`): whether llama.cpp lets the layers that the configuration calls `sliding_attention` attend to
             a window only.
     """
@@ -171,7 +173,10 @@ class Gguf(_Facts):
     architecture: Annotated[str, Field(pattern=r"^[\w-]+$")]
     paired_heads: dict[ModulePath, FieldName] = {}
     fields: dict[ModulePath, FieldName] = {}
-    expects: dict[FieldName, bool | int | list[int] | FieldName | None] = {}
+    expects: dict[FieldName, bool | int | str | list[int] | None] = {}
+    equal: dict[FieldName, FieldName] = {}
+    whole_heads: bool = False
+    positions: list[str] = ["default", "linear", "yarn"]
     windows: bool = False
 
 

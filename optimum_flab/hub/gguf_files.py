@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FlabError
 from ..hashing import file_sha256
-from ..tensors.gguf_files import WEIGHTS_FIELD, read_header
-
-
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+from ..tensors.gguf_files import PART, WEIGHTS_FIELD, read_header
 
 
 @dataclass(frozen=True)
@@ -45,15 +41,19 @@ def own_gguf_files(folder: Path, weights: str | None) -> tuple[GgufFile, ...]:
     return tuple(GgufFile(path, _type(found)) for path, found in own.items())
 
 
-def _first_part(path: Path) -> Path:
-    """What says of which weights a file is: of several parts the first."""
+def _first_part(path: Path) -> Path | None:
+    """What says of which weights a file is: of several parts the first; `None` where one of them is missing."""
     part = PART.fullmatch(path.name)
-    return path if part is None else path.with_name(f"{part['stem']}-00001-of-{part['count']}.gguf")
+    if part is None:
+        return path
+    numbers = range(1, int(part["count"]) + 1)
+    parts = [path.with_name(f"{part['stem']}-{number:05}-of-{part['count']}.gguf") for number in numbers]
+    return parts[0] if all(one.is_file() for one in parts) else None
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path | None) -> dict[str, Any]:
     try:
-        return read_header(path).fields
+        return {} if path is None else read_header(path).fields
     except (FlabError, OSError):
         return {}
 

@@ -155,7 +155,7 @@ def kind_table(facts: Facts) -> dict[str, Any] | None:
     """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is but one."""
     held_out = None if facts.report is None else facts.report.held_out
     if facts.recovery is not None:  # which measured anew, on other text
-        held_out = facts.recovery.pruning_held_out
+        held_out = facts.recovery.pruning_held_out or facts.recovery.held_out_before  # the latter in older reports
     if held_out is None or len(held_out.by_kind) < 2:
         return None
     rows = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOptimizer, FlabPrunerConfig
-from optimum_flab.checkpoints.loading import dense_from_memory
+from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf
 from optimum_flab.export.quantiser import find_spec
 from optimum_flab.tensors.gguf_files import read_header
@@ -141,8 +141,27 @@ def test_a_name_that_is_a_folder_is_refused(tmp_path):
         export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(overwrite=True))
 
 
-def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(tmp_path):
-    model = dense_from_memory(tiny_model("gemma3_text", 600, query_pre_attn_scalar=7), byte_level_tokenizer(600))
-    with pytest.raises(FlabError, match="query_pre_attn_scalar of this model is 7"):
-        export_gguf(model, tmp_path / "tiny.gguf")
-    assert not list(tmp_path.iterdir())
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 16}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("gemma3_text", {"query_pre_attn_scalar": 7}, "query_pre_attn_scalar of this model is 7"),
+        ("llama", {"hidden_act": "relu"}, "hidden_act of this model is 'relu'"),
+        (
+            "qwen2",
+            {"rope_parameters": {**YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+            "'llama3' for qwen2",
+        ),
+        ("llama", {"rope_parameters": YARN}, "beta_fast 16"),
+    ],
+)
+def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(family, changes, message, tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    model = tiny_model(family, 600, **changes)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(FlabError, match=message):
+        export_gguf(load_dense(tmp_path / "model"), tmp_path / "tiny.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

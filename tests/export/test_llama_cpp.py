@@ -53,6 +53,24 @@ def tokenizer():
                 }
             },
         ),
+        (
+            "qwen2",
+            {
+                "rope_parameters": {
+                    **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "attention_factor": 1.5},
+                    "original_max_position_embeddings": 16,
+                }
+            },
+        ),
+        (
+            "phi3",
+            {
+                "rope_parameters": {
+                    **{"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64},
+                    **{"short_factor": [1, 1, 1, 1, 2, 2, 2, 2], "long_factor": [2] * 8},
+                },
+            },
+        ),
         ("qwen2", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
         ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}),
     ],

@@ -127,3 +127,16 @@ def test_an_unknown_first_step_is_asked_for_and_taken():
     assert field(tokenizer, "ggml.pre", pre_tokenizer="falcon") == "falcon"
     with pytest.raises(ConfigurationError, match="byte-level"):
         tokenizer_fields(sentencepiece_like(), 300, "qwen2")
+
+
+def test_empty_rows_have_names_of_their_own_and_tokens_of_bytes_keep_theirs():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.add_tokens(["[PAD0]", "<｜fim▁begin｜>"])
+    tokens = field(tokenizer, "ggml.tokens", 610)
+    assert len(set(tokens)) == 610 and tokens[600:603] == ["[PAD0]", "<｜fim▁begin｜>", "[PAD1]"]
+
+
+def test_tokens_that_take_spaces_in_are_noted():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.add_tokens([AddedToken("<|user|>", rstrip=True)])
+    assert any("'<|user|>'" in note for note in tokenizer_fields(tokenizer, 601).notes)

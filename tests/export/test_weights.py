@@ -6,6 +6,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
+from optimum_flab.errors import ConfigurationError
 from optimum_flab.export.gguf_file import export_gguf
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
@@ -103,3 +104,17 @@ def test_a_split_file_holds_every_tensor_once(tokenizer, tmp_path):
     found = [tensor.name for file in done.files for tensor in gguf.GGUFReader(file.path).tensors]
     assert len(names) > 1 and found == [tensor.name for tensor in gguf.GGUFReader(tmp_path / "whole.gguf").tensors]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "whole.gguf"]
+
+
+def test_one_form_takes_the_place_of_another_and_nothing_else_goes(tokenizer, tmp_path):
+    loaded = dense_from_memory(tiny("llama", hidden_size=256, intermediate_size=1024), tokenizer)
+    others = {"a[1]-large-of-small.gguf", "a[1]-00001.gguf", "a1-00001-of-00002.gguf"}
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    whole, split = ExportSettings(type="f32"), ExportSettings(type="f32", split_megabytes=3)
+    for settings in (split, whole, split):
+        settings = settings.model_copy(update={"overwrite": True})
+        done = export_gguf(loaded, tmp_path / "a[1].gguf", settings)
+        assert {path.name for path in tmp_path.iterdir()} == others | {file.path.name for file in done.files}
+    with pytest.raises(ConfigurationError, match="there already"):
+        export_gguf(loaded, tmp_path / "a[1].gguf", whole)

@@ -3,12 +3,14 @@
 import hashlib
 
 import torch
+from conftest import byte_level_tokenizer, tiny_model
 from hub.client import push
 from hub.test_push import LICENSED, NAME, files_there
 from safetensors.torch import load_file, save_file
 
 from optimum_flab import ExportSettings
-from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.checkpoints.hashes import dense_hash
+from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf
 from optimum_flab.hub.card import write_card
 from optimum_flab.hub.gguf_files import own_gguf_files
@@ -49,11 +51,15 @@ def test_whatever_it_is_computed_in_the_weights_are_the_same(pruned, report, tmp
     assert len(own_gguf_files(tmp_path, report["weights_sha256"])) == len(list(tmp_path.glob("*.gguf")))
 
 
-def test_parts_belong_together(pruned, report):
-    done = exported(pruned, split_megabytes=1)
-    assert [file.path for file in own_gguf_files(pruned, report["weights_sha256"])] == [
-        file.path for file in done.files
-    ]
+def test_parts_belong_together_and_count_only_when_all_are_there(tmp_path):
+    model = dense_from_memory(
+        tiny_model("llama", 600, hidden_size=256, intermediate_size=1024), byte_level_tokenizer(600)
+    )
+    done = export_gguf(model, tmp_path / "model.gguf", ExportSettings(type="f32", split_megabytes=3))
+    files = [file.path for file in done.files]
+    assert len(files) > 2 and [file.path for file in own_gguf_files(tmp_path, dense_hash(model))] == files
+    files[1].unlink()
+    assert not own_gguf_files(tmp_path, dense_hash(model))
 
 
 def test_a_push_sends_them(pruned, hub, client):
