@@ -57,7 +57,7 @@ def _check_expected(config: Any, family: Family) -> None:
     size = _head_size(config, family)
     if facts.whole_heads:
         wanted["head_dim"], found["head_dim"] = getattr(config, family.sizes["hidden"]) // heads, size
-    if "longrope" not in facts.positions or "llama3" in facts.positions:  # phi3 alone turns a part of its heads
+    if not facts.partial_heads:
         wanted["partial_rotary_factor"], found["partial_rotary_factor"] = 1.0, _rotated(config, family) / size
     for name, value in wanted.items():
         if found[name] != value:

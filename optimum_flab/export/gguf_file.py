@@ -22,6 +22,7 @@ from ..families import Family
 from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
+from ..records.folders import nearest_folder
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GgufFile:
+class WrittenFile:
     """A file that was written.
 
     Args:
@@ -56,12 +57,12 @@ class Exported:
 
     Args:
         type (`str`): the number format of the matrices.
-        files (`tuple[GgufFile, ...]`): one, or the parts of a split one in their order.
+        files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in their order.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
     type: str
-    files: tuple[GgufFile, ...]
+    files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
 
     def to_text(self) -> str:
@@ -114,7 +115,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
         for stale in set(_there(path)) - set(written):
             stale.unlink()  # what was there, in another number of parts, is what was to be replaced
-    files = tuple(GgufFile(part, part.stat().st_size, file_sha256(part)) for part in written)
+    files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
     return Exported(settings.type, files, tuple(notes))
 
 
@@ -164,7 +165,7 @@ def _type_of(dtype: torch.dtype) -> str:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+    folder = nearest_folder(path.parent)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise FlabError(
@@ -229,7 +230,7 @@ def _write(
                 writer.write_tensor_data(_stored(piece, tensors, stored))
                 tick()
         for tensor in more.values():
-            writer.write_tensor_data(tensor.float().numpy())
+            writer.write_tensor_data(tensor.numpy())
     finally:
         writer.close()
 

@@ -165,6 +165,7 @@ class Gguf(_Facts):
         expects (`dict`): what llama.cpp takes for granted: config fields, and the value of each.
         equal (`dict[str, str]`): config fields that llama.cpp takes for equal to others.
         whole_heads (`bool`): whether it has the heads together as wide as the hidden states.
+        partial_heads (`bool`): whether positions may turn a part of each head.
         positions (`list[str]`): kinds of rotary positions that llama.cpp has for it.
         windows (`bool`): whether llama.cpp lets the layers that the configuration calls `sliding_attention` attend to
             a window only.
@@ -176,6 +177,7 @@ class Gguf(_Facts):
     expects: dict[FieldName, bool | int | str | list[int] | None] = {}
     equal: dict[FieldName, FieldName] = {}
     whole_heads: bool = False
+    partial_heads: bool = False
     positions: list[str] = ["default", "linear", "yarn"]
     windows: bool = False
 
