@@ -11,7 +11,7 @@ from .components import COMPONENTS, Component
 from .errors import ConfigurationError
 from .families import family_for
 from .pruning.limits import parameters_to_keep
-from .settings.pruning import FFNSettings
+from .pruning.multiples import USUAL_MULTIPLE, usual_multiple
 from .sizes import ModelSizes, sizes_of_config
 
 
@@ -47,9 +47,17 @@ class Inspection:
         possible = self.sizes.possible[dimension]
         if dimension == "vocab":
             return [size for size in possible if size >= FEWEST_TOKENS]
-        return (
-            [size for size in possible if size % FFNSettings().multiple_of == 0] if dimension == "neuron" else possible
-        )
+        multiple = self.width_multiple if dimension == "neuron" else 1
+        return [size for size in possible if size % multiple == 0] if multiple > 1 else possible
+
+    @property
+    def width_multiple(self) -> int:
+        """What the width of a pruned model is a multiple of by default."""
+        return usual_multiple(self.sizes.shape["neuron"])
+
+    def width_step(self, multiple: int) -> int:
+        """Parameters between two neighbouring widths that are multiples of this."""
+        return multiple * self.sizes.counts.unit(self.sizes.shape, "neuron")
 
     def _parts(self) -> list[Component]:
         return [part for part in COMPONENTS if part.dimension in self.sizes.shape]
@@ -62,6 +70,8 @@ class Inspection:
             **dense.reported(),
             "parameters": counts.total(dense),
             "components": counts.components(dense),
+            "width_multiple": self.width_multiple,
+            "width_step_parameters": self.width_step(self.width_multiple),
         }
         if self.target_ratio is not None:
             kept = parameters_to_keep(counts, dense, self.target_ratio)
@@ -82,6 +92,7 @@ class Inspection:
         ]
         for component, parameters in counts.components(dense).items():
             lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
+        lines += ["", self._width_line()]
         if self.target_ratio is not None:
             kept = parameters_to_keep(counts, dense, self.target_ratio)
             lines += ["", f"Removing {self.target_ratio:.1%} means {total - kept:,} parameters. One component alone:"]
@@ -89,6 +100,22 @@ class Inspection:
                 change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
                 lines.append(f"  {part.label:<20}{change}")
         return "\n".join(lines)
+
+    def _width_line(self) -> str:
+        multiple = self.width_multiple
+
+        def share(multiple: int) -> str:
+            return f"{self.width_step(multiple) / self.sizes.counts.total(self.sizes.shape):.2%} of all parameters"
+
+        if multiple == USUAL_MULTIPLE:
+            return (
+                f"FFN widths are multiples of {multiple}, {share(multiple)} a step; llama.cpp's K-quants take only"
+                " multiples of 256, and store the rows of others in larger types."
+            )
+        return (
+            f"FFN widths are multiples of {multiple}, as llama.cpp's K-quants need: {share(multiple)} a step."
+            f" --ffn-multiple-of {USUAL_MULTIPLE} has finer ones, of {share(USUAL_MULTIPLE)}."
+        )
 
 
 def inspect_model(

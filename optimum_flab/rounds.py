@@ -22,6 +22,7 @@ from .families import Family
 from .hub.terms import base_card_of
 from .places import cache_root, user_path
 from .pruned import as_loaded
+from .pruning.multiples import settled
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import prune
@@ -34,6 +35,7 @@ from .recovery.pipeline import recovered_model
 from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
+from .sizes import shape_of
 
 
 def prune_and_recover(
@@ -59,6 +61,7 @@ def prune_and_recover(
     """
     config.validate()
     dense.check_in_memory()
+    config = settled(config, shape_of(dense.model, dense.family))
     # what the training would refuse is refused before the pruning
     check_recovery(config.recovery)
     check_method(config.recovery, dense.family)

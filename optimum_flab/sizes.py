@@ -109,11 +109,13 @@ class ModelSizes:
         shape ([`Shape`]): its sizes.
         counts ([`ParameterCounts`]): how its parameters follow them.
         possible (`Mapping[str, Sequence[int]]`): the sizes that a model of its class can have instead, ascending.
+        heads (`tuple[int, int]`, *optional*): attention heads of a layer, of queries, and of keys and values.
     """
 
     shape: Shape
     counts: ParameterCounts
     possible: Mapping[str, Sequence[int]]
+    heads: tuple[int, int] | None = None
 
 
 def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
@@ -129,7 +131,13 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
         # the shared expert stays as it is: where it is a number of experts wide, that number must stay whole
         whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
         possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
-    return ModelSizes(shape, count_parameters(model, family), possible)
+    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config))
+
+
+def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """The attention heads of a layer, of queries, and of keys and values; `None` where a configuration has none."""
+    queries = getattr(config, "num_attention_heads", None)
+    return None if queries is None else (queries, getattr(config, "num_key_value_heads", None) or queries)
 
 
 def sizes_of_config(config: PreTrainedConfig, family: Family) -> ModelSizes:

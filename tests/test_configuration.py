@@ -50,6 +50,7 @@ def valid_fields(draw):
     return {
         "target_ratio": draw(st.none() | st.floats(0, 1, exclude_min=True, exclude_max=True)) if free else None,
         "seed": draw(st.integers(0, 2**32 - 1)),
+        "align": draw(st.none() | st.integers(1, 8)),
         "data": {
             "corpus": draw(texts),
             "calibration": calibration,
@@ -95,6 +96,7 @@ def test_it_is_an_optimum_configuration_that_writes_only_its_own_fields(tmp_path
     assert list(saved) == [
         "target_ratio",
         "seed",
+        "align",
         "data",
         "vocabulary",
         "layers",

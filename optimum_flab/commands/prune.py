@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FLAGS = (
     Flag("--target-ratio", "target_ratio", "RATIO"),
     Flag("--seed", "seed", "N"),
+    Flag("--align", "align", "N"),
     Flag("--corpus", "data.corpus", "SOURCE"),
     Flag("--calibration", "data.calibration", "SOURCE"),
     Flag("--held-out", "data.held_out", "SOURCE"),

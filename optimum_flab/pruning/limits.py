@@ -11,6 +11,7 @@ from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes, ParameterCounts, Shape
+from .multiples import check_aligned, device_multiple, settled
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -224,6 +225,7 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
     """How far each size may go under the settings.
 
     Args:
+        config ([`FlabPrunerConfig`]): a [`~pruning.multiples.settled`] one.
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
 
     Raises:
@@ -245,8 +247,10 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
         elif part.dimension == "vocab":
             allowed["vocab"] = multiples_between(min(multiple, tokens), tokens, multiple)
         elif part.dimension == "neuron":
-            step = config.ffn.multiple_of
-            allowed["neuron"] = [size for size in possible if size % step == 0 or size == dense]
+            step, shared = config.ffn.multiple_of or 1, device_multiple(config)
+            allowed["neuron"] = [
+                size for size in possible if size % step == 0 or (size == dense and size % shared == 0)
+            ]
         else:
             allowed[part.dimension] = possible
     if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
@@ -273,6 +277,7 @@ def shapes_to_compare(
     """The shapes to choose from, see [`candidate_shapes`]; one alone where there is no target.
 
     Args:
+        config ([`FlabPrunerConfig`]): a [`~pruning.multiples.settled`] one.
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
         natural (`int`): tokens that the corpus asks for.
         fewest (`int`): tokens that no size may drop.
@@ -308,7 +313,8 @@ def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
 
 
 def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
-    """Raises a [`FlabError`] if a pinned size exceeds the dense one or the target is out of reach with any text."""
+    """Raises a [`FlabError`] if a pinned size exceeds the dense one, or the target is out of reach with any text, or
+    sizes cannot be shared out among the devices of `align`."""
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
         raise ConfigurationError(
@@ -318,6 +324,8 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
         raise ConfigurationError(
             "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
         )
+    check_aligned(config, sizes)
+    config = settled(config, dense)
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
         check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)

@@ -6,7 +6,6 @@ finished pieces of the stage it was in, and goes on.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 import torch
@@ -26,6 +25,7 @@ from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
+from .multiples import settled
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -58,9 +58,9 @@ def prune(
             f"rounds.number: {config.rounds.number}, and this prunes once; call `prune_and_recover`, which trains "
             "after every round"
         )
-    config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
+    config = settled(config, sizes.shape)  # a copy, which is written beside the weights
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)

@@ -36,6 +36,8 @@ class FlabPrunerConfig(BaseConfig):
         target_ratio (`float`, *optional*): share of all parameters to remove, between 0 and 1. Without it the
             vocabulary goes to its natural size, and layers and feed-forward networks to the sizes given here, if any.
         seed (`int`, defaults to 0): seed of every random choice.
+        align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
+            rows of the vocabulary are multiples of 64 for each of them.
         data ([`~settings.pruning.DataSettings`] or `dict`, *optional*): corpus, calibration and held-out text.
         vocabulary ([`~settings.pruning.VocabularySettings`] or `dict`, *optional*): how the vocabulary is pruned.
         layers ([`~settings.pruning.LayerSettings`] or `dict`, *optional*): how layers are removed.
@@ -68,6 +70,7 @@ class FlabPrunerConfig(BaseConfig):
         self,
         target_ratio: float | None = None,
         seed: int = 0,
+        align: int | None = None,
         data: DataSettings | Mapping[str, Any] | None = None,
         vocabulary: VocabularySettings | Mapping[str, Any] | None = None,
         layers: LayerSettings | Mapping[str, Any] | None = None,
@@ -81,6 +84,7 @@ class FlabPrunerConfig(BaseConfig):
             {
                 "target_ratio": target_ratio,
                 "seed": seed,
+                "align": align,
                 "data": data,
                 "vocabulary": vocabulary,
                 "layers": layers,
@@ -94,6 +98,7 @@ class FlabPrunerConfig(BaseConfig):
         super().__init__()
         self.target_ratio = settings.target_ratio
         self.seed = settings.seed
+        self.align = settings.align
         self.data = settings.data
         self.vocabulary = settings.vocabulary
         self.layers = settings.layers

@@ -144,7 +144,12 @@ class FFNSettings(Section):
     intermediate_size: int | None = Field(
         default=None, ge=1, description="width to keep; default: decided by the target, or all"
     )
-    multiple_of: int = Field(default=64, ge=1, description="the width is a multiple of this")
+    multiple_of: int | None = Field(
+        default=None,
+        ge=1,
+        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, where the dense"
+        " width is one and has 8 such steps, otherwise 64",
+    )
     criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
         default="obs", description="what ranks the neurons, and how the rest is compensated"
     )
@@ -189,6 +194,13 @@ class PrunerSettings(Section):
         default=None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
+    align: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="number of devices that share each layer when the model is served (tensor parallelism, as in"
+        " vLLM): the width and the rows of the vocabulary are multiples of 64 for each of them",
+    )
     data: DataSettings = Field(default_factory=DataSettings)
     vocabulary: VocabularySettings = Field(default_factory=VocabularySettings)
     layers: LayerSettings = Field(default_factory=LayerSettings)
