@@ -34,7 +34,17 @@ def test_one_component_alone():
     budget = parameters_to_keep(QWEN, DENSE, 0.35)
     assert QWEN.total(DENSE.resized(layer=alone["num_hidden_layers"])) <= budget
     assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
-    assert alone["intermediate_size"] % 64 == 0  # as a pruning would have it
+    assert alone["intermediate_size"] % 256 == 0  # as a pruning would have it
+
+
+@pytest.mark.parametrize(("width", "multiple"), [(4864, 256), (4800, 64)])
+def test_what_steps_of_the_width_cost(width, multiple):
+    dense = DENSE.resized(neuron=width)
+    found = Inspection("qwen", ModelSizes(dense, QWEN, {"neuron": range(1, width + 1)}))
+    step = QWEN.total(dense) - QWEN.total(dense.resized(neuron=width - multiple))
+    told = found.to_dict()
+    assert (told["width_multiple"], told["width_step_parameters"]) == (multiple, step)
+    assert f"multiples of {multiple}" in found.to_text() and f"{step / QWEN.total(dense):.2%}" in found.to_text()
 
 
 def test_fewer_tokens_than_bytes_are_no_vocabulary():

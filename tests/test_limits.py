@@ -96,6 +96,13 @@ def test_widths_are_multiples_that_k_quants_take_where_there_are_enough_of_them(
     assert settled_for(DENSE.resized(neuron=width), ffn={"multiple_of": 8}).ffn.multiple_of == 8
 
 
+@pytest.mark.parametrize("vocabulary", [{"enabled": False}, {"size": 40_000}])
+@pytest.mark.parametrize("target", [0.22, 0.3, 0.37, 0.45])
+def test_a_target_is_met_by_the_width_where_the_vocabulary_cannot_help(vocabulary, target):
+    for shape in shapes_for(dense_sizes(), target, vocabulary=vocabulary, layers={"enabled": False}):
+        assert removed(dense_sizes(), shape) == pytest.approx(target, abs=TOLERANCE) and shape["neuron"] % 64 == 0
+
+
 def test_shapes_of_the_default_have_rows_for_k_quants():
     shapes = shapes_for(dense_sizes(), 0.35)
     assert len({shape["neuron"] for shape in shapes}) > 1 and all(shape["neuron"] % 256 == 0 for shape in shapes)

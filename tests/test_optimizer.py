@@ -240,9 +240,24 @@ def test_padding_beyond_the_dense_rows_is_refused(tokenizer, corpus):
         optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 4096}))
 
 
+@pytest.mark.parametrize("changes", [{"target_ratio": 0.29}, {"ffn": {"intermediate_size": 128}}])
+def test_sizes_that_two_devices_share(tokenizer, corpus, changes, tmp_path):
+    optimizer = FlabOptimizer(tiny_model("llama", vocab_size=640, intermediate_size=256), tokenizer)
+    asked = settings(corpus, align=2, **changes)
+    pruned = optimizer.prune(asked)
+    config = pruned.model.config
+    assert config.vocab_size % 128 == 0 and config.intermediate_size % 128 == 0
+    assert (config.vocab_size, config.intermediate_size) != (640, 256)
+    assert pruned.config.vocabulary.pad_to_multiple_of == 128 and asked.vocabulary.pad_to_multiple_of is None
+    optimizer.save_pretrained(tmp_path / "out")
+    again = optimizer.apply(PruningPlan.load(tmp_path / "out"))
+    assert weights_hash(again.model) == weights_hash(pruned.model)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"align": 3}, "3 devices cannot share 2 attention heads with 1 key-value heads"),
         ({"ffn": {"intermediate_size": 9999}}, "9,999 is more than the 64"),
         ({"layers": {"num_hidden_layers": 5}}, "5 is more than the 4"),
         ({"vocabulary": {"size": 100_000}}, "100,000 is more than the 608"),

@@ -29,7 +29,12 @@ def settled(config: FlabPrunerConfig, dense: Shape) -> FlabPrunerConfig:
     `vocabulary.pad_to_multiple_of` then. Settling twice changes nothing.
     """
     values, unit = config.to_dict(), device_multiple(config)
-    values["ffn"]["multiple_of"] = math.lcm(config.ffn.multiple_of or usual_multiple(dense["neuron"]), unit)
+    multiple = config.ffn.multiple_of
+    if multiple is None:
+        # coarse steps miss a target where the vocabulary cannot take what they leave over
+        missed = config.target_ratio is not None and (config.vocabulary.size or not config.vocabulary.enabled)
+        multiple = USUAL_MULTIPLE if missed else usual_multiple(dense["neuron"])
+    values["ffn"]["multiple_of"] = math.lcm(multiple, unit)
     if config.align is not None and config.vocabulary.enabled:
         values["vocabulary"]["pad_to_multiple_of"] = math.lcm(config.vocabulary.pad_to_multiple_of or 1, unit)
     return FlabPrunerConfig.from_dict(values)

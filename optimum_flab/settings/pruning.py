@@ -148,7 +148,7 @@ class FFNSettings(Section):
         default=None,
         ge=1,
         description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, where the dense"
-        " width is one and has 8 such steps, otherwise 64",
+        " width is one, has 8 such steps and the vocabulary takes what they leave of a target; otherwise 64",
     )
     criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
         default="obs", description="what ranks the neurons, and how the rest is compensated"

@@ -1,0 +1,143 @@
+"""Passes of HumanEval and of its lines, and the time of an editor's completion, of GGUF files in llama.cpp.
+
+    python benchmarks/gguf_passes.py dense-q4_k_m.gguf pruned-q4_k_m.gguf --tasks humaneval,infilling
+
+The prompts, the stop strings and the sandbox are those of `optimum-cli flab eval`; completions are greedy, one at a
+time. A completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,048 tokens of the standard
+library's source, nothing of which is cached. The first file is what the others are compared with, by a paired
+bootstrap over the problems. Runs what a model wrote: do it where nothing can be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import humaneval_problems, print_result, progress
+
+from optimum_flab.evaluation.comparison import MEAN, compare
+from optimum_flab.evaluation.tasks.code import completed
+from optimum_flab.evaluation.tasks.infilling import filled, gaps
+from optimum_flab.execution import Program, run_programs
+from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
+
+
+STOPS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]  # of lm-eval's humaneval
+
+
+class Task(NamedTuple):
+    """What is asked, and what becomes of the answer."""
+
+    problems: Sequence[Mapping[str, Any]]
+    ask: Callable[[Mapping[str, Any]], str]
+    program: Callable[[Mapping[str, Any], str], Program]
+    stops: list[str]
+    tokens: int
+    cluster: str
+
+
+def tasks_of(names: Sequence[str], limit: int | None, template: str, tokens: int) -> dict[str, Task]:
+    problems = humaneval_problems(limit)
+    ask = InfillingFormat(template).ask
+    known = {
+        "humaneval": lambda: Task(problems, lambda doc: doc["prompt"], completed, STOPS, tokens, "task_id"),
+        "infilling": lambda: Task(
+            [gap for problem in problems for gap in gaps(problem)],
+            lambda doc: ask(doc["prefix"], doc["suffix"]),
+            filled,
+            ["\n"],
+            64,
+            "problem",
+        ),
+    }
+    return {name: known[name]() for name in names}
+
+
+def passes(model: Any, task: Task, name: str) -> list[bool]:
+    """Whether each problem is passed by what the model writes."""
+    programs = []
+    for number, problem in enumerate(task.problems):
+        ids = model.tokenize(task.ask(problem).encode(), special=True)
+        found = model.create_completion(ids, max_tokens=task.tokens, temperature=0.0, stop=task.stops)
+        programs.append(task.program(problem, found["choices"][0]["text"]))
+        progress(number + 1, len(task.problems), name)
+    return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
+
+
+def completion_milliseconds(model: Any, repeats: int, prompt: int = 2048, tokens: int = 32) -> dict[str, float]:
+    """The time to the first token of a completion, and to its last."""
+    source = Path(argparse.__file__).read_text(encoding="utf-8")
+    ids = model.tokenize(source.encode())[:prompt]
+    times = []
+    for _ in range(repeats):
+        model.reset()
+        start, at = time.perf_counter(), []
+        for number, _token in enumerate(model.generate(ids, temp=0.0), 1):
+            at.append(1000 * (time.perf_counter() - start))
+            if number == tokens:
+                break
+        times.append((at[0], at[-1]))
+    return {
+        "first_token": statistics.median(first for first, _ in times),
+        "completion": statistics.median(last for _, last in times),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("files", nargs="+", help="GGUF files; the first is what the others are compared with")
+    parser.add_argument("--tasks", default="humaneval,infilling", help="of these (default: %(default)s); empty: none")
+    parser.add_argument("--limit", type=int, help="only the first so many problems (default: all)")
+    parser.add_argument("--fim-format", default=EXAMPLE, help="how a gap is asked for (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="of a program (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="completions that are timed (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of llama.cpp (default: half of the cores)")
+    parser.add_argument("--output", help="JSON file with what passed, which is taken up where it is there")
+    args = parser.parse_args()
+
+    from llama_cpp import Llama
+
+    names = [name for name in args.tasks.split(",") if name]
+    tasks = tasks_of(names, args.limit, args.fim_format, args.max_new_tokens)
+    kept = Path(args.output) if args.output else None
+    passed = json.loads(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else {}
+    files: dict[str, dict[str, Any]] = {}
+    first = Path(args.files[0]).name
+    for path in args.files:
+        name = Path(path).name
+        model = Llama(path, n_ctx=4096, n_batch=512, n_threads=args.threads, verbose=False)
+        files[name] = {"megabytes": Path(path).stat().st_size / 1e6}
+        if args.repeats:
+            files[name]["milliseconds"] = completion_milliseconds(model, args.repeats)
+        for label, task in tasks.items():
+            key = f"{name}/{label}/{len(task.problems)}"
+            if key not in passed:
+                passed[key] = passes(model, task, f"{label} ({name})")
+                if kept is not None:
+                    kept.write_text(json.dumps(passed), encoding="utf-8")
+            row = compare(
+                label,
+                "pass@1",
+                MEAN,
+                MEAN.rows(passed[key]),
+                MEAN.rows(passed[f"{first}/{label}/{len(task.problems)}"]),
+                clusters=[problem[task.cluster] for problem in task.problems],
+            )
+            files[name][label] = {
+                "passes": sum(passed[key]),
+                "of": len(task.problems),
+                "retention": row.retention.value,
+                "retention_95": row.retention.interval,
+            }
+        model.close()
+    settings = {name: getattr(args, name) for name in ("max_new_tokens", "threads", "limit")}
+    print_result("gguf_passes", files=files, settings=settings)
+
+
+if __name__ == "__main__":
+    main()
