@@ -22,11 +22,20 @@ COLUMNS = 80  # of the text below the flags, which argparse leaves as it is
 
 
 class Flag(NamedTuple):
-    """A flag of the command line and the setting it gives; the setting says the type, the choices and the default."""
+    """A flag of the command line and the setting it gives; the setting says the type, the choices and the default.
+
+    Args:
+        alias (`str`, *optional*): another name of the flag.
+    """
 
     flag: str
     setting: str
     metavar: str | None = None
+    alias: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.flag, self.alias) if name is not None]
 
 
 def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
@@ -52,7 +61,7 @@ def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
         else:
             options["type"] = kind
     text = description if "default: " in description else f"{description} (default: {shown})"
-    group.add_argument(flag.flag, dest=flag.setting, help=text.replace("%", "%%"), **options)
+    group.add_argument(*flag.names, dest=flag.setting, help=text.replace("%", "%%"), **options)
 
 
 def field_of(flag: Flag) -> FieldInfo:

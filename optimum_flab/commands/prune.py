@@ -38,7 +38,7 @@ FLAGS = (
     Flag("--keep-used", "vocabulary.keep_used"),
     Flag("--keep-token", "vocabulary.keep_tokens", "TOKEN"),
     Flag("--pad-vocab-to-multiple-of", "vocabulary.pad_to_multiple_of", "N"),
-    Flag("--no-vocabulary", "vocabulary.enabled"),
+    Flag("--keep-vocabulary", "vocabulary.enabled", alias="--no-vocabulary"),
     Flag("--num-hidden-layers", "layers.num_hidden_layers", "N"),
     Flag("--layer-criterion", "layers.criterion"),
     Flag("--search-tokens", "layers.search_tokens", "N"),

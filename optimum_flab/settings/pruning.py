@@ -104,7 +104,9 @@ class DataSettings(Section):
 class VocabularySettings(Section):
     """How the vocabulary is pruned."""
 
-    enabled: bool = Field(default=True, description="prune the vocabulary")
+    enabled: bool = Field(
+        default=True, description="prune the vocabulary, which a draft model must share with its target"
+    )
     size: int | None = Field(
         default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
     )

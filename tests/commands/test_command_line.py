@@ -120,7 +120,7 @@ def test_every_flag_gives_its_own_setting_and_no_other(flag):
     into = wanted[section[0]] if section else wanted
     switch = isinstance(into[name], bool)
     if switch:
-        value = not flag.flag.startswith("--no-")
+        value = not flag.flag.startswith(("--no-", "--keep-vocabulary"))
     else:
         value = values.get(flag.flag, 1024 if flag.metavar == "N" else "a, b[c]")
     asked = parse(flag.flag) if switch else parse(flag.flag, value)
@@ -209,6 +209,11 @@ def test_repeatable_flags_add_up():
     assert asked == {"data": {"corpus": ["a", "b[x,y]"]}, "vocabulary": {"keep_tokens": ["<x>", "-"]}}
 
 
+def test_the_vocabulary_is_kept_by_either_name_of_the_flag():
+    kept = {"vocabulary": {"enabled": False}}
+    assert parse("--keep-vocabulary") == parse("--no-vocabulary") == kept
+
+
 def test_shares_of_kinds_replace_the_usual_ones():
     asked = check_settings(parse("--mix", "own=0.5", "--mix", " library =1", "--mix", "own=0"))
     assert asked.data.mix == {"own": 0, "library": 1}
@@ -259,7 +264,10 @@ def test_a_saved_configuration_can_be_given_back(tmp_path):
         (["-m", "x", "out", "--target-ratio", "1.5"], "target_ratio: 1.5 is not between 0 and 1"),
         (["-m", "x", "out", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
         (["-m", "x", "out", "--ffn-criterion", "best"], "argument --ffn-criterion: invalid choice: 'best'"),
-        (["-m", "x", "out", "--vocab-size", "9", "--no-vocabulary"], "vocabulary.size: 9 is pinned although"),
+        (
+            ["-m", "x", "out", "--vocab-size", "9", "--keep-vocabulary"],
+            "vocabulary.size: 9 is pinned although vocabulary.enabled is false",
+        ),
         (["-m", "x", "out", "-c", "flab.yaml"], "ffn.widht: unknown field"),
         (["-m", "x", "out", "-c", "no.yaml"], "configuration file 'no.yaml' cannot be read"),
         (
