@@ -89,7 +89,7 @@ def test_the_root_help_lists_the_command_and_the_command_its_verbs():
 def test_every_flag_is_explained_with_its_default():
     text = help_of("flab", "prune")
     for flag in FLAGS:
-        assert f"{flag.flag} " in text
+        assert f"{', '.join(flag.names)} " in text
     for default in ("(default: 32768)", "(default: 512)", "(default: 20000)", "(default: obs)", "(default: float32)"):
         assert default in text
     assert text.count("default: ") >= len(FLAGS)
