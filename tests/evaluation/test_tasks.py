@@ -226,7 +226,10 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     asked = load_yaml(folder / infilling / "single_line_infilling.yaml", resolve_func=False)
     assert asked["doc_to_text"] == "{{suffix}}\n\n{{prompt}}"
     assert asked["generation_kwargs"]["until"] == ours[infilling]["generation_kwargs"]["until"] == ["\n"]
-    for name in ("humaneval_instruct", "cruxeval_output", infilling):
+    gaps = {name: f"humaneval_{name}_infilling" for name in ("multi_line", "random_span")}
+    for name, ours_is in gaps.items():  # their files are called otherwise
+        assert load_yaml(folder / infilling / f"{name}_infilling.yaml", resolve_func=False)["task"] == ours_is
+    for name in ("humaneval_instruct", "cruxeval_output", infilling, *gaps.values()):
         assert f"another protocol than lm-eval's {name}" in said[name]
 
 

@@ -1,21 +1,23 @@
-"""Infilling of single lines: the model writes the line that is missing, and the problem's tests judge the whole.
+"""Infilling: the model writes what is missing of a solution, and the problem's tests judge the whole.
 
-Made anew of problems in HumanEval's form, as in arXiv 2207.14255: every line of a reference solution that is not blank
-is a gap, with the prompt and the lines before it in front and the lines after it behind. HumanEval's 164 problems give
-1,033 gaps. Those of one problem are alike: intervals resample the problems.
+As in arXiv 2207.14255. Single lines are made anew of problems in HumanEval's form: every line of a reference solution
+that is not blank is a gap, with the prompt and the lines before it in front and the lines after it behind. HumanEval's
+164 problems give 1,033 gaps. Runs of lines and random spans are read from files in the form of those that were
+published with the paper. Gaps of one problem are alike: intervals resample the problems.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
 from ...execution import Program
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
-from ..data import CODE, as_dataset, checked
-from .code import HUMANEVAL, head, humaneval_rows, judged
+from ..data import CODE, GAPS, GAPS_OF_LINES, Row, as_dataset, checked
+from .code import HUMANEVAL, head, humaneval_rows, judged, rows_of
 
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 
 LINE_END = "\n"
+LINES_OF_SUFFIX = 2  # a solution has a line twice, such as `return False`, but not two lines in a row
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,17 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """The lines of HumanEval's solutions, or of those of a file in its form.
+    """The lines of HumanEval's solutions, or of those of a file in its form, or a file with a gap in each row.
 
     Args:
         limit (`int`, *optional*): problems whose lines are taken, from the first.
     """
-    documents = checked(humaneval_rows(task, file, config_source, HUMANEVAL), CODE)
+    rows = humaneval_rows(task, file, config_source, HUMANEVAL)
+    if any(isinstance(row.values, Mapping) and "suffix" in row.values for row in rows):
+        return as_dataset(
+            [_with_line_end_behind(gap) for gap in given_gaps(checked(rows, GAPS_OF_LINES), limit)], None
+        )
+    documents = checked(rows, CODE)
     found = [gap for document in documents[:limit] for gap in gaps(document)]
     if not found:
         raise FlabError(
@@ -68,8 +76,26 @@ def problems(
     return as_dataset(found, None)
 
 
+def multi_line_problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+    """Gaps of whole lines, from a file with one in each row.
+
+    Args:
+        limit (`int`, *optional*): problems whose gaps are taken, from the first.
+    """
+    return as_dataset(given_gaps(checked(_rows(task, **source), GAPS_OF_LINES), limit), None)
+
+
+def random_span_problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+    """Gaps that begin and end anywhere, from a file with one in each row; see [`multi_line_problems`]."""
+    return as_dataset(given_gaps(checked(_rows(task, **source), GAPS), limit), None)
+
+
+def _rows(task: str, file: str | None = None, config_source: str | None = None, **_: Any) -> list[Row]:
+    return rows_of(task, file, None, None, "test", config_source)
+
+
 def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """A problem for each line of a solution, with `prefix`, `line` and `suffix`, and the `problem` that it is of.
+    """A problem for each line of a solution, with `prefix`, `middle` and `suffix`, and the `problem` that it is of.
 
     The end of the line stays, at the beginning of the suffix, as in an editor.
     """
@@ -81,28 +107,93 @@ def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
                 "problem": document["task_id"],
                 **{name: document[name] for name in ("prompt", "entry_point", "test")},
                 "prefix": document["prompt"] + "".join(before + LINE_END for before in lines[:number]),
-                "line": line,
+                "middle": line,
                 "suffix": "".join(LINE_END + after for after in lines[number + 1 :]),
             }
+
+
+def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None) -> list[dict[str, str]]:
+    """The gaps of a file as problems, like those of [`gaps`].
+
+    Args:
+        documents (`Sequence[Mapping]`): in the form of `GAPS`; the names are such as
+            `RandomSpanInfilling/HumanEval/0/1`, with that of the problem between the first stroke and the last.
+        limit (`int`, *optional*): problems whose gaps are taken, from the first.
+    """
+    found = [
+        {
+            "task_id": document["task_id"],
+            "problem": document["task_id"].split("/", 1)[1].rsplit("/", 1)[0],
+            **{name: document[name] for name in ("prompt", "entry_point", "test", "suffix")},
+            "prefix": document["prompt"],
+            "middle": document["canonical_solution"],
+        }
+        for document in documents
+    ]
+    taken = set(list(dict.fromkeys(gap["problem"] for gap in found))[:limit])
+    return [gap for gap in found if gap["problem"] in taken]
+
+
+def _with_line_end_behind(gap: Mapping[str, str]) -> dict[str, str]:
+    middle = gap["middle"] or ""
+    if not middle.endswith(LINE_END):
+        return dict(gap)
+    return {**gap, "middle": middle.removesuffix(LINE_END), "suffix": LINE_END + gap["suffix"]}
 
 
 # --- programs ------------------------------------------------------------------------------------------------------
 
 
-def filled(doc: Mapping[str, Any], written: str) -> Program:
-    """The program with what a model wrote, up to the first end of a line."""
-    line = written.split(LINE_END, 1)[0]
-    code = doc["prefix"] + line + doc["suffix"]
+def random_span(doc: Mapping[str, Any], written: str) -> Program:
+    """The program with all that a model wrote before it ended."""
+    code = doc["prefix"] + written + doc["suffix"]
     return Program(code=code, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc))
 
 
-def solved(doc: Mapping[str, Any]) -> Program:
-    """The program of the reference solution."""
-    return filled(doc, doc["line"])
+def multi_line(doc: Mapping[str, Any], written: str) -> Program:
+    """The program with what a model wrote, up to where it goes on with the lines behind the gap."""
+    return random_span(doc, before_suffix(written, doc["suffix"]))
 
 
-def run_lines(
+def single_line(doc: Mapping[str, Any], written: str) -> Program:
+    """The program with what a model wrote, up to the first end of a line."""
+    return random_span(doc, written.split(LINE_END, 1)[0])
+
+
+def before_suffix(written: str, suffix: str) -> str:
+    """What was written, up to the first two lines of a suffix in a row, blank ones aside."""
+    behind = [line for line in suffix.split(LINE_END) if line.strip()][:LINES_OF_SUFFIX]
+    lines = written.split(LINE_END)
+    full = [number for number, line in enumerate(lines) if line.strip()]
+    for pair in pairwise(full):
+        if [lines[number] for number in pair] == behind:
+            return "".join(line + LINE_END for line in lines[: pair[0]])
+    return written
+
+
+def solved(doc: Mapping[str, Any], program: Callable[[Mapping[str, Any], str], Program]) -> Program | None:
+    """The program of the reference solution, judged like what a model writes; `None` where there is none."""
+    return None if doc["middle"] is None else program(doc, doc["middle"])
+
+
+def run_single_line(
     resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
 ) -> list[list[dict[str, Any]]]:
     """A filter: the verdicts on the programs of lines, see [`~optimum_flab.evaluation.tasks.code.judged`]."""
-    return judged(resps, docs, filled, allow_packages)
+    return judged(resps, docs, single_line, allow_packages)
+
+
+def run_multi_line(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of runs of lines, see
+    [`~optimum_flab.evaluation.tasks.code.judged`]."""
+    return judged(resps, docs, multi_line, allow_packages)
+
+
+def run_random_span(
+    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
+) -> list[list[dict[str, Any]]]:
+    """A filter: the verdicts on the programs of random spans, see
+    [`~optimum_flab.evaluation.tasks.code.judged`]."""
+    return judged(resps, docs, random_span, allow_packages)
