@@ -458,6 +458,17 @@ def test_kinds_that_are_not_there_leave_their_tokens_to_the_others(mine):
         assert abs(tokens[kind] - 1000 * share / 0.65) <= most[kind]
 
 
+def test_kinds_that_a_tokenizer_cannot_show_are_named():
+    mix = {"own": 0.5, "chat": 0.2, "infilling": 0.3}
+    tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = None
+    chat, infilling = kinds.kinds_without_format(mix, formats_of(tokenizer))
+    assert "'chat' is left out, and its share goes" in chat and "no chat template" in chat
+    assert "'infilling' is left out, and its share goes" in infilling and "no known tokens for infilling" in infilling
+    assert kinds.kinds_without_format({**mix, "infilling": 0}, formats_of(tokenizer)) == [chat]
+    assert kinds.kinds_without_format({"infilling": 1}, formats_of(with_infilling_tokens())) == []
+
+
 def test_named_held_out_text_is_measured_beside_the_kinds(mine, tmp_path):
     named = tmp_path / "named.jsonl"
     named.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))

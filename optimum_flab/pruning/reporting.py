@@ -32,6 +32,7 @@ def build_report(
     datasets: Iterable[str] = (),
     card: BaseCard | None = None,
     weights_sha256: str | None = None,
+    notes: Iterable[str] = (),
 ) -> Report:
     """The report of a pruning.
 
@@ -45,6 +46,7 @@ def build_report(
         datasets (`Iterable[str]`): ids of the Hub datasets that were read.
         card ([`BaseCard`], *optional*): what the dense model's card states.
         weights_sha256 (`str`, *optional*): of the pruned model, where that is known already.
+        notes (`Iterable[str]`): what the user should know beside what is to be said of the dense model.
     """
     if weights_sha256 is None and pruned.device.type != "meta":
         weights_sha256 = weights_hash(pruned)
@@ -62,7 +64,7 @@ def build_report(
         search=search,
         texts=texts,
         datasets=tuple(datasets),
-        notes=tuple(dense.notes),
+        notes=(*dense.notes, *notes),
         seed=plan.settings.get("seed"),
         computation=Computation(
             dtype=str(dense.model.dtype).removeprefix("torch."),

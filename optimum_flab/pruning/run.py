@@ -21,6 +21,8 @@ from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
+from ..texts.formats import formats_of
+from ..texts.kinds import kinds_without_format
 from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
 from .inputs import PruningInputs
@@ -92,6 +94,7 @@ def prune(
         datasets=texts.datasets,
         card=card,
         weights_sha256=decided_by["pruned"],
+        notes=kinds_without_format(config.data.mix, formats_of(dense.tokenizer)),
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 

@@ -55,8 +55,9 @@ class DataSettings(Section):
     mix: dict[str, float] = Field(
         default=KINDS,
         description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
-        " problems, library (installed Python source), chat, infilling; kinds that are not named get none, and what a"
-        " kind cannot fill goes to the others",
+        " problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are"
+        " not named get none, unless what is named only leaves out (infilling=0), and what a kind cannot fill goes to"
+        " the others",
     )
     held_out: Sources = Field(
         default=[],
@@ -89,6 +90,8 @@ class DataSettings(Section):
     def _refuse_no_share(cls, value: dict[str, float]) -> dict[str, float]:
         if negative := [kind for kind, share in value.items() if share < 0]:
             raise ValueError(f"has a share below 0 of {negative[0]!r}; give 0 to leave a kind out")
+        if value and not any(value.values()):  # it says what to leave out, and nothing of the rest
+            value = {**KINDS, **value}
         if not any(value.values()):
             raise ValueError("leaves no text; give one kind a share above 0")
         if not math.isfinite(sum(value.values())):

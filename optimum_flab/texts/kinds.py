@@ -119,6 +119,20 @@ def other_pools(
     return [pool for pool in pools if pool.share]
 
 
+def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str]:
+    """What is to be said of kinds that are asked for and that a tokenizer cannot show."""
+    lacking = {
+        CHAT: ("chat template that shows a conversation", formats.chat),
+        INFILLING: ("known tokens for infilling", formats.infilling),
+    }
+    return [
+        f"the tokenizer has no {what}: calibration text of the kind {kind!r} is left out, and its share goes to the"
+        " others"
+        for kind, (what, has) in lacking.items()
+        if mix.get(kind) and has is None
+    ]
+
+
 def library_files(mix: Mapping[str, float], tokens: int) -> int:
     """How many files of libraries are enough for some tokens of all kinds, should no other kind give any."""
     return -(-tokens // TOKENS_PER_FILE) if mix.get(LIBRARY) or mix.get(INFILLING) else 0

@@ -23,7 +23,7 @@ from optimum_flab.settings.efficiency import BenchSettings
 from optimum_flab.settings.evaluation import EvaluationSettings
 from optimum_flab.settings.files import ALL_SECTIONS
 from optimum_flab.settings.hub import PushSettings
-from optimum_flab.settings.pruning import PrunerSettings, check_settings
+from optimum_flab.settings.pruning import KINDS, PrunerSettings, check_settings
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli"]
@@ -214,6 +214,17 @@ def test_the_vocabulary_is_kept_by_either_name_of_the_flag():
     assert parse("--keep-vocabulary") == parse("--no-vocabulary") == kept
 
 
+def test_a_kind_is_left_out_by_its_name_alone():
+    asked = check_settings(parse("--mix", "infilling=0"))
+    assert asked.data.mix == {**KINDS, "infilling": 0}
+    assert check_settings(parse("--mix", "infilling=0", "--mix", "chat=0")).data.mix == {
+        **KINDS,
+        "infilling": 0,
+        "chat": 0,
+    }
+    assert "infilling=0" in help_of("flab", "prune")
+
+
 def test_shares_of_kinds_replace_the_usual_ones():
     asked = check_settings(parse("--mix", "own=0.5", "--mix", " library =1", "--mix", "own=0"))
     assert asked.data.mix == {"own": 0, "library": 1}
@@ -223,7 +234,7 @@ def test_shares_of_kinds_replace_the_usual_ones():
         (["code=1"], "has no kind of text 'code'"),
         (["libary=1"], "did you mean 'library'"),
         (["own=-1"], "below 0 of 'own'"),
-        (["own=0", "chat=0"], "leaves no text"),
+        ([f"{kind}=0" for kind in KINDS], "leaves no text"),
         (["own=nan"], "finite"),
     ):
         with pytest.raises(ConfigurationError, match=message):
