@@ -27,7 +27,7 @@ def example():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A target, a draft pruned from it that has its token ids, one that has not, and prompts."""
+    """A target, a draft pruned from it that keeps its vocabulary, a tokenizer with other ids, and prompts."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = byte_level_tokenizer(600)
     model = tiny_model("llama", 608, initializer_range=0.1, eos_token_id=tokenizer.eos_token_id)
@@ -36,13 +36,11 @@ def folders(tmp_path_factory):
     (folder / "texts.jsonl").write_text("".join(json.dumps({"prompt": text * 2}) + "\n" for text in TEXTS))
     data = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
     data |= {"corpus": [f"{folder}/texts.jsonl[prompt]"], "mix": {"own": 1}}
-    for name, sizes in (
-        ("draft", {"vocabulary": {"enabled": False}, "ffn": {"intermediate_size": 32, "multiple_of": 4}}),
-        ("other", {"vocabulary": {"keep_merges": 20}}),
-    ):
-        optimizer = FlabOptimizer.from_pretrained(folder / "target")
-        optimizer.prune(FlabPrunerConfig(data=data, **sizes))
-        optimizer.save_pretrained(folder / name)
+    optimizer = FlabOptimizer.from_pretrained(folder / "target")
+    sizes = {"vocabulary": {"enabled": False}, "ffn": {"intermediate_size": 32, "multiple_of": 4}}
+    optimizer.prune(FlabPrunerConfig(data=data, **sizes))
+    optimizer.save_pretrained(folder / "draft")
+    byte_level_tokenizer(500).save_pretrained(folder / "other")
     return folder
 
 
