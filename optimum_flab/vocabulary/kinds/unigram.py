@@ -25,7 +25,7 @@ class Unigram(Kind):
     ):
         self.vocabulary, self.base = vocabulary, base
         self.learnt = [(token,) for token in sorted(ordinary, key=lambda token: -scores[token])]
-        self._scores = scores
+        self._scores, self._unknown = scores, min(scores, default=0.0) - 10
         self._strings = {index: token for token, index in vocabulary.items()}
 
     @classmethod
@@ -63,7 +63,7 @@ class Unigram(Kind):
 
     def pieces(self, token: int, kept: Container[int]) -> Sequence[int]:
         """The best way to cut its text among kept tokens, without characters that have none."""
-        text, unknown = self._strings.get(token, ""), min(self._scores) - 10
+        text, unknown = self._strings.get(token, ""), self._unknown
         best: list[tuple[float, list[int]]] = [(0.0, [])]
         for end in range(1, len(text) + 1):
             ways = [(best[end - 1][0] + unknown, best[end - 1][1])]
