@@ -1,6 +1,9 @@
 """Kinds of tokenizer models: laws that all of them keep, what sets each apart, and what is refused."""
 
 import json
+import sys
+from pathlib import Path
+from pkgutil import iter_modules
 
 import numpy as np
 import pytest
@@ -9,16 +12,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import optimum_flab
 from optimum_flab.errors import FlabError
 from optimum_flab.vocabulary import (
     changed_texts,
     count_tokens,
+    kinds,
     natural_vocabulary,
     read_spec,
     resize,
     rewrite_tokenizer,
 )
-from optimum_flab.vocabulary.kinds import KINDS
+from optimum_flab.vocabulary.kinds import KINDS, Kind
 from optimum_flab.vocabulary.kinds.kind import Marks
 from optimum_flab.vocabulary.steps import KNOWN
 
@@ -45,6 +50,22 @@ def of_model(model, decoder=None, **names):
 
 def test_every_kind_has_a_tokenizer_that_the_laws_are_tried_on(tokenizers):
     assert {content_of(tokenizer)["model"]["type"] for tokenizer in tokenizers.values()} == set(KINDS)
+
+
+DOCS = Path(optimum_flab.__file__).parent.parent / "docs" / "tokenizers.md"
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the package is installed without its sources")
+def test_every_kind_is_in_the_documentation():
+    rows = [line.split("|")[1] for line in DOCS.read_text("utf-8").splitlines() if line.startswith("|")]
+    assert [name for name in KINDS if not any(name in row for row in rows)] == []
+
+
+def test_a_kind_is_a_module_that_begins_with_why_it_may_be_cut():
+    modules = {kind.__module__: sys.modules[kind.__module__] for kind in KINDS.values()}
+    assert len(modules) == len(KINDS)
+    found = {f"{kinds.__name__}.{module.name}" for module in iter_modules(kinds.__path__)} - {Kind.__module__}
+    assert found == set(modules) and all("\n\n" in (module.__doc__ or "") for module in modules.values())
 
 
 @pytest.mark.parametrize(
