@@ -89,9 +89,9 @@ def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kep
         )
     needed = {vocabulary[token] for token in tokenizer.special_tokens_map.values() if token in vocabulary}
     needed.update(processor_ids(content))
-    unknown = kind_of(content["model"]["type"]).unknown(content["model"])
-    if unknown in vocabulary:
-        needed.add(vocabulary[unknown])
+    stand_in = kind_of(content["model"]["type"]).unknown(content["model"])
+    if stand_in in vocabulary:
+        needed.add(vocabulary[stand_in])
     if missing := sorted(needed.difference(kept)):
         names = ", ".join(repr(tokens.get(index, index)) for index in missing)
         raise FlabError(f"the tokenizer cannot do without {names}; keep {'it' if len(missing) == 1 else 'them'}")
