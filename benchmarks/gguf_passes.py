@@ -22,7 +22,7 @@ from common import humaneval_problems, print_result, progress
 
 from optimum_flab.evaluation.comparison import MEAN, compare
 from optimum_flab.evaluation.tasks.code import completed
-from optimum_flab.evaluation.tasks.infilling import filled, gaps
+from optimum_flab.evaluation.tasks.infilling import gaps, single_line
 from optimum_flab.execution import Program, run_programs
 from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
@@ -49,7 +49,7 @@ def tasks_of(names: Sequence[str], limit: int | None, template: str, tokens: int
         "infilling": lambda: Task(
             [gap for problem in problems for gap in gaps(problem)],
             lambda doc: ask(doc["prefix"], doc["suffix"]),
-            filled,
+            single_line,
             ["\n"],
             64,
             "problem",

@@ -17,7 +17,7 @@ from . import reader
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .rope import rope_of
 from .vocabulary.llama_files import write_llama
-from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen
+from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen, unigram, unigram_with_bytes, word_ends, wordpiece
 
 
 pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
@@ -45,6 +45,10 @@ CASES = {
     "qwen3-yarn": ("qwen3", "yarn", byte_level, {}),
     "gemma3": ("gemma3_text", "default", gemma, {}),
     "gemma3-linear": ("gemma3_text", "linear", gemma, {}),
+    "unigram": ("llama", "default", unigram, {}),
+    "unigram-bytes": ("qwen3", "default", unigram_with_bytes, {}),
+    "wordpiece": ("mistral", "default", wordpiece, {}),
+    "word-ends": ("llama", "default", word_ends, {}),
 }
 
 

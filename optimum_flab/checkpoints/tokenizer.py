@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+# other forms of a tokenizer, which need not be that of its `tokenizer.json`; a pruned one has none of them
+OTHER_FORMS = (
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt"),
     "tekken.json",
 )
+TOKENIZER_FILES = ("tokenizer.json", *(name for name in OTHER_FORMS if name != "merges.txt"))
 
 
 def load_tokenizer(
@@ -61,6 +63,19 @@ def load_tokenizer(
     except Exception as error:
         raise FlabError(_no_tokenizer(files, error)) from error
     return settle_stated(loaded, stated, files.name, config.model_type)
+
+
+def left_out_note(folder: Path) -> str | None:
+    """What the user should be told of files in a dense model's folder that say in another form what its
+    `tokenizer.json` says: a pruned model has that alone."""
+    found = [name for name in OTHER_FORMS if (folder / name).is_file()]
+    found += sorted(path.name for path in folder.glob("*tiktoken*") if path.is_file())
+    if not found:
+        return None
+    return (
+        f"{', '.join(found)} of the dense model {'is' if len(found) == 1 else 'are'} not written for the pruned one:"
+        " tokenizer.json says all of its tokenizer, to transformers 4 and 5 and to tokenizers alone"
+    )
 
 
 def _check_tokenizer_files(folder: Path) -> None:

@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, FlabError
 from ..vocabulary import special_ids
-from ..vocabulary.closure import BYTE_TOKENS, SPACE, read_spec
+from ..vocabulary.closure import SPACE, TokenizerSpec, read_spec
 from ..vocabulary.infilling import infilling_format
+from ..vocabulary.kinds.bpe import BytePairEncoding
+from ..vocabulary.kinds.kind import BYTE_TOKENS
 from .pre_tokenizers import name_of
 
 
@@ -53,6 +55,7 @@ def tokenizer_fields(
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     spec = read_spec(tokenizer)
+    model = _merging(spec, content["model"])
     added = {token["id"]: token for token in content["added_tokens"]}
     taken = set(spec.tokens.values())
     spare = (name for number in count() if (name := f"[PAD{number}]") not in taken)
@@ -74,7 +77,7 @@ def tokenizer_fields(
             )
         name, scores = (
             "default",
-            {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(spec.merges)])},
+            {product: -float(rank) for rank, (*_, product) in reversed([*enumerate(model.merges)])},
         )
         fields |= {"model": "llama", "scores": [scores.get(index, 0.0) for index in range(rows)]}
         fields["add_space_prefix"] = _adds_space(content)
@@ -95,6 +98,23 @@ def tokenizer_fields(
         name,
         tuple(notes),
     )
+
+
+def _merging(spec: TokenizerSpec, model: Mapping[str, Any]) -> BytePairEncoding:
+    """The tokenizer's merges.
+
+    Raises:
+        [`FlabError`]: it is none of the two kinds that are described to llama.cpp here.
+    """
+    remedy = "GGUF files are written with byte-level BPE, and with BPE that falls back to bytes"
+    if not isinstance(spec.kind, BytePairEncoding):
+        raise FlabError(f"the tokenizer is of type {model['type']}; {remedy}")
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise FlabError(f"the tokenizer is a BPE that marks words with {name} {model[name]!r}; {remedy}")
+    if not spec.byte_level and not model.get("byte_fallback"):
+        raise FlabError(f"the tokenizer is a BPE with neither byte-level symbols nor byte fallback; {remedy}")
+    return spec.kind
 
 
 def _kind(index: int, token: str, known: bool, added: Mapping[int, Any], content: Mapping[str, Any]) -> int:

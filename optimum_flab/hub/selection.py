@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from ..checkpoints.tokenizer import OTHER_FORMS
 from ..errors import ConfigurationError
 from ..licenses import is_license_file
 from ..records.report import REPORT_NAME
@@ -31,14 +32,12 @@ from .plots import LAYERS_PLOT, PARAMETERS_PLOT
 from .terms import CARD_NAME
 
 
-# other forms of a tokenizer, which need not be that of `tokenizer.json`; pruning writes none
-OTHER_VOCABULARIES = {"tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"}
 # what `transformers` and this software write: a repository's files of these very names that are not part of a new
 # checkpoint go
 CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *OTHER_VOCABULARIES,
+    *OTHER_FORMS,
     *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, FAMILY_NAME, "flab_plan.safetensors"),
     *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
 }
@@ -169,7 +168,7 @@ def is_part(name: str) -> bool:
     if name == EVALUATION_TABLE:  # it names models as they were called, perhaps by their paths; the card has the table
         return False
     return (
-        name in CHECKPOINT_FILES - OTHER_VOCABULARIES
+        name in CHECKPOINT_FILES - set(OTHER_FORMS)
         or name == CARD_NAME
         or is_result(name)
         or CHAT_TEMPLATE.fullmatch(name) is not None

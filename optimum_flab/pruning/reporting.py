@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
+from ..checkpoints.tokenizer import left_out_note
 from ..families import Family
 from ..records.plan import PruningPlan
 from ..records.report import Base, BaseCard, Computation, HeldOut, Part, Report, Search, Side, TextCounts
@@ -64,7 +65,7 @@ def build_report(
         search=search,
         texts=texts,
         datasets=tuple(datasets),
-        notes=(*dense.notes, *notes),
+        notes=(*dense.notes, *_left_out(dense), *notes),
         seed=plan.settings.get("seed"),
         computation=Computation(
             dtype=str(dense.model.dtype).removeprefix("torch."),
@@ -95,3 +96,9 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _left_out(dense: LoadedModel) -> list[str]:
+    """A note on files of the dense model's tokenizer that the pruned one does not have."""
+    note = None if dense.folder is None else left_out_note(dense.folder)
+    return [] if note is None else [note]

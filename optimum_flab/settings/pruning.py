@@ -117,7 +117,10 @@ class VocabularySettings(Section):
         default=1, ge=1, description="fewest times a token must occur in the corpus to be kept for it"
     )
     keep_merges: int = Field(
-        default=20000, ge=0, description="number of first merges of the tokenizer kept whatever the corpus holds"
+        default=20000,
+        ge=0,
+        description="number of first merges of the tokenizer (first tokens, where it merges nothing) kept whatever the"
+        " corpus holds",
     )
     keep_used: bool = Field(
         default=False,

@@ -1,10 +1,7 @@
 """Which tokens must stay so that a corpus is cut into the same pieces, and how to reach a size from there.
 
-A piece of a text was merged from its own characters alone: no merge ever crossed its border, so the merges inside it
-happened in the order in which they happen to the piece by itself. Running the merges on a token's own string therefore
-finds every token that any text passes on the way to it (its *ancestors*), whatever else the tokenizer's merges would
-allow. A vocabulary closed under ancestors, with the merges among its tokens, cuts a text that used only its tokens
-exactly as before: every merge that happened is still there, and those that are gone lost to others anyway.
+What cuts a text, and which tokens need one another for it, is for the tokenizer's kind to say: see `kinds`. Here a
+vocabulary is chosen that is closed under *ancestors*, so that it cuts a text that used only its tokens as before.
 """
 
 from __future__ import annotations
@@ -12,16 +9,17 @@ from __future__ import annotations
 import heapq
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ConfigurationError, FlabError
 from .infilling import gap_tokens
+from .kinds import Kind, kind_of
+from .steps import bound_tokens, byte_level, check_steps, processor_ids
 from .usage import encode_chunks
 
 
@@ -34,36 +32,30 @@ PLACEHOLDER = re.compile(
     r"[<\[]\|?(unused|pad|reserved|reserved_token|reserved_special_token|placeholder|dummy|special|control)_?\d+\|?[>\]]",
     re.IGNORECASE,
 )
-BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 SPACE = "▁"
-NEVER = 1 << 60
 # uses that a tokenizer's own text adds to those of a corpus, as a share of them; see benchmarks/README.md
 PRIOR_SHARE = 0.01
-PRIOR_RANK = 1000  # from about this merge on, uses fall with the rank
+PRIOR_RANK = 1000  # from about this place among the tokens as they were learnt on, uses fall with it
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """What a BPE tokenizer is made of, as [`read_spec`] found it.
+    """What a tokenizer is made of, as [`read_spec`] found it.
 
     Args:
-        vocabulary (`dict[str, int]`): ids of the tokens that merging can yield.
+        kind ([`Kind`]): the model that cuts words, with the ids of the tokens that it can yield.
         tokens (`dict[int, str]`): the string of every token, added ones too, ascending by id.
-        merges (`list[tuple[int, int, int]]`): left part, right part and product of each merge, by rank.
-        byte_level (`bool`): text is spelt in symbols for its bytes; otherwise characters fall back to byte tokens.
-        placeholders (`frozenset[int]`): added tokens that only reserve a row of the embedding.
-        required (`frozenset[int]`): what stays whatever the corpus holds: bytes, special, template and infilling
-            tokens.
+        byte_level (`bool`): text is spelt in symbols for its bytes.
+        placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding.
+        required (`frozenset[int]`): what stays whatever the corpus holds: what any text is spelt in, special, template
+            and infilling tokens.
     """
 
-    vocabulary: dict[str, int]
+    kind: Kind
     tokens: dict[int, str]
-    merges: list[tuple[int, int, int]]
     byte_level: bool
     placeholders: frozenset[int]
     required: frozenset[int]
-    _ranks: dict[tuple[int, int], int] = field(repr=False, compare=False)
-    _parts: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)  # memo of `_parts_of`
 
 
 @dataclass(frozen=True)
@@ -88,103 +80,38 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     """Reads a fast tokenizer.
 
     Raises:
-        [`FlabError`]: it is not a byte-level BPE, nor a BPE with byte fallback; says what it is.
+        [`FlabError`]: it is of a kind that is not known, or has a step that is not; says which.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
-    byte_level = any(
-        node.get("type") == "ByteLevel" for part in ("pre_tokenizer", "normalizer") for node in _nodes(content[part])
-    )
-    _check_supported(model, byte_level)
+    kind = kind_of(model.get("type")).read(content)
+    check_steps(content)
 
-    vocabulary = model["vocab"]
     added = {token["id"]: token for token in content["added_tokens"]}
-    tokens = {index: token for token, index in vocabulary.items()}
+    tokens = {index: token for token, index in kind.vocabulary.items()}
     tokens.update((index, token["content"]) for index, token in added.items())
-    merges = [
-        (vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in _pairs(model["merges"])
-    ]
     placeholders = frozenset(index for index, token in added.items() if PLACEHOLDER.fullmatch(token["content"]))
 
     ids = {token: index for index, token in tokens.items()}
     # tokens were added for what plain text does not show, such as infilling, whether they are called special or not
     required = (set(added) | {ids[token] for token in tokenizer.all_special_tokens if token in ids}) - placeholders
     required |= {ids[token] for token in tokenizer.special_tokens_map.values() if token in ids}
-    required |= {ids[model["unk_token"]]} if model.get("unk_token") in ids else set()
+    required |= {ids[token] for token in (kind.unknown(model),) if token in ids}
     required |= set(processor_ids(content))
-    required |= _base_symbols(content, byte_level)
+    required |= kind.base
+    required |= bound_tokens(
+        content, tokenizer.backend_tokenizer.decoder, kind.vocabulary, lambda token: kind.symbols(model, token)
+    )
     required |= _template_ids(tokenizer)
     # where these are ordinary tokens no merge makes them, and no text of a corpus does
     required |= {ids[token] for token in gap_tokens(ids)}
     return TokenizerSpec(
-        vocabulary=vocabulary,
+        kind=kind,
         tokens=dict(sorted(tokens.items())),
-        merges=merges,
-        byte_level=byte_level,
+        byte_level=byte_level(content),
         placeholders=placeholders,
         required=frozenset(required),
-        _ranks={(left, right): rank for rank, (left, right, _) in enumerate(merges)},
     )
-
-
-def _check_supported(model: dict[str, Any], byte_level: bool) -> None:
-    remedy = (
-        "the vocabulary of byte-level BPE, and of BPE with byte fallback, can be pruned; switch it off for this model"
-    )
-    if model.get("type") != "BPE":
-        raise FlabError(f"the tokenizer is of type {model.get('type')}; only {remedy}")
-    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            raise FlabError(f"the tokenizer is a BPE that marks words with {name} {model[name]!r}; only {remedy}")
-    if not byte_level and not model.get("byte_fallback"):
-        raise FlabError(f"the tokenizer is a BPE with neither byte-level symbols nor byte fallback; only {remedy}")
-
-
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """All objects inside a JSON value."""
-    if isinstance(value, dict):
-        yield value
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _nodes(item)
-
-
-def _pairs(merges: Iterable[str | Sequence[str]]) -> Iterator[tuple[str, str]]:
-    for merge in merges:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        yield left, right
-
-
-def processor_ids(content: dict[str, Any]) -> Iterator[int]:
-    """The ids that a `tokenizer.json` puts around or behind texts: of its post-processor and its padding."""
-    for node in _nodes(content["post_processor"]):
-        if node.get("type") == "TemplateProcessing":
-            for token in node["special_tokens"].values():
-                yield from token["ids"]
-        elif node.get("type") in ("BertProcessing", "RobertaProcessing"):
-            yield from (node["sep"][1], node["cls"][1])
-    if content["padding"] is not None:
-        yield content["padding"]["pad_id"]
-
-
-def _base_symbols(content: dict[str, Any], byte_level: bool) -> set[int]:
-    """Ids of the symbols that any text can be spelt in."""
-    vocabulary = content["model"]["vocab"]
-    if byte_level:
-        from tokenizers.pre_tokenizers import ByteLevel
-
-        return {vocabulary[symbol] for symbol in ByteLevel.alphabet() if symbol in vocabulary}
-    # the decoder turns these back into spaces when they are tokens of their own, not when they are spelt in bytes
-    written = {
-        character
-        for part in ("normalizer", "pre_tokenizer", "decoder")
-        for node in _nodes(content[part])
-        for key in ("content", "replacement", "prepend", "String")
-        if isinstance(node.get(key), str)
-        for character in node[key]
-    }
-    missing = {byte for byte, token in enumerate(BYTE_TOKENS) if token not in vocabulary}
-    unspellable = (c for c in vocabulary if missing and len(c) == 1 and not missing.isdisjoint(c.encode("utf-8")))
-    return {vocabulary[token] for token in (*BYTE_TOKENS, *written, *unspellable) if token in vocabulary}
 
 
 def _template_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -213,35 +140,8 @@ def _literals(source: str) -> list[str]:
 # --- ancestors -----------------------------------------------------------------------------------------------------
 
 
-def _parts_of(spec: TokenizerSpec, token: int) -> tuple[int, ...]:
-    """The two tokens of the last merge on the way to a token; none where no merge makes it."""
-    if token not in spec._parts:
-        spec._parts[token] = _last_merge(spec, token)
-    return spec._parts[token]
-
-
-def _last_merge(spec: TokenizerSpec, token: int) -> tuple[int, ...]:
-    symbols = [spec.vocabulary.get(character, -1) for character in spec.tokens[token]]
-    ranks = [spec._ranks.get(pair, NEVER) for pair in pairwise(symbols)]
-    while ranks:
-        rank = min(ranks)
-        if rank == NEVER:
-            return ()
-        left, right, product = spec.merges[rank]
-        if len(ranks) == 1:
-            return left, right
-        at = ranks.index(rank)  # the leftmost of equals goes first
-        symbols[at : at + 2] = [product]
-        del ranks[at]
-        if at > 0:
-            ranks[at - 1] = spec._ranks.get((symbols[at - 1], product), NEVER)
-        if at < len(ranks):
-            ranks[at] = spec._ranks.get((product, symbols[at + 1]), NEVER)
-    return ()
-
-
 def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[int] = frozenset()) -> set[int]:
-    """Tokens and all tokens on the merge paths to them.
+    """Tokens and all tokens without which the tokenizer would not come to them.
 
     Args:
         tokens (`Iterable[int]`): ids.
@@ -256,7 +156,7 @@ def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[i
         token = queue.pop()
         if token not in found and token not in known:
             found.add(token)
-            queue.extend(_parts_of(spec, token))
+            queue.extend(spec.kind.ancestors(token))
     return found
 
 
@@ -276,7 +176,8 @@ def natural_keep_set(
     Args:
         counts (`np.ndarray`): integers by id, see [`~vocabulary.count_tokens`].
         min_count (`int`): fewest uses for which a token stays.
-        keep_merges (`int`): number of first merges that stay, with their parts and products.
+        keep_merges (`int`): number of first merges that stay, with their parts and products; where nothing is merged,
+            of first tokens, see [`Kind`].
         keep_tokens (`Sequence[str]`): tokens named by the user, as the vocabulary spells them or as text.
         required_ids (`Iterable[int]`): ids that configurations name; those no token has are ignored.
 
@@ -288,8 +189,8 @@ def natural_keep_set(
     """
     kept = set(protected_ids(spec, keep_tokens, required_ids).tolist())
     kept.update(index for index in np.flatnonzero(counts >= min_count).tolist() if index in spec.tokens)
-    for merge in spec.merges[:keep_merges]:
-        kept.update(merge)
+    for learnt in spec.kind.learnt[:keep_merges]:
+        kept.update(learnt)
     return _as_ids(with_ancestors(spec, kept))
 
 
@@ -370,8 +271,8 @@ def resize(spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: 
 def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
     """Uses as they would be had the corpus a little of the text that the tokenizer was made from.
 
-    Merges stand in the order of their frequency in that text, which Zipf's law makes numbers of: what is merged at
-    rank `r` is used about `1 / r` times as often. This decides between tokens that a corpus uses rarely.
+    Tokens were learnt in the order of their frequency in that text, which Zipf's law makes numbers of: what has rank
+    `r` is used about `1 / r` times as often. This decides between tokens that a corpus uses rarely.
 
     Args:
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
@@ -380,13 +281,13 @@ def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
         `np.ndarray`: float64 by id, not smaller anywhere.
     """
     prior = np.zeros(len(uses))
-    for rank, (_, _, product) in enumerate(spec.merges):
-        prior[product] = max(prior[product], 1 / (rank + PRIOR_RANK))
+    for rank, (*_, token) in enumerate(spec.kind.learnt):
+        prior[token] = max(prior[token], 1 / (rank + PRIOR_RANK))
     return uses + PRIOR_SHARE * uses.sum() * prior / max(prior.sum(), np.finfo(float).tiny)
 
 
 def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
-    """Adds tokens in merge order, which was learnt on far more text than the corpus, then the others by id.
+    """Adds tokens in the order in which they were learnt on far more text than the corpus, then the others by id.
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
@@ -402,7 +303,7 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
     if not len(kept) <= size <= len(spec.tokens):
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot grow to {size}; choose up to {len(spec.tokens)}")
     rest = sorted(spec.tokens, key=lambda token: token in spec.placeholders)
-    candidates = dict.fromkeys([*(product for _, _, product in spec.merges), *rest])
+    candidates = dict.fromkeys([*(token for *_, token in spec.kind.learnt), *rest])
     # A token is passed over when its ancestors do not fit; one without missing ancestors always fits, so that each
     # round adds some.
     while len(kept) < size:
@@ -416,9 +317,9 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
 
 
 def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, protected: Iterable[int]) -> np.ndarray:
-    """Drops the rarest tokens, of equally rare ones the last merged, none that a kept token is merged from.
+    """Drops the rarest tokens, of equally rare ones the last learnt, none that is an ancestor of a kept token.
 
-    A dropped token's uses go to its two parts, into which its texts are cut from then on.
+    A dropped token's uses go to the kept tokens that its texts are cut into from then on.
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
@@ -442,10 +343,10 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
             f" be kept are {len(fixed)}; choose that size or more"
         )
     left = dict(enumerate(uses.tolist()))
-    last_rank = {product: rank for rank, (_, _, product) in enumerate(spec.merges)}
+    last_rank = {token: rank for rank, (*_, token) in enumerate(spec.kind.learnt)}
     needed_by = dict.fromkeys(kept, 0)
     for token in kept:
-        for part in _parts_of(spec, token):
+        for part in spec.kind.ancestors(token):
             needed_by[part] += 1
 
     def entry(token: int) -> tuple[float, int, int]:
@@ -455,9 +356,13 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     heapq.heapify(heap)
     while len(kept) > size:
         count, _, token = heapq.heappop(heap)
+        if count != left.get(-token, 0):  # it is used more by now
+            heapq.heappush(heap, entry(-token))
+            continue
         kept.remove(-token)
-        for part in _parts_of(spec, -token):
+        for part in spec.kind.pieces(-token, kept):
             left[part] = left.get(part, 0) + count
+        for part in spec.kind.ancestors(-token):
             needed_by[part] -= 1
             if not needed_by[part] and part not in fixed:
                 heapq.heappush(heap, entry(part))

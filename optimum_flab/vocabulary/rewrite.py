@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FlabError
-from .closure import _pairs, processor_ids
 from .files import json_differences, load_saved, save_tokenizer, write_json
+from .kinds import kind_of
+from .steps import processor_ids, renumbered_processor
 from .usage import encode_chunks
 
 
@@ -35,8 +36,8 @@ def rewrite_tokenizer(
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one, fast; left as it is.
-        kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under merge ancestors; the
-            position is the new id.
+        kept (`Sequence[int]` or `np.ndarray`): its ids that stay, ascending and closed under ancestors; the position
+            is the new id.
         model_type (`str`, *optional*): of the model that the files will lie beside.
 
     Returns:
@@ -88,8 +89,9 @@ def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kep
         )
     needed = {vocabulary[token] for token in tokenizer.special_tokens_map.values() if token in vocabulary}
     needed.update(processor_ids(content))
-    if content["model"].get("unk_token") in vocabulary:
-        needed.add(vocabulary[content["model"]["unk_token"]])
+    stand_in = kind_of(content["model"]["type"]).unknown(content["model"])
+    if stand_in in vocabulary:
+        needed.add(vocabulary[stand_in])
     if missing := sorted(needed.difference(kept)):
         names = ", ".join(repr(tokens.get(index, index)) for index in missing)
         raise FlabError(f"the tokenizer cannot do without {names}; keep {'it' if len(missing) == 1 else 'them'}")
@@ -97,43 +99,22 @@ def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kep
 
 def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[str, Any]:
     """A `tokenizer.json` renumbered by `mapping` (old id to new), without the tokens that are not in it."""
-    model = content["model"]
+    model, kind = content["model"], kind_of(content["model"]["type"])
     added = [token for token in content["added_tokens"] if token["id"] in mapping]
-    vocabulary = {token: mapping[index] for token, index in model["vocab"].items() if index in mapping}
+    ids = kind.ids(model)
+    vocabulary = {token: mapping[index] for token, index in ids.items() if index in mapping}
     outside = [token for token in added if token["content"] not in vocabulary]
     if any(mapping[token["id"]] < len(vocabulary) for token in outside):
         # tokens outside of the vocabulary are numbered after it, so these would move
         vocabulary.update((token["content"], mapping[token["id"]]) for token in outside)
-    merges = [
-        list(pair)
-        for pair in _pairs(model["merges"])
-        if pair[0] in vocabulary and pair[1] in vocabulary and pair[0] + pair[1] in vocabulary
-    ]
     padding = content["padding"]
     return {
         **content,
         "padding": padding and {**padding, "pad_id": mapping[padding["pad_id"]]},
         "added_tokens": [{**token, "id": mapping[token["id"]]} for token in added],
-        "post_processor": _rewrite_processor(content["post_processor"], mapping),
-        "model": {**model, "vocab": dict(sorted(vocabulary.items(), key=lambda item: item[1])), "merges": merges},
+        "post_processor": renumbered_processor(content["post_processor"], mapping),
+        "model": kind.cut(model, dict(sorted(vocabulary.items(), key=lambda item: item[1]))),
     }
-
-
-def _rewrite_processor(value: Any, mapping: Mapping[int, int]) -> Any:
-    """A post-processor with the ids that [`~vocabulary.closure.processor_ids`] finds renumbered."""
-    if isinstance(value, list):
-        return [_rewrite_processor(item, mapping) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") == "TemplateProcessing":
-        tokens = {
-            name: {**token, "ids": [mapping[index] for index in token["ids"]]}
-            for name, token in value["special_tokens"].items()
-        }
-        return {**value, "special_tokens": tokens}
-    if value.get("type") in ("BertProcessing", "RobertaProcessing"):
-        return {**value, **{name: [value[name][0], mapping[value[name][1]]] for name in ("sep", "cls")}}
-    return {name: _rewrite_processor(item, mapping) for name, item in value.items()}
 
 
 def _rewrite_config(
@@ -142,7 +123,8 @@ def _rewrite_config(
     """Takes dropped tokens out of a `tokenizer_config.json`: classes add back those that they find named there."""
     config = json.loads(file.read_text(encoding="utf-8"))
     dense = tokenizer.get_vocab()
-    kept = {*content["model"]["vocab"], *(token["content"] for token in content["added_tokens"])}
+    model = content["model"]
+    kept = {*kind_of(model["type"]).ids(model), *(token["content"] for token in content["added_tokens"])}
 
     def stays(token: str | dict[str, Any]) -> bool:
         name = token["content"] if isinstance(token, dict) else token

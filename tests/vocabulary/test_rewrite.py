@@ -22,6 +22,7 @@ from optimum_flab.vocabulary import (
 )
 from optimum_flab.vocabulary.closure import Vocabulary
 
+from .conftest import MAKERS
 from .tiny_tokenizers import CORPUS, byte_level, byte_level_backend, gemma, qwen
 
 
@@ -35,7 +36,7 @@ def pruned(tokenizers):
     return result
 
 
-@pytest.fixture(params=["byte_level", "ignore_merges", "qwen", "gemma", "llama"])
+@pytest.fixture(params=list(MAKERS))
 def case(request, pruned):
     return pruned[request.param]
 

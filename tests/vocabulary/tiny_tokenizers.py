@@ -1,8 +1,18 @@
-"""Tokenizers trained on the spot: byte-level BPE, and SentencePiece-style BPE with byte fallback."""
+"""Tokenizers trained on the spot, one of each kind."""
 
 import json
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import GemmaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 
@@ -122,4 +132,101 @@ def gemma() -> GemmaTokenizer:
     return tokenizer
 
 
-MAKERS = {maker.__name__: maker for maker in (byte_level, ignore_merges, qwen, gemma)}
+def tiktoken() -> PreTrainedTokenizerFast:
+    """A regular expression cuts text into words before they are spelt in bytes, as in GPT-4."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}{1,7}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trained(backend, 450, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|endoftext|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+
+
+def word_ends() -> PreTrainedTokenizerFast:
+    """Symbols for bytes, of which the last one of a word is marked, as in CLIP."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trained(
+        backend,
+        700,
+        initial_alphabet=[*alphabet, *(f"{symbol}</w>" for symbol in alphabet)],
+        end_of_word_suffix="</w>",
+        special_tokens=["<unk>", "<end>"],
+    )
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<unk>")
+
+
+def characters() -> PreTrainedTokenizerFast:
+    """A BPE of characters: what it has no token for is unknown."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    backend.normalizer = normalizers.NFKC()
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trained(backend, 350, special_tokens=["<unk>", "</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """As in T5: what it has no token for is unknown, and a space comes before the text."""
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=220, show_progress=False, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
+    )
+    backend.train_from_iterator(TRAINING_TEXTS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<extra_id_0>", "<unused1>"]})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return tokenizer
+
+
+def unigram_with_bytes() -> PreTrainedTokenizerFast:
+    """What it has no token for is spelt in bytes; runs of spaces are tokens, and words are not cut from another."""
+    learnt = dict(json.loads(unigram().backend_tokenizer.to_str())["model"]["vocab"])
+    pieces = {token: score for token, score in learnt.items() if token not in ("<unk>", "</s>", "<pad>")}
+    spaces = {"▁" * length: -3.0 - length for length in (2, 4, 8)}
+    vocabulary = {"<unk>": 0.0, "</s>": 0.0, **dict.fromkeys(BYTES, -20.0), **pieces, **spaces}
+    backend = Tokenizer(models.Unigram(list(vocabulary.items()), unk_id=0, byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    """As in BERT with capital letters; <unused1> is one of the model's own tokens."""
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=400, show_progress=False, special_tokens=["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]"]
+    )
+    backend.train_from_iterator(TRAINING_TEXTS, trainer)
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (
+        *(byte_level, ignore_merges, qwen, gemma, tiktoken, word_ends, characters),
+        *(unigram, unigram_with_bytes, wordpiece),
+    )
+}

@@ -1,0 +1,154 @@
+"""The steps of a tokenizer around its model: what they are, and what of the vocabulary they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FlabError
+
+
+if TYPE_CHECKING:
+    from tokenizers.decoders import Decoder
+
+
+# Steps before the model do not see the vocabulary, so they find the same words whatever is in it. Steps behind it may
+# name ids, or read tokens back in a way that depends on where a text was cut (CTC drops tokens that repeat).
+KNOWN = {
+    "normalizer": {
+        *("BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend"),
+        *("Replace", "Sequence", "Strip", "StripAccents"),
+    },
+    "pre_tokenizer": {
+        *("BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "FixedLength", "Metaspace", "Punctuation"),
+        *("Sequence", "Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"),
+    },
+    "post_processor": {"BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"},
+    "decoder": {
+        *("BPEDecoder", "ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip", "WordPiece"),
+    },
+}
+INNER = ("normalizers", "pretokenizers", "processors", "decoders")
+REMEDY = "switch the pruning of its vocabulary off for this model"
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """All objects inside a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(item)
+
+
+def steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The steps of a normalizer, a pre-tokenizer, a post-processor or a decoder, in their order."""
+    if part is None:
+        return []
+    inner = next((part[name] for name in INNER if name in part), None)
+    return [part] if inner is None else [step for one in inner for step in steps(one)]
+
+
+def check_steps(content: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer with a step that may tell a pruned vocabulary from the whole one.
+
+    Raises:
+        [`FlabError`]: names the step.
+    """
+    for part, known in KNOWN.items():
+        for step in steps(content[part]):
+            if step["type"] not in known:
+                raise FlabError(
+                    f"the tokenizer's {part.replace('_', '-')} has a step {step['type']}, of which it is not known"
+                    f" whether it does the same with fewer tokens; {REMEDY}"
+                )
+    if content["decoder"] is None:
+        raise FlabError(
+            "the tokenizer has no decoder, so that it puts a space between all tokens of a text that it reads back;"
+            f" with fewer tokens there would be more of them; give its tokenizer.json a decoder, or {REMEDY}"
+        )
+
+
+def byte_level(content: Mapping[str, Any]) -> bool:
+    """Whether text is spelt in symbols for its bytes."""
+    return any(
+        node.get("type") == "ByteLevel" for part in ("pre_tokenizer", "normalizer") for node in nodes(content[part])
+    )
+
+
+def reads_bytes(content: Mapping[str, Any]) -> bool:
+    """Whether bytes that stand as tokens are read back as characters."""
+    return any(step["type"] == "ByteFallback" for step in steps(content["decoder"]))
+
+
+# --- what is read back by where a text was cut ---------------------------------------------------------------------
+
+
+def bound_tokens(
+    content: Mapping[str, Any],
+    decoder: Decoder,
+    vocabulary: Mapping[str, int],
+    symbols: Callable[[str], Sequence[str]],
+) -> set[int]:
+    """Ids of the tokens that are read back otherwise than their characters one by one: text must stay whole there.
+
+    Args:
+        content (`Mapping[str, Any]`): of a `tokenizer.json`.
+        decoder (`Decoder`): of the same tokenizer.
+        vocabulary (`Mapping[str, int]`): ids of the model's tokens.
+        symbols (`Callable`): the characters of a token as the vocabulary spells each of them alone.
+    """
+    if not _reads_each_token(content):
+        return set()
+    found = set()
+    for token, index in vocabulary.items():
+        parts = symbols(token)
+        if len(parts) > 1 and any(
+            decoder.decode([*before, token, *after]) != decoder.decode([*before, *parts, *after])
+            for before, after in (([], []), (["a"], ["a"]))
+        ):
+            found.add(index)
+    return found
+
+
+def _reads_each_token(content: Mapping[str, Any]) -> bool:
+    """Whether a decoder changes more than characters one by one, before it puts tokens together."""
+    for step in steps(content["decoder"]):
+        if step["type"] in ("Fuse", "ByteLevel"):
+            return False
+        if step["type"] == "Replace" and len(step["pattern"].get("String", "")) == 1:
+            continue
+        if step["type"] != "ByteFallback":
+            return True
+    return False
+
+
+# --- ids -----------------------------------------------------------------------------------------------------------
+
+
+def processor_ids(content: Mapping[str, Any]) -> Iterator[int]:
+    """The ids that a `tokenizer.json` puts around or behind texts: of its post-processor and its padding."""
+    for node in nodes(content["post_processor"]):
+        if node.get("type") == "TemplateProcessing":
+            for token in node["special_tokens"].values():
+                yield from token["ids"]
+        elif node.get("type") in ("BertProcessing", "RobertaProcessing"):
+            yield from (node["sep"][1], node["cls"][1])
+    if content["padding"] is not None:
+        yield content["padding"]["pad_id"]
+
+
+def renumbered_processor(value: Any, mapping: Mapping[int, int]) -> Any:
+    """A post-processor with the ids that [`processor_ids`] finds renumbered."""
+    if isinstance(value, list):
+        return [renumbered_processor(item, mapping) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "TemplateProcessing":
+        tokens = {
+            name: {**token, "ids": [mapping[index] for index in token["ids"]]}
+            for name, token in value["special_tokens"].items()
+        }
+        return {**value, "special_tokens": tokens}
+    if value.get("type") in ("BertProcessing", "RobertaProcessing"):
+        return {**value, **{name: [value[name][0], mapping[value[name][1]]] for name in ("sep", "cls")}}
+    return {name: renumbered_processor(item, mapping) for name, item in value.items()}
