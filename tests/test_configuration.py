@@ -12,7 +12,7 @@ from optimum.configuration_utils import BaseConfig
 
 from optimum_flab import ConfigurationError, FlabPrunerConfig
 from optimum_flab.settings.files import read_settings_file
-from optimum_flab.settings.pruning import SECTIONS, FFNSettings, check_settings, merge_settings
+from optimum_flab.settings.pruning import PRESETS, SECTIONS, FFNSettings, check_settings, merge_settings
 
 
 def faults(**values) -> list[str]:
@@ -35,9 +35,11 @@ def valid_fields(draw):
     for name, pin in (("vocabulary", "size"), ("layers", "num_hidden_layers"), ("ffn", "intermediate_size")):
         enabled = draw(st.booleans())
         components[name] = {"enabled": enabled, pin: draw(sizes) if enabled else None}
+    undecided = components["vocabulary"] == {"enabled": True, "size": None}
     free = any(part["enabled"] and list(part.values())[1] is None for part in components.values())
     components["vocabulary"] |= {
         "min_count": draw(st.integers(1, 100)),
+        "coverage": draw(st.floats(0, 1, exclude_min=True)) if undecided else 1,
         "keep_merges": draw(st.integers(0, 10**6)),
         "keep_tokens": draw(texts),
         "pad_to_multiple_of": draw(sizes) if components["vocabulary"]["enabled"] else None,
@@ -53,6 +55,7 @@ def valid_fields(draw):
         "align": draw(st.none() | st.integers(1, 8)),
         "data": {
             "corpus": draw(texts),
+            "preset": draw(st.sampled_from([None, *PRESETS])) if components["vocabulary"]["enabled"] else None,
             "calibration": calibration,
             "held_out": [source for source in draw(texts) if source not in calibration],
             "sequence_length": length,
@@ -192,6 +195,22 @@ def test_a_target_needs_something_that_is_free():
     assert FlabPrunerConfig(target_ratio=0.3, **rest).target_ratio == 0.3
     assert FlabPrunerConfig(vocabulary={"size": 100}, **rest).vocabulary.size == 100
     assert FlabPrunerConfig(vocabulary={"enabled": False, "min_count": 3}).vocabulary.min_count == 3
+
+
+def test_what_decides_a_vocabulary_that_is_decided_already_is_a_contradiction():
+    data, off = {"preset": "web"}, {"enabled": False}
+    assert faults(data=data, vocabulary={**off, "coverage": 0.99}) == [
+        "data.preset: 'web' decides the vocabulary alone, and vocabulary.enabled is false; drop it or switch"
+        " vocabulary on",
+        "vocabulary.coverage: 0.99 although vocabulary.enabled is false; drop it or switch vocabulary on",
+    ]
+    assert faults(data=data, vocabulary={"size": 900, "coverage": 0.99}) == [
+        "vocabulary.coverage: 0.99 decides a size, and vocabulary.size is pinned at 900; drop one of them"
+    ]
+    assert [fault[:24] for share in (0, 1.5) for fault in faults(vocabulary={"coverage": share})] == [
+        "vocabulary.coverage: 0 s",
+        "vocabulary.coverage: 1.5",
+    ]
 
 
 def test_calibration_shorter_than_a_sequence_and_measuring_on_calibration_text_are_contradictions():

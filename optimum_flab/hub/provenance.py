@@ -123,10 +123,25 @@ def _training_settings(facts: Facts) -> dict[str, Any]:
     return {} if facts.recovery is None else facts.recovery.settings
 
 
+def _and_preset(facts: Facts) -> str:
+    """The preset beside the sources of the corpus that are named."""
+    preset, named = at(facts.settings, "data", "preset"), at(facts.settings, "data", "corpus")
+    return f", and {_preset(facts)}" if preset and named else ""
+
+
+def _preset(facts: Facts) -> str:
+    texts = None if facts.report is None else facts.report.texts
+    number = "" if texts is None else f"{texts.preset_words:,} "
+    (name,) = code([str(at(facts.settings, "data", "preset"))])
+    return f"the {number}packaged words of the preset {name}"
+
+
 def _default_corpus(facts: Facts) -> str:
+    if at(facts.settings, "data", "preset"):
+        return _preset(facts)
     # before calibration text was of several kinds, the corpus was the standard library alone
     names = (STANDARD_LIBRARY, INSTALLED) if at(facts.settings, "data", "mix") else (STANDARD_LIBRARY,)
-    return joined([f"`{name}`" for name in names])
+    return f"{joined([f'`{name}`' for name in names])}, the default"
 
 
 def text_rows(facts: Facts) -> list[list[str]]:
@@ -141,7 +156,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
     corpus = "corpus" + ": decides the vocabulary" * ("vocabulary" in enabled) + by_plan
     calibration = "calibration" + f": decides {joined(decided)}" * bool(decided) + by_plan
     rows = [
-        ("corpus", corpus, f"{_default_corpus(facts)}, the default", None if texts is None else texts.corpus),
+        ("corpus", corpus, _default_corpus(facts), None if texts is None else texts.corpus),
         ("calibration", calibration, _default_calibration(facts), None if texts is None else texts.calibration),
     ]
     # the last of several prunings began with a trained model, and measured nothing
@@ -153,6 +168,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
         [
             label,
             shown_sources(at(facts.settings, "data", kind), default, facts)
+            + _and_preset(facts) * (kind == "corpus")
             + ", and text that comes with the software" * _has_others(facts, texts, kind)
             + ("" if number is None else f" ({number:,} texts)"),
         ]
@@ -319,6 +335,9 @@ def _limits_of_vocabulary(report: Report) -> list[str]:
             f"{texts.corpus_cut_differently:,} of the {texts.corpus:,} texts of the corpus are cut into other pieces"
             " than before."
         )
+    if texts is not None and texts.preset_words:
+        cut, words = texts.preset_words_cut_differently, texts.preset_words
+        said.append(f"{cut:,} of the {words:,} words of the preset are cut into other pieces than before.")
     return said
 
 

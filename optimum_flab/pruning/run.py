@@ -7,6 +7,7 @@ finished pieces of the stage it was in, and goes on.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -23,6 +24,7 @@ from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
 from ..texts.formats import formats_of
 from ..texts.kinds import kinds_without_format
+from ..texts.presets import preset_words
 from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
 from .inputs import PruningInputs
@@ -33,7 +35,7 @@ from .reporting import build_report
 from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
 from .texts import divided_texts
-from .vocabulary import token_choice
+from .vocabulary import TokenChoice, token_choice
 
 
 def prune(
@@ -71,7 +73,8 @@ def prune(
     chosen = chosen_shape(asked, shapes, decided_by, work)
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     plan = decided_plan(asked, chosen, dtype, decided_by, work)
-    tokenizer, changed = tokens.of_plan(plan.kept_tokens), tokens.changed(texts.corpus, plan.kept_tokens)
+    tokenizer = tokens.of_plan(plan.kept_tokens)
+    counts = text_counts(texts, tokens, plan.kept_tokens)
     natural = len(tokens.natural)
     # a choice of tokens knows the merges of its tokenizer, hundreds of megabytes for the largest
     del asked, tokens
@@ -90,7 +93,7 @@ def prune(
         held_out,
         {**work.seconds, **watch.seconds},
         search=search_section(chosen, natural),
-        texts=text_counts(texts, changed),
+        texts=counts,
         datasets=texts.datasets,
         card=card,
         weights_sha256=decided_by["pruned"],
@@ -136,8 +139,9 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
     )
 
 
-def text_counts(texts: TextSets, cut_differently: int) -> TextCounts:
-    """The texts of a pruning, for the report."""
+def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None) -> TextCounts:
+    """The texts of a pruning, and how many a plan's tokens cut into other pieces, for the report."""
+    words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
     return TextCounts(
         corpus=len(texts.corpus),
         calibration=len(texts.calibration),
@@ -145,6 +149,8 @@ def text_counts(texts: TextSets, cut_differently: int) -> TextCounts:
         held_out=len(texts.held_out),
         set_aside=texts.set_aside,
         skipped_files=texts.skipped_files,
-        corpus_cut_differently=cut_differently,
+        corpus_cut_differently=tokens.changed([document.text for document in texts.corpus], kept),
+        preset_words=len(words),
+        preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
     )

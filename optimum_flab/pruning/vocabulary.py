@@ -21,6 +21,7 @@ from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..settings.pruning import VocabularySettings
 from ..texts.packing import PackedTokens, pack
+from ..texts.presets import CountedWords, preset_words
 from ..texts.sets import TextSets
 from ..texts.sources import Document
 from ..vocabulary import (
@@ -30,6 +31,7 @@ from ..vocabulary import (
     changed_texts,
     config_token_ids,
     count_tokens,
+    covering,
     natural_vocabulary,
     read_spec,
     resize,
@@ -114,9 +116,10 @@ def counted_tokens(
     settings: VocabularySettings,
     required: Iterable[int],
     corpus: Sequence[Document],
+    words: Sequence[CountedWords],
     pieces: Pieces,
 ) -> CountedTokens:
-    """Counts the tokens of a corpus, source by source.
+    """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
 
     Args:
         pieces ([`Pieces`]): keeps the counts of a part of a source, for a run that is interrupted.
@@ -124,7 +127,7 @@ def counted_tokens(
     sources: dict[str, list[str]] = {}
     for document in corpus:
         sources.setdefault(document.source, []).append(document.text)
-    size = sum(len(document.text.encode("utf-8")) for document in corpus)
+    size = sum(map(_bytes, [*sources.values(), *(one.words for one in words)]))
     counts = []
     with progress_bar("Counting tokens", size, "B", unit_scale=True) as bar:
         for number, texts in enumerate(sources.values()):
@@ -132,15 +135,28 @@ def counted_tokens(
             for place, part in enumerate(text_chunks(texts)):
                 kept = pieces.tensors(f"source-{number}-{place}", partial(_counts, tokenizer, part))
                 parts.append(kept["counts"].numpy())
-                bar.update(sum(len(text.encode("utf-8")) for text in part))
+                bar.update(_bytes(part))
             counts.append(np.sum(parts, axis=0))
-    vocabulary = _natural(spec, np.asarray(sum(counts)), settings, required)
-    uses = with_prior_uses(spec, balanced_uses(counts))
-    return CountedTokens(vocabulary.kept, vocabulary.protected, uses, settings.min_count == 1)
+        for number, one in enumerate(words):
+            kept = pieces.tensors(f"preset-{number}", partial(_counts, tokenizer, one.words, one.counts))
+            counts.append(kept["counts"].numpy())
+            bar.update(_bytes(one.words))
+    together, uses = np.asarray(sum(counts)), balanced_uses(counts)
+    vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
+    if settings.coverage < 1:
+        vocabulary = covering(spec, vocabulary, uses, ranked, settings.coverage, settings.keep_merges)
+    closed = bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())
+    return CountedTokens(vocabulary.kept, vocabulary.protected, ranked, closed)
 
 
-def _counts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    return {"counts": torch.from_numpy(count_tokens(tokenizer, texts).counts)}
+def _bytes(texts: Sequence[str]) -> int:
+    return sum(len(text.encode("utf-8")) for text in texts)
+
+
+def _counts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], times: np.ndarray | None = None
+) -> dict[str, torch.Tensor]:
+    return {"counts": torch.from_numpy(count_tokens(tokenizer, texts, times=times).counts)}
 
 
 def _natural(
@@ -172,11 +188,12 @@ def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSe
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
         "required": required,
-        "settings": settings.model_dump(include={"min_count", "keep_merges", "keep_tokens"}),
+        "settings": settings.model_dump(include={"min_count", "coverage", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
     }
+    words = [] if texts.preset is None else preset_words(texts.preset)
     counted = work.made(
-        STAGE, inputs, lambda pieces: counted_tokens(tokenizer, spec, settings, required, texts.corpus, pieces)
+        STAGE, inputs, lambda pieces: counted_tokens(tokenizer, spec, settings, required, texts.corpus, words, pieces)
     )
     return TokenChoice(tokenizer, model.config.model_type, rows, spec, counted)
 
@@ -237,12 +254,11 @@ class TokenChoice:
         """The tokenizer of a plan's tokens."""
         return self._dense if kept is None else self.tokenizer(np.array(kept))
 
-    def changed(self, corpus: Sequence[Document], kept: Sequence[int] | None) -> int:
-        """How many texts of the corpus a plan's tokenizer cuts into other pieces."""
+    def changed(self, texts: Sequence[str], kept: Sequence[int] | None) -> int:
+        """How many texts of the corpus, or words of a preset, a plan's tokenizer cuts into other pieces."""
         if kept is None or self._counted is None or (self._counted.closed and len(kept) >= len(self.natural)):
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
-        texts = [document.text for document in corpus]
         with progress("Comparing the pieces of the corpus", len(texts), "text") as tick:
             return changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
 

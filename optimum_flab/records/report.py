@@ -197,6 +197,8 @@ class TextCounts(Record):
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
+        preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
+            corpus, and those that are cut into other pieces than before; 0 without one.
     """
 
     corpus: int
@@ -207,6 +209,8 @@ class TextCounts(Record):
     skipped_files: int
     corpus_cut_differently: int | None = None
     calibration_by_kind: dict[str, int] = Field(default_factory=dict)
+    preset_words: int = 0
+    preset_words_cut_differently: int = 0
 
 
 class PlainText(Record):

@@ -45,6 +45,9 @@ def report_summary(report: Report) -> str:
         lines.append(
             f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are cut into other pieces than before"
         )
+    if texts is not None and texts.preset_words_cut_differently:
+        cut, words = texts.preset_words_cut_differently, texts.preset_words
+        lines.append(f"{cut:,} of {words:,} words of the preset are cut into other pieces than before")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
 

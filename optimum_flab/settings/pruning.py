@@ -29,6 +29,9 @@ KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling":
 # The kind of text that is named in `data.held_out`; reports measure it beside the others.
 NAMED_HELD_OUT = "held-out"
 
+# The packaged counts of words that may stand for a corpus; the last one is all others together.
+PRESETS = ("python", "web", "systems", "all-code")
+
 # Share of all parameters that a round removes at least. A target may be missed by half of that (`TOLERANCE` in
 # pruning/limits.py), so that the next round has something left to remove.
 LEAST_OF_A_ROUND = 0.01
@@ -48,6 +51,11 @@ class DataSettings(Section):
         default=[],
         description="sources whose tokens stay in the vocabulary; empty: the source of the Python standard library and"
         " of the packages that this one requires",
+    )
+    preset: Literal[PRESETS] | None = Field(  # type: ignore[valid-type]
+        default=None,
+        description="packaged words of a kind of code, whose tokens stay in the vocabulary beside those of the corpus;"
+        " without one, in place of the default corpus",
     )
     calibration: Sources = Field(
         default=[], description="sources that your own share of the calibration is sampled from; empty: the corpus"
@@ -115,6 +123,13 @@ class VocabularySettings(Section):
     )
     min_count: int = Field(
         default=1, ge=1, description="fewest times a token must occur in the corpus to be kept for it"
+    )
+    coverage: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the corpus' tokens, each source counted alike, that stays whole: the least used go until"
+        " then, none of the first merges",
     )
     keep_merges: int = Field(
         default=20000,
@@ -282,6 +297,7 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
             f"vocabulary.pad_to_multiple_of: {settings.vocabulary.pad_to_multiple_of} although vocabulary.enabled is "
             "false; drop it or switch vocabulary on"
         )
+    yield from _faults_of_choice(settings)
     yield from contradictions(settings.recovery)
     if settings.rounds.number > 1:
         yield from _faults_of_rounds(settings, [f"{name}.{PINS[name]}" for name, size in sizes.items() if size])
@@ -297,6 +313,26 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
                 f"data.held_out: {source!r} is also a calibration source; text that only measures must be other text, "
                 "so name another source, or none to have documents set aside"
             )
+
+
+def _faults_of_choice(settings: PrunerSettings) -> Iterator[str]:
+    """What says which tokens stay, where something else has said it already."""
+    vocabulary, preset = settings.vocabulary, settings.data.preset
+    if preset is not None and not vocabulary.enabled:
+        yield (
+            f"data.preset: {preset!r} decides the vocabulary alone, and vocabulary.enabled is false; drop it or switch"
+            " vocabulary on"
+        )
+    if vocabulary.coverage < 1 and not vocabulary.enabled:
+        yield (
+            f"vocabulary.coverage: {vocabulary.coverage} although vocabulary.enabled is false; drop it or switch"
+            " vocabulary on"
+        )
+    elif vocabulary.coverage < 1 and vocabulary.size is not None:
+        yield (
+            f"vocabulary.coverage: {vocabulary.coverage} decides a size, and vocabulary.size is pinned at"
+            f" {vocabulary.size}; drop one of them"
+        )
 
 
 def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterator[str]:

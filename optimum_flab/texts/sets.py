@@ -15,6 +15,7 @@ from ..errors import FlabError
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from .formats import NO_FORMATS, Formats
 from .kinds import OWN, Pool, library_files, other_pools, own_pools
+from .presets import preset_texts
 from .problems import packaged_problems
 from .sampling import PASSAGE_CHARACTERS_PER_TOKEN, Candidate, CountTokens, Draw, SharedDraw, plain_candidate
 from .sources import Document, SourceTexts, default_corpus, hub_datasets, installed_sources, read_sources
@@ -39,6 +40,8 @@ class TextSets:
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         set_aside (`int`): documents of all kinds taken out of calibration for validation and held-out.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
+        preset (`str`, *optional*): whose words decide the vocabulary with the corpus, see
+            [`~texts.presets.preset_words`].
     """
 
     corpus: list[Document]
@@ -48,11 +51,12 @@ class TextSets:
     skipped_files: int
     set_aside: int
     datasets: tuple[str, ...] = ()
+    preset: str | None = None
 
     @property
     def corpus_hash(self) -> str:
-        """Hex SHA-256 over the corpus texts in order, each preceded by its length in bytes."""
-        return texts_hash(document.text for document in self.corpus)
+        """Hex SHA-256 over the corpus texts in order, and a preset's, each preceded by its length in bytes."""
+        return texts_hash([*(document.text for document in self.corpus), *self._of_preset])
 
     @property
     def deciding_hash(self) -> str:
@@ -60,7 +64,11 @@ class TextSets:
         sources = (document.source for document in self.corpus)
         kinds = (document.kind for part in (self.calibration, self.validation) for document in part)
         deciding = (document.text for part in (self.corpus, self.calibration, self.validation) for document in part)
-        return texts_hash([*sources, *kinds, *deciding])
+        return texts_hash([*sources, *kinds, *deciding, *self._of_preset])
+
+    @property
+    def _of_preset(self) -> list[str]:
+        return [] if self.preset is None else preset_texts(self.preset)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class ReadTexts:
     """What the sources of a run hold, before it is divided.
 
     Args:
-        corpus ([`SourceTexts`]): of the corpus, or the default one.
+        corpus ([`SourceTexts`]): of the corpus, or the default one; none where a preset stands for it.
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
@@ -124,10 +132,18 @@ def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
     return ReadTexts(
         held_out=read_sources(data.held_out) if data.held_out else None,
         calibration=read_sources(data.calibration) if data.calibration else None,
-        corpus=read_sources(data.corpus) if data.corpus else default_corpus(),
+        corpus=_corpus(data),
         datasets=tuple(hub_datasets(data.sources)),
         library=installed_sources(files, seed, standard_library=True).documents if files else [],
     )
+
+
+def _corpus(data: DataSettings) -> SourceTexts:
+    if data.corpus:
+        return read_sources(data.corpus)
+    has_other_text = bool(data.calibration) or any(share for kind, share in data.mix.items() if kind != OWN)
+    # the default corpus is what is calibrated on where nothing else is
+    return SourceTexts([]) if data.preset is not None and has_other_text else default_corpus()
 
 
 def build_text_sets(
@@ -220,6 +236,7 @@ def divided(
         skipped_files=texts.skipped,
         set_aside=len(drawn.origins),
         datasets=texts.datasets,
+        preset=data.preset,
     )
 
 

@@ -16,6 +16,7 @@ from .closure import (
     with_ancestors,
     with_prior_uses,
 )
+from .coverage import covering
 from .files import (
     OLDER_CLASS,
     differences,
@@ -40,6 +41,7 @@ __all__ = [
     "changed_texts",
     "config_token_ids",
     "count_tokens",
+    "covering",
     "differences",
     "ends_of_gap",
     "grow",

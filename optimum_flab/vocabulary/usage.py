@@ -41,7 +41,10 @@ class TokenUsage:
 
 
 def count_tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    progress: Callable[[int], None] | None = None,
+    times: np.ndarray | None = None,
 ) -> TokenUsage:
     """Counts how often texts use each token; the special tokens that encoding adds are not counted.
 
@@ -49,15 +52,20 @@ def count_tokens(
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; all its threads are used.
         texts (`Sequence[str]`): the corpus. A text is never cut, so its size bounds the memory from below.
         progress (`Callable[[int], None]`, *optional*): called now and then with the bytes done so far.
+        times (`np.ndarray`, *optional*): int64, how often each text counts; once by default.
 
     Returns:
         [`TokenUsage`]: exact counts.
     """
     counts = np.zeros(max(tokenizer.get_vocab().values(), default=-1) + 1, dtype=np.int64)
-    done = 0
+    done = start = 0
     for chunk, encoded in encode_chunks(tokenizer, texts):
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
-        counts += np.bincount(ids, minlength=len(counts))
+        if times is None:
+            counts += np.bincount(ids, minlength=len(counts))
+        else:
+            np.add.at(counts, ids, np.repeat(times[start : start + len(chunk)], list(map(len, encoded))))
+        start += len(chunk)
         done += sum(len(text.encode("utf-8")) for text in chunk)
         if progress is not None:
             progress(done)

@@ -31,6 +31,17 @@ def test_counts_are_exact_however_the_texts_are_chunked(tokenizer, texts, at_onc
     assert found.bytes == sum(len(text.encode()) for text in texts)
 
 
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, seed=st.integers(0, 9), at_once=st.integers(1, 60))
+def test_a_text_may_count_several_times(tokenizer, texts, seed, at_once):
+    times = np.random.default_rng(seed).integers(0, 5, len(texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "CHARACTERS_AT_ONCE", at_once)
+        found = count_tokens(tokenizer, texts, times=times)
+    repeated = [text for text, number in zip(texts, times, strict=True) for _ in range(number)]
+    assert found.counts.tolist() == count_tokens(tokenizer, repeated).counts.tolist()
+
+
 def test_added_tokens_count_where_the_text_holds_them_only(tokenizers):
     tokenizer = tokenizers["byte_level"]
     found = count_tokens(tokenizer, ["a<|im_start|>b<tool>", "c"])

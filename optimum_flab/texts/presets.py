@@ -1,0 +1,68 @@
+"""The presets of the vocabulary: words of many packages' source code with their counts, packaged.
+
+A word is what nearly every tokenizer cuts at least, such as ` return`, `.append`, `):` with the line end behind it, or
+a line end with an indentation. Which tokens words are made of depends on the tokenizer, so words are shipped, and
+tokens are counted where they are used. `benchmarks/count_words.py` makes the files; `sources.json` beside them lists
+the packages with their versions and licences.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from ..settings.pruning import PRESETS
+
+
+FOLDER = Path(__file__).with_name("presets")
+SOURCES = "sources.json"
+ALL = "all-code"  # every other one
+
+
+@dataclass(frozen=True)
+class CountedWords:
+    """Words, and how often each was found.
+
+    Args:
+        words (`tuple[str, ...]`): texts, no two alike.
+        counts (`np.ndarray`): int64, one per word, in proportion to the rarest word's.
+    """
+
+    words: tuple[str, ...]
+    counts: np.ndarray
+
+
+def preset_words(name: str) -> list[CountedWords]:
+    """The words of a preset, those of each kind of code by themselves.
+
+    Args:
+        name (`str`): one of [`~settings.pruning.PRESETS`].
+    """
+    return [_read(_file(part)) for part in preset_parts(name)]
+
+
+def preset_parts(name: str) -> list[str]:
+    """The names of the files that a preset is made of."""
+    return [part for part in PRESETS if part != ALL] if name == ALL else [name]
+
+
+def preset_texts(name: str) -> list[str]:
+    """What decides by a preset, as texts to make a hash of: words and counts of each part, as they are packaged."""
+    return [lzma.decompress(_file(part).read_bytes()).decode("utf-8") for part in preset_parts(name)]
+
+
+def _file(part: str) -> Path:
+    return FOLDER / f"{part}.json.xz"
+
+
+@cache
+def _read(file: Path) -> CountedWords:
+    by_count = json.loads(lzma.decompress(file.read_bytes()))
+    words = tuple(word for found in by_count.values() for word in found)
+    counts = np.repeat([int(count) for count in by_count], [len(found) for found in by_count.values()])
+    return CountedWords(words, counts.astype(np.int64))

@@ -1,0 +1,43 @@
+"""A vocabulary of the tokens that most of a corpus is made of."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+
+import numpy as np
+
+from .closure import TokenizerSpec, Vocabulary, resize, with_ancestors
+
+
+def covering(
+    spec: TokenizerSpec,
+    vocabulary: Vocabulary,
+    uses: np.ndarray,
+    ranked: np.ndarray,
+    coverage: float,
+    keep_merges: int = 0,
+) -> Vocabulary:
+    """The smallest vocabulary, with the least used tokens gone, that leaves a share of all uses whole.
+
+    Args:
+        vocabulary ([`Vocabulary`]): what tokens go from; where it leaves a smaller share whole, none go.
+        uses (`np.ndarray`): how often each id is used, by which the share is told.
+        ranked (`np.ndarray`): the same as they decide which tokens go first, see [`~vocabulary.with_prior_uses`].
+        coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
+        keep_merges (`int`): number of first merges that stay.
+
+    Returns:
+        [`Vocabulary`]: with the same protected tokens, closed under ancestors.
+    """
+    firsts = (token for merge in spec.merges[:keep_merges] for token in merge)
+    fixed = np.array(sorted(with_ancestors(spec, [*vocabulary.protected.tolist(), *firsts])), dtype=np.int64)
+    from_here = replace(vocabulary, protected=fixed)
+
+    def whole(size: int) -> float:
+        return float(uses[resize(spec, from_here, ranked, size)].sum())
+
+    sizes = range(len(fixed), len(vocabulary.kept))  # tokens go in one order, whatever the size
+    size = len(fixed) + bisect_left(sizes, coverage * float(uses.sum()), key=whole)
+    kept = resize(spec, from_here, ranked, size)
+    return replace(vocabulary, kept=kept, natural_size=len(kept))

@@ -1,0 +1,168 @@
+"""Packaged words that decide the vocabulary."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab.hub.card import render_card
+from optimum_flab.records.summary import report_summary
+from optimum_flab.settings.pruning import PRESETS, DataSettings
+from optimum_flab.texts.presets import ALL, FOLDER, SOURCES, preset_texts, preset_words
+from optimum_flab.texts.sets import build_text_sets
+from optimum_flab.texts.sources import default_corpus
+from optimum_flab.vocabulary import count_tokens
+
+from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .vocabulary.tiny_tokenizers import gemma
+
+
+ONE_KIND = [name for name in PRESETS if name != ALL]
+DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 1000}
+
+
+def count_words(batch):
+    return [len(text.split()) for text in batch]
+
+
+# --- what is packaged
+
+
+def test_there_is_a_file_for_every_kind_and_no_other():
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(
+        [SOURCES, *(f"{name}.json.xz" for name in ONE_KIND)]
+    )
+    sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
+    assert max(sizes.values()) <= 300_000 and sum(sizes.values()) <= 1_200_000
+
+
+@pytest.mark.parametrize("name", ONE_KIND)
+def test_words_are_counted_and_no_passages_of_text(name):
+    (found,) = preset_words(name)
+    assert len(found.words) == len(found.counts) == len(set(found.words)) > 30_000
+    assert found.counts.dtype == np.int64 and found.counts.min() == 1
+    # at most one run of letters, so that nothing of what was read can be put together again
+    assert not [word for word in found.words if len(re.findall(r"[^\W\d_]+", word)) > 1]
+    assert not [word for word in found.words if len(word) > 200]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("python", ["def", "\ndef", " self", ".append", " return", "):\n", "\n    ", "__", "_name"]),
+        ("web", ["const", "\nconst", " function", ".querySelector", ");\n", "\n  ", " className"]),
+        ("systems", ["struct", "\nfunc", " const", ".unwrap", "::", ";\n", "\n\t", " nullptr", "\n#"]),
+    ],
+)
+def test_the_words_are_those_of_the_kind_of_code(name, words):
+    (found,) = preset_words(name)
+    counts = dict(zip(found.words, found.counts.tolist(), strict=True))
+    assert min(counts.get(word, 0) for word in words) > 20, [word for word in words if counts.get(word, 0) <= 20]
+
+
+def test_all_code_is_all_of_them_each_by_itself():
+    assert [part.words for part in preset_words(ALL)] == [preset_words(name)[0].words for name in ONE_KIND]
+    assert preset_texts(ALL) == [text for name in ONE_KIND for text in preset_texts(name)]
+
+
+def test_every_package_is_named_with_a_licence_and_a_version():
+    sources = json.loads((FOLDER / SOURCES).read_text(encoding="utf-8"))
+    assert {source["preset"] for source in sources} == set(ONE_KIND)
+    for source in sources:
+        assert source["version"] and source["name"] and source["files"] and source["bytes"], source
+        assert not re.search("GPL|MPL|EPL|CDDL|SSPL|BUSL|UNKNOWN", source["licence"]), source
+
+
+# --- what they decide
+
+
+def test_a_preset_stands_for_the_default_corpus():
+    mix = {"problems": 0.5, "own": 0.5}
+    sets = build_text_sets(DataSettings(**DATA, preset="web", mix=mix), count_words, seed=0)
+    assert sets.preset == "web" and {document.source for document in sets.corpus} == {"calibration"}
+    others = {name: build_text_sets(DataSettings(**DATA, preset=name, mix=mix), count_words, 0) for name in PRESETS}
+    assert len({one.corpus_hash for one in others.values()}) == len(PRESETS)
+    assert len({one.deciding_hash for one in others.values()}) == len(PRESETS)
+
+
+def test_what_is_calibrated_on_belongs_to_the_corpus_all_the_same():
+    sets = build_text_sets(DataSettings(**DATA, preset="web", mix={"own": 1}), count_words, seed=0)
+    texts = {document.text for document in default_corpus().documents}
+    assert len(sets.corpus) > 100 and {document.text for document in sets.corpus} <= texts
+
+
+def pruned_with(tokenizer, tmp_path, **settings):
+    for made in (tiny_model("qwen2", len(tokenizer)), tokenizer):
+        made.save_pretrained(tmp_path / "dense")
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text * 2}) + "\n" for text in TEXTS))
+    data = {**DATA, "mix": {"own": 1}, "calibration": [str(file)], **settings.pop("data", {})}
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense", device="cpu")
+    optimizer.prune(FlabPrunerConfig(data=data, **settings))
+    return optimizer
+
+
+@pytest.mark.parametrize("make", [byte_level_tokenizer, gemma])
+@pytest.mark.parametrize("name", ["web", "all-code"])
+def test_words_are_cut_as_before(make, name, tmp_path):
+    tokenizer = make()
+    optimizer = pruned_with(tokenizer, tmp_path, data={"preset": name}, vocabulary={"keep_merges": 0})
+    kept = optimizer.pruned.plan.kept_tokens
+    words = [word for part in preset_words(name) for word in part.words]
+    dense, new = (
+        [ids.ids for ids in one.backend_tokenizer.encode_batch(words, add_special_tokens=False)]
+        for one in (optimizer.dense.tokenizer, optimizer.pruned.tokenizer)
+    )
+    assert [[kept[index] for index in ids] for ids in new] == dense
+    texts = optimizer.pruned.report.texts
+    assert (texts.preset_words, texts.preset_words_cut_differently) == (len(words), 0)
+
+
+def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    optimizer = pruned_with(
+        byte_level_tokenizer(),
+        tmp_path,
+        data={"preset": "systems", "corpus": [f"{file}[text]"]},
+        vocabulary={"size": 300, "keep_merges": 0},
+    )
+    texts = optimizer.pruned.report.texts
+    words = texts.preset_words
+    assert 0 < texts.preset_words_cut_differently < words
+    said = f"{texts.preset_words_cut_differently:,} of {words:,} words of the preset are cut into other pieces"
+    assert said in report_summary(optimizer.pruned.report)
+    optimizer.save_pretrained(tmp_path / "out")
+    card = render_card(tmp_path / "out").card.text
+    assert f"`mine.jsonl[text]`, and the {words:,} packaged words of the preset `systems`" in card
+    assert f"{texts.preset_words_cut_differently:,} of the {words:,} words of the preset are cut" in card
+
+
+def test_a_preset_alone_is_named_in_the_card(tmp_path):
+    optimizer = pruned_with(byte_level_tokenizer(), tmp_path, data={"preset": "python"})
+    optimizer.save_pretrained(tmp_path / "out")
+    row = next(line for line in render_card(tmp_path / "out").card.text.splitlines() if line.startswith("| corpus"))
+    assert "packaged words of the preset `python` (" in row and "the default" not in row
+
+
+def test_frequent_words_keep_their_tokens_longer(tmp_path):
+    tokenizer = byte_level_tokenizer()
+    (words,) = preset_words("python")
+    uses = count_tokens(tokenizer, words.words, times=words.counts).counts
+    optimizer = pruned_with(
+        tokenizer, tmp_path, data={"preset": "python"}, vocabulary={"coverage": 0.97, "keep_merges": 0}
+    )
+    kept = np.array(optimizer.pruned.plan.kept_tokens)
+    gone = np.setdiff1d(np.flatnonzero(uses), kept)
+    assert len(gone) and optimizer.pruned.report.search.natural_vocab_size == len(kept)
+    assert np.median(uses[gone]) < np.median(uses[kept])
+    assert optimizer.pruned.report.texts.preset_words_cut_differently > 0
+
+
+def test_a_preset_that_is_none_is_refused():
+    with pytest.raises(ConfigurationError, match="data.preset: 'pyton' should be 'python', 'web', 'systems' or 'all-"):
+        FlabPrunerConfig(data={"preset": "pyton"})
