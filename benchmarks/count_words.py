@@ -27,13 +27,14 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
+from functools import partial
 from pathlib import Path
 
 import yaml
-from common import load_tokenizer, print_result, progress
+from common import load_tokenizer, print_result
 
 from optimum_flab.texts.installed import written_code
 from optimum_flab.texts.presets import FOLDER, SOURCES, preset_words
@@ -47,13 +48,14 @@ PERMISSIVE = {
     *("BSL-1.0", "Zlib", "Unlicense", "CC0-1.0", "HPND", "LLVM-exception", "BlueOak-1.0.0", "Bzip2-1.0.6"),
 }
 FOLDERS_LEFT_OUT = {"node_modules", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "locale", "locales"}
-LARGEST = 400_000  # bytes of a file; larger ones are bundles and tables
+LARGEST = 3_000_000  # bytes of a file
 PACKAGES_OF_A_WORD = 2
 MOST_BYTES = 300_000  # of a preset's file
 LETTERS = r"[^\W\d_]+"
 WORD = re.compile(
-    rf"(?P<start>\n+[ \t]*(?=(?P<first>{LETTERS})?))"
-    rf"|(?P<word>(?:[^\w\n]|_)?{LETTERS}|\d+|[ \t]+(?=[ \t]\S)|\ ?(?:[^\w\s]|_)+(?=(?P<ends>\n*)))"
+    # the last space of an indentation goes to the word behind it
+    rf"(?P<start>\n+(?:[ \t]*(?=(?P<last>[ \t])\S))?)(?=[ \t]?(?P<first>{LETTERS})?)"
+    rf"|(?P<word>(?:[^\w\n]|_)?{LETTERS}|\d{{1,3}}|[ \t]+(?=[ \t]\S)|\ ?(?:[^\w\s]|_)+(?=(?P<ends>\n*)))"
 )
 
 
@@ -162,12 +164,21 @@ def words_of(text: str) -> Iterator[str]:
     for match in WORD.finditer(text):
         if match["start"]:
             yield match["start"]
-            if len(match["start"]) > 2:
-                yield match["start"][:-1]  # the last space goes to the word
+            if match["last"]:
+                yield match["start"] + match["last"]
             if match["first"]:
                 yield "\n" + match["first"]
         else:
             yield match["word"] + (match["ends"] or "")
+
+
+def count(package: Package, place: Path, suffixes: Iterable[str]) -> tuple[Counter[str], int, int]:
+    """The words of a package, its files and their bytes."""
+    words, files, size = Counter[str](), 0, 0
+    for text in sources_of(package, place, suffixes):
+        words.update(words_of(text))
+        files, size = files + 1, size + len(text.encode("utf-8", "surrogatepass"))
+    return words, files, size
 
 
 def counted(packages: dict[str, Counter[str]]) -> dict[str, float]:
@@ -229,18 +240,16 @@ def make(listed: dict, work: Path, output: Path) -> None:
     sources = []
     for preset, packages in fetched(listed, "counted", work).items():
         counts = {}
-        for number, (package, place) in enumerate(packages, start=1):
-            words = Counter[str]()
-            files = size = 0
-            for text in sources_of(package, place, listed[preset]["suffixes"]):
-                words.update(words_of(text))
-                files, size = files + 1, size + len(text.encode("utf-8", "surrogatepass"))
-            if files:
+        with ProcessPoolExecutor() as pool:
+            found = pool.map(partial(count, suffixes=listed[preset]["suffixes"]), *zip(*packages, strict=True))
+            for (package, _), (words, files, size) in zip(packages, found, strict=True):
+                if not files:
+                    sys.exit(f"{package.name} has no {preset} source; take it off {LISTED.name}, or name its folders")
                 counts[package.place] = words
-            stated = {"preset": preset, "registry": package.registry, "name": package.name}
-            sources.append({**stated, "version": package.version, "licence": package.licence})
-            sources[-1] |= {"files": files, "bytes": size}
-            progress(number, len(packages), f"{preset}, {package.name} {size:,} bytes")
+                stated = {"preset": preset, "registry": package.registry, "name": package.name}
+                stated |= {"version": package.version, "licence": package.licence}
+                sources.append({**stated, "files": files, "bytes": size})
+                print(f"{preset}: {package.name}, {files:,} files, {size:,} bytes", file=sys.stderr, flush=True)
         content = fitting(counted(counts))
         (output / f"{preset}.json.xz").write_bytes(content)
     lines = ",\n".join(json.dumps(source, ensure_ascii=False) for source in sources)
