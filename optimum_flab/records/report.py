@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from .. import __version__
 from ..errors import FlabError
 from .json_files import read_json, validated
+from .record import Number, Record
+from .texts import PlainText, TextCounts
 
 
 REPORT_NAME = "flab_report.json"
 FORMAT: Final = 2  # reports that state none are of format 1
 ADVICE = "restore the file, or prune again"
-
-# JSON knows no NaN: what was not a number is null in the file
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-
-
-class Record(BaseModel):
-    """A section of the report: fixed, and without fields that this version does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
 
 class BaseCard(Record):
@@ -186,51 +178,6 @@ class Search(Record):
     candidates: tuple[TriedShape, ...] = ()
     removed_layers: tuple[RemovedLayer, ...] = ()
     natural_vocab_size: int
-
-
-class TextCounts(Record):
-    """The texts of a pruning.
-
-    Args:
-        corpus, calibration, validation, held_out (`int`): texts in each set.
-        set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
-        skipped_files (`int`): files inside named folders that are not UTF-8 text.
-        corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
-        calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
-        preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
-            corpus, and those that are cut into other pieces than before; 0 without one.
-    """
-
-    corpus: int
-    calibration: int
-    validation: int
-    held_out: int
-    set_aside: int
-    skipped_files: int
-    corpus_cut_differently: int | None = None
-    calibration_by_kind: dict[str, int] = Field(default_factory=dict)
-    preset_words: int = 0
-    preset_words_cut_differently: int = 0
-
-
-class PlainText(Record):
-    """Text without answers that was trained on.
-
-    Args:
-        passages (`int`): passages that were taken.
-        overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
-        continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
-        continuations_dropped (`dict[str, int]`): those that were left out, by reason.
-        tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
-        sources (`tuple[str, ...]`): what was read, named or not; in older reports that stands in the settings.
-    """
-
-    passages: int
-    overlapping: dict[str, int]
-    continuations: int = 0
-    continuations_dropped: dict[str, int] = {}
-    tokens: int | None = None
-    sources: tuple[str, ...] = ()
 
 
 class RecoveryData(Record):

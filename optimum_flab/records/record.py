@@ -1,0 +1,18 @@
+"""What the sections of the report have in common. Light."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+# JSON knows no NaN: what was not a number is null in the file
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+
+class Record(BaseModel):
+    """A section of the report: fixed, and without fields that this version does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")

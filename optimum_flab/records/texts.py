@@ -1,0 +1,52 @@
+"""The texts that decided, in the report. Light."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .record import Record
+
+
+class TextCounts(Record):
+    """The texts of a pruning.
+
+    Args:
+        corpus, calibration, validation, held_out (`int`): texts in each set.
+        set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
+        skipped_files (`int`): files inside named folders that are not UTF-8 text.
+        corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
+        calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
+        preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
+            corpus, and those that are cut into other pieces than before; 0 without one.
+    """
+
+    corpus: int
+    calibration: int
+    validation: int
+    held_out: int
+    set_aside: int
+    skipped_files: int
+    corpus_cut_differently: int | None = None
+    calibration_by_kind: dict[str, int] = Field(default_factory=dict)
+    preset_words: int = 0
+    preset_words_cut_differently: int = 0
+
+
+class PlainText(Record):
+    """Text without answers that was trained on.
+
+    Args:
+        passages (`int`): passages that were taken.
+        overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
+        continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
+        continuations_dropped (`dict[str, int]`): those that were left out, by reason.
+        tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
+        sources (`tuple[str, ...]`): what was read, named or not; in older reports that stands in the settings.
+    """
+
+    passages: int
+    overlapping: dict[str, int]
+    continuations: int = 0
+    continuations_dropped: dict[str, int] = {}
+    tokens: int | None = None
+    sources: tuple[str, ...] = ()
