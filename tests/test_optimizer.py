@@ -213,6 +213,20 @@ def test_the_target_may_be_kept_off_the_used_tokens(tokenizer, corpus):
     assert [candidate.vocab_size for candidate in chosen] == [free.model.config.vocab_size]
 
 
+def test_coverage_decides_the_natural_size(tokenizer, corpus):
+    whole, most, least = (
+        optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"coverage": coverage, "keep_merges": 0}))
+        for coverage in (1, 0.95, 0.5)
+    )
+    sizes = [pruned.report.search.natural_vocab_size for pruned in (whole, most, least)]
+    assert sizes == [len(pruned.plan.kept_tokens) for pruned in (whole, most, least)]
+    assert sizes[0] > sizes[1] > sizes[2]
+    cut = [pruned.report.texts.corpus_cut_differently for pruned in (whole, most, least)]
+    assert cut[0] == 0 < cut[1] <= cut[2]
+    aimed = settings(corpus, target_ratio=0.6, vocabulary={"coverage": 0.95, "keep_used": True, "keep_merges": 0})
+    assert optimizer_for(tokenizer).prune(aimed).model.config.vocab_size >= sizes[1]
+
+
 def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp_path):
     prose, code = PROSE[:3], TEXTS * 10
     for name, texts in (("prose", prose), ("code", code), ("both", prose + code)):

@@ -15,7 +15,6 @@ from optimum_flab.settings.pruning import PRESETS, DataSettings
 from optimum_flab.texts.presets import ALL, FOLDER, SOURCES, preset_texts, preset_words
 from optimum_flab.texts.sets import build_text_sets
 from optimum_flab.texts.sources import default_corpus
-from optimum_flab.vocabulary import count_tokens
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .vocabulary.tiny_tokenizers import gemma
@@ -106,20 +105,22 @@ def pruned_with(tokenizer, tmp_path, **settings):
     return optimizer
 
 
-@pytest.mark.parametrize("make", [byte_level_tokenizer, gemma])
-@pytest.mark.parametrize("name", ["web", "all-code"])
-def test_words_are_cut_as_before(make, name, tmp_path):
-    tokenizer = make()
-    optimizer = pruned_with(tokenizer, tmp_path, data={"preset": name}, vocabulary={"keep_merges": 0})
+@pytest.mark.parametrize(("make", "name"), [(byte_level_tokenizer, "web"), (gemma, "systems")])
+def test_its_words_are_cut_as_before_and_the_card_names_it(make, name, tmp_path):
+    optimizer = pruned_with(make(), tmp_path, data={"preset": name}, vocabulary={"keep_merges": 0})
     kept = optimizer.pruned.plan.kept_tokens
-    words = [word for part in preset_words(name) for word in part.words]
+    (words,) = preset_words(name)
     dense, new = (
-        [ids.ids for ids in one.backend_tokenizer.encode_batch(words, add_special_tokens=False)]
+        [ids.ids for ids in one.backend_tokenizer.encode_batch(list(words.words), add_special_tokens=False)]
         for one in (optimizer.dense.tokenizer, optimizer.pruned.tokenizer)
     )
+    assert len(kept) < len(optimizer.dense.tokenizer)
     assert [[kept[index] for index in ids] for ids in new] == dense
     texts = optimizer.pruned.report.texts
-    assert (texts.preset_words, texts.preset_words_cut_differently) == (len(words), 0)
+    assert (texts.preset_words, texts.preset_words_cut_differently) == (len(words.words), 0)
+    optimizer.save_pretrained(tmp_path / "out")
+    row = next(line for line in render_card(tmp_path / "out").card.text.splitlines() if line.startswith("| corpus"))
+    assert f"the {len(words.words):,} packaged words of the preset `{name}` (" in row and "the default" not in row
 
 
 def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(tmp_path):
@@ -140,27 +141,6 @@ def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(
     card = render_card(tmp_path / "out").card.text
     assert f"`mine.jsonl[text]`, and the {words:,} packaged words of the preset `systems`" in card
     assert f"{texts.preset_words_cut_differently:,} of the {words:,} words of the preset are cut" in card
-
-
-def test_a_preset_alone_is_named_in_the_card(tmp_path):
-    optimizer = pruned_with(byte_level_tokenizer(), tmp_path, data={"preset": "python"})
-    optimizer.save_pretrained(tmp_path / "out")
-    row = next(line for line in render_card(tmp_path / "out").card.text.splitlines() if line.startswith("| corpus"))
-    assert "packaged words of the preset `python` (" in row and "the default" not in row
-
-
-def test_frequent_words_keep_their_tokens_longer(tmp_path):
-    tokenizer = byte_level_tokenizer()
-    (words,) = preset_words("python")
-    uses = count_tokens(tokenizer, words.words, times=words.counts).counts
-    optimizer = pruned_with(
-        tokenizer, tmp_path, data={"preset": "python"}, vocabulary={"coverage": 0.97, "keep_merges": 0}
-    )
-    kept = np.array(optimizer.pruned.plan.kept_tokens)
-    gone = np.setdiff1d(np.flatnonzero(uses), kept)
-    assert len(gone) and optimizer.pruned.report.search.natural_vocab_size == len(kept)
-    assert np.median(uses[gone]) < np.median(uses[kept])
-    assert optimizer.pruned.report.texts.preset_words_cut_differently > 0
 
 
 def test_a_preset_that_is_none_is_refused():
