@@ -36,7 +36,7 @@ from pathlib import Path
 import yaml
 from common import load_tokenizer, print_result
 
-from optimum_flab.texts.installed import written_code
+from optimum_flab.texts.installed import LONGEST_LINE
 from optimum_flab.texts.presets import FOLDER, SOURCES, preset_words
 from optimum_flab.texts.sources import default_corpus
 from optimum_flab.vocabulary import count_tokens, natural_keep_set, read_spec
@@ -141,8 +141,18 @@ def read_debian(package: Package, place: Path) -> None:
     package.version = (place / "VERSION").read_text(encoding="utf-8")
 
 
+def text_of(path: Path) -> str | None:
+    """A file without its long lines, which are data; `None` where it is mostly these, or no text."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return None
+    left = "".join(line for line in text.splitlines(keepends=True) if len(line) <= LONGEST_LINE)
+    return left if len(left) > len(text) / 2 and "\0" not in left else None
+
+
 def sources_of(package: Package, place: Path, suffixes: Iterable[str]) -> Iterator[str]:
-    """The source files of a package that people wrote."""
+    """The source files of a package."""
     roots = [next(place.glob("*/package.json")).parent] if package.registry == "npm" else [place]
     roots = [roots[0] / folder for folder in package.folders] or roots
     outside = {"test", "tests", "site-packages", "dist-packages"} if package.registry == "python" else set()
@@ -152,8 +162,8 @@ def sources_of(package: Package, place: Path, suffixes: Iterable[str]) -> Iterat
             continue
         if parts & outside or (not package.folders and parts & FOLDERS_LEFT_OUT):
             continue
-        if path.stat().st_size <= LARGEST and (text := written_code(path)) is not None:
-            yield text.replace("\r\n", "\n")
+        if path.stat().st_size <= LARGEST and (text := text_of(path)):
+            yield text
 
 
 # --- counting ------------------------------------------------------------------------------------------------------
