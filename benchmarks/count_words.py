@@ -5,7 +5,7 @@
 
 The packages stand in `word_sources.yaml`. They are fetched with the registries' own clients (pip, npm, apt-get) into
 FOLDER, where they stay; a licence that is not permissive ends the run. Of each only words and their counts are kept,
-and in `sources.json` its name, version and licence.
+and beside them its name, version and licence.
 
 A *word* is what nearly every tokenizer cuts at least: letters with the one sign or space before them (` return`,
 `.append`, `_name`), digits, signs with the line ends behind them (`):` and a line end), and what lines begin with
@@ -37,7 +37,7 @@ import yaml
 from common import load_tokenizer, print_result
 
 from optimum_flab.texts.installed import LONGEST_LINE
-from optimum_flab.texts.presets import FOLDER, SOURCES, preset_words
+from optimum_flab.texts.presets import FOLDER, preset_file, preset_words, sources_file
 from optimum_flab.texts.sources import default_corpus
 from optimum_flab.vocabulary import count_tokens, natural_keep_set, read_spec
 
@@ -247,23 +247,21 @@ def fetched(listed: dict, which: str, work: Path) -> dict[str, list[tuple[Packag
 
 def make(listed: dict, work: Path, output: Path) -> None:
     output.mkdir(exist_ok=True)
-    sources = []
     for preset, packages in fetched(listed, "counted", work).items():
-        counts = {}
+        counts, sources = {}, []
         with ProcessPoolExecutor() as pool:
             found = pool.map(partial(count, suffixes=listed[preset]["suffixes"]), *zip(*packages, strict=True))
             for (package, _), (words, files, size) in zip(packages, found, strict=True):
                 if not files:
                     sys.exit(f"{package.name} has no {preset} source; take it off {LISTED.name}, or name its folders")
                 counts[package.place] = words
-                stated = {"preset": preset, "registry": package.registry, "name": package.name}
-                stated |= {"version": package.version, "licence": package.licence}
-                sources.append({**stated, "files": files, "bytes": size})
+                stated = {"registry": package.registry, "name": package.name, "version": package.version}
+                sources.append({**stated, "licence": package.licence, "files": files, "bytes": size})
                 print(f"{preset}: {package.name}, {files:,} files, {size:,} bytes", file=sys.stderr, flush=True)
         content = fitting(counted(counts))
-        (output / f"{preset}.json.xz").write_bytes(content)
-    lines = ",\n".join(json.dumps(source, ensure_ascii=False) for source in sources)
-    (output / SOURCES).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        preset_file(preset, output).write_bytes(content)
+        lines = ",\n".join(json.dumps(source, ensure_ascii=False) for source in sources)
+        sources_file(preset, output).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def measure(listed: dict, work: Path, dense: str) -> None:
@@ -296,6 +294,7 @@ def measure(listed: dict, work: Path, dense: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, help="folder that the packages are fetched into")
+    parser.add_argument("--preset", action="append", help="one to make (default: all)")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the presets (default: the package's)")
     parser.add_argument("--measure", metavar="DENSE", help="checkpoint folder of a tokenizer (default: make presets)")
     args = parser.parse_args()
@@ -303,7 +302,7 @@ def main() -> None:
     if args.measure:
         measure(listed, args.work, args.measure)
     else:
-        make(listed, args.work, args.output)
+        make({name: listed[name] for name in args.preset or listed}, args.work, args.output)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A word is what nearly every tokenizer cuts at least, such as ` return`, `.append`, `):` with the line end behind it, or
 a line end with an indentation. Which tokens words are made of depends on the tokenizer, so words are shipped, and
-tokens are counted where they are used. `benchmarks/count_words.py` makes the files; `sources.json` beside them lists
-the packages with their versions and licences.
+tokens are counted where they are used. `benchmarks/count_words.py` makes the files; another file beside
+each lists the packages with their versions and licences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ..settings.pruning import PRESETS
 
 
 FOLDER = Path(__file__).with_name("presets")
-SOURCES = "sources.json"
 ALL = "all-code"  # every other one
 
 
@@ -43,7 +42,7 @@ def preset_words(name: str) -> list[CountedWords]:
     Args:
         name (`str`): one of [`~settings.pruning.PRESETS`].
     """
-    return [_read(_file(part)) for part in preset_parts(name)]
+    return [_read(preset_file(part)) for part in preset_parts(name)]
 
 
 def preset_parts(name: str) -> list[str]:
@@ -53,11 +52,17 @@ def preset_parts(name: str) -> list[str]:
 
 def preset_texts(name: str) -> list[str]:
     """What decides by a preset, as texts to make a hash of: words and counts of each part, as they are packaged."""
-    return [lzma.decompress(_file(part).read_bytes()).decode("utf-8") for part in preset_parts(name)]
+    return [lzma.decompress(preset_file(part).read_bytes()).decode("utf-8") for part in preset_parts(name)]
 
 
-def _file(part: str) -> Path:
-    return FOLDER / f"{part}.json.xz"
+def preset_file(part: str, folder: Path = FOLDER) -> Path:
+    """Where the words of a kind of code lie: lists of words by their count, as compressed JSON."""
+    return folder / f"{part}.json.xz"
+
+
+def sources_file(part: str, folder: Path = FOLDER) -> Path:
+    """Where it is written which packages they were counted in."""
+    return folder / f"{part}.sources.json"
 
 
 @cache

@@ -115,6 +115,7 @@ def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
 def test_every_flag_gives_its_own_setting_and_no_other(flag):
     values = {"--target-ratio": 0.25, "--layer-criterion": "block-influence", "--ffn-criterion": "first"}
     values |= {"--expert-criterion": "frequency", "--rounds": 3, "--rounds-share": 0.5, "--mix": "library=0.5"}
+    values |= {"--preset": "web", "--coverage": 0.999}
     *section, name = flag.setting.split(".")
     wanted = PrunerSettings().model_dump()
     into = wanted[section[0]] if section else wanted
