@@ -25,12 +25,12 @@ def covering(
         uses (`np.ndarray`): how often each id is used, by which the share is told.
         ranked (`np.ndarray`): the same as they decide which tokens go first, see [`~vocabulary.with_prior_uses`].
         coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
-        keep_merges (`int`): number of first merges that stay.
+        keep_merges (`int`): number of first merges that stay, or of first tokens, see [`Kind`].
 
     Returns:
         [`Vocabulary`]: with the same protected tokens, closed under ancestors.
     """
-    firsts = (token for merge in spec.merges[:keep_merges] for token in merge)
+    firsts = (token for learnt in spec.kind.learnt[:keep_merges] for token in learnt)
     fixed = np.array(sorted(with_ancestors(spec, [*vocabulary.protected.tolist(), *firsts])), dtype=np.int64)
     from_here = replace(vocabulary, protected=fixed)
 

@@ -20,7 +20,7 @@ def test_the_least_used_go_until_the_share_is_met(tokenizer, coverage, merges, s
     uses = counts * np.random.default_rng(seed).integers(1, 9, len(counts)).astype(float)
     natural = natural_vocabulary(spec, counts, keep_merges=merges)
     found = covering(spec, natural, uses, uses, coverage, merges)
-    kept, firsts = set(found.kept.tolist()), {token for merge in spec.merges[:merges] for token in merge}
+    kept, firsts = set(found.kept.tolist()), {token for learnt in spec.kind.learnt[:merges] for token in learnt}
     assert kept <= set(natural.kept.tolist()) and kept >= {*natural.protected.tolist(), *firsts}
     assert with_ancestors(spec, kept) == kept
     assert found.natural_size == len(kept) and np.array_equal(found.protected, natural.protected)
