@@ -52,7 +52,8 @@ class CountedTokens:
         natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
         protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.with_prior_uses`].
-        closed (`bool`): whether every token that the corpus uses is among the natural ones.
+        closed (`bool`): whether every token that the corpus uses is among the natural ones, and the kind of tokenizer
+            surely cuts the corpus as before then.
     """
 
     natural: np.ndarray
@@ -145,7 +146,7 @@ def counted_tokens(
     vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
     if settings.coverage < 1:
         vocabulary = covering(spec, vocabulary, uses, ranked, settings.coverage, settings.keep_merges)
-    closed = bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())
+    closed = spec.kind.exact and bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())
     return CountedTokens(vocabulary.kept, vocabulary.protected, ranked, closed)
 
 

@@ -14,6 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 import optimum_flab
 from optimum_flab.errors import FlabError
+from optimum_flab.pruning.vocabulary import TokenChoice, counted_tokens
+from optimum_flab.records.pieces import Pieces
+from optimum_flab.settings.pruning import VocabularySettings
+from optimum_flab.texts.sources import Document
 from optimum_flab.vocabulary import (
     changed_texts,
     count_tokens,
@@ -43,6 +47,23 @@ def of_model(model, decoder=None, **names):
     backend = Tokenizer(model)
     backend.decoder = decoder or decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+# --- WordPiece -----------------------------------------------------------------------------------------------------
+
+
+def test_a_word_that_pruning_makes_known_is_counted():
+    tokens = ["[UNK]", "a", "##b", "ab", "##bcd", "c", "##c", "d", "##d"]
+    for vocabulary, changed in ((tokens[:5], 1), (tokens, 0)):
+        model = models.WordPiece({token: index for index, token in enumerate(vocabulary)}, unk_token="[UNK]")
+        tokenizer = of_model(model, decoders.WordPiece(), unk_token="[UNK]")
+        spec = read_spec(tokenizer)
+        corpus = [Document("abcd", "corpus"), Document("a", "corpus")]
+        settings = VocabularySettings(keep_merges=0)
+        counted = counted_tokens(tokenizer, spec, settings, (), corpus, (), Pieces())
+        choice = TokenChoice(tokenizer, "llama", len(vocabulary), spec, counted)
+        assert spec.kind.exact == (not changed)
+        assert choice.changed([document.text for document in corpus], choice.natural.tolist()) == changed
 
 
 # --- all kinds -----------------------------------------------------------------------------------------------------

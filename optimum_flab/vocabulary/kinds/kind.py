@@ -22,12 +22,15 @@ class Kind(ABC):
         base (`frozenset[int]`): ids without which a text that can be spelt now could not be.
         learnt (`Sequence[tuple[int, ...]]`): tokens in the order in which they were learnt from far more text than a
             corpus has; the last of each entry is new there, and the others are what it was made of.
+        exact (`bool`): whether a text is surely cut as before where its tokens and what they need stay; where not, its
+            pieces have to be compared.
     """
 
     model_type: ClassVar[str]
     vocabulary: dict[str, int]
     base: frozenset[int]
     learnt: Sequence[tuple[int, ...]]
+    exact: bool = True
 
     @classmethod
     @abstractmethod

@@ -2,7 +2,9 @@
 
 Where the longest token stays, it is still the longest, so no token needs another. A word of which some rest begins
 with no token is unknown as a whole. With all single characters kept, at the beginning of words and inside, this is so
-after pruning where it was so before: where the word has a character that no token has there.
+after pruning where it was so before: where the word has a character that no token has there. A character that is no
+token alone, but part of longer ones, can be reached after pruning where a longer token led past it before: such a
+vocabulary is not exact.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ class WordPiece(Kind):
 
     def __init__(self, vocabulary: dict[str, int], base: frozenset[int], inside: str, ordinary: Sequence[int]):
         self.vocabulary, self.base = vocabulary, base
+        self.exact = unspellable(vocabulary, Marks(inside)).isdisjoint(ordinary)
         self.learnt = [(token,) for token in ordinary]
         self._inside = inside
         self._strings = {index: token for token, index in vocabulary.items()}
