@@ -43,17 +43,18 @@ class Inspection:
         return left
 
     def _possible(self, dimension: str) -> Sequence[int]:
-        """The sizes that a pruning may give a component by default, as far as they are known without text."""
+        """The sizes that a pruning may give a component alone by default, as far as they are known without text."""
         possible = self.sizes.possible[dimension]
         if dimension == "vocab":
             return [size for size in possible if size >= FEWEST_TOKENS]
-        multiple = self.width_multiple if dimension == "neuron" else 1
+        # the vocabulary stays as it is then
+        multiple = usual_multiple(self.sizes.shape["neuron"], vocabulary_moves=False) if dimension == "neuron" else 1
         return [size for size in possible if size % multiple == 0] if multiple > 1 else possible
 
     @property
     def width_multiple(self) -> int:
         """What the width of a pruned model is a multiple of by default."""
-        return usual_multiple(self.sizes.shape["neuron"])
+        return usual_multiple(self.sizes.shape["neuron"], vocabulary_moves=True)
 
     def width_step(self, multiple: int) -> int:
         """Parameters between two neighbouring widths that are multiples of this."""
@@ -114,7 +115,8 @@ class Inspection:
             )
         return (
             f"FFN widths are multiples of {multiple}, as llama.cpp's K-quants need: {share(multiple)} a step."
-            f" --ffn-multiple-of {USUAL_MULTIPLE} has finer ones, of {share(USUAL_MULTIPLE)}."
+            f" --ffn-multiple-of {USUAL_MULTIPLE} has finer ones, of {share(USUAL_MULTIPLE)}, and so has a target that"
+            " the vocabulary has no part in."
         )
 
 

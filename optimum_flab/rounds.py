@@ -22,10 +22,11 @@ from .families import Family
 from .hub.terms import base_card_of
 from .places import cache_root, user_path
 from .pruned import as_loaded
-from .pruning.multiples import settled
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
-from .pruning.run import prune
+from .pruning.run import notes_on_text, prune, text_counts
+from .pruning.texts import divided_texts
+from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
 from .records.report import BaseCard, EarlierRound, Search
 from .records.work import WorkFolder
@@ -35,7 +36,6 @@ from .recovery.pipeline import recovered_model
 from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
-from .sizes import shape_of
 
 
 def prune_and_recover(
@@ -61,7 +61,6 @@ def prune_and_recover(
     """
     config.validate()
     dense.check_in_memory()
-    config = settled(config, shape_of(dense.model, dense.family))
     # what the training would refuse is refused before the pruning
     check_recovery(config.recovery)
     check_method(config.recovery, dense.family)
@@ -84,8 +83,9 @@ def prune_and_recover(
             removed = found.report.removed_ratio
             aim = target * done / number
             before = as_loaded(found, dense)
-            again = prune(before, one_round(config, (aim - removed) / (1 - removed)), dtype, work, card)
-            pruned = rebased(dense, found, again, card)
+            rest = one_round(config, (aim - removed) / (1 - removed), first=False)
+            again = prune(before, rest, dtype, work, card)
+            pruned = rebased(dense, found, again, config, work, card)
             del before, again
         settings = config.recovery if done == number else brief(config.recovery, config.rounds.share)
         plan = replace(pruned.plan, settings=config.to_dict())
@@ -98,9 +98,16 @@ def prune_and_recover(
     return found
 
 
-def one_round(config: FlabPrunerConfig, target: float | None) -> FlabPrunerConfig:
-    """The configuration of a round alone, towards a target of its own."""
-    return FlabPrunerConfig.from_dict({**config.to_dict(), "target_ratio": target, "rounds": None})
+def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True) -> FlabPrunerConfig:
+    """The configuration of a round alone, towards a target of its own.
+
+    Args:
+        first (`bool`): whether it prunes the dense model. The others find a vocabulary that was chosen already.
+    """
+    values = {**config.to_dict(), "target_ratio": target, "rounds": None}
+    if not first:
+        values["vocabulary"] = {**values["vocabulary"], "coverage": 1.0, "min_count": 1}
+    return FlabPrunerConfig.from_dict(values)
 
 
 def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
@@ -127,7 +134,14 @@ def earlier_round(found: PrunedModel) -> EarlierRound:
     )
 
 
-def rebased(dense: LoadedModel, before: PrunedModel, again: PrunedModel, card: BaseCard | None) -> PrunedModel:
+def rebased(
+    dense: LoadedModel,
+    before: PrunedModel,
+    again: PrunedModel,
+    config: FlabPrunerConfig,
+    work: WorkFolder,
+    card: BaseCard | None,
+) -> PrunedModel:
     """A model that was pruned from a trained one, as one that was pruned from the dense model.
 
     Its plan names what is left of the dense model, and holds every tensor that is not cut out of it unchanged: applied
@@ -136,8 +150,12 @@ def rebased(dense: LoadedModel, before: PrunedModel, again: PrunedModel, card: B
     Args:
         before ([`PrunedModel`]): what it was pruned from: itself pruned from the dense model, and trained.
         again ([`PrunedModel`]): what that pruning gave.
+        config ([`FlabPrunerConfig`]): what all rounds together are to do.
+        work ([`WorkFolder`]): has the texts and counts of the first round.
     """
     plan = composed(before.plan, again.plan)
+    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    counts = text_counts(texts, token_choice(dense, config.vocabulary, texts, work), plan.kept_tokens)
     weights = changed_weights(dense.model, dense.family, plan, again.model)
     plan = replace(plan, weights=weights)
     search = again.report.search
@@ -149,10 +167,11 @@ def rebased(dense: LoadedModel, before: PrunedModel, again: PrunedModel, card: B
         None,  # what its pruning measured was against the trained model; the training measures anew
         again.report.seconds,
         search=None if search is None else dense_layers(search, before.plan.kept_layers),
-        texts=again.report.texts,
+        texts=counts,
         datasets=again.report.datasets,
         card=card,
         weights_sha256=again.report.weights_sha256,
+        notes=notes_on_text(dense, config),
     )
     return replace(again, plan=plan, report=report)
 

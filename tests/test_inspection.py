@@ -1,9 +1,10 @@
 import pytest
 
+from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.inspection import Inspection, inspect_model
-from optimum_flab.pruning.limits import parameters_to_keep
+from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare
 from optimum_flab.sizes import ModelSizes, sizes_of
 
 from .conftest import DENSE, QWEN, byte_level_tokenizer, tiny_model
@@ -34,7 +35,10 @@ def test_one_component_alone():
     budget = parameters_to_keep(QWEN, DENSE, 0.35)
     assert QWEN.total(DENSE.resized(layer=alone["num_hidden_layers"])) <= budget
     assert QWEN.total(DENSE.resized(neuron=alone["intermediate_size"])) <= budget
-    assert alone["intermediate_size"] % 256 == 0  # as a pruning would have it
+    assert alone["intermediate_size"] % 64 == 0  # as a pruning would have it
+    config = FlabPrunerConfig(target_ratio=0.35, vocabulary={"enabled": False}, layers={"enabled": False})
+    (row,) = shapes_to_compare(config, ModelSizes(DENSE, QWEN, possible), DENSE["vocab"], DENSE["vocab"], 1)
+    assert abs(row[0]["neuron"] - alone["intermediate_size"]) <= 64
 
 
 @pytest.mark.parametrize(("width", "multiple"), [(4864, 256), (4800, 64)])

@@ -1,6 +1,8 @@
 """What the settings ask of the sizes of a model, on the shapes of real ones."""
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,9 @@ from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import TOLERANCE, check_sizes, shapes_to_compare
-from optimum_flab.pruning.multiples import settled
+from optimum_flab.pruning.multiples import width_multiple
+from optimum_flab.settings.files import read_pruning
+from optimum_flab.settings.pruning import merge_settings
 from optimum_flab.sizes import ModelSizes, sizes_of_config
 
 from .conftest import DENSE, QWEN
@@ -34,7 +38,6 @@ def lite():
 def shapes_for(sizes, target, **changes):
     config = FlabPrunerConfig(target_ratio=target, **changes)
     check_sizes(config, sizes)
-    config = settled(config, sizes.shape)
     rows = shapes_to_compare(config, sizes, sizes.shape["vocab"], NATURAL, 1)
     return [shape for row in rows for shape in row]
 
@@ -83,17 +86,13 @@ def test_experts_need_a_number_or_a_target(lite):
 # --- multiples ---------------------------------------------------------------------------------------------------
 
 
-def settled_for(dense, **changes):
-    return settled(FlabPrunerConfig(target_ratio=0.3, **changes), dense)
-
-
 @pytest.mark.parametrize(
     ("width", "multiple"), [(4864, 256), (8960, 256), (2048, 256), (1792, 64), (1536, 64), (4800, 64), (48, 64)]
 )
 def test_widths_are_multiples_that_k_quants_take_where_there_are_enough_of_them(width, multiple):
-    config = settled_for(DENSE.resized(neuron=width))
-    assert config.ffn.multiple_of == multiple
-    assert settled_for(DENSE.resized(neuron=width), ffn={"multiple_of": 8}).ffn.multiple_of == 8
+    assert width_multiple(FlabPrunerConfig(target_ratio=0.3), width) == multiple
+    assert width_multiple(FlabPrunerConfig(target_ratio=0.3, ffn={"multiple_of": 8}), width) == 8
+    assert width_multiple(FlabPrunerConfig(target_ratio=0.3, vocabulary={"enabled": False}), width) == 64
 
 
 @pytest.mark.parametrize("vocabulary", [{"enabled": False}, {"size": 40_000}])
@@ -108,22 +107,64 @@ def test_shapes_of_the_default_have_rows_for_k_quants():
     assert len({shape["neuron"] for shape in shapes}) > 1 and all(shape["neuron"] % 256 == 0 for shape in shapes)
 
 
-@given(st.integers(1, 14), st.sampled_from([None, 64, 96]), st.sampled_from([None, 32, 100]))
-@settings(deadline=None)
-def test_what_devices_share_is_settled_once(devices, multiple_of, padded):
-    config = settled_for(
-        DENSE, align=devices, ffn={"multiple_of": multiple_of}, vocabulary={"pad_to_multiple_of": padded}
-    )
-    assert config.ffn.multiple_of % (64 * devices) == 0 and config.ffn.multiple_of % (multiple_of or 256) == 0
-    assert config.vocabulary.pad_to_multiple_of % (64 * devices) == 0
-    assert config.vocabulary.pad_to_multiple_of % (padded or 1) == 0
-    assert settled(config, DENSE) == config
+def can_be_had(config, sizes, tokens, natural):
+    check_sizes(config, sizes)
+    return [shape for row in shapes_to_compare(config, sizes, tokens, natural, 300) for shape in row]
+
+
+@given(
+    devices=st.sampled_from([1, 2, 4, 8, 14]),
+    target=st.floats(0.02, 0.7) | st.none(),
+    natural=st.integers(20_000, 100_000),
+    unused=st.integers(0, 300),
+    multiple_of=st.sampled_from([None, 64, 96]),
+    padded=st.sampled_from([None, 32, 100]),
+    experts=st.booleans(),
+    mixture=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_shape_can_be_shared_out_among_devices(
+    lite, devices, target, natural, unused, multiple_of, padded, experts, mixture
+):
+    sizes = lite if mixture else dense_sizes()
+    vocabulary, unit, tokens = {"pad_to_multiple_of": padded}, 64 * devices, sizes.shape["vocab"] - unused
+    experts = {"enabled": experts and mixture and target is not None}
+    try:
+        config = FlabPrunerConfig(
+            target_ratio=target,
+            align=devices,
+            vocabulary=vocabulary,
+            ffn={"multiple_of": multiple_of},
+            experts=experts,
+        )
+        shapes = can_be_had(config, sizes, tokens, min(natural, tokens))
+    except ConfigurationError:
+        return
+    assert shapes and all(shape[size] % unit == 0 for shape in shapes for size in ("vocab", "neuron"))
+    for shape in shapes:
+        assert shape["neuron"] % (multiple_of or 1) == 0 or shape["neuron"] == sizes.shape["neuron"]
+        # the tokens of a plan, padded, are as many rows as the shape has
+        rows, multiple = shape["vocab"], math.lcm(unit, padded or 1)
+        assert -(-min(rows, tokens) // multiple) * multiple == rows <= sizes.shape["vocab"]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 14])
-def test_every_shape_can_be_shared_out_among_devices(devices):
-    shapes = shapes_for(dense_sizes(), 0.35, align=devices)
-    assert shapes and all(shape[size] % (64 * devices) == 0 for shape in shapes for size in ("vocab", "neuron"))
+@pytest.mark.parametrize("target", [0.1, 0.35, 0.5])
+def test_a_model_for_several_devices_meets_its_target(devices, target):
+    for shape in shapes_for(dense_sizes(), target, align=devices):
+        assert removed(dense_sizes(), shape) == pytest.approx(target, abs=TOLERANCE)
+
+
+def test_a_multiple_that_no_size_is_names_what_asks_for_it():
+    narrow = replace(dense_sizes(), shape=DENSE.resized(neuron=768), heads=(32, 4))
+    narrow = replace(narrow, possible={**narrow.possible, "neuron": range(1, 769)})
+    with pytest.raises(
+        ConfigurationError, match="up to the dense 768 .* multiple of 1,024; .* fewer devices in align"
+    ):
+        check_sizes(FlabPrunerConfig(target_ratio=0.1, align=16), narrow)
+    config = FlabPrunerConfig(target_ratio=0.1, vocabulary={"pad_to_multiple_of": 200_000})
+    with pytest.raises(ConfigurationError, match="vocabulary.size: .* multiple of 200,000; take a smaller vocabulary"):
+        check_sizes(config, dense_sizes())
 
 
 @pytest.mark.parametrize(
@@ -132,6 +173,7 @@ def test_every_shape_can_be_shared_out_among_devices(devices):
         ({"align": 4}, "4 devices cannot share 14 attention heads with 2 key-value heads"),
         ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size, 3,840, is none"),
         ({"align": 14, "ffn": {"enabled": False}}, "width of the dense model, 4,864, is none"),
+        ({"align": 14, "experts": {"num_experts": 4}}, "no mixture of experts"),
         ({"align": 14, "target_ratio": None}, "width of the dense model, 4,864, is none"),
         ({"align": 14, "vocabulary": {"enabled": False}}, "those of the dense model, 151,936, are none"),
     ],
@@ -139,3 +181,19 @@ def test_every_shape_can_be_shared_out_among_devices(devices):
 def test_what_devices_cannot_share_is_refused_before_work(changes, fault):
     with pytest.raises(ConfigurationError, match=fault):
         check_sizes(FlabPrunerConfig(**{"target_ratio": 0.35, **changes}), dense_sizes())
+
+
+def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
+    with pytest.raises(ConfigurationError, match="width of the dense model, 1,408, is none"):
+        check_sizes(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite)
+
+
+def test_what_was_asked_for_is_saved_as_it_was(tmp_path):
+    """A file of settings can be given back with other flags."""
+    config = FlabPrunerConfig(target_ratio=0.3, align=2)
+    check_sizes(config, dense_sizes())
+    config.save_pretrained(tmp_path)
+    below = read_pruning(tmp_path / "flab_config.json")
+    merged = FlabPrunerConfig(**merge_settings(below, {"align": 1, "vocabulary": {"enabled": False}}))
+    assert (merged.align, merged.ffn.multiple_of, merged.vocabulary.pad_to_multiple_of) == (1, None, None)
+    assert can_be_had(merged, dense_sizes(), DENSE["vocab"], DENSE["vocab"])

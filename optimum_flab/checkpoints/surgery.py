@@ -16,6 +16,7 @@ from ..families import Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
 from ..running.casting import dtypes_of
+from ..settings.multiples import row_multiple
 from ..sizes import Shape, shape_of, sizes_of
 from ..vocabulary import remap_config_ids
 
@@ -114,7 +115,8 @@ def _token_faults(plan: PruningPlan, vocabulary: int) -> Iterator[str]:
     if plan.kept_tokens is not None and not (plan.kept_tokens and _is_choice(plan.kept_tokens, vocabulary)):
         yield f"its tokens are not ascending numbers below the model's vocabulary of {vocabulary}"
     rows = vocabulary if plan.kept_tokens is None else len(plan.kept_tokens)
-    multiple = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of") or 1
+    padded = (plan.settings.get("vocabulary") or {}).get("pad_to_multiple_of")
+    multiple = row_multiple(padded, plan.settings.get("align"))
     if plan.vocab_size != (rows if plan.kept_tokens is None else -(-rows // multiple) * multiple):
         yield f"its vocab_size is {plan.vocab_size}, but {rows} tokens stay, padded to a multiple of {multiple}"
     if plan.vocab_size > vocabulary:

@@ -10,8 +10,9 @@ from itertools import product
 from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
+from ..settings.multiples import device_multiple, row_multiple
 from ..sizes import ModelSizes, ParameterCounts, Shape
-from .multiples import check_aligned, device_multiple, settled
+from .multiples import check_aligned, width_multiple
 
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
@@ -225,13 +226,12 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
     """How far each size may go under the settings.
 
     Args:
-        config ([`FlabPrunerConfig`]): a [`~pruning.multiples.settled`] one.
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
 
     Raises:
         [`FlabError`]: a pinned size is larger than the dense one, or one that the model cannot have.
     """
-    multiple = config.vocabulary.pad_to_multiple_of or 1
+    multiple = row_multiple(config.vocabulary.pad_to_multiple_of, config.align)
     allowed: dict[str, Sequence[int]] = {}
     for part in COMPONENTS:
         if part.dimension not in sizes.shape:
@@ -245,9 +245,11 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
         elif not section.enabled:
             allowed[part.dimension] = [dense]
         elif part.dimension == "vocab":
-            allowed["vocab"] = multiples_between(min(multiple, tokens), tokens, multiple)
+            # rows beyond the tokens are padding
+            most = min(round_up(tokens, multiple), dense // multiple * multiple)
+            allowed["vocab"] = multiples_between(multiple, most, multiple) if most else []
         elif part.dimension == "neuron":
-            step, shared = config.ffn.multiple_of or 1, device_multiple(config)
+            step, shared = width_multiple(config, dense), device_multiple(config.align)
             allowed["neuron"] = [
                 size for size in possible if size % step == 0 or (size == dense and size % shared == 0)
             ]
@@ -255,7 +257,20 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
             allowed[part.dimension] = possible
     if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
         allowed["neuron"] = [sizes.shape["neuron"]]
+    for part in COMPONENTS:
+        if part.dimension in allowed and not allowed[part.dimension]:
+            multiple = multiple if part.dimension == "vocab" else width_multiple(config, sizes.shape["neuron"])
+            raise ConfigurationError(
+                f"{part.section}.{part.setting}: no size up to the dense {sizes.shape[part.dimension]:,} that this"
+                f" model can have is a multiple of {multiple:,}; {_finer(config, part.dimension)}"
+            )
     return Limits(allowed)
+
+
+def _finer(config: FlabPrunerConfig, dimension: str) -> str:
+    """What to do about a multiple that is too large."""
+    name = "vocabulary.pad_to_multiple_of" if dimension == "vocab" else "ffn.multiple_of"
+    return f"take a smaller {name}" + ("" if config.align is None else ", or fewer devices in align")
 
 
 def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
@@ -277,7 +292,6 @@ def shapes_to_compare(
     """The shapes to choose from, see [`candidate_shapes`]; one alone where there is no target.
 
     Args:
-        config ([`FlabPrunerConfig`]): a [`~pruning.multiples.settled`] one.
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
         natural (`int`): tokens that the corpus asks for.
         fewest (`int`): tokens that no size may drop.
@@ -286,12 +300,12 @@ def shapes_to_compare(
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
     """
     counts, dense, settings, target = sizes.counts, sizes.shape, config.vocabulary, config.target_ratio
-    multiple = settings.pad_to_multiple_of or 1
+    multiple = row_multiple(settings.pad_to_multiple_of, config.align) if settings.enabled else 1
     rows = round_up(natural, multiple)
     if rows > dense["vocab"]:
         raise ConfigurationError(
-            f"vocabulary.pad_to_multiple_of: the {natural:,} tokens that stay would be padded to {rows:,} rows, more"
-            f" than the {dense['vocab']:,} of the dense model; take a smaller multiple"
+            f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
+            f" {dense['vocab']:,} of the dense model; {_finer(config, 'vocab')}"
         )
     limits = size_limits(config, sizes, tokens)
     if settings.size is None and settings.enabled:
@@ -325,7 +339,6 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
             "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
         )
     check_aligned(config, sizes)
-    config = settled(config, dense)
     limits = size_limits(config, sizes, dense["vocab"])
     if config.target_ratio is not None:
         check_target(sizes.counts, dense, limits, config.target_ratio, TOLERANCE)

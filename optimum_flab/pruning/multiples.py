@@ -6,43 +6,41 @@ import math
 
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes, Shape
+from ..settings.multiples import SHARE_OF_DEVICE, device_multiple
+from ..sizes import ModelSizes
 
 
 QUANTISED_ROW = 256  # weights that llama.cpp's K-quants store together, all of one row
 USUAL_MULTIPLE = 64
 FEWEST_STEPS = 8  # a width with fewer multiples below it leaves too little to choose from
-SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in multiples of this
 
 
-def usual_multiple(width: int) -> int:
+def usual_multiple(width: int, vocabulary_moves: bool, unit: int = 1) -> int:
     """What a width is a multiple of where nothing is asked: 256 if the dense one is, and has at least 8 such steps;
-    otherwise 64."""
-    coarse = width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * QUANTISED_ROW
-    return QUANTISED_ROW if coarse else USUAL_MULTIPLE
+    otherwise 64.
 
-
-def settled(config: FlabPrunerConfig, dense: Shape) -> FlabPrunerConfig:
-    """A copy of the configuration that says what the width and the rows of the vocabulary are multiples of.
-
-    What `align` asks for stands in `ffn.multiple_of` and, where the vocabulary is pruned,
-    `vocabulary.pad_to_multiple_of` then. Settling twice changes nothing.
+    Args:
+        width (`int`): the dense one.
+        vocabulary_moves (`bool`): whether the vocabulary can take what steps of the width leave of a target. Coarse
+            ones would miss it otherwise.
+        unit (`int`): what it is a multiple of besides.
     """
-    values, unit = config.to_dict(), device_multiple(config)
-    multiple = config.ffn.multiple_of
-    if multiple is None:
-        # coarse steps miss a target where the vocabulary cannot take what they leave over
-        missed = config.target_ratio is not None and (config.vocabulary.size or not config.vocabulary.enabled)
-        multiple = USUAL_MULTIPLE if missed else usual_multiple(dense["neuron"])
-    values["ffn"]["multiple_of"] = math.lcm(multiple, unit)
-    if config.align is not None and config.vocabulary.enabled:
-        values["vocabulary"]["pad_to_multiple_of"] = math.lcm(config.vocabulary.pad_to_multiple_of or 1, unit)
-    return FlabPrunerConfig.from_dict(values)
+    coarse = math.lcm(QUANTISED_ROW, unit)
+    enough = width % QUANTISED_ROW == 0 and width >= FEWEST_STEPS * coarse
+    return coarse if enough and vocabulary_moves else math.lcm(USUAL_MULTIPLE, unit)
 
 
-def device_multiple(config: FlabPrunerConfig) -> int:
-    """What the width and the rows of the vocabulary must be multiples of to be shared out among the devices."""
-    return 1 if config.align is None else config.align * SHARE_OF_DEVICE
+def width_multiple(config: FlabPrunerConfig, width: int) -> int:
+    """What the width of a pruned model is a multiple of.
+
+    Args:
+        width (`int`): the dense one.
+    """
+    unit = device_multiple(config.align)
+    if config.ffn.multiple_of is not None:
+        return math.lcm(config.ffn.multiple_of, unit)
+    moves = config.target_ratio is None or (config.vocabulary.enabled and config.vocabulary.size is None)
+    return usual_multiple(width, moves, unit)
 
 
 def _can_share_heads(devices: int, queries: int, keys: int) -> bool:
@@ -58,7 +56,7 @@ def check_aligned(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """
     if config.align is None:
         return
-    devices, unit, dense = config.align, device_multiple(config), sizes.shape
+    devices, unit, dense = config.align, device_multiple(config.align), sizes.shape
     asked = f"align: {devices:,} devices"
     if sizes.heads is not None and not _can_share_heads(devices, *sizes.heads):
         queries, keys = sizes.heads
@@ -69,13 +67,13 @@ def check_aligned(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     multiples = f"a multiple of {unit:,}, {SHARE_OF_DEVICE} for each of the devices"
     ffn, vocabulary = config.ffn, config.vocabulary
     width = ffn.intermediate_size
-    if width is None and (config.target_ratio is None or not ffn.enabled):
-        width = dense["neuron"]
+    if width is None and (config.target_ratio is None or not ffn.enabled or config.experts.enabled):
+        width = dense["neuron"]  # which stays
     if width is not None and width % unit:
         name = "ffn.intermediate_size" if ffn.intermediate_size else "the width of the dense model"
         raise ConfigurationError(
             f"{asked} need a width that is {multiples}, and {name}, {width:,}, is none; give ffn.intermediate_size"
-            " such a size"
+            " such a size, or take another number"
         )
     if not vocabulary.enabled and dense["vocab"] % unit:
         raise ConfigurationError(

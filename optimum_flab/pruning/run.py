@@ -6,6 +6,7 @@ finished pieces of the stage it was in, and goes on.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,7 +30,6 @@ from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
-from .multiples import settled
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -62,9 +62,9 @@ def prune(
             f"rounds.number: {config.rounds.number}, and this prunes once; call `prune_and_recover`, which trains "
             "after every round"
         )
+    config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
-    config = settled(config, sizes.shape)  # a copy, which is written beside the weights
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
@@ -97,7 +97,7 @@ def prune(
         datasets=texts.datasets,
         card=card,
         weights_sha256=decided_by["pruned"],
-        notes=kinds_without_format(config.data.mix, formats_of(dense.tokenizer)),
+        notes=notes_on_text(dense, config),
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
@@ -137,6 +137,11 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
         removed_layers=tuple(RemovedLayer(layer=removal.layer, score=removal.score) for removal in chosen.removed),
         natural_vocab_size=natural,
     )
+
+
+def notes_on_text(dense: LoadedModel, config: FlabPrunerConfig) -> list[str]:
+    """The kinds of text that are left out because the tokenizer cannot show them."""
+    return kinds_without_format(config.data.mix, formats_of(dense.tokenizer))
 
 
 def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None) -> TextCounts:

@@ -52,11 +52,13 @@ class _File(BaseModel):
 
     @field_validator("settings")
     @classmethod
-    def _readable_multiple(cls, settings: dict[str, Any]) -> dict[str, Any]:
+    def _readable_multiples(cls, settings: dict[str, Any]) -> dict[str, Any]:
         vocabulary = settings.get("vocabulary") or {}
         multiple = vocabulary.get("pad_to_multiple_of") if isinstance(vocabulary, dict) else "nothing"
-        if multiple is not None and not (type(multiple) is int and multiple > 0):
-            raise ValueError(f"vocabulary.pad_to_multiple_of is {multiple!r}, not a whole number above 0")
+        given = {"vocabulary.pad_to_multiple_of": multiple, "align": settings.get("align")}
+        for name, value in given.items():
+            if value is not None and not (type(value) is int and value > 0):
+                raise ValueError(f"{name} is {value!r}, not a whole number above 0")
         return settings
 
 

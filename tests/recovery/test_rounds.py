@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +11,14 @@ from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
+from optimum_flab.pruning.texts import divided_texts
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
-from optimum_flab.rounds import composed
+from optimum_flab.records.work import WorkFolder
+from optimum_flab.rounds import composed, one_round
 from optimum_flab.settings.pruning import LEAST_OF_A_ROUND
-from optimum_flab.vocabulary import tokenizer_hash
+from optimum_flab.vocabulary import changed_texts, tokenizer_hash
 
 from ..conftest import plan_of
 from .test_pipeline import SMALL
@@ -24,7 +27,9 @@ from .test_pipeline import SMALL
 def config_of(made, **changes) -> FlabPrunerConfig:
     written = json.loads((made / "pruned" / "flab_config.json").read_text())
     recovery = {**SMALL, "data": [str(made / "alpaca.json")], "answers": "reference", "max_steps": 8}
-    return FlabPrunerConfig.from_dict({**written, "recovery": recovery, "rounds": {"number": 2}, **changes})
+    data = {**written["data"], "mix": {"own": 0.9, "infilling": 0.1}}  # the tokenizer has no tokens for gaps
+    asked = {**written, "data": data, "recovery": recovery, "rounds": {"number": 2}}
+    return FlabPrunerConfig.from_dict({**asked, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,23 @@ def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
     assert "Round 1: " in report_summary(report)
     written = json.loads((folder / "out" / "flab_config.json").read_text())
     assert (written["target_ratio"], written["rounds"]["number"]) == (0.4, 2)
+
+
+def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, _made, tmp_path):
+    optimizer, folder = in_rounds
+    report, dense, config = read_report(folder / "out"), optimizer.dense.tokenizer, config_of(_made)
+    corpus = divided_texts(dense, config.data, config.seed, WorkFolder(tmp_path)).corpus
+    kept = np.array(PruningPlan.load(folder / "out").kept_tokens)
+    changed = changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
+    assert (report.texts.corpus, report.texts.corpus_cut_differently) == (len(corpus), changed)
+    assert any("'infilling' is left out" in note for note in report.notes)
+
+
+def test_rounds_after_the_first_choose_among_what_it_kept():
+    config = FlabPrunerConfig(target_ratio=0.4, vocabulary={"coverage": 0.9, "min_count": 3, "keep_used": True})
+    first, second = one_round(config, 0.2), one_round(config, 0.2, first=False)
+    assert first.vocabulary == config.vocabulary
+    assert (second.vocabulary.coverage, second.vocabulary.min_count, second.vocabulary.keep_used) == (1, 1, True)
 
 
 def test_the_plan_of_two_rounds_gives_of_the_dense_model_what_the_last_training_began_with(in_rounds, _made):
