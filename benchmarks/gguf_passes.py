@@ -5,7 +5,8 @@
 The prompts, the stop strings and the sandbox are those of `optimum-cli flab eval`; completions are greedy, one at a
 time. A completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,048 tokens of the standard
 library's source, nothing of which is cached. The first file is what the others are compared with, by a paired
-bootstrap over the problems. Runs what a model wrote: do it where nothing can be lost.
+bootstrap over the problems. What passed is taken up from `--output` where it is of a file of the same content and was
+asked in the same way. Runs what a model wrote: do it where nothing can be lost.
 """
 
 from __future__ import annotations
@@ -20,18 +21,26 @@ from typing import Any, NamedTuple
 
 from common import humaneval_problems, print_result, progress
 
+from optimum_flab.compat import read_task_file
+from optimum_flab.evaluation.catalog import TASKS_FOLDER
 from optimum_flab.evaluation.comparison import MEAN, compare
 from optimum_flab.evaluation.tasks.code import completed
 from optimum_flab.evaluation.tasks.infilling import gaps, single_line
 from optimum_flab.execution import Program, run_programs
+from optimum_flab.hashing import file_sha256
 from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
 
-STOPS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]  # of lm-eval's humaneval
+TASKS = {"humaneval": "humaneval", "infilling": "humaneval_infilling"}  # and what `flab eval` calls them
+GAP_TOKENS = 64
 
 
 class Task(NamedTuple):
-    """What is asked, and what becomes of the answer."""
+    """What is asked, and what becomes of the answer.
+
+    Args:
+        asked (`dict`): the settings that decide what a file answers.
+    """
 
     problems: Sequence[Mapping[str, Any]]
     ask: Callable[[Mapping[str, Any]], str]
@@ -39,23 +48,43 @@ class Task(NamedTuple):
     stops: list[str]
     tokens: int
     cluster: str
+    asked: Mapping[str, Any]
+
+
+def task_names(text: str) -> list[str]:
+    """The names of an argument."""
+    names = [name for name in text.split(",") if name]
+    if unknown := [name for name in names if name not in TASKS]:
+        raise argparse.ArgumentTypeError(f"no task {unknown[0]!r}; choose of {', '.join(TASKS)}")
+    return names
+
+
+def stops_of(name: str) -> list[str]:
+    """The stop strings of a task of `flab eval`."""
+    return read_task_file(TASKS_FOLDER / f"{TASKS[name]}.yaml", with_functions=False)["generation_kwargs"]["until"]
 
 
 def tasks_of(names: Sequence[str], limit: int | None, template: str, tokens: int) -> dict[str, Task]:
     problems = humaneval_problems(limit)
     ask = InfillingFormat(template).ask
-    known = {
-        "humaneval": lambda: Task(problems, lambda doc: doc["prompt"], completed, STOPS, tokens, "task_id"),
-        "infilling": lambda: Task(
-            [gap for problem in problems for gap in gaps(problem)],
-            lambda doc: ask(doc["prefix"], doc["suffix"]),
-            single_line,
-            ["\n"],
-            64,
-            "problem",
-        ),
-    }
-    return {name: known[name]() for name in names}
+
+    def task(name: str) -> Task:
+        stops = stops_of(name)
+        if name == "humaneval":
+            asked = {"stops": stops, "tokens": tokens}
+            return Task(problems, lambda doc: doc["prompt"], completed, stops, tokens, "task_id", asked)
+        found = [gap for problem in problems for gap in gaps(problem)]
+        asked = {"stops": stops, "tokens": GAP_TOKENS, "fim_format": template}
+        return Task(
+            found, lambda doc: ask(doc["prefix"], doc["suffix"]), single_line, stops, GAP_TOKENS, "problem", asked
+        )
+
+    return {name: task(name) for name in names}
+
+
+def key_of(content: str, name: str, task: Task) -> str:
+    """What passes are kept under: a file by its content, and all that it was asked."""
+    return json.dumps({"sha256": content, "task": name, "problems": len(task.problems), **task.asked}, sort_keys=True)
 
 
 def passes(model: Any, task: Task, name: str) -> list[bool]:
@@ -91,7 +120,9 @@ def completion_milliseconds(model: Any, repeats: int, prompt: int = 2048, tokens
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", help="GGUF files; the first is what the others are compared with")
-    parser.add_argument("--tasks", default="humaneval,infilling", help="of these (default: %(default)s); empty: none")
+    parser.add_argument(
+        "--tasks", type=task_names, default=",".join(TASKS), help="of these (default: %(default)s); empty: none"
+    )
     parser.add_argument("--limit", type=int, help="only the first so many problems (default: all)")
     parser.add_argument("--fim-format", default=EXAMPLE, help="how a gap is asked for (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="of a program (default: %(default)s)")
@@ -102,22 +133,21 @@ def main() -> None:
 
     from llama_cpp import Llama
 
-    names = [name for name in args.tasks.split(",") if name]
-    tasks = tasks_of(names, args.limit, args.fim_format, args.max_new_tokens)
+    tasks = tasks_of(args.tasks, args.limit, args.fim_format, args.max_new_tokens)
     kept = Path(args.output) if args.output else None
     passed = json.loads(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else {}
     files: dict[str, dict[str, Any]] = {}
-    first = Path(args.files[0]).name
+    reference: dict[str, list[bool]] = {}  # of the first file
     for path in args.files:
-        name = Path(path).name
+        content = file_sha256(Path(path))
         model = Llama(path, n_ctx=4096, n_batch=512, n_threads=args.threads, verbose=False)
-        files[name] = {"megabytes": Path(path).stat().st_size / 1e6}
+        files[path] = {"sha256": content, "megabytes": Path(path).stat().st_size / 1e6}
         if args.repeats:
-            files[name]["milliseconds"] = completion_milliseconds(model, args.repeats)
+            files[path]["milliseconds"] = completion_milliseconds(model, args.repeats)
         for label, task in tasks.items():
-            key = f"{name}/{label}/{len(task.problems)}"
+            key = key_of(content, label, task)
             if key not in passed:
-                passed[key] = passes(model, task, f"{label} ({name})")
+                passed[key] = passes(model, task, f"{label} ({path})")
                 if kept is not None:
                     kept.write_text(json.dumps(passed), encoding="utf-8")
             row = compare(
@@ -125,10 +155,10 @@ def main() -> None:
                 "pass@1",
                 MEAN,
                 MEAN.rows(passed[key]),
-                MEAN.rows(passed[f"{first}/{label}/{len(task.problems)}"]),
+                MEAN.rows(reference.setdefault(label, passed[key])),
                 clusters=[problem[task.cluster] for problem in task.problems],
             )
-            files[name][label] = {
+            files[path][label] = {
                 "passes": sum(passed[key]),
                 "of": len(task.problems),
                 "retention": row.retention.value,

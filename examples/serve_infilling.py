@@ -75,6 +75,8 @@ class Infiller:
             given[name] = value = default if value is None else value
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ValueError(f"{name}: {value!r} is of the wrong type")
+            if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+                raise ValueError(f"{name}: {value!r} is no list of strings")
         most = given.pop("max_tokens")
         if not 0 < most < self.model.n_ctx():
             raise ValueError(f"max_tokens: {most} is not between 1 and {self.model.n_ctx() - 1}")

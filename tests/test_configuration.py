@@ -12,7 +12,7 @@ from optimum.configuration_utils import BaseConfig
 
 from optimum_flab import ConfigurationError, FlabPrunerConfig
 from optimum_flab.settings.files import read_settings_file
-from optimum_flab.settings.pruning import PRESETS, SECTIONS, FFNSettings, check_settings, merge_settings
+from optimum_flab.settings.pruning import KINDS, PRESETS, SECTIONS, FFNSettings, check_settings, merge_settings
 
 
 def faults(**values) -> list[str]:
@@ -306,6 +306,27 @@ def test_merging_replaces_fields_and_keeps_the_rest():
         "target_ratio": 0.2,
     }
     assert below == {"seed": 1, "data": {"corpus": ["a", "b"], "batch_size": 2}, "ffn": None}
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "mix"),
+    [
+        ({"own": 0.5, "chat": 0.2, "infilling": 0.3}, {"infilling": 0}, {"own": 0.5, "chat": 0.2}),
+        ({"chat": 0}, {"infilling": 0}, {kind: KINDS[kind] for kind in ("own", "problems", "library")}),
+        ({"own": 0.5, "chat": 0.5}, {"library": 1, "own": 0}, {"library": 1}),
+        ({"own": 0.5, "chat": 0.5}, {}, {"own": 0.5, "chat": 0.5}),
+    ],
+)
+def test_kinds_are_left_out_of_the_mix_below(below, above, mix):
+    merged = check_settings(merge_settings({"data": {"mix": below}}, {"data": {"mix": above}})).data.mix
+    assert {kind: share for kind, share in merged.items() if share} == mix
+
+
+def test_of_a_mix_below_something_must_be_left():
+    with pytest.raises(ConfigurationError, match="leaves no text"):
+        check_settings(merge_settings({"data": {"mix": {"infilling": 1}}}, {"data": {"mix": {"infilling": 0}}}))
+    with pytest.raises(ConfigurationError, match="is not a mapping"):
+        check_settings(merge_settings({"data": {"mix": {"own": 1}}}, {"data": {"mix": 3}}))
 
 
 def test_the_last_word_on_a_component_wins():

@@ -100,7 +100,7 @@ def gap_id(value: Any) -> str | None:
         return fault
     if re.fullmatch("[^/]+/.+/[^/]+", value):
         return None
-    return f"{value!r} holds no name of a problem between two strokes, as MultiLineInfilling/HumanEval/0/L0_L1 does"
+    return f"{value!r} holds no name of a problem between two slashes, as MultiLineInfilling/HumanEval/0/L0_L1 does"
 
 
 def texts(value: Any) -> str | None:

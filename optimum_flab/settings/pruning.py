@@ -393,7 +393,8 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
     """Lay settings over others, field by field; neither is validated here.
 
     A size in `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off
-    overrules its size: the last word decides, and only what is said in one breath can contradict itself.
+    overrules its size: the last word decides, and only what is said in one breath can contradict itself. A mix that
+    only leaves kinds out leaves them out of the mix in `base`.
 
     Args:
         base (`Mapping[str, Any]`): the fields of a configuration file.
@@ -414,4 +415,14 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
             elif value.get(PINS.get(name)) is not None:
                 overruled = {"enabled"}
             merged[name] = {**{field: kept for field, kept in below.items() if field not in overruled}, **value}
+            if name == "data" and isinstance(below.get("mix"), Mapping) and isinstance(value.get("mix"), Mapping):
+                merged[name]["mix"] = _merged_mix(below["mix"], value["mix"])
     return merged
+
+
+def _merged_mix(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
+    if any(winning.values()):
+        return dict(winning)
+    # a mix that gives shares gives none to kinds that it does not name, also where all that it names are left out
+    unnamed = dict.fromkeys(KINDS, 0) if any(base.values()) else {}
+    return {**unnamed, **base, **winning}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,7 +18,8 @@ import numpy as np
 from ..errors import ConfigurationError, FlabError
 from .infilling import gap_tokens
 from .kinds import Kind, kind_of
-from .steps import bound_tokens, byte_level, check_steps, processor_ids
+from .kinds.kind import reserved
+from .steps import bound_tokens, byte_level, check_spaces, check_steps, processor_ids
 from .usage import encode_chunks
 
 
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 
-# Added tokens that reserve a row of the embedding: <unused12>, <|reserved_special_token_3|>, [PAD151700], [control_8]
-PLACEHOLDER = re.compile(
-    r"[<\[]\|?(unused|pad|reserved|reserved_token|reserved_special_token|placeholder|dummy|special|control)_?\d+\|?[>\]]",
-    re.IGNORECASE,
-)
 SPACE = "▁"
 # uses that a tokenizer's own text adds to those of a corpus, as a share of them; see benchmarks/README.md
 PRIOR_SHARE = 0.01
@@ -86,11 +81,12 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     model = content["model"]
     kind = kind_of(model.get("type")).read(content)
     check_steps(content)
+    check_spaces(content, kind.vocabulary)
 
     added = {token["id"]: token for token in content["added_tokens"]}
     tokens = {index: token for token, index in kind.vocabulary.items()}
     tokens.update((index, token["content"]) for index, token in added.items())
-    placeholders = frozenset(index for index, token in added.items() if PLACEHOLDER.fullmatch(token["content"]))
+    placeholders = kind.placeholders | reserved({token["content"]: index for index, token in added.items()})
 
     ids = {token: index for index, token in tokens.items()}
     # tokens were added for what plain text does not show, such as infilling, whether they are called special or not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FlabError
@@ -65,6 +65,32 @@ def check_steps(content: Mapping[str, Any]) -> None:
         raise FlabError(
             "the tokenizer has no decoder, so that it puts a space between all tokens of a text that it reads back;"
             f" with fewer tokens there would be more of them; give its tokenizer.json a decoder, or {REMEDY}"
+        )
+
+
+def check_spaces(content: Mapping[str, Any], vocabulary: Iterable[str]) -> None:
+    """Refuses a tokenizer of which the first token of a text may come to hold another space, which is not read back.
+
+    A decoder Metaspace drops every mark of a space in the first token. Where words are cut before each mark, that is
+    the one in front of the text; elsewhere a token such as `▁a▁` may become the first one once others are gone.
+
+    Raises:
+        [`FlabError`]: names such a token.
+    """
+    marks = {
+        step["replacement"]
+        for step in steps(content["decoder"])
+        if step["type"] == "Metaspace" and step["prepend_scheme"] != "never"
+    }
+    marks -= {
+        step["replacement"]
+        for step in steps(content["pre_tokenizer"])
+        if step["type"] == "Metaspace" and step["split"]
+    }
+    if inner := next((token for token in vocabulary for mark in marks if mark in token[1:]), None):
+        raise FlabError(
+            f"the tokenizer has tokens with a space inside, such as {inner!r}, which its decoder Metaspace reads back"
+            f" without that space where a text begins with them; with fewer tokens more texts would; {REMEDY}"
         )
 
 

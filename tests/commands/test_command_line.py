@@ -246,13 +246,14 @@ def test_flags_win_over_the_configuration_file(tmp_path):
     path = tmp_path / "flab.yaml"
     path.write_text(
         "target_ratio: 0.2\nseed: 4\n"
-        "data: {corpus: [a, b], batch_size: 2}\n"
+        "data: {corpus: [a, b], batch_size: 2, mix: {own: 0.5, infilling: 0.5}}\n"
         "layers: {num_hidden_layers: 3}\n"
         "ffn: {enabled: false}\n",
         encoding="utf-8",
     )
-    asked = parse("-c", path, "--target-ratio", 0.3, "--corpus", "c", "--no-layers", "--intermediate-size", 64)
-    settings = check_settings(asked)
+    sizes = ["--target-ratio", 0.3, "--no-layers", "--intermediate-size", 64]
+    settings = check_settings(parse("-c", path, *sizes, "--corpus", "c", "--mix", "infilling=0"))
+    assert {kind for kind, share in settings.data.mix.items() if share} == {"own"}
     assert (settings.target_ratio, settings.seed) == (0.3, 4)
     assert (settings.data.corpus, settings.data.batch_size) == (["c"], 2)
     assert (settings.layers.enabled, settings.layers.num_hidden_layers) == (False, None)

@@ -107,6 +107,8 @@ def test_what_does_not_fit_goes_from_the_far_ends(infiller):
         (b"[]", "expected an object"),
         (b'{"prompt": 3}', "prompt: 3 is of the wrong type"),
         (b'{"max_tokens": true}', "max_tokens: True is of the wrong type"),
+        (b'{"stop": [1]}', "stop: [1] is no list of strings"),
+        (b'{"stop": {"a": 1}}', "stop: {'a': 1} is of the wrong type"),
         (b'{"max_tokens": 0}', "max_tokens: 0 is not between 1 and"),
         (b'{"max_tokens": 9999}', "max_tokens: 9999 is not between 1 and"),
     ],

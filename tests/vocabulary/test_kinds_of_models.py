@@ -26,6 +26,7 @@ from optimum_flab.vocabulary import (
     read_spec,
     resize,
     rewrite_tokenizer,
+    with_prior_uses,
 )
 from optimum_flab.vocabulary.kinds import KINDS, Kind
 from optimum_flab.vocabulary.kinds.kind import Marks
@@ -229,6 +230,30 @@ def test_bytes_stand_for_characters_only_where_they_are_read_back(reads):
         assert round_trip(new, text) == round_trip(dense, text)
 
 
+def test_characters_stay_where_no_token_stands_for_unknown_ones():
+    decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    scores = {**dict.fromkeys(BYTES, -9.0), "中": -3.0, "a": -3.0, "国": -4.0, "中国": -5.0}
+    dense = of_model(models.Unigram(list(scores.items()), unk_id=None, byte_fallback=True), decoder)
+    spec = read_spec(dense)
+    assert strings(spec, spec.required) == {*BYTES, "中", "a", "国"}
+    new = rewrite_tokenizer(dense, sorted(spec.required))
+    for text in ("中a国", "中国"):
+        assert round_trip(new, text) == round_trip(dense, text) == text
+
+
+def with_spaces_inside(split):
+    scores = {"▁": -2.0, **dict.fromkeys("abc", -3.0), "▁a": -1.0, "▁bc": -1.0, "▁a▁": -1.5, "x": -9.0}
+    tokenizer = unigram_of(scores, decoders.Metaspace(split=split))
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    return tokenizer
+
+
+def test_no_space_is_lost_where_words_are_cut_before_spaces():
+    dense = with_spaces_inside(split=True)
+    new = rewrite_tokenizer(dense, sorted(read_spec(dense).required))
+    assert len(new) < len(dense) and round_trip(new, "a bc") == round_trip(dense, "a bc") == "a bc"
+
+
 def test_of_equally_good_ways_the_same_one_is_found():
     scores = {"a": -1.0, "b": -1.0, "c": -1.0, "ab": -1.5, "bc": -1.5, "abc": -2.5}
     dense = unigram_of(scores)
@@ -318,6 +343,33 @@ def test_tokens_that_the_decoder_tidies_stay_whole():
     assert "n't" not in strings(spec, spec.required)
 
 
+@pytest.mark.parametrize("kind", [wordpiece_of, lambda *pieces: unigram_of(dict.fromkeys(pieces, -1.0))])
+def test_placeholders_among_the_ordinary_tokens_come_last(kind):
+    placeholders = [f"[unused{number}]" for number in range(9)]
+    # all that spells a placeholder, so that none of them has to stay for its characters
+    spelt = sorted({*"[unused]0123456789", *(f"##{character}" for character in "unused]0123456789")})
+    spec = read_spec(kind(*placeholders, *spelt, "use", "used", "##ed"))
+    ids = {token: index for index, token in spec.tokens.items()}
+    reserved = {ids[token] for token in placeholders}
+    assert spec.placeholders == reserved and not reserved & spec.required
+    assert not reserved & {token for entry in spec.kind.learnt for token in entry}
+    natural = natural_vocabulary(spec, np.zeros(len(ids)), keep_merges=len(ids))
+    assert set(natural.kept.tolist()) == set(spec.tokens) - reserved
+    least = natural_vocabulary(spec, np.zeros(len(ids)))
+    assert len(least.kept) < len(natural.kept)
+    assert reserved.isdisjoint(resize(spec, least, np.zeros(len(ids)), len(natural.kept)))
+    prior = with_prior_uses(spec, np.full(len(ids), 2.0))
+    assert prior[list(reserved)].max() == 2.0 < prior[ids["used"]]
+
+
+def test_the_tokens_of_merges_are_no_placeholders():
+    token = "[pad1]"
+    pieces = [*token, *(token[:end] for end in range(2, 7))]
+    merges = [(token[:end], token[end]) for end in range(1, 6)]
+    spec = read_spec(of_model(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges)))
+    assert spec.placeholders == frozenset() and spec.kind.learnt[-1][-1] == pieces.index(token)
+
+
 def test_the_longest_that_are_left_count_for_what_goes():
     dense = wordpiece_of("a", "b", "##a", "##b", "aba", "ab", "##ba", "##ab")
     kind, ids = read_spec(dense).kind, dense.get_vocab()
@@ -344,7 +396,9 @@ def test_the_longest_that_are_left_count_for_what_goes():
             PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))),
             "no decoder, so that it puts a space",
         ),
-        (of_model(models.Unigram([("a", 0.0), ("b", -1.0), ("a", -2.0)], 0)), "has 1 tokens twice"),
+        (of_model(models.Unigram([("a", 0.0), ("b", -1.0), ("a", -2.0)], 0)), "has 1 token twice"),
+        (of_model(models.Unigram([("a", 0.0), ("a", -1.0), ("a", -2.0)], 0)), "has 2 tokens twice"),
+        (with_spaces_inside(split=False), "a space inside, such as '▁a▁', which its decoder Metaspace"),
     ],
 )
 def test_other_tokenizers_are_refused(tokenizer, found):

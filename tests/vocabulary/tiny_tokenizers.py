@@ -209,7 +209,7 @@ def unigram_with_bytes() -> PreTrainedTokenizerFast:
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
-    """As in BERT with capital letters; <unused1> is one of the model's own tokens."""
+    """As in BERT with capital letters; [unused1] is one of the model's own tokens, and not an added one."""
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=20))
     backend.normalizer = normalizers.BertNormalizer(lowercase=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -219,6 +219,9 @@ def wordpiece() -> PreTrainedTokenizerFast:
     backend.train_from_iterator(TRAINING_TEXTS, trainer)
     backend.decoder = decoders.WordPiece()
     backend.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[unused1]"]
+    backend = Tokenizer.from_str(json.dumps(content))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from ..steps import byte_level, nodes, reads_bytes
 
 
 BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
+# Tokens that reserve a row of the embedding: <unused12>, <|reserved_special_token_3|>, [PAD151700], [control_8]
+PLACEHOLDER = re.compile(
+    r"[<\[]\|?(unused|pad|reserved|reserved_token|reserved_special_token|placeholder|dummy|special|control)_?\d+\|?[>\]]",
+    re.IGNORECASE,
+)
 
 
 class Kind(ABC):
@@ -22,6 +28,8 @@ class Kind(ABC):
         base (`frozenset[int]`): ids without which a text that can be spelt now could not be.
         learnt (`Sequence[tuple[int, ...]]`): tokens in the order in which they were learnt from far more text than a
             corpus has; the last of each entry is new there, and the others are what it was made of.
+        placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding and were learnt from nothing;
+            where tokens are made by merges these tell them apart, and none need be named.
         exact (`bool`): whether a text is surely cut as before where its tokens and what they need stay; where not, its
             pieces have to be compared.
     """
@@ -30,6 +38,7 @@ class Kind(ABC):
     vocabulary: dict[str, int]
     base: frozenset[int]
     learnt: Sequence[tuple[int, ...]]
+    placeholders: frozenset[int] = frozenset()
     exact: bool = True
 
     @classmethod
@@ -152,3 +161,8 @@ def unspellable(vocabulary: Mapping[str, int], marks: Marks = UNMARKED) -> froze
         for token, index in vocabulary.items()
         if any(symbol not in vocabulary for symbol in marks.symbols(token))
     )
+
+
+def reserved(vocabulary: Mapping[str, int]) -> frozenset[int]:
+    """Ids of the tokens that only reserve a row of the embedding, by their names."""
+    return frozenset(index for token, index in vocabulary.items() if PLACEHOLDER.fullmatch(token))

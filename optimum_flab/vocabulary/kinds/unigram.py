@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ...errors import FlabError
-from .kind import BYTE_TOKENS, Kind, falls_back, spelling, unspellable
+from .kind import BYTE_TOKENS, Kind, falls_back, reserved, spelling, unspellable
 
 
 class Unigram(Kind):
@@ -21,9 +21,14 @@ class Unigram(Kind):
     model_type = "Unigram"
 
     def __init__(
-        self, vocabulary: dict[str, int], scores: Sequence[float], base: frozenset[int], ordinary: Sequence[int]
+        self,
+        vocabulary: dict[str, int],
+        scores: Sequence[float],
+        base: frozenset[int],
+        placeholders: frozenset[int],
+        ordinary: Sequence[int],
     ):
-        self.vocabulary, self.base = vocabulary, base
+        self.vocabulary, self.base, self.placeholders = vocabulary, base, placeholders
         self.learnt = [(token,) for token in sorted(ordinary, key=lambda token: -scores[token])]
         self._scores, self._unknown = scores, min(scores, default=0.0) - 10
         self._strings = {index: token for token, index in vocabulary.items()}
@@ -39,13 +44,15 @@ class Unigram(Kind):
             )
         vocabulary = cls.ids(model)
         scores = [score for _, score in model["vocab"]]
-        if len(vocabulary) < len(scores):
+        if again := len(scores) - len(vocabulary):
             raise FlabError(
-                f"the tokenizer has {len(scores) - len(vocabulary)} tokens twice, so that it is not known which of"
-                " them a text uses; switch the pruning of its vocabulary off"
+                f"the tokenizer has {again} token{'s' if again > 1 else ''} twice, so that it is not known which one a"
+                " text uses; switch the pruning of its vocabulary off"
             )
-        # several unknown characters in a row are spelt in bytes together, or none of them is
+        # several unknown characters in a row are spelt in bytes together, or none of them is; a model that names no
+        # token for them fails before it comes to bytes
         whole = falls_back(content) and all(token in vocabulary for token in BYTE_TOKENS)
+        whole = whole and model["unk_id"] is not None
         base = spelling(content, vocabulary, in_bytes=whole)
         if not whole:
             base |= unspellable(vocabulary)
@@ -54,8 +61,10 @@ class Unigram(Kind):
         lowest = min(scores, default=0.0)
         if not any(scores[token] == lowest for token in base):
             base |= {scores.index(lowest)}
+        placeholders = reserved(vocabulary)
         others = {*BYTE_TOKENS, *(token["content"] for token in content["added_tokens"])}
-        return cls(vocabulary, scores, base, [index for token, index in vocabulary.items() if token not in others])
+        ordinary = [i for token, i in vocabulary.items() if token not in others and i not in placeholders]
+        return cls(vocabulary, scores, base, placeholders, ordinary)
 
     def ancestors(self, token: int) -> Sequence[int]:
         """None: a token is found by itself."""

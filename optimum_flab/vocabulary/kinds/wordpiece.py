@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from .kind import Kind, Marks, spelling, unspellable
+from .kind import Kind, Marks, reserved, spelling, unspellable
 
 
 class WordPiece(Kind):
@@ -21,9 +21,9 @@ class WordPiece(Kind):
     model_type = "WordPiece"
 
     def __init__(self, vocabulary: dict[str, int], base: frozenset[int], inside: str, ordinary: Sequence[int]):
-        self.vocabulary, self.base = vocabulary, base
+        self.vocabulary, self.base, self.placeholders = vocabulary, base, reserved(vocabulary)
         self.exact = unspellable(vocabulary, Marks(inside)).isdisjoint(ordinary)
-        self.learnt = [(token,) for token in ordinary]
+        self.learnt = [(token,) for token in ordinary if token not in self.placeholders]
         self._inside = inside
         self._strings = {index: token for token, index in vocabulary.items()}
 
