@@ -4,7 +4,8 @@
     python benchmarks/count_words.py --work FOLDER --measure DENSE  # prints what they keep, of one tokenizer
 
 The packages stand in `word_sources.yaml`. They are fetched with the registries' own clients (pip, npm, apt-get) into
-FOLDER, where they stay; a licence that is not permissive ends the run. Of each only words and their counts are kept,
+FOLDER, where they stay; a licence that is not permissive ends the run. What a package bundles of other projects (`vendor`, `deps`,
+`compiled`, ...) is left out, unless its line names the folder and a licence for all of it. Of each only words and their counts are kept,
 and beside them its name, version and licence.
 
 A *word* is what nearly every tokenizer cuts at least: letters with the one sign or space before them (` return`,
@@ -45,9 +46,11 @@ from optimum_flab.vocabulary import count_tokens, natural_keep_set, read_spec
 LISTED = Path(__file__).with_name("word_sources.yaml")
 PERMISSIVE = {
     *("MIT", "MIT-0", "MIT-CMU", "ISC", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "Apache-2.0", "PSF-2.0", "Python-2.0"),
-    *("BSL-1.0", "Zlib", "Unlicense", "CC0-1.0", "HPND", "LLVM-exception", "BlueOak-1.0.0", "Bzip2-1.0.6"),
+    *("BSL-1.0", "Zlib", "Unlicense", "CC0-1.0", "blessing", "HPND", "LLVM-exception", "BlueOak-1.0.0", "Bzip2-1.0.6"),
 }
-FOLDERS_LEFT_OUT = {"node_modules", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "locale", "locales"}
+# of other projects, whose licence the package's metadata do not state
+BUNDLED = {"node_modules", "vendor", "vendored", "_vendor", "third_party", "thirdparty", "compiled", "deps"}
+FOLDERS_LEFT_OUT = BUNDLED | {"locale", "locales"}
 LARGEST = 3_000_000  # bytes of a file
 PACKAGES_OF_A_WORD = 2
 MOST_BYTES = 300_000  # of a preset's file
@@ -99,6 +102,11 @@ def fetch(package: Package, folder: Path) -> Path:
 def is_permissive(licence: str | None) -> bool:
     """Whether all of an SPDX expression are licences that ask for no more than to be named."""
     return bool(licence) and not set(re.split(r" (?:AND|OR|WITH) |[()]", licence)) - PERMISSIVE - {""}
+
+
+def has_unstated_licence(package: Package) -> bool:
+    """Whether folders of other projects are named, and no licence beside them."""
+    return not package.licence and any(BUNDLED & set(Path(folder).parts) for folder in package.folders)
 
 
 def fetch_wheel(name: str, place: Path) -> None:
@@ -156,11 +164,12 @@ def sources_of(package: Package, place: Path, suffixes: Iterable[str]) -> Iterat
     roots = [next(place.glob("*/package.json")).parent] if package.registry == "npm" else [place]
     roots = [roots[0] / folder for folder in package.folders] or roots
     outside = {"test", "tests", "site-packages", "dist-packages"} if package.registry == "python" else set()
-    for path in sorted(path for root in roots for path in ([root] if root.is_file() else root.rglob("*"))):
-        parts = set(path.relative_to(place).parts)
+    found = {path: root for root in roots for path in ([root] if root.is_file() else root.rglob("*"))}
+    for path in sorted(found):
+        parts = set(path.relative_to(found[path]).parts)
         if path.suffix not in suffixes or not path.is_file() or path.is_symlink() or ".min." in path.name:
             continue
-        if parts & outside or (not package.folders and parts & FOLDERS_LEFT_OUT):
+        if parts & (outside | FOLDERS_LEFT_OUT):
             continue
         if path.stat().st_size <= LARGEST and (text := text_of(path)):
             yield text
@@ -234,6 +243,10 @@ def fitting(words: dict[str, float]) -> bytes:
 
 def fetched(listed: dict, which: str, work: Path) -> dict[str, list[tuple[Package, Path]]]:
     packages = {preset: [Package(**fields) for fields in part[which]] for preset, part in listed.items()}
+    if unstated := [one.name for found in packages.values() for one in found if has_unstated_licence(one)]:
+        sys.exit(
+            f"say in {LISTED.name} which licences the named folders of other projects have: {', '.join(unstated)}"
+        )
     with ThreadPoolExecutor(4) as pool:
         places = {
             preset: list(zip(found, pool.map(lambda package: fetch(package, work), found), strict=True))

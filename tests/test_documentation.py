@@ -24,6 +24,7 @@ NAMES = [
     for module in pkgutil.walk_packages(optimum_flab.__path__, "optimum_flab.")
     if not NOT_MODULES.search(module.name)
 ]
+UNWRITTEN = re.compile(r"^[A-Z]{4,}$|\bTODO\b", re.M)
 MODULES = [optimum_flab, *map(importlib.import_module, NAMES)]
 PUBLIC = [(module, name) for module in MODULES for name in getattr(module, "__all__", ())]
 
@@ -119,6 +120,20 @@ def test_the_search_for_documented_arguments_finds_them():
 
     assert documented(function.__doc__) == ["one", "two", "rest", "gone"]
     assert set(documented(function.__doc__)) - names_of(function) == {"gone"}
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the package is installed without its sources")
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")]), ids=lambda path: path.name)
+def test_nothing_is_left_to_be_written(path):
+    assert UNWRITTEN.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_search_for_what_is_left_to_be_written_finds_it():
+    assert UNWRITTEN.findall("# One\n\nMEASURED\n\nA `TODO` and TODO: more\nGGUF files\n") == [
+        "MEASURED",
+        "TODO",
+        "TODO",
+    ]
 
 
 LINK = re.compile(r"\[`~(?:optimum_flab\.)?([\w.]+)`\]")

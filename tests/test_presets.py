@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+import optimum_flab
 from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.hub.card import render_card
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import PRESETS, DataSettings
 from optimum_flab.texts.presets import ALL, FOLDER, preset_file, preset_texts, preset_words, sources_file
-from optimum_flab.texts.sets import build_text_sets
-from optimum_flab.texts.sources import default_corpus
+from optimum_flab.texts.sets import ReadTexts, build_text_sets, divided, read_texts
+from optimum_flab.texts.sources import SourceTexts, default_corpus
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 from .vocabulary.tiny_tokenizers import gemma
@@ -77,6 +82,48 @@ def test_every_package_is_named_with_a_licence_and_a_version(name):
         assert not re.search("GPL|MPL|EPL|CDDL|SSPL|BUSL|UNKNOWN", source["licence"]), source
 
 
+BENCHMARKS = Path(optimum_flab.__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """The script that makes the files."""
+    if not BENCHMARKS.exists():
+        pytest.skip("the package is installed without its sources")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("count_words")
+
+
+def test_what_packages_bundle_is_counted_only_where_it_is_named(counting, tmp_path):
+    root = tmp_path / "package"
+    for name in ("index.js", "dist/compiled/other.js", "deps/c.js", "deps/vendor/d.js", "vendor/e.js", "src/a.js"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "package.json").write_text("{}")
+
+    def found(*folders):
+        package = counting.Package("npm", "one", folders=list(folders))
+        return list(counting.sources_of(package, tmp_path, {".js"}))
+
+    assert found() == ["index.js", "src/a.js"]
+    assert found("deps", "src") == ["deps/c.js", "src/a.js"]
+    assert found("index.js", "dist/compiled") == ["dist/compiled/other.js", "index.js"]
+
+
+def test_whoever_names_what_is_bundled_states_its_licence(counting):
+    listed = yaml.safe_load(counting.LISTED.read_text(encoding="utf-8"))
+    packages = {
+        which: [counting.Package(**fields) for part in listed.values() for fields in part[which]]
+        for which in ("counted", "held_out")
+    }
+    assert not [one.name for found in packages.values() for one in found if counting.has_unstated_licence(one)]
+    assert counting.has_unstated_licence(counting.Package("npm", "one", folders=["src", "deps/other"]))
+    assert not counting.has_unstated_licence(counting.Package("npm", "one", folders=["src"]))
+    named = {one.name: one.licence for one in packages["counted"]}
+    for source in (one for name in ONE_KIND for one in json.loads(sources_file(name).read_text(encoding="utf-8"))):
+        assert named[source["name"]] in (None, source["licence"])
+
+
 # --- what they decide
 
 
@@ -89,10 +136,43 @@ def test_a_preset_stands_for_the_default_corpus():
     assert len({one.deciding_hash for one in others.values()}) == len(PRESETS)
 
 
-def test_what_is_calibrated_on_belongs_to_the_corpus_all_the_same():
-    sets = build_text_sets(DataSettings(**DATA, preset="web", mix={"own": 1}), count_words, seed=0)
-    texts = {document.text for document in default_corpus().documents}
-    assert len(sets.corpus) > 100 and {document.text for document in sets.corpus} <= texts
+@pytest.fixture(scope="module")
+def few_default_files():
+    """All of them would take longer than everything else."""
+    return SourceTexts(default_corpus().documents[:60])
+
+
+# a kind is not there without a format of the tokenizer: then its tokens, here all of them, go to one's own text
+@pytest.mark.parametrize("mix", [{"own": 1}, {"own": 0.5, "chat": 0.5}, {"own": 0.5, "problems": 0.5}])
+def test_a_preset_changes_nothing_but_the_vocabulary(mix, few_default_files):
+    found = {}
+    for preset in (None, "web"):
+        data = DataSettings(**DATA, preset=preset, mix=mix)
+        read = read_texts(data)
+        place = "corpus" if preset is None else "spare"
+        assert len(getattr(read, place).documents) > len(few_default_files.documents)
+        found[preset] = divided(replace(read, **{place: few_default_files}), data, count_words, 0)
+    without, sets = found.values()
+    for name in ("calibration", "validation", "held_out", "set_aside"):
+        assert getattr(sets, name) == getattr(without, name) != [], name
+    kinds = {document.kind for document in sets.calibration}
+    assert kinds == ({"problems"} if "problems" in mix else {"own"})
+    # what is calibrated on belongs to the corpus all the same, and nothing else of the default one does
+    assert {document.text for document in sets.corpus} == {document.text for document in sets.calibration}
+    assert {document.source for document in sets.corpus} == {"calibration"}
+
+
+def test_the_default_corpus_is_not_read_where_there_is_text_of_ones_own(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    for named in ({"corpus": [f"{file}[text]"]}, {"calibration": [f"{file}[text]"]}, {"mix": {"problems": 1}}):
+        assert read_texts(DataSettings(**DATA, preset="web", **{"mix": {"own": 1}, **named})).spare is None
+
+
+def test_what_may_be_calibrated_on_beside_a_preset_is_part_of_what_decides(few_default_files):
+    read = ReadTexts(SourceTexts([]), None, None, (), [], few_default_files)
+    fewer = replace(read, spare=SourceTexts(few_default_files.documents[1:]))
+    assert len({one.hash for one in (read, fewer, replace(read, spare=None))}) == 3
 
 
 def pruned_with(tokenizer, tmp_path, family="qwen2", **settings):

@@ -51,6 +51,8 @@ class CountedTokens:
     Args:
         natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
         protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
+        used (`np.ndarray`): int64, the natural ones and all others that the corpus uses, with their ancestors,
+            ascending: those are the first to come back where a size asks for more.
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.with_prior_uses`].
         closed (`bool`): whether every token that the corpus uses is among the natural ones, and the kind of tokenizer
             surely cuts the corpus as before then.
@@ -58,6 +60,7 @@ class CountedTokens:
 
     natural: np.ndarray
     protected: np.ndarray
+    used: np.ndarray
     uses: np.ndarray
     closed: bool
 
@@ -66,7 +69,7 @@ class CountedTokens:
     @property
     def hash(self) -> str:
         """Hex SHA-256 of all of it."""
-        arrays = (self.natural, self.protected, self.uses, np.array(self.closed))
+        arrays = (self.natural, self.protected, self.used, self.uses, np.array(self.closed))
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -144,10 +147,11 @@ def counted_tokens(
             bar.update(_bytes(one.words))
     together, uses = np.asarray(sum(counts)), balanced_uses(counts)
     vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
+    used = _natural(spec, together, settings.model_copy(update={"min_count": 1}), required)
     if settings.coverage < 1:
         vocabulary = covering(spec, vocabulary, uses, ranked, settings.coverage, settings.keep_merges)
     closed = spec.kind.exact and bool(np.isin(np.flatnonzero(together), vocabulary.kept).all())
-    return CountedTokens(vocabulary.kept, vocabulary.protected, ranked, closed)
+    return CountedTokens(vocabulary.kept, vocabulary.protected, used.kept, ranked, closed)
 
 
 def _bytes(texts: Sequence[str]) -> int:
@@ -243,7 +247,7 @@ class TokenChoice:
             return self.natural
         counted = self._counted
         vocabulary = Vocabulary(counted.natural, len(counted.natural), counted.protected)
-        return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)))
+        return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
         """A tokenizer of these tokens alone."""

@@ -128,8 +128,8 @@ class VocabularySettings(Section):
         default=1.0,
         gt=0,
         le=1,
-        description="share of the corpus' tokens, each source counted alike, that stays whole: the least used go until"
-        " then, none of the first merges",
+        description="share of the corpus' tokens to keep whole, each source weighing the same: the least used tokens"
+        " are dropped down to it; the first merges always stay",
     )
     keep_merges: int = Field(
         default=20000,

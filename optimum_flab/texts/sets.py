@@ -34,7 +34,8 @@ class TextSets:
     Args:
         corpus (`list[Document]`): whole documents whose tokens stay in the vocabulary; no text twice.
         calibration (`list[Document]`): passages that statistics are collected on, the kinds among each other; those
-            of the user's own text are of corpus documents, the others are documents of the corpus themselves.
+            of the user's own text are of corpus documents, the others (with a preset and no sources of one's own, all)
+            are documents of the corpus themselves.
         validation (`list[Document]`): passages that choose between shapes, of the same kinds.
         held_out (`list[Document]`): passages that only ever measure: of named sources, and of the same kinds.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
@@ -81,6 +82,8 @@ class ReadTexts:
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
         library (`list[Document]`): files of libraries that are installed here.
+        spare ([`SourceTexts`], *optional*): the default corpus where a preset stands for it: one's own text should
+            there be no text of any other kind.
     """
 
     corpus: SourceTexts
@@ -88,6 +91,7 @@ class ReadTexts:
     held_out: SourceTexts | None
     datasets: tuple[str, ...]
     library: list[Document]
+    spare: SourceTexts | None = None
 
     @property
     def skipped(self) -> int:
@@ -102,7 +106,7 @@ class ReadTexts:
     @property
     def hash(self) -> str:
         """Hex SHA-256 over names, sources and texts of all documents."""
-        parts = [part or SourceTexts([], -1) for part in (self.corpus, self.calibration, self.held_out)]
+        parts = [part or SourceTexts([], -1) for part in (self.corpus, self.calibration, self.held_out, self.spare)]
         parts.append(SourceTexts(self.library))
         heads = [f"{len(part.documents)} {part.skipped}" for part in parts]
         fields = (value for part in parts for one in part.documents for value in (one.name, one.source, one.text))
@@ -135,15 +139,20 @@ def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
         corpus=_corpus(data),
         datasets=tuple(hub_datasets(data.sources)),
         library=installed_sources(files, seed, standard_library=True).documents if files else [],
+        spare=_spare(data),
     )
 
 
 def _corpus(data: DataSettings) -> SourceTexts:
     if data.corpus:
         return read_sources(data.corpus)
-    has_other_text = bool(data.calibration) or any(share for kind, share in data.mix.items() if kind != OWN)
-    # the default corpus is what is calibrated on where nothing else is
-    return SourceTexts([]) if data.preset is not None and has_other_text else default_corpus()
+    return default_corpus() if data.preset is None else SourceTexts([])
+
+
+def _spare(data: DataSettings) -> SourceTexts | None:
+    """What may have to be calibrated on beside a preset: which kinds the tokenizer can show is not known yet."""
+    needless = data.corpus or data.calibration or not data.mix.get(OWN)
+    return None if data.preset is None or needless else default_corpus()
 
 
 def build_text_sets(
@@ -160,8 +169,9 @@ def divided(
 
     Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is not there, or has too little
     text, leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
-    named), each source with an equal share; it is freed of duplicates. Where no kind but one's own has a share, the
-    default corpus is one's own text, too.
+    named), each source with an equal share; it is freed of duplicates. Where no other
+    kind has a share, or text, the default corpus is one's own text, too; where a preset stands for that corpus, only
+    the passages that are calibrated on belong to the corpus then.
 
     The documents of a kind are shuffled. Validation, and held-out unless its sources are named and there is no other
     kind, take the first documents until they have their tokens, together at most 20% of the documents and at least one
@@ -201,7 +211,7 @@ def divided(
             " or no known tokens for gaps, or no library source is installed; name another kind, such as 'problems'"
         )
     if not pools:
-        is_own, pool = True, _unique((named_pool or corpus).documents, never)
+        is_own, pool = True, _unique((named_pool or texts.spare or corpus).documents, never)
     if is_own and len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
             f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
@@ -227,7 +237,8 @@ def divided(
 
     _refuse_too_little(drawn.pools, data, count_tokens, calibration, validation, held_out)
     never |= {document.text for document in drawn.origins}
-    others = [replace(passage, source=OF_OTHER_KINDS) for passage in calibration if passage.kind != OWN]
+    outside = [one for one in calibration if one.kind != OWN or texts.spare is not None]  # of no corpus document
+    others = [replace(passage, source=OF_OTHER_KINDS) for passage in outside]
     return TextSets(
         corpus=_unique([*corpus.documents, *(named_pool.documents if named_pool else []), *others], never),
         calibration=calibration,

@@ -257,11 +257,29 @@ def _as_ids(tokens: Iterable[int]) -> np.ndarray:
 # --- other sizes ---------------------------------------------------------------------------------------------------
 
 
-def resize(spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: int) -> np.ndarray:
-    """The kept ids of a vocabulary, grown or shrunk to exactly `size`, see [`grow`] and [`shrink`]."""
-    if size >= len(vocabulary.kept):
-        return grow(spec, vocabulary.kept, size)
-    return shrink(spec, vocabulary.kept, uses, size, vocabulary.protected)
+def resize(
+    spec: TokenizerSpec, vocabulary: Vocabulary, uses: np.ndarray, size: int, used: np.ndarray | None = None
+) -> np.ndarray:
+    """The kept ids of a vocabulary, grown or shrunk to exactly `size`, see [`grow`] and [`shrink`].
+
+    Args:
+        uses (`np.ndarray`): how often each id is used, see [`with_prior_uses`].
+        size (`int`): how many ids to return.
+        used (`np.ndarray`, *optional*): int64 ids, closed under ancestors, the kept ones among them, which come before
+            any other: the most used first.
+
+    Returns:
+        `np.ndarray`: int64 ids, ascending, closed under ancestors; those of a smaller size are among them.
+
+    Raises:
+        [`FlabError`]: there is no such size, as with [`grow`] and [`shrink`].
+    """
+    kept = vocabulary.kept
+    if size < len(kept):
+        return shrink(spec, kept, uses, size, vocabulary.protected)
+    if used is None or size == len(kept):
+        return grow(spec, kept, size)
+    return shrink(spec, used, uses, size, kept) if size < len(used) else grow(spec, used, size)
 
 
 def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
