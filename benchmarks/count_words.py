@@ -4,9 +4,9 @@
     python benchmarks/count_words.py --work FOLDER --measure DENSE  # prints what they keep, of one tokenizer
 
 The packages stand in `word_sources.yaml`. They are fetched with the registries' own clients (pip, npm, apt-get) into
-FOLDER, where they stay; a licence that is not permissive ends the run. What a package bundles of other projects (`vendor`, `deps`,
-`compiled`, ...) is left out, unless its line names the folder and a licence for all of it. Of each only words and their counts are kept,
-and beside them its name, version and licence.
+FOLDER, where they stay; a licence that is not permissive ends the run. What a package bundles of other projects
+(`vendor`, `deps`, `compiled`, ...) is left out, unless its line names the folder and a licence for all of it. Of each
+only words and their counts are kept, and beside them its name, version and licence.
 
 A *word* is what nearly every tokenizer cuts at least: letters with the one sign or space before them (` return`,
 `.append`, `_name`), digits, signs with the line ends behind them (`):` and a line end), and what lines begin with
