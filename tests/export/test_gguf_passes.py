@@ -38,7 +38,7 @@ def files(tmp_path_factory):
         paths[-1].parent.mkdir()
         model = saved(tiny(family), byte_level_tokenizer(600), folder / f"model{number}")
         export_gguf(model, paths[-1], ExportSettings(type="f32"))
-    return [*map(str, paths), shutil.copy(paths[1], folder / "copy.gguf")]
+    return [*map(str, paths), str(shutil.copy(paths[1], folder / "copy.gguf"))]
 
 
 def run(benchmark, capsys, *arguments):
