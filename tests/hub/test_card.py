@@ -120,7 +120,7 @@ def test_the_card_says_how_to_use_the_model_and_what_for(pruned, report):
         "such as other natural languages, whose tokens the vocabulary may lack;",
     ):
         assert wanted in text, wanted
-    assert "chat template" not in text and "optimum-cli flab prune" not in text
+    assert "apply_chat_template" not in text and "optimum-cli flab prune" not in text
     change_report(pruned, pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]})
     assert "may lack" not in render_card(pruned).card.text
 
