@@ -263,7 +263,7 @@ def test_of_equally_good_ways_the_same_one_is_found():
     assert len(new) < len(dense) and changed_texts(dense, new, natural.kept, texts) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     scores=st.dictionaries(
         st.text("abc", min_size=2, max_size=4), st.sampled_from([-0.5, -1.0, -1.5, -2.0, -3.0, -30.0]), max_size=12
@@ -313,7 +313,7 @@ def wordpiece_of(*pieces, decoder=None):
     return tokenizer
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     pieces=st.sets(st.text("abc", min_size=2, max_size=4).flatmap(lambda text: st.sampled_from([text, "##" + text]))),
     texts=st.lists(st.text("abcx ", max_size=12), max_size=4),
