@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Container, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import huggingface_hub.constants
 import pytest
@@ -123,6 +125,14 @@ LIMITS = limits((1000, 151_665), (1, 24), (64, 4864))
 VOCABULARY = 320
 LAYERS = 4
 WIDTH = 64
+
+
+def script(path: Path) -> ModuleType:
+    """An example or a benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn.Module:

@@ -1,17 +1,17 @@
 """The example that generates with a pruned draft model."""
 
 import copy
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXTS, byte_level_tokenizer, tiny_model
 from transformers import GenerationConfig
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+
+from .conftest import TEXTS, byte_level_tokenizer, script, tiny_model
 
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "assisted_generation.py"
@@ -19,10 +19,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "assisted_generation.py"
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("assisted_generation", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(EXAMPLE)
 
 
 @pytest.fixture(scope="module")

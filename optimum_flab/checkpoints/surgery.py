@@ -16,8 +16,7 @@ from ..families import Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
 from ..running.casting import dtypes_of
-from ..settings.multiples import row_multiple
-from ..sizes import Shape, shape_of, sizes_of
+from ..sizes import Shape, row_multiple, shape_of, sizes_of
 from ..vocabulary import remap_config_ids
 
 

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 
 # other forms of a tokenizer, which need not be that of its `tokenizer.json`; a pruned one has none of them
 OTHER_FORMS = (
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt"),
+    *(
+        "tokenizer.model",
+        "tiktoken.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "vocab.json",
+        "merges.txt",
+        "vocab.txt",
+    ),
     "tekken.json",
 )
-TOKENIZER_FILES = ("tokenizer.json", *(name for name in OTHER_FORMS if name != "merges.txt"))
+TOKENIZER_FILES = ("tokenizer.json", *(name for name in OTHER_FORMS if name not in ("merges.txt", "tiktoken.model")))
 
 
 def load_tokenizer(
@@ -69,7 +77,7 @@ def left_out_note(folder: Path) -> str | None:
     """What the user should be told of files in a dense model's folder that say in another form what its
     `tokenizer.json` says: a pruned model has that alone."""
     found = [name for name in OTHER_FORMS if (folder / name).is_file()]
-    found += sorted(path.name for path in folder.glob("*tiktoken*") if path.is_file())
+    found += sorted(path.name for path in folder.iterdir() if path.suffix == ".tiktoken" and path.is_file())
     if not found:
         return None
     return (

@@ -10,8 +10,7 @@ from itertools import product
 from ..components import COMPONENTS
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.multiples import device_multiple, row_multiple
-from ..sizes import ModelSizes, ParameterCounts, Shape
+from ..sizes import ModelSizes, ParameterCounts, Shape, device_multiple, row_multiple
 from .multiples import check_aligned, width_multiple
 
 
@@ -247,30 +246,34 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
         elif part.dimension == "vocab":
             # rows beyond the tokens are padding
             most = min(round_up(tokens, multiple), dense // multiple * multiple)
-            allowed["vocab"] = multiples_between(multiple, most, multiple) if most else []
+            if not most:
+                raise _too_coarse("vocabulary.size", f"{dense:,} rows", multiple, config)
+            allowed["vocab"] = multiples_between(multiple, most, multiple)
         elif part.dimension == "neuron":
             step, shared = width_multiple(config, dense), device_multiple(config.align)
             allowed["neuron"] = [
                 size for size in possible if size % step == 0 or (size == dense and size % shared == 0)
             ]
+            if not allowed["neuron"]:
+                raise _too_coarse("ffn.intermediate_size", f"{dense:,} neurons", step, config)
         else:
             allowed[part.dimension] = possible
     if len(allowed.get("expert", ())) > 1 and config.ffn.intermediate_size is None:
         allowed["neuron"] = [sizes.shape["neuron"]]
-    for part in COMPONENTS:
-        if part.dimension in allowed and not allowed[part.dimension]:
-            multiple = multiple if part.dimension == "vocab" else width_multiple(config, sizes.shape["neuron"])
-            raise ConfigurationError(
-                f"{part.section}.{part.setting}: no size up to the dense {sizes.shape[part.dimension]:,} that this"
-                f" model can have is a multiple of {multiple:,}; {_finer(config, part.dimension)}"
-            )
     return Limits(allowed)
 
 
-def _finer(config: FlabPrunerConfig, dimension: str) -> str:
-    """What to do about a multiple that is too large."""
-    name = "vocabulary.pad_to_multiple_of" if dimension == "vocab" else "ffn.multiple_of"
-    return f"take a smaller {name}" + ("" if config.align is None else ", or fewer devices in align")
+def _too_coarse(name: str, dense: str, multiple: int, config: FlabPrunerConfig) -> ConfigurationError:
+    return ConfigurationError(
+        f"{name}: none that this model can have, up to the dense {dense}, is a multiple of {multiple:,};"
+        f" {_finer(name, config)}"
+    )
+
+
+def _finer(name: str, config: FlabPrunerConfig) -> str:
+    """What to do about a multiple that is too large for a size."""
+    asked = "vocabulary.pad_to_multiple_of" if name == "vocabulary.size" else "ffn.multiple_of"
+    return f"take a smaller {asked}" + ("" if config.align is None else ", or fewer devices in align")
 
 
 def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
@@ -305,7 +308,7 @@ def shapes_to_compare(
     if rows > dense["vocab"]:
         raise ConfigurationError(
             f"vocabulary.size: the {natural:,} tokens that stay would be padded to {rows:,} rows, more than the"
-            f" {dense['vocab']:,} of the dense model; {_finer(config, 'vocab')}"
+            f" {dense['vocab']:,} of the dense model; {_finer('vocabulary.size', config)}"
         )
     limits = size_limits(config, sizes, tokens)
     if settings.size is None and settings.enabled:

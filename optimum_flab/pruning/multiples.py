@@ -6,8 +6,7 @@ import math
 
 from ..errors import ConfigurationError
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.multiples import SHARE_OF_DEVICE, device_multiple
-from ..sizes import ModelSizes
+from ..sizes import SHARE_OF_DEVICE, ModelSizes, device_multiple
 
 
 QUANTISED_ROW = 256  # weights that llama.cpp's K-quants store together, all of one row

@@ -169,9 +169,9 @@ def divided(
 
     Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is not there, or has too little
     text, leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
-    named), each source with an equal share; it is freed of duplicates. Where no other
-    kind has a share, or text, the default corpus is one's own text, too; where a preset stands for that corpus, only
-    the passages that are calibrated on belong to the corpus then.
+    named), each source with an equal share; it is freed of duplicates. Where no other kind has a share, or text, the
+    default corpus is one's own text, too; where a preset stands for that corpus, only the passages that are calibrated
+    on belong to the corpus then.
 
     The documents of a kind are shuffled. Validation, and held-out unless its sources are named and there is no other
     kind, take the first documents until they have their tokens, together at most 20% of the documents and at least one

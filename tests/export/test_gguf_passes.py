@@ -1,6 +1,5 @@
 """The benchmark of GGUF files: whose passes are whose, and what is taken up; where llama.cpp is installed."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -11,7 +10,7 @@ import pytest
 from optimum_flab.export import export_gguf
 from optimum_flab.settings.export import ExportSettings
 
-from ..conftest import byte_level_tokenizer
+from ..conftest import byte_level_tokenizer, script
 from .test_weights import saved, tiny
 
 
@@ -23,10 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gguf_passes.py"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("gguf_passes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The example that serves infilling from a GGUF file; where llama.cpp is installed."""
 
-import importlib.util
 import json
 import threading
 import urllib.error
@@ -13,7 +12,7 @@ from optimum_flab.export import export_gguf
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.vocabulary import infilling_format
 
-from ..conftest import byte_level_tokenizer
+from ..conftest import byte_level_tokenizer, script
 from .test_weights import saved, tiny
 
 
@@ -25,10 +24,7 @@ MARKS = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("serve_infilling", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(EXAMPLE)
 
 
 def exported(tokenizer, folder):
