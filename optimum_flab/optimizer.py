@@ -34,6 +34,7 @@ from .running.generation import completion
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
 from .sizes import sizes_of_config
+from .tensors.workspace import Workspace
 
 
 if TYPE_CHECKING:
@@ -137,9 +138,10 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        self.dense.check_in_memory()
         work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, base_card_of(self.dense.folder))
+        workspace = Workspace(None if self.dense.stored is None else work.root)
+        dense, card = self.dense.mapped(workspace), base_card_of(self.dense.folder)
+        self.pruned = prune(dense, config, self.output_dtype, work, card, workspace)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -50,16 +50,26 @@ def pruned(request, tmp_path_factory):
     model.save_pretrained(folder / "dense", max_shard_size="20KB")
     byte_level_tokenizer(600).save_pretrained(folder / "dense")
     (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    searched(folder, folder / "pruned", True)
+    return folder
+
+
+def searched(folder, out, in_memory, **options):
+    """What is written of the dense model in a folder once it is pruned with the code there."""
     config = FlabPrunerConfig(
         data={"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
         vocabulary={"keep_merges": 0, "pad_to_multiple_of": 16},
         layers={"num_hidden_layers": 3},
         ffn={"intermediate_size": 24, "multiple_of": 8},
     )
-    optimizer = FlabOptimizer.from_pretrained(folder / "dense", device="cpu", output_dtype="bfloat16")
-    optimizer.prune(config)
-    optimizer.save_pretrained(folder / "pruned")
-    return folder
+    optimizer = FlabOptimizer.from_pretrained(
+        folder / "dense", device="cpu", output_dtype="bfloat16", in_memory=in_memory, **options
+    )
+    assert (optimizer.dense.stored is None) is in_memory
+    optimizer.prune(config, cache_dir=out.with_name(f"{out.name}-work"))
+    optimizer.save_pretrained(out)
+    assert not list(out.with_name(f"{out.name}-work").glob(".*"))  # where what is large was
+    return content(out)
 
 
 def applied(folder, out, in_memory):
@@ -78,6 +88,16 @@ def test_every_byte_is_the_same(pruned, tmp_path):
     for name in ("model.safetensors", "flab_plan.safetensors", "tokenizer.json", "generation_config.json"):
         assert streamed.get(name) == searched.get(name)
     assert streamed["report"]["weights_sha256"] == searched["report"]["weights_sha256"]
+
+
+def test_a_model_in_its_files_is_pruned_as_one_in_memory(pruned, tmp_path):
+    """The search reads the weights where they are, and what is large lies on the disk."""
+    assert searched(pruned, tmp_path / "out", False) == content(pruned / "pruned")
+
+
+def test_a_model_in_its_files_is_pruned_in_another_type(pruned, tmp_path):
+    found = [searched(pruned, tmp_path / str(flag), flag, dtype="bfloat16") for flag in (False, True)]
+    assert found[0] == found[1]
 
 
 def same_bytes_by(tmp_path, **fields):
@@ -150,7 +170,7 @@ def test_files_that_change_meanwhile_are_not_written_as_what_they_were(pruned, t
 def test_what_needs_the_weights_says_so(pruned):
     optimizer = FlabOptimizer.from_pretrained(pruned / "dense", in_memory=False)
     for call in (
-        lambda: optimizer.prune(FlabPrunerConfig()),
+        lambda: optimizer.prune_and_recover(FlabPrunerConfig(target_ratio=0.3, recovery={"data": ["x.jsonl"]})),
         lambda: optimizer.evaluate(EvaluationSettings(tasks="perplexity")),
     ):
         with pytest.raises(ConfigurationError, match="in_memory"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ from ..compat import commit_of
 from ..errors import ConfigurationError
 from ..families import Family, family_for
 from ..memory import give_back_memory
+from ..progress import progress_bar
+from ..running.casting import dtypes_of, sharing_weights
 from ..tensors.gguf_files import near_equal_copies
-from ..tensors.lazy import ModelTensors
+from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
+from ..tensors.workspace import Workspace
 from ..vocabulary import settle_tokenizer
 from .computation import computation_device, computation_dtype
 from .demo import DEMO_NAME, DEMO_TERMS
@@ -60,6 +63,28 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
     stored: ModelTensors | None = None
+
+    @torch.no_grad()
+    def mapped(self, workspace: Workspace) -> LoadedModel:
+        """The same model to compute with, where its weights were left in their files: they are read from there when
+        they are used, and never all in memory.
+
+        Args:
+            workspace ([`Workspace`]): takes what is computed in another form than it is stored in: in another type,
+                experts that are stored one by one, quantised weights.
+        """
+        if self.stored is None:
+            return self
+        dtypes, tensors = dtypes_of(self.model), {}
+        for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
+            found, dtype = self.stored[name], dtypes[name]
+            as_it_is = self.stored.is_in_file(name) and found.dtype == dtype
+            tensors[name] = found if as_it_is else workspace.copied(found.to(dtype))
+        model = sharing_weights(
+            self.model, self.model.config, torch.device("cpu"), under_all_names(self.model, tensors)
+        )
+        model.generation_config = self.model.generation_config
+        return replace(self, model=model, stored=None)
 
     def check_in_memory(self) -> None:
         """Raises a [`ConfigurationError`] if the weights were left in their files."""

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 from ..compat import storage_of
 from ..errors import FlabError
 from ..families import Family
-from ..tensors.lazy import WrittenTensors, write_tensors, written_parts
+from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
 from .weight_files import WEIGHTS
 
@@ -44,17 +44,14 @@ def save_checkpoint(
         folder (`str` or `Path`): where to write.
         family ([`Family`]): of the model; says whether transformers 4 reads it as it was measured.
         tensors (`Iterable[tuple[str, torch.Tensor]]`, *optional*): the weights of a model on the meta device, in any
-            order; they are written as they come.
+            order; they are written as they come. Defaults to those in the model.
         max_shard_size (`str`): how large a weight file may become, in words of `save_pretrained`; larger weights are
             written as several with an index.
 
     Raises:
         [`FlabError`]: transformers makes another tokenizer of the files.
     """
-    if tensors is None:
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
-    else:
-        _save_streamed(model, Path(folder), tensors, max_shard_size)
+    _save_streamed(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
     check_tokenizer(folder, tokenizer)
 
@@ -62,7 +59,7 @@ def save_checkpoint(
 def _save_streamed(
     model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_size: str
 ) -> None:
-    """Writes what `save_pretrained` writes, tensor by tensor."""
+    """Writes what `save_pretrained` writes, tensor by tensor: it has all of them in memory once more."""
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)

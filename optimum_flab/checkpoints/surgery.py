@@ -15,8 +15,10 @@ from ..errors import FlabError
 from ..families import Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
-from ..running.casting import dtypes_of
+from ..running.casting import dtypes_of, sharing_weights
 from ..sizes import Shape, row_multiple, shape_of, sizes_of
+from ..tensors.lazy import own_tensors, under_all_names
+from ..tensors.workspace import Workspace
 from ..vocabulary import remap_config_ids
 
 
@@ -175,25 +177,17 @@ def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, nam
     )
 
 
-def _fill(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Loads a model strictly from tensors of which there need only be one at a time."""
-    places = model.state_dict()
-    for name, tensor in tensors:
-        if places[name].shape != tensor.shape:
-            raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, the model's of {tuple(places[name].shape)}")
-        places.pop(name).copy_(tensor)
-    if places:
-        raise ValueError(f"{len(places)} tensors are missing, {min(places)} among them")
-
-
 @torch.no_grad()
-def operate(model: PreTrainedModel, family: Family, plan: PruningPlan) -> PreTrainedModel:
+def operate(
+    model: PreTrainedModel, family: Family, plan: PruningPlan, workspace: Workspace | None = None
+) -> PreTrainedModel:
     """Applies a plan.
 
     Args:
         model (`PreTrainedModel`): the dense model; left as it is. One on the meta device gives one there, whose
             weights are for [`pruned_tensors`].
         plan ([`PruningPlan`]): made for this model.
+        workspace ([`Workspace`], *optional*): where the pruned weights are to be. Defaults to memory.
 
     Returns:
         `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in eval mode.
@@ -206,14 +200,15 @@ def operate(model: PreTrainedModel, family: Family, plan: PruningPlan) -> PreTra
     if plan.kept_tokens is not None:
         config, _ = remap_config_ids(config, None, plan.kept_tokens)
     config = resized_config(config, family, plan.kept_layers, shape_of(model, family).resized(**plan.sizes))
-    dtype = getattr(torch, plan.dtype)
-    config.dtype = dtype
-    with torch.device("meta" if model.device.type == "meta" else "cpu"), no_init_weights():
-        pruned = new_model(type(model), config, dtype=dtype)
-    if model.device.type != "meta":
-        tensors = pruned_tensors(model.state_dict().items(), family, plan, dtypes_of(pruned))
-        _fill(pruned, tensors)
+    config.dtype = getattr(torch, plan.dtype)
+    with torch.device("meta"), no_init_weights():
+        pruned = new_model(type(model), config, dtype=config.dtype)
     pruned.tie_weights()
+    if model.device.type != "meta":
+        workspace = workspace or Workspace()
+        tensors = pruned_tensors(own_tensors(model).items(), family, plan, dtypes_of(pruned))
+        weights = under_all_names(pruned, {name: workspace.copied(tensor) for name, tensor in tensors})
+        pruned = sharing_weights(pruned, config, torch.device("cpu"), weights)
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)
         if plan.kept_tokens is not None:

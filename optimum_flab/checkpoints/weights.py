@@ -58,8 +58,8 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
 def stored_exactly(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
 ) -> ModelTensors | None:
-    """The tensors of a local model in its files, if a model in memory would have the same; `None` if it would have
-    others, or they cannot be read one by one."""
+    """The tensors of a local model in its files, if a model in memory would have the same, or the same rounded to
+    `dtype`; `None` if it would have others, or they cannot be read one by one."""
     from transformers import GenerationConfig
 
     if files.revision is not None:
@@ -67,8 +67,6 @@ def stored_exactly(
     stored = _stored(files, config, dtype, embedding)
     if stored is None or not stored.exact:
         return None
-    if any(torch.promote_types(outline.dtype, dtype) != dtype for outline in stored.outlines.values()):
-        return None  # it is to be rounded
     if files.gguf is None:
         if not (files.folder / "generation_config.json").is_file():
             return None

@@ -21,6 +21,7 @@ from ..progress import progress
 from ..records.pieces import Pieces
 from ..running.experts import chosen_experts
 from ..sizes import shape_of
+from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from .depth import CRITERIA as LAYER_CRITERIA
 from .depth import Removal
@@ -57,6 +58,7 @@ class Calibrated:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         kept (`np.ndarray`): the dense ids of the vocabulary that predictions are looked at in.
         pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
+        workspace ([`Workspace`]): where what is large is to be.
     """
 
     model: PreTrainedModel
@@ -65,6 +67,7 @@ class Calibrated:
     tokens: PackedTokens
     kept: np.ndarray
     pieces: Pieces = field(default_factory=Pieces)
+    workspace: Workspace = field(default_factory=Workspace)
 
     @property
     def layers(self) -> int:

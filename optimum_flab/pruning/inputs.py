@@ -14,6 +14,7 @@ from ..records.pieces import Pieces
 from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
 from ..settings.configuration import FlabPrunerConfig
+from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
 from .choices import Calibrated
 from .vocabulary import TokenChoice
@@ -24,22 +25,24 @@ class PruningInputs:
     """The model, what is asked of it, and the values of the first two stages.
 
     Args:
-        dense ([`LoadedModel`]): with its weights in memory.
+        dense ([`LoadedModel`]): with its weights in memory, or mapped.
         config ([`FlabPrunerConfig`]): what is asked for.
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
+        workspace ([`Workspace`]): where what is large is to be.
     """
 
     dense: LoadedModel
     config: FlabPrunerConfig
     texts: TextSets
     tokens: TokenChoice
+    workspace: Workspace
 
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
         """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
-        return Calibrated(self.dense.model, self.dense.family, self.config, packed, kept, pieces)
+        return Calibrated(self.dense.model, self.dense.family, self.config, packed, kept, pieces, self.workspace)
 
     def identity(self) -> dict[str, Any]:
         """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""

@@ -65,7 +65,9 @@ def _plan(
         dtype=str(dtype).removeprefix("torch."),
         settings={},
         weights={
-            family.in_layer(index, family.ffn_out_name): family.stored_out(layer.weight.to("cpu", dtype))
+            family.in_layer(index, family.ffn_out_name): on.workspace.copied(
+                family.stored_out(layer.weight.to("cpu", dtype))
+            )
             for index, layer in layers.items()
             if layer.weight is not None
         },

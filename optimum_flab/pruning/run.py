@@ -23,6 +23,7 @@ from ..records.work import WorkFolder
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
+from ..tensors.workspace import Workspace
 from ..texts.formats import formats_of
 from ..texts.kinds import kinds_without_format
 from ..texts.presets import preset_words
@@ -44,14 +45,16 @@ def prune(
     dtype: torch.dtype,
     work: WorkFolder,
     card: BaseCard | None = None,
+    workspace: Workspace | None = None,
 ) -> PrunedModel:
     """Searches what to keep, and prunes.
 
     Args:
-        dense ([`LoadedModel`]): with its weights in memory.
+        dense ([`LoadedModel`]): with its weights in memory, or mapped.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
+        workspace ([`Workspace`], *optional*): where what is large is to be. Defaults to memory.
 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
@@ -68,7 +71,8 @@ def prune(
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    asked = PruningInputs(dense, config, texts, tokens)
+    workspace = workspace or Workspace()
+    asked = PruningInputs(dense, config, texts, tokens, workspace)
     decided_by = asked.identity()
     chosen = chosen_shape(asked, shapes, decided_by, work)
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
@@ -80,7 +84,7 @@ def prune(
     del asked, tokens
     give_back_memory()
     with watch.step("surgery"):
-        model = operate(dense.model, dense.family, plan)
+        model = operate(dense.model, dense.family, plan, workspace)
     decided_by |= {"pruned": weights_hash(model)}
     held_out = held_out_cost(
         dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work

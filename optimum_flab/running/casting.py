@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
 from transformers.initialization import no_init_weights
@@ -71,7 +72,7 @@ def sharing_weights(
     Args:
         tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
     """
-    with no_init_weights():  # memory that is never written to is never taken
+    with init_empty_weights(), no_init_weights():  # only its buffers are made
         other = new_model(type(model), config, attn_implementation=attention_of(model.config))
     other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
     other.tie_weights()

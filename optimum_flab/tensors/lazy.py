@@ -117,6 +117,7 @@ class ModelTensors(LazyTensors):
         from transformers.core_model_loading import WeightConverter
 
         self.model, self.stored = model, stored
+        self._dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         conversions = get_model_conversion_mapping(model)
         self._pieces, self.unknown = _pieces(model, stored, conversions)
         converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
@@ -149,6 +150,11 @@ class ModelTensors(LazyTensors):
         made = made[0] if isinstance(made, tuple) else made  # in transformers 5.0
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
+    def is_in_file(self, name: str) -> bool:
+        """Whether a tensor is a piece of a file as it is, which takes no memory before it is read."""
+        pieces = self._pieces[self._groups[name]]
+        return isinstance(self.stored, StoredTensors) and set(pieces.values()) == {None}
+
     def written(self) -> Mapping[str, torch.Tensor]:
         """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored so, as they are
         there."""
@@ -157,7 +163,10 @@ class ModelTensors(LazyTensors):
         return self.stored if shapes[0] == shapes[1] else written
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._made(self._groups[name], self.stored)[name]
+        """As it is stored, unless the model holds it in a type that is coarser."""
+        tensor = self._made(self._groups[name], self.stored)[name]
+        exact = torch.promote_types(tensor.dtype, self._dtypes[name]) == self._dtypes[name]
+        return tensor if exact else tensor.to(self._dtypes[name])
 
 
 def _pieces(
@@ -259,6 +268,11 @@ def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The tensors of a model by their names in it, each once: of tied ones, what comes first."""
     tensors = model.state_dict()
     return {names[0]: tensors[names[0]] for names in _names(model)}
+
+
+def under_all_names(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model, each once, under every name that it has there: a tied one has several."""
+    return {name: tensors[names[0]] for names in _names(model) for name in names}
 
 
 def _names(model: PreTrainedModel) -> list[list[str]]:

@@ -1,0 +1,67 @@
+"""Where the large tensors of a run lie: in memory, or in files that the system reads and writes as memory allows."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import FlabError
+
+
+class Workspace:
+    """Room for tensors that may be larger than memory.
+
+    A tensor in a file is an ordinary one, mapped from there: what of it is not used for a while the system writes out
+    and forgets. The file has no name, so that nothing is left of it however the run ends (on Windows it goes with the
+    tensor).
+
+    Args:
+        folder (`Path`, *optional*): where the files are. `None`: tensors are in memory.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+
+    def empty(
+        self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """A tensor with any values. What is asked for on another device than the CPU is there, and in no file.
+
+        Raises:
+            [`FlabError`]: the disk is full.
+        """
+        size = math.prod(shape)
+        if self.folder is None or size == 0 or torch.device(device).type != "cpu":
+            return torch.empty(*shape, dtype=dtype, device=device)
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".workspace-") as file:
+            try:
+                _reserve(file.fileno(), size * dtype.itemsize)
+            except OSError as error:
+                raise FlabError(
+                    f"{self.folder} has no room for {size * dtype.itemsize / 1e6:,.0f} MB that memory has none for"
+                    f" ({error.strerror}); free some space, or name a folder on another disk"
+                ) from error
+            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(*shape)
+
+    def zeros(
+        self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """[`empty`], of zeros."""
+        return self.empty(shape, dtype, device).zero_()
+
+    def copied(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy of a tensor."""
+        return self.empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Takes room on the disk now: a full one is found here and not by a signal when the tensor is written to."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
