@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,8 @@ from torch import nn
 from ..errors import FlabError
 from ..families import Family
 from ..records.pieces import Pieces
-from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, run_layer
+from ..running.ascent import Ascent
+from ..running.layerwise import LayerStep, layer_inputs, run_layer
 from ..texts.packing import PackedTokens
 
 
@@ -45,15 +45,16 @@ def final_hidden(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
 ) -> torch.Tensor:
-    """Hidden states that the output head reads at the positions that predict something.
+    """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
+    before any goes through the next, so that its weights are read once.
 
     Args:
         tokens ([`PackedTokens`]): sequences, as ids of `model`.
         batch_size (`int`): rows per forward pass.
         layer_step (`Callable`, *optional*): `(index, hidden, kwargs) -> hidden`, what a decoder layer does; lets a
             caller skip layers or replace their weights. Defaults to the layer itself.
-        tick (`Callable`): called after every batch.
-        pieces ([`Pieces`], *optional*): keeps what each batch gave, for a run that is interrupted.
+        tick (`Callable`): called after every layer.
+        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -64,22 +65,20 @@ def final_hidden(
     def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return run_layer(layers[index], hidden, kwargs)
 
-    step, pieces = layer_step or plain, Pieces() if pieces is None else pieces
-
-    def output(batch: PackedTokens) -> dict[str, torch.Tensor]:
-        inputs: LayerInputs = layer_inputs(model, family, batch)
-        hidden = inputs.hidden
-        for index in range(len(layers)):
-            hidden = step(index, hidden, inputs.kwargs[index])
-        return {"hidden": norm(hidden)[predicting(batch).to(hidden.device)].cpu()}
-
-    outputs = []
+    step, batches = layer_step or plain, list(tokens.batches(batch_size))
     with torch.no_grad():
-        for number, batch in enumerate(tokens.batches(batch_size)):
-            kept = pieces.tensors(f"batch-{number}", partial(output, batch))
-            outputs.append(kept["hidden"])
-            tick()
-    return torch.cat(outputs)
+        inputs = [layer_inputs(model, family, batch) for batch in batches]
+        ascent = Ascent(Pieces() if pieces is None else pieces, hidden=[x.hidden for x in inputs])
+        streams = ascent.streams["hidden"]
+        for index in ascent.layers(len(layers), tick):
+            for batch, x in enumerate(inputs):
+                streams[batch] = step(index, streams[batch], x.kwargs[index])
+        return torch.cat(
+            [
+                norm(hidden[predicting(batch).to(hidden.device)]).cpu()
+                for hidden, batch in zip(streams, batches, strict=True)
+            ]
+        )
 
 
 class OutputHead:

@@ -9,7 +9,7 @@ arXiv 2505.07004, weighs tokens for quantisation so, by the gradient of the loss
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..families import Family
 from ..records.pieces import Pieces
+from ..running.ascent import Ascent, layer_piece
 from ..running.casting import for_estimates
 from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
 from ..texts.packing import PackedTokens
@@ -42,17 +43,19 @@ def fisher_weights(
 ) -> torch.Tensor:
     """The squared norms of the gradients of `log p(y)` by the output of every FFN, `y` drawn from the model.
 
-    Hidden states between layers are kept for one batch, and each layer is run a second time for its gradient, so that
-    it takes the memory of one layer's activations. An FFN whose output goes through a norm is weighed in front of it.
-    Where the device multiplies bfloat16, layers compute in that: one draw per token is a far coarser estimate.
+    All batches go up through a layer before any goes through the next, and down again, when each layer is run a second
+    time for its gradient: its weights are read twice, and what it read lies in the pieces meanwhile. An FFN whose
+    output goes through a norm is weighed in front of it. Where the device multiplies bfloat16, layers compute in that:
+    one draw per token is a far coarser estimate.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         head ([`OutputHead`]): with the vocabulary that the next tokens are drawn from.
         batch_size (`int`): rows per backward pass.
         generator (`torch.Generator`): on the CPU; draws the next tokens.
-        tick (`Callable`): called twice for every layer of every batch, on the way up and down.
-        pieces ([`Pieces`], *optional*): keeps what each batch gave, for a run that is interrupted.
+        tick (`Callable`): called twice for every layer, on the way up and down.
+        pieces ([`Pieces`], *optional*): keeps what is between layers, for the way down and for a run that is
+            interrupted.
 
     Returns:
         `torch.Tensor` of shape `(layers, rows, length)`: float32, on the CPU, of mean 1 in each layer over the real
@@ -63,46 +66,58 @@ def fisher_weights(
     """
     pieces = Pieces() if pieces is None else pieces
     model, step = for_estimates(model, family)
-    found = []
-    for number, batch in enumerate(tokens.batches(batch_size)):
-        # drawn here, so that a batch which is read from a piece leaves the others the same numbers
-        chance = torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64)
-        made = partial(_batch_weights, model, family, step, batch, head, chance, tick)
-        if pieces.is_finished(f"batch-{number}"):
-            for _ in range(2 * len(family.decoder_layers(model))):
-                tick()
-        found.append(pieces.tensors(f"batch-{number}", made)["weights"])
-    weights = torch.cat(found, dim=1) * tokens.mask
+    layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
+    chances = [torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64) for batch in batches]
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    up, down = pieces.part("up"), pieces.part("down")
+
+    def raised(states: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+        after = {}
+        for batch, x in enumerate(inputs):
+            after[str(batch)] = step(index, states[str(batch)].to(x.hidden.device), x.kwargs[index])
+            check_finite_layer(after[str(batch)][masks[batch]], index)
+        return after
+
+    states: Mapping[str, torch.Tensor] = {str(batch): x.hidden for batch, x in enumerate(inputs)}
+    up.tensors(_in_front(0), partial(dict, states))
+    for index in range(len(layers)):
+        states = up.tensors(_in_front(index + 1), partial(raised, states, index))
+        tick()
+    descent = Ascent(  # of the layers from the last to the first
+        down,
+        made=range(len(layers)),
+        gradient=[
+            _gradient_of_predictions(model, family, states[str(batch)].to(mask.device), mask, head, chances[batch])
+            for batch, mask in enumerate(masks)
+        ],
+    )
+    gradients = descent.streams["gradient"]
+    for done in descent.layers(len(layers), tick):
+        index = len(layers) - 1 - done
+        states = up.finished(_in_front(index)).tensors
+        weights = []
+        for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
+            hidden = states[str(batch)].to(mask.device)
+            gradients[batch], of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
+            weights.append(of_ffn.float().square().sum(dim=-1).cpu())
+            check_finite_layer(weights[batch][batches[batch].mask], index)
+        down.write(layer_piece(done), {"weights": torch.cat(weights)})
+    found = [down.finished(layer_piece(done)).tensors["weights"] for done in range(len(layers))]
+    return _of_mean_one(torch.stack(found[::-1]), tokens)
+
+
+def _in_front(index: int) -> str:
+    """The name of what a layer reads."""
+    return f"front-{index}"
+
+
+def _of_mean_one(weights: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+    """Weights of shape `(layers, rows, length)`, 0 at padding and of mean 1 elsewhere in each layer."""
+    weights = weights * tokens.mask
     mean = weights.sum(dim=(1, 2), keepdim=True) / max(tokens.tokens, 1)
     # a layer that no prediction depends on: all its tokens count alike
     return torch.where(mean > 0, weights / mean.clamp_min(torch.finfo(torch.float32).tiny), tokens.mask.float())
-
-
-def _batch_weights(
-    model: nn.Module,
-    family: Family,
-    step: LayerStep,
-    batch: PackedTokens,
-    head: OutputHead,
-    chance: torch.Tensor,
-    tick: Callable[[], None],
-) -> dict[str, torch.Tensor]:
-    """The weights of one batch, of shape `(layers, rows, length)`."""
-    layers, inputs = family.decoder_layers(model), layer_inputs(model, family, batch)
-    mask = batch.mask.to(inputs.hidden.device)
-    states = [inputs.hidden]
-    for index in range(len(layers)):
-        states.append(step(index, states[-1], inputs.kwargs[index]))
-        check_finite_layer(states[-1][mask], index)
-        tick()
-    gradient = _gradient_of_predictions(model, family, states.pop(), mask, head, chance)
-    weights = torch.zeros(len(layers), *batch.mask.shape)
-    for index in reversed(range(len(layers))):
-        gradient, of_ffn = _gradient_below(family, layers[index], step, states.pop(), inputs, index, gradient)
-        weights[index] = of_ffn.float().square().sum(dim=-1).cpu()
-        check_finite_layer(weights[index][batch.mask], index)
-        tick()
-    return {"weights": weights}
 
 
 def _gradient_of_predictions(

@@ -206,18 +206,18 @@ class DenseSide:
         )
 
 
-def steps(texts: CutTexts, dense_rows: int, batch_size: int) -> int:
-    """How often both halves of a measurement call `tick`: once per batch, and per run of positions that is scored.
+def steps(texts: CutTexts, dense_rows: int, dense_layers: int, pruned_layers: int) -> int:
+    """How often both halves of a measurement call `tick`: once per layer, and per run of positions that is scored.
 
     Args:
         dense_rows (`int`): rows of the dense model's head.
+        dense_layers, pruned_layers (`int`): of the models.
     """
-    read = [texts.shared, texts.new, *([texts.own] if texts.changed else [])]
     new = int(predicting(texts.new).sum())
     scored = [(int(predicting(texts.shared).sum()), dense_rows), (new, len(texts.kept)), (new, len(texts.kept))]
     scored += [(int(predicting(texts.own).sum()), dense_rows)] if texts.changed else []
-    batches = sum(-(-len(tokens.input_ids) // batch_size) for tokens in read)
-    return batches + sum(-(-positions // max(1, LOGITS_PER_CHUNK // rows)) for positions, rows in scored)
+    layers = dense_layers * (1 + texts.changed) + pruned_layers
+    return layers + sum(-(-positions // max(1, LOGITS_PER_CHUNK // rows)) for positions, rows in scored)
 
 
 def measure_held_out(
@@ -245,6 +245,7 @@ def measure_held_out(
     rows = pruned.get_input_embeddings().weight.shape[0]
     cut = cut_texts(dense_tokenizer, pruned_tokenizer, kept_tokens, rows, texts, data.sequence_length, kinds)
     dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
-    with progress("Measuring on held-out text", steps(cut, dense_rows, data.batch_size), "step") as tick:
+    layers = [len(family.decoder_layers(model)) for model in (dense, pruned)]
+    with progress("Measuring on held-out text", steps(cut, dense_rows, *layers), "step") as tick:
         side = DenseSide(dense, family, cut, data.batch_size, tick, pieces)
         return side.measure(pruned, tick, pieces.part("pruned"))

@@ -164,7 +164,7 @@ class NeuronChoice(Choice):
         arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
-                return survey(on.model, on.family, part, *arguments, tick, pieces)
+                return survey(on.model, on.family, part, *arguments, tick, pieces, on.workspace)
             return survey_experts(on.model, on.family, part, *arguments, tick, pieces)
 
 
@@ -178,8 +178,7 @@ def token_weights(
     if not (criterion.needs_statistics or criterion.compensates):
         return None
     head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
-    batches = -(-len(tokens.input_ids) // size)
-    with progress("Weighing tokens", 2 * batches * on.layers, "layer") as tick:
+    with progress("Weighing tokens", 2 * on.layers, "layer") as tick:
         return fisher_weights(
             on.model, on.family, tokens, head, size, on.generator(), tick, pieces.part("token-weights")
         )
@@ -187,7 +186,7 @@ def token_weights(
 
 def narrowed(
     on: Calibrated, width: int, layers: Sequence[int], experts: Mapping[int, torch.Tensor]
-) -> dict[int, NarrowLayer]:
+) -> Mapping[int, NarrowLayer]:
     """The neurons that stay of the shape that was chosen, each layer on top of the layers already pruned below it.
 
     Args:
@@ -196,7 +195,7 @@ def narrowed(
         experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
 
     Returns:
-        `dict[int, NarrowLayer]`: by dense layer index; empty where nothing goes and nothing is made up for.
+        `Mapping[int, NarrowLayer]`: by dense layer index; empty where nothing goes and nothing is made up for.
     """
     criterion = FFN_CRITERIA[on.config.ffn.criterion]
     same = width == shape_of(on.model, on.family)["neuron"]
@@ -208,5 +207,5 @@ def narrowed(
     arguments = (width, criterion, on.config.data.batch_size, on.generator(), importance)
     with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
         if on.family.experts is None:
-            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces)
+            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces, on.workspace)
         return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick, on.pieces)

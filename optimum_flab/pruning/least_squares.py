@@ -11,11 +11,14 @@ from functools import reduce
 import torch
 
 from ..criteria import DAMPING
+from ..tensors.matrices import cholesky_, selected
+from ..tensors.workspace import Workspace
 
 
 DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
 LEAST_FOLD = 0.25  # of the other one's mean diagonal; a fold with less of the weight says nothing about the whole
 ROWS_TRIED = 128  # of the weights, at least so many are fitted to say which damping is best: all share a Gram matrix
+ROWS_SOLVED = 512  # of the weights at once
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
 
@@ -25,6 +28,7 @@ class LeastSquares:
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, what the weights are pulled towards.
+        workspace ([`Workspace`], *optional*): where matrices of shape `(in, in)` are. Defaults to memory.
 
     Attributes:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, float32.
@@ -32,10 +36,10 @@ class LeastSquares:
         cross (`torch.Tensor` of shape `(out, in)`): sum of `c t xᵀ`.
     """
 
-    def __init__(self, weight: torch.Tensor):
-        self.weight = weight.detach().float()
+    def __init__(self, weight: torch.Tensor, workspace: Workspace | None = None):
+        self.weight, self.workspace = weight.detach().float(), workspace or Workspace()
         size = weight.shape[1]
-        self.gram = torch.zeros(size, size, device=weight.device)
+        self.gram = self.workspace.zeros((size, size), device=weight.device)
         self.cross = torch.zeros_like(self.weight)
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor) -> None:
@@ -60,7 +64,7 @@ class LeastSquares:
     def __add__(self, other: LeastSquares) -> LeastSquares:
         """The problem on the tokens of both."""
         both = copy(self)
-        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        both.gram, both.cross = self.workspace.copied(self.gram).add_(other.gram), self.cross + other.cross
         return both
 
     def pull(self, damping: float) -> torch.Tensor:
@@ -76,9 +80,9 @@ class LeastSquares:
                 the weights, from 0 to 1.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: gram `(in, in)` and cross `(out, in)`, float32.
+            `tuple[torch.Tensor, torch.Tensor]`: gram `(in, in)` and cross `(out, in)`, float32; both are copies.
         """
-        pull, gram = self.pull(damping), self.gram.clone()
+        pull, gram = self.pull(damping), self.workspace.copied(self.gram)
         gram.diagonal().add_(pull)
         cross = self.cross if share == 1.0 else torch.lerp(self.weight @ self.gram, self.cross, share)
         return gram, cross + pull * self.weight
@@ -115,7 +119,9 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
         return Fit()
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
     weight, dense = folds[0].weight[rows, kept], folds[0].weight[rows]
-    grams = [fold.gram[kept][:, kept] for fold in folds]
+    workspace = folds[0].workspace
+    grams = [selected(fold.gram, kept, workspace) for fold in folds]
+    trial = workspace.empty(grams[0].shape, device=kept.device)
     crosses = [fold.cross[rows, kept] for fold in folds]
     wanted = [dense @ fold.gram for fold in folds]
     local = [given[:, kept] for given in wanted]
@@ -129,14 +135,12 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
             terms = torch.zeros(3, dtype=torch.float64)
             pull = start * DAMPING_STEP**step * sum(sizes) / len(folds)
             for here, there in ((0, 1), (1, 0)):
-                gram = grams[here].clone()
-                gram.diagonal().add_(pull)
-                factor, failed = torch.linalg.cholesky_ex(gram)
-                if failed:  # too little damping for float32
+                trial.copy_(grams[here]).diagonal().add_(pull)
+                if not cholesky_(trial):  # too little damping for float32
                     tried[step] = (math.inf, 1.0)
                     return math.inf
                 right = torch.cat([local[here] + pull * weight, crosses[here] - local[here]])
-                base, slope = torch.cholesky_solve(right.T, factor).T.chunk(2)
+                base, slope = torch.cholesky_solve(right.T, trial).T.chunk(2)
                 terms += _error_by_share(base, slope, grams[there], crosses[there]) / scales[there]
             fixed, linear, square = terms.tolist()
             share = min(max(-linear / (2 * square), 0.0), 1.0) if square > 0 else 1.0
@@ -164,21 +168,12 @@ def _error_by_share(base: torch.Tensor, slope: torch.Tensor, gram: torch.Tensor,
     return torch.stack([fixed, linear, square]).cpu()
 
 
-def inverse(gram: torch.Tensor) -> torch.Tensor:
-    """The inverse of a symmetric, positive definite matrix, in its dtype; worked out in float64 where float32 is too
-    coarse for it."""
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    if failed:
-        factor = torch.linalg.cholesky(gram.double())
-    # not cholesky_inverse, which is many times slower on CPUs
-    return torch.cholesky_solve(torch.eye(len(gram)).to(factor), factor).to(gram)
-
-
 def solve(
     gram: torch.Tensor,
     cross: torch.Tensor,
     nested: Sequence[torch.Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
+    workspace: Workspace | None = None,
 ) -> list[torch.Tensor]:
     """The weights of the inputs that stay that minimise the error.
 
@@ -188,20 +183,29 @@ def solve(
             lies within the larger, so that one factorisation serves them all. Defaults to one set, of all.
         dtype (`torch.dtype`): what is computed in; float32 takes half of the time, and is enough where damping is not
             small.
+        workspace ([`Workspace`], *optional*): where the factor is. Defaults to memory.
 
     Returns:
         `list[torch.Tensor]`: for each set the weights of shape `(out, kept)`, float32, columns in its order.
+
+    Raises:
+        `torch.linalg.LinAlgError`: `gram` is not positive definite in this dtype.
     """
     nested = [torch.arange(len(gram), device=gram.device)] if nested is None else nested
     kept = torch.zeros(len(gram), dtype=torch.int64, device=gram.device)
     for inputs in nested:
         kept[inputs] += 1
     order = torch.argsort(kept, descending=True, stable=True)[: max(map(len, nested))]
-    factor = torch.linalg.cholesky(gram[order][:, order].to(dtype))
-    halfway = torch.linalg.solve_triangular(factor, cross[:, order].to(dtype).T, upper=False)
-    weights = []
-    for inputs in nested:
-        size = len(inputs)
-        solved = torch.linalg.solve_triangular(factor[:size, :size].T, halfway[:size], upper=True)
-        weights.append(solved[torch.argsort(order[:size])].T.float().contiguous())
+    factor = selected(gram, order, workspace, dtype)
+    if not cholesky_(factor):
+        raise torch.linalg.LinAlgError(f"the matrix is not positive definite in {dtype}")
+    places = [torch.argsort(order[: len(inputs)]) for inputs in nested]
+    weights = [cross.new_empty(len(cross), len(inputs), dtype=torch.float32) for inputs in nested]
+    for start in range(0, len(cross), ROWS_SOLVED):
+        rows = slice(start, start + ROWS_SOLVED)
+        halfway = torch.linalg.solve_triangular(factor, cross[rows, order].to(dtype).T, upper=False)
+        for weight, place in zip(weights, places, strict=True):
+            size = len(place)
+            solved = torch.linalg.solve_triangular(factor[:size, :size].T, halfway[:size], upper=True)
+            weight[rows] = solved[place].T
     return weights

@@ -83,11 +83,16 @@ def sharing_weights(
 
 
 def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
-    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is."""
+    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is. What a
+    layer has instead is made once for the batches that go through it one after the other."""
     layers = family.decoder_layers(model)
+    latest: dict[int, dict[str, torch.Tensor]] = {}
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        return output_of(functional_call(layers[index], dict(replaced(index)), (hidden,), kwargs))
+        if index not in latest:
+            latest.clear()  # before the next is made
+            latest[index] = dict(replaced(index))
+        return output_of(functional_call(layers[index], latest[index], (hidden,), kwargs))
 
     return step
 

@@ -75,10 +75,12 @@ def layer_inputs(model: PreTrainedModel, family: Family, tokens: PackedTokens) -
         handle.remove()
     if not family.separates_documents:
         apart = _same_document(tokens.position_ids.to(device))
-        record = [
-            {**kwargs, "attention_mask": _within(kwargs.get("attention_mask"), apart, seen["hidden"].dtype)}
-            for kwargs in record
-        ]
+        masks: dict[int, torch.Tensor] = {}  # most layers share one, and each takes much memory
+        for kwargs in record:
+            mask = kwargs.get("attention_mask")
+            if id(mask) not in masks:
+                masks[id(mask)] = _within(mask, apart, seen["hidden"].dtype)
+        record = [{**kwargs, "attention_mask": masks[id(kwargs.get("attention_mask"))]} for kwargs in record]
     return LayerInputs(seen["hidden"], record)
 
 

@@ -54,6 +54,10 @@ class Workspace:
         """[`empty`], of zeros."""
         return self.empty(shape, dtype, device).zero_()
 
+    def placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor, moved to where those of this workspace are."""
+        return tensor if self.folder is None else self.copied(tensor)
+
     def copied(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor."""
         return self.empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)

@@ -70,7 +70,7 @@ def test_refit_is_the_least_squares_minimum():
 @settings(max_examples=20, deadline=None)
 def test_nested_sets_are_refitted_as_each_alone(seed):
     gram, cross = made(seed).whole.damped()
-    kept = list(eliminate(gram, cross, [20, 5, 11]).values())
+    kept = list(eliminate(gram.clone(), cross, [20, 5, 11]).values())
     for neurons, weight in zip(kept, solve(gram, cross, kept), strict=True):
         alone = torch.linalg.solve(gram[neurons][:, neurons].double(), cross[:, neurons].double().T).T
         torch.testing.assert_close(weight.double(), alone, rtol=1e-4, atol=1e-5)

@@ -24,10 +24,10 @@ def in_bfloat16(monkeypatch):
     monkeypatch.setattr(casting, "multiplies_bfloat16", lambda device: True)
 
 
-def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None):
+def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None, tick=lambda: None):
     family = family_for(model.config)
-    generator = torch.Generator().manual_seed(seed)
-    return fisher_weights(model, family, tokens, OutputHead(model, family, kept), batch_size, generator, pieces=pieces)
+    head, generator = OutputHead(model, family, kept), torch.Generator().manual_seed(seed)
+    return fisher_weights(model, family, tokens, head, batch_size, generator, tick, pieces)
 
 
 def by_definition(model, tokens, seed=3):
@@ -108,12 +108,24 @@ def test_batches_draw_the_same_tokens_whatever_their_size(in_float32):
     torch.testing.assert_close(weights_of(model, tokens, 1), weights_of(model, tokens, 3), rtol=1e-3, atol=1e-4)
 
 
-def test_what_was_interrupted_goes_on_with_the_same_weights(tmp_path):
-    model, tokens = tiny_model("llama"), random_tokens(200)
-    whole = weights_of(model, tokens, pieces=Pieces(tmp_path / "a"))
-    weights_of(model, tokens, pieces=Pieces(tmp_path / "b"))
-    (tmp_path / "b" / "batch-1.safetensors").unlink()
-    assert weights_of(model, tokens, pieces=Pieces(tmp_path / "b")).equal(whole)
+@pytest.mark.parametrize("layers", [2, LAYERS + 2])
+def test_what_was_interrupted_on_the_way_up_or_down_goes_on_with_the_same_weights(layers, tmp_path, in_float32):
+    model, tokens, ticks, runs = tiny_model("llama"), random_tokens(200), [], []
+    for layer in family_for(model.config).decoder_layers(model):
+        layer.register_forward_hook(lambda *_: runs.append(1))
+    whole = weights_of(model, tokens)
+    all_runs = len(runs)
+
+    def stop():
+        ticks.append(1)
+        if len(ticks) == layers:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        weights_of(model, tokens, pieces=Pieces(tmp_path), tick=stop)
+    runs.clear()
+    assert weights_of(model, tokens, pieces=Pieces(tmp_path)).equal(whole)
+    assert len(runs) < all_runs
 
 
 def test_the_model_is_left_as_it_was():

@@ -37,7 +37,8 @@ def _largest(score: torch.Tensor, widths: Sequence[int]) -> Selection:
 
 
 def _obs(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return eliminate(*statistics.whole.damped(SELECTION_DAMPING), widths)
+    workspace = statistics.whole.workspace
+    return eliminate(*statistics.whole.damped(SELECTION_DAMPING), widths, workspace=workspace)
 
 
 def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 import torch
 
 from ...criteria import BLOCKS
-from ..least_squares import inverse
+from ...tensors.matrices import inverse_
+from ...tensors.workspace import Workspace
 
 
 def eliminate(
-    gram: torch.Tensor, cross: torch.Tensor, widths: Sequence[int], block: int | None = None
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    widths: Sequence[int],
+    block: int | None = None,
+    workspace: Workspace | None = None,
 ) -> dict[int, torch.Tensor]:
     """Eliminates the neurons that raise the error least, one block after the other.
 
@@ -25,16 +30,18 @@ def eliminate(
 
     Args:
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see
-            [`~pruning.least_squares.LeastSquares.damped`].
+            [`~pruning.least_squares.LeastSquares.damped`]. What is computed with takes its place.
         cross (`torch.Tensor` of shape `(hidden, neurons)`): from there.
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
         block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
+        workspace ([`Workspace`], *optional*): where `gram` is inverted if float32 is too coarse for it. Defaults to
+            memory.
 
     Returns:
         `dict[int, torch.Tensor]`: for every width the sorted indices of the neurons that stay.
     """
     block = block or max(1, len(gram) // BLOCKS)
-    inverted = inverse(gram)
+    inverted = inverse_(gram, workspace)
     weight = cross @ inverted
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}

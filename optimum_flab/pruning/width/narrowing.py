@@ -15,6 +15,7 @@ from ...memory import trim_heap
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
+from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
 from .criteria import NeuronCriterion
@@ -77,8 +78,8 @@ def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -
     pieces.write(layer_piece(layer), tensors)
 
 
-def _empty_statistics(family: Family, layer: nn.Module) -> NeuronStatistics:
-    return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer))
+def _empty_statistics(family: Family, layer: nn.Module, workspace: Workspace | None = None) -> NeuronStatistics:
+    return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), workspace)
 
 
 def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[PackedTokens]) -> Sequence[torch.Tensor]:
@@ -119,7 +120,8 @@ def decide(
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
     fit = best_fit(statistics.folds, chosen[min(chosen)]) if fit is None else fit
-    weights = solve(*statistics.whole.damped(fit.damping, fit.share), list(chosen.values()), dtype)
+    problem = statistics.whole
+    weights = solve(*problem.damped(fit.damping, fit.share), list(chosen.values()), dtype, problem.workspace)
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
@@ -135,6 +137,7 @@ def survey(
     importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
+    workspace: Workspace | None = None,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides every layer at several widths from the statistics of the dense model alone.
 
@@ -147,11 +150,12 @@ def survey(
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
+        workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
 
     Returns:
         `dict[int, Mapping[int, NarrowLayer]]`: by width and layer what is kept; weights in bfloat16 to save memory.
     """
-    pieces = Pieces() if pieces is None else pieces
+    pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
     layers = family.decoder_layers(model)
     needed = criterion.needs_statistics or criterion.compensates
     batches = list(tokens.batches(batch_size)) if needed else []
@@ -162,12 +166,12 @@ def survey(
     streams = ascent.streams["hidden"]
     for index in ascent.layers(len(layers), tick):
         layer = layers[index]
-        statistics = _empty_statistics(family, layer)
+        statistics = _empty_statistics(family, layer, workspace)
         if needed:
             bias = family.ffn_out(layer).bias
             with captured(family, model.config, layer) as seen:
                 for batch, mask in enumerate(masks):
-                    streams[batch] = run_layer(layer, streams[batch], inputs[batch].kwargs[index])
+                    streams[batch] = workspace.placed(run_layer(layer, streams[batch], inputs[batch].kwargs[index]))
                     wanted = seen.output if bias is None else seen.output - bias
                     counts = weights[batch][index].to(mask.device)[mask]
                     statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
@@ -195,7 +199,8 @@ def narrow(
     importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
-) -> dict[int, NarrowLayer]:
+    workspace: Workspace | None = None,
+) -> Mapping[int, NarrowLayer]:
     """Decides every kept layer at one width, each on top of the layers already pruned below it.
 
     Two streams of hidden states go up side by side: that of the dense model and that of the pruned one. Each layer's
@@ -209,11 +214,12 @@ def narrow(
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
+        workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
 
     Returns:
-        `dict[int, NarrowLayer]`: by dense layer index.
+        `Mapping[int, NarrowLayer]`: by dense layer index.
     """
-    pieces = Pieces() if pieces is None else pieces
+    pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
     layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
@@ -229,14 +235,13 @@ def narrow(
     )
     dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
     scale = family.block.scale(model.config)
-    done = [index for index in ascent.done if index in kept_layers]
-    decided = dict(DecidedLayers(pieces, width, done, model.device))
     for index in ascent.layers(len(layers), tick):
         layer = layers[index]
         if index not in kept_layers:
-            dense[:] = [run_layer(layer, hidden, x.kwargs[index]) for hidden, x in zip(dense, inputs, strict=True)]
+            for batch, x in enumerate(inputs):
+                dense[batch] = workspace.placed(run_layer(layer, dense[batch], x.kwargs[index]))
             continue
-        statistics = _empty_statistics(family, layer)
+        statistics = _empty_statistics(family, layer, workspace)
         out = family.ffn_out(layer)
         named = family.block.ffn_post_norm
         post_norm = None if named is None else layer.get_submodule(named)
@@ -246,7 +251,7 @@ def narrow(
             for batch, mask in enumerate(masks):
                 same = dense[batch] is pruned[batch]
                 kwargs = inputs[batch].kwargs[index]
-                dense[batch], before = run_layer(layer, dense[batch], kwargs), pruned[batch]
+                dense[batch], before = workspace.placed(run_layer(layer, dense[batch], kwargs)), pruned[batch]
                 wanted, dense_stream = seen.output, seen.stream
                 if not same:
                     run_to_neurons(family, layer, before, kwargs)
@@ -256,8 +261,8 @@ def narrow(
                     wanted = wanted + dense_stream / scale - seen.stream / scale
                 counts = weights[batch][index].to(mask.device)[mask]
                 statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
-                residuals.append(seen.stream)
-                neurons.append(seen.neurons)
+                residuals.append(workspace.placed(seen.stream))
+                neurons.append(workspace.placed(seen.neurons))
         statistics.check_finite(index)
         chosen = decide(statistics, [width], criterion, generator)[width]
         del statistics
@@ -266,8 +271,8 @@ def narrow(
         for batch in range(len(masks)):
             output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
             neurons[batch] = output.new_empty(0)  # it takes memory
-            pruned[batch] = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
-        decided[index] = chosen
+            output = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
+            pruned[batch] = workspace.placed(output)
         keep_layer(pieces, index, {width: chosen})
         trim_heap()
-    return decided
+    return DecidedLayers(pieces, width, kept_layers, model.device)

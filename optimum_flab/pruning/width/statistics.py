@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from ...measuring.divergence import check_finite_layer
+from ...tensors.workspace import Workspace
 from ..least_squares import LeastSquares, whole
 
 
@@ -21,15 +22,16 @@ class NeuronStatistics:
     Args:
         weight (`torch.Tensor` of shape `(hidden, neurons)`): dense `down_proj.weight`.
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
+        workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are. Defaults to memory.
 
     Attributes:
         folds (`list[LeastSquares]`): the problem on each part of the calibration set.
     """
 
-    def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor]):
+    def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor], workspace: Workspace | None = None):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
-        self.folds = [LeastSquares(self.weight) for _ in range(FOLDS)]
+        self.folds = [LeastSquares(self.weight, workspace) for _ in range(FOLDS)]
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
         """Adds tokens, before anything is decided.
