@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .budget import weights_fit
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
@@ -82,10 +83,11 @@ class FlabOptimizer:
         revision: str | None = None,
         trust_remote_code: bool = False,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "float32",
+        dtype: str | torch.dtype = "auto",
         output_dtype: str | torch.dtype | None = None,
         family: str | Path | None = None,
-        in_memory: bool = True,
+        in_memory: bool | None = True,
+        memory_budget: str | int | None = None,
         config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
@@ -93,12 +95,16 @@ class FlabOptimizer:
         Args:
             dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
             output_dtype, family: see [`FlabOptimizer`]; for the second also `docs/families.md`.
-            in_memory (`bool`): where false, the weights stay in their files if that is possible; enough for [`apply`]
-                and [`save_pretrained`], which then need a few times the memory of the largest tensor.
+            in_memory (`bool`, *optional*): where false, the weights stay in their files if that is possible; enough
+                for [`prune`], [`apply`] and [`save_pretrained`], which then need little more memory than one layer
+                takes. `None`: where the machine has too little memory free for them.
+            memory_budget (`str` or `int`, *optional*): the memory that [`prune`] may take, in bytes or as in `"6GB"`;
+                the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
+        fits = weights_fit(memory_budget, (config or FlabPrunerConfig()).data, output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -107,7 +113,7 @@ class FlabOptimizer:
             device=device,
             dtype=dtype,
             family=family,
-            in_memory=in_memory,
+            in_memory=fits if in_memory is None or memory_budget is not None else in_memory,
             check=lambda *model: None if config is None else check_sizes(config, sizes_of_config(*model)),
         )
         optimizer._set_up(dense, output_dtype)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConfigurationError
+from ..running.casting import multiplies_bfloat16
 from .faults import first_line
 
 
+AUTO = "auto"
 COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
@@ -21,6 +23,21 @@ def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if name not in COMPUTATION_DTYPES:
         raise ConfigurationError(f"dtype {name!r} is not one of {', '.join(COMPUTATION_DTYPES)}")
     return COMPUTATION_DTYPES[name]
+
+
+def chosen_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What to compute in: what is named, or by `"auto"` bfloat16 where weights are stored in it and the device has
+    instructions for it, else float32.
+
+    Args:
+        stored (`torch.dtype`): what most weights are stored in.
+
+    Raises:
+        [`ConfigurationError`]: it is not a floating-point type that can be computed in.
+    """
+    if dtype != AUTO:
+        return computation_dtype(dtype)
+    return stored if stored == torch.bfloat16 and multiplies_bfloat16(device) else torch.float32
 
 
 def computation_device(device: str | torch.device | None) -> torch.device:

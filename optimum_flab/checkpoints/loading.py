@@ -21,7 +21,7 @@ from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
 from ..vocabulary import settle_tokenizer
-from .computation import computation_device, computation_dtype
+from .computation import chosen_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name
 from .finding import find_license_files, find_model
@@ -90,8 +90,8 @@ class LoadedModel:
         """Raises a [`ConfigurationError`] if the weights were left in their files."""
         if self.stored is not None:
             raise ConfigurationError(
-                "in_memory: the weights of the dense model are in their files, which is enough to apply a plan and to"
-                " save; load it with in_memory=True for everything else"
+                "in_memory: the weights of the dense model are in their files, which is enough to prune it, to apply a"
+                " plan and to save; load it with in_memory=True for everything else"
             )
 
 
@@ -103,7 +103,7 @@ def load_dense(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     family: str | Path | None = None,
-    in_memory: bool = True,
+    in_memory: bool | Callable[[PreTrainedConfig, Family, torch.dtype], bool] = True,
     check: Callable[[PreTrainedConfig, Family], None] = lambda config, family: None,
 ) -> LoadedModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
@@ -115,11 +115,14 @@ def load_dense(
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
         device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
-        dtype (`str` or `torch.dtype`): what to compute in. The peak is about one copy of the model in this type.
+        dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
+            The peak is about one copy of the model in this type.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one that lies beside a pruned model, else to one of the known families.
-        in_memory (`bool`): where false, the weights of a local folder or GGUF file stay in their files if transformers
-            makes the model's tensors of them one by one, and the model is on the meta device: enough to apply a plan.
+        in_memory (`bool` or `Callable`): where false, the weights of a local folder or GGUF file stay in their files
+            if transformers makes the model's tensors of them one by one, and the model is on the meta device: enough
+            to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be asked of the model's configuration,
+            its family and what it is computed in.
         check (`Callable`): called with the model's configuration and family before its weights; may refuse it.
 
     Returns:
@@ -131,7 +134,8 @@ def load_dense(
             not allowed, or has no fast tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype.
     """
-    dtype, device = computation_dtype(dtype), computation_device(device)
+    device = computation_device(device)
+    chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
     facts = family_for(config, files.family)
@@ -156,6 +160,7 @@ def load_dense(
     check(as_loaded, facts)
     check_weights(files, config)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+    dtype = chosen_dtype(dtype, storage_dtype, device)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
             f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the type"
@@ -167,6 +172,8 @@ def load_dense(
             f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
             "checkpoints"
         )
+    if callable(in_memory):
+        in_memory = in_memory(as_loaded, facts, dtype)
     stored = None if in_memory else stored_exactly(files, as_loaded, dtype, finer_copy)
     if stored is not None:
         model = stored.model

@@ -76,12 +76,19 @@ class PruneCommand(FlabVerb):
         add_device_argument(optional)
         optional.add_argument(
             "--dtype",
-            choices=DTYPES,
-            default="float32",
-            help="number format of the computation (default: %(default)s)",
+            choices=("auto", *DTYPES),
+            default="auto",
+            help="number format of the computation; auto is bfloat16 where the weights are stored in it and the device"
+            " has instructions for it, else float32, which a recovery is computed in, too (default: %(default)s)",
         )
         optional.add_argument(
             "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
+        )
+        optional.add_argument(
+            "--memory-budget",
+            metavar="SIZE",
+            help="memory that may be taken, for example 6GB; weights that would take more stay in their files, and"
+            " what else is large goes to the disk of --cache-dir (default: what the machine has free)",
         )
         optional.add_argument(
             "--confirm-run-unsafe-code",
@@ -132,8 +139,10 @@ class PruneCommand(FlabVerb):
                 trust_remote_code=args.trust_remote_code,
                 family=args.family,
                 device=args.device,
-                dtype=args.dtype,
+                dtype="float32" if args.dtype == "auto" and config.recovery.trains else args.dtype,
                 output_dtype=args.output_dtype,
+                in_memory=True if config.recovery.trains else None,
+                memory_budget=args.memory_budget,
                 config=config,
             )
             optimizer.check_space(args.output, config)

@@ -97,7 +97,7 @@ class LayerChoice:
         number = self._on.layers - size
         if len(self._drawn) < number:
             criterion = self._on.config.layers.criterion
-            with progress(f"Ranking layers by {criterion}", None, "candidate") as self._tick:
+            with progress(f"Ranking layers by {criterion}", None, "layer") as self._tick:
                 while len(self._drawn) < number:
                     self._drawn.append(next(self._removals))
         return self._drawn[:number]

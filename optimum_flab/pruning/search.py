@@ -166,8 +166,9 @@ def _measured(
             kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
             text = ValidationText(kept.tolist(), tokens.packed(kept, texts, data.sequence_length), size)
             kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
+            dense = pieces.part(f"vocab{shape['vocab']}-dense")
             candidate = measure_shape(
-                on.model, on.family, shape, removed, narrow, text, data.batch_size, kept_experts, hidden
+                on.model, on.family, shape, removed, narrow, text, data.batch_size, kept_experts, hidden, dense
             )
             pieces.write(name, candidate=_values(candidate))
             hidden.clear()

@@ -126,6 +126,7 @@ def measure_shape(
     batch_size: int,
     kept_experts: Mapping[int, torch.Tensor] | None = None,
     pieces: Pieces | None = None,
+    dense_pieces: Pieces | None = None,
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
@@ -137,9 +138,9 @@ def measure_shape(
         narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
         text ([`ValidationText`]): in the pieces of the shape's vocabulary.
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
-        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
+        pieces ([`Pieces`], *optional*): keeps the hidden states of the shape, for a run that is interrupted.
+        dense_pieces ([`Pieces`], *optional*): keeps those of the dense model, for other shapes with this vocabulary.
     """
-    pieces = Pieces() if pieces is None else pieces
     if family.experts is None:
         outer, dense_step = for_estimates(model, family)
         _, step = for_estimates(model, family, masked_weights(model, family, narrowed))
@@ -147,8 +148,8 @@ def measure_shape(
         outer, dense_step = model, replaced_step(model, family)
         step = cut_step(model, family, shape, narrowed, kept_experts or {})
     step = without_layers(step, set(removed))
-    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=pieces.part("dense"))
-    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces.part("pruned"))
+    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=dense_pieces)
+    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces)
     head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered())

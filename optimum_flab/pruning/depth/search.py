@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergence, predicting
 from ...records.pieces import Pieces
+from ...running.ascent import Ascent, layer_piece
 from ...running.casting import for_estimates
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
@@ -36,7 +38,9 @@ class Removal:
     score: float
 
 
+CARRIED = "carried"
 Tick = Callable[[], None]
+States = list[torch.Tensor]  # hidden states by batch
 Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick, Pieces], Iterator[Removal]]
 
 
@@ -60,80 +64,110 @@ def greedy_divergence(
     """Removes, one after the other, the layer whose absence changes the model's predictions least.
 
     The hidden states in front of every remaining layer are kept, so that a candidate costs only the layers above it
-    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). In bfloat16 where the
+    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a
+    removal go up side by side, so that each layer's weights are read once for all of them. In bfloat16 where the
     device multiplies that, see [`~running.casting.for_estimates`].
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         head ([`OutputHead`]): the kept vocabulary.
-        tick (`Callable`): called after every candidate.
-        pieces ([`Pieces`], *optional*): keeps removals and the scores of candidates, for a run that is interrupted.
+        tick (`Callable`): called for every layer that all candidates for a removal have gone through.
+        pieces ([`Pieces`], *optional*): keeps removals and candidates on their way, for a run that is interrupted.
 
     Yields:
         [`Removal`]: until one of the layers that may go is left.
     """
     pieces = Pieces() if pieces is None else pieces
-    layers, removable = len(family.decoder_layers(model)), set(family.pruned_layers(model))
+    remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
     model, step = for_estimates(model, family)
-    removed, scores = _begun(pieces)
+    removed = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
-    masks = [predicting(batch) for batch in batches]
-    remaining = list(range(layers))
+    masks = [predicting(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
 
-    def upwards(start: int, batch: int, hidden: torch.Tensor) -> Iterator[torch.Tensor]:
-        for index in remaining[start:]:
-            hidden = step(index, hidden, inputs[batch].kwargs[index])
-            yield hidden
+    def raised(states: States, index: int) -> States:
+        return [step(index, hidden, x.kwargs[index]) for hidden, x in zip(states, inputs, strict=True)]
 
-    def outcome(hidden: torch.Tensor, batch: int) -> torch.Tensor:
-        return norm(hidden)[masks[batch].to(hidden.device)]
+    def outcome(states: States) -> torch.Tensor:
+        return torch.cat([norm(hidden)[mask] for hidden, mask in zip(states, masks, strict=True)])
 
-    def states_in_front() -> list[list[torch.Tensor]]:
-        return [[x.hidden, *upwards(0, batch, x.hidden)] for batch, x in enumerate(inputs)]
-
-    in_front = states_in_front()
-    dense = torch.cat([outcome(states[-1], batch) for batch, states in enumerate(in_front)])
+    in_front = list(accumulate(remaining, raised, initial=[x.hidden for x in inputs]))
+    dense = outcome(in_front[-1])
     if removed:
         gone = {removal.layer for removal in removed}
         remaining, removable = [layer for layer in remaining if layer not in gone], removable - gone
-        in_front = states_in_front()
+        in_front = list(accumulate(remaining, raised, initial=in_front[0]))
         yield from removed
     while len(removable) > 1:
-        for position, layer in enumerate(remaining):
-            if layer in removable and layer not in scores:
-                outcomes = []
-                for batch, states in enumerate(in_front):
-                    *_, hidden = states[position], *upwards(position + 1, batch, states[position])
-                    outcomes.append(outcome(hidden, batch))
-                scores[layer] = mean_divergence(dense, torch.cat(outcomes), head, head)
-                _keep(pieces, removed, scores)
-                tick()
+        without = Candidates(pieces.part(f"candidates-{len(removed)}"), len(inputs), inputs[0].hidden.device)
+        for position in without.positions(len(remaining), tick):
+            layer = remaining[position]
+            without.states = {gone: raised(states, layer) for gone, states in without.states.items()}
+            if layer in removable:
+                without.states[layer] = in_front[position]
+        scores = {
+            layer: mean_divergence(dense, outcome(states), head, head) for layer, states in without.states.items()
+        }
         layer = min(scores, key=lambda layer: (scores[layer], layer))
         removed.append(Removal(layer, scores[layer]))
-        scores.clear()
-        _keep(pieces, removed, scores)
+        pieces.write("removals", removed=[(removal.layer, removal.score) for removal in removed])
+        without.clear()
         position = remaining.index(layer)
         remaining.remove(layer)
         removable.remove(layer)
-        for batch, states in enumerate(in_front):
-            states[position + 1 :] = list(upwards(position, batch, states[position]))
+        in_front[position:] = accumulate(remaining[position:], raised, initial=in_front[position])
         yield removed[-1]
 
 
-def _begun(pieces: Pieces) -> tuple[list[Removal], dict[int, float]]:
-    """The removals that an interrupted run had decided, and the scores of the candidates for the next one."""
+class Candidates:
+    """Hidden states of the model without each of several layers, on their way up.
+
+    Args:
+        pieces ([`Pieces`]): keeps them after every layer.
+        batches (`int`): number of batches.
+        device (`torch.device`): where the states are.
+
+    Attributes:
+        states (`dict[int, list[torch.Tensor]]`): by the layer that is gone, the states by batch.
+    """
+
+    def __init__(self, pieces: Pieces, batches: int, device: torch.device):
+        self._pieces, self._start = pieces, 0
+        self.states: dict[int, States] = {}
+        if (piece := pieces.read(CARRIED)) is not None:
+            self._start = piece.facts["next"]
+            for layer in piece.facts["layers"]:
+                self.states[layer] = [piece.tensors[f"{layer}.{batch}"].to(device) for batch in range(batches)]
+
+    def positions(self, number: int, tick: Tick) -> Iterator[int]:
+        """The positions of the layers that they have still to go through; done when the next is asked for.
+
+        Args:
+            number (`int`): of layers.
+            tick (`Callable`): called for every layer that is done.
+        """
+        for position in range(number):
+            tick()
+            if position < self._start:
+                continue
+            yield position
+            tensors = {
+                f"{layer}.{batch}": hidden
+                for layer, states in self.states.items()
+                for batch, hidden in enumerate(states)
+            }
+            self._pieces.write(CARRIED, tensors, next=position + 1, layers=list(self.states))
+
+    def clear(self) -> None:
+        """Drops what was kept."""
+        self._pieces.clear()
+
+
+def _begun(pieces: Pieces) -> list[Removal]:
+    """The removals that an interrupted run had decided."""
     piece = pieces.read("removals")
-    if piece is None:
-        return [], {}
-    removed = [Removal(layer, score) for layer, score in piece.facts["removed"]]
-    return removed, {int(layer): score for layer, score in piece.facts["scores"].items()}
-
-
-def _keep(pieces: Pieces, removed: Sequence[Removal], scores: Mapping[int, float]) -> None:
-    facts = [(removal.layer, removal.score) for removal in removed]
-    pieces.write("removals", removed=facts, scores={str(layer): score for layer, score in scores.items()})
+    return [] if piece is None else [Removal(layer, score) for layer, score in piece.facts["removed"]]
 
 
 def _ranked(model: PreTrainedModel, family: Family, scores: list[float]) -> Iterator[Removal]:
@@ -154,25 +188,21 @@ def _mean_turn(
     pieces: Pieces,
 ) -> list[float]:
     """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
-    layers = family.decoder_layers(model)
-
-    def turns_of(batch: PackedTokens) -> dict[str, torch.Tensor]:
-        turns = torch.zeros(len(layers), dtype=torch.float64)
-        inputs = layer_inputs(model, family, batch)
-        hidden, mask = inputs.hidden, counted(batch).to(inputs.hidden.device)
-        for index, layer in enumerate(layers):
-            after = run_layer(layer, hidden, inputs.kwargs[index])
-            cosine = nn.functional.cosine_similarity(hidden[mask].float(), after[mask].float(), dim=-1)
-            turns[index] = float((1 - cosine).sum(dtype=torch.float64))
-            hidden = after
-        return {"turns": turns}
-
-    turns, count = torch.zeros(len(layers), dtype=torch.float64), 0
-    for number, batch in enumerate(tokens.batches(batch_size)):
-        turns += pieces.tensors(f"batch-{number}", partial(turns_of, batch))["turns"]
-        count += int(counted(batch).sum())
-        tick()
-    return (turns / count).tolist()
+    layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
+    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    masks = [counted(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
+    ascent = Ascent(pieces, made=range(len(layers)), hidden=[x.hidden for x in inputs])
+    streams = ascent.streams["hidden"]
+    for index in ascent.layers(len(layers), tick):
+        turn = torch.zeros((), dtype=torch.float64)
+        for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
+            after = run_layer(layers[index], streams[batch], x.kwargs[index])
+            cosine = nn.functional.cosine_similarity(streams[batch][mask].float(), after[mask].float(), dim=-1)
+            turn += (1 - cosine).sum(dtype=torch.float64).cpu()
+            streams[batch] = after
+        pieces.write(layer_piece(index), {"turn": turn})
+    count = sum(int(mask.sum()) for mask in masks)
+    return [float(pieces.finished(layer_piece(index)).tensors["turn"]) / count for index in range(len(layers))]
 
 
 def _last_of_document(batch: PackedTokens) -> torch.Tensor:

@@ -255,10 +255,11 @@ def narrow(
                 wanted, dense_stream = seen.output, seen.stream
                 if not same:
                     run_to_neurons(family, layer, before, kwargs)
+                wanted = wanted.float()
                 if out.bias is not None:
                     wanted = wanted - out.bias
-                if post_norm is None:
-                    wanted = wanted + dense_stream / scale - seen.stream / scale
+                if post_norm is None:  # streams are large, and their difference is small
+                    wanted = wanted + (dense_stream.float() - seen.stream.float()) / scale
                 counts = weights[batch][index].to(mask.device)[mask]
                 statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
                 residuals.append(workspace.placed(seen.stream))

@@ -1,0 +1,117 @@
+"""How much memory a pruning may take, and whether a model can be in memory for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from .errors import ConfigurationError
+from .families import Family
+from .settings.pruning import DataSettings
+from .sizes import ModelSizes, sizes_of_config
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+
+# Measured, see benchmarks/larger_than_memory.py: what Python, torch and a tokenizer of 150,000 tokens take; how many
+# matrices of float32 with a row and a column for each neuron there are at once; how many copies of a layer's weights
+# and of a batch's activations in float32.
+BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """The memory that a pruning takes at most, in bytes, pages of files apart.
+
+    Args:
+        in_memory (`int`): where the weights are in memory.
+        in_files (`int`): where they stay in their files, and what else is large lies on the disk.
+    """
+
+    in_memory: int
+    in_files: int
+
+    def fits(self, budget: int | None) -> bool:
+        """Whether the weights can be in memory.
+
+        Args:
+            budget (`int`, *optional*): bytes that may be taken. Defaults to what this machine has free.
+
+        Raises:
+            [`ConfigurationError`]: the budget is too small even where they are not.
+        """
+        if budget is not None and budget < self.in_files:
+            raise ConfigurationError(
+                f"memory_budget: {budget / 1e9:,.1f} GB is less than the {self.in_files / 1e9:,.1f} GB that pruning"
+                f" this model takes with its weights in their files ({self.in_memory / 1e9:,.1f} GB with all of them"
+                " in memory); allow as much, or choose a smaller data.batch_size or data.sequence_length"
+            )
+        return self.in_memory <= (available_memory() if budget is None else budget)
+
+
+def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, output_dtype: torch.dtype) -> MemoryNeeds:
+    """What pruning a model takes.
+
+    Args:
+        sizes ([`ModelSizes`]): of the dense model.
+        data ([`DataSettings`]): how many tokens are read at once.
+        dtype (`torch.dtype`): of the computation.
+        output_dtype (`torch.dtype`): of the pruned weights.
+    """
+    shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
+    layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
+    vocabulary = sizes.counts.components(shape)["vocabulary"]
+    at_once = data.batch_size * data.sequence_length * neurons * 4
+    both = BASE + LAYERS * layer * 4 + vocabulary * dtype.itemsize // 2 + ACTIVATIONS * at_once
+    streams = data.calibration_tokens * 2 * (vocabulary // shape["vocab"]) * dtype.itemsize
+    weights = parameters * (dtype.itemsize + output_dtype.itemsize)
+    return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
+
+
+def weights_fit(
+    budget: str | int | None, data: DataSettings, output_dtype: torch.dtype | None
+) -> Callable[[PreTrainedConfig, Family, torch.dtype], bool]:
+    """What tells of a model's configuration, family and dtype of the computation whether its weights can be in
+    memory; see [`MemoryNeeds.fits`] and [`memory_needs`]."""
+    limit = None if budget is None else bytes_of(budget)
+
+    def fits(config: PreTrainedConfig, family: Family, dtype: torch.dtype) -> bool:
+        return memory_needs(sizes_of_config(config, family), data, dtype, output_dtype or dtype).fits(limit)
+
+    return fits
+
+
+def bytes_of(size: str | int) -> int:
+    """A number of bytes as people write it, `"6GB"` or `"512 MiB"`.
+
+    Raises:
+        [`ConfigurationError`]: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(size), re.IGNORECASE)
+    found = 0 if match is None else int(float(match[1]) * UNITS.get(match[2].upper(), 0))
+    if found <= 0:
+        raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
+    return found
+
+
+def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes that this process can still take: what the system has free, or less where its control group is
+    limited."""
+    free = psutil.virtual_memory().available
+    for name in CGROUP_LIMITS:
+        try:
+            free = min(free, int((groups / name).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return free
