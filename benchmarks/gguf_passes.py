@@ -2,8 +2,7 @@
 
     python benchmarks/gguf_passes.py dense-q4_k_m.gguf pruned-q4_k_m.gguf --tasks humaneval,infilling
 
-The prompts, the stop strings and the sandbox are those of `optimum-cli flab eval`; completions are greedy, one at a
-time. A completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,048 tokens of the standard
+The prompts, the stop strings and the sandbox are those of `optimum-cli flab eval`; completions are greedy. A completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,048 tokens of the standard
 library's source, nothing of which is cached. The first file is what the others are compared with, by a paired
 bootstrap over the problems. What passed is taken up from `--output` where it is of a file of the same content and was
 asked in the same way. Runs what a model wrote: do it where nothing can be lost.
@@ -40,6 +39,8 @@ class Task(NamedTuple):
 
     Args:
         asked (`dict`): the settings that decide what a file answers.
+        parallel (`bool`): whether several are written at a time; lines of one problem share what is read before them
+            when they come one after the other, which saves more.
     """
 
     problems: Sequence[Mapping[str, Any]]
@@ -49,6 +50,7 @@ class Task(NamedTuple):
     tokens: int
     cluster: str
     asked: Mapping[str, Any]
+    parallel: bool
 
 
 def task_names(text: str) -> list[str]:
@@ -71,12 +73,19 @@ def tasks_of(names: Sequence[str], limit: int | None, template: str, tokens: int
     def task(name: str) -> Task:
         stops = stops_of(name)
         if name == "humaneval":
-            asked = {"stops": stops, "tokens": tokens}
-            return Task(problems, lambda doc: doc["prompt"], completed, stops, tokens, "task_id", asked)
+            asked = {"stops": stops, "tokens": tokens, "parallel": True}
+            return Task(problems, lambda doc: doc["prompt"], completed, stops, tokens, "task_id", asked, True)
         found = [gap for problem in problems for gap in gaps(problem)]
         asked = {"stops": stops, "tokens": GAP_TOKENS, "fim_format": template}
         return Task(
-            found, lambda doc: ask(doc["prefix"], doc["suffix"]), single_line, stops, GAP_TOKENS, "problem", asked
+            found,
+            lambda doc: ask(doc["prefix"], doc["suffix"]),
+            single_line,
+            stops,
+            GAP_TOKENS,
+            "problem",
+            asked,
+            False,
         )
 
     return {name: task(name) for name in names}
@@ -87,14 +96,23 @@ def key_of(content: str, name: str, task: Task) -> str:
     return json.dumps({"sha256": content, "task": name, "problems": len(task.problems), **task.asked}, sort_keys=True)
 
 
-def passes(model: Any, task: Task, name: str) -> list[bool]:
+def passes(model: Any, path: str, task: Task, name: str, threads: int | None) -> list[bool]:
     """Whether each problem is passed by what the model writes."""
-    programs = []
-    for number, problem in enumerate(task.problems):
-        ids = model.tokenize(task.ask(problem).encode(), special=True)
-        found = model.create_completion(ids, max_tokens=task.tokens, temperature=0.0, stop=task.stops)
-        programs.append(task.program(problem, found["choices"][0]["text"]))
-        progress(number + 1, len(task.problems), name)
+    asked, total = [task.ask(problem) for problem in task.problems], len(task.problems)
+    if task.parallel:
+        from gguf_generation import Writer
+
+        writer = Writer(path, threads)
+        found = writer.completions(asked, task.stops, task.tokens, lambda done: progress(done, total, name))
+        writer.close()
+    else:
+        found = []
+        for number, prompt in enumerate(asked, 1):
+            ids = model.tokenize(prompt.encode(), special=True)
+            answer = model.create_completion(ids, max_tokens=task.tokens, temperature=0.0, stop=task.stops)
+            found.append(answer["choices"][0]["text"])
+            progress(number, total, name)
+    programs = [task.program(problem, text) for problem, text in zip(task.problems, found, strict=True)]
     return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
 
 
@@ -147,7 +165,7 @@ def main() -> None:
         for label, task in tasks.items():
             key = key_of(content, label, task)
             if key not in passed:
-                passed[key] = passes(model, task, f"{label} ({path})")
+                passed[key] = passes(model, path, task, f"{label} ({path})", args.threads)
                 if kept is not None:
                     kept.write_text(json.dumps(passed), encoding="utf-8")
             row = compare(
