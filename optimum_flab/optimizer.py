@@ -125,7 +125,12 @@ class FlabOptimizer:
         self.pruned: PrunedModel | None = None
 
     def prune(
-        self, config: FlabPrunerConfig, *, resume: bool = True, cache_dir: str | Path | None = None
+        self,
+        config: FlabPrunerConfig,
+        *,
+        resume: bool = True,
+        cache_dir: str | Path | None = None,
+        time_budget: str | float | None = None,
     ) -> PrunedModel:
         """Searches what to keep, and prunes.
 
@@ -139,6 +144,8 @@ class FlabOptimizer:
             resume (`bool`): whether work that was kept may be used; otherwise it is begun anew.
             cache_dir (`str` or `Path`, *optional*): where it is kept. Defaults to `optimum_flab/pruning` in the folder
                 of the Hugging Face cache (`HF_HOME`).
+            time_budget (`str` or `float`, *optional*): about how long it may take, in seconds or as in `"30min"`: less
+                calibration text is read where all of it would take longer.
 
         Raises:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
@@ -147,7 +154,7 @@ class FlabOptimizer:
         work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
         workspace = Workspace(None if self.dense.stored is None else work.root)
         dense, card = self.dense.mapped(workspace), base_card_of(self.dense.folder)
-        self.pruned = prune(dense, config, self.output_dtype, work, card, workspace)
+        self.pruned = prune(dense, config, self.output_dtype, work, card, workspace, time_budget)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -91,6 +91,12 @@ class PruneCommand(FlabVerb):
             " what else is large goes to the disk of --cache-dir (default: what the machine has free)",
         )
         optional.add_argument(
+            "--time-budget",
+            metavar="DURATION",
+            help="about how long the pruning may take, for example 30min: less calibration text is read where all of"
+            " it would take longer (default: as long as it takes)",
+        )
+        optional.add_argument(
             "--confirm-run-unsafe-code",
             action="store_true",
             help="where the configuration file has data for recovery: consent to run the programs that the dense model"
@@ -155,7 +161,9 @@ class PruneCommand(FlabVerb):
                         cache_dir=args.cache_dir,
                     )
                 else:
-                    pruned = optimizer.prune(config, resume=not args.no_resume, cache_dir=args.cache_dir)
+                    pruned = optimizer.prune(
+                        config, resume=not args.no_resume, cache_dir=args.cache_dir, time_budget=args.time_budget
+                    )
             except KeyboardInterrupt:
                 again = "the same command without --no-resume" if args.no_resume else "the same command"
                 print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)

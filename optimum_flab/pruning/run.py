@@ -17,6 +17,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..errors import ConfigurationError
 from ..memory import give_back_memory
+from ..progress import say
 from ..records.plan import PruningPlan
 from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
@@ -31,6 +32,7 @@ from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
+from .pace import in_time, measured_pace
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -46,6 +48,7 @@ def prune(
     work: WorkFolder,
     card: BaseCard | None = None,
     workspace: Workspace | None = None,
+    time_budget: str | float | None = None,
 ) -> PrunedModel:
     """Searches what to keep, and prunes.
 
@@ -55,10 +58,11 @@ def prune(
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
         workspace ([`Workspace`], *optional*): where what is large is to be. Defaults to memory.
+        time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.pace.in_time`].
 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
-        [`ConfigurationError`]: more than one round is asked for.
+        [`ConfigurationError`]: more than one round is asked for, or the time budget is too short.
     """
     if config.rounds.number > 1:
         raise ConfigurationError(
@@ -68,6 +72,12 @@ def prune(
     config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
+    notes = []
+    if time_budget is not None:
+        pace = measured_pace(dense.model.device, dense.model.dtype)
+        config, note = in_time(config, sizes, config.target_ratio is not None, pace, time_budget)
+        say(note)
+        notes.append(note)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
@@ -101,7 +111,7 @@ def prune(
         datasets=texts.datasets,
         card=card,
         weights_sha256=decided_by["pruned"],
-        notes=notes_on_text(dense, config),
+        notes=[*notes, *notes_on_text(dense, config)],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 

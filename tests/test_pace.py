@@ -1,0 +1,76 @@
+"""How long a pruning may take, and how much text there is time for."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.families import family_for
+from optimum_flab.pruning.pace import BASE, LEAST_TOKENS, Pace, expected_seconds, in_time, measured_pace, seconds_of
+from optimum_flab.sizes import sizes_of
+
+from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+
+
+SIZES = sizes_of(tiny_model("llama"), family_for(tiny_model("llama").config))
+SLOW = Pace(1e6, 1e6, 1e6)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30min", 1800), ("1.5h", 5400), ("90s", 90), ("2 H", 7200), (45, 45), ("7", 7)]
+)
+def test_durations_as_people_write_them(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3min", "0", "3 days", "nan", "min"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ConfigurationError, match=r"time_budget: .* is not a duration"):
+        seconds_of(text)
+
+
+@given(tokens=st.integers(LEAST_TOKENS, 1 << 17), share=st.floats(0.01, 3), searches=st.booleans())
+def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
+    config = FlabPrunerConfig(target_ratio=0.3, data={"calibration_tokens": tokens})
+    budget = share * expected_seconds(config, SIZES, searches, SLOW)
+    try:
+        chosen, note = in_time(config, SIZES, searches, SLOW, budget)
+    except ConfigurationError:
+        least = FlabPrunerConfig(target_ratio=0.3, data={"calibration_tokens": LEAST_TOKENS})
+        assert expected_seconds(least, SIZES, searches, SLOW) > budget
+        return
+    assert expected_seconds(chosen, SIZES, searches, SLOW) <= budget
+    assert f"{chosen.data.calibration_tokens:,} calibration tokens" in note
+    if chosen.data.calibration_tokens < tokens:
+        twice = FlabPrunerConfig(
+            target_ratio=0.3, data={"calibration_tokens": min(tokens, 2 * chosen.data.calibration_tokens + 1)}
+        )
+        assert expected_seconds(twice, SIZES, searches, SLOW) > budget
+    assert config.data.calibration_tokens == tokens
+
+
+def test_a_faster_device_takes_less_and_never_less_than_the_rest():
+    config, here = FlabPrunerConfig(target_ratio=0.3), measured_pace(torch.device("cpu"), torch.float32)
+    slow, fast = (expected_seconds(config, SIZES, True, pace) for pace in (SLOW, here))
+    assert BASE < fast < slow
+
+
+def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path):
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    config = FlabPrunerConfig(
+        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        vocabulary={"keep_merges": 0},
+        layers={"enabled": False},
+        ffn={"intermediate_size": 24, "multiple_of": 8},
+    )
+    optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
+    with pytest.raises(ConfigurationError, match=r"1 s is less than the .* calibration tokens"):
+        optimizer.prune(config, cache_dir=tmp_path / "work", time_budget=1)
+    assert not list((tmp_path / "work").iterdir())
+    pruned = optimizer.prune(config, cache_dir=tmp_path / "work", time_budget="2h")
+    (note,) = [note for note in pruned.report.notes if "time budget" in note]
+    assert note.startswith("time budget of 120 min: 256 calibration tokens, ")
