@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .budget import weights_fit
-from .checkpoints.computation import computation_dtype
+from .checkpoints.computation import computation_device, computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
 from .hub.terms import base_card_of
@@ -32,6 +32,7 @@ from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
 from .records.work import WorkFolder
 from .running.generation import completion
+from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
 from .sizes import sizes_of_config
@@ -151,10 +152,13 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
+        processes = Processes.of_this_run(computation_device(None) if self.dense.stored else self.dense.model.device)
+        root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
+        work = WorkFolder(root, resume=resume, agree=processes.agree)
         workspace = Workspace(None if self.dense.stored is None else work.root)
-        dense, card = self.dense.mapped(workspace), base_card_of(self.dense.folder)
-        self.pruned = prune(dense, config, self.output_dtype, work, card, workspace, time_budget)
+        self.dense = self.dense.mapped(workspace)
+        card = base_card_of(self.dense.folder)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, card, workspace, time_budget)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

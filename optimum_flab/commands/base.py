@@ -160,6 +160,15 @@ class FlabVerb(BaseOptimumCLICommand):
         """Validate, call the front door and print; imports of torch and transformers belong in here."""
 
 
+def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
+    """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
+    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    verb.parse_args(parser)
+    command = verb.__new__(verb)
+    command.parser, command.args = parser, parser.parse_args()
+    command.run()
+
+
 def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     """The command that a run was started with, for its report: what decides the result, with names in place of the
     paths of this machine.

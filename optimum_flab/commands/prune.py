@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import RawDescriptionHelpFormatter
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..places import user_path
@@ -17,6 +18,9 @@ from .flags import Flag, add_config, add_flag, criteria_text, pruning_from
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+
+    from .. import FlabOptimizer, FlabPrunerConfig
+    from ..pruning.result import PrunedModel
 
 
 FLAGS = (
@@ -126,13 +130,23 @@ class PruneCommand(FlabVerb):
         check_settings(given)
 
         from .. import FlabOptimizer, FlabPrunerConfig
+        from ..running.processes import launched, process_device, process_state
         from ..texts.sources import check_sources, local_paths
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given)
+        if launched() and config.recovery.trains:
+            raise ConfigurationError(
+                "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give"
+                " what was pruned to `accelerate launch -m optimum_flab.recovery`"
+            )
         inputs = [args.model, args.config, *local_paths([*config.data.sources, *config.recovery.sources])]
         check_apart(args.output, args.cache_dir)
-        with FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs) as output:
+        device, is_main = process_device(args.device), not launched() or process_state(args.device).is_main_process
+        with ExitStack() as stack:
+            output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
+            if is_main:
+                stack.enter_context(output)
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(config.data)
             if config.recovery.trains:
@@ -144,7 +158,7 @@ class PruneCommand(FlabVerb):
                 revision=args.revision,
                 trust_remote_code=args.trust_remote_code,
                 family=args.family,
-                device=args.device,
+                device=device,
                 dtype="float32" if args.dtype == "auto" and config.recovery.trains else args.dtype,
                 output_dtype=args.output_dtype,
                 in_memory=True if config.recovery.trains else None,
@@ -152,25 +166,25 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            try:
-                if config.recovery.trains:
-                    pruned = optimizer.prune_and_recover(
-                        config,
-                        confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-                        resume=not args.no_resume,
-                        cache_dir=args.cache_dir,
-                    )
-                else:
-                    pruned = optimizer.prune(
-                        config, resume=not args.no_resume, cache_dir=args.cache_dir, time_budget=args.time_budget
-                    )
-            except KeyboardInterrupt:
-                again = "the same command without --no-resume" if args.no_resume else "the same command"
-                print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
-                raise
-            optimizer.pruned = pruned.with_report(command=command)
-            optimizer.save_to(output)
-        show_pruned(self, optimizer)
+            pruned = self._pruned(optimizer, config)
+            if is_main:
+                optimizer.pruned = pruned.with_report(command=command)
+                optimizer.save_to(output)
+        if is_main:
+            show_pruned(self, optimizer)
+
+    def _pruned(self, optimizer: FlabOptimizer, config: FlabPrunerConfig) -> PrunedModel:
+        args = self.args
+        kept: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
+        try:
+            if config.recovery.trains:
+                consent = args.confirm_run_unsafe_code
+                return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **kept)
+            return optimizer.prune(config, time_budget=args.time_budget, **kept)
+        except KeyboardInterrupt:
+            again = "the same command without --no-resume" if args.no_resume else "the same command"
+            print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
+            raise
 
 
 def check_apart(output: Path, cache_dir: Path | None) -> None:

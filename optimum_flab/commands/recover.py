@@ -120,7 +120,7 @@ class RecoverCommand(FlabVerb):
         from ..checkpoints.weights import check_weights
         from ..records.plan import PLAN_NAME, PruningPlan
         from ..recovery.checks import check_inputs
-        from ..recovery.launch import process_device, process_state
+        from ..running.processes import process_device, process_state
         from ..texts.sources import local_paths
 
         if not (args.model / PLAN_NAME).is_file():

@@ -19,6 +19,7 @@ from ..families import Family
 from ..records.pieces import Pieces
 from ..running.ascent import Ascent
 from ..running.layerwise import LayerStep, layer_inputs, run_layer
+from ..running.processes import Processes
 from ..texts.packing import PackedTokens
 
 
@@ -44,6 +45,7 @@ def final_hidden(
     layer_step: LayerStep | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
+    processes: Processes | None = None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
@@ -55,6 +57,7 @@ def final_hidden(
             caller skip layers or replace their weights. Defaults to the layer itself.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -65,7 +68,8 @@ def final_hidden(
     def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         return run_layer(layers[index], hidden, kwargs)
 
-    step, batches = layer_step or plain, list(tokens.batches(batch_size))
+    step, processes = layer_step or plain, processes or Processes()
+    batches = processes.share(list(tokens.batches(batch_size)))
     with torch.no_grad():
         inputs = [layer_inputs(model, family, batch) for batch in batches]
         ascent = Ascent(Pieces() if pieces is None else pieces, hidden=[x.hidden for x in inputs])
@@ -73,12 +77,11 @@ def final_hidden(
         for index in ascent.layers(len(layers), tick):
             for batch, x in enumerate(inputs):
                 streams[batch] = step(index, streams[batch], x.kwargs[index])
-        return torch.cat(
-            [
-                norm(hidden[predicting(batch).to(hidden.device)]).cpu()
-                for hidden, batch in zip(streams, batches, strict=True)
-            ]
-        )
+        found = [
+            norm(hidden[predicting(batch).to(hidden.device)]).cpu()
+            for hidden, batch in zip(streams, batches, strict=True)
+        ]
+    return torch.cat(processes.gathered(found))
 
 
 class OutputHead:

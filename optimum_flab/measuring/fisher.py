@@ -23,6 +23,7 @@ from ..records.pieces import Pieces
 from ..running.ascent import Ascent, layer_piece
 from ..running.casting import for_estimates
 from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
+from ..running.processes import Processes
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead, check_finite_layer
 
@@ -40,6 +41,7 @@ def fisher_weights(
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
+    processes: Processes | None = None,
 ) -> torch.Tensor:
     """The squared norms of the gradients of `log p(y)` by the output of every FFN, `y` drawn from the model.
 
@@ -56,6 +58,7 @@ def fisher_weights(
         tick (`Callable`): called twice for every layer, on the way up and down.
         pieces ([`Pieces`], *optional*): keeps what is between layers, for the way down and for a run that is
             interrupted.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
 
     Returns:
         `torch.Tensor` of shape `(layers, rows, length)`: float32, on the CPU, of mean 1 in each layer over the real
@@ -64,10 +67,11 @@ def fisher_weights(
     Raises:
         [`FlabError`]: a layer gives NaN or infinite values, or gradients.
     """
-    pieces = Pieces() if pieces is None else pieces
+    pieces, processes = Pieces() if pieces is None else pieces, processes or Processes()
     model, step = for_estimates(model, family)
     layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
     chances = [torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64) for batch in batches]
+    batches, chances = processes.share(batches), processes.share(chances)
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     up, down = pieces.part("up"), pieces.part("down")
@@ -103,8 +107,9 @@ def fisher_weights(
             weights.append(of_ffn.float().square().sum(dim=-1).cpu())
             check_finite_layer(weights[batch][batches[batch].mask], index)
         down.write(layer_piece(done), {"weights": torch.cat(weights)})
-    found = [down.finished(layer_piece(done)).tensors["weights"] for done in range(len(layers))]
-    return _of_mean_one(torch.stack(found[::-1]), tokens)
+    found = [down.finished(layer_piece(done)).tensors["weights"] for done in reversed(range(len(layers)))]
+    by_batch = torch.stack(found).split([len(batch.mask) for batch in batches], dim=1)
+    return _of_mean_one(torch.cat(processes.gathered(by_batch), dim=1), tokens)
 
 
 def _in_front(index: int) -> str:

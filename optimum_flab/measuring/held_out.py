@@ -15,6 +15,7 @@ from ..progress import progress
 from ..records.pieces import Pieces
 from ..records.report import HeldOut, KindCost
 from ..running.casting import cast_by_layer
+from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from ..texts.packing import PackedTokens, pack
 from ..vocabulary import special_ids, token_lists
@@ -130,6 +131,7 @@ class DenseSide:
         batch_size (`int`): sequences per forward pass.
         tick (`Callable`): called after every step, see [`steps`].
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
     """
 
     @torch.no_grad()
@@ -141,19 +143,20 @@ class DenseSide:
         batch_size: int,
         tick: Tick = lambda: None,
         pieces: Pieces | None = None,
+        processes: Processes | None = None,
     ):
         pieces = Pieces() if pieces is None else pieces
-        self.family, self.texts, self.batch_size = family, texts, batch_size
+        self.family, self.texts, self.batch_size, self.processes = family, texts, batch_size, processes
         self.device, self.dtype = dense.device, dense.dtype
         full = OutputHead(dense, family)
         shared = pieces.part("dense-shared")
-        self.hidden = final_hidden(dense, family, texts.shared, batch_size, tick=tick, pieces=shared)
+        self.hidden = final_hidden(dense, family, texts.shared, batch_size, None, tick, shared, processes)
         kept = texts.kept.tolist()
         bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, tick)
         self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
         if texts.changed:
             own_pieces = pieces.part("dense-own")
-            own = final_hidden(dense, family, texts.own, batch_size, tick=tick, pieces=own_pieces)
+            own = final_hidden(dense, family, texts.own, batch_size, None, tick, own_pieces, processes)
             bits, _ = token_bits_and_lost_mass(own, full, texts.own, range(len(full.weight)), tick)
             self.bits = np.where(texts.differs, self._by_text(bits, texts.text_of_own), self.bits)
         self.head = OutputHead(dense, family, kept)
@@ -173,7 +176,8 @@ class DenseSide:
         """
         texts = self.texts
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
-        hidden = final_hidden(model, self.family, texts.new, self.batch_size, layer_step, tick, pieces)
+        read = (texts.new, self.batch_size, layer_step, tick, pieces, self.processes)
+        hidden = final_hidden(model, self.family, *read)
         whole = OutputHead(model, self.family)
         spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))
@@ -231,6 +235,7 @@ def measure_held_out(
     data: DataSettings,
     pieces: Pieces | None = None,
     kinds: Sequence[str] = (),
+    processes: Processes | None = None,
 ) -> HeldOut:
     """Measures a pruned model against the dense one on texts that decided nothing; see [`DenseSide`].
 
@@ -240,6 +245,7 @@ def measure_held_out(
         data ([`DataSettings`]): for the length of sequences and their number per forward pass.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
         kinds (`Sequence[str]`): of each text, to be measured by kind, too; none: they are of no kind.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
     """
     pieces = Pieces() if pieces is None else pieces
     rows = pruned.get_input_embeddings().weight.shape[0]
@@ -247,5 +253,5 @@ def measure_held_out(
     dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
     layers = [len(family.decoder_layers(model)) for model in (dense, pruned)]
     with progress("Measuring on held-out text", steps(cut, dense_rows, *layers), "step") as tick:
-        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces)
+        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces, processes)
         return side.measure(pruned, tick, pieces.part("pruned"))

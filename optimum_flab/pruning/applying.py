@@ -17,6 +17,7 @@ from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
 from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
+from ..running.processes import Processes
 from ..settings.pruning import DataSettings
 from ..texts.sets import texts_hash
 from ..texts.sources import Document
@@ -65,6 +66,7 @@ def held_out_cost(
     data: DataSettings,
     decided_by: Mapping[str, Any],
     work: WorkFolder,
+    processes: Processes | None = None,
 ) -> HeldOut:
     """What pruning cost on texts that decided nothing, kept by what decides it.
 
@@ -72,12 +74,13 @@ def held_out_cost(
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         documents (`Sequence[Document]`): held-out text, by kind.
         decided_by (`Mapping[str, Any]`): everything that decided the pruned model.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
     """
     texts, kinds = [document.text for document in documents], [document.kind for document in documents]
     return work.made(
         STAGE,
         {**decided_by, "held_out": texts_hash([*kinds, *texts])},
         lambda pieces: measure_held_out(
-            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces, kinds
+            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces, kinds, processes
         ),
     )

@@ -20,6 +20,7 @@ from ..measuring.fisher import fisher_weights
 from ..progress import progress
 from ..records.pieces import Pieces
 from ..running.experts import chosen_experts
+from ..running.processes import Processes
 from ..sizes import shape_of
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
@@ -59,6 +60,7 @@ class Calibrated:
         kept (`np.ndarray`): the dense ids of the vocabulary that predictions are looked at in.
         pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
         workspace ([`Workspace`]): where what is large is to be.
+        processes ([`Processes`]): those that share the calibration set.
     """
 
     model: PreTrainedModel
@@ -68,6 +70,7 @@ class Calibrated:
     kept: np.ndarray
     pieces: Pieces = field(default_factory=Pieces)
     workspace: Workspace = field(default_factory=Workspace)
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def layers(self) -> int:
@@ -164,7 +167,7 @@ class NeuronChoice(Choice):
         arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
             if on.family.experts is None:
-                return survey(on.model, on.family, part, *arguments, tick, pieces, on.workspace)
+                return survey(on.model, on.family, part, *arguments, tick, pieces, on.workspace, on.processes)
             return survey_experts(on.model, on.family, part, *arguments, tick, pieces)
 
 
@@ -179,9 +182,8 @@ def token_weights(
         return None
     head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
     with progress("Weighing tokens", 2 * on.layers, "layer") as tick:
-        return fisher_weights(
-            on.model, on.family, tokens, head, size, on.generator(), tick, pieces.part("token-weights")
-        )
+        pieces = pieces.part("token-weights")
+        return fisher_weights(on.model, on.family, tokens, head, size, on.generator(), tick, pieces, on.processes)
 
 
 def narrowed(
@@ -207,5 +209,7 @@ def narrowed(
     arguments = (width, criterion, on.config.data.batch_size, on.generator(), importance)
     with progress(f"Narrowing FFNs to {width:,}", on.layers, "layer") as tick:
         if on.family.experts is None:
-            return narrow(on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces, on.workspace)
+            return narrow(
+                on.model, on.family, on.tokens, layers, *arguments, tick, on.pieces, on.workspace, on.processes
+            )
         return narrow_experts(on.model, on.family, on.tokens, layers, experts, *arguments, tick, on.pieces)

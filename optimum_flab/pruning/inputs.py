@@ -13,6 +13,7 @@ from ..hashing import digest_of
 from ..records.pieces import Pieces
 from ..running.casting import estimates_dtype
 from ..running.generation import model_identity
+from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..tensors.workspace import Workspace
 from ..texts.sets import TextSets
@@ -30,6 +31,7 @@ class PruningInputs:
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
         workspace ([`Workspace`]): where what is large is to be.
+        processes ([`Processes`]): those that share the pruning.
     """
 
     dense: LoadedModel
@@ -37,12 +39,15 @@ class PruningInputs:
     texts: TextSets
     tokens: TokenChoice
     workspace: Workspace
+    processes: Processes
 
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
         """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
-        return Calibrated(self.dense.model, self.dense.family, self.config, packed, kept, pieces, self.workspace)
+        return Calibrated(
+            self.dense.model, self.dense.family, self.config, packed, kept, pieces, self.workspace, self.processes
+        )
 
     def identity(self) -> dict[str, Any]:
         """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""

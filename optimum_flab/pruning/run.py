@@ -21,6 +21,7 @@ from ..progress import say
 from ..records.plan import PruningPlan
 from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
+from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import sizes_of
 from ..stopwatch import Stopwatch
@@ -81,8 +82,8 @@ def prune(
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    workspace = workspace or Workspace()
-    asked = PruningInputs(dense, config, texts, tokens, workspace)
+    workspace, processes = workspace or Workspace(), Processes.of_this_run(dense.model.device)
+    asked = PruningInputs(dense, config, texts, tokens, workspace, processes)
     decided_by = asked.identity()
     chosen = chosen_shape(asked, shapes, decided_by, work)
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
@@ -97,7 +98,7 @@ def prune(
         model = operate(dense.model, dense.family, plan, workspace)
     decided_by |= {"pruned": weights_hash(model)}
     held_out = held_out_cost(
-        dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work
+        dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work, processes
     )
     report = build_report(
         dense,

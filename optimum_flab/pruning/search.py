@@ -168,7 +168,17 @@ def _measured(
             kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
             dense = pieces.part(f"vocab{shape['vocab']}-dense")
             candidate = measure_shape(
-                on.model, on.family, shape, removed, narrow, text, data.batch_size, kept_experts, hidden, dense
+                on.model,
+                on.family,
+                shape,
+                removed,
+                narrow,
+                text,
+                data.batch_size,
+                kept_experts,
+                hidden,
+                dense,
+                on.processes,
             )
             pieces.write(name, candidate=_values(candidate))
             hidden.clear()

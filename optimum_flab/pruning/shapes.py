@@ -16,6 +16,7 @@ from ..records.pieces import Pieces
 from ..running.casting import Replaced, for_estimates, replaced_step
 from ..running.cut_layers import CutLayers
 from ..running.layerwise import LayerStep, run_layer
+from ..running.processes import Processes
 from ..sizes import Shape
 from ..texts.packing import PackedTokens
 from .width.narrowing import NarrowLayer
@@ -127,6 +128,7 @@ def measure_shape(
     kept_experts: Mapping[int, torch.Tensor] | None = None,
     pieces: Pieces | None = None,
     dense_pieces: Pieces | None = None,
+    processes: Processes | None = None,
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
@@ -140,6 +142,7 @@ def measure_shape(
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
         pieces ([`Pieces`], *optional*): keeps the hidden states of the shape, for a run that is interrupted.
         dense_pieces ([`Pieces`], *optional*): keeps those of the dense model, for other shapes with this vocabulary.
+        processes ([`Processes`], *optional*): those that share the text. Defaults to this one alone.
     """
     if family.experts is None:
         outer, dense_step = for_estimates(model, family)
@@ -148,8 +151,8 @@ def measure_shape(
         outer, dense_step = model, replaced_step(model, family)
         step = cut_step(model, family, shape, narrowed, kept_experts or {})
     step = without_layers(step, set(removed))
-    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=dense_pieces)
-    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces)
+    dense = final_hidden(outer, family, text.tokens, batch_size, dense_step, pieces=dense_pieces, processes=processes)
+    pruned = final_hidden(outer, family, text.tokens, batch_size, step, pieces=pieces, processes=processes)
     head = OutputHead(model, family, text.kept)
     divergence = mean_divergence(dense, pruned, head, head)
     bits = total_bits(dense, head, text.renumbered())

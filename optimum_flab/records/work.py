@@ -55,13 +55,22 @@ class WorkFolder:
         root (`Path`): made where it is missing. Where it cannot be written, values are kept until the run ends.
         resume (`bool`): whether what is there may be used; otherwise it is made anew, and replaces it.
         say (`Callable`): what tells the user of values that are used again.
+        agree (`Callable`): of several processes that make the same values, each in a folder of its own, whether
+            something is so in all.
 
     Attributes:
         seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
     """
 
-    def __init__(self, root: Path, *, resume: bool = True, say: Callable[[str], None] = say):
-        self._say, self._resume = say, resume
+    def __init__(
+        self,
+        root: Path,
+        *,
+        resume: bool = True,
+        say: Callable[[str], None] = say,
+        agree: Callable[[bool], bool] = bool,
+    ):
+        self._say, self._resume, self._agree = say, resume, agree
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
         self.seconds: dict[str, float] = {}
@@ -100,6 +109,9 @@ class WorkFolder:
                 if not self._resume and folder not in self._used.get(stage.name, ()):
                     _empty(folder)
                 found = self._kept(stage, folder)
+                if not self._agree(found is not None) and found is not None:
+                    _empty(folder)
+                    found = None
             except OSError as error:
                 return self._unkept(stage, make, start, error)
             self._used.setdefault(stage.name, []).append(folder)

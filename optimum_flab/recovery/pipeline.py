@@ -16,10 +16,11 @@ from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
 from ..records.report import HeldOut, Recovery
 from ..running.generation import BatchCache
+from ..running.processes import process_state
 from ..settings.recovery import RecoverySettings, check_recovery
 from .checks import check_consent, check_method, check_teacher
 from .instructions import read_instructions
-from .launch import check_agreement, process_state
+from .launch import check_agreement
 from .preparation import Ready, prepare_training
 from .results import report_section, written_files
 from .trained import Training, load_training, merged, save_training

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from ..records.pieces import Pieces
+from .processes import Processes
 
 
 STREAMS = "streams"
@@ -32,6 +33,8 @@ class Ascent:
         generator (`torch.Generator`, *optional*): whose state is kept with them.
         made (`Sequence[int]`): the layers of which a piece, named by [`layer_piece`], must be there once they are
             done; where one is missing or damaged, the pass begins anew.
+        processes ([`Processes`], *optional*): those that go up together; where they were interrupted at different
+            layers, the pass begins anew.
         streams (`list[torch.Tensor]`): hidden states by batch, in front of the first layer. Two streams may be the
             same tensors, and are so again after an interruption.
     """
@@ -41,16 +44,20 @@ class Ascent:
         pieces: Pieces,
         generator: torch.Generator | None = None,
         made: Sequence[int] = (),
+        processes: Processes | None = None,
         **streams: list[torch.Tensor],
     ):
         self.streams = streams
         self._pieces, self._generator, self._start = pieces, generator, 0
         piece = pieces.read(STREAMS)
-        if piece is None or not all(
+        if piece is not None and all(
             pieces.is_finished(layer_piece(index)) for index in made if index < piece.facts["next"]
         ):
+            self._start = piece.facts["next"]
+        if processes is not None and processes.least(self._start) != processes.most(self._start):
+            self._start = 0
+        if piece is None or self._start == 0:
             return
-        self._start = piece.facts["next"]
         for name, batches in streams.items():
             source = piece.facts["same"].get(name, name)
             if source != name:

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
-from optimum_flab.recovery.launch import check_agreement, process_state
+from optimum_flab.recovery.launch import check_agreement
+from optimum_flab.running.processes import process_state
 
 from .test_pipeline import SMALL
 

@@ -15,6 +15,7 @@ from ...memory import trim_heap
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
+from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
@@ -138,6 +139,7 @@ def survey(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
     workspace: Workspace | None = None,
+    processes: Processes | None = None,
 ) -> dict[int, Mapping[int, NarrowLayer]]:
     """Decides every layer at several widths from the statistics of the dense model alone.
 
@@ -151,18 +153,22 @@ def survey(
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
         workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
 
     Returns:
         `dict[int, Mapping[int, NarrowLayer]]`: by width and layer what is kept; weights in bfloat16 to save memory.
     """
     pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
+    processes = processes or Processes()
     layers = family.decoder_layers(model)
     needed = criterion.needs_statistics or criterion.compensates
     batches = list(tokens.batches(batch_size)) if needed else []
+    weights = processes.share(by_batch(importance, len(layers), batches))
+    folds = processes.share(fold_of_tokens(batches, model.device))
+    batches = processes.share(batches)
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
-    weights, folds = by_batch(importance, len(layers), batches), fold_of_tokens(batches, model.device)
-    ascent = Ascent(pieces, generator, range(len(layers)), hidden=[x.hidden for x in inputs])
+    ascent = Ascent(pieces, generator, range(len(layers)), processes, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for index in ascent.layers(len(layers), tick):
         layer = layers[index]
@@ -175,6 +181,7 @@ def survey(
                     wanted = seen.output if bias is None else seen.output - bias
                     counts = weights[batch][index].to(mask.device)[mask]
                     statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
+            statistics.sum_over(processes)
             statistics.check_finite(index)
         chosen = {
             width: NarrowLayer(narrow.kept, None if narrow.weight is None else narrow.weight.bfloat16())
@@ -200,6 +207,7 @@ def narrow(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
     workspace: Workspace | None = None,
+    processes: Processes | None = None,
 ) -> Mapping[int, NarrowLayer]:
     """Decides every kept layer at one width, each on top of the layers already pruned below it.
 
@@ -215,11 +223,13 @@ def narrow(
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
         workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
 
     Returns:
         `Mapping[int, NarrowLayer]`: by dense layer index.
     """
     pieces, workspace = Pieces() if pieces is None else pieces, workspace or Workspace()
+    processes = processes or Processes()
     layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
@@ -227,11 +237,13 @@ def narrow(
             for index in kept_layers
         }
     batches = list(tokens.batches(batch_size))
+    weights = processes.share(by_batch(importance, len(layers), batches))
+    folds = processes.share(fold_of_tokens(batches, model.device))
+    batches = processes.share(batches)
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
-    weights, folds = by_batch(importance, len(layers), batches), fold_of_tokens(batches, model.device)
     ascent = Ascent(
-        pieces, generator, kept_layers, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
+        pieces, generator, kept_layers, processes, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
     )
     dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
     scale = family.block.scale(model.config)
@@ -264,6 +276,7 @@ def narrow(
                 statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
                 residuals.append(workspace.placed(seen.stream))
                 neurons.append(workspace.placed(seen.neurons))
+        statistics.sum_over(processes)
         statistics.check_finite(index)
         chosen = decide(statistics, [width], criterion, generator)[width]
         del statistics

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 
 from ...measuring.divergence import check_finite_layer
+from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ..least_squares import LeastSquares, whole
 
@@ -48,6 +49,11 @@ class NeuronStatistics:
     def whole(self) -> LeastSquares:
         """The problem on all tokens."""
         return whole(self.folds)
+
+    def sum_over(self, processes: Processes) -> None:
+        """Adds what other processes saw of the same layer."""
+        for problem in self.folds:
+            processes.sum_(problem.gram, problem.cross)
 
     def check_finite(self, layer: int) -> None:
         """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""

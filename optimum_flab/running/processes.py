@@ -1,0 +1,96 @@
+"""The processes of `accelerate launch` or `torchrun` that share a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+
+LONGEST_WAIT = timedelta(days=7)  # of the other processes, while the first prepares the data
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where launchers say how many
+T = TypeVar("T")
+
+
+def process_state(device: str | torch.device | None = None) -> PartialState:
+    """The state of this process among those of `accelerate launch` or `torchrun`, alone without them.
+
+    Args:
+        device (`str` or `torch.device`, *optional*): what to compute on; the first call decides. Defaults to CUDA if
+            there is any.
+    """
+    cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
+    return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+
+
+def process_device(asked: str | None) -> str | None:
+    """The device of this process: what the user asked for, or of several processes its own."""
+    if not launched():
+        return asked
+    return str(process_state(asked).device)
+
+
+def launched() -> bool:
+    """Whether this process is one of several."""
+    return any(int(os.environ.get(name, "1")) > 1 for name in SIZES)
+
+
+class Processes:
+    """Those that share the batches of a pruning. Each reads its own, and all decide the same from the sums.
+
+    Args:
+        state (`PartialState`, *optional*): of this process. Defaults to one that is alone.
+    """
+
+    def __init__(self, state: PartialState | None = None):
+        self.number: int = 1 if state is None else state.num_processes
+        self.rank: int = 0 if state is None else state.process_index
+
+    @classmethod
+    def of_this_run(cls, device: torch.device) -> Processes:
+        """Those that were launched together."""
+        return cls(process_state(device) if launched() else None)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """What of the items this process works on: every `number`-th."""
+        return list(items[self.rank :: self.number])
+
+    def sum_(self, *tensors: torch.Tensor) -> None:
+        """Puts the sum over all processes in the place of each tensor."""
+        if self.number > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
+
+    def gathered(self, found: Sequence[T]) -> list[T]:
+        """What was found of all items, in their order, from what each process found of its [`share`]."""
+        if self.number == 1:
+            return list(found)
+        parts: list[list[Any]] = gather_object([list(found)])
+        return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
+
+    def agree(self, is_so: bool) -> bool:
+        """Whether something is so in every process."""
+        return bool(self.least(int(is_so)))
+
+    def own_folder(self, folder: Path) -> Path:
+        """What each process but the main one has in place of a folder."""
+        return folder if self.is_main else folder / f"process-{self.rank}"
+
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that the processes have."""
+        return min(gather_object([number])) if self.number > 1 else number
+
+    def most(self, number: int) -> int:
+        """The largest of the numbers that the processes have."""
+        return -self.least(-number)

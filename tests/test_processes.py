@@ -1,0 +1,122 @@
+"""Several processes share the batches of a pruning, and come to what one alone comes to."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from optimum_flab import PruningPlan
+from optimum_flab.families import family_for
+from optimum_flab.measuring.divergence import OutputHead, final_hidden
+from optimum_flab.measuring.fisher import fisher_weights
+from optimum_flab.pruning.width import CRITERIA
+from optimum_flab.pruning.width.narrowing import narrow
+from optimum_flab.records.work import Stage, WorkFolder
+from optimum_flab.running.processes import Processes, process_state
+
+from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, random_tokens, tiny_model
+
+
+def calibrated(processes):
+    """Weights of tokens, final hidden states, and what is narrowed with these weights."""
+    model, tokens = tiny_model("llama"), random_tokens(200)
+    family = family_for(model.config)
+    generator = torch.Generator().manual_seed(0)
+    weights = fisher_weights(model, family, tokens, OutputHead(model, family), 4, generator, processes=processes)
+    hidden = final_hidden(model, family, tokens, 4, processes=processes)
+    kept = (list(range(LAYERS)), WIDTH // 2, CRITERIA["obs"], 4, generator)
+    narrowed = narrow(model, family, tokens, *kept, weights, processes=processes)
+    layers = {index: (narrowed[index].kept.tolist(), narrowed[index].weight.tolist()) for index in narrowed}
+    return weights.tolist(), hidden.tolist(), layers
+
+
+def one_of_two(rank, port, folder, results):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    processes = Processes(process_state("cpu"))
+    own, stage = processes.own_folder(folder), Stage("number", save_number, load_number)
+    made = []
+    for kept in (0, 1):  # the second finds what the first left in one process alone
+        work = WorkFolder(own, say=lambda text: None, agree=processes.agree)
+        value = work.made(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
+        if kept == 0 and rank == 1:
+            work.drop(["number"])
+    results.put((rank, len(made), value, calibrated(processes)))
+
+
+def save_number(value, folder):
+    (folder / "number").write_text(str(value))
+
+
+def load_number(folder):
+    return int((folder / "number").read_text())
+
+
+def test_two_processes_decide_what_one_decides(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    started = [context.Process(target=one_of_two, args=(rank, port, tmp_path, results)) for rank in range(2)]
+    for process in started:
+        process.start()
+    found = sorted(results.get(timeout=300) for _ in started)
+    for process in started:
+        process.join()
+    assert [made for _, made, *_ in found] == [2, 2]  # neither takes what the other does not have
+    assert found[0][2:] == found[1][2:]
+    weights, hidden, layers = found[0][3]
+    alone = calibrated(Processes())
+    torch.testing.assert_close(torch.tensor(weights), torch.tensor(alone[0]))
+    torch.testing.assert_close(torch.tensor(hidden), torch.tensor(alone[1]))
+    for index, (kept, weight) in alone[2].items():
+        assert layers[index][0] == kept
+        torch.testing.assert_close(torch.tensor(layers[index][1]), torch.tensor(weight), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("items", [0, 1, 5, 6])
+def test_shares_are_all_items_in_turn(number, items):
+    shares = []
+    for rank in range(number):
+        processes = Processes()
+        processes.number, processes.rank = number, rank
+        shares.append(processes.share(range(items)))
+    assert sorted(item for share in shares for item in share) == list(range(items))
+    assert Processes().gathered(Processes().share(range(items))) == list(range(items))
+
+
+@pytest.mark.thorough
+def test_the_command_prunes_in_two_processes_as_in_one_and_writes_once(tmp_path):
+    tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    words = ["--corpus", f"{tmp_path / 'code.jsonl'}[text]", "--sequence-length", "64", "--calibration-tokens", "512"]
+    words += ["--keep-merges", "0", "--num-hidden-layers", "3", "--intermediate-size", "24", "--ffn-multiple-of", "8"]
+    words += ["--batch-size", "2"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, start in (("alone", []), ("both", launch)):
+        folders = ["-m", str(tmp_path / "dense"), str(tmp_path / name), "--cache-dir", str(tmp_path / f"work-{name}")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, *start, "-m", "optimum_flab.pruning", *folders, *words],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1
+    plans = [PruningPlan.load(tmp_path / name) for name in ("alone", "both")]
+    assert plans[0].kept_layers == plans[1].kept_layers and plans[0].kept_neurons == plans[1].kept_neurons
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], atol=1e-4, rtol=1e-4)
