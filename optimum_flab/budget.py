@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, FlabError
 from .families import Family
 from .settings.pruning import DataSettings
 from .sizes import ModelSizes, sizes_of_config
@@ -28,6 +29,7 @@ CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 # matrices of float32 with a row and a column for each neuron there are at once; how many copies of a layer's weights
 # and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
+STREAMS = 8  # hidden states of all tokens on the disk, beside those in front of every layer
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,25 @@ def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, outp
     streams = data.calibration_tokens * 2 * (vocabulary // shape["vocab"]) * dtype.itemsize
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)
     return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
+
+
+def check_disk(folder: Path, sizes: ModelSizes, data: DataSettings, dtype: torch.dtype) -> None:
+    """Raises a [`FlabError`] if a disk has no room for what a pruning puts there whose weights are in their files.
+
+    Args:
+        folder (`Path`): where it goes; a folder that is there.
+        sizes ([`ModelSizes`]): of the dense model.
+        dtype (`torch.dtype`): of the computation, which the weights are converted to where they are stored otherwise.
+    """
+    shape, rows = sizes.shape, sizes.counts.components(sizes.shape)["vocabulary"] // sizes.shape["vocab"]
+    states = data.calibration_tokens * dtype.itemsize * ((shape["layer"] + STREAMS) * rows + shape["neuron"])
+    weights = 2 * sizes.counts.total(shape) * dtype.itemsize
+    needed, free = weights + states + MATRICES * 4 * shape["neuron"] ** 2, shutil.disk_usage(folder).free
+    if free < needed:
+        raise FlabError(
+            f"{folder} needs {needed / 1e9:,.1f} GB for a while for what memory has no room for, and its disk has"
+            f" {free / 1e9:,.1f} GB free; free some space, or name a folder on another disk as cache_dir"
+        )
 
 
 def weights_fit(

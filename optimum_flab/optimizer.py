@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .budget import weights_fit
+from .budget import check_disk, weights_fit
 from .checkpoints.computation import computation_device, computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
@@ -35,7 +35,7 @@ from .running.generation import completion
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
-from .sizes import sizes_of_config
+from .sizes import sizes_of, sizes_of_config
 from .tensors.workspace import Workspace
 
 
@@ -156,6 +156,9 @@ class FlabOptimizer:
         root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
         work = WorkFolder(root, resume=resume, agree=processes.agree)
         workspace = Workspace(None if self.dense.stored is None else work.root)
+        if workspace.folder is not None:
+            sizes = sizes_of(self.dense.model, self.family)
+            check_disk(work.root, sizes, config.data, self.dense.model.dtype)
         self.dense = self.dense.mapped(workspace)
         card = base_card_of(self.dense.folder)
         self.pruned = prune(self.dense, config, self.output_dtype, work, card, workspace, time_budget)

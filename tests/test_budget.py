@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.budget import MemoryNeeds, available_memory, bytes_of, memory_needs
-from optimum_flab.errors import ConfigurationError
+from optimum_flab.budget import MemoryNeeds, available_memory, bytes_of, check_disk, memory_needs
+from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.sizes import sizes_of
@@ -43,6 +43,14 @@ def test_more_of_anything_needs_more_and_files_need_less():
         memory_needs(sizes, data.model_copy(update={"batch_size": 64}), torch.bfloat16, torch.bfloat16),
     ):
         assert more.in_files > least.in_files and more.in_memory > least.in_memory
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
+    model = tiny_model("llama")
+    sizes, data = sizes_of(model, family_for(model.config)), DataSettings()
+    check_disk(tmp_path, sizes, data, torch.float32)
+    with pytest.raises(FlabError, match=r"needs [\d,.]+ GB for a while .* has [\d,.]+ GB free"):
+        check_disk(tmp_path, sizes, data.model_copy(update={"calibration_tokens": 1 << 40}), torch.float32)
 
 
 def test_a_control_group_limits_what_is_available(tmp_path):

@@ -100,12 +100,12 @@ def fisher_weights(
     for done in descent.layers(len(layers), tick):
         index = len(layers) - 1 - done
         states = up.finished(_in_front(index)).tensors
-        weights = []
+        weights = [torch.zeros(0, tokens.mask.shape[1])]  # a process may have no batch
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             hidden = states[str(batch)].to(mask.device)
             gradients[batch], of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
             weights.append(of_ffn.float().square().sum(dim=-1).cpu())
-            check_finite_layer(weights[batch][batches[batch].mask], index)
+            check_finite_layer(weights[-1][batches[batch].mask], index)
         down.write(layer_piece(done), {"weights": torch.cat(weights)})
     found = [down.finished(layer_piece(done)).tensors["weights"] for done in reversed(range(len(layers)))]
     by_batch = torch.stack(found).split([len(batch.mask) for batch in batches], dim=1)
