@@ -9,6 +9,7 @@ curl http://127.0.0.1:8012/v1/completions -d '{"prompt": "def add(a, b):\\n", "s
 import argparse
 import json
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from llama_cpp import Llama
 
 ADDRESS = "/v1/completions"
 KEY = "tokenizer.ggml.fim_{}_token_id"
+LARGEST = 10_000_000  # bytes of a request
+HOTTEST = 2  # temperature
 # what a request may hold, the types of it, and what it is where it is not there
 FIELDS = {
     "prompt": (str, ""),
@@ -40,6 +43,8 @@ class Infiller:
 
     def __init__(self, model: Llama, suffix_first: bool = False):
         self.model = model
+        # n_ctx() is rounded up; what Llama keeps of a text has the size that was asked for
+        self.context = min(model.n_ctx(), len(model.input_ids))
         found = {name: model.metadata.get(KEY.format(name)) for name in ("pre", "suf", "mid")}
         for name in ("pre", "suf"):
             if found[name] is None:
@@ -53,7 +58,7 @@ class Infiller:
         """The prompt for a gap. Of what does not fit, the text next to the gap stays."""
         # as plain text: code may well speak of the tokens for infilling
         before, behind = (self.model.tokenize(text.encode(), add_bos=False) for text in (prefix, suffix))
-        room = max(0, self.model.n_ctx() - max_tokens - len(self.first) - len(self.marks))
+        room = max(0, self.context - max_tokens - len(self.first) - len(self.marks))
         kept = min(len(behind), max(room // 2, room - len(before)))
         behind, before = behind[:kept], before[max(0, len(before) - (room - kept)) :]
         parts = [self.marks["pre"] + before, self.marks["suf"] + behind]
@@ -77,9 +82,13 @@ class Infiller:
                 raise ValueError(f"{name}: {value!r} is of the wrong type")
             if isinstance(value, list) and not all(isinstance(item, str) for item in value):
                 raise ValueError(f"{name}: {value!r} is no list of strings")
-        most = given.pop("max_tokens")
-        if not 0 < most < self.model.n_ctx():
-            raise ValueError(f"max_tokens: {most} is not between 1 and {self.model.n_ctx() - 1}")
+        if "" in (given["stop"], *given["stop"]):
+            raise ValueError("stop: an empty string is everywhere; leave it out")
+        if not 0 <= given["temperature"] <= HOTTEST:
+            raise ValueError(f"temperature: {given['temperature']} is not between 0 and {HOTTEST}")
+        most, longest = given.pop("max_tokens"), self.context - len(self.first) - len(self.marks)
+        if not 0 < most <= longest:
+            raise ValueError(f"max_tokens: {most} is not between 1 and {longest}")
         ids = self.ids(given.pop("prompt"), given.pop("suffix"), most)
         return self.model.create_completion(ids, max_tokens=most, model=Path(self.model.model_path).name, **given)
 
@@ -92,15 +101,25 @@ class Server(HTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
+    timeout = 5  # seconds: others wait while a client is silent
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # an editor hangs up once it no longer wants an answer
+            super().handle()
 
     def do_POST(self) -> None:
         if self.path != ADDRESS:
             return self.answer(404, {"error": {"message": f"nothing is here; ask {ADDRESS}"}})
         try:
-            request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            self.answer(200, self.server.infiller.fill(request))
-        except ValueError as error:  # no JSON is one, too
+            self.answer(200, self.server.infiller.fill(self.request_body()))
+        except (ValueError, RecursionError) as error:  # what is no JSON, or too deep
             self.answer(400, {"error": {"message": str(error)}})
+
+    def request_body(self) -> object:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or not 0 < int(length) <= LARGEST:
+            raise ValueError(f"Content-Length: {length!r} is not between 1 and {LARGEST}")
+        return json.loads(self.rfile.read(int(length)))
 
     def answer(self, status: int, content: dict) -> None:
         body = json.dumps(content).encode()

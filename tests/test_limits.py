@@ -161,8 +161,12 @@ def test_a_multiple_that_no_size_is_names_what_asks_for_it():
     with pytest.raises(ConfigurationError, match="to the dense 768 neurons, .* of 1,024; .* fewer devices in align"):
         check_sizes(FlabPrunerConfig(target_ratio=0.1, align=16), narrow)
     config = FlabPrunerConfig(target_ratio=0.1, vocabulary={"pad_to_multiple_of": 200_000})
-    with pytest.raises(ConfigurationError, match="vocabulary.size: .* multiple of 200,000; take a smaller vocabulary"):
+    with pytest.raises(ConfigurationError, match="200,000; take a smaller vocabulary.pad_to_multiple_of$"):
         check_sizes(config, dense_sizes())
+    odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
+    for devices, way in ((2, "fewer devices in align"), (1, "no align")):
+        with pytest.raises(ConfigurationError, match=f"151,936 rows, .*; take {way}$"):
+            shapes_to_compare(FlabPrunerConfig(align=devices), odd, 151_900, 151_900, 1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from ..errors import FlabError
 from ..families import Family
 
 
+LARGEST = 2**32 - 1  # whole numbers are written in 32 bits
+
+
 def model_fields(config: Any, family: Family) -> dict[str, Any]:
     """The fields of a model's file, without the name of the architecture in front.
 
@@ -19,7 +22,8 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         config (`PreTrainedConfig`): of the model.
 
     Raises:
-        [`FlabError`]: llama.cpp has nothing that the positions of the model could be described with.
+        [`FlabError`]: llama.cpp has nothing that the positions of the model could be described with; a number is too
+            large for the file.
     """
     facts = _facts(family)
     _check_expected(config, family)
@@ -47,7 +51,14 @@ def model_fields(config: Any, family: Family) -> dict[str, Any]:
         fields["attention.sliding_window"] = config.sliding_window
         fields["attention.sliding_window_pattern"] = [kind == "sliding_attention" for kind in kinds]
     fields |= {key: float(getattr(config, name)) for key, name in facts.fields.items()}
-    return fields | _rope_fields(config, family)
+    fields |= _rope_fields(config, family)
+    for key, value in fields.items():
+        if isinstance(value, int) and not 0 <= value <= LARGEST:
+            raise FlabError(
+                f"{key} of this model would be {value:,}, and files hold numbers from 0 to {LARGEST:,}; check its"
+                " config.json"
+            )
+    return fields
 
 
 def _check_expected(config: Any, family: Family) -> None:
@@ -87,6 +98,12 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         return {"rope_freqs.weight": _llama3_factors(rope, pairs)}
     if kind == "longrope":
         lengths = {"long": rope["long_factor"], "short": rope["short_factor"]}
+        for name, found in lengths.items():
+            if len(found) != pairs:
+                raise FlabError(
+                    f"{name}_factor of this model's positions has {len(found):,} numbers, and its heads {pairs:,}"
+                    " pairs of channels that they turn; check its config.json"
+                )
         return {
             f"rope_factors_{name}.weight": torch.tensor(found, dtype=torch.float32) for name, found in lengths.items()
         }

@@ -145,7 +145,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
 
 def _there(path: Path) -> list[Path]:
     """The file of this name that is there, and the parts of a split one."""
-    found = [path] if path.exists() else []
+    found = [path] if path.exists() or path.is_symlink() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
     return [*found, *sorted(parts)]
@@ -178,14 +178,18 @@ def _check_space(path: Path, needed: int) -> None:
 def _written_beside(path: Path) -> Iterator[Path]:
     """A folder beside a file that goes in the end, with those of runs that were killed."""
     for left in path.parent.glob(f".{escape(path.name)}.partial-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+        number = left.name.rpartition("-")[2]
+        # in a container another run before this one may well have had its number
+        if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             shutil.rmtree(left, ignore_errors=True)
     folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        raise FlabError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
+        # NumPy has no number for it: it says how much of an array was written
+        reason = error.strerror or f"{error}: the disk is full, or files may not be that large"
+        raise FlabError(f"{str(path)!r} could not be written ({reason})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
@@ -12,15 +12,17 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, FlabError
 from ..vocabulary import special_ids
-from ..vocabulary.closure import SPACE, TokenizerSpec, read_spec
+from ..vocabulary.closure import SPACE
 from ..vocabulary.infilling import infilling_format
 from ..vocabulary.kinds.bpe import BytePairEncoding
 from ..vocabulary.kinds.kind import BYTE_TOKENS
+from ..vocabulary.steps import byte_level, steps
 from .pre_tokenizers import name_of
 
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 PREFIX = "tokenizer.ggml."
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # llama.cpp's names of special tokens, where they are not those of transformers
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
 
@@ -54,19 +56,22 @@ def tokenizer_fields(
         [`FlabError`]: llama.cpp cannot cut text as the tokenizer does.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec = read_spec(tokenizer)
-    model = _merging(spec, content["model"])
+    in_bytes = byte_level(content)
+    model = _merging(content, in_bytes)
+    _check_normalizer(content, in_bytes)
     added = {token["id"]: token for token in content["added_tokens"]}
-    taken = set(spec.tokens.values())
+    known = {index: token for token, index in model.vocabulary.items()}
+    known |= {index: token["content"] for index, token in added.items()}
+    taken = set(known.values())
     spare = (name for number in count() if (name := f"[PAD{number}]") not in taken)
-    tokens = [spec.tokens[index] if index in spec.tokens else next(spare) for index in range(rows)]
-    kinds = [_kind(index, tokens[index], index in spec.tokens, added, content) for index in range(rows)]
+    tokens = [known[index] if index in known else next(spare) for index in range(rows)]
+    kinds = [_kind(index, tokens[index], index in known, added, content) for index in range(rows)]
     for index, kind in enumerate(kinds):
-        if kind == USER_DEFINED and not spec.byte_level:
+        if kind == USER_DEFINED and not in_bytes:
             tokens[index] = tokens[index].replace(SPACE, " ")
     fields: dict[str, Any] = {"tokens": tokens, "token_type": kinds}
     notes = []
-    if spec.byte_level:
+    if in_bytes:
         name = pre_tokenizer or _known_name(content)
         fields |= {"model": "gpt2", "merges": [_merge(pair) for pair in content["model"]["merges"]]}
     else:
@@ -81,6 +86,7 @@ def tokenizer_fields(
         )
         fields |= {"model": "llama", "scores": [scores.get(index, 0.0) for index in range(rows)]}
         fields["add_space_prefix"] = _adds_space(content)
+        notes += _notes_of_spaces(content, added.values())
     if (form := _unicode_form(content["normalizer"])) is not None:
         notes.append(
             f"the tokenizer brings text to the Unicode form {form} first, which llama.cpp does not: text in another"
@@ -91,6 +97,11 @@ def tokenizer_fields(
             f"{len(stripping):,} added tokens, {stripping[0]!r} among them, take white space beside them in, which"
             " llama.cpp may not do: prompts with such white space are cut otherwise there"
         )
+    if whole := [token["content"] for token in added.values() if token["single_word"]]:
+        notes.append(
+            f"{len(whole):,} added tokens, {whole[0]!r} among them, are none inside a word, where llama.cpp finds them"
+            " too: such words are cut otherwise there"
+        )
     fields["pre"] = name
     return TokenizerFields(
         {f"{PREFIX}{key}": value for key, value in {**fields, **_special_fields(tokenizer)}.items()}
@@ -100,21 +111,54 @@ def tokenizer_fields(
     )
 
 
-def _merging(spec: TokenizerSpec, model: Mapping[str, Any]) -> BytePairEncoding:
+def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
     """The tokenizer's merges.
 
     Raises:
         [`FlabError`]: it is none of the two kinds that are described to llama.cpp here.
     """
-    remedy = "GGUF files are written with byte-level BPE, and with BPE that falls back to bytes"
-    if not isinstance(spec.kind, BytePairEncoding):
+    model, remedy = (
+        content["model"],
+        "GGUF files are written with byte-level BPE, and with BPE that falls back to bytes",
+    )
+    if model["type"] != BytePairEncoding.model_type:
         raise FlabError(f"the tokenizer is of type {model['type']}; {remedy}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise FlabError(f"the tokenizer is a BPE that marks words with {name} {model[name]!r}; {remedy}")
-    if not spec.byte_level and not model.get("byte_fallback"):
+    if not in_bytes and not model.get("byte_fallback"):
         raise FlabError(f"the tokenizer is a BPE with neither byte-level symbols nor byte fallback; {remedy}")
-    return spec.kind
+    return BytePairEncoding.read(content)
+
+
+def _check_normalizer(content: Mapping[str, Any], in_bytes: bool) -> None:
+    """Refuses a tokenizer that changes text before it cuts it, beyond what llama.cpp does or a note tells."""
+    for step in steps(content["normalizer"]):
+        as_spaces = step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == SPACE
+        in_front = step["type"] == "Prepend" and step["prepend"] == SPACE
+        if step["type"] in FORMS or (step["type"] == "ByteLevel" if in_bytes else as_spaces or in_front):
+            continue
+        raise FlabError(
+            f"the tokenizer's normalizer has a step {step['type']}, which llama.cpp does not take: it would cut other"
+            " text than the model was taught with"
+        )
+
+
+def _notes_of_spaces(content: Mapping[str, Any], added: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How a BPE with byte fallback differs in llama.cpp, which cuts no words and puts a space before all text."""
+    cutting = steps(content["pre_tokenizer"])
+    notes = [
+        f"the tokenizer cuts words first, by a step {step['type']}, which llama.cpp does not: it may join them"
+        for step in cutting
+        if step["type"] != "Metaspace" and step.get("pattern") != {"String": " "}
+    ]
+    spaces = any(not token["special"] and token["content"].startswith((SPACE, " ")) for token in added)
+    if _adds_space(content) and (spaces or any(step["type"] == "Metaspace" for step in cutting)):
+        notes.append(
+            "llama.cpp puts a space in front of a text and of what follows an added token, the tokenizer not where"
+            " there is one already: texts with spaces there are cut otherwise"
+        )
+    return notes
 
 
 def _kind(index: int, token: str, known: bool, added: Mapping[int, Any], content: Mapping[str, Any]) -> int:
@@ -143,31 +187,15 @@ def _merge(pair: str | list[str]) -> str:
     return pair if isinstance(pair, str) else " ".join(pair)
 
 
-def _nodes(node: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    return (
-        []
-        if node is None
-        else [part for one in node[inner] for part in _nodes(one, inner)]
-        if inner in node
-        else [node]
-    )
-
-
 def _adds_space(content: Mapping[str, Any]) -> bool:
-    prepends = any(
-        node["type"] == "Prepend" and node["prepend"] == SPACE for node in _nodes(content["normalizer"], "normalizers")
-    )
-    return prepends or any(
-        node["type"] == "Metaspace" and node.get("prepend_scheme", "always") != "never"
-        for node in _nodes(content["pre_tokenizer"], "pretokenizers")
+    return any(step["type"] == "Prepend" for step in steps(content["normalizer"])) or any(
+        step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never"
+        for step in steps(content["pre_tokenizer"])
     )
 
 
 def _unicode_form(normalizer: Mapping[str, Any] | None) -> str | None:
-    forms = [
-        node["type"] for node in _nodes(normalizer, "normalizers") if node["type"] in ("NFC", "NFD", "NFKC", "NFKD")
-    ]
-    return forms[0] if forms else None
+    return next((step["type"] for step in steps(normalizer) if step["type"] in FORMS), None)
 
 
 def _special_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

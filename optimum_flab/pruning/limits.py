@@ -272,8 +272,14 @@ def _too_coarse(name: str, dense: str, multiple: int, config: FlabPrunerConfig) 
 
 def _finer(name: str, config: FlabPrunerConfig) -> str:
     """What to do about a multiple that is too large for a size."""
-    asked = "vocabulary.pad_to_multiple_of" if name == "vocabulary.size" else "ffn.multiple_of"
-    return f"take a smaller {asked}" + ("" if config.align is None else ", or fewer devices in align")
+    ways = []
+    if name != "vocabulary.size":
+        ways.append("a smaller ffn.multiple_of")
+    elif config.vocabulary.pad_to_multiple_of is not None:
+        ways.append("a smaller vocabulary.pad_to_multiple_of")
+    if config.align is not None:
+        ways.append("fewer devices in align" if config.align > 1 else "no align")
+    return f"take {', or '.join(ways)}"
 
 
 def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:

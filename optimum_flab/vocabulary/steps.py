@@ -123,11 +123,11 @@ def bound_tokens(
         vocabulary (`Mapping[str, int]`): ids of the model's tokens.
         symbols (`Callable`): the characters of a token as the vocabulary spells each of them alone.
     """
-    if not _reads_each_token(content):
-        return set()
-    found = set()
+    each, found = _reads_each_token(content), set()
     for token, index in vocabulary.items():
         parts = symbols(token)
+        if not each and "".join(parts) == token:
+            continue  # the decoder sees the same text
         if len(parts) > 1 and any(
             decoder.decode([*before, token, *after]) != decoder.decode([*before, *parts, *after])
             for before, after in (([], []), (["a"], ["a"]))

@@ -1,6 +1,8 @@
 """`optimum-cli flab export`, and what it refuses."""
 
 import json
+import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,9 @@ import torch
 from optimum_flab import ConfigurationError, ExportSettings, FlabError, FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.export import export_gguf
+from optimum_flab.export.fields import rope_tensors
 from optimum_flab.export.quantiser import find_spec
+from optimum_flab.families import family_for
 from optimum_flab.tensors.gguf_files import read_header
 
 from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
@@ -141,6 +145,28 @@ def test_a_name_that_is_a_folder_is_refused(tmp_path):
         export_gguf(loaded, tmp_path / "tiny.gguf", ExportSettings(overwrite=True))
 
 
+def test_a_link_to_nowhere_is_a_file_that_is_there(tmp_path):
+    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "elsewhere.gguf")
+    loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
+    with pytest.raises(ConfigurationError, match="is there already"):
+        export_gguf(loaded, tmp_path / "tiny.gguf")
+
+
+def test_a_disk_that_fills_up_is_said_and_nothing_is_left(tmp_path):
+    loaded = dense_from_memory(tiny_model("llama", 600), byte_level_tokenizer(600))
+    # what a killed run of the same number left, and what is no such folder
+    (tmp_path / f".tiny.gguf.partial-{os.getpid()}").mkdir()
+    (tmp_path / ".tiny.gguf.partial-mine").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(FlabError, match="could not be written .* the disk is full"):
+            export_gguf(loaded, tmp_path / "tiny.gguf")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [".tiny.gguf.partial-mine"]
+
+
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 16}
 
 
@@ -155,6 +181,9 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
             "'llama3' for qwen2",
         ),
         ("llama", {"rope_parameters": YARN}, "beta_fast 16"),
+        ("llama", {"max_position_embeddings": 2**40}, "context_length of this model would be 1,099,511,627,776"),
+        ("qwen3", {"attention_bias": True}, "attention_bias of this model is True"),
+        ("gemma3_text", {"attention_bias": True}, "attention_bias of this model is True"),
     ],
 )
 def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(family, changes, message, tmp_path):
@@ -165,3 +194,11 @@ def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(family, chang
     with pytest.raises(FlabError, match=message):
         export_gguf(load_dense(tmp_path / "model"), tmp_path / "tiny.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_factors_of_positions_that_do_not_fit_the_heads_are_refused():
+    config = tiny_model("llama", 600).config
+    factors = {"short_factor": [1.0] * 3, "long_factor": [1.0] * 8}
+    config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
+    with pytest.raises(FlabError, match="short_factor .* has 3 numbers, and its heads 8 pairs"):
+        rope_tensors(config, family_for(config))

@@ -1,8 +1,11 @@
 """The example that serves infilling from a GGUF file; where llama.cpp is installed."""
 
 import json
+import socket
+import struct
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -87,7 +90,7 @@ def test_an_answer_is_what_the_model_writes_into_the_gap(address, infiller):
 
 
 def test_what_does_not_fit_goes_from_the_far_ends(infiller):
-    context = infiller.model.n_ctx()
+    context = infiller.context
     ids = infiller.ids("a" * context + "(", ")" + "b" * context, 8)
     assert len(ids) == context - 8
     middle = ids.index(infiller.marks["suf"][0])
@@ -107,12 +110,47 @@ def test_what_does_not_fit_goes_from_the_far_ends(infiller):
         (b'{"stop": {"a": 1}}', "stop: {'a': 1} is of the wrong type"),
         (b'{"max_tokens": 0}', "max_tokens: 0 is not between 1 and"),
         (b'{"max_tokens": 9999}', "max_tokens: 9999 is not between 1 and"),
+        (b'{"temperature": NaN}', "temperature: nan is not between 0 and 2"),
+        (b'{"temperature": 1' + b"0" * 400 + b"}", "is not between 0 and 2"),
+        (b'{"stop": ["a", ""]}', "stop: an empty string"),
+        (b"[" * 100_000, "recursion depth"),
+        (b"", "Content-Length: '0' is not between 1 and"),
     ],
 )
 def test_a_malformed_request_is_answered_with_what_is_wrong(address, body, message):
     status, answer = ask_with(address, body)
     assert status == 400 and message in answer["error"]["message"]
     assert ask(address.replace("v1", "v2"))[0] == 404
+
+
+def test_a_text_of_any_length_is_answered(address, infiller):
+    status, answer = ask(address, prompt="a" * 500, suffix="b" * 500, max_tokens=8)
+    assert status == 200 and answer["usage"]["prompt_tokens"] == infiller.context - 8
+
+
+@pytest.mark.parametrize("length", ["-1", "9" * 20, "x"])
+def test_the_length_of_a_request_is_checked(address, length):
+    with connected(address) as client:
+        client.sendall(f"POST /v1/completions HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+        answer = client.makefile("rb").read().decode()
+    assert " 400 " in answer and f"Content-Length: '{length}' is not between" in answer
+
+
+def test_clients_that_are_silent_or_hang_up_are_no_matter(address, example, monkeypatch):
+    failed = []
+    monkeypatch.setattr(example.Server, "handle_error", lambda self, *args: failed.append(args))
+    monkeypatch.setattr(example.Handler, "timeout", 0.2)
+    body = b'{"prompt": "a", "max_tokens": 4}'
+    with connected(address) as silent, connected(address) as client:
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert ask(address, prompt="a", max_tokens=2)[0] == 200 and silent.recv(1) == b""
+    assert not failed
+
+
+def connected(address):
+    return socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(address).port), timeout=60)
 
 
 def test_a_model_that_was_not_taught_to_fill_gaps_is_refused(example, tmp_path):

@@ -82,6 +82,51 @@ def test_what_llama_cpp_does_not_do_is_said():
 
 
 @pytest.mark.parametrize(
+    ("maker", "changes", "note"),
+    [
+        (
+            byte_level_tokenizer,
+            {"added": AddedToken("foo", single_word=True)},
+            "'foo' among them, are none inside a word",
+        ),
+        (sentencepiece_like, {"pre_tokenizer": pre_tokenizers.Digits()}, "cuts words first, by a step Digits"),
+        (sentencepiece_like, {}, "puts a space in front"),  # its own tokens of spaces
+        (
+            sentencepiece_like,
+            {"normalizer": None, "pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="first", split=False)},
+            "puts a space in front",
+        ),
+    ],
+)
+def test_what_llama_cpp_does_otherwise_is_said(maker, changes, note):
+    tokenizer = maker()
+    for name, value in changes.items():
+        if name == "added":
+            tokenizer.add_tokens([value])
+        else:
+            setattr(tokenizer.backend_tokenizer, name, value)
+    assert any(note in said for said in tokenizer_fields(tokenizer, 610).notes)
+
+
+@pytest.mark.parametrize("maker", [byte_level_tokenizer, sentencepiece_like])
+@pytest.mark.parametrize("step", [normalizers.Lowercase(), normalizers.Replace(Regex(" +"), "▁"), normalizers.Strip()])
+def test_a_tokenizer_that_changes_text_as_llama_cpp_cannot_is_refused(maker, step):
+    tokenizer = maker()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), step])
+    with pytest.raises(FlabError, match=f"a step {type(step).__name__}, which llama.cpp does not take"):
+        tokenizer_fields(tokenizer, 610)
+
+
+def test_what_only_pruning_needs_is_not_asked_for():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.backend_tokenizer.decoder = None
+    assert tokenizer_fields(tokenizer, 600).fields == tokenizer_fields(byte_level_tokenizer(600), 600).fields
+    words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(FlabError, match="is of type WordLevel; GGUF files are written with"):
+        tokenizer_fields(PreTrainedTokenizerFast(tokenizer_object=words), 1)
+
+
+@pytest.mark.parametrize(
     ("steps", "whole_pieces", "name"),
     [
         (

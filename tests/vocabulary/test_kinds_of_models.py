@@ -148,6 +148,31 @@ def test_the_file_alone_cuts_text_as_transformers_does(smaller, name, tmp_path):
 # --- byte pair encoding --------------------------------------------------------------------------------------------
 
 
+def some_bytes():
+    """Bytes of ASCII alone: what is not spelt in them is unknown, and stands behind what is."""
+    tokens = ["<unk>", *BYTES[:128], "a", "v", "é"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    model = models.BPE(vocabulary, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    return of_model(model, decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), unk_token="<unk>")
+
+
+def marks_that_are_read():
+    """Marks inside of words, which the decoder leaves in the text."""
+    vocabulary = {token: index for index, token in enumerate(["a", "b", "##a", "##b", "ab", "##ab"])}
+    merges = [("a", "##b"), ("##a", "##b")]
+    tokenizer = of_model(models.BPE(vocabulary, merges, continuing_subword_prefix="##"), decoders.ByteLevel())
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize(("maker", "text"), [(some_bytes, "a中vaé"), (marks_that_are_read, "abab")])
+def test_the_fewest_tokens_read_a_text_back_as_before(maker, text):
+    tokenizer = maker()
+    spec = read_spec(tokenizer)
+    natural = natural_vocabulary(spec, np.zeros(len(tokenizer), dtype=np.int64))
+    assert round_trip(rewrite_tokenizer(tokenizer, natural.protected), text) == round_trip(tokenizer, text)
+
+
 @pytest.mark.parametrize(
     ("marks", "token", "symbols"),
     [

@@ -58,8 +58,9 @@ class BytePairEncoding(Kind):
             )
         vocabulary, marks = model["vocab"], _marks(model)
         merges = [(vocabulary[left], vocabulary[right], vocabulary[whole]) for left, right, whole in _merges(model)]
-        base = spelling(content, vocabulary, marks, falls_back(content))
-        if model.get("ignore_merges") and not byte_level(content) and not falls_back(content):
+        whole = falls_back(content, vocabulary)
+        base = spelling(content, vocabulary, marks, whole)
+        if model.get("ignore_merges") and not byte_level(content) and not whole:
             base |= unspellable(vocabulary, marks)  # no merge makes these
         return cls(vocabulary, merges, marks, base)
 

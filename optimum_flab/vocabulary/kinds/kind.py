@@ -144,14 +144,16 @@ def spelling(
         if isinstance(node.get(key), str)
         for character in node[key]
     }
-    missing = {byte for byte, token in enumerate(BYTE_TOKENS) if token not in vocabulary}
-    left = (c for c in vocabulary if missing and len(c) == 1 and not missing.isdisjoint(c.encode("utf-8")))
-    return frozenset(vocabulary[token] for token in (*BYTE_TOKENS, *written, *left) if token in vocabulary)
+    return frozenset(vocabulary[token] for token in (*BYTE_TOKENS, *written) if token in vocabulary)
 
 
-def falls_back(content: Mapping[str, Any]) -> bool:
-    """Whether a character without a token is spelt in bytes, and read back from them."""
-    return bool(content["model"].get("byte_fallback")) and reads_bytes(content)
+def falls_back(content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> bool:
+    """Whether any character without a token is spelt in bytes, and read back from them.
+
+    Where a byte has no token, unknown characters would stand elsewhere once others are spelt in bytes too.
+    """
+    whole = all(token in vocabulary for token in BYTE_TOKENS)
+    return whole and bool(content["model"].get("byte_fallback")) and reads_bytes(content)
 
 
 def unspellable(vocabulary: Mapping[str, int], marks: Marks = UNMARKED) -> frozenset[int]:

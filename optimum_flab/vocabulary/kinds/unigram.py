@@ -51,8 +51,7 @@ class Unigram(Kind):
             )
         # several unknown characters in a row are spelt in bytes together, or none of them is; a model that names no
         # token for them fails before it comes to bytes
-        whole = falls_back(content) and all(token in vocabulary for token in BYTE_TOKENS)
-        whole = whole and model["unk_id"] is not None
+        whole = falls_back(content, vocabulary) and model["unk_id"] is not None
         base = spelling(content, vocabulary, in_bytes=whole)
         if not whole:
             base |= unspellable(vocabulary)
