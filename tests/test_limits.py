@@ -155,6 +155,15 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
         assert removed(dense_sizes(), shape) == pytest.approx(target, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("changes", "way"),
+    [({"align": 14}, "fewer devices in `align`"), ({"ffn": {"multiple_of": 896}}, "`ffn.multiple_of`")],
+)
+def test_steps_that_miss_a_target_name_what_asks_for_them(changes, way):
+    with pytest.raises(ConfigurationError, match=f"smaller steps of the width than 896, by {way}"):
+        shapes_for(dense_sizes(), 0.3, vocabulary={"size": 100_352}, layers={"enabled": False}, **changes)
+
+
 def test_a_multiple_that_no_size_is_names_what_asks_for_it():
     narrow = replace(dense_sizes(), shape=DENSE.resized(neuron=768), heads=(32, 4))
     narrow = replace(narrow, possible={**narrow.possible, "neuron": range(1, 769)})

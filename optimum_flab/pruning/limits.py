@@ -133,8 +133,12 @@ def check_reached(
     shapes: Sequence[Shape],
     target_ratio: float,
     tolerance: float,
+    align: int | None = None,
 ) -> list[Shape]:
     """The shapes that land within `tolerance` of the target; where none does, the nearest of all that does.
+
+    Args:
+        align (`int`, *optional*): devices that share the width.
 
     Raises:
         [`ConfigurationError`]: none does; names the nearest shares that can be removed.
@@ -154,7 +158,9 @@ def check_reached(
         return [shape]
     widths, remedies = limits.allowed["neuron"], ["take that"]
     if limits.is_free("neuron"):
-        remedies.append(f"allow smaller steps of the width than {widths[1] - widths[0]}, by `ffn.multiple_of`")
+        step = widths[1] - widths[0]
+        how = "`ffn.multiple_of`" if step > device_multiple(align) else "fewer devices in `align`"
+        remedies.append(f"allow smaller steps of the width than {step}, by {how}")
     if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
@@ -324,7 +330,9 @@ def shapes_to_compare(
     check_target(counts, dense, limits, target, TOLERANCE)
     budget, slack = parameters_to_keep(counts, dense, target), round(counts.total(dense) * TOLERANCE)
     compared = candidate_shapes(counts, limits, rows, budget, slack)
-    reached = check_reached(counts, dense, limits, [shape for row in compared for shape in row], target, TOLERANCE)
+    reached = check_reached(
+        counts, dense, limits, [shape for row in compared for shape in row], target, TOLERANCE, config.align
+    )
     near = [[shape for shape in row if shape in reached] for row in compared]
     return list(filter(None, near)) or [[shape] for shape in reached]
 
