@@ -15,7 +15,7 @@ from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrune
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.hub.ownership import BEGIN
 
-from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, tiny_model
+from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model
 
 
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 4000}
@@ -241,7 +241,7 @@ def test_a_small_source_is_not_outweighed_when_tokens_are_dropped(tokenizer, tmp
     assert prose_tokens("code", "prose") < 0.8 * prose_tokens("both")
 
 
-@pytest.mark.parametrize("changes", [{}, {"target_ratio": 0.5}])
+@pytest.mark.parametrize("changes", thorough_but(1, [{"target_ratio": 0.5}, {}]))
 def test_padding_of_the_vocabulary(tokenizer, corpus, changes):
     natural = optimizer_for(tokenizer).prune(settings(corpus)).model.config.vocab_size
     vocabulary = {"pad_to_multiple_of": 7, "keep_used": True}

@@ -115,7 +115,7 @@ def test_the_wheel_holds_the_package_and_its_registration_and_nothing_else(built
     }
 
 
-@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+@pytest.mark.parametrize("kind", ["*.whl", pytest.param("*.tar.gz", marks=pytest.mark.thorough)])
 def test_the_command_works_from_what_was_built(built, environment, tmp_path, kind):
     (archive,) = built.glob(kind)
     install(environment, archive)

@@ -90,7 +90,7 @@ def stop_after(monkeypatch, number: int | None) -> list[str]:
     return written
 
 
-@pytest.mark.parametrize("kind", thorough_but(1, list(ASKED)))
+@pytest.mark.parametrize("kind", thorough_but(0, list(ASKED)))
 def test_a_run_that_ends_after_any_piece_goes_on_there(kind, made, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         all_pieces = stop_after(patch, None)

@@ -96,6 +96,7 @@ def test_experts_and_their_width_pinned(dense, tmp_path):
         )
 
 
+@pytest.mark.thorough
 def test_experts_go_at_a_width_that_is_pinned(dense, tmp_path):
     optimizer = pruned(
         dense, tmp_path / "out", target_ratio=0.65, experts={"enabled": True}, ffn={"intermediate_size": 24}
@@ -105,6 +106,7 @@ def test_experts_go_at_a_width_that_is_pinned(dense, tmp_path):
     assert len({candidate.num_experts for candidate in report.search.candidates}) > 1
 
 
+@pytest.mark.thorough
 def test_in_bfloat16_it_runs_and_is_known_again(dense, tmp_path):
     """Routers that the class keeps in float32 stay exact, and the weights are known again by their hash."""
     half = tmp_path / "half"

@@ -12,7 +12,7 @@ from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
 from optimum_flab.tensors.lazy import ModelTensors, own_tensors
 
-from ..conftest import byte_level_tokenizer
+from ..conftest import byte_level_tokenizer, thorough_but
 
 
 ROWS = 608
@@ -60,7 +60,7 @@ def saved(model, tokenizer, folder, **options):
     return load_dense(folder, **options)
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kind", thorough_but(1, ["bf16", "f32", "f16"]))
 @pytest.mark.parametrize("model_type", READ_BY_TRANSFORMERS)
 def test_transformers_reads_every_tensor_back(model_type, kind, tokenizer, tmp_path):
     model = tiny(model_type)

@@ -94,9 +94,9 @@ def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
 @pytest.mark.parametrize(
     "model_type",
     thorough_but(
-        4,
+        2,
         [
-            *("gpt2", "phi3", "qwen2", "deepseek_v2"),
+            *("gpt2", "deepseek_v2", "phi3", "qwen2"),
             *("codegen", "gemma2", "gpt_bigcode", "gpt_neox", "granite", "starcoder2", "gpt_oss", "mixtral"),
         ],
     ),

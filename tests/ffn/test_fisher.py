@@ -10,7 +10,7 @@ from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
 
-from ..conftest import LAYERS, VOCABULARY, random_tokens, tiny_model
+from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, thorough_but, tiny_model
 from ..families.zoo import member
 
 
@@ -64,13 +64,13 @@ def test_weights_are_those_of_the_definition(family, in_float32):
     torch.testing.assert_close(found, by_definition(model, tokens), rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("name", thorough_but(1, ["qwen3_moe", "deepseek_v3"]))
 def test_weights_in_a_mixture_are_those_of_the_definition(name, in_float32):
     model, tokens = member(name, 0, vocab_size=VOCABULARY, max_position_embeddings=256), random_tokens()
     torch.testing.assert_close(weights_of(model, tokens), by_definition(model, tokens), rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+@pytest.mark.parametrize("name", thorough_but(1, ["qwen3_moe", "deepseek_v3"]))
 def test_weights_in_a_mixture_in_bfloat16_are_weights(name, in_bfloat16):
     model, tokens = member(name, 0, vocab_size=VOCABULARY, max_position_embeddings=256), random_tokens(200)
     found = weights_of(model, tokens)
@@ -86,8 +86,9 @@ def test_gradients_that_are_not_finite_are_said():
         weights_of(model, random_tokens())
 
 
-def test_weights_in_bfloat16_are_near_those_of_the_definition(family, in_bfloat16):
-    model, tokens = tiny_model(family), random_tokens(400)
+@pytest.mark.parametrize("name", thorough_but(1, FAMILIES))
+def test_weights_in_bfloat16_are_near_those_of_the_definition(name, in_bfloat16):
+    model, tokens = tiny_model(name), random_tokens(400)
     # predictions of random weights are so even that rounding has some tokens draw another y
     for found, expected in zip(weights_of(model, tokens), by_definition(model, tokens), strict=True):
         both = torch.stack([found[tokens.mask], expected[tokens.mask]])

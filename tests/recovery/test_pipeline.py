@@ -536,6 +536,7 @@ def test_what_would_fail_later_is_said_before_the_dense_model_answers(made, monk
         run(made, data=["plain.jsonl"], **changes)
 
 
+@pytest.mark.thorough
 def test_rows_without_prompt_or_answer_are_counted(made):
     rows = [{"instruction": " ", "output": "x = 1"}, {"instruction": "Write it.", "output": ""}]
     write_lines(made / "blank.jsonl", rows)
@@ -629,6 +630,7 @@ def test_a_model_is_not_recovered_twice(made):
         again.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
 
 
+@pytest.mark.thorough
 def test_a_teacher_that_was_rounded_says_so(made):
     optimizer = FlabOptimizer.from_pretrained(made / "dense", dtype="bfloat16")
     optimizer.load_pruned(made / "pruned")
@@ -636,6 +638,7 @@ def test_a_teacher_that_was_rounded_says_so(made):
         optimizer.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
 
 
+@pytest.mark.thorough
 def test_what_is_learned_and_a_result_from_before_are_said(made, capsys):
     run(made, max_steps=1, max_new_tokens=4)
     assert " reference (answers of the dense model left out: " in capsys.readouterr().err

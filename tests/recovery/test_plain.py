@@ -82,6 +82,7 @@ def test_sources_count_by_equal_shares_and_what_one_lacks_the_others_give(tmp_pa
     assert drawn(plain, tokenizer, asked, 6000, {}, counts) == drawn(plain, tokenizer, asked, 6000, {}, counts)
 
 
+@pytest.mark.thorough
 def test_text_that_nobody_named_is_of_the_kinds_and_shares_of_calibration_and_of_other_documents(monkeypatch):
     asked, tokenizer = RecoveryConfig(text_tokens=40_000, sequence_length=1024), byte_level_tokenizer()
     files = read_source(LIBRARY_SOURCE, for_training=True)
