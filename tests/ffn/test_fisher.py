@@ -86,7 +86,7 @@ def test_gradients_that_are_not_finite_are_said():
         weights_of(model, random_tokens())
 
 
-@pytest.mark.parametrize("name", thorough_but(1, FAMILIES))
+@pytest.mark.parametrize("name", thorough_but(1, list(FAMILIES)))
 def test_weights_in_bfloat16_are_near_those_of_the_definition(name, in_bfloat16):
     model, tokens = tiny_model(name), random_tokens(400)
     # predictions of random weights are so even that rounding has some tokens draw another y
