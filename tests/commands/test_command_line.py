@@ -90,7 +90,7 @@ def test_every_flag_is_explained_with_its_default():
     text = help_of("flab", "prune")
     for flag in FLAGS:
         assert f"{', '.join(flag.names)} " in text
-    for default in ("(default: 32768)", "(default: 512)", "(default: 20000)", "(default: obs)", "(default: float32)"):
+    for default in ("(default: 32768)", "(default: 512)", "(default: 20000)", "(default: obs)", "(default: auto)"):
         assert default in text
     assert text.count("default: ") >= len(FLAGS)
 
@@ -381,7 +381,7 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
                 *("--model=corp/secrets", "private/runs/out", "--corpus", "corp/secrets", "--corpus=org/data:test[a]"),
                 *("--calibration", f"{tmp_path}/private/rows.jsonl[a,b]", "--keep-token", "</s>", "--no-ffn"),
                 *("--target-ratio", "0.3", "-c", "private/flab.yaml", "--overwrite", "--prompt", "my secret"),
-                *("--dtype", "float32", "--seed", "7"),
+                *("--dtype", "auto", "--seed", "7", "--memory-budget", "6GB"),
             ]
         ),
     )
