@@ -177,6 +177,23 @@ def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, nam
     )
 
 
+def _filled(
+    outlines: Mapping[str, torch.Tensor], tensors: Iterable[tuple[str, torch.Tensor]], workspace: Workspace
+) -> dict[str, torch.Tensor]:
+    """Tensors of these outlines with their values. Room for all is taken first: between what is cut for a moment
+    they would leave gaps in the heap."""
+    places = {name: workspace.empty(outline.shape, outline.dtype) for name, outline in outlines.items()}
+    missing = set(places)
+    for name, tensor in tensors:
+        if places[name].shape != tensor.shape:
+            raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, the model's of {tuple(places[name].shape)}")
+        places[name].copy_(tensor)
+        missing.remove(name)
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing, {min(missing)} among them")
+    return places
+
+
 @torch.no_grad()
 def operate(
     model: PreTrainedModel, family: Family, plan: PruningPlan, workspace: Workspace | None = None
@@ -205,9 +222,8 @@ def operate(
         pruned = new_model(type(model), config, dtype=config.dtype)
     pruned.tie_weights()
     if model.device.type != "meta":
-        workspace = workspace or Workspace()
         tensors = pruned_tensors(own_tensors(model).items(), family, plan, dtypes_of(pruned))
-        weights = under_all_names(pruned, {name: workspace.copied(tensor) for name, tensor in tensors})
+        weights = under_all_names(pruned, _filled(own_tensors(pruned), tensors, workspace or Workspace()))
         pruned = sharing_weights(pruned, config, torch.device("cpu"), weights)
     if model.generation_config is not None:
         generation_config = copy.deepcopy(model.generation_config)
