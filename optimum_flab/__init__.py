@@ -19,6 +19,9 @@ _LAZY = {
     "FlabPrunerConfig": ".settings.configuration",
     "PruningPlan": ".records.plan",
     "RecoveryConfig": ".settings.recovery",
+    "TokenCounts": ".records.counts",
+    "count_sources": ".counting",
+    "count_texts": ".counting",
     "evaluate": ".evaluation.harness",
     "measure_efficiency": ".evaluation.efficiency",
 }
@@ -33,16 +36,21 @@ __all__ = [
     "FlabPrunerConfig",
     "PruningPlan",
     "RecoveryConfig",
+    "TokenCounts",
     "__version__",
+    "count_sources",
+    "count_texts",
     "evaluate",
     "measure_efficiency",
 ]
 
 if TYPE_CHECKING:
+    from .counting import count_sources, count_texts
     from .errors import ConfigurationError, FlabError
     from .evaluation.efficiency import measure_efficiency
     from .evaluation.harness import evaluate
     from .optimizer import FlabOptimizer
+    from .records.counts import TokenCounts
     from .records.plan import PruningPlan
     from .settings.configuration import FlabPrunerConfig
     from .settings.efficiency import BenchSettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,4 +23,14 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def texts_hash(texts: Iterable[str]) -> str:
+    """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")  # names of files hold what is not UTF-8 as lone surrogates
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()

@@ -24,9 +24,8 @@ from .pruned import (
     to_export,
     write_pruned,
 )
-from .pruning.limits import check_sizes
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, prune
+from .pruning.run import apply_plan, check_asked, prune
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
@@ -35,7 +34,7 @@ from .running.generation import completion
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
-from .sizes import sizes_of, sizes_of_config
+from .sizes import sizes_of
 from .tensors.workspace import Workspace
 
 
@@ -102,7 +101,7 @@ class FlabOptimizer:
             memory_budget (`str` or `int`, *optional*): the memory that [`prune`] may take, in bytes or as in `"6GB"`;
                 the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
-                cannot meet are refused before its weights are downloaded or read.
+                cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
         fits = weights_fit(memory_budget, (config or FlabPrunerConfig()).data, output_dtype)
@@ -115,7 +114,7 @@ class FlabOptimizer:
             dtype=dtype,
             family=family,
             in_memory=fits if in_memory is None or memory_budget is not None else in_memory,
-            check=lambda *model: None if config is None else check_sizes(config, sizes_of_config(*model)),
+            check=lambda *model: None if config is None else check_asked(config, str(model_name_or_path), *model),
         )
         optimizer._set_up(dense, output_dtype)
         return optimizer

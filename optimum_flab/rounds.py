@@ -22,6 +22,7 @@ from .families import Family
 from .hub.terms import base_card_of
 from .places import cache_root, user_path
 from .pruned import as_loaded
+from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
 from .pruning.run import notes_on_text, prune, text_counts
@@ -36,6 +37,7 @@ from .recovery.pipeline import recovered_model
 from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
+from .vocabulary import read_spec
 
 
 def prune_and_recover(
@@ -65,6 +67,7 @@ def prune_and_recover(
     check_recovery(config.recovery)
     check_method(config.recovery, dense.family)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
+    counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
     card = base_card_of(dense.folder)
     options: dict[str, Any] = {
@@ -77,15 +80,16 @@ def prune_and_recover(
     for done in range(1, number + 1):
         if found is None:
             aim = target if target is None or number == 1 else target / number
-            pruned = prune(dense, one_round(config, aim), dtype, work, card)
+            pruned = prune(dense, one_round(config, aim), dtype, work, card, counts=counts)
         else:
             assert target is not None  # rounds without one were refused
             removed = found.report.removed_ratio
             aim = target * done / number
             before = as_loaded(found, dense)
             rest = one_round(config, (aim - removed) / (1 - removed), first=False)
-            again = prune(before, rest, dtype, work, card)
-            pruned = rebased(dense, found, again, config, work, card)
+            left = counts_left(dense, counts, found.plan)
+            again = prune(before, rest, dtype, work, card, counts=left)
+            pruned = rebased(dense, found, again, config, work, card, counts)
             del before, again
         settings = config.recovery if done == number else brief(config.recovery, config.rounds.share)
         plan = replace(pruned.plan, settings=config.to_dict())
@@ -108,6 +112,13 @@ def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True
     if not first:
         values["vocabulary"] = {**values["vocabulary"], "coverage": 1.0, "min_count": 1}
     return FlabPrunerConfig.from_dict(values)
+
+
+def counts_left(dense: LoadedModel, counts: Sequence[CountsFile], plan: PruningPlan) -> Sequence[CountsFile]:
+    """Counts in the ids of a model that was pruned from the dense one."""
+    if not counts or plan.kept_tokens is None:
+        return counts
+    return counts_after(counts, read_spec(dense.tokenizer), plan.kept_tokens)
 
 
 def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
@@ -141,6 +152,7 @@ def rebased(
     config: FlabPrunerConfig,
     work: WorkFolder,
     card: BaseCard | None,
+    counts: Sequence[CountsFile] = (),
 ) -> PrunedModel:
     """A model that was pruned from a trained one, as one that was pruned from the dense model.
 
@@ -152,10 +164,11 @@ def rebased(
         again ([`PrunedModel`]): what that pruning gave.
         config ([`FlabPrunerConfig`]): what all rounds together are to do.
         work ([`WorkFolder`]): has the texts and counts of the first round.
+        counts (`Sequence[CountsFile]`): of `config.data.counts`, in the ids of the dense model.
     """
     plan = composed(before.plan, again.plan)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    counts = text_counts(texts, token_choice(dense, config.vocabulary, texts, work), plan.kept_tokens)
+    said = text_counts(texts, token_choice(dense, config.vocabulary, texts, counts, work), plan.kept_tokens)
     weights = changed_weights(dense.model, dense.family, plan, again.model)
     plan = replace(plan, weights=weights)
     search = again.report.search
@@ -167,7 +180,7 @@ def rebased(
         None,  # what its pruning measured was against the trained model; the training measures anew
         again.report.seconds,
         search=None if search is None else dense_layers(search, before.plan.kept_layers),
-        texts=counts,
+        texts=said,
         datasets=again.report.datasets,
         card=card,
         weights_sha256=again.report.weights_sha256,

@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from optimum_flab.errors import FlabError
+from optimum_flab.hashing import texts_hash
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.texts.packing import pack
+from optimum_flab.texts.rows import HubRows
 from optimum_flab.texts.sampling import split_passages
-from optimum_flab.texts.sets import build_text_sets, texts_hash
+from optimum_flab.texts.sets import build_text_sets
 from optimum_flab.texts.sources import (
     Document,
     default_corpus,
@@ -31,7 +33,7 @@ from optimum_flab.texts.sources import (
     parse_source,
     read_source,
     read_sources,
-    rows_to_documents,
+    row_documents,
 )
 
 
@@ -57,14 +59,26 @@ def test_parse_source_prefers_what_exists(tmp_path, monkeypatch):
     assert parse_source("odd[1].txt").columns == ()
     assert parse_source("org/data[a, b]").columns == ("a", "b")
     hub = parse_source("org/other:test[a]")
-    assert (hub.dataset, hub.split, hub.columns, hub.path) == ("org/other", "test", ("a",), None)
-    assert parse_source("org/other").split == "train"
+    assert (hub.rows, hub.columns, hub.path) == (HubRows("org/other", None, "test"), ("a",), None)
+    assert parse_source("org/other").rows == HubRows("org/other", None, "train")
+    assert parse_source("org/other:small:test[a]").rows == HubRows("org/other", "small", "test")
     assert hub_datasets(["org/data", "org/other:test[a]", "python-stdlib", "gone.txt", "org/other"]) == ["org/other"]
 
 
 @pytest.mark.parametrize(
     "spec",
-    ["nothing", "./nothing/here", "/no/such/folder", "data/problems.jsonl[a]", "a/b/c", "", "org/data[a,]", "a b/c"],
+    [
+        "nothing",
+        "./nothing/here",
+        "/no/such/folder",
+        "data/problems.jsonl[a]",
+        "a/b/c",
+        "",
+        "org/data[a,]",
+        "a b/c",
+        "a/b::c",
+        "a/b:c:d:e",
+    ],
 )
 def test_parse_source_refuses_what_is_neither_path_nor_hub_id(spec):
     with pytest.raises(FlabError, match="source"):
@@ -206,7 +220,7 @@ def test_several_sources_are_checked_before_any_is_read(tmp_path):
 def test_rows_of_a_dataset(tmp_path):
     datasets = pytest.importorskip("datasets")
     dataset = datasets.Dataset.from_list(ROWS)
-    documents = rows_to_documents(dataset, "org/data", ["prompt", "n"])
+    documents = list(row_documents(dataset, "org/data", ["prompt", "n"]))
     assert [document.text for document in documents] == ["def f():\n3.0", "é 你好\u2028🙂 4.5"]
     assert documents[1].name == "org/data#2"
 

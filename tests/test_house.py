@@ -35,7 +35,7 @@ FLOORS = (
     {"measuring"},
     {"checkpoints"},
     {"pruning"},
-    {"inspection"},
+    {"inspection", "counting"},
     {"execution"},
     {"evaluation"},
     {"recovery"},

@@ -104,7 +104,7 @@ def load_dense(
     dtype: str | torch.dtype = "float32",
     family: str | Path | None = None,
     in_memory: bool | Callable[[PreTrainedConfig, Family, torch.dtype], bool] = True,
-    check: Callable[[PreTrainedConfig, Family], None] = lambda config, family: None,
+    check: Callable[[PreTrainedConfig, Family, PreTrainedTokenizerBase], None] = lambda *model: None,
 ) -> LoadedModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
     read.
@@ -123,7 +123,8 @@ def load_dense(
             if transformers makes the model's tensors of them one by one, and the model is on the meta device: enough
             to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be asked of the model's configuration,
             its family and what it is computed in.
-        check (`Callable`): called with the model's configuration and family before its weights; may refuse it.
+        check (`Callable`): called with the model's configuration, family and tokenizer before its weights; may refuse
+            it.
 
     Returns:
         [`LoadedModel`]: the model on `device` in `dtype`.
@@ -157,7 +158,7 @@ def load_dense(
             )
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
-    check(as_loaded, facts)
+    check(as_loaded, facts, tokenizer)
     check_weights(files, config)
     storage_dtype = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
     dtype = chosen_dtype(dtype, storage_dtype, device)

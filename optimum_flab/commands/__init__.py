@@ -10,6 +10,7 @@ from .apply import ApplyCommand
 from .base import VerbParser
 from .bench import BenchCommand
 from .card import CardCommand
+from .count import CountCommand
 from .eval import EvalCommand
 from .export import ExportCommand
 from .inspect import InspectCommand
@@ -29,6 +30,7 @@ class FlabCommand(BaseOptimumCLICommand):
     SUBCOMMANDS = (
         CommandInfo("prune", "Prune a model to a smaller stock checkpoint.", PruneCommand),
         CommandInfo("apply", "Apply the plan of an earlier run to its dense model, without any search.", ApplyCommand),
+        CommandInfo("count", "Count the tokens of text of any size, for `flab prune --counts`.", CountCommand),
         CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
         CommandInfo("bench", "Measure what a model costs to store and run, beside a baseline.", BenchCommand),
         CommandInfo("eval", "Evaluate a model on code tasks, beside a baseline.", EvalCommand),

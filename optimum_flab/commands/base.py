@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 # of the arguments of a run: local paths, names of models, and what makes no difference to the result
-PATHS, MODELS = ("config", "plan"), ("model", "teacher")
+PATHS, MODELS = ("config", "plan", "data.counts"), ("model", "teacher")
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
 DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
 

@@ -26,12 +26,14 @@ class Flag(NamedTuple):
 
     Args:
         alias (`str`, *optional*): another name of the flag.
+        several (`bool`): whether it takes several values at once, as files that a shell finds by a pattern.
     """
 
     flag: str
     setting: str
     metavar: str | None = None
     alias: str | None = None
+    several: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -56,8 +58,9 @@ def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
         if get_origin(kind) is Literal:
             options["choices"] = get_args(kind)
         elif get_origin(kind) in (list, dict, Annotated):  # the last one: sources
-            options["action"] = "append"
-            description += "" if "default: " in description else "; may be given several times"
+            options |= {"action": "extend", "nargs": "+"} if flag.several else {"action": "append"}
+            given = "several may be named" if flag.several else "may be given several times"
+            description += "" if "default: " in description else f"; {given}"
         else:
             options["type"] = kind
     text = description if "default: " in description else f"{description} (default: {shown})"

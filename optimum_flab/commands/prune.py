@@ -29,6 +29,7 @@ FLAGS = (
     Flag("--align", "align", "N"),
     Flag("--corpus", "data.corpus", "SOURCE"),
     Flag("--preset", "data.preset"),
+    Flag("--counts", "data.counts", "FILE", several=True),
     Flag("--calibration", "data.calibration", "SOURCE"),
     Flag("--held-out", "data.held_out", "SOURCE"),
     Flag("--mix", "data.mix", "KIND=SHARE"),
@@ -140,7 +141,8 @@ class PruneCommand(FlabVerb):
                 "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give"
                 " what was pruned to `accelerate launch -m optimum_flab.recovery`"
             )
-        inputs = [args.model, args.config, *local_paths([*config.data.sources, *config.recovery.sources])]
+        read = local_paths([*config.data.sources, *config.recovery.sources])
+        inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         device, is_main = process_device(args.device), not launched() or process_state(args.device).is_main_process
         with ExitStack() as stack:

@@ -14,7 +14,7 @@ BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
 # what stands behind the path of an address, up to columns
 ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
 # under these names, in settings and results, stand sources of text; under those, models
-SOURCE_KEYS = frozenset({"data", "text", "corpus", "calibration", "held_out", "exclude"})
+SOURCE_KEYS = frozenset({"data", "text", "corpus", "counts", "calibration", "held_out", "exclude"})
 MODEL_KEYS = frozenset({"base_model", "models"})
 
 

@@ -12,6 +12,7 @@ import yaml
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
 from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
+from ..records.texts import CountedText
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts, at, is_number
 from .measured import MeasuredScores
@@ -21,6 +22,7 @@ from .typesetting import MISSING, cell, change, code, count, joined, sentence
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
+MOST_FILES = 8  # of counts that a card lists
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)")
 
 
@@ -116,17 +118,32 @@ def datasets(facts: Facts) -> list[str]:
     data, training = at(facts.settings, "data"), _training_settings(facts)
     named = at(data, "corpus"), at(data, "calibration"), training.get("data"), training.get("text")
     specs = [spec for listed in named if isinstance(listed, list) for spec in listed if isinstance(spec, str)]
-    return list(dict.fromkeys(filter(None, (dataset_of(spec, facts.datasets) for spec in specs))))
+    found = (dataset_of(spec, facts.datasets) for spec in specs)
+    counted = (name for text in _counted(facts) for name in text.datasets)
+    return list(dict.fromkeys(filter(None, (*found, *counted))))
+
+
+def _counted(facts: Facts) -> tuple[CountedText, ...]:
+    """The text of which only counts were read."""
+    texts = None if facts.report is None else facts.report.texts
+    return () if texts is None else texts.counts
 
 
 def _training_settings(facts: Facts) -> dict[str, Any]:
     return {} if facts.recovery is None else facts.recovery.settings
 
 
-def _and_preset(facts: Facts) -> str:
-    """The preset beside the sources of the corpus that are named."""
-    preset, named = at(facts.settings, "data", "preset"), at(facts.settings, "data", "corpus")
-    return f", and {_preset(facts)}" if preset and named else ""
+def _beside_corpus(facts: Facts) -> str:
+    """What decides beside the sources of the corpus that are named."""
+    found = _stand_ins(facts)
+    return f", and {joined(found)}" if found and at(facts.settings, "data", "corpus") else ""
+
+
+def _stand_ins(facts: Facts) -> list[str]:
+    """What decides with a corpus, or in its place."""
+    counts, preset = (at(facts.settings, "data", name) for name in ("counts", "preset"))
+    files = joined(code(without_paths(counts, (), "sources"))) if isinstance(counts, list) and counts else ""
+    return [_preset(facts)] * bool(preset) + [f"the counts in {files}"] * bool(files)
 
 
 def _preset(facts: Facts) -> str:
@@ -137,8 +154,8 @@ def _preset(facts: Facts) -> str:
 
 
 def _default_corpus(facts: Facts) -> str:
-    if at(facts.settings, "data", "preset"):
-        return _preset(facts)
+    if found := _stand_ins(facts):
+        return joined(found)
     # before calibration text was of several kinds, the corpus was the standard library alone
     names = (STANDARD_LIBRARY, INSTALLED) if at(facts.settings, "data", "mix") else (STANDARD_LIBRARY,)
     return f"{joined([f'`{name}`' for name in names])}, the default"
@@ -164,16 +181,32 @@ def text_rows(facts: Facts) -> list[list[str]]:
         held_out = "held-out text: only measured on"
         number = _named_held_out(facts) if at(facts.settings, "data", "held_out") else texts.held_out
         rows.append(("held_out", held_out, "set aside from the calibration text", number))
+    besides = " besides" * bool(_counted(facts))
     return [
         [
             label,
             shown_sources(at(facts.settings, "data", kind), default, facts)
-            + _and_preset(facts) * (kind == "corpus")
+            + _beside_corpus(facts) * (kind == "corpus")
             + ", and text that comes with the software" * _has_others(facts, texts, kind)
-            + ("" if number is None else f" ({number:,} texts)"),
+            + ("" if number is None else f" ({number:,} texts{besides * (kind == 'corpus')})"),
         ]
         for kind, label, default, number in rows
-    ] + _kind_rows(texts)
+    ] + [*_counted_rows(facts), *_kind_rows(texts)]
+
+
+def _counted_rows(facts: Facts) -> list[list[str]]:
+    """The files of counts that decided the vocabulary: what, value."""
+    counted = _counted(facts)
+    rows = [
+        [
+            f"counts in {code([text.file])[0]}",
+            f"{text.texts:,} texts, {text.tokens:,} tokens, {text.bytes:,} bytes of"
+            f" {shown_sources(list(text.sources), MISSING, facts)}; SHA-256 `{cell(text.sha256)}`",
+        ]
+        for text in counted[:MOST_FILES]
+    ]
+    more = len(counted) - MOST_FILES
+    return rows + [["counts in further files", f"{more:,}, which flab_report.json lists"]] * (more > 0)
 
 
 def _named_held_out(facts: Facts) -> int | None:
@@ -335,6 +368,8 @@ def _limits_of_vocabulary(report: Report) -> list[str]:
             f"{texts.corpus_cut_differently:,} of the {texts.corpus:,} texts of the corpus are cut into other pieces"
             " than before."
         )
+    if texts is not None and texts.counts:
+        said.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts are whole.")
     if texts is not None and texts.preset_words:
         cut, words = texts.preset_words_cut_differently, texts.preset_words
         said.append(f"{cut:,} of the {words:,} words of the preset are cut into other pieces than before.")

@@ -13,13 +13,13 @@ from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
+from ..hashing import texts_hash
 from ..measuring.held_out import measure_held_out
 from ..records.plan import PruningPlan
 from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
 from ..running.processes import Processes
 from ..settings.pruning import DataSettings
-from ..texts.sets import texts_hash
 from ..texts.sources import Document
 from .vocabulary import tokenizer_of
 

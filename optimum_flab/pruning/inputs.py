@@ -41,6 +41,12 @@ class PruningInputs:
     workspace: Workspace
     processes: Processes
 
+    @property
+    def corpus_hash(self) -> str:
+        """Hex SHA-256 of the texts and counts that decided the vocabulary."""
+        counts = [file.counts.hash for file in self.tokens.files]
+        return digest_of([self.texts.corpus_hash, *counts]) if counts else self.texts.corpus_hash
+
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
         """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
         data = self.config.data
@@ -53,7 +59,7 @@ class PruningInputs:
         """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""
         dense, settings = self.dense, {**self.config.to_dict()}
         model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
-        elsewhere = {"corpus", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
+        elsewhere = {"corpus", "counts", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
         settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
         return {
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},

@@ -39,7 +39,7 @@ def decided_plan(
 
     def decide(pieces: Pieces) -> PruningPlan:
         on = asked.calibrated(kept, pieces)
-        return _plan(on, kept, chosen, dtype, decided_by["model"]["weights"], asked.texts.corpus_hash)
+        return _plan(on, kept, chosen, dtype, decided_by["model"]["weights"], asked.corpus_hash)
 
     plan, dense = work.made(STAGE, decided_by, decide), asked.dense
     return replace(plan, base_model=dense.name, base_revision=dense.revision, settings=asked.config.to_dict())

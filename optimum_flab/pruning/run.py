@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..errors import ConfigurationError
+from ..families import Family
 from ..memory import give_back_memory
 from ..progress import say
 from ..records.plan import PruningPlan
@@ -23,7 +25,7 @@ from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedSh
 from ..records.work import WorkFolder
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import sizes_of
+from ..sizes import sizes_of, sizes_of_config
 from ..stopwatch import Stopwatch
 from ..tensors.workspace import Workspace
 from ..texts.formats import formats_of
@@ -31,6 +33,7 @@ from ..texts.kinds import kinds_without_format
 from ..texts.presets import preset_words
 from ..texts.sets import TextSets
 from .applying import applied, held_out_cost
+from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
 from .pace import in_time, measured_pace
@@ -42,6 +45,30 @@ from .texts import divided_texts
 from .vocabulary import TokenChoice, token_choice
 
 
+# A note for the report.
+COUNTED = (
+    "text that was only counted may hold what is measured on, since counts do not show it; name held-out text that was"
+    " not counted to be sure"
+)
+
+
+def check_asked(
+    config: FlabPrunerConfig,
+    name: str,
+    model_config: PreTrainedConfig,
+    family: Family,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuses what a model cannot be pruned to or by, as far as that can be told without its weights.
+
+    Raises:
+        [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
+        [`ConfigurationError`]: it has no such sizes.
+    """
+    check_sizes(config, sizes_of_config(model_config, family))
+    read_counts(config.data.counts, tokenizer, name)
+
+
 def prune(
     dense: LoadedModel,
     config: FlabPrunerConfig,
@@ -50,6 +77,7 @@ def prune(
     card: BaseCard | None = None,
     workspace: Workspace | None = None,
     time_budget: str | float | None = None,
+    counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
     """Searches what to keep, and prunes.
 
@@ -60,6 +88,8 @@ def prune(
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
         workspace ([`Workspace`], *optional*): where what is large is to be. Defaults to memory.
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.pace.in_time`].
+        counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
+            what the files hold.
 
     Raises:
         [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
@@ -73,6 +103,7 @@ def prune(
     config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
     sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
     check_sizes(config, sizes)
+    files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
     notes = []
     if time_budget is not None:
         pace = measured_pace(dense.model.device, dense.model.dtype)
@@ -80,7 +111,7 @@ def prune(
         say(note)
         notes.append(note)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    tokens = token_choice(dense, config.vocabulary, texts, work)
+    tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
     workspace, processes = workspace or Workspace(), Processes.of_this_run(dense.model.device)
     asked = PruningInputs(dense, config, texts, tokens, workspace, processes)
@@ -89,7 +120,7 @@ def prune(
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     plan = decided_plan(asked, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)
-    counts = text_counts(texts, tokens, plan.kept_tokens)
+    said = text_counts(texts, tokens, plan.kept_tokens)
     natural = len(tokens.natural)
     # a choice of tokens knows the merges of its tokenizer, hundreds of megabytes for the largest
     del asked, tokens
@@ -108,8 +139,8 @@ def prune(
         held_out,
         {**work.seconds, **watch.seconds},
         search=search_section(chosen, natural),
-        texts=counts,
-        datasets=texts.datasets,
+        texts=said,
+        datasets=(*texts.datasets, *counted_datasets(files)),
         card=card,
         weights_sha256=decided_by["pruned"],
         notes=[*notes, *notes_on_text(dense, config)],
@@ -155,8 +186,9 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
 
 
 def notes_on_text(dense: LoadedModel, config: FlabPrunerConfig) -> list[str]:
-    """The kinds of text that are left out because the tokenizer cannot show them."""
-    return kinds_without_format(config.data.mix, formats_of(dense.tokenizer))
+    """The kinds of text that are left out because the tokenizer cannot show them, and what counts cannot tell."""
+    notes = kinds_without_format(config.data.mix, formats_of(dense.tokenizer))
+    return [*notes, COUNTED] if config.data.counts else notes
 
 
 def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None) -> TextCounts:
@@ -173,4 +205,5 @@ def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None
         preset_words=len(words),
         preset_words_cut_differently=tokens.changed(words, kept),
         calibration_by_kind=dict(sorted(Counter(document.kind for document in texts.calibration).items())),
+        counts=counted_texts(tokens.files, kept),
     )

@@ -53,7 +53,7 @@ def divided_texts(tokenizer: PreTrainedTokenizerBase, data: DataSettings, seed: 
     read = read_texts(data, seed)
     inputs = {
         "model": {"tokenizer": tokenizer_hash(tokenizer)},
-        "data": data.model_dump(exclude={"corpus", "calibration", "held_out", "batch_size"}),
+        "data": data.model_dump(exclude={"corpus", "counts", "calibration", "held_out", "batch_size"}),
         "seed": seed,
         "documents": read.hash,
         "problems": file_sha256(PROBLEMS),

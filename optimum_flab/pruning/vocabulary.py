@@ -42,6 +42,7 @@ from ..vocabulary import (
     tokenizer_hash,
     with_prior_uses,
 )
+from .counts import CountsFile, source_usages
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,13 @@ def counted_tokens(
     corpus: Sequence[Document],
     words: Sequence[CountedWords],
     pieces: Pieces,
+    counted: Sequence[np.ndarray] = (),
 ) -> CountedTokens:
     """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
 
     Args:
         pieces ([`Pieces`]): keeps the counts of a part of a source, for a run that is interrupted.
+        counted (`Sequence[np.ndarray]`): int64 by id, counts of further sources.
     """
     sources: dict[str, list[str]] = {}
     for document in corpus:
@@ -145,6 +148,7 @@ def counted_tokens(
             kept = pieces.tensors(f"preset-{number}", partial(_counts, tokenizer, one.words, one.counts))
             counts.append(kept["counts"].numpy())
             bar.update(_bytes(one.words))
+    counts += counted
     together, uses = np.asarray(sum(counts)), balanced_uses(counts)
     vocabulary, ranked = _natural(spec, together, settings, required), with_prior_uses(spec, uses)
     used = _natural(spec, together, settings.model_copy(update={"min_count": 1}), required)
@@ -177,8 +181,17 @@ def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_typ
     return rewrite_tokenizer(tokenizer, kept, model_type)
 
 
-def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSets, work: WorkFolder) -> TokenChoice:
+def token_choice(
+    dense: LoadedModel,
+    settings: VocabularySettings,
+    texts: TextSets,
+    files: Sequence[CountsFile],
+    work: WorkFolder,
+) -> TokenChoice:
     """Counts the corpus, unless the vocabulary stays as it is.
+
+    Args:
+        files (`Sequence[CountsFile]`): counts of other text, in the ids of this model.
 
     Raises:
         [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
@@ -195,12 +208,15 @@ def token_choice(dense: LoadedModel, settings: VocabularySettings, texts: TextSe
         "required": required,
         "settings": settings.model_dump(include={"min_count", "coverage", "keep_merges", "keep_tokens"}),
         "texts": texts.deciding_hash,
+        "counts": [file.counts.hash for file in files],
     }
     words = [] if texts.preset is None else preset_words(texts.preset)
-    counted = work.made(
-        STAGE, inputs, lambda pieces: counted_tokens(tokenizer, spec, settings, required, texts.corpus, words, pieces)
-    )
-    return TokenChoice(tokenizer, model.config.model_type, rows, spec, counted)
+    others = [usage.counts for usage in source_usages(files).values()]
+
+    def count(pieces: Pieces) -> CountedTokens:
+        return counted_tokens(tokenizer, spec, settings, required, texts.corpus, words, pieces, others)
+
+    return TokenChoice(tokenizer, model.config.model_type, rows, spec, work.made(STAGE, inputs, count), files)
 
 
 class TokenChoice:
@@ -212,6 +228,7 @@ class TokenChoice:
         rows (`int`): of its embedding.
         spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` where the vocabulary stays as it is.
         counted ([`CountedTokens`], *optional*): what the corpus asks for; `None` likewise.
+        files (`Sequence[CountsFile]`): the counts that decided it with the corpus.
     """
 
     def __init__(
@@ -221,7 +238,9 @@ class TokenChoice:
         rows: int,
         spec: TokenizerSpec | None = None,
         counted: CountedTokens | None = None,
+        files: Sequence[CountsFile] = (),
     ):
+        self.files = files
         self._dense, self._model_type, self._rows = tokenizer, model_type, rows
         self._spec, self._counted = spec, counted
         self._last: tuple[bytes, PreTrainedTokenizerBase] | None = None

@@ -70,7 +70,7 @@ class PruningPlan:
         base_model (`str`): name or path of the dense model.
         base_revision (`str`, *optional*): its commit.
         base_hash (`str`): sha256 of its weights, see [`~optimum_flab.checkpoints.hashes.weights_hash`].
-        corpus_hash (`str`): sha256 of the texts that decided the vocabulary.
+        corpus_hash (`str`): sha256 of the texts and counts that decided the vocabulary.
         kept_tokens (`list[int]`, *optional*): dense ids that stay, ascending; position is the new id. `None`:
             vocabulary untouched.
         vocab_size (`int`): rows of the new embedding, padding included.

@@ -48,6 +48,8 @@ def report_summary(report: Report) -> str:
     if texts is not None and texts.preset_words_cut_differently:
         cut, words = texts.preset_words_cut_differently, texts.preset_words
         lines.append(f"{cut:,} of {words:,} words of the preset are cut into other pieces than before")
+    if texts is not None and texts.counts:
+        lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts are whole")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
 

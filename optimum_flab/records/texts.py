@@ -7,6 +7,26 @@ from pydantic import Field
 from .record import Record
 
 
+class CountedText(Record):
+    """Text of which only counts were read.
+
+    Args:
+        file, sha256 (`str`): the file of counts, and its hash.
+        sources, datasets (`tuple[str, ...]`): what was counted, and the ids of the Hub datasets in it.
+        texts, tokens, bytes (`int`): how much that is.
+        whole_tokens (`int`): those of the tokens that stay in the vocabulary.
+    """
+
+    file: str
+    sha256: str
+    sources: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+    texts: int
+    tokens: int
+    bytes: int
+    whole_tokens: int
+
+
 class TextCounts(Record):
     """The texts of a pruning.
 
@@ -18,6 +38,7 @@ class TextCounts(Record):
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
         preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
             corpus, and those that are cut into other pieces than before; 0 without one.
+        counts (`tuple[CountedText, ...]`): text that decided the vocabulary with the corpus by its counts alone.
     """
 
     corpus: int
@@ -30,6 +51,17 @@ class TextCounts(Record):
     calibration_by_kind: dict[str, int] = Field(default_factory=dict)
     preset_words: int = 0
     preset_words_cut_differently: int = 0
+    counts: tuple[CountedText, ...] = ()
+
+    @property
+    def counted_tokens(self) -> int:
+        """Tokens of the text of which only counts were read."""
+        return sum(text.tokens for text in self.counts)
+
+    @property
+    def counted_whole(self) -> float:
+        """The share of these that stays in the vocabulary."""
+        return sum(text.whole_tokens for text in self.counts) / max(1, self.counted_tokens)
 
 
 class PlainText(Record):

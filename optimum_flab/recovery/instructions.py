@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
-from ..texts.sources import ROW_SUFFIXES, Source, parse_source, source_rows
+from ..texts.rows import ROW_SUFFIXES
+from ..texts.sources import Source, parse_source, source_rows
 
 
 FIELDS = ("prompt", "answer", "test", "entry_point")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..texts.overlap import Forbidden
-from ..texts.sources import ROW_SUFFIXES, parse_source, read_source, source_rows
+from ..texts.rows import ROW_SUFFIXES
+from ..texts.sources import parse_source, read_source, source_rows
 
 
 def overlapped(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:

@@ -57,6 +57,11 @@ class DataSettings(Section):
         description="packaged words of a kind of code, whose tokens stay in the vocabulary beside those of the corpus;"
         " without one, in place of the default corpus",
     )
+    counts: Sources = Field(
+        default=[],
+        description="files that `flab count` wrote, which add up: tokens that they count stay in the vocabulary beside"
+        " those of the corpus; where none is named, in place of the default corpus",
+    )
     calibration: Sources = Field(
         default=[], description="sources that your own share of the calibration is sampled from; empty: the corpus"
     )
@@ -105,6 +110,11 @@ class DataSettings(Section):
         if not math.isfinite(sum(value.values())):
             raise ValueError("has shares that are too large to add up; give them in proportion, such as 0.5 and 0.5")
         return value
+
+    @property
+    def uses_default_corpus(self) -> bool:
+        """Whether nothing is named that decides the vocabulary."""
+        return not (self.corpus or self.counts) and self.preset is None
 
     @property
     def sources(self) -> list[str]:
@@ -322,6 +332,11 @@ def _faults_of_choice(settings: PrunerSettings) -> Iterator[str]:
         yield (
             f"data.preset: {preset!r} decides the vocabulary alone, and vocabulary.enabled is false; drop it or switch"
             " vocabulary on"
+        )
+    if settings.data.counts and not vocabulary.enabled:
+        yield (
+            f"data.counts: {', '.join(settings.data.counts)} decide the vocabulary alone, and vocabulary.enabled is"
+            " false; drop them or switch vocabulary on"
         )
     if vocabulary.coverage < 1 and not vocabulary.enabled:
         yield (

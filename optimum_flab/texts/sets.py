@@ -5,13 +5,13 @@ Calibration texts do belong to the corpus.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import FlabError
+from ..hashing import texts_hash
 from ..settings.pruning import NAMED_HELD_OUT, DataSettings
 from .formats import NO_FORMATS, Formats
 from .kinds import OWN, Pool, library_files, other_pools, own_pools
@@ -34,8 +34,8 @@ class TextSets:
     Args:
         corpus (`list[Document]`): whole documents whose tokens stay in the vocabulary; no text twice.
         calibration (`list[Document]`): passages that statistics are collected on, the kinds among each other; those
-            of the user's own text are of corpus documents, the others (with a preset and no sources of one's own, all)
-            are documents of the corpus themselves.
+            of the user's own text are of corpus documents, the others (with a preset or counts and no sources of one's
+            own, all) are documents of the corpus themselves.
         validation (`list[Document]`): passages that choose between shapes, of the same kinds.
         held_out (`list[Document]`): passages that only ever measure: of named sources, and of the same kinds.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
@@ -77,13 +77,13 @@ class ReadTexts:
     """What the sources of a run hold, before it is divided.
 
     Args:
-        corpus ([`SourceTexts`]): of the corpus, or the default one; none where a preset stands for it.
+        corpus ([`SourceTexts`]): of the corpus, or the default one; none where a preset or counts stand for it.
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
         library (`list[Document]`): files of libraries that are installed here.
-        spare ([`SourceTexts`], *optional*): the default corpus where a preset stands for it: one's own text should
-            there be no text of any other kind.
+        spare ([`SourceTexts`], *optional*): the default corpus where a preset or counts stand for it: one's own text
+            should there be no text of any other kind.
     """
 
     corpus: SourceTexts
@@ -113,16 +113,6 @@ class ReadTexts:
         return texts_hash(text for group in (heads, fields) for text in group)
 
 
-def texts_hash(texts: Iterable[str]) -> str:
-    """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")  # names of files hold what is not UTF-8 as lone surrogates
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
-
-
 def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
     """Reads the sources that settings name, and a draw of installed libraries where the mix has a use for it.
 
@@ -146,13 +136,14 @@ def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
 def _corpus(data: DataSettings) -> SourceTexts:
     if data.corpus:
         return read_sources(data.corpus)
-    return default_corpus() if data.preset is None else SourceTexts([])
+    return default_corpus() if data.uses_default_corpus else SourceTexts([])
 
 
 def _spare(data: DataSettings) -> SourceTexts | None:
-    """What may have to be calibrated on beside a preset: which kinds the tokenizer can show is not known yet."""
+    """What may have to be calibrated on beside a preset or counts: which kinds the tokenizer can show is not known
+    yet."""
     needless = data.corpus or data.calibration or not data.mix.get(OWN)
-    return None if data.preset is None or needless else default_corpus()
+    return None if data.uses_default_corpus or needless else default_corpus()
 
 
 def build_text_sets(
@@ -170,8 +161,8 @@ def divided(
     Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is not there, or has too little
     text, leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
     named), each source with an equal share; it is freed of duplicates. Where no other kind has a share, or text, the
-    default corpus is one's own text, too; where a preset stands for that corpus, only the passages that are calibrated
-    on belong to the corpus then.
+    default corpus is one's own text, too; where a preset or counts stand for that corpus, only the passages that are
+    calibrated on belong to the corpus then.
 
     The documents of a kind are shuffled. Validation, and held-out unless its sources are named and there is no other
     kind, take the first documents until they have their tokens, together at most 20% of the documents and at least one

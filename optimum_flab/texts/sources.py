@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
-import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import FlabError
 from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
 from .problems import packaged_problems, problems_to_train_on
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from .rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_texts
 
 
 # what the default corpus is made of, named to go with other sources
@@ -31,11 +24,11 @@ STANDARD_LIBRARY = "python-stdlib"  # the source of Python's own
 INSTALLED = "python-packages"  # a sample of the source of the packages that this one requires
 INSTALLED_FILES = 2000  # of that sample: some 20 MB
 PACKAGED = "packaged-problems"  # short programs written for this package
-TEXT_COLUMNS = ("text", "content")
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
 FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".tsv", ".yaml", ".yml")
-HUB_DATASET = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<split>[^:/\s]+))?")
+HUB_DATASET = re.compile(
+    r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<config>[^:/\s]+)(?=:))?(?::(?P<split>[^:/\s]+))?"
+)
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 # of the standard library: what no program is written like today
@@ -58,13 +51,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """Where texts are read from: a local `path` or a Hub `dataset`; `columns` of a row are joined as they stand."""
+    """Where texts are read from: a local `path` or `rows` on the Hub; `columns` of a row are joined as they stand."""
 
     spec: str
     path: Path | None = None
-    dataset: str | None = None
-    split: str = "train"
+    rows: HubRows | None = None
     columns: tuple[str, ...] = ()
+
+    @property
+    def dataset(self) -> str | None:
+        """The id of a Hub dataset; `None` where it is none."""
+        return None if self.rows is None else self.rows.dataset
 
     @property
     def packaged(self) -> bool:
@@ -84,8 +81,9 @@ def parse_source(spec: str) -> Source:
     """Reads what a user wrote for a source.
 
     Args:
-        spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]` or
-            `org/dataset:split[columns]`. What exists on disk is a path, whatever else it looks like.
+        spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]`,
+            `org/dataset:split[columns]` or `org/dataset:configuration:split[columns]`. What exists on disk is a path,
+            whatever else it looks like.
 
     Raises:
         [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
@@ -111,7 +109,7 @@ def parse_source(spec: str) -> Source:
             f"source {base!r} does not exist; name a file, a folder, or a Hub dataset such as 'org/dataset'"
             " (columns in brackets after it)"
         )
-    return Source(spec, dataset=match["name"], split=match["split"] or "train", columns=columns)
+    return Source(spec, rows=HubRows(match["name"], match["config"], match["split"] or "train"), columns=columns)
 
 
 def local_paths(specs: Iterable[str]) -> list[Path]:
@@ -150,37 +148,51 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
             cannot be loaded, or there is no text.
     """
     source = parse_source(spec) if isinstance(spec, str) else spec
-    skipped = 0
-    if source.spec == STANDARD_LIBRARY:
-        return standard_library()
-    if source.spec == INSTALLED:
-        return installed_sources(INSTALLED_FILES, 0, for_training=for_training)
-    if source.spec == PACKAGED:
-        problems = problems_to_train_on() if for_training else packaged_problems()
-        return SourceTexts([Document(one.program, one.name) for one in problems])
-    if source.dataset is not None:
-        documents = rows_to_documents(_load_hub_dataset(source), source.dataset, source.columns)
-    elif (path := _path_of(source)).is_dir():
-        if source.columns:
-            raise FlabError(
-                f"source {source.spec!r} is a folder and has no columns; name a file of it, or leave out the brackets"
-            )
-        folder = read_folder(path)
-        documents, skipped = folder.documents, folder.skipped
-    elif path.suffix.lower() in ROW_SUFFIXES:
-        documents = rows_to_documents(_file_rows(path), str(path), source.columns)
-    else:
-        if source.columns:
-            raise FlabError(
-                f"source {source.spec!r} is a plain text file and has no columns; leave out the brackets, or name one"
-                f" of {', '.join(ROW_SUFFIXES)}"
-            )
-        documents = [Document(_read_text(path), str(path))]
-    documents = [document for document in documents if document.text.strip()]
+    found = list(documents_in(source, for_training))
+    documents = [document for document in found if document is not None and document.text.strip()]
+    skipped = found.count(None)
     if not documents:
-        found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
-        raise FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
+        raise no_text(source, skipped)
     return SourceTexts(documents, skipped)
+
+
+def no_text(source: Source, skipped: int) -> FlabError:
+    """The error of a source in which so many files were no text, and nothing else was."""
+    found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
+    return FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
+
+
+def documents_in(source: Source, for_training: bool = False) -> Iterator[Document | None]:
+    """The documents of a source in a fixed order, one after the other, empty ones too; `None` in the place of a file
+    that is not text. See [`read_source`] for the arguments and errors."""
+    if source.spec == STANDARD_LIBRARY:
+        yield from _all_of(standard_library())
+    elif source.spec == INSTALLED:
+        yield from _all_of(installed_sources(INSTALLED_FILES, 0, for_training=for_training))
+    elif source.spec == PACKAGED:
+        problems = problems_to_train_on() if for_training else packaged_problems()
+        yield from (Document(one.program, one.name) for one in problems)
+    elif source.rows is not None:
+        yield from row_documents(hub_rows(source.rows), source.rows.dataset, source.columns)
+    elif (path := _path_of(source)).is_dir():
+        _refuse_columns(source, "a folder", "name a file of it, or leave out the brackets")
+        yield from _documents_of_folder(path)
+    elif path.suffix.lower() in ROW_SUFFIXES:
+        yield from row_documents(file_rows(path, source.columns), str(path), source.columns)
+    else:
+        remedy = f"leave out the brackets, or name one of {', '.join(ROW_SUFFIXES)}"
+        _refuse_columns(source, "a plain text file", remedy)
+        yield Document(read_text(path), str(path))
+
+
+def _all_of(texts: SourceTexts) -> Iterator[Document | None]:
+    yield from texts.documents
+    yield from [None] * texts.skipped
+
+
+def _refuse_columns(source: Source, what: str, remedy: str) -> None:
+    if source.columns:
+        raise FlabError(f"source {source.spec!r} is {what} and has no columns; {remedy}")
 
 
 def _path_of(source: Source) -> Path:
@@ -195,7 +207,7 @@ def source_rows(source: Source) -> Iterable[Any]:
     Raises:
         [`FlabError`]: it cannot be read.
     """
-    return _load_hub_dataset(source) if source.dataset is not None else _file_rows(_path_of(source))
+    return hub_rows(source.rows) if source.rows is not None else file_rows(_path_of(source))
 
 
 def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceTexts:
@@ -221,9 +233,17 @@ def check_sources(data: DataSettings) -> None:
 
 def read_folder(folder: Path) -> SourceTexts:
     """Reads every UTF-8 text file below `folder`, sorted by path; symlinks are followed, each folder is read once."""
-    return _read_files(
-        _walk(folder, lambda relative: not _is_hidden_or_cache(relative)), folder, f"{folder.as_posix()}/"
-    )
+    found = list(_documents_of_folder(folder))
+    return SourceTexts([document for document in found if document is not None], found.count(None))
+
+
+def _documents_of_folder(folder: Path) -> Iterator[Document | None]:
+    return _documents_of_files(folder_files(folder), folder, f"{folder.as_posix()}/")
+
+
+def folder_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder that is read as a source, text or not; see [`read_source`] for what is passed over."""
+    return _walk(folder, lambda relative: not _is_hidden_or_cache(relative))
 
 
 def default_corpus() -> SourceTexts:
@@ -246,11 +266,11 @@ def standard_library() -> SourceTexts:
         [`FlabError`]: this Python was installed without it.
     """
     stdlib = _standard_library()
-    texts = _read_files(_standard_library_files(), stdlib, "")
-    documents = [document for document in texts.documents if document.text.strip()]
+    found = list(_documents_of_files(_standard_library_files(), stdlib, ""))
+    documents = [document for document in found if document is not None and document.text.strip()]
     if not documents:
         raise FlabError(f"the Python standard library in {stdlib} has no source files; name a corpus in `data.corpus`")
-    return SourceTexts(documents, texts.skipped)
+    return SourceTexts(documents, found.count(None))
 
 
 def installed_sources(
@@ -297,37 +317,10 @@ def _standard_library_files() -> list[Path]:
     return [path for path in _walk(_standard_library(), wanted) if path.suffix == ".py"]
 
 
-def rows_to_documents(
-    rows: Iterable[dict[str, Any]] | Dataset, name: str, columns: Sequence[str] = ()
-) -> list[Document]:
-    """One document per row: the values of `columns` as strings (`None` is empty) joined with nothing between.
-
-    Args:
-        rows: mappings from column names to values.
-        name (`str`): where the rows come from, for the names of the documents and for errors.
-        columns (`Sequence[str]`): the columns to join; none: `text` or `content`.
-
-    Raises:
-        [`FlabError`]: a row has no such column; names the row (counted from 1) and the columns it has.
-    """
-    documents = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise FlabError(f"{name}, row {number}: expected an object with columns, found {type(row).__name__}")
-        found = ", ".join(map(str, row)) or "none"
-        if not columns:
-            columns = next(((column,) for column in TEXT_COLUMNS if column in row), ())
-            if not columns:
-                raise FlabError(
-                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in"
-                    f" brackets, '{name}[column,...]'"
-                )
-        if missing := [column for column in columns if column not in row]:
-            raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
-        values = (row[column] for column in columns)
-        text = "".join("" if value is None else str(value) for value in values)
-        documents.append(Document(_without_lone_surrogates(text), f"{name}#{number}"))
-    return documents
+def row_documents(rows: Iterable[Any], name: str, columns: Sequence[str] = (), first: int = 1) -> Iterator[Document]:
+    """One document per row, named by its number; see [`~texts.rows.row_texts`] for the arguments and errors."""
+    for number, text in enumerate(row_texts(rows, name, columns, first), start=first):
+        yield Document(text, f"{name}#{number}")
 
 
 def _exists(path: str) -> bool:
@@ -337,142 +330,40 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FlabError(f"file {str(path)!r} is not UTF-8 (byte {error.start}); convert it or leave it out") from error
-    except OSError as error:
-        raise FlabError(f"file {str(path)!r} cannot be read ({error.strerror or error})") from error
-
-
-def _without_lone_surrogates(text: str) -> str:
-    try:
-        text.encode("utf-8")
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _file_rows(path: Path) -> Iterable[Any]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _parquet_rows(path)
-    text = _read_text(path)
-    if suffix == ".csv":
-        return _csv_rows(text, path)
-    return _json_rows(text, path) if suffix == ".json" else _json_lines(text, path)
-
-
-def _json_lines(text: str, path: Path) -> Iterator[Any]:
-    # not splitlines(): JSON strings may hold U+2028 and its like as they are
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
-
-
-def _json_rows(text: str, path: Path) -> list[Any]:
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise FlabError(
-            f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file"
-        ) from error
-    if not isinstance(rows, list):
-        raise FlabError(
-            f"file {str(path)!r} holds a JSON {type(rows).__name__}; expected a list of objects, one per text"
-        )
-    return rows
-
-
-def _csv_rows(text: str, path: Path) -> Iterator[dict[str, str]]:
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    try:
-        for row in csv.DictReader(io.StringIO(text, newline="")):  # quoted fields keep their line ends
-            row.pop(None, None)  # cells beyond the header
-            yield row
-    except csv.Error as error:
-        raise FlabError(f"file {str(path)!r} is not CSV ({error})") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise FlabError(f"file {str(path)!r} cannot be read as parquet ({error})") from error
-
-
-def _load_hub_dataset(source: Source) -> Dataset:
-    import datasets
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-    remedy = "name a local file or folder instead"
-    try:
-        huggingface_hub.HfApi().dataset_info(str(source.dataset))
-    except RepositoryNotFoundError as error:
-        raise FlabError(f"dataset {source.dataset!r} does not exist on the Hub, or is private; {remedy}") from error
-    except OfflineModeIsEnabled:
-        pass  # a copy in the cache may do
-    except HfHubHTTPError as error:
-        raise FlabError(f"dataset {source.dataset!r}: the Hub refused ({_first_line(error)}); {remedy}") from error
-    except Exception as error:  # connection errors are of several libraries' classes
-        raise FlabError(
-            f"dataset {source.dataset!r} is neither a local path nor can the Hub be reached ({_first_line(error)});"
-            f" {remedy}, or set HF_HUB_OFFLINE=1 to use a cached copy"
-        ) from error
-    try:
-        return datasets.load_dataset(source.dataset, split=source.split)
-    except Exception as error:  # a builder can raise anything
-        raise FlabError(
-            f"dataset {source.dataset!r}, split {source.split!r}, cannot be loaded ({_first_line(error)}); {remedy}"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _is_hidden_or_cache(relative: str) -> bool:
     name = relative.rsplit("/", 1)[-1]
     return name.startswith(".") or name == "__pycache__"
 
 
-def _walk(folder: Path, enter: Callable[[str], bool]) -> list[Path]:
-    """Files below `folder`, sorted; `enter` says, by the path relative to `folder`, which folders are looked into."""
-    seen, files = set(), []
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_raise_unreadable_folder(folder)):
-        real = os.path.realpath(root)
-        if real in seen:  # a symlink back
-            folders.clear()
-            continue
-        seen.add(real)
-        relative = Path(root).relative_to(folder)
-        folders[:] = sorted(name for name in folders if enter((relative / name).as_posix()))
-        files += [Path(root) / name for name in names]
-    return sorted(files, key=lambda path: path.relative_to(folder).parts)
+def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
+    """Files below `folder`, one after the other in the order of their paths; symlinks are followed, each folder is
+    looked into once.
+
+    Args:
+        enter (`Callable`): says, by the path relative to `folder`, which folders are looked into.
+
+    Raises:
+        [`FlabError`]: `folder` cannot be read; those below it that cannot are passed over.
+    """
+    seen = {os.path.realpath(folder)}
+    try:
+        left = [(folder, iter(sorted(os.listdir(folder))))]
+    except OSError as error:
+        raise FlabError(f"folder {str(folder)!r} cannot be read ({error.strerror})") from error
+    while left:
+        above, names = left[-1]
+        path = next((above / name for name in names), None)
+        if path is None:
+            left.pop()
+        elif not os.path.isdir(path):
+            yield path
+        elif enter(path.relative_to(folder).as_posix()) and (real := os.path.realpath(path)) not in seen:
+            seen.add(real)  # a symlink may lead back
+            with suppress(OSError):
+                left.append((path, iter(sorted(os.listdir(path)))))
 
 
-def _raise_unreadable_folder(folder: Path) -> Callable[[OSError], None]:
-    def handle(error: OSError) -> None:
-        if error.filename is not None and Path(error.filename) == folder:
-            raise FlabError(f"folder {str(folder)!r} cannot be read ({error.strerror})") from error
-
-    return handle
-
-
-def _read_files(files: Iterable[Path], folder: Path, prefix: str) -> SourceTexts:
-    documents, skipped = [], 0
+def _documents_of_files(files: Iterable[Path], folder: Path, prefix: str) -> Iterator[Document | None]:
     for path in files:
         try:
             if not path.is_file():  # a pipe would block
@@ -482,7 +373,6 @@ def _read_files(files: Iterable[Path], folder: Path, prefix: str) -> SourceTexts
                 raise ValueError("binary")
             text = data.decode("utf-8-sig")
         except (OSError, ValueError):
-            skipped += 1
+            yield None
             continue
-        documents.append(Document(text, prefix + path.relative_to(folder).as_posix()))
-    return SourceTexts(documents, skipped)
+        yield Document(text, prefix + path.relative_to(folder).as_posix())

@@ -6,6 +6,7 @@ from .closure import (
     TokenizerSpec,
     Vocabulary,
     config_token_ids,
+    counts_among,
     grow,
     natural_keep_set,
     natural_vocabulary,
@@ -28,7 +29,18 @@ from .files import (
 )
 from .infilling import InfillingFormat, ends_of_gap, infilling_format, missing_tokens
 from .rewrite import changed_texts, remap_config_ids, remap_token_ids, rewrite_tokenizer
-from .usage import TokenUsage, balanced_uses, count_tokens, special_ids, text_chunks, token_lists, tokenizer_hash
+from .usage import (
+    TokenUsage,
+    balanced_uses,
+    count_tokens,
+    no_usage,
+    pieces_hash,
+    special_ids,
+    text_chunks,
+    token_lists,
+    tokenizer_hash,
+    usage_so_far,
+)
 
 
 __all__ = [
@@ -41,6 +53,7 @@ __all__ = [
     "changed_texts",
     "config_token_ids",
     "count_tokens",
+    "counts_among",
     "covering",
     "differences",
     "ends_of_gap",
@@ -49,6 +62,8 @@ __all__ = [
     "missing_tokens",
     "natural_keep_set",
     "natural_vocabulary",
+    "no_usage",
+    "pieces_hash",
     "protected_ids",
     "read_spec",
     "read_stated",
@@ -65,6 +80,7 @@ __all__ = [
     "text_chunks",
     "token_lists",
     "tokenizer_hash",
+    "usage_so_far",
     "with_ancestors",
     "with_prior_uses",
 ]

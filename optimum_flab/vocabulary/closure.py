@@ -381,3 +381,29 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
             if not needed_by[part] and part not in fixed:
                 heapq.heappush(heap, entry(part))
     return _as_ids(kept)
+
+
+def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Counts in the ids of a pruned vocabulary.
+
+    Those of a token that is gone go to the kept tokens that its own text is cut into, which is nearly what counting
+    the pruned tokenizer's pieces would give.
+
+    Args:
+        counts (`np.ndarray`): int64 by id.
+        kept (`np.ndarray`): int64 ids, ascending; the position is the new id.
+
+    Returns:
+        `np.ndarray`: int64 by new id.
+    """
+    places = {token: place for place, token in enumerate(kept.tolist())}
+    found = np.zeros(len(kept), dtype=np.int64)
+    for token in np.flatnonzero(counts).tolist():
+        pieces = [token]
+        while pieces:
+            piece = pieces.pop()
+            if piece in places:
+                found[places[piece]] += counts[token]
+            else:
+                pieces.extend(spec.kind.pieces(piece, places))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 # An encoding takes some thirty times the memory of its text.
 CHARACTERS_AT_ONCE = 1 << 21
+# What decides no pieces: the parts of a `tokenizer.json` that only frame a text, or read it back.
+NOT_OF_PIECES = ("padding", "truncation", "post_processor", "decoder")
 
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """Token use over a corpus.
+    """Token use over a corpus; those of two corpora add up.
 
     Args:
         counts (`np.ndarray`): int64, of the largest id + 1: how often each id occurs.
@@ -39,10 +41,21 @@ class TokenUsage:
     tokens: int
     bytes: int
 
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            self.counts + other.counts, self.texts + other.texts, self.tokens + other.tokens, self.bytes + other.bytes
+        )
+
+
+def no_usage(tokenizer: PreTrainedTokenizerBase) -> TokenUsage:
+    """The token use of no text."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    return TokenUsage(np.zeros(largest + 1, dtype=np.int64), 0, 0, 0)
+
 
 def count_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Iterable[str],
     progress: Callable[[int], None] | None = None,
     times: np.ndarray | None = None,
 ) -> TokenUsage:
@@ -50,26 +63,46 @@ def count_tokens(
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; all its threads are used.
-        texts (`Sequence[str]`): the corpus. A text is never cut, so its size bounds the memory from below.
+        texts (`Iterable[str]`): the corpus, of which a bounded amount is read at a time. A text is never cut, so its
+            size bounds the memory from below.
         progress (`Callable[[int], None]`, *optional*): called now and then with the bytes done so far.
         times (`np.ndarray`, *optional*): int64, how often each text counts; once by default.
 
     Returns:
         [`TokenUsage`]: exact counts.
     """
-    counts = np.zeros(max(tokenizer.get_vocab().values(), default=-1) + 1, dtype=np.int64)
-    done = start = 0
+    found = no_usage(tokenizer)
+    for usage in usage_so_far(tokenizer, texts, found, times):
+        found = usage
+        if progress is not None:
+            progress(usage.bytes)
+    return found
+
+
+def usage_so_far(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], before: TokenUsage, times: np.ndarray | None = None
+) -> Iterator[TokenUsage]:
+    """Counts as [`count_tokens`] does, and hands on the count after every bounded amount of text; no further text has
+    been read then.
+
+    Args:
+        before ([`TokenUsage`]): what is added to.
+
+    Yields:
+        [`TokenUsage`]: of what came before and the texts so far.
+    """
+    usage, start = before, 0
     for chunk, encoded in encode_chunks(tokenizer, texts):
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int64)
         if times is None:
-            counts += np.bincount(ids, minlength=len(counts))
+            counts = np.bincount(ids, minlength=len(before.counts))
         else:
+            counts = np.zeros_like(before.counts)
             np.add.at(counts, ids, np.repeat(times[start : start + len(chunk)], list(map(len, encoded))))
         start += len(chunk)
-        done += sum(len(text.encode("utf-8")) for text in chunk)
-        if progress is not None:
-            progress(done)
-    return TokenUsage(counts=counts, texts=len(texts), tokens=int(counts.sum()), bytes=done)
+        size = sum(len(text.encode("utf-8")) for text in chunk)
+        usage += TokenUsage(counts, len(chunk), int(counts.sum()), size)
+        yield usage
 
 
 def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:
@@ -99,8 +132,8 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
 
 
 def encode_chunks(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> Iterator[tuple[Sequence[str], list[list[int]]]]:
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> Iterator[tuple[list[str], list[list[int]]]]:
     """Encodes texts in parallel, a bounded amount at a time, without added special tokens, truncation or padding.
 
     Yields:
@@ -109,20 +142,21 @@ def encode_chunks(
     backend = tokenizer.backend_tokenizer
     for chunk in text_chunks(texts):
         with whole_texts(backend):
-            encodings = backend.encode_batch_fast(list(chunk), add_special_tokens=False)
+            encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
         yield chunk, [encoding.ids for encoding in encodings]
 
 
-def text_chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts in their order, a bounded number of characters at a time; a longer text stands alone."""
-    start = 0
-    while start < len(texts):
-        stop, size = start, 0
-        while stop < len(texts) and (stop == start or size + len(texts[stop]) <= CHARACTERS_AT_ONCE):
-            size += len(texts[stop])
-            stop += 1
-        yield texts[start:stop]
-        start = stop
+def text_chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in their order, a bounded number of characters and one text more at a time; none is read ahead."""
+    chunk, size = list[str](), 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 @contextmanager
@@ -150,3 +184,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
         backend.pop(name, None)
     state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
     return digest_of(state)
+
+
+def pieces_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex SHA-256 of how a fast tokenizer cuts texts into ids.
+
+    Models with the same pieces have the same one, whatever their chat templates and whichever token ends a text.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    return digest_of({part: value for part, value in backend.items() if part not in NOT_OF_PIECES})

@@ -80,7 +80,7 @@ def test_importing_the_package_imports_nothing_heavy_and_names_are_found_on_use(
 
 def test_the_root_help_lists_the_command_and_the_command_its_verbs():
     assert "Prune the vocabulary, layers and FFNs" in help_of()
-    for verb in ("prune", "apply", "inspect", "push"):
+    for verb in ("prune", "apply", "count", "inspect", "push"):
         assert verb in help_of("flab")
         text = help_of("flab", verb)
         assert text.index("Required arguments:") < text.index("Optional arguments:")
@@ -210,6 +210,12 @@ def test_repeatable_flags_add_up():
     assert asked == {"data": {"corpus": ["a", "b[x,y]"]}, "vocabulary": {"keep_tokens": ["<x>", "-"]}}
 
 
+def test_several_files_of_counts_stand_behind_one_flag_or_several():
+    asked = parse("--counts", "a.npz", "b.npz", "--seed", 1, "--counts", "c.npz")
+    assert asked == {"data": {"counts": ["a.npz", "b.npz", "c.npz"]}, "seed": 1}
+    assert "several may be named" in help_of("flab", "prune")
+
+
 def test_the_vocabulary_is_kept_by_either_name_of_the_flag():
     kept = {"vocabulary": {"enabled": False}}
     assert parse("--keep-vocabulary") == parse("--no-vocabulary") == kept
@@ -321,6 +327,8 @@ def test_all_faults_of_file_and_flags_are_shown_at_once(tmp_path):
     [
         (["inspect"], "the following arguments are required: -m/--model"),
         (["inspect", "-m", "x", "--target-ratio", "1"], "target_ratio: 1.0 is not between 0 and 1"),
+        (["count", "a.py", "-m", "x"], "the following arguments are required: -o/--output"),
+        (["count", "a.py", "-m", "x", "-o", "a.txt"], r"output: 'a.txt' does not end in .npz; name a file that does"),
         (["push", "folder"], "the following arguments are required: repo_id"),
         (["push", "no-such-folder", "me/model"], "folder 'no-such-folder' does not exist"),
         (["push", ".", "not a name"], "repository 'not a name' is not a name the Hub accepts"),
@@ -382,12 +390,14 @@ def test_the_command_of_a_run_is_told_without_paths_of_the_machine(tmp_path, mon
                 *("--calibration", f"{tmp_path}/private/rows.jsonl[a,b]", "--keep-token", "</s>", "--no-ffn"),
                 *("--target-ratio", "0.3", "-c", "private/flab.yaml", "--overwrite", "--prompt", "my secret"),
                 *("--dtype", "auto", "--seed", "7", "--memory-budget", "6GB"),
+                *("--counts", "private/a.npz", f"{tmp_path}/private/b.npz"),
             ]
         ),
     )
     assert told == (
         "optimum-cli flab prune -m secrets out -c flab.yaml --target-ratio 0.3 --seed 7 --corpus secrets"
-        " --corpus 'org/data:test[a]' --calibration 'rows.jsonl[a,b]' --keep-token '</s>' --no-ffn"
+        " --corpus 'org/data:test[a]' --counts a.npz --counts b.npz --calibration 'rows.jsonl[a,b]'"
+        " --keep-token '</s>' --no-ffn"
     )
 
 

@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig
+from optimum_flab import ConfigurationError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.families.files import known_family
 from optimum_flab.pruning.limits import TOLERANCE
@@ -24,10 +25,20 @@ from ..conftest import plan_of
 from .test_pipeline import SMALL
 
 
+def counts_of(made) -> Path:
+    """Counts of the instruction data, which later rounds see in the ids of what earlier ones left."""
+    path = made / "alpaca.npz"
+    if not path.exists():
+        source = f"{made / 'alpaca.json'}[instruction,input,output]"
+        count_sources(made / "dense", source, cache_dir=made / "counting").save(path)
+    return path
+
+
 def config_of(made, **changes) -> FlabPrunerConfig:
     written = json.loads((made / "pruned" / "flab_config.json").read_text())
     recovery = {**SMALL, "data": [str(made / "alpaca.json")], "answers": "reference", "max_steps": 8}
     data = {**written["data"], "mix": {"own": 0.9, "infilling": 0.1}}  # the tokenizer has no tokens for gaps
+    data["counts"] = [str(counts_of(made))]
     asked = {**written, "data": data, "recovery": recovery, "rounds": {"number": 2}}
     return FlabPrunerConfig.from_dict({**asked, **changes})
 
@@ -68,6 +79,9 @@ def test_texts_and_notes_of_two_rounds_are_about_the_dense_tokenizer(in_rounds, 
     changed = changed_texts(dense, optimizer.pruned.tokenizer, kept, [document.text for document in corpus])
     assert (report.texts.corpus, report.texts.corpus_cut_differently) == (len(corpus), changed)
     assert any("'infilling' is left out" in note for note in report.notes)
+    (counted,) = report.texts.counts
+    counts = TokenCounts.load(counts_of(_made)).total()
+    assert (counted.tokens, counted.whole_tokens) == (counts.tokens, counts.counts[kept].sum())
 
 
 def test_rounds_after_the_first_choose_among_what_it_kept():

@@ -1,11 +1,26 @@
+import copy
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
-from optimum_flab.vocabulary import balanced_uses, count_tokens, special_ids, token_lists, usage
+from optimum_flab.vocabulary import (
+    balanced_uses,
+    count_tokens,
+    counts_among,
+    no_usage,
+    pieces_hash,
+    read_spec,
+    rewrite_tokenizer,
+    special_ids,
+    token_lists,
+    usage,
+    usage_so_far,
+    with_ancestors,
+)
 
 from .tiny_tokenizers import CORPUS
 
@@ -40,6 +55,68 @@ def test_a_text_may_count_several_times(tokenizer, texts, seed, at_once):
         found = count_tokens(tokenizer, texts, times=times)
     repeated = [text for text, number in zip(texts, times, strict=True) for _ in range(number)]
     assert found.counts.tolist() == count_tokens(tokenizer, repeated).counts.tolist()
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=TEXTS, cut=st.integers(0, 12))
+def test_usages_of_parts_add_up(tokenizer, texts, cut):
+    parts = [count_tokens(tokenizer, part) for part in (texts[:cut], texts[cut:])]
+    together, whole = sum(parts, no_usage(tokenizer)), count_tokens(tokenizer, texts)
+    assert np.array_equal(together.counts, whole.counts) and together.counts.dtype == np.int64
+    sizes = [(one.texts, one.tokens, one.bytes) for one in (together, whole)]
+    assert sizes[0] == sizes[1]
+
+
+def test_no_text_is_read_before_the_usage_of_those_before_it_is_known(tokenizers, monkeypatch):
+    monkeypatch.setattr(usage, "CHARACTERS_AT_ONCE", 20)
+    tokenizer, read = tokenizers["qwen"], []
+    texts = (read.append(text) or text for text in CORPUS)
+    begun = count_tokens(tokenizer, ["before"])
+    for found in usage_so_far(tokenizer, texts, begun):
+        assert found.texts == len(read) + 1
+        assert found.bytes == len("before") + sum(len(text.encode()) for text in read)
+    assert read == CORPUS and found.texts == len(CORPUS) + 1
+
+
+def test_the_hash_of_pieces_is_that_of_all_tokenizers_that_cut_alike(tokenizers):
+    hashes = {name: pieces_hash(tokenizer) for name, tokenizer in tokenizers.items()}
+    assert len(set(hashes.values())) == len(hashes)
+    tokenizer = copy.deepcopy(tokenizers["byte_level"])
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(5)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert pieces_hash(tokenizer) == hashes["byte_level"]
+    tokenizer.add_tokens("<more>")
+    assert pieces_hash(tokenizer) != hashes["byte_level"]
+
+
+def test_counts_of_what_is_gone_go_to_the_pieces_it_is_cut_into(tokenizer):
+    spec, counts = read_spec(tokenizer), count_tokens(tokenizer, CORPUS).counts
+    used = [token for token in np.flatnonzero(counts).tolist() if token in spec.tokens]
+    kept = np.array(sorted(with_ancestors(spec, [*spec.required, *used[: len(used) // 2]])))
+    found = counts_among(spec, counts, kept)
+    assert found.dtype == np.int64 and len(found) == len(kept)
+    assert np.all(found >= counts[kept]) and found.sum() >= counts.sum()
+    assert set(used) - set(kept.tolist()) and found.sum() > counts[kept].sum()
+    every = np.array(sorted(spec.tokens))
+    assert np.array_equal(counts_among(spec, counts, every), counts[every])
+
+
+def test_the_text_of_a_token_that_is_gone_is_counted_nearly_as_the_pruned_tokenizer_cuts_it(tokenizers):
+    tokenizer = tokenizers["byte_level"]
+    spec = read_spec(tokenizer)
+    merged = [token for *_, token in spec.kind.learnt]
+    kept = np.array(sorted(with_ancestors(spec, [*spec.required, *merged[: len(merged) // 2]])))
+    pruned, gone = rewrite_tokenizer(tokenizer, kept), sorted(set(merged) - set(kept.tolist()))
+    texts = {token: tokenizer.decode([token]) for token in gone}
+    alone = {token: text for token, text in texts.items() if token_lists(tokenizer, [text]) == [[token]]}
+    assert len(alone) > 50  # others are parts of characters, or reached in longer words only
+    same = 0
+    for token, text in alone.items():
+        counts = np.bincount([token, token], minlength=len(spec.tokens))
+        same += np.array_equal(counts_among(spec, counts, kept), count_tokens(pruned, [text] * 2).counts)
+    assert same >= 0.95 * len(alone)  # the pieces of a few merge in another way
 
 
 def test_added_tokens_count_where_the_text_holds_them_only(tokenizers):

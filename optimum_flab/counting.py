@@ -1,0 +1,209 @@
+"""`flab count`: how often text uses each token of a model's tokenizer, however much text that is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .checkpoints.finding import find_model
+from .checkpoints.model_config import read_model_config
+from .checkpoints.tokenizer import check_vocabulary, load_tokenizer
+from .errors import ConfigurationError
+from .places import cache_root, user_path
+from .progress import progress_bar, say
+from .records.counts import TokenCounts
+from .records.pieces import Piece, Pieces
+from .records.work import Stage, WorkFolder
+from .texts.rows import without_lone_surrogates
+from .texts.sources import parse_source
+from .texts.streams import TextStream
+from .vocabulary import TokenUsage, count_tokens, no_usage, pieces_hash, read_spec, usage_so_far
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+KEPT_EVERY = 1 << 26  # bytes of text, after which the counts are kept
+SO_FAR = "so-far"  # the one piece of a source
+
+
+@dataclass(frozen=True)
+class CountedSource:
+    """A source that was counted.
+
+    Args:
+        usage ([`TokenUsage`]): what its texts use.
+        skipped (`int`): files in it that are not UTF-8 text.
+    """
+
+    usage: TokenUsage
+    skipped: int
+
+    def save(self, folder: Path) -> None:
+        """Writes it to a folder."""
+        np.savez_compressed(folder / "counts.npz", counts=self.usage.counts)
+        (folder / "sizes.json").write_text(json.dumps({**_sizes(self.usage), "skipped": self.skipped}))
+
+    @classmethod
+    def load(cls, folder: Path) -> CountedSource:
+        """What [`save`] wrote."""
+        sizes = json.loads((folder / "sizes.json").read_text())
+        skipped = sizes.pop("skipped")
+        with np.load(folder / "counts.npz", allow_pickle=False) as file:
+            return cls(TokenUsage(file["counts"], **sizes), skipped)
+
+
+STAGE = Stage("counts", CountedSource.save, CountedSource.load)
+
+
+def count_sources(
+    model_name_or_path: str | Path,
+    sources: str | Path | Sequence[str | Path],
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    family: str | Path | None = None,
+    resume: bool = True,
+    cache_dir: str | Path | None = None,
+) -> TokenCounts:
+    """Counts how often sources of text use each token of a model; memory does not grow with them.
+
+    The model's weights are not read. Hub datasets are streamed, and so are files. The counts are kept while they grow:
+    a run that was interrupted goes on where it was, as long as the sources are as they were (the commit of a dataset,
+    sizes and times of files).
+
+    ```python
+    >>> counts = count_sources("Qwen/Qwen2.5-Coder-7B", ["./src", "org/dataset:train[content]"])
+    >>> counts.save("counts.npz")
+    >>> FlabOptimizer.from_pretrained("Qwen/Qwen2.5-Coder-7B").prune(FlabPrunerConfig(data={"counts": "counts.npz"}))
+    ```
+
+    Args:
+        model_name_or_path (`str` or `Path`): the model whose tokenizer counts: a Hub id, a local folder, or a GGUF
+            file.
+        sources (`Sequence[str]`): as of `data.corpus`, see [`~texts.sources.parse_source`].
+        name (`str`, *optional*): of all of them as one source, for the pieces of something larger. Defaults to a
+            source each, named as it was given.
+        revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
+        trust_remote_code (`bool`): whether code from the model's repository may run.
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
+        resume (`bool`): whether work that was kept may be used; otherwise it is begun anew.
+        cache_dir (`str` or `Path`, *optional*): where it is kept. Defaults to `optimum_flab/counting` in the folder of
+            the Hugging Face cache (`HF_HOME`).
+
+    Returns:
+        [`TokenCounts`]: exact counts by source.
+
+    Raises:
+        [`FlabError`]: the model's tokenizer cannot be read or pruned, or a source cannot be read or holds no text.
+        [`ConfigurationError`]: no source is named, or one twice.
+    """
+    parsed = [parse_source(spec) for spec in _checked(sources)]
+    tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
+    streams = [TextStream(source) for source in parsed]
+    for stream in streams:
+        stream.check()
+    work = WorkFolder(user_path(cache_dir or cache_root("counting")), resume=resume)
+    model, by = str(model_name_or_path), pieces_hash(tokenizer)
+    counts: TokenCounts | None = None
+    for stream in streams:
+        source = stream.source
+        inputs = {"model": {"tokenizer": by, "source": source.spec}, "state": stream.state()}
+        found = work.made(STAGE, inputs, partial(_counted, tokenizer, stream))
+        if found.skipped:
+            say(f"{source.spec}: {found.skipped:,} files that are not UTF-8 text were skipped")
+        part = TokenCounts(model, by, {_named(name or source.spec): found.usage}, _ids(source.dataset))
+        counts = part if counts is None else TokenCounts.merged([counts, part])
+    assert counts is not None  # there is a source
+    return counts
+
+
+def count_texts(
+    model_name_or_path: str | Path,
+    texts: Iterable[str],
+    name: str,
+    *,
+    dataset: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    family: str | Path | None = None,
+) -> TokenCounts:
+    """Counts how often texts use each token of a model, for texts that another program reads.
+
+    The other arguments, and the errors, are those of [`count_sources`].
+
+    Args:
+        texts (`Iterable[str]`): of which a bounded amount is read at a time; there may be none.
+        name (`str`): of the source that they are, or are a piece of.
+        dataset (`str`, *optional*): id of the Hub dataset that they are of, which the card of a pruned model names.
+    """
+    tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
+    usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text.strip()))
+    return TokenCounts(str(model_name_or_path), pieces_hash(tokenizer), {_named(name): usage}, _ids(dataset))
+
+
+def _checked(sources: str | Path | Sequence[str | Path]) -> list[str]:
+    found = [os.fspath(one) for one in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    if not found:
+        raise ConfigurationError("sources: none is named; name a file, a folder or a Hub dataset")
+    if repeated := [spec for place, spec in enumerate(found) if spec in found[:place]]:
+        raise ConfigurationError(f"sources: {repeated[0]!r} is named twice; name it once")
+    return found
+
+
+def _tokenizer_of(
+    name: str | Path, revision: str | None, trust_remote_code: bool, family: str | Path | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, if its vocabulary can be pruned."""
+    files = find_model(name, revision, family)
+    config = read_model_config(files, trust_remote_code)
+    tokenizer, note = load_tokenizer(files, config, trust_remote_code)
+    check_vocabulary(tokenizer, config, files.name)
+    read_spec(tokenizer)
+    if note is not None:
+        say(note)
+    return tokenizer
+
+
+def _ids(dataset: str | None) -> frozenset[str]:
+    return frozenset() if dataset is None else frozenset([dataset])
+
+
+def _named(name: str) -> str:
+    """A name that JSON can hold: paths may have bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pieces) -> CountedSource:
+    """Counts a source from where it was counted to already."""
+    kept = pieces.read(SO_FAR)
+    found = no_usage(tokenizer) if kept is None else _usage_of(kept)
+    texts = stream.texts(None if kept is None else kept.facts["place"])
+    done = found.bytes  # of what is kept
+    with progress_bar(f"Counting {stream.source.spec}", None, "B", unit_scale=True, initial=done) as bar:
+        for usage in usage_so_far(tokenizer, texts, found):
+            bar.update(usage.bytes - found.bytes)
+            found = usage
+            if usage.bytes - done >= KEPT_EVERY:
+                pieces.write(SO_FAR, {"counts": torch.from_numpy(usage.counts)}, **_sizes(usage), place=stream.place())
+                done = usage.bytes
+    return CountedSource(found, stream.skipped)
+
+
+def _sizes(usage: TokenUsage) -> dict[str, int]:
+    return {"texts": usage.texts, "tokens": usage.tokens, "bytes": usage.bytes}
+
+
+def _usage_of(kept: Piece) -> TokenUsage:
+    sizes = {name: kept.facts[name] for name in ("texts", "tokens", "bytes")}
+    return TokenUsage(kept.tensors["counts"].numpy(), **sizes)

@@ -1,0 +1,121 @@
+"""Files of counts beside the corpus: read and checked, and in the ids of a pruned model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ConfigurationError, FlabError
+from ..hashing import file_sha256
+from ..places import user_path
+from ..records.counts import TokenCounts
+from ..records.texts import CountedText
+from ..vocabulary import TokenizerSpec, TokenUsage, counts_among, no_usage, pieces_hash
+
+
+@dataclass(frozen=True)
+class CountsFile:
+    """A file of counts.
+
+    Args:
+        name (`str`): of the file, without its folders.
+        sha256 (`str`): of its content.
+        counts ([`TokenCounts`]): what it holds.
+    """
+
+    name: str
+    sha256: str
+    counts: TokenCounts
+
+
+def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[CountsFile, ...]:
+    """Reads files of counts.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): of the dense model.
+        model (`str`): what that is called.
+
+    Raises:
+        [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or there is no token in them.
+        [`ConfigurationError`]: two are the same.
+    """
+    found: dict[str, CountsFile] = {}
+    paths = [user_path(file) for file in files]
+    expected = (pieces_hash(tokenizer), len(no_usage(tokenizer).counts)) if paths else ("", 0)
+    for path in paths:
+        counts = TokenCounts.load(path)
+        _check(str(path), counts, model, *expected)
+        one = CountsFile(path.name, file_sha256(path), counts)
+        if one.sha256 in found:
+            other = found[one.sha256].name
+            raise ConfigurationError(f"data.counts: {str(path)!r} holds what {other!r} does; name one of them")
+        found[one.sha256] = one
+    if found and not any(usage.tokens for usage in source_usages(found.values()).values()):
+        raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
+    return tuple(found.values())
+
+
+def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int) -> None:
+    if counts.tokenizer != tokenizer:
+        raise FlabError(
+            f"{path!r} was counted with the tokenizer of {counts.model!r}, which cuts texts into other pieces than"
+            f" that of {model!r}; count the text again with `optimum-cli flab count -m {model}`"
+        )
+    if counts.size != size:
+        raise FlabError(
+            f"{path!r} counts token ids up to {counts.size - 1:,}, and the tokenizer of {model!r} has ids up to"
+            f" {size - 1:,}; count again with `optimum-cli flab count`"
+        )
+
+
+def source_usages(files: Iterable[CountsFile]) -> dict[str, TokenUsage]:
+    """What the sources of all files use together, by name."""
+    parts = [file.counts for file in files]
+    return dict(TokenCounts.merged(parts).sources) if parts else {}
+
+
+def counted_datasets(files: Iterable[CountsFile]) -> tuple[str, ...]:
+    """The ids of the Hub datasets that were counted."""
+    return tuple(sorted({name for file in files for name in file.counts.datasets}))
+
+
+def counted_texts(files: Iterable[CountsFile], kept: Sequence[int] | None) -> tuple[CountedText, ...]:
+    """What the report says of files of counts, at the tokens that stay."""
+    return tuple(_counted_text(file, kept) for file in files)
+
+
+def _counted_text(file: CountsFile, kept: Sequence[int] | None) -> CountedText:
+    total = file.counts.total()
+    whole = total.tokens if kept is None else int(total.counts[np.asarray(kept)].sum())
+    return CountedText(
+        file=file.name,
+        sha256=file.sha256,
+        sources=tuple(file.counts.sources),
+        datasets=tuple(sorted(file.counts.datasets)),
+        texts=total.texts,
+        tokens=total.tokens,
+        bytes=total.bytes,
+        whole_tokens=whole,
+    )
+
+
+def counts_after(files: Iterable[CountsFile], spec: TokenizerSpec, kept: Sequence[int]) -> tuple[CountsFile, ...]:
+    """Files of counts in the ids of a model that was pruned already, as a later round sees them.
+
+    Args:
+        spec ([`TokenizerSpec`]): of the dense tokenizer.
+        kept (`Sequence[int]`): the dense ids that are left, ascending.
+    """
+    ids = np.asarray(kept, dtype=np.int64)
+    return tuple(replace(file, counts=_counts_after(file.counts, spec, ids)) for file in files)
+
+
+def _counts_after(counts: TokenCounts, spec: TokenizerSpec, kept: np.ndarray) -> TokenCounts:
+    sources = {}
+    for name, usage in counts.sources.items():
+        found = counts_among(spec, usage.counts, kept)
+        sources[name] = replace(usage, counts=found, tokens=int(found.sum()))
+    return replace(counts, sources=sources)

@@ -1,0 +1,251 @@
+"""Files of counts: how often sources of text use each token of a tokenizer. Their form, one writer and one reader."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import Field
+
+from .. import __version__
+from ..errors import ConfigurationError, FlabError
+from ..places import user_path
+from ..vocabulary import TokenUsage
+from .atomic import write_files
+from .json_files import validated
+from .record import Record
+
+
+FORMAT: Final = 1
+SUFFIX = ".npz"
+MOST = 2**53  # tokens of a source: as many as sums of float64 are exact for
+ADVICE = "count again with `optimum-cli flab count`"
+
+
+class SourceFacts(Record):
+    """What a file says of a source beside its counts.
+
+    Args:
+        name (`str`): as the user named it; pieces of one source have one name.
+        texts, tokens, bytes (`int`): its size.
+    """
+
+    name: str
+    texts: int = Field(ge=0)
+    tokens: int = Field(ge=0, le=MOST)
+    bytes: int = Field(ge=0)
+
+
+class CountsFacts(Record):
+    """What a file of counts says beside these.
+
+    Args:
+        format (`int`): of the file.
+        model (`str`): whose tokenizer counted, as it was named.
+        tokenizer (`str`): hash of how it cuts texts, see [`~vocabulary.pieces_hash`].
+        sources (`tuple[SourceFacts, ...]`): a row of counts each.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
+        version (`str`): of this software.
+    """
+
+    format: Literal[1] = FORMAT
+    model: str
+    tokenizer: str
+    sources: tuple[SourceFacts, ...]
+    datasets: tuple[str, ...] = ()
+    version: str = __version__
+
+
+@dataclass(frozen=True, eq=False)
+class TokenCounts:
+    """How often sources of text use each token of a tokenizer.
+
+    ```python
+    >>> parts = [TokenCounts.load(path) for path in ("a.npz", "b.npz")]
+    >>> TokenCounts.merged(parts).save("both.npz")
+    ```
+
+    Args:
+        model (`str`): whose tokenizer counted, as it was named.
+        tokenizer (`str`): hash of how it cuts texts, see [`~vocabulary.pieces_hash`].
+        sources (`Mapping[str, TokenUsage]`): by the name of the source.
+        datasets (`frozenset[str]`): ids of the Hub datasets among them.
+    """
+
+    model: str
+    tokenizer: str
+    sources: Mapping[str, TokenUsage]
+    datasets: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of what decides by them: the tokenizer, and the counts of each source by its name."""
+        digest = hashlib.sha256(self.tokenizer.encode())
+        for name, usage in sorted(self.sources.items()):
+            for part in (name.encode("utf-8", "surrogatepass"), usage.counts.tobytes()):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part)
+        return digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """The largest id that is counted + 1."""
+        return max(len(usage.counts) for usage in self.sources.values())
+
+    def total(self) -> TokenUsage:
+        """All sources together."""
+        first, *others = self.sources.values()
+        return sum(others, first)
+
+    def to_text(self) -> str:
+        """The counts as a table for the terminal."""
+        rows = [*self.sources.items(), *([("all", self.total())] if len(self.sources) > 1 else [])]
+        lines = [f"{'texts':>14}{'tokens':>20}{'bytes':>20}{'tokens used':>14}  source"]
+        for name, usage in rows:
+            used = np.count_nonzero(usage.counts)
+            lines.append(f"{usage.texts:>14,}{usage.tokens:>20,}{usage.bytes:>20,}{used:>14,}  {name}")
+        return "\n".join(lines)
+
+    @classmethod
+    def merged(cls, parts: Iterable[TokenCounts]) -> TokenCounts:
+        """Counts of the same tokenizer put together: what has one name is one source, whose pieces add up.
+
+        Args:
+            parts (`Iterable[TokenCounts]`): at least one; however sources are cut into pieces, and whatever the order
+                of these, the result is that of all text at once.
+
+        Raises:
+            [`FlabError`]: there are none, they are of different tokenizers, or more tokens than can be counted.
+        """
+        parts = iter(parts)
+        first = next(parts, None)
+        if first is None:
+            raise FlabError("no counts to put together; name at least one file")
+        sources, datasets = dict(first.sources), first.datasets
+        for part in parts:
+            if part.tokenizer != first.tokenizer:
+                raise FlabError(
+                    f"counts of the tokenizers of {first.model!r} and {part.model!r}, which cut texts into different"
+                    " pieces, do not add up; count both with one of them"
+                )
+            if part.size != first.size:
+                raise FlabError(
+                    f"counts of {first.size:,} and of {part.size:,} token ids, although of one tokenizer, do not add"
+                    f" up; {ADVICE}"
+                )
+            for name, usage in part.sources.items():
+                sources[name] = sources[name] + usage if name in sources else usage
+            datasets |= part.datasets
+        if too_many := [name for name, usage in sources.items() if usage.tokens > MOST]:
+            raise FlabError(f"source {too_many[0]!r} has more than {MOST:,} tokens together; name it in parts")
+        return cls(first.model, first.tokenizer, dict(sorted(sources.items())), datasets)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes a `.npz` file, whole or not at all; the same counts give the same bytes.
+
+        Args:
+            path (`str` or `Path`): the file; folders above it are made.
+            overwrite (`bool`): whether a file of counts that is there may be replaced.
+
+        Raises:
+            [`ConfigurationError`]: see [`check_path`].
+            [`FlabError`]: it cannot be written.
+        """
+        path = check_path(path, overwrite)
+        facts = CountsFacts(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            sources=tuple(
+                SourceFacts(name=name, texts=usage.texts, tokens=usage.tokens, bytes=usage.bytes)
+                for name, usage in self.sources.items()
+            ),
+            datasets=tuple(sorted(self.datasets)),
+        )
+        counts = np.stack([usage.counts for usage in self.sources.values()])
+        content = io.BytesIO()
+        np.savez_compressed(content, about=np.array(facts.model_dump_json()), counts=counts)
+        write_files(path.parent, {path.name: content.getvalue()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TokenCounts:
+        """Reads what [`save`] wrote.
+
+        Raises:
+            [`FlabError`]: there is no such file, it is not one of counts, damaged, or of a newer format.
+        """
+        path = user_path(path)
+        facts, counts = _read(path)
+        sizes = [(one.tokens, one.name) for one in facts.sources]
+        if counts.dtype != np.int64 or counts.ndim != 2 or len(counts) != len(sizes) or not sizes:
+            raise _damaged(path, f"{counts.dtype} of shape {counts.shape} for {len(sizes)} sources")
+        for row, (tokens, name) in zip(counts, sizes, strict=True):
+            if row.min(initial=0) < 0:
+                raise _damaged(path, f"a token of source {name!r} occurs {row.min()} times")
+            # as float: numbers that large would wrap around
+            if row.sum(dtype=np.float64) > MOST or int(row.sum()) != tokens:
+                raise _damaged(path, f"the counts of source {name!r} do not add up to its {tokens:,} tokens")
+        if len({name for _, name in sizes}) < len(sizes):
+            raise _damaged(path, "a source is there twice")
+        sources = {
+            one.name: TokenUsage(row, one.texts, one.tokens, one.bytes)
+            for one, row in zip(facts.sources, counts, strict=True)
+        }
+        return cls(facts.model, facts.tokenizer, sources, frozenset(facts.datasets))
+
+
+def check_path(path: str | Path, overwrite: bool = False) -> Path:
+    """Where a file of counts can be written; called before any long work.
+
+    Raises:
+        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or of a file that may not be replaced or
+            is not one of counts.
+    """
+    path = user_path(path)
+    if path.suffix != SUFFIX:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {SUFFIX}; name a file that does")
+    if path.is_dir():
+        raise ConfigurationError(f"output: {str(path)!r} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise ConfigurationError(f"output: {str(path)!r} is there already; name another file, or set `overwrite`")
+    if path.exists():
+        try:
+            _read(path)
+        except FlabError as error:
+            raise ConfigurationError(
+                f"output: {str(path)!r} is there, and nothing that `flab count` wrote; name another file"
+            ) from error
+    return path
+
+
+def _read(path: Path) -> tuple[CountsFacts, np.ndarray]:
+    """The two arrays of a file, the first as what it says."""
+    if not path.is_file():
+        raise FlabError(f"{str(path)!r} does not exist; name a file that `optimum-cli flab count` wrote")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not in the format .npz")
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"{broken} is not as it was written")
+        with np.load(path, allow_pickle=False) as file:
+            values, counts = json.loads(str(file["about"])), file["counts"]
+    except Exception as error:  # archives are damaged in many ways
+        raise _damaged(path, str(error) or type(error).__name__) from error
+    version = values.get("format") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise FlabError(
+            f"{str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
+            f" install optimum-flab {values.get('version')} or later"
+        )
+    return validated(CountsFacts, values, path, ADVICE), counts
+
+
+def _damaged(path: Path, what: str) -> FlabError:
+    return FlabError(f"{str(path)!r} is not a file of counts, or damaged ({what}); {ADVICE}, or name another file")

@@ -1,0 +1,262 @@
+"""Rows of files and of Hub datasets, one after the other, and the texts in their columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import FlabError
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+
+TEXT_COLUMNS = ("text", "content")  # that are taken where none are named
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
+# of parquet files: rows in memory, and bytes that are read ahead of each column
+ROWS_AT_ONCE, READ_AHEAD = 256, 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+REMEDY = "name a local file or folder instead"
+
+
+class HubRows(NamedTuple):
+    """Where rows are on the Hub; `config` is one of several that a dataset may have."""
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]:
+    """The rows of a file; only `.json`, which holds one value, is in memory as a whole.
+
+    Args:
+        columns (`Sequence[str]`, *optional*): those that will be used, or none of them named: others need not be read.
+
+    Raises:
+        [`FlabError`]: it cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(path, columns)
+    if suffix == ".csv":
+        return _csv_rows(path)
+    return _json_rows(path) if suffix == ".json" else _json_lines(path)
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    place = 0
+    try:
+        with path.open("rb") as file:
+            # lines of bytes: JSON strings may hold U+2028 and its like as they are
+            for number, line in enumerate(file, start=1):
+                text = _decoded(line, path, place).strip()
+                place += len(line)
+                if text:
+                    try:
+                        yield json.loads(text)
+                    except ValueError as error:
+                        raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _json_rows(path: Path) -> list[Any]:
+    try:
+        rows = json.loads(read_text(path))
+    except ValueError as error:
+        raise FlabError(
+            f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file"
+        ) from error
+    if not isinstance(rows, list):
+        raise FlabError(
+            f"file {str(path)!r} holds a JSON {type(rows).__name__}; expected a list of objects, one per text"
+        )
+    return rows
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # quoted fields keep their line ends
+            reader = csv.DictReader(file)
+            for row in reader:
+                row.pop(None, None)  # cells beyond the header
+                yield row
+    except csv.Error as error:
+        raise FlabError(f"file {str(path)!r} is not CSV ({error})") from error
+    except UnicodeDecodeError as error:
+        line = 1 if reader is None else reader.line_num + 1
+        raise FlabError(
+            f"file {str(path)!r} is not UTF-8 (at line {line} or later); convert it or leave it out"
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        # page by page: a group of rows may be as large as the file, and by default is read as a whole
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
+            used = None if columns is None else used_columns(columns, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=used):
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise FlabError(f"file {str(path)!r} cannot be read as parquet ({error})") from error
+
+
+def used_columns(named: Sequence[str], there: Sequence[str]) -> list[str] | None:
+    """The columns that texts are made of; `None` where one is missing, which whoever reads the rows will say."""
+    used = list(named) or [column for column in TEXT_COLUMNS if column in there][:1]
+    return used if used and set(used) <= set(there) else None
+
+
+def hub_revision(rows: HubRows) -> str | None:
+    """The commit that a dataset is at on the Hub; `None` where the Hub may not be asked.
+
+    Raises:
+        [`FlabError`]: there is no such dataset, or the Hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    name = rows.dataset
+    try:
+        return huggingface_hub.HfApi().dataset_info(name).sha
+    except RepositoryNotFoundError as error:
+        raise FlabError(f"dataset {name!r} does not exist on the Hub, or is private; {REMEDY}") from error
+    except OfflineModeIsEnabled:
+        return None  # a copy in the cache may do
+    except HfHubHTTPError as error:
+        raise FlabError(f"dataset {name!r}: the Hub refused ({first_line(error)}); {REMEDY}") from error
+    except Exception as error:  # connection errors are of several libraries' classes
+        raise FlabError(
+            f"dataset {name!r} is neither a local path nor can the Hub be reached ({first_line(error)});"
+            f" {REMEDY}, or set HF_HUB_OFFLINE=1 to use a cached copy"
+        ) from error
+
+
+def hub_rows(rows: HubRows) -> Dataset:
+    """The rows of a dataset, in files on this machine.
+
+    Raises:
+        [`FlabError`]: it cannot be loaded.
+    """
+    import datasets
+
+    hub_revision(rows)
+    try:
+        return datasets.load_dataset(rows.dataset, rows.config, split=rows.split)
+    except Exception as error:  # a builder can raise anything
+        raise _unloadable(rows, error) from error
+
+
+def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str]) -> IterableDataset:
+    """The rows of a dataset as they come from the Hub; nothing is kept of them.
+
+    Args:
+        revision (`str`, *optional*): the commit that is read.
+        columns (`Sequence[str]`): those that will be used, see [`used_columns`]; others are not decoded.
+
+    Raises:
+        [`FlabError`]: it cannot be loaded.
+    """
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(rows.dataset, rows.config, split=rows.split, revision=revision, streaming=True)
+        used = used_columns(columns, stream.column_names or ())
+        return stream if used is None else stream.select_columns(used)
+    except Exception as error:  # a builder can raise anything
+        raise _unloadable(rows, error) from error
+
+
+def _unloadable(rows: HubRows, error: Exception) -> FlabError:
+    asked = f"split {rows.split!r}" if rows.config is None else f"configuration {rows.config!r}, split {rows.split!r}"
+    return FlabError(f"dataset {rows.dataset!r}, {asked}, cannot be loaded ({first_line(error)}); {REMEDY}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# --- texts ---------------------------------------------------------------------------------------------------------
+
+
+def row_texts(rows: Iterable[Any], name: str, columns: Sequence[str] = (), first: int = 1) -> Iterator[str]:
+    """One text per row: the values of `columns` as strings (`None` is empty) joined with nothing between.
+
+    Args:
+        rows (`Iterable`): mappings from column names to values.
+        name (`str`): where the rows come from, for errors.
+        columns (`Sequence[str]`): the columns to join; none: `text` or `content`.
+        first (`int`): the number of the first row.
+
+    Raises:
+        [`FlabError`]: a row has no such column; names the row (counted from 1) and the columns it has.
+    """
+    for number, row in enumerate(rows, start=first):
+        if not isinstance(row, dict):
+            raise FlabError(f"{name}, row {number}: expected an object with columns, found {type(row).__name__}")
+        found = ", ".join(map(str, row)) or "none"
+        if not columns:
+            columns = next(((column,) for column in TEXT_COLUMNS if column in row), ())
+            if not columns:
+                raise FlabError(
+                    f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in"
+                    f" brackets, '{name}[column,...]'"
+                )
+        if missing := [column for column in columns if column not in row]:
+            raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
+        values = (row[column] for column in columns)
+        yield without_lone_surrogates("".join("" if value is None else str(value) for value in values))
+
+
+def read_text(path: Path) -> str:
+    """The content of a file.
+
+    Raises:
+        [`FlabError`]: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return _decoded(path.read_bytes(), path, 0)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _decoded(data: bytes, path: Path, place: int) -> str:
+    """A part of a file that begins at this place."""
+    try:
+        return data.removeprefix(b"" if place else BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FlabError(
+            f"file {str(path)!r} is not UTF-8 (byte {place + error.start}); convert it or leave it out"
+        ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> FlabError:
+    return FlabError(f"file {str(path)!r} cannot be read ({error.strerror or error})")
+
+
+def without_lone_surrogates(text: str) -> str:
+    """A text that UTF-8 can carry: lone surrogates become U+FFFD."""
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
