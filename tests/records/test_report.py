@@ -30,6 +30,7 @@ from optimum_flab.records.report import (
     write_report,
 )
 from optimum_flab.records.summary import report_summary
+from optimum_flab.records.texts import CountedText
 
 
 # written by the version before reports had a format; `recovered` and `searched` with results beside them
@@ -164,11 +165,27 @@ def by_kind(values):
 held_outs = filled(HeldOut, by_kind=by_kind(filled(KindCost)))
 
 
+counted_texts = st.lists(
+    st.builds(
+        CountedText,
+        file=words,
+        sha256=words,
+        sources=st.lists(words, max_size=2).map(tuple),
+        datasets=st.lists(words, max_size=2).map(tuple),
+        texts=counts,
+        tokens=counts,
+        bytes=counts,
+        whole_tokens=counts,
+    ),
+    max_size=2,
+).map(tuple)
+
+
 @given(
     st.data(),
     st.none() | held_outs,
     st.none() | st.builds(BaseCard, license=st.none() | words, language=st.lists(words, max_size=3).map(tuple)),
-    st.none() | filled(TextCounts, calibration_by_kind=by_kind(counts)),
+    st.none() | filled(TextCounts, calibration_by_kind=by_kind(counts), counts=counted_texts),
     st.none() | st.builds(Search, natural_vocab_size=counts),
     st.dictionaries(words, numbers, max_size=3),
 )
