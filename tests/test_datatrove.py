@@ -16,7 +16,7 @@ from optimum_flab import TokenCounts, count_sources
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
 
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.thorough]
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "count_with_datatrove.py"
 # what it needs that this environment lacks
@@ -79,7 +79,6 @@ def test_tasks_of_a_pipeline_give_the_counts_of_the_whole(packages, project):
     check_counts(project, done.stdout)
 
 
-@pytest.mark.thorough
 def test_tasks_that_are_done_are_not_done_again(packages, project):
     file = project / "data" / "2.parquet"
     content = file.read_bytes()
