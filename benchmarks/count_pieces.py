@@ -81,7 +81,6 @@ def main() -> None:
         files = [
             write(work / "pieces" / f"{number}.parquet", part) for number, part in enumerate(parts(texts, args.pieces))
         ]
-        number = len(texts)
         del texts
         whole = counted(args.model, whole_file, work / "whole.npz")
         pieces = [counted(args.model, file, work / f"{file.stem}.npz") for file in files]
@@ -97,7 +96,7 @@ def main() -> None:
     print_result(
         "count_pieces",
         model=args.model,
-        texts=number,
+        texts=usage.texts,
         bytes=usage.bytes,
         tokens=usage.tokens,
         identical=together.hash == expected.hash and together.total().texts == usage.texts,

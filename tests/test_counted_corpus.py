@@ -145,6 +145,9 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
     assert "of `b.jsonl`" in next(line for line in card.splitlines() if line.startswith("| counts in `b.npz`"))
     sent = without_paths(optimizer.pruned.config.to_dict(), report.datasets)["data"]["counts"]
     assert sent == ["hub.npz", "b.npz"]
+    sent = without_paths(report.model_dump(mode="json"), report.datasets)["texts"]["counts"]
+    assert [one["sources"] for one in sent] == [["org/data:train[text]"], ["b.jsonl"]]
+    assert sent[0]["datasets"] == ["org/data"] and sent[0]["sha256"] == first.sha256
     assert str(tmp_path) not in card and str(made) not in card
 
 
