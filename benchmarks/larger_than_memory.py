@@ -32,11 +32,11 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import PruningPlan
-from optimum_flab.budget import bytes_of
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.families import family_for
 from optimum_flab.families.resizing import resized_config
+from optimum_flab.pruning.memory_budget import bytes_of
 from optimum_flab.tensors.lazy import StoredTensors, WrittenTensors
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .budget import check_disk, weights_fit
-from .checkpoints.computation import computation_device, computation_dtype
+from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
 from .hub.terms import base_card_of
@@ -24,8 +23,9 @@ from .pruned import (
     to_export,
     write_pruned,
 )
+from .pruning.memory_budget import weights_fit
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, check_asked, prune
+from .pruning.run import apply_plan, check_asked, placed, prune
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
@@ -34,8 +34,6 @@ from .running.generation import completion
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
-from .sizes import sizes_of
-from .tensors.workspace import Workspace
 
 
 if TYPE_CHECKING:
@@ -151,16 +149,12 @@ class FlabOptimizer:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        processes = Processes.of_this_run(computation_device(None) if self.dense.stored else self.dense.model.device)
+        processes = Processes.of_this_run(self.dense.device)
         root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
         work = WorkFolder(root, resume=resume, agree=processes.agree)
-        workspace = Workspace(None if self.dense.stored is None else work.root)
-        if workspace.folder is not None:
-            sizes = sizes_of(self.dense.model, self.family)
-            check_disk(work.root, sizes, config.data, self.dense.model.dtype)
-        self.dense = self.dense.mapped(workspace)
+        self.dense, workspace = placed(self.dense, config.data, work)
         card = base_card_of(self.dense.folder)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, card, workspace, time_budget)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, card, workspace, processes, time_budget)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -64,6 +64,11 @@ class LoadedModel:
     license_files: list[Path] = field(default_factory=list)
     stored: ModelTensors | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """What is computed on: weights in files are mapped to be read on the CPU."""
+        return self.model.device if self.stored is None else torch.device("cpu")
+
     @torch.no_grad()
     def mapped(self, workspace: Workspace) -> LoadedModel:
         """The same model to compute with, where its weights were left in their files: they are read from there when
@@ -75,16 +80,24 @@ class LoadedModel:
         """
         if self.stored is None:
             return self
-        dtypes, tensors = dtypes_of(self.model), {}
+        dtypes, converted, tensors = dtypes_of(self.model), self.converted(), {}
         for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
-            found, dtype = self.stored[name], dtypes[name]
-            as_it_is = self.stored.is_in_file(name) and found.dtype == dtype
-            tensors[name] = found if as_it_is else workspace.copied(found.to(dtype))
-        model = sharing_weights(
-            self.model, self.model.config, torch.device("cpu"), under_all_names(self.model, tensors)
-        )
+            found = self.stored[name]
+            tensors[name] = workspace.copied(found.to(dtypes[name])) if name in converted else found
+        model = sharing_weights(self.model, self.model.config, self.device, under_all_names(self.model, tensors))
         model.generation_config = self.model.generation_config
         return replace(self, model=model, stored=None)
+
+    def converted(self) -> set[str]:
+        """Of weights in their files, those that are computed with in another form than they are stored in."""
+        if self.stored is None:
+            return set()
+        stored, dtypes = self.stored, dtypes_of(self.model)
+        return {
+            name
+            for name in own_tensors(self.model)
+            if not stored.is_in_file(name) or stored.outlines[name].dtype != dtypes[name]
+        }
 
     def check_in_memory(self) -> None:
         """Raises a [`ConfigurationError`] if the weights were left in their files."""
@@ -103,7 +116,7 @@ def load_dense(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "float32",
     family: str | Path | None = None,
-    in_memory: bool | Callable[[PreTrainedConfig, Family, torch.dtype], bool] = True,
+    in_memory: bool | Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool] = True,
     check: Callable[[PreTrainedConfig, Family, PreTrainedTokenizerBase], None] = lambda *model: None,
 ) -> LoadedModel:
     """Loads a causal language model to be pruned. What can be refused is refused before weights are downloaded or
@@ -121,8 +134,8 @@ def load_dense(
             Defaults to the one that lies beside a pruned model, else to one of the known families.
         in_memory (`bool` or `Callable`): where false, the weights of a local folder or GGUF file stay in their files
             if transformers makes the model's tensors of them one by one, and the model is on the meta device: enough
-            to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be asked of the model's configuration,
-            its family and what it is computed in.
+            to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be asked of the model's configuration
+            and family, and of what it is computed in and on.
         check (`Callable`): called with the model's configuration, family and tokenizer before its weights; may refuse
             it.
 
@@ -174,7 +187,7 @@ def load_dense(
             "checkpoints"
         )
     if callable(in_memory):
-        in_memory = in_memory(as_loaded, facts, dtype)
+        in_memory = in_memory(as_loaded, facts, dtype, device)
     stored = None if in_memory else stored_exactly(files, as_loaded, dtype, finer_copy)
     if stored is not None:
         model = stored.model

@@ -51,15 +51,15 @@ def save_checkpoint(
     Raises:
         [`FlabError`]: transformers makes another tokenizer of the files.
     """
-    _save_streamed(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
+    _save_weights(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
     check_tokenizer(folder, tokenizer)
 
 
-def _save_streamed(
+def _save_weights(
     model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_size: str
 ) -> None:
-    """Writes what `save_pretrained` writes, tensor by tensor: it has all of them in memory once more."""
+    """Writes what `save_pretrained` writes, tensor by tensor, where that has all of them in memory once more."""
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)

@@ -160,6 +160,37 @@ class FlabVerb(BaseOptimumCLICommand):
         """Validate, call the front door and print; imports of torch and transformers belong in here."""
 
 
+def add_resume_arguments(optional: _ArgumentGroup, stage: str) -> None:
+    """Declare the flags that say where finished work is kept, and whether it is used.
+
+    Args:
+        stage (`str`): whose folder in the cache it is by default.
+    """
+    optional.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="begin anew, whatever an interrupted run left (default: go on where it was)",
+    )
+    optional.add_argument(
+        "--cache-dir",
+        metavar="FOLDER",
+        type=Path,
+        help=f"folder that keeps finished work, so that an interrupted run goes on (default: optimum_flab/{stage} in"
+        " HF_HOME)",
+    )
+
+
+@contextmanager
+def told_to_go_on(args: Namespace) -> Iterator[None]:
+    """Within this context somebody who interrupts a run is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = "the same command without --no-resume" if args.no_resume else "the same command"
+        print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
+        raise
+
+
 def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
     parser = ArgumentParser(prog=f"python -m {module}", description=description)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..places import user_path
-from .base import FlabVerb, add_model_arguments, argument_groups
+from .base import FlabVerb, add_model_arguments, add_resume_arguments, argument_groups, told_to_go_on
 
 
 if TYPE_CHECKING:
@@ -40,18 +39,7 @@ class CountCommand(FlabVerb):
             action="store_true",
             help="replace a file of counts that is there (default: refuse)",
         )
-        optional.add_argument(
-            "--no-resume",
-            action="store_true",
-            help="begin anew, whatever an interrupted run left (default: go on where it was)",
-        )
-        optional.add_argument(
-            "--cache-dir",
-            metavar="FOLDER",
-            type=Path,
-            help="folder that keeps the counts while they grow, so that an interrupted run goes on (default:"
-            " optimum_flab/counting in HF_HOME)",
-        )
+        add_resume_arguments(optional, "counting")
 
     def execute(self) -> None:
         args = self.args
@@ -67,7 +55,7 @@ class CountCommand(FlabVerb):
 
         from ..counting import count_sources
 
-        try:
+        with told_to_go_on(args):
             counts = count_sources(
                 args.model,
                 args.sources,
@@ -78,10 +66,6 @@ class CountCommand(FlabVerb):
                 resume=not args.no_resume,
                 cache_dir=args.cache_dir,
             )
-        except KeyboardInterrupt:
-            again = "the same command without --no-resume" if args.no_resume else "the same command"
-            print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
-            raise
         counts.save(output, overwrite=args.overwrite)
         print(counts.to_text())
         print(self.ending(output))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,16 @@ from ..errors import ConfigurationError
 from ..places import user_path
 from ..settings.pruning import check_settings
 from .apply import add_ending_arguments, apply_plan, show_pruned
-from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
+from .base import (
+    DTYPES,
+    FlabVerb,
+    add_device_argument,
+    add_model_arguments,
+    add_resume_arguments,
+    argument_groups,
+    command_line,
+    told_to_go_on,
+)
 from .flags import Flag, add_config, add_flag, criteria_text, pruning_from
 
 
@@ -107,18 +115,7 @@ class PruneCommand(FlabVerb):
             help="where the configuration file has data for recovery: consent to run the programs that the dense model"
             " writes, in a sandbox (default: no)",
         )
-        optional.add_argument(
-            "--no-resume",
-            action="store_true",
-            help="begin anew, whatever an interrupted run left (default: go on where it was)",
-        )
-        optional.add_argument(
-            "--cache-dir",
-            metavar="FOLDER",
-            type=Path,
-            help="folder that keeps finished work, so that an interrupted run goes on (default:"
-            " optimum_flab/pruning in HF_HOME)",
-        )
+        add_resume_arguments(optional, "pruning")
         add_ending_arguments(optional)
 
     def execute(self) -> None:
@@ -131,20 +128,17 @@ class PruneCommand(FlabVerb):
         check_settings(given)
 
         from .. import FlabOptimizer, FlabPrunerConfig
-        from ..running.processes import launched, process_device, process_state
+        from ..running.processes import Processes, launched, process_device
         from ..texts.sources import check_sources, local_paths
 
         command = command_line("prune", self.parser, args)
         config = FlabPrunerConfig(**given)
-        if launched() and config.recovery.trains:
-            raise ConfigurationError(
-                "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give"
-                " what was pruned to `accelerate launch -m optimum_flab.recovery`"
-            )
+        if config.recovery.trains:
+            _refuse_for_recovery(args, launched())
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
-        device, is_main = process_device(args.device), not launched() or process_state(args.device).is_main_process
+        device, is_main = process_device(args.device), Processes.of_this_run(args.device).is_main
         with ExitStack() as stack:
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
             if is_main:
@@ -178,15 +172,11 @@ class PruneCommand(FlabVerb):
     def _pruned(self, optimizer: FlabOptimizer, config: FlabPrunerConfig) -> PrunedModel:
         args = self.args
         kept: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
-        try:
+        with told_to_go_on(args):
             if config.recovery.trains:
                 consent = args.confirm_run_unsafe_code
                 return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **kept)
             return optimizer.prune(config, time_budget=args.time_budget, **kept)
-        except KeyboardInterrupt:
-            again = "the same command without --no-resume" if args.no_resume else "the same command"
-            print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
-            raise
 
 
 def check_apart(output: Path, cache_dir: Path | None) -> None:
@@ -202,6 +192,21 @@ def check_apart(output: Path, cache_dir: Path | None) -> None:
         )
 
 
+def _refuse_for_recovery(args: Namespace, launched: bool) -> None:
+    """Raises a [`ConfigurationError`] if something was asked for that a pruning has, and a recovery has not."""
+    reasons = {"memory_budget": "a recovery has both models in memory", "time_budget": "a recovery comes on top"}
+    for name, reason in reasons.items():
+        if getattr(args, name) is not None:
+            raise ConfigurationError(
+                f"{name}: it is for a pruning alone, and {reason}; leave it out, or prune first and then recover"
+            )
+    if launched:
+        raise ConfigurationError(
+            "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give what"
+            " was pruned to `accelerate launch -m optimum_flab.recovery`"
+        )
+
+
 def _refuse_search(args: Namespace) -> None:
     given = [flag.flag for flag in FLAGS if getattr(args, flag.setting) is not None]
     if args.config is not None:
@@ -210,8 +215,9 @@ def _refuse_search(args: Namespace) -> None:
         given.append("--output-dtype")
     if args.no_resume:
         given.append("--no-resume")
-    if args.cache_dir is not None:
-        given.append("--cache-dir")
+    for name in ("cache_dir", "memory_budget", "time_budget"):
+        if getattr(args, name) is not None:
+            given.append(f"--{name.replace('_', '-')}")
     if given:
         raise ConfigurationError(
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "

@@ -69,7 +69,7 @@ def build_report(
         seed=plan.settings.get("seed"),
         computation=Computation(
             dtype=str(dense.model.dtype).removeprefix("torch."),
-            device="cpu" if dense.stored is not None else dense.model.device.type,
+            device=dense.device.type,
         ),
         seconds=dict(seconds),
         versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},

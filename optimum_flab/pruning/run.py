@@ -25,6 +25,7 @@ from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedSh
 from ..records.work import WorkFolder
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
+from ..settings.pruning import DataSettings
 from ..sizes import sizes_of, sizes_of_config
 from ..stopwatch import Stopwatch
 from ..tensors.workspace import Workspace
@@ -36,12 +37,13 @@ from .applying import applied, held_out_cost
 from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
-from .pace import in_time, measured_pace
+from .memory_budget import check_disk
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
 from .texts import divided_texts
+from .time_budget import in_time, measured_pace
 from .vocabulary import TokenChoice, token_choice
 
 
@@ -69,6 +71,20 @@ def check_asked(
     read_counts(config.data.counts, tokenizer, name)
 
 
+def placed(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
+    """A model to compute with, and where what is large goes beside it: the disk of the work folder, if the weights
+    were left in their files.
+
+    Raises:
+        [`FlabError`]: that disk is too full.
+    """
+    if dense.stored is None:
+        return dense, Workspace()
+    check_disk(work.root, dense, data)
+    workspace = Workspace(work.root)
+    return dense.mapped(workspace), workspace
+
+
 def prune(
     dense: LoadedModel,
     config: FlabPrunerConfig,
@@ -76,6 +92,7 @@ def prune(
     work: WorkFolder,
     card: BaseCard | None = None,
     workspace: Workspace | None = None,
+    processes: Processes | None = None,
     time_budget: str | float | None = None,
     counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
@@ -87,7 +104,9 @@ def prune(
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
         workspace ([`Workspace`], *optional*): where what is large is to be. Defaults to memory.
-        time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.pace.in_time`].
+        processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
+            this one alone.
+        time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
         counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
             what the files hold.
 
@@ -107,13 +126,13 @@ def prune(
     notes = []
     if time_budget is not None:
         pace = measured_pace(dense.model.device, dense.model.dtype)
-        config, note = in_time(config, sizes, config.target_ratio is not None, pace, time_budget)
+        config, note = in_time(config, sizes, pace, time_budget)
         say(note)
         notes.append(note)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    workspace, processes = workspace or Workspace(), Processes.of_this_run(dense.model.device)
+    workspace, processes = workspace or Workspace(), processes or Processes()
     asked = PruningInputs(dense, config, texts, tokens, workspace, processes)
     decided_by = asked.identity()
     chosen = chosen_shape(asked, shapes, decided_by, work)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from ..errors import FlabError
+from ..running.processes import Processes
 
 
 def check_agreement(key: str, state: PartialState) -> None:
@@ -14,7 +14,7 @@ def check_agreement(key: str, state: PartialState) -> None:
     Args:
         key (`str`): names the training by everything that decides its result.
     """
-    if state.num_processes > 1 and len(set(gather_object([key]))) > 1:
+    if not Processes(state).same(key):
         raise FlabError(
             "the processes prepared different data; give those of all machines the same files, and a `cache_dir` that "
             "all of them share"

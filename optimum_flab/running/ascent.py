@@ -54,7 +54,7 @@ class Ascent:
             pieces.is_finished(layer_piece(index)) for index in made if index < piece.facts["next"]
         ):
             self._start = piece.facts["next"]
-        if processes is not None and processes.least(self._start) != processes.most(self._start):
+        if processes is not None and not processes.same(self._start):
             self._start = 0
         if piece is None or self._start == 0:
             return

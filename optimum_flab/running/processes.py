@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, get_int_from_env
 
 
 LONGEST_WAIT = timedelta(days=7)  # of the other processes, while the first prepares the data
@@ -31,14 +30,12 @@ def process_state(device: str | torch.device | None = None) -> PartialState:
 
 def process_device(asked: str | None) -> str | None:
     """The device of this process: what the user asked for, or of several processes its own."""
-    if not launched():
-        return asked
-    return str(process_state(asked).device)
+    return str(process_state(asked).device) if launched() else asked
 
 
 def launched() -> bool:
     """Whether this process is one of several."""
-    return any(int(os.environ.get(name, "1")) > 1 for name in SIZES)
+    return get_int_from_env(SIZES, 1) > 1
 
 
 class Processes:
@@ -53,7 +50,7 @@ class Processes:
         self.rank: int = 0 if state is None else state.process_index
 
     @classmethod
-    def of_this_run(cls, device: torch.device) -> Processes:
+    def of_this_run(cls, device: str | torch.device | None) -> Processes:
         """Those that were launched together."""
         return cls(process_state(device) if launched() else None)
 
@@ -76,21 +73,21 @@ class Processes:
         """What was found of all items, in their order, from what each process found of its [`share`]."""
         if self.number == 1:
             return list(found)
-        parts: list[list[Any]] = gather_object([list(found)])
+        parts = self._of_each(list(found))
         return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
 
     def agree(self, is_so: bool) -> bool:
         """Whether something is so in every process."""
-        return bool(self.least(int(is_so)))
+        return all(self._of_each(is_so))
+
+    def same(self, value: object) -> bool:
+        """Whether a value is the same in every process."""
+        first, *others = self._of_each(value)
+        return all(other == first for other in others)
 
     def own_folder(self, folder: Path) -> Path:
         """What each process but the main one has in place of a folder."""
         return folder if self.is_main else folder / f"process-{self.rank}"
 
-    def least(self, number: int) -> int:
-        """The smallest of the numbers that the processes have."""
-        return min(gather_object([number])) if self.number > 1 else number
-
-    def most(self, number: int) -> int:
-        """The largest of the numbers that the processes have."""
-        return -self.least(-number)
+    def _of_each(self, value: Any) -> list[Any]:
+        return gather_object([value]) if self.number > 1 else [value]

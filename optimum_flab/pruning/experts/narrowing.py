@@ -142,7 +142,7 @@ def narrow_experts(
     importance: torch.Tensor | None = None,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
-) -> dict[int, NarrowLayer]:
+) -> Mapping[int, NarrowLayer]:
     """Decides the experts of every kept layer at one width, each on top of the layers already pruned below it.
 
     Every expert that stays is fitted to its own dense output on the tokens that it gets in the pruned model.
@@ -156,7 +156,7 @@ def narrow_experts(
         pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
 
     Returns:
-        `dict[int, NarrowLayer]`: by dense layer index, for the experts that stay, in their order.
+        `Mapping[int, NarrowLayer]`: by dense layer index, for the experts that stay, in their order.
     """
     pieces = Pieces() if pieces is None else pieces
 
@@ -187,7 +187,7 @@ def narrow_experts(
         narrow,
     )
     mixed = decided_layers(model, family, kept_layers)
-    return dict(DecidedLayers(pieces, width, mixed, model.device))
+    return DecidedLayers(pieces, width, mixed, model.device)
 
 
 def decided_layers(model: PreTrainedModel, family: Family, kept_layers: Sequence[int]) -> list[int]:

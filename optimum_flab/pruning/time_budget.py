@@ -16,7 +16,7 @@ from ..sizes import ModelSizes
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Measured: seconds for texts, tokenizer and files; the share of the speed of a bare product of matrices that a run
+# Estimates: seconds for texts, tokenizer and files; the share of the speed of a bare product of matrices that a run
 # reaches; products of matrices of shape (neurons, neurons) that a layer's decision is worth.
 BASE, REACHED, CUBES = 90.0, 0.5, 6
 SHAPES = 5  # that a search measures, about
@@ -69,13 +69,9 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done / spent
 
 
-def expected_seconds(config: FlabPrunerConfig, sizes: ModelSizes, searches: bool, pace: Pace) -> float:
-    """About how long a pruning takes.
-
-    Args:
-        searches (`bool`): whether shapes are compared.
-    """
-    data, shape = config.data, sizes.shape
+def expected_seconds(config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace) -> float:
+    """About how long a pruning takes."""
+    data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
     layers = shape["layer"]
     once = 2 * (sizes.counts.total(shape) - sizes.counts.components(shape)["vocabulary"] // 2)  # a token through it
     gram = 1.2 * layers * shape.get("expert", 1) * shape["neuron"] ** 2
@@ -91,7 +87,7 @@ def expected_seconds(config: FlabPrunerConfig, sizes: ModelSizes, searches: bool
 
 
 def in_time(
-    config: FlabPrunerConfig, sizes: ModelSizes, searches: bool, pace: Pace, budget: str | float
+    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, budget: str | float
 ) -> tuple[FlabPrunerConfig, str]:
     """The configuration with as many calibration tokens as there is time for, at most those that it asks for.
 
@@ -106,7 +102,7 @@ def in_time(
     """
     allowed, chosen = seconds_of(budget), copy.deepcopy(config)
     tokens, least = config.data.calibration_tokens, max(LEAST_TOKENS, config.data.sequence_length)
-    while (expected := expected_seconds(chosen, sizes, searches, pace)) > allowed:
+    while (expected := expected_seconds(chosen, sizes, pace)) > allowed:
         if tokens <= least:
             raise ConfigurationError(
                 f"time_budget: {_minutes(allowed)} is less than the {_minutes(expected)} or so that pruning this model"

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.pace import BASE, LEAST_TOKENS, Pace, expected_seconds, in_time, measured_pace, seconds_of
+from optimum_flab.pruning.time_budget import (
+    BASE,
+    LEAST_TOKENS,
+    Pace,
+    expected_seconds,
+    in_time,
+    measured_pace,
+    seconds_of,
+)
 from optimum_flab.sizes import sizes_of
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
@@ -35,27 +43,28 @@ def test_what_is_no_duration_is_refused(text):
 
 @given(tokens=st.integers(LEAST_TOKENS, 1 << 17), share=st.floats(0.01, 3), searches=st.booleans())
 def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, searches):
-    config = FlabPrunerConfig(target_ratio=0.3, data={"calibration_tokens": tokens})
-    budget = share * expected_seconds(config, SIZES, searches, SLOW)
+    asked = {"target_ratio": 0.3} if searches else {"ffn": {"intermediate_size": 32}}
+    config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
+    budget = share * expected_seconds(config, SIZES, SLOW)
     try:
-        chosen, note = in_time(config, SIZES, searches, SLOW, budget)
+        chosen, note = in_time(config, SIZES, SLOW, budget)
     except ConfigurationError:
-        least = FlabPrunerConfig(target_ratio=0.3, data={"calibration_tokens": LEAST_TOKENS})
-        assert expected_seconds(least, SIZES, searches, SLOW) > budget
+        least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
+        assert expected_seconds(least, SIZES, SLOW) > budget
         return
-    assert expected_seconds(chosen, SIZES, searches, SLOW) <= budget
+    assert expected_seconds(chosen, SIZES, SLOW) <= budget
     assert f"{chosen.data.calibration_tokens:,} calibration tokens" in note
     if chosen.data.calibration_tokens < tokens:
         twice = FlabPrunerConfig(
-            target_ratio=0.3, data={"calibration_tokens": min(tokens, 2 * chosen.data.calibration_tokens + 1)}
+            **asked, data={"calibration_tokens": min(tokens, 2 * chosen.data.calibration_tokens + 1)}
         )
-        assert expected_seconds(twice, SIZES, searches, SLOW) > budget
+        assert expected_seconds(twice, SIZES, SLOW) > budget
     assert config.data.calibration_tokens == tokens
 
 
 def test_a_faster_device_takes_less_and_never_less_than_the_rest():
     config, here = FlabPrunerConfig(target_ratio=0.3), measured_pace(torch.device("cpu"), torch.float32)
-    slow, fast = (expected_seconds(config, SIZES, True, pace) for pace in (SLOW, here))
+    slow, fast = (expected_seconds(config, SIZES, pace) for pace in (SLOW, here))
     assert BASE < fast < slow
 
 

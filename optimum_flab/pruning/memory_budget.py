@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,22 +11,22 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from .errors import ConfigurationError, FlabError
-from .families import Family
-from .settings.pruning import DataSettings
-from .sizes import ModelSizes, sizes_of_config
+from ..errors import ConfigurationError, FlabError
+from ..families import Family
+from ..settings.pruning import DataSettings
+from ..sizes import ModelSizes, sizes_of, sizes_of_config
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ..checkpoints.loading import LoadedModel
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
 CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
-# Measured, see benchmarks/larger_than_memory.py: what Python, torch and a tokenizer of 150,000 tokens take; how many
-# matrices of float32 with a row and a column for each neuron there are at once; how many copies of a layer's weights
-# and of a batch's activations in float32.
+# An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; matrices of float32 with a row
+# and a column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
 STREAMS = 8  # hidden states of all tokens on the disk, beside those in front of every layer
 
@@ -81,19 +80,20 @@ def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, outp
     return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
 
 
-def check_disk(folder: Path, sizes: ModelSizes, data: DataSettings, dtype: torch.dtype) -> None:
+def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     """Raises a [`FlabError`] if a disk has no room for what a pruning puts there whose weights are in their files.
 
     Args:
         folder (`Path`): where it goes; a folder that is there.
-        sizes ([`ModelSizes`]): of the dense model.
-        dtype (`torch.dtype`): of the computation, which the weights are converted to where they are stored otherwise.
+        dense ([`LoadedModel`]): whose weights are in their files.
     """
-    shape, rows = sizes.shape, sizes.counts.components(sizes.shape)["vocabulary"] // sizes.shape["vocab"]
-    states = data.calibration_tokens * dtype.itemsize * ((shape["layer"] + STREAMS) * rows + shape["neuron"])
-    weights = 2 * sizes.counts.total(shape) * dtype.itemsize
-    needed, free = weights + states + MATRICES * 4 * shape["neuron"] ** 2, shutil.disk_usage(folder).free
-    if free < needed:
+    sizes, itemsize = sizes_of(dense.model, dense.family), dense.model.dtype.itemsize
+    shape, total = sizes.shape, sizes.counts.total(sizes.shape)
+    hidden = sizes.counts.components(shape)["vocabulary"] // shape["vocab"]
+    states = data.calibration_tokens * itemsize * ((shape["layer"] + STREAMS) * hidden + shape["neuron"])
+    converted = sum(dense.model.get_parameter(name).nbytes for name in dense.converted())
+    needed = total * itemsize + converted + states + MATRICES * 4 * shape["neuron"] ** 2
+    if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(
             f"{folder} needs {needed / 1e9:,.1f} GB for a while for what memory has no room for, and its disk has"
             f" {free / 1e9:,.1f} GB free; free some space, or name a folder on another disk as cache_dir"
@@ -102,13 +102,22 @@ def check_disk(folder: Path, sizes: ModelSizes, data: DataSettings, dtype: torch
 
 def weights_fit(
     budget: str | int | None, data: DataSettings, output_dtype: torch.dtype | None
-) -> Callable[[PreTrainedConfig, Family, torch.dtype], bool]:
-    """What tells of a model's configuration, family and dtype of the computation whether its weights can be in
-    memory; see [`MemoryNeeds.fits`] and [`memory_needs`]."""
+) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
+    """What tells of a model's configuration and family, and of dtype and device of the computation, whether its
+    weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On other devices than the CPU they are
+    always there: what is in files is computed with on the CPU."""
     limit = None if budget is None else bytes_of(budget)
 
-    def fits(config: PreTrainedConfig, family: Family, dtype: torch.dtype) -> bool:
-        return memory_needs(sizes_of_config(config, family), data, dtype, output_dtype or dtype).fits(limit)
+    def fits(config: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
+        if device.type != "cpu" and limit is None:
+            return True
+        found = memory_needs(sizes_of_config(config, family), data, dtype, output_dtype or dtype).fits(limit)
+        if device.type != "cpu" and not found:
+            raise ConfigurationError(
+                f"memory_budget: {budget} is too little for all weights, and what stays in files is computed with on"
+                " the CPU; give device cpu, or allow more"
+            )
+        return found
 
     return fits
 
@@ -119,8 +128,13 @@ def bytes_of(size: str | int) -> int:
     Raises:
         [`ConfigurationError`]: it is none.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(size), re.IGNORECASE)
-    found = 0 if match is None else int(float(match[1]) * UNITS.get(match[2].upper(), 0))
+    from accelerate.utils import convert_file_size_to_int
+
+    try:
+        # in capitals: it takes a small b for bits
+        found = convert_file_size_to_int(size if isinstance(size, int) else size.upper())
+    except (ValueError, OverflowError):
+        found = 0
     if found <= 0:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
     return found

@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
-from optimum_flab.budget import MemoryNeeds, available_memory, bytes_of, check_disk, memory_needs
+from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
+from optimum_flab.pruning.memory_budget import (
+    MemoryNeeds,
+    available_memory,
+    bytes_of,
+    check_disk,
+    memory_needs,
+    weights_fit,
+)
 from optimum_flab.settings.pruning import DataSettings
 from optimum_flab.sizes import sizes_of
 
@@ -14,7 +22,7 @@ from .conftest import byte_level_tokenizer, tiny_model
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mb", 512 * 10**6), ("7k", 7000), (42, 42)]
+    ("text", "size"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mb", 512 * 10**6), ("7KB", 7000), (42, 42)]
 )
 def test_sizes_as_people_write_them(text, size):
     assert bytes_of(text) == size
@@ -46,11 +54,25 @@ def test_more_of_anything_needs_more_and_files_need_less():
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
-    model = tiny_model("llama")
-    sizes, data = sizes_of(model, family_for(model.config)), DataSettings()
-    check_disk(tmp_path, sizes, data, torch.float32)
+    tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    dense, data = load_dense(tmp_path / "dense", device="cpu", in_memory=False), DataSettings()
+    check_disk(tmp_path, dense, data)
     with pytest.raises(FlabError, match=r"needs [\d,.]+ GB for a while .* has [\d,.]+ GB free"):
-        check_disk(tmp_path, sizes, data.model_copy(update={"calibration_tokens": 1 << 40}), torch.float32)
+        check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
+    assert not dense.converted()
+    assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted()
+
+
+def test_weights_in_files_are_for_the_cpu(monkeypatch):
+    needs = MemoryNeeds(in_memory=3000, in_files=1000)
+    monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
+    model = tiny_model("llama")
+    facts = (model.config, family_for(model.config), torch.float32)
+    assert weights_fit(None, DataSettings(), None)(*facts, torch.device("cuda"))
+    with pytest.raises(ConfigurationError, match="device cpu"):
+        weights_fit(2000, DataSettings(), None)(*facts, torch.device("cuda"))
+    assert not weights_fit(2000, DataSettings(), None)(*facts, torch.device("cpu"))
 
 
 def test_a_control_group_limits_what_is_available(tmp_path):
@@ -66,12 +88,12 @@ def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, mon
     tiny_model("llama", 600).save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
     needs = MemoryNeeds(in_memory=2000, in_files=1000)
-    monkeypatch.setattr("optimum_flab.budget.memory_needs", lambda *arguments: needs)
+    monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
 
     def loaded(**options):
         return FlabOptimizer.from_pretrained(tmp_path, config=FlabPrunerConfig(), **options).dense
 
-    assert loaded(memory_budget=2000).stored is None and loaded(memory_budget="1.5k").stored is not None
+    assert loaded(memory_budget=2000).stored is None and loaded(memory_budget="1.5KB").stored is not None
     assert loaded(in_memory=None).stored is None  # this machine has as much
     with pytest.raises(ConfigurationError, match="memory_budget"):
         loaded(memory_budget=999)
