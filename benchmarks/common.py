@@ -9,7 +9,7 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -111,10 +111,32 @@ class MemoryPeak:
     kind: str = "PSS"
 
 
-def _tree_memory(root: psutil.Process, above: int, kind: str) -> int:
+@contextmanager
+def watched(pid: int, look: Callable[[list[psutil.Process]], None], interval: float = 0.1) -> Iterator[None]:
+    """Calls `look` with process `pid` and its descendants every `interval` seconds while the block runs."""
+    root, done = psutil.Process(pid), threading.Event()
+
+    def sample() -> None:
+        while True:
+            try:
+                look([root, *root.children(recursive=True)])
+            except psutil.NoSuchProcess:
+                pass
+            if done.wait(interval):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tree_memory(processes: list[psutil.Process], above: int, kind: str) -> int:
     """Memory of the tree in bytes. PSS (shared pages counted once) costs a walk over the page tables, so it is only
     read where the RSS, which is never smaller, says that there may be a new peak."""
-    processes = [root, *root.children(recursive=True)]
     total = 0
     for process in processes:
         try:
@@ -138,26 +160,13 @@ def memory_peak(pid: int, interval: float = 0.1) -> Iterator[MemoryPeak]:
 
     PSS is measured where the system has it (Linux), else RSS, which counts shared pages once per process.
     """
-    root = psutil.Process(pid)
-    peak = MemoryPeak(kind="PSS" if hasattr(root.memory_full_info(), "pss") else "RSS")
-    done = threading.Event()
+    peak = MemoryPeak(kind="PSS" if hasattr(psutil.Process(pid).memory_full_info(), "pss") else "RSS")
 
-    def sample() -> None:
-        while True:
-            try:
-                peak.bytes = max(peak.bytes, _tree_memory(root, peak.bytes, peak.kind))
-            except psutil.NoSuchProcess:
-                return
-            if done.wait(interval):
-                return
+    def look(processes: list[psutil.Process]) -> None:
+        peak.bytes = max(peak.bytes, _tree_memory(processes, peak.bytes, peak.kind))
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with watched(pid, look, interval):
         yield peak
-    finally:
-        done.set()
-        thread.join()
 
 
 def machine() -> dict[str, object]:

@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from common import flab_command, print_result
+from common import flab_command, print_result, watched
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -116,24 +115,14 @@ def control_group(limit: int | None):
 @contextmanager
 def use_of(pid: int, interval: float = 0.1) -> Iterator[Use]:
     """Samples what process `pid` and its descendants take while the block runs."""
-    root, use, done = psutil.Process(pid), Use(), threading.Event()
+    use = Use()
 
-    def sample() -> None:
-        while not done.wait(interval):
-            try:
-                tree = [root, *root.children(recursive=True)]
-                use.bytes = max(use.bytes, sum(map(anonymous_bytes, tree)))
-                use.bytes_read = max(use.bytes_read, sum(process.io_counters().read_bytes for process in tree))
-            except psutil.Error:
-                continue
+    def look(tree: list[psutil.Process]) -> None:
+        use.bytes = max(use.bytes, sum(map(anonymous_bytes, tree)))
+        use.bytes_read = max(use.bytes_read, sum(process.io_counters().read_bytes for process in tree))
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with watched(pid, look, interval):
         yield use
-    finally:
-        done.set()
-        thread.join()
 
 
 def anonymous_bytes(process: psutil.Process) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import tempfile
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -133,6 +135,33 @@ def script(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def in_two_processes(work: Callable, *arguments: object) -> list:
+    """What `work(rank, *arguments)` returns in each of two processes that are launched together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    found = context.SimpleQueue()
+    started = [context.Process(target=_one_of_two, args=(rank, port, found, work, arguments)) for rank in range(2)]
+    for process in started:
+        process.start()
+    results = dict(found.get() for _ in started)
+    for process in started:
+        process.join()
+    return [results[rank] for rank in range(2)]
+
+
+def _one_of_two(rank: int, port: int, found: multiprocessing.SimpleQueue, work: Callable, arguments: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    try:
+        found.put((rank, work(rank, *arguments)))
+    except BaseException as error:
+        found.put((rank, repr(error)))
+        raise
 
 
 def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn.Module:

@@ -1,9 +1,7 @@
 """Several processes share the batches of a pruning, and come to what one alone comes to."""
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 
@@ -12,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from optimum_flab import PruningPlan
+from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.measuring.fisher import fisher_weights
@@ -20,7 +19,7 @@ from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state
 
-from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, random_tokens, tiny_model
+from .conftest import LAYERS, TEXTS, WIDTH, byte_level_tokenizer, in_two_processes, random_tokens, tiny_model
 
 
 def calibrated(processes):
@@ -36,10 +35,7 @@ def calibrated(processes):
     return weights.tolist(), hidden.tolist(), layers
 
 
-def one_of_two(rank, port, folder, results):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def one_of_two(rank, folder):
     processes = Processes(process_state("cpu"))
     own, stage = processes.own_folder(folder), Stage("number", save_number, load_number)
     made = []
@@ -48,7 +44,14 @@ def one_of_two(rank, port, folder, results):
         value = work.made(stage, {"x": 1}, lambda pieces: made.append(1) or 7)
         if kept == 0 and rank == 1:
             work.drop(["number"])
-    results.put((rank, len(made), value, calibrated(processes)))
+    found = (len(made), value, calibrated(processes))
+    if rank == 1:
+        return found, None  # and ends
+    with pytest.raises(FlabError) as ended:
+        processes.agree(True)
+    with pytest.raises(FlabError):
+        processes.sum_(torch.ones(1))
+    return found, str(ended.value)
 
 
 def save_number(value, folder):
@@ -60,20 +63,11 @@ def load_number(folder):
 
 
 def test_two_processes_decide_what_one_decides(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    started = [context.Process(target=one_of_two, args=(rank, port, tmp_path, results)) for rank in range(2)]
-    for process in started:
-        process.start()
-    found = sorted(results.get(timeout=300) for _ in started)
-    for process in started:
-        process.join()
-    assert [made for _, made, *_ in found] == [2, 2]  # neither takes what the other does not have
-    assert found[0][2:] == found[1][2:]
-    weights, hidden, layers = found[0][3]
+    (one, said), (other, _) = in_two_processes(one_of_two, tmp_path)
+    assert one == other
+    assert "another process of this run ended" in said
+    made, value, (weights, hidden, layers) = one
+    assert (made, value) == (2, 7)  # neither takes what the other does not have
     alone = calibrated(Processes())
     torch.testing.assert_close(torch.tensor(weights), torch.tensor(alone[0]))
     torch.testing.assert_close(torch.tensor(hidden), torch.tensor(alone[1]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, get_int_from_env
+
+from ..errors import FlabError
 
 
 LONGEST_WAIT = timedelta(days=7)  # of the other processes, while the first prepares the data
@@ -43,6 +46,9 @@ class Processes:
 
     Args:
         state (`PartialState`, *optional*): of this process. Defaults to one that is alone.
+
+    Raises:
+        [`FlabError`]: in what they do together, if another has ended.
     """
 
     def __init__(self, state: PartialState | None = None):
@@ -66,8 +72,9 @@ class Processes:
     def sum_(self, *tensors: torch.Tensor) -> None:
         """Puts the sum over all processes in the place of each tensor."""
         if self.number > 1:
-            for tensor in tensors:
-                torch.distributed.all_reduce(tensor)
+            with _together():
+                for tensor in tensors:
+                    torch.distributed.all_reduce(tensor)
 
     def gathered(self, found: Sequence[T]) -> list[T]:
         """What was found of all items, in their order, from what each process found of its [`share`]."""
@@ -90,4 +97,18 @@ class Processes:
         return folder if self.is_main else folder / f"process-{self.rank}"
 
     def _of_each(self, value: Any) -> list[Any]:
-        return gather_object([value]) if self.number > 1 else [value]
+        if self.number == 1:
+            return [value]
+        with _together():
+            return gather_object([value])
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do at once: within this context, one that has ended is an error of the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise FlabError(
+            f"another process of this run ended, or cannot be reached; what it said is the reason ({error})"
+        ) from error

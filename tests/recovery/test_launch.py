@@ -1,9 +1,7 @@
 """The command line, alone and in two processes."""
 
 import json
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -20,6 +18,7 @@ from optimum_flab.errors import FlabError
 from optimum_flab.recovery.launch import check_agreement
 from optimum_flab.running.processes import process_state
 
+from ..conftest import in_two_processes
 from .test_pipeline import SMALL
 
 
@@ -80,30 +79,18 @@ def test_two_processes_train_as_one_and_write_once(made):
     assert weights_hash(AutoModelForCausalLM.from_pretrained(made / "both")) == report["weights_sha256"]
 
 
-def _prepared(rank: int, port: int, keys: list[str], results) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def prepared(rank: int, keys: list[str]) -> str:
     try:
         check_agreement(keys[rank], process_state("cpu"))
-        results.put("agreed")
     except FlabError as error:
-        results.put(str(error))
+        return str(error)
+    return "agreed"
 
 
 @pytest.mark.parametrize("keys, found", [(["a", "a"], "agreed"), (["a", "b"], "different data")], ids=str)
 @pytest.mark.thorough
 def test_processes_that_prepared_different_data_do_not_train(keys, found):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [context.Process(target=_prepared, args=(rank, port, keys, results)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    messages = [results.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join()
+    messages = in_two_processes(prepared, keys)
     assert all(found in message for message in messages), messages
 
 
