@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     dense, plan, out = (args.work / name for name in ("dense", "plan", "out"))
     if not dense.is_dir():
-        make_checkpoint(args.like, dense, args.layers)
+        make_checkpoint(args.like, dense, args.layers, {"neuron": WIDTH, "vocab": VOCABULARY}, SIZES)
     if not args.prune and not plan.is_dir():
         make_plan(dense, plan)
     told = args.prune or ["--plan", plan]
@@ -135,16 +135,22 @@ def anonymous_bytes(process: psutil.Process) -> int:
     return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem") if name in fields)
 
 
-def make_checkpoint(like: Path, folder: Path, number: int) -> None:
-    """Writes a checkpoint of random weights, in shards."""
+def make_checkpoint(like: Path, folder: Path, number: int, sizes: dict[str, int], changes: dict[str, object]) -> None:
+    """Writes a checkpoint of random weights, in shards.
+
+    Args:
+        number: of layers.
+        sizes: of neurons and the vocabulary.
+        changes: other entries of the configuration of `like`.
+    """
     folder.mkdir(parents=True)
     for path in like.iterdir():
         if path.is_file() and not path.name.startswith("model"):
             shutil.copy(path, folder / path.name)
     config = AutoConfig.from_pretrained(like)
     layers = [index % config.num_hidden_layers for index in range(number)]
-    config = resized_config(config, family_for(config), layers, {"neuron": WIDTH, "vocab": VOCABULARY})
-    config = type(config)(**{**config.to_dict(), **SIZES, "dtype": "bfloat16"})
+    config = resized_config(config, family_for(config), layers, sizes)
+    config = type(config)(**{**config.to_dict(), **changes, "dtype": "bfloat16"})
     config.save_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

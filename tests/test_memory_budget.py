@@ -51,6 +51,9 @@ def test_more_of_anything_needs_more_and_files_need_less():
         memory_needs(sizes, data.model_copy(update={"batch_size": 64}), torch.bfloat16, torch.bfloat16),
     ):
         assert more.in_files > least.in_files and more.in_memory > least.in_memory
+    longer = data.model_copy(update={"calibration_tokens": 2 * data.calibration_tokens})
+    more = memory_needs(sizes, longer, torch.bfloat16, torch.bfloat16)
+    assert more.in_files == least.in_files and more.in_memory > least.in_memory
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):

@@ -28,7 +28,7 @@ CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 # An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; matrices of float32 with a row
 # and a column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
-STREAMS = 8  # hidden states of all tokens on the disk, beside those in front of every layer
+STREAMS = 8  # hidden states of all tokens, beside those on the disk in front of every layer, and a layer's neurons
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, outp
     vocabulary = sizes.counts.components(shape)["vocabulary"]
     at_once = data.batch_size * data.sequence_length * neurons * 4
     both = BASE + LAYERS * layer * 4 + vocabulary * dtype.itemsize // 2 + ACTIVATIONS * at_once
-    streams = data.calibration_tokens * 2 * (vocabulary // shape["vocab"]) * dtype.itemsize
+    streams = data.calibration_tokens * (STREAMS * (vocabulary // shape["vocab"]) + neurons) * dtype.itemsize
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)
     return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
 
