@@ -61,6 +61,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="tasks at once (default: one per core)")
     args = parser.parse_args(given)
 
+    if args.output.suffix != ".npz":
+        sys.exit(f"{args.output} does not end in .npz; name a file that does")
     if args.output.exists():
         sys.exit(f"{args.output} is there already; name another file")
     # other tasks than those of an interrupted run must not take theirs for done

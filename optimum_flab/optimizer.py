@@ -13,10 +13,10 @@ from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
 from .hub.terms import base_card_of
-from .places import cache_root, user_path
 from .pruned import (
     check_as_written,
     check_space,
+    completions,
     evaluated,
     output_folder,
     read_pruned,
@@ -25,12 +25,11 @@ from .pruned import (
 )
 from .pruning.memory_budget import weights_fit
 from .pruning.result import PrunedModel
-from .pruning.run import apply_plan, check_asked, placed, prune
+from .pruning.run import apply_plan, check_asked, prune, work_folder
+from .pruning.time_budget import check_budget
 from .records.folders import OutputFolder
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.summary import report_summary
-from .records.work import WorkFolder
-from .running.generation import completion
 from .running.processes import Processes
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings
@@ -102,7 +101,7 @@ class FlabOptimizer:
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
-        fits = weights_fit(memory_budget, (config or FlabPrunerConfig()).data, output_dtype)
+        fits = weights_fit(memory_budget, config or FlabPrunerConfig(), output_dtype)
         optimizer = cls.__new__(cls)
         dense = load_dense(
             model_name_or_path,
@@ -111,7 +110,7 @@ class FlabOptimizer:
             device=device,
             dtype=dtype,
             family=family,
-            in_memory=fits if in_memory is None or memory_budget is not None else in_memory,
+            in_memory=fits if in_memory is None or (in_memory and memory_budget is not None) else in_memory,
             check=lambda *model: None if config is None else check_asked(config, str(model_name_or_path), *model),
         )
         optimizer._set_up(dense, output_dtype)
@@ -129,6 +128,7 @@ class FlabOptimizer:
         resume: bool = True,
         cache_dir: str | Path | None = None,
         time_budget: str | float | None = None,
+        processes: Processes | None = None,
     ) -> PrunedModel:
         """Searches what to keep, and prunes.
 
@@ -144,17 +144,17 @@ class FlabOptimizer:
                 of the Hugging Face cache (`HF_HOME`).
             time_budget (`str` or `float`, *optional*): about how long it may take, in seconds or as in `"30min"`: less
                 calibration text is read where all of it would take longer.
+            processes ([`~running.processes.Processes`], *optional*): those of `torchrun` or `accelerate launch` that
+                share the pruning, all of which call this; the model is on the device of each. Defaults to this one
+                alone.
 
         Raises:
             [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
         """
         config.validate()
-        processes = Processes.of_this_run(self.dense.device)
-        root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
-        work = WorkFolder(root, resume=resume, agree=processes.agree)
-        self.dense, workspace = placed(self.dense, config.data, work)
-        card = base_card_of(self.dense.folder)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, card, workspace, processes, time_budget)
+        check_budget(time_budget)
+        work, card = work_folder(cache_dir, resume, processes), base_card_of(self.dense.folder)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:
@@ -303,10 +303,7 @@ class FlabOptimizer:
             prompt (`str`): text to go on from, as it is.
             max_new_tokens (`int`, defaults to 64): most tokens to write.
         """
-        self.dense.check_in_memory()
-        pruned = self._result()
-        sides = {"dense": (self.dense.model, self.dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
-        return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
+        return completions(self.dense, self._result(), prompt, max_new_tokens)
 
     def evaluate(self, settings: EvaluationSettings, **options: Any) -> Evaluation:
         """Evaluates the dense model, and the pruned one, if there is one, against it.

@@ -20,6 +20,7 @@ from .families import save_family
 from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME
 from .memory import give_back_memory
+from .places import cache_root
 from .progress import progress_bar
 from .pruning.limits import TOLERANCE
 from .pruning.result import PrunedModel
@@ -27,8 +28,10 @@ from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import read_report, write_report
 from .running.casting import copy_in, dtypes_of
+from .running.generation import completion
 from .settings.configuration import read_pruner_config
 from .tensors.lazy import StoredTensors
+from .tensors.workspace import Workspace
 
 
 if TYPE_CHECKING:
@@ -90,6 +93,17 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
         name=f"{dense.name} (pruned)",
         storage_dtype=pruned.model.dtype,
     )
+
+
+def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
+    """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
+    if pruned.model.device.type == "meta":
+        dense.check_in_memory()
+    folder = cache_root("pruning")
+    folder.mkdir(parents=True, exist_ok=True)
+    dense = dense.mapped(Workspace(folder))
+    sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
+    return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 
 def evaluated(
@@ -154,9 +168,14 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
             (shutil.copytree if path.is_dir() else shutil.copyfile)(path, partial / name)
         write_report(partial, report)
         write_card(partial, earlier=earlier)
+    drop_kept(pruned)
+    return replace(pruned, report=report)
+
+
+def drop_kept(pruned: PrunedModel) -> None:
+    """Removes what was kept for a run that is interrupted, and is in the checkpoint now."""
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
-    return replace(pruned, report=report)
 
 
 def to_export(dense: LoadedModel, pruned: PrunedModel | None, dtype: torch.dtype) -> LoadedModel:

@@ -20,12 +20,12 @@ from .checkpoints.loading import LoadedModel
 from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .hub.terms import base_card_of
-from .places import cache_root, user_path
+from .places import user_path
 from .pruned import as_loaded
 from .pruning.counts import CountsFile, counts_after, read_counts
 from .pruning.reporting import build_report
 from .pruning.result import PrunedModel
-from .pruning.run import notes_on_text, prune, text_counts
+from .pruning.run import notes_on_text, prune, text_counts, work_folder
 from .pruning.texts import divided_texts
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
@@ -68,7 +68,7 @@ def prune_and_recover(
     check_method(config.recovery, dense.family)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
-    work = WorkFolder(user_path(cache_dir or cache_root("pruning")), resume=resume)
+    work = work_folder(cache_dir, resume)
     card = base_card_of(dense.folder)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,

@@ -246,11 +246,14 @@ def test_hub_names_come_from_the_cache_or_say_that_they_cannot(checkpoint, tmp_p
     (cached / "refs" / "main").write_text(commit)
     code = f"""
 from optimum_flab.errors import FlabError
+from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.checkpoints.loading import load_dense
 dense = load_dense("someone/tiny")
 assert dense.revision == {commit!r} and dense.folder.name == {commit!r} and dense.name == "someone/tiny", dense
 assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
 assert str(dense.storage_dtype) == "torch.bfloat16"
+left = load_dense("someone/tiny", in_memory=False)
+assert left.stored is not None and dense_hash(left) == dense_hash(dense)
 for arguments, words in (
     (("someone/other", None), "'someone/other' is neither a local folder nor in the cache"),
     (("someone/tiny", "v2"), "'someone/tiny' at revision 'v2'"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.loading import load_dense
@@ -44,16 +45,17 @@ def test_a_budget_says_where_the_weights_are():
 def test_more_of_anything_needs_more_and_files_need_less():
     model = tiny_model("llama")
     sizes, data = sizes_of(model, family_for(model.config)), DataSettings()
-    least = memory_needs(sizes, data, torch.bfloat16, torch.bfloat16)
+    least = memory_needs(sizes, data, 1024, torch.bfloat16, torch.bfloat16)
     assert least.in_files < least.in_memory
     for more in (
-        memory_needs(sizes, data, torch.float32, torch.bfloat16),
-        memory_needs(sizes, data.model_copy(update={"batch_size": 64}), torch.bfloat16, torch.bfloat16),
+        memory_needs(sizes, data, 1024, torch.float32, torch.bfloat16),
+        memory_needs(sizes, data.model_copy(update={"batch_size": 64}), 1024, torch.bfloat16, torch.bfloat16),
+        memory_needs(sizes, data, 1 << 16, torch.bfloat16, torch.bfloat16),
     ):
         assert more.in_files > least.in_files and more.in_memory > least.in_memory
     longer = data.model_copy(update={"calibration_tokens": 2 * data.calibration_tokens})
-    more = memory_needs(sizes, longer, torch.bfloat16, torch.bfloat16)
-    assert more.in_files == least.in_files and more.in_memory > least.in_memory
+    more = memory_needs(sizes, longer, 1024, torch.bfloat16, torch.bfloat16)
+    assert more.in_memory - least.in_memory > 2 * (more.in_files - least.in_files) > 0
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
@@ -72,19 +74,25 @@ def test_weights_in_files_are_for_the_cpu(monkeypatch):
     monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
     model = tiny_model("llama")
     facts = (model.config, family_for(model.config), torch.float32)
-    assert weights_fit(None, DataSettings(), None)(*facts, torch.device("cuda"))
+    config = FlabPrunerConfig()
+    assert weights_fit(None, config, None)(*facts, torch.device("cuda"))
     with pytest.raises(ConfigurationError, match="device cpu"):
-        weights_fit(2000, DataSettings(), None)(*facts, torch.device("cuda"))
-    assert not weights_fit(2000, DataSettings(), None)(*facts, torch.device("cpu"))
+        weights_fit(2000, config, None)(*facts, torch.device("cuda"))
+    assert not weights_fit(2000, config, None)(*facts, torch.device("cpu"))
 
 
-def test_a_control_group_limits_what_is_available(tmp_path):
+def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_path, monkeypatch):
     free = available_memory(tmp_path)
     assert free > 1 << 20
     (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 400000\nactive_file 100000\ninactive_file 200000\n")
     assert available_memory(tmp_path) > 1 << 20
-    (tmp_path / "memory.max").write_text(f"{1 << 20}\n")
-    assert available_memory(tmp_path) == 1 << 20
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert available_memory(tmp_path) == 600_000
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert available_memory(tmp_path) == 300_000
 
 
 def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch):
@@ -100,3 +108,8 @@ def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, mon
     assert loaded(in_memory=None).stored is None  # this machine has as much
     with pytest.raises(ConfigurationError, match="memory_budget"):
         loaded(memory_budget=999)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other")
+    torch.save(load_file(tmp_path / "other"), tmp_path / "pytorch_model.bin")
+    assert loaded(memory_budget=2000).stored is None
+    with pytest.raises(ConfigurationError, match="its weights cannot stay in their files"):
+        loaded(memory_budget=1500)

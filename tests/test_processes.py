@@ -88,17 +88,21 @@ def test_shares_are_all_items_in_turn(number, items):
     assert Processes().gathered(Processes().share(range(items))) == list(range(items))
 
 
+SIZES = ["--num-hidden-layers", "3", "--intermediate-size", "24"]
+SEARCH = ["--target-ratio", "0.3", "--validation-tokens", "256"]
+
+
 @pytest.mark.thorough
-def test_the_command_prunes_in_two_processes_as_in_one_and_writes_once(tmp_path):
+@pytest.mark.parametrize("asked", [SIZES, SEARCH], ids=["sizes", "search"])
+def test_the_command_prunes_in_two_processes_as_in_one_and_writes_once(tmp_path, asked):
     tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
     byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
     (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     words = ["--corpus", f"{tmp_path / 'code.jsonl'}[text]", "--sequence-length", "64", "--calibration-tokens", "512"]
-    words += ["--keep-merges", "0", "--num-hidden-layers", "3", "--intermediate-size", "24", "--ffn-multiple-of", "8"]
-    words += ["--batch-size", "2"]
+    words += ["--keep-merges", "0", "--ffn-multiple-of", "8", "--batch-size", "2", *asked]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, start in (("alone", []), ("both", launch)):
-        folders = ["-m", str(tmp_path / "dense"), str(tmp_path / name), "--cache-dir", str(tmp_path / f"work-{name}")]
+        folders = ["-m", str(tmp_path / "dense"), str(tmp_path / name), "--cache-dir", str(tmp_path / "work")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
         done = subprocess.run(
             [sys.executable, *start, "-m", "optimum_flab.pruning", *folders, *words],
@@ -109,6 +113,7 @@ def test_the_command_prunes_in_two_processes_as_in_one_and_writes_once(tmp_path)
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("written to") == 1
+        assert not list((tmp_path / "work").rglob("plan-*")), "it is in the checkpoint"
     plans = [PruningPlan.load(tmp_path / name) for name in ("alone", "both")]
     assert plans[0].kept_layers == plans[1].kept_layers and plans[0].kept_neurons == plans[1].kept_neurons
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))

@@ -95,6 +95,53 @@ def test_a_model_in_its_files_is_pruned_as_one_in_memory(pruned, tmp_path):
     assert searched(pruned, tmp_path / "out", False) == content(pruned / "pruned")
 
 
+def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(pruned, tmp_path):
+    folder = tmp_path / "dense"
+    shutil.copytree(pruned / "dense", folder)
+    (folder / "generation_config.json").unlink()  # as of many a base model
+    config = FlabPrunerConfig(
+        data={"corpus": [f"{pruned / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        vocabulary={"keep_merges": 0},
+    )
+    found = []
+    for in_memory in (False, True):
+        optimizer = FlabOptimizer.from_pretrained(folder, device="cpu", dtype="bfloat16", in_memory=in_memory)
+        for _ in range(2):
+            optimizer.prune(config, cache_dir=tmp_path / "work")
+            assert (optimizer.dense.stored is None) is in_memory
+        optimizer.save_pretrained(tmp_path / str(in_memory))
+        found.append({**content(tmp_path / str(in_memory)), **optimizer.complete("def f", max_new_tokens=4)})
+    assert found[0].keys() == found[1].keys()
+    assert not [name for name, value in found[0].items() if found[1][name] != value]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "asked"),
+    [
+        ("apertus", {"ffn": {"intermediate_size": 24, "multiple_of": 8}}),  # has buffers that are stored
+        ("qwen3_moe", {"experts": {"num_experts": 4}}),
+    ],
+)
+def test_buffers_and_experts_in_files_are_pruned_as_in_memory(model_type, asked, pruned, tmp_path):
+    member(model_type, vocab_size=600).to(torch.bfloat16).save_pretrained(tmp_path / "dense")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    config = FlabPrunerConfig(
+        data={"corpus": [f"{pruned / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        vocabulary={"keep_merges": 0},
+        **asked,
+    )
+    found = []
+    for in_memory in (False, True):
+        optimizer = FlabOptimizer.from_pretrained(
+            tmp_path / "dense", device="cpu", dtype="float32", in_memory=in_memory
+        )
+        assert (optimizer.dense.stored is None) is in_memory
+        optimizer.prune(config, cache_dir=tmp_path / f"work-{in_memory}")
+        optimizer.save_pretrained(tmp_path / str(in_memory))
+        found.append(content(tmp_path / str(in_memory)))
+    assert found[0] == found[1]
+
+
 def test_a_model_in_its_files_is_pruned_in_another_type(pruned, tmp_path):
     found = [searched(pruned, tmp_path / str(flag), flag, dtype="bfloat16") for flag in (False, True)]
     assert found[0] == found[1]

@@ -14,14 +14,15 @@ from optimum_flab.pruning.time_budget import (
     BASE,
     LEAST_TOKENS,
     Pace,
+    chosen_tokens,
     expected_seconds,
-    in_time,
     measured_pace,
     seconds_of,
 )
 from optimum_flab.sizes import sizes_of
 
 from .conftest import TEXTS, byte_level_tokenizer, tiny_model
+from .families.zoo import member
 
 
 SIZES = sizes_of(tiny_model("llama"), family_for(tiny_model("llama").config))
@@ -47,17 +48,16 @@ def test_what_is_chosen_fits_and_twice_as_much_text_does_not(tokens, share, sear
     config = FlabPrunerConfig(**asked, data={"calibration_tokens": tokens})
     budget = share * expected_seconds(config, SIZES, SLOW)
     try:
-        chosen, note = in_time(config, SIZES, SLOW, budget)
+        found = chosen_tokens(config, SIZES, SLOW, budget)
     except ConfigurationError:
         least = FlabPrunerConfig(**asked, data={"calibration_tokens": LEAST_TOKENS})
         assert expected_seconds(least, SIZES, SLOW) > budget
         return
+    chosen = FlabPrunerConfig(**asked, data={"calibration_tokens": found.tokens})
     assert expected_seconds(chosen, SIZES, SLOW) <= budget
-    assert f"{chosen.data.calibration_tokens:,} calibration tokens" in note
-    if chosen.data.calibration_tokens < tokens:
-        twice = FlabPrunerConfig(
-            **asked, data={"calibration_tokens": min(tokens, 2 * chosen.data.calibration_tokens + 1)}
-        )
+    assert f"{found.tokens:,} calibration tokens" in found.note
+    if found.tokens < tokens:
+        twice = FlabPrunerConfig(**asked, data={"calibration_tokens": min(tokens, 2 * found.tokens + 1)})
         assert expected_seconds(twice, SIZES, SLOW) > budget
     assert config.data.calibration_tokens == tokens
 
@@ -68,7 +68,7 @@ def test_a_faster_device_takes_less_and_never_less_than_the_rest():
     assert BASE < fast < slow
 
 
-def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path):
+def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path, monkeypatch):
     (tmp_path / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     config = FlabPrunerConfig(
         data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
@@ -79,7 +79,33 @@ def test_a_pruning_says_what_it_chose_and_refuses_what_cannot_be(tmp_path):
     optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
     with pytest.raises(ConfigurationError, match=r"1 s is less than the .* calibration tokens"):
         optimizer.prune(config, cache_dir=tmp_path / "work", time_budget=1)
-    assert not list((tmp_path / "work").iterdir())
+    assert not list((tmp_path / "work").glob("*/value"))
     pruned = optimizer.prune(config, cache_dir=tmp_path / "work", time_budget="2h")
     (note,) = [note for note in pruned.report.notes if "time budget" in note]
     assert note.startswith("time budget of 120 min: 256 calibration tokens, ")
+
+    def slower(*arguments):
+        raise AssertionError("what was chosen stays, however fast the machine is now")
+
+    monkeypatch.setattr("optimum_flab.pruning.time_budget.measured_pace", slower)
+    again = optimizer.prune(config, cache_dir=tmp_path / "work", time_budget="2h")
+    assert again.report.notes == pruned.report.notes
+
+
+def test_layers_that_go_take_a_narrowing_and_a_ranking():
+    alone, layers = FlabPrunerConfig(layers={"enabled": False}), FlabPrunerConfig(layers={"num_hidden_layers": 3})
+    without = FlabPrunerConfig(layers={"num_hidden_layers": 3}, ffn={"enabled": False})
+    nothing, all_of_it, ranking = (expected_seconds(config, SIZES, SLOW) for config in (alone, layers, without))
+    assert nothing < ranking < all_of_it
+
+
+def test_several_processes_and_idle_experts_take_less():
+    config = FlabPrunerConfig(target_ratio=0.3)
+    mixture = member("qwen3_moe")
+    sizes = sizes_of(mixture, family_for(mixture.config))
+    assert expected_seconds(config, SIZES, SLOW, processes=2) < expected_seconds(config, SIZES, SLOW)
+    assert expected_seconds(config, sizes, SLOW, share=0.25) < expected_seconds(config, sizes, SLOW)
+
+
+def test_the_slowest_of_several_devices_decides():
+    assert Pace.slowest([Pace(1, 9, 3), Pace(2, 5, 4)]) == Pace(1, 5, 3)

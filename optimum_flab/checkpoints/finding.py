@@ -22,6 +22,7 @@ METADATA_PATTERNS = (
     "flab_*",  # the plan of a pruned model with its tensors, and the plots of its card
     *(f"{spelling}*" for stem in LICENSE_STEMS for spelling in (stem, stem.capitalize(), stem.upper())),
 )
+WEIGHT_PATTERN = "model*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,28 @@ def _gguf_model(name: str, path: Path) -> ModelFiles:
     return ModelFiles(name, str(path.parent), path.parent, gguf=path)
 
 
+def download_weights(files: ModelFiles) -> None:
+    """Brings the weights of a Hub repository to this machine, if it has them as safetensors files."""
+    if files.revision is not None:
+        _snapshot(files.name, files.revision, [WEIGHT_PATTERN])
+
+
 def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
+    folder = _snapshot(name, revision, list(METADATA_PATTERNS))
+    if not (folder / "config.json").is_file():
+        raise FlabError(
+            f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"
+        )
+    return ModelFiles(name, name, folder, revision=folder.name)
+
+
+def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
+    """The folder of the cache with files of a Hub repository, from its top folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(METADATA_PATTERNS), ignore_patterns=["*/*"])
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except GatedRepoError as error:
         raise FlabError(
             f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`"
@@ -131,11 +146,6 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
             f" ({first_line(error)}); check the name and the connection, or name a local folder, a GGUF file or"
             f" {DEMO_NAME}"
         ) from error
-    if not (folder / "config.json").is_file():
-        raise FlabError(
-            f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"
-        )
-    return ModelFiles(name, name, folder, revision=folder.name)
 
 
 def find_license_files(folder: Path) -> list[Path]:

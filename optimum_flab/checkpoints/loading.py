@@ -24,7 +24,7 @@ from ..vocabulary import settle_tokenizer
 from .computation import chosen_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name
-from .finding import find_license_files, find_model
+from .finding import download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
 from .self_check import check_family
 from .tokenizer import check_fast, check_vocabulary, load_tokenizer
@@ -127,15 +127,16 @@ def load_dense(
             `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
-        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any, else the CPU.
+        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any and `in_memory`
+            is not false, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
             The peak is about one copy of the model in this type.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one that lies beside a pruned model, else to one of the known families.
-        in_memory (`bool` or `Callable`): where false, the weights of a local folder or GGUF file stay in their files
-            if transformers makes the model's tensors of them one by one, and the model is on the meta device: enough
-            to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be asked of the model's configuration
-            and family, and of what it is computed in and on.
+        in_memory (`bool` or `Callable`): where false, the weights stay in their files if those are safetensors or
+            GGUF, and transformers makes the model's tensors of them one by one, and the model is on the meta device:
+            enough to apply a plan, and to prune on the CPU, see [`LoadedModel.mapped`]. May be asked of the model's
+            configuration and family, and of what it is computed in and on; then it is refused if they cannot stay.
         check (`Callable`): called with the model's configuration, family and tokenizer before its weights; may refuse
             it.
 
@@ -146,9 +147,10 @@ def load_dense(
         [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
             other than GGUF, is of an unsupported family or not as its family is described, needs custom code that was
             not allowed, or has no fast tokenizer that fits it.
-        [`ConfigurationError`]: there is no such device or dtype.
+        [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files that do not allow
+            it.
     """
-    device = computation_device(device)
+    device = computation_device("cpu" if in_memory is False and device is None else device)
     chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
@@ -186,9 +188,16 @@ def load_dense(
             f"the GGUF file takes {files.gguf.stat().st_size / 1e6:,.0f} MB; sizes here are those of bfloat16 "
             "checkpoints"
         )
-    if callable(in_memory):
-        in_memory = in_memory(as_loaded, facts, dtype, device)
-    stored = None if in_memory else stored_exactly(files, as_loaded, dtype, finer_copy)
+    loaded = in_memory(as_loaded, facts, dtype, device) if callable(in_memory) else in_memory
+    if not loaded:
+        download_weights(files)
+    stored = None if loaded else stored_exactly(files, as_loaded, dtype, finer_copy)
+    if stored is None and callable(in_memory) and not loaded:
+        raise ConfigurationError(
+            f"memory_budget: {files.name!r} does not fit in the memory that there is, and its weights cannot stay in"
+            " their files: they are no safetensors files or GGUF file whose tensors are read one by one; convert"
+            " them, or name a memory_budget that is large enough"
+        )
     if stored is not None:
         model = stored.model
     else:

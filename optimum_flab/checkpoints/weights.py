@@ -58,19 +58,18 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
 def stored_exactly(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
 ) -> ModelTensors | None:
-    """The tensors of a local model in its files, if a model in memory would have the same, or the same rounded to
-    `dtype`; `None` if it would have others, or they cannot be read one by one."""
+    """The tensors of a model in its files, if a model in memory would have the same, or the same rounded to `dtype`;
+    `None` if it would have others, or they cannot be read one by one."""
     from transformers import GenerationConfig
 
-    if files.revision is not None:
-        return None
     stored = _stored(files, config, dtype, embedding)
     if stored is None or not stored.exact:
         return None
     if files.gguf is None:
-        if not (files.folder / "generation_config.json").is_file():
-            return None
-        stored.model.generation_config = GenerationConfig.from_pretrained(files.folder)
+        named = (files.folder / "generation_config.json").is_file()
+        # without one transformers reads the model's configuration as one
+        options = {} if named else {"config_file_name": "config.json", "_from_model_config": True}
+        stored.model.generation_config = GenerationConfig.from_pretrained(files.folder, **options)
     return stored
 
 

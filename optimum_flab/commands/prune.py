@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .. import FlabOptimizer, FlabPrunerConfig
     from ..pruning.result import PrunedModel
+    from ..running.processes import Processes
 
 
 FLAGS = (
@@ -122,12 +123,16 @@ class PruneCommand(FlabVerb):
         args = self.args
         if args.plan is not None:
             _refuse_search(args)
+            _refuse_several(args)
             return apply_plan(self, "prune")
         # Faults of the command line are reported before torch is imported.
         given = pruning_from(args, FLAGS)
         check_settings(given)
 
         from .. import FlabOptimizer, FlabPrunerConfig
+        from ..checkpoints.computation import computation_device
+        from ..pruned import drop_kept
+        from ..pruning.time_budget import check_budget
         from ..running.processes import Processes, launched, process_device
         from ..texts.sources import check_sources, local_paths
 
@@ -138,10 +143,12 @@ class PruneCommand(FlabVerb):
         read = local_paths([*config.data.sources, *config.recovery.sources])
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
-        device, is_main = process_device(args.device), Processes.of_this_run(args.device).is_main
+        check_budget(args.time_budget)
+        computation_device(args.device)
+        device, processes = process_device(args.device), Processes.of_this_run(args.device)
         with ExitStack() as stack:
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
-            if is_main:
+            if processes.is_main:
                 stack.enter_context(output)
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(config.data)
@@ -162,21 +169,24 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
-            pruned = self._pruned(optimizer, config)
-            if is_main:
+            pruned = self._pruned(optimizer, config, processes)
+            if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
-        if is_main:
+        processes.agree(True)  # what each keeps is needed until it is written
+        if processes.is_main:
             show_pruned(self, optimizer)
+        else:
+            drop_kept(pruned)
 
-    def _pruned(self, optimizer: FlabOptimizer, config: FlabPrunerConfig) -> PrunedModel:
+    def _pruned(self, optimizer: FlabOptimizer, config: FlabPrunerConfig, processes: Processes) -> PrunedModel:
         args = self.args
         kept: dict[str, Any] = {"resume": not args.no_resume, "cache_dir": args.cache_dir}
         with told_to_go_on(args):
             if config.recovery.trains:
                 consent = args.confirm_run_unsafe_code
                 return optimizer.prune_and_recover(config, confirm_run_unsafe_code=consent, **kept)
-            return optimizer.prune(config, time_budget=args.time_budget, **kept)
+            return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **kept)
 
 
 def check_apart(output: Path, cache_dir: Path | None) -> None:
@@ -204,6 +214,16 @@ def _refuse_for_recovery(args: Namespace, launched: bool) -> None:
         raise ConfigurationError(
             "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give what"
             " was pruned to `accelerate launch -m optimum_flab.recovery`"
+        )
+
+
+def _refuse_several(args: Namespace) -> None:
+    """Raises a [`ConfigurationError`] if several processes are to apply a plan, which is no work for them."""
+    from ..running.processes import launched
+
+    if launched():
+        raise ConfigurationError(
+            f"--plan {args.plan}: one process applies a plan; run it without torchrun or accelerate launch"
         )
 
 

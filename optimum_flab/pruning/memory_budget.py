@@ -13,8 +13,11 @@ import torch
 
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
+from ..running.processes import on_this_machine
+from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
 from ..sizes import ModelSizes, sizes_of, sizes_of_config
+from ..tensors.lazy import own_tensors
 
 
 if TYPE_CHECKING:
@@ -23,11 +26,21 @@ if TYPE_CHECKING:
     from ..checkpoints.loading import LoadedModel
 
 
-CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+# Of a control group: its limit, what it takes, and what of that are pages of files; in the two forms that Linux has.
+GROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_active_file", "total_inactive_file"),
+    ),
+)
 
 # An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; matrices of float32 with a row
 # and a column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
+IN_HAND = 6  # hidden states of all tokens between two layers of a pass, wherever the weights are
 STREAMS = 8  # hidden states of all tokens, beside those on the disk in front of every layer, and a layer's neurons
 
 
@@ -61,12 +74,15 @@ class MemoryNeeds:
         return self.in_memory <= (available_memory() if budget is None else budget)
 
 
-def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, output_dtype: torch.dtype) -> MemoryNeeds:
+def memory_needs(
+    sizes: ModelSizes, data: DataSettings, search_tokens: int, dtype: torch.dtype, output_dtype: torch.dtype
+) -> MemoryNeeds:
     """What pruning a model takes.
 
     Args:
         sizes ([`ModelSizes`]): of the dense model.
-        data ([`DataSettings`]): how many tokens are read at once.
+        data ([`DataSettings`]): how many tokens there are, and are read at once.
+        search_tokens (`int`): that layers are ranked on, all candidates side by side; 0 where they are not.
         dtype (`torch.dtype`): of the computation.
         output_dtype (`torch.dtype`): of the pruned weights.
     """
@@ -74,8 +90,10 @@ def memory_needs(sizes: ModelSizes, data: DataSettings, dtype: torch.dtype, outp
     layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
     vocabulary = sizes.counts.components(shape)["vocabulary"]
     at_once = data.batch_size * data.sequence_length * neurons * 4
+    hidden = vocabulary // shape["vocab"] * dtype.itemsize
     both = BASE + LAYERS * layer * 4 + vocabulary * dtype.itemsize // 2 + ACTIVATIONS * at_once
-    streams = data.calibration_tokens * (STREAMS * (vocabulary // shape["vocab"]) + neurons) * dtype.itemsize
+    both += (IN_HAND * data.calibration_tokens + 2 * shape["layer"] * search_tokens) * hidden
+    streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)
     return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
 
@@ -91,8 +109,10 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     shape, total = sizes.shape, sizes.counts.total(sizes.shape)
     hidden = sizes.counts.components(shape)["vocabulary"] // shape["vocab"]
     states = data.calibration_tokens * itemsize * ((shape["layer"] + STREAMS) * hidden + shape["neuron"])
-    converted = sum(dense.model.get_parameter(name).nbytes for name in dense.converted())
+    tensors = own_tensors(dense.model)
+    converted = sum(tensors[name].nbytes for name in dense.converted())
     needed = total * itemsize + converted + states + MATRICES * 4 * shape["neuron"] ** 2
+    needed *= on_this_machine()
     if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(
             f"{folder} needs {needed / 1e9:,.1f} GB for a while for what memory has no room for, and its disk has"
@@ -101,17 +121,19 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
 
 
 def weights_fit(
-    budget: str | int | None, data: DataSettings, output_dtype: torch.dtype | None
+    budget: str | int | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
 ) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
     """What tells of a model's configuration and family, and of dtype and device of the computation, whether its
     weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On other devices than the CPU they are
     always there: what is in files is computed with on the CPU."""
     limit = None if budget is None else bytes_of(budget)
+    searched = config.layers.search_tokens if config.layers.enabled else 0
 
-    def fits(config: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
+    def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
         if device.type != "cpu" and limit is None:
             return True
-        found = memory_needs(sizes_of_config(config, family), data, dtype, output_dtype or dtype).fits(limit)
+        sizes = sizes_of_config(model, family)
+        found = memory_needs(sizes, config.data, searched, dtype, output_dtype or dtype).fits(limit)
         if device.type != "cpu" and not found:
             raise ConfigurationError(
                 f"memory_budget: {budget} is too little for all weights, and what stays in files is computed with on"
@@ -142,11 +164,13 @@ def bytes_of(size: str | int) -> int:
 
 def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
     """The bytes that this process can still take: what the system has free, or less where its control group is
-    limited."""
+    limited; of several processes on this machine its share."""
     free = psutil.virtual_memory().available
-    for name in CGROUP_LIMITS:
+    for limit, taken, statistics, pages in GROUP_FILES:
         try:
-            free = min(free, int((groups / name).read_text()))
+            left = int((groups / limit).read_text()) - int((groups / taken).read_text())
+            rows = dict(row.split() for row in (groups / statistics).read_text().splitlines())
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return free
+        free = min(free, max(0, left + sum(int(rows.get(name, 0)) for name in pages)))
+    return free // on_this_machine()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from ..checkpoints.surgery import operate
 from ..errors import ConfigurationError
 from ..families import Family
 from ..memory import give_back_memory
+from ..places import cache_root, user_path
 from ..progress import say
 from ..records.plan import PruningPlan
 from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
@@ -43,7 +45,7 @@ from .reporting import build_report
 from .result import PrunedModel
 from .search import ChosenShape, chosen_shape
 from .texts import divided_texts
-from .time_budget import in_time, measured_pace
+from .time_budget import in_time
 from .vocabulary import TokenChoice, token_choice
 
 
@@ -71,6 +73,19 @@ def check_asked(
     read_counts(config.data.counts, tokenizer, name)
 
 
+def work_folder(cache_dir: str | Path | None, resume: bool, processes: Processes | None = None) -> WorkFolder:
+    """What keeps the values of the stages of a pruning, for each of several processes that share it.
+
+    Args:
+        cache_dir (`str` or `Path`, *optional*): where. Defaults to `optimum_flab/pruning` in the folder of the Hugging
+            Face cache (`HF_HOME`).
+        resume (`bool`): whether what is there may be used.
+    """
+    processes = processes or Processes()
+    root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
+    return WorkFolder(root, resume=resume, agree=processes.agree, is_main=processes.is_main)
+
+
 def placed(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
     """A model to compute with, and where what is large goes beside it: the disk of the work folder, if the weights
     were left in their files.
@@ -91,7 +106,6 @@ def prune(
     dtype: torch.dtype,
     work: WorkFolder,
     card: BaseCard | None = None,
-    workspace: Workspace | None = None,
     processes: Processes | None = None,
     time_budget: str | float | None = None,
     counts: Sequence[CountsFile] | None = None,
@@ -99,11 +113,11 @@ def prune(
     """Searches what to keep, and prunes.
 
     Args:
-        dense ([`LoadedModel`]): with its weights in memory, or mapped.
+        dense ([`LoadedModel`]): with its weights in memory, or in their files; then what else is large is on the disk
+            of the work folder.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
-        workspace ([`Workspace`], *optional*): where what is large is to be. Defaults to memory.
         processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
             this one alone.
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
@@ -111,7 +125,7 @@ def prune(
             what the files hold.
 
     Raises:
-        [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
+        [`FlabError`]: the text is too little, the target out of reach, the model gives NaN, or the disk is too full.
         [`ConfigurationError`]: more than one round is asked for, or the time budget is too short.
     """
     if config.rounds.number > 1:
@@ -120,22 +134,23 @@ def prune(
             "after every round"
         )
     config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
-    sizes, watch = sizes_of(dense.model, dense.family), Stopwatch()
+    sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
     check_sizes(config, sizes)
     files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
-    notes = []
+    notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     if time_budget is not None:
-        pace = measured_pace(dense.model.device, dense.model.dtype)
-        config, note = in_time(config, sizes, pace, time_budget)
+        config, note = in_time(dense, config, time_budget, work, processes)
         say(note)
         notes.append(note)
+    dense, workspace = placed(dense, config.data, work)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    workspace, processes = workspace or Workspace(), processes or Processes()
     asked = PruningInputs(dense, config, texts, tokens, workspace, processes)
     decided_by = asked.identity()
+    processes.check_same(decided_by, "model, texts and settings")
     chosen = chosen_shape(asked, shapes, decided_by, work)
+    processes.check_same(chosen.hash, "the sizes and layers that were chosen")
     decided_by |= {"dtype": str(dtype), "shape": chosen.hash}
     plan = decided_plan(asked, chosen, dtype, decided_by, work)
     tokenizer = tokens.of_plan(plan.kept_tokens)

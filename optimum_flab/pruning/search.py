@@ -159,7 +159,8 @@ def _measured(
 
         def measure(shape: Shape) -> Candidate:
             name = "-".join(f"{dimension}{number}" for dimension, number in shape.items())
-            if (done := pieces.read(name)) is not None:
+            done = pieces.read(name)
+            if on.processes.agree(done is not None) and done is not None:
                 tick()
                 return _candidate(done.facts["candidate"])
             removed = [removal.layer for removal in layers.removed(shape["layer"])]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import torch
 
+from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
+from ..records.pieces import Pieces
+from ..records.work import Stage, WorkFolder
 from ..running.casting import multiplies_bfloat16
+from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..sizes import ModelSizes
+from ..sizes import ModelSizes, sizes_of
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
@@ -38,6 +45,73 @@ class Pace:
     layers: float
     estimates: float
 
+    @classmethod
+    def slowest(cls, paces: Iterable[Pace]) -> Pace:
+        """What all of several devices reach."""
+        return cls(*map(min, zip(*map(astuple, paces), strict=True)))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What there is time for.
+
+    Args:
+        tokens (`int`): of calibration text.
+        note (`str`): what was chosen, for the user.
+    """
+
+    tokens: int
+    note: str
+
+
+def _save(chosen: Chosen, folder: Path) -> None:
+    (folder / "chosen.json").write_text(json.dumps(astuple(chosen)), encoding="utf-8")
+
+
+def _load(folder: Path) -> Chosen:
+    return Chosen(*json.loads((folder / "chosen.json").read_text(encoding="utf-8")))
+
+
+STAGE = Stage("time-budget", _save, _load)
+
+
+def in_time(
+    dense: LoadedModel, config: FlabPrunerConfig, budget: str | float, work: WorkFolder, processes: Processes
+) -> tuple[FlabPrunerConfig, str]:
+    """The configuration with as many calibration tokens as there is time for, at most those that it asks for. An
+    interrupted run goes on with what was chosen, however fast the machine is then.
+
+    Args:
+        budget (`str` or `float`): seconds, or as in `"30min"`.
+        processes ([`Processes`]): those that share the pruning; the slowest decides.
+
+    Returns:
+        `tuple[FlabPrunerConfig, str]`: it, and what was chosen, for the user.
+
+    Raises:
+        [`ConfigurationError`]: even a little text takes longer.
+    """
+    allowed = seconds_of(budget)
+
+    def choose(_: Pieces) -> Chosen:
+        pace = Pace.slowest(processes.of_each(measured_pace(dense.device, dense.model.dtype)))
+        share = working_share(dense)
+        return chosen_tokens(config, sizes_of(dense.model, dense.family), pace, allowed, share, processes.number)
+
+    inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed}
+    chosen = work.made(STAGE, inputs, choose)
+    timely = copy.deepcopy(config)
+    timely.data = config.data.model_copy(update={"calibration_tokens": chosen.tokens})
+    return timely, chosen.note
+
+
+def working_share(dense: LoadedModel) -> float:
+    """The share of its experts that a token is sent to, 1 without any."""
+    experts = dense.family.experts
+    if experts is None:
+        return 1.0
+    return getattr(dense.model.config, experts.per_token) / sizes_of(dense.model, dense.family).shape["expert"]
+
 
 def seconds_of(duration: str | float) -> float:
     """A number of seconds as people write it, `"30min"`, `"1.5h"` or `"90s"`.
@@ -50,6 +124,12 @@ def seconds_of(duration: str | float) -> float:
     if found <= 0:
         raise ConfigurationError(f"time_budget: {duration!r} is not a duration; write it as 30min, 2h or 90s")
     return found
+
+
+def check_budget(budget: str | float | None) -> None:
+    """Raises a [`ConfigurationError`] if a time budget, where there is one, is no duration."""
+    if budget is not None:
+        seconds_of(budget)
 
 
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
@@ -69,40 +149,56 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
     return 2 * PROBE**3 * done / spent
 
 
-def expected_seconds(config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace) -> float:
-    """About how long a pruning takes."""
+def expected_seconds(
+    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, share: float = 1.0, processes: int = 1
+) -> float:
+    """About how long a pruning takes.
+
+    Args:
+        share (`float`): of its experts that a token is sent to.
+        processes (`int`): that share the text.
+    """
     data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
-    layers = shape["layer"]
-    once = 2 * (sizes.counts.total(shape) - sizes.counts.components(shape)["vocabulary"] // 2)  # a token through it
-    gram = 1.2 * layers * shape.get("expert", 1) * shape["neuron"] ** 2
-    cube = CUBES * layers * shape.get("expert", 1) * shape["neuron"] ** 3
-    narrows = config.ffn.enabled and (searches or config.ffn.intermediate_size is not None)
-    calibrated = data.calibration_tokens * (narrows + searches / 4)
-    estimated = 4 * calibrated * once + searches * 2 * SHAPES * data.validation_tokens * once
-    if config.layers.enabled and searches:
+    layers, experts, parts = shape["layer"], shape.get("expert", 1), sizes.counts.components(shape)
+    idle = (1 - share) * parts.get("experts", 0)
+    once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # a token through it
+    gram = 1.2 * layers * experts * share * shape["neuron"] ** 2
+    cube = CUBES * layers * experts * shape["neuron"] ** 3
+    ranks = config.layers.enabled and (searches or config.layers.num_hidden_layers is not None)
+    # at full width neurons make up for layers that are gone, but those of experts do not
+    narrows = config.ffn.enabled and (
+        searches or config.ffn.intermediate_size is not None or (ranks and "expert" not in shape)
+    )
+    calibrated = data.calibration_tokens * (narrows + searches / 4) / processes
+    validated, held_out = data.validation_tokens / processes, data.held_out_tokens / processes
+    estimated = 4 * calibrated * once + searches * 2 * SHAPES * validated * once
+    if ranks:
         estimated += config.layers.search_tokens * layers / 2 * once
-    in_layers = 2 * calibrated * once + 3 * data.held_out_tokens * once
+    in_layers = 2 * calibrated * once + 3 * held_out * once
     in_float32 = calibrated * gram + (narrows + searches) * cube
     return BASE + (estimated / pace.estimates + in_layers / pace.layers + in_float32 / pace.statistics) / REACHED
 
 
-def in_time(
-    config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, budget: str | float
-) -> tuple[FlabPrunerConfig, str]:
-    """The configuration with as many calibration tokens as there is time for, at most those that it asks for.
+def chosen_tokens(
+    config: FlabPrunerConfig,
+    sizes: ModelSizes,
+    pace: Pace,
+    allowed: float,
+    share: float = 1.0,
+    processes: int = 1,
+) -> Chosen:
+    """As many calibration tokens as there is time for: those that are asked for, half of them, and so on.
 
     Args:
-        budget (`str` or `float`): seconds, or as in `"30min"`.
-
-    Returns:
-        `tuple[FlabPrunerConfig, str]`: it, and what was chosen, for the user.
+        allowed (`float`): seconds.
+        share, processes: see [`expected_seconds`].
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
     """
-    allowed, chosen = seconds_of(budget), copy.deepcopy(config)
+    chosen = copy.deepcopy(config)
     tokens, least = config.data.calibration_tokens, max(LEAST_TOKENS, config.data.sequence_length)
-    while (expected := expected_seconds(chosen, sizes, pace)) > allowed:
+    while (expected := expected_seconds(chosen, sizes, pace, share, processes)) > allowed:
         if tokens <= least:
             raise ConfigurationError(
                 f"time_budget: {_minutes(allowed)} is less than the {_minutes(expected)} or so that pruning this model"
@@ -111,7 +207,8 @@ def in_time(
             )
         tokens = max(tokens // 2, least)
         chosen.data = chosen.data.model_copy(update={"calibration_tokens": tokens})
-    return chosen, f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(expected)} expected"
+    said = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(expected)} expected"
+    return Chosen(tokens, said)
 
 
 def _minutes(seconds: float) -> str:

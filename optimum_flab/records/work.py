@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +57,7 @@ class WorkFolder:
         say (`Callable`): what tells the user of values that are used again.
         agree (`Callable`): of several processes that make the same values, each in a folder of its own, whether
             something is so in all.
+        is_main (`bool`): whether this process is the first of them.
 
     Attributes:
         seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
@@ -69,8 +70,9 @@ class WorkFolder:
         resume: bool = True,
         say: Callable[[str], None] = say,
         agree: Callable[[bool], bool] = bool,
+        is_main: bool = True,
     ):
-        self._say, self._resume, self._agree = say, resume, agree
+        self._say, self._resume, self._agree, self._is_main = say, resume, agree, is_main
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
         self.seconds: dict[str, float] = {}
@@ -95,31 +97,42 @@ class WorkFolder:
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
         folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
 
-        def wait(lock: FileLock) -> None:
-            self._say(f"{stage.name}: another run is making the same in {folder}; waiting for it")
-            lock.acquire()
-
-        try:
-            lock = locked(folder, wait)
-        except OSError as error:
-            return self._unkept(stage, make, start, error)
-        try:
+        with ExitStack() as held:
+            found: tuple[T] | None = None
+            unusable: OSError | None = None
             try:
+                self._lock_in_turn(stage, folder, held)
                 os.utime(folder)
                 if not self._resume and folder not in self._used.get(stage.name, ()):
                     _empty(folder)
                 found = self._kept(stage, folder)
-                if not self._agree(found is not None) and found is not None:
-                    _empty(folder)
-                    found = None
             except OSError as error:
-                return self._unkept(stage, make, start, error)
+                unusable = error
+            if not self._agree(found is not None) and found is not None:  # another process has to make it
+                found = None
+                _empty(folder)
+            if unusable is not None:
+                return self._unkept(stage, make, start, unusable)
             self._used.setdefault(stage.name, []).append(folder)
             value = found[0] if found is not None else self._make(stage, folder, inputs, make)
             self.seconds[stage.name] = _seconds(folder)
             return value
+
+    def _lock_in_turn(self, stage: Stage[T], folder: Path, held: ExitStack) -> None:
+        """Takes the lock of a folder; of several processes the first before the others, so that of two equal runs one
+        waits as a whole."""
+
+        def wait(lock: FileLock) -> None:
+            self._say(f"{stage.name}: another run is making the same in {folder}; waiting for it")
+            lock.acquire()
+
+        if not self._is_main:
+            self._agree(True)
+        try:
+            held.callback(locked(folder, wait).release)
         finally:
-            lock.release()
+            if self._is_main:
+                self._agree(True)
 
     def _unkept(self, stage: Stage[T], make: Callable[[Pieces], T], start: float, error: OSError) -> T:
         """A value that nothing is kept of."""
@@ -162,7 +175,7 @@ class WorkFolder:
         elif not (folder / INPUTS).exists() and (other := self._nearest(stage.name, inputs)):
             self._say(f"{stage.name}: made anew, since {other}")
         with suppress(OSError):
-            (folder / INPUTS).write_text(json.dumps(inputs, indent=2, ensure_ascii=False), encoding="utf-8")
+            (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         value = make(pieces)
         _write_seconds(folder, elapsed())
         try:

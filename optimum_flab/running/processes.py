@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -16,6 +16,7 @@ from ..errors import FlabError
 
 
 LONGEST_WAIT = timedelta(days=7)  # of the other processes, while the first prepares the data
+HERE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # how many are on this machine
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where launchers say how many
 T = TypeVar("T")
 
@@ -39,6 +40,11 @@ def process_device(asked: str | None) -> str | None:
 def launched() -> bool:
     """Whether this process is one of several."""
     return get_int_from_env(SIZES, 1) > 1
+
+
+def on_this_machine() -> int:
+    """How many processes of this run share its memory and its disks."""
+    return max(1, get_int_from_env(HERE, 1)) if launched() else 1
 
 
 class Processes:
@@ -80,23 +86,36 @@ class Processes:
         """What was found of all items, in their order, from what each process found of its [`share`]."""
         if self.number == 1:
             return list(found)
-        parts = self._of_each(list(found))
+        parts = self.of_each(list(found))
         return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
 
     def agree(self, is_so: bool) -> bool:
         """Whether something is so in every process."""
-        return all(self._of_each(is_so))
+        return all(self.of_each(is_so))
 
     def same(self, value: object) -> bool:
         """Whether a value is the same in every process."""
-        first, *others = self._of_each(value)
+        first, *others = self.of_each(value)
         return all(other == first for other in others)
 
-    def own_folder(self, folder: Path) -> Path:
-        """What each process but the main one has in place of a folder."""
-        return folder if self.is_main else folder / f"process-{self.rank}"
+    def check_same(self, value: object, what: str) -> None:
+        """Raises a [`FlabError`] if a value is not the same in every process.
 
-    def _of_each(self, value: Any) -> list[Any]:
+        Args:
+            what (`str`): the value, for the message.
+        """
+        if not self.same(value):
+            raise FlabError(
+                f"{what} are not the same in all {self.number} processes; give them the same files, settings and"
+                " libraries, and processors of one kind"
+            )
+
+    def own_folder(self, folder: Path) -> Path:
+        """What each of several processes has in place of a folder: what it keeps there is of its share."""
+        return folder if self.number == 1 else folder / f"process-{self.rank}-of-{self.number}"
+
+    def of_each(self, value: T) -> list[T]:
+        """What each process has, in their order."""
         if self.number == 1:
             return [value]
         with _together():

@@ -26,7 +26,7 @@ def cholesky_(matrix: torch.Tensor) -> bool:
         factor, failed = torch.linalg.cholesky_ex(matrix)
         matrix.copy_(factor.tril() + matrix.triu(1))
         return not failed
-    return _in_place("potrf", matrix) == 0
+    return _in_place("potrf", matrix, overwrite_a=True, clean=False) == 0
 
 
 def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.Tensor:
@@ -49,7 +49,7 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
         return matrix.copy_(inverse_(finer.copy_(matrix), workspace))
     if matrix.device.type != "cpu":
         return matrix.copy_(torch.cholesky_inverse(matrix.tril()))
-    _in_place("potri", matrix)
+    _in_place("potri", matrix, overwrite_c=True)
     return _mirror(matrix)
 
 
@@ -68,13 +68,17 @@ def selected(
     return found
 
 
-def _in_place(function: str, matrix: torch.Tensor) -> int:
-    """Runs a function of LAPACK on the lower triangle of a matrix, and gives what it says of its success."""
+def _in_place(function: str, matrix: torch.Tensor, **options: bool) -> int:
+    """Runs a function of LAPACK on the lower triangle of a matrix, and gives what it says of its success.
+
+    Args:
+        options: of the function, so that scipy hands it the matrix itself.
+    """
     columns = matrix.numpy().T  # the upper triangle in Fortran's order
     (call,) = get_lapack_funcs([function], [columns])
-    options = {"overwrite_a": True, "clean": False} if function == "potrf" else {"overwrite_c": True}
     result, failed = call(columns, lower=False, **options)
-    assert result.base is columns or result.ctypes.data == columns.ctypes.data
+    if result.ctypes.data != columns.ctypes.data:
+        raise RuntimeError(f"scipy gave LAPACK's {function} a copy of the matrix")
     return failed
 
 

@@ -37,16 +37,16 @@ class Workspace:
         """
         size = math.prod(shape)
         if self.folder is None or size == 0 or torch.device(device).type != "cpu":
-            return torch.empty(*shape, dtype=dtype, device=device)
+            return torch.empty(tuple(shape), dtype=dtype, device=device)
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".workspace-") as file:
             try:
                 _reserve(file.fileno(), size * dtype.itemsize)
             except OSError as error:
                 raise FlabError(
                     f"{self.folder} has no room for {size * dtype.itemsize / 1e6:,.0f} MB that memory has none for"
-                    f" ({error.strerror}); free some space, or name a folder on another disk"
+                    f" ({error.strerror}); free some space, or name a folder on another disk as cache_dir"
                 ) from error
-            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(*shape)
+            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(tuple(shape))
 
     def zeros(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

@@ -148,8 +148,8 @@ class Candidates:
             tick (`Callable`): called for every layer that is done.
         """
         for position in range(number):
-            tick()
             if position < self._start:
+                tick()
                 continue
             yield position
             tensors = {
@@ -158,6 +158,7 @@ class Candidates:
                 for batch, hidden in enumerate(states)
             }
             self._pieces.write(CARRIED, tensors, next=position + 1, layers=list(self.states))
+            tick()
 
     def clear(self) -> None:
         """Drops what was kept."""

@@ -279,6 +279,7 @@ def narrow(
         statistics.sum_over(processes)
         statistics.check_finite(index)
         chosen = decide(statistics, [width], criterion, generator)[width]
+        processes.check_same(chosen.kept.tolist(), f"the neurons of layer {index} that stay")
         del statistics
         matrix = family.ffn_out_matrix(layer)
         weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
