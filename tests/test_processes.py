@@ -76,6 +76,40 @@ def test_two_processes_decide_what_one_decides(tmp_path):
         torch.testing.assert_close(torch.tensor(layers[index][1]), torch.tensor(weight), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("is_main", [True, False])
+def test_the_first_of_several_processes_takes_its_folder_first(tmp_path, is_main):
+    """So that of two equal runs one waits as a whole."""
+    taken = []
+
+    def agree(is_so):
+        taken.append(bool(list(tmp_path.glob("*/lock"))))
+        return is_so
+
+    work = WorkFolder(tmp_path, agree=agree, is_main=is_main)
+    assert work.made(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
+    assert taken == [is_main, True]
+
+
+def test_a_folder_that_cannot_be_written_is_agreed_on_all_the_same(tmp_path, monkeypatch):
+    calls = []
+    work = WorkFolder(tmp_path, say=lambda text: None, agree=lambda is_so: calls.append(is_so) or is_so)
+
+    def full(folder, busy):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("optimum_flab.records.work.locked", full)
+    assert work.made(Stage("number", save_number, load_number), {"x": 1}, lambda pieces: 7) == 7
+    assert calls == [True, False]
+
+
+def test_processes_that_decided_differently_are_told_so(monkeypatch):
+    processes = Processes()
+    processes.check_same(1, "numbers")
+    monkeypatch.setattr(processes, "of_each", lambda value: [value, 2])
+    with pytest.raises(FlabError, match="numbers are not the same in all"):
+        processes.check_same(1, "numbers")
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("items", [0, 1, 5, 6])
 def test_shares_are_all_items_in_turn(number, items):

@@ -151,6 +151,11 @@ def load_dense(
             it.
     """
     device = computation_device("cpu" if in_memory is False and device is None else device)
+    if in_memory is False and device.type != "cpu":
+        raise ConfigurationError(
+            f"in_memory: what stays in files is computed with on the CPU, and device {device} is asked for; leave one"
+            " of the two out"
+        )
     chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)

@@ -54,7 +54,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
             trust_remote_code=args.trust_remote_code,
             family=args.family,
             in_memory=args.prompt is not None,
-            device=args.device,
+            device="cpu" if args.prompt is None else args.device,
             dtype=args.dtype,
         )
         optimizer.pruned = optimizer.apply(plan).with_report(command=command)

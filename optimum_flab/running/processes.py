@@ -127,7 +127,9 @@ def _together() -> Iterator[None]:
     """What all processes do at once: within this context, one that has ended is an error of the others."""
     try:
         yield
-    except RuntimeError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # what the backends raise has no class of its own
         raise FlabError(
             f"another process of this run ended, or cannot be reached; what it said is the reason ({error})"
         ) from error
