@@ -6,8 +6,9 @@ vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,6 +110,14 @@ class OutputHead:
         step = max(1, LOGITS_PER_CHUNK // len(self.weight))
         return [slice(start, start + step) for start in range(0, positions, step)]
 
+    def cast(self, dtype: torch.dtype) -> OutputHead:
+        """The head in another dtype; itself where it is in this one."""
+        if self.weight.dtype == dtype:
+            return self
+        head = copy.copy(self)
+        head.weight, head.bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        return head
+
     @torch.no_grad()
     def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 log-probabilities of shape `(positions, rows)` for hidden states of shape `(positions, hidden)`."""
@@ -160,6 +169,25 @@ def token_divergences(
     values = torch.cat(found)
     check_finite(float(values.sum()))
     return values
+
+
+def mean_divergences(
+    dense_hidden: torch.Tensor, others: Mapping[int, torch.Tensor], head: OutputHead
+) -> dict[int, float]:
+    """[`mean_divergence`] of several models from one, by their keys; what that one predicts is worked out once.
+
+    Args:
+        dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
+        others (`Mapping[int, torch.Tensor]`): the same positions in each of the others.
+    """
+    sums = dict.fromkeys(others, 0.0)
+    for rows in head.chunks(len(dense_hidden)):
+        dense = head.log_probabilities(dense_hidden[rows])
+        chances = dense.exp()
+        own = float((chances * dense).sum(dtype=torch.float64))
+        for key, hidden in others.items():
+            sums[key] += own - float((chances * head.log_probabilities(hidden[rows])).sum(dtype=torch.float64))
+    return {key: check_finite(total / max(len(dense_hidden), 1)) for key, total in sums.items()}
 
 
 def total_bits(

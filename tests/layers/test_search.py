@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from optimum_flab.families import family_for
-from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
+from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
 from optimum_flab.pruning.depth import CRITERIA
 from optimum_flab.running import casting
 
@@ -39,6 +39,17 @@ def test_greedy_search_agrees_with_whole_forward_passes_for_every_candidate(fami
         assert whole[removal.layer] <= (1 + tolerance) * min(whole.values())
         assert removal.score == pytest.approx(whole[removal.layer], rel=tolerance, abs=1e-6)
         removed.append(removal.layer)
+
+
+@pytest.mark.parametrize("positions", [0, 1, 700])
+def test_divergences_of_several_models_are_those_of_each(positions, monkeypatch):
+    monkeypatch.setattr("optimum_flab.measuring.divergence.LOGITS_PER_CHUNK", 1 << 16)
+    model = tiny_model("gemma3_text")
+    head, generator = OutputHead(model, family_for(model.config)), torch.Generator().manual_seed(0)
+    dense, *others = torch.randn(4, positions, model.config.hidden_size, generator=generator)
+    others = dict(enumerate([*others, dense]))
+    alone = {key: mean_divergence(dense, other, head, head) for key, other in others.items()}
+    assert mean_divergences(dense, others, head) == pytest.approx(alone, abs=1e-6)
 
 
 def test_a_layer_that_does_nothing_goes_first(family):

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ...families import Family
-from ...measuring.divergence import OutputHead, check_finite, mean_divergence, predicting
+from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
-from ...running.casting import for_estimates
+from ...running.casting import estimates_dtype, for_estimates
 from ...running.layerwise import layer_inputs, run_layer
 from ...texts.packing import PackedTokens
 
@@ -79,6 +79,7 @@ def greedy_divergence(
     """
     pieces = Pieces() if pieces is None else pieces
     remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
+    head = head.cast(estimates_dtype(model))
     model, step = for_estimates(model, family)
     removed = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
@@ -106,9 +107,7 @@ def greedy_divergence(
             without.states = {gone: raised(states, layer) for gone, states in without.states.items()}
             if layer in removable:
                 without.states[layer] = in_front[position]
-        scores = {
-            layer: mean_divergence(dense, outcome(states), head, head) for layer, states in without.states.items()
-        }
+        scores = mean_divergences(dense, {layer: outcome(states) for layer, states in without.states.items()}, head)
         layer = min(scores, key=lambda layer: (scores[layer], layer))
         removed.append(Removal(layer, scores[layer]))
         pieces.write("removals", removed=[(removal.layer, removal.score) for removal in removed])
