@@ -49,9 +49,13 @@ def pruned(request, tmp_path_factory):
     model.generation_config.eos_token_id = [3, 1]
     model.save_pretrained(folder / "dense", max_shard_size="20KB")
     byte_level_tokenizer(600).save_pretrained(folder / "dense")
-    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    write_code(folder)
     searched(folder, folder / "pruned", True)
     return folder
+
+
+def write_code(folder):
+    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
 
 
 def searched(folder, out, in_memory, **options):
@@ -95,12 +99,14 @@ def test_a_model_in_its_files_is_pruned_as_one_in_memory(pruned, tmp_path):
     assert searched(pruned, tmp_path / "out", False) == content(pruned / "pruned")
 
 
-def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(pruned, tmp_path):
+def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(tmp_path):
     folder = tmp_path / "dense"
-    shutil.copytree(pruned / "dense", folder)
+    tiny_model("llama", 600).save_pretrained(folder)
+    byte_level_tokenizer(600).save_pretrained(folder)
+    write_code(tmp_path)
     (folder / "generation_config.json").unlink()  # as of many a base model
     config = FlabPrunerConfig(
-        data={"corpus": [f"{pruned / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
         vocabulary={"keep_merges": 0},
     )
     found = []
@@ -122,11 +128,12 @@ def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(pruned, tmp
         ("qwen3_moe", {"experts": {"num_experts": 4}}),
     ],
 )
-def test_buffers_and_experts_in_files_are_pruned_as_in_memory(model_type, asked, pruned, tmp_path):
+def test_buffers_and_experts_in_files_are_pruned_as_in_memory(model_type, asked, tmp_path):
+    write_code(tmp_path)
     member(model_type, vocab_size=600).to(torch.bfloat16).save_pretrained(tmp_path / "dense")
     byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
     config = FlabPrunerConfig(
-        data={"corpus": [f"{pruned / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        data={"corpus": [f"{tmp_path / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
         vocabulary={"keep_merges": 0},
         **asked,
     )
