@@ -130,7 +130,7 @@ def count_sources(
 
 def count_texts(
     model_name_or_path: str | Path,
-    texts: Iterable[str],
+    texts: Iterable[str | None],
     name: str,
     *,
     dataset: str | None = None,
@@ -143,12 +143,13 @@ def count_texts(
     The other arguments, and the errors, are those of [`count_sources`].
 
     Args:
-        texts (`Iterable[str]`): of which a bounded amount is read at a time; there may be none.
+        texts (`Iterable[str]`): of which a bounded amount is read at a time; there may be none, and `None` is one
+            without text, as in the columns of a table.
         name (`str`): of the source that they are, or are a piece of.
         dataset (`str`, *optional*): id of the Hub dataset that they are of, which the card of a pruned model names.
     """
     tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
-    usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text.strip()))
+    usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text and text.strip()))
     return TokenCounts(str(model_name_or_path), pieces_hash(tokenizer), {_named(name): usage}, _ids(dataset))
 
 
@@ -181,7 +182,7 @@ def _ids(dataset: str | None) -> frozenset[str]:
 
 def _named(name: str) -> str:
     """A name that JSON can hold: paths may have bytes that are no text."""
-    return name.encode("utf-8", "replace").decode()
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pieces) -> CountedSource:

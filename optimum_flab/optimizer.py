@@ -84,7 +84,7 @@ class FlabOptimizer:
         output_dtype: str | torch.dtype | None = None,
         family: str | Path | None = None,
         in_memory: bool | None = True,
-        memory_budget: str | int | None = None,
+        memory_budget: str | float | None = None,
         config: FlabPrunerConfig | None = None,
     ) -> FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
@@ -95,8 +95,8 @@ class FlabOptimizer:
             in_memory (`bool`, *optional*): where false, the weights stay in their files if that is possible; enough
                 for [`prune`], [`apply`] and [`save_pretrained`], which then need little more memory than one layer
                 takes. `None`: where the machine has too little memory free for them.
-            memory_budget (`str` or `int`, *optional*): the memory that [`prune`] may take, in bytes or as in `"6GB"`;
-                the weights stay in their files where they would take more.
+            memory_budget (`str` or `float`, *optional*): the memory that [`prune`] may take, in bytes or as in
+                `"6GB"`; the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
@@ -153,7 +153,7 @@ class FlabOptimizer:
         """
         config.validate()
         check_budget(time_budget)
-        work, card = work_folder(cache_dir, resume, processes), base_card_of(self.dense.folder)
+        work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense.folder)
         self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget)
         return self.pruned
 

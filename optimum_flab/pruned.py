@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
-ONLY_UNTIL_WRITTEN = ("plan", "held-out")  # stages whose values are in the checkpoint itself
+ONLY_UNTIL_WRITTEN = ("time-budget", "plan", "held-out")  # stages whose values are in the checkpoint itself
 
 
 def output_folder(
@@ -99,9 +99,10 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
     """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
     if pruned.model.device.type == "meta":
         dense.check_in_memory()
-    folder = cache_root("pruning")
-    folder.mkdir(parents=True, exist_ok=True)
-    dense = dense.mapped(Workspace(folder))
+    if dense.stored is not None:
+        folder = cache_root("pruning") if pruned.work is None else pruned.work.root
+        folder.mkdir(parents=True, exist_ok=True)
+        dense = dense.mapped(Workspace(folder))
     sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 

@@ -68,7 +68,7 @@ def prune_and_recover(
     check_method(config.recovery, dense.family)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
-    work = work_folder(cache_dir, resume)
+    work = work_folder(dense, cache_dir, resume)
     card = base_card_of(dense.folder)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,

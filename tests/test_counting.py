@@ -145,9 +145,11 @@ def test_a_source_is_counted_as_a_corpus_would_be_read(model, tokenizer, tmp_pat
 
 def test_texts_of_another_program_are_counted_alike(model, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [*TEXTS, "a\ud800b"])
-    found = count_texts(model, iter([*TEXTS, " \n", "", "a\ud800b"]), "mine")
+    found = count_texts(model, iter([*TEXTS, " \n", "", None, "a\ud800b"]), "mine")
     assert same(found, count_sources(model, tmp_path / "a.jsonl", name="mine", cache_dir=tmp_path / "cache"))
     assert count_texts(model, [], "mine").sources["mine"].tokens == 0  # a piece may be empty
+    names = [*count_texts(model, TEXTS, "a\udcff").sources, *count_texts(model, TEXTS, "a\udcfe").sources]
+    assert len(set(names)) == 2 and all(name.encode() for name in names)  # paths that are no text stay apart
 
 
 # --- memory

@@ -9,7 +9,7 @@ from optimum_flab.errors import FlabError
 from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve
 from optimum_flab.tensors import matrices
 from optimum_flab.tensors.matrices import cholesky_, inverse_, selected
-from optimum_flab.tensors.workspace import Workspace
+from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
 
 
 def positive_definite(size, seed, dtype=torch.float32):
@@ -79,6 +79,19 @@ def test_a_tensor_on_the_disk_leaves_no_file(tmp_path):
     copied = workspace.copied(tensor)
     tensor[1] = 3
     assert copied[1].tolist() == [2.0] * 4 and workspace.empty((0, 5)).shape == (0, 5)
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="a file needs a name here while it is made")
+def test_a_file_has_no_name_even_while_it_is_made(tmp_path, monkeypatch):
+    """A run may be killed just then."""
+    made, there = torch.from_file, []
+
+    def look(*arguments, **options):
+        there.extend(tmp_path.iterdir())
+        return made(*arguments, **options)
+
+    monkeypatch.setattr(torch, "from_file", look)
+    assert not Workspace(tmp_path).zeros((3, 4)).any() and not there
 
 
 def test_a_tensor_stays_where_it_is_unless_there_is_a_folder(tmp_path):

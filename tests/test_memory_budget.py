@@ -23,13 +23,16 @@ from .conftest import byte_level_tokenizer, tiny_model
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mb", 512 * 10**6), ("7KB", 7000), (42, 42)]
+    ("text", "size"),
+    [("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mb", 512 * 10**6), ("7KB ", 7000), (42, 42), (6e9, 6 * 10**9)],
 )
 def test_sizes_as_people_write_them(text, size):
     assert bytes_of(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "six", "-1GB", "0", "6 XB", "6GB/s", "1e9", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "six", "-1GB", "0", "6 XB", "6GB/s", "1e9", "nan", float("inf"), None, 0.5]
+)
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigurationError, match=r"memory_budget: .* is not a size"):
         bytes_of(text)

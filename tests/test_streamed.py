@@ -13,8 +13,10 @@ from optimum_flab.checkpoints.hashes import dense_hash, weights_hash
 from optimum_flab.checkpoints.surgery import _padded
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
+from optimum_flab.pruning import run
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import sizes_of
+from optimum_flab.tensors.lazy import StoredTensors
 
 from .conftest import TEXTS, byte_level_tokenizer, plan_of, thorough_but, tiny_model
 from .families.zoo import MIXTURES, member
@@ -119,6 +121,36 @@ def test_a_model_in_its_files_is_pruned_again_and_completes_a_prompt(tmp_path):
         found.append({**content(tmp_path / str(in_memory)), **optimizer.complete("def f", max_new_tokens=4)})
     assert found[0].keys() == found[1].keys()
     assert not [name for name, value in found[0].items() if found[1][name] != value]
+
+
+def test_files_that_are_written_to_while_a_search_reads_them_end_it_and_nothing_is_kept(tmp_path, monkeypatch):
+    tiny_model("llama", 600).save_pretrained(tmp_path / "dense")
+    byte_level_tokenizer(600).save_pretrained(tmp_path / "dense")
+    write_code(tmp_path)
+    path, decide = tmp_path / "dense" / "model.safetensors", run.decided_plan
+
+    def written_to(*arguments):
+        with path.open("r+b") as file:
+            file.seek(-8, 2)
+            file.write(bytes(8))
+        return decide(*arguments)
+
+    monkeypatch.setattr(run, "decided_plan", written_to)
+    with pytest.raises(FlabError, match="was changed while it was read"):
+        searched(tmp_path, tmp_path / "out", False)
+    assert not list((tmp_path / "out-work").glob("plan-*/[vp]*"))  # no value, no pieces
+
+
+def test_files_that_go_or_are_replaced_meanwhile_are_still_mapped(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.ones(4)}, path)
+    stored = StoredTensors([path])
+    weight = stored["weight"]
+    path.unlink()
+    stored.check_unchanged()
+    save_file({"weight": torch.zeros(8)}, path)
+    stored.check_unchanged()
+    assert weight.tolist() == [1] * 4
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,11 @@ class LoadedModel:
             if not stored.is_in_file(name) or stored.outlines[name].dtype != dtypes[name]
         }
 
+    def check_unchanged(self) -> None:
+        """Raises a [`FlabError`] if the files that weights were left in were written to meanwhile."""
+        if self.stored is not None:
+            self.stored.stored.check_unchanged()
+
     def check_in_memory(self) -> None:
         """Raises a [`ConfigurationError`] if the weights were left in their files."""
         if self.stored is not None:

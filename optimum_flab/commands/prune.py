@@ -150,6 +150,7 @@ class PruneCommand(FlabVerb):
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
             if processes.is_main:
                 stack.enter_context(output)
+            processes.agree(True)  # that it may be written
             # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
             check_sources(config.data)
             if config.recovery.trains:

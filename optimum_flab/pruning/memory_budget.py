@@ -121,7 +121,7 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
 
 
 def weights_fit(
-    budget: str | int | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
+    budget: str | float | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
 ) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
     """What tells of a model's configuration and family, and of dtype and device of the computation, whether its
     weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On other devices than the CPU they are
@@ -144,7 +144,7 @@ def weights_fit(
     return fits
 
 
-def bytes_of(size: str | int) -> int:
+def bytes_of(size: str | float) -> int:
     """A number of bytes as people write it, `"6GB"` or `"512 MiB"`.
 
     Raises:
@@ -154,8 +154,8 @@ def bytes_of(size: str | int) -> int:
 
     try:
         # in capitals: it takes a small b for bits
-        found = convert_file_size_to_int(size if isinstance(size, int) else size.upper())
-    except (ValueError, OverflowError):
+        found = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
+    except (ValueError, OverflowError, TypeError):
         found = 0
     if found <= 0:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")

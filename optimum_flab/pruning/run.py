@@ -73,17 +73,22 @@ def check_asked(
     read_counts(config.data.counts, tokenizer, name)
 
 
-def work_folder(cache_dir: str | Path | None, resume: bool, processes: Processes | None = None) -> WorkFolder:
+def work_folder(
+    dense: LoadedModel, cache_dir: str | Path | None, resume: bool, processes: Processes | None = None
+) -> WorkFolder:
     """What keeps the values of the stages of a pruning, for each of several processes that share it.
 
     Args:
+        dense ([`LoadedModel`]): nothing is kept once its files were written to.
         cache_dir (`str` or `Path`, *optional*): where. Defaults to `optimum_flab/pruning` in the folder of the Hugging
             Face cache (`HF_HOME`).
         resume (`bool`): whether what is there may be used.
     """
     processes = processes or Processes()
     root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
-    return WorkFolder(root, resume=resume, agree=processes.agree, is_main=processes.is_main)
+    return WorkFolder(
+        root, resume=resume, agree=processes.agree, is_main=processes.is_main, check=dense.check_unchanged
+    )
 
 
 def placed(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
@@ -142,7 +147,8 @@ def prune(
         config, note = in_time(dense, config, time_budget, work, processes)
         say(note)
         notes.append(note)
-    dense, workspace = placed(dense, config.data, work)
+    loaded = dense
+    dense, workspace = placed(loaded, config.data, work)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
@@ -162,6 +168,7 @@ def prune(
     with watch.step("surgery"):
         model = operate(dense.model, dense.family, plan, workspace)
     decided_by |= {"pruned": weights_hash(model)}
+    loaded.check_unchanged()
     held_out = held_out_cost(
         dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work, processes
     )

@@ -98,7 +98,8 @@ def in_time(
         share = working_share(dense)
         return chosen_tokens(config, sizes_of(dense.model, dense.family), pace, allowed, share, processes.number)
 
-    inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed}
+    computation = {"dtype": str(dense.model.dtype), "device": str(dense.device)}
+    inputs = {"model": dense.name, "settings": config.to_dict(), "budget": allowed, "computation": computation}
     chosen = work.made(STAGE, inputs, choose)
     timely = copy.deepcopy(config)
     timely.data = config.data.model_copy(update={"calibration_tokens": chosen.tokens})
@@ -121,7 +122,7 @@ def seconds_of(duration: str | float) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?\s*", str(duration), re.IGNORECASE)
     found = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
-    if found <= 0:
+    if not 0 < found < float("inf"):
         raise ConfigurationError(f"time_budget: {duration!r} is not a duration; write it as 30min, 2h or 90s")
     return found
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ..errors import FlabError
 from ..hashing import digest_of, file_sha256
 from ..progress import say
 from .atomic import write_atomically
@@ -58,6 +59,7 @@ class WorkFolder:
         agree (`Callable`): of several processes that make the same values, each in a folder of its own, whether
             something is so in all.
         is_main (`bool`): whether this process is the first of them.
+        check (`Callable`): called before a value is kept; raises if what it was made of has changed meanwhile.
 
     Attributes:
         seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
@@ -71,8 +73,9 @@ class WorkFolder:
         say: Callable[[str], None] = say,
         agree: Callable[[bool], bool] = bool,
         is_main: bool = True,
+        check: Callable[[], None] = lambda: None,
     ):
-        self._say, self._resume, self._agree, self._is_main = say, resume, agree, is_main
+        self._say, self._resume, self._agree, self._is_main, self._check = say, resume, agree, is_main, check
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._used: dict[str, list[Path]] = {}
         self.seconds: dict[str, float] = {}
@@ -177,6 +180,11 @@ class WorkFolder:
         with suppress(OSError):
             (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         value = make(pieces)
+        try:
+            self._check()
+        except FlabError:
+            pieces.clear()
+            raise
         _write_seconds(folder, elapsed())
         try:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)

@@ -131,5 +131,6 @@ def _together() -> Iterator[None]:
         raise
     except RuntimeError as error:  # what the backends raise has no class of its own
         raise FlabError(
-            f"another process of this run ended, or cannot be reached; what it said is the reason ({error})"
+            "another process of this run ended, or cannot be reached; what it said is the reason, and the same command"
+            f" goes on from what could be kept ({error})"
         ) from error

@@ -52,6 +52,10 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self.outlines)
 
+    def check_unchanged(self) -> None:
+        """Raises a [`FlabError`] if tensors that were read may be others now; there is nothing to check where each is
+        a copy."""
+
 
 class StoredTensors(LazyTensors):
     """The tensors of safetensors files. Each is read when it is asked for, and nothing of it is kept.
@@ -77,12 +81,23 @@ class StoredTensors(LazyTensors):
                     self._files[name] = path
                     self.outlines[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
         self._states = {path: file_state(path) for path in self.paths}
+        self._inodes = {path: path.stat().st_ino for path in self.paths}
+
+    def check_unchanged(self) -> None:
+        """Raises a [`FlabError`] if a file was written to since it was opened, and tensors of it may be others now.
+        One that was removed, or replaced by another under its name, is still mapped as it was."""
+        for path, inode in self._inodes.items():
+            if path.exists() and path.stat().st_ino == inode:
+                self._check_state(path)
+
+    def _check_state(self, path: Path) -> None:
+        if file_state(path) != self._states[path]:
+            raise FlabError(f"weight file {str(path)!r} was changed while it was read; run the same command again")
 
     def __getitem__(self, name: str) -> torch.Tensor:
         path = self._files[name]
         try:
-            if file_state(path) != self._states[path]:
-                raise FlabError(f"weight file {str(path)!r} was changed while it was read; run the same command again")
+            self._check_state(path)
             # opened anew each time: what of a file was read stays in memory for as long as it is open
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(name)

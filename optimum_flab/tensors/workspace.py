@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import torch
 
 from ..errors import FlabError
+
+
+OPEN_FILES = Path("/proc/self/fd")  # the files that a process has open, by number
 
 
 class Workspace:
@@ -38,7 +43,7 @@ class Workspace:
         size = math.prod(shape)
         if self.folder is None or size == 0 or torch.device(device).type != "cpu":
             return torch.empty(tuple(shape), dtype=dtype, device=device)
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".workspace-") as file:
+        with _unnamed(self.folder) as (file, name):
             try:
                 _reserve(file.fileno(), size * dtype.itemsize)
             except OSError as error:
@@ -46,7 +51,7 @@ class Workspace:
                     f"{self.folder} has no room for {size * dtype.itemsize / 1e6:,.0f} MB that memory has none for"
                     f" ({error.strerror}); free some space, or name a folder on another disk as cache_dir"
                 ) from error
-            return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(tuple(shape))
+            return torch.from_file(name, shared=True, size=size, dtype=dtype).view(tuple(shape))
 
     def zeros(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -61,6 +66,17 @@ class Workspace:
     def copied(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy of a tensor."""
         return self.empty(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
+
+
+@contextmanager
+def _unnamed(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """A new file, and a name to open it by within this context; where Linux gives one, it has none in its folder."""
+    if OPEN_FILES.is_dir():
+        with tempfile.TemporaryFile(dir=folder) as file:
+            yield file, str(OPEN_FILES / str(file.fileno()))
+    else:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".workspace-") as named:
+            yield named, named.name
 
 
 def _reserve(file: int, size: int) -> None:

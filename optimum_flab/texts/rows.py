@@ -63,7 +63,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
                 if text:
                     try:
                         yield json.loads(text)
-                    except ValueError as error:
+                    except (ValueError, RecursionError) as error:
                         raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -72,7 +72,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 def _json_rows(path: Path) -> list[Any]:
     try:
         rows = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FlabError(
             f"file {str(path)!r} is not JSON ({error}); one object per line belongs in a .jsonl file"
         ) from error
