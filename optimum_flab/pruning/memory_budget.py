@@ -91,8 +91,9 @@ def memory_needs(
     vocabulary = sizes.counts.components(shape)["vocabulary"]
     at_once = data.batch_size * data.sequence_length * neurons * 4
     hidden = vocabulary // shape["vocab"] * dtype.itemsize
-    both = BASE + LAYERS * layer * 4 + vocabulary * dtype.itemsize // 2 + ACTIVATIONS * at_once
-    both += (IN_HAND * data.calibration_tokens + 2 * shape["layer"] * search_tokens) * hidden
+    ranking = vocabulary * dtype.itemsize // 2 + 2 * shape["layer"] * search_tokens * hidden  # with a head of its own
+    deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once
+    both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
     streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)
     return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
