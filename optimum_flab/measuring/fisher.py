@@ -24,6 +24,7 @@ from ..running.ascent import Ascent, layer_piece
 from ..running.casting import for_estimates
 from ..running.layerwise import LayerInputs, LayerStep, layer_inputs, output_of
 from ..running.processes import Processes
+from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 from .divergence import OutputHead, check_finite_layer
 
@@ -41,6 +42,7 @@ def fisher_weights(
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
+    workspace: Workspace | None = None,
     processes: Processes | None = None,
 ) -> torch.Tensor:
     """The squared norms of the gradients of `log p(y)` by the output of every FFN, `y` drawn from the model.
@@ -58,6 +60,7 @@ def fisher_weights(
         tick (`Callable`): called twice for every layer, on the way up and down.
         pieces ([`Pieces`], *optional*): keeps what is between layers, for the way down and for a run that is
             interrupted.
+        workspace ([`Workspace`], *optional*): where hidden states and gradients are. Defaults to memory.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
 
     Returns:
@@ -68,25 +71,27 @@ def fisher_weights(
         [`FlabError`]: a layer gives NaN or infinite values, or gradients.
     """
     pieces, processes = Pieces() if pieces is None else pieces, processes or Processes()
+    workspace = workspace or Workspace()
     model, step = for_estimates(model, family)
     layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
     chances = [torch.rand(batch.mask.shape, generator=generator, dtype=torch.float64) for batch in batches]
     batches, chances = processes.share(batches), processes.share(chances)
-    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     up, down = pieces.part("up"), pieces.part("down")
 
-    def raised(states: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    def above(states: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
         after = {}
         for batch, x in enumerate(inputs):
-            after[str(batch)] = step(index, states[str(batch)].to(x.hidden.device), x.kwargs[index])
-            check_finite_layer(after[str(batch)][masks[batch]], index)
+            raised = step(index, states[str(batch)].to(x.hidden.device), x.kwargs[index])
+            check_finite_layer(raised[masks[batch]], index)
+            after[str(batch)] = workspace.placed(raised)
         return after
 
     states: Mapping[str, torch.Tensor] = {str(batch): x.hidden for batch, x in enumerate(inputs)}
     up.tensors(_in_front(0), partial(dict, states))
     for index in range(len(layers)):
-        states = up.tensors(_in_front(index + 1), partial(raised, states, index))
+        states = up.tensors(_in_front(index + 1), partial(above, states, index))
         tick()
     descent = Ascent(  # of the layers from the last to the first
         down,
@@ -103,7 +108,8 @@ def fisher_weights(
         weights = [torch.zeros(0, tokens.mask.shape[1])]  # a process may have no batch
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             hidden = states[str(batch)].to(mask.device)
-            gradients[batch], of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
+            below, of_ffn = _gradient_below(family, layers[index], step, hidden, x, index, gradients[batch])
+            gradients[batch] = workspace.placed(below)
             weights.append(of_ffn.float().square().sum(dim=-1).cpu())
             check_finite_layer(weights[-1][batches[batch].mask], index)
         down.write(layer_piece(done), {"weights": torch.cat(weights)})

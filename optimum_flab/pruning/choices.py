@@ -182,8 +182,8 @@ def token_weights(
         return None
     head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
     with progress("Weighing tokens", 2 * on.layers, "layer") as tick:
-        pieces = pieces.part("token-weights")
-        return fisher_weights(on.model, on.family, tokens, head, size, on.generator(), tick, pieces, on.processes)
+        pieces, shared = pieces.part("token-weights"), (on.workspace, on.processes)
+        return fisher_weights(on.model, on.family, tokens, head, size, on.generator(), tick, pieces, *shared)
 
 
 def narrowed(

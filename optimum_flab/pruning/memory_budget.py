@@ -40,7 +40,7 @@ GROUP_FILES = (
 # An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; matrices of float32 with a row
 # and a column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
-IN_HAND = 6  # hidden states of all tokens between two layers of a pass, wherever the weights are
+IN_HAND = 2  # hidden states of all tokens that are read from a file or written to one
 STREAMS = 8  # hidden states of all tokens, beside those on the disk in front of every layer, and a layer's neurons
 
 

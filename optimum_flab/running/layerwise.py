@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..families import Family, Norm
+from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
 
 
@@ -59,8 +60,14 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
 
 @torch.no_grad()
-def layer_inputs(model: PreTrainedModel, family: Family, tokens: PackedTokens) -> LayerInputs:
-    """Embeds a batch and lets the model itself build every layer's masks and position embeddings."""
+def layer_inputs(
+    model: PreTrainedModel, family: Family, tokens: PackedTokens, workspace: Workspace | None = None
+) -> LayerInputs:
+    """Embeds a batch and lets the model itself build every layer's masks and position embeddings.
+
+    Args:
+        workspace ([`Workspace`], *optional*): where the embedded tokens are. Defaults to memory.
+    """
     layers = family.decoder_layers(model)
     device = next(model.parameters()).device
     record: list[dict[str, Any]] = []
@@ -81,7 +88,7 @@ def layer_inputs(model: PreTrainedModel, family: Family, tokens: PackedTokens) -
             if id(mask) not in masks:
                 masks[id(mask)] = _within(mask, apart, seen["hidden"].dtype)
         record = [{**kwargs, "attention_mask": masks[id(kwargs.get("attention_mask"))]} for kwargs in record]
-    return LayerInputs(seen["hidden"], record)
+    return LayerInputs((workspace or Workspace()).placed(seen["hidden"]), record)
 
 
 def _same_document(position_ids: torch.Tensor) -> torch.Tensor:

@@ -166,7 +166,7 @@ def survey(
     weights = processes.share(by_batch(importance, len(layers), batches))
     folds = processes.share(fold_of_tokens(batches, model.device))
     batches = processes.share(batches)
-    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(pieces, generator, range(len(layers)), processes, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
@@ -240,7 +240,7 @@ def narrow(
     weights = processes.share(by_batch(importance, len(layers), batches))
     folds = processes.share(fold_of_tokens(batches, model.device))
     batches = processes.share(batches)
-    inputs = [layer_inputs(model, family, batch) for batch in batches]
+    inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
     masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(
         pieces, generator, kept_layers, processes, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
