@@ -30,12 +30,19 @@ def test_the_inverse_takes_the_place_of_the_matrix(size, seed, rows):
     torch.testing.assert_close(gram.double(), exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
 
 
-@given(size=st.integers(1, 40), seed=st.integers(0, 100), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    size=st.integers(1, 40),
+    seed=st.integers(0, 100),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    rows=st.sampled_from([3, 16, 1024]),
+)
 @settings(max_examples=30, deadline=None)
-def test_the_factor_takes_the_lower_half_and_the_upper_stays(size, seed, dtype):
+def test_the_factor_takes_the_lower_half_and_the_upper_stays(size, seed, dtype, rows):
     gram = positive_definite(size, seed, dtype)
     factor = gram.clone()
-    assert cholesky_(factor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matrices, "ROWS", rows)
+        assert cholesky_(factor)
     torch.testing.assert_close(factor.tril() @ factor.tril().T, gram, rtol=1e-4, atol=1e-3)
     assert factor.triu(1).equal(gram.triu(1))
 

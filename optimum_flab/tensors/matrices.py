@@ -1,40 +1,50 @@
-"""Symmetric matrices too large to have twice: factored, inverted and cut where they are."""
+"""Symmetric matrices too large to have twice: factored, inverted and cut where they are.
+
+Block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions factor and invert copies, and
+OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some 17,000 rows in float64.
+"""
 
 from __future__ import annotations
 
 import torch
-from scipy.linalg import get_lapack_funcs
 
 from .workspace import Workspace
 
 
-ROWS = 1024  # of a matrix that are copied at once
+ROWS = 1024  # of a block
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
     """Puts the lower Cholesky factor of a symmetric matrix in its place; what is above its diagonal stays.
 
-    On the CPU by LAPACK's `potrf`, which needs no memory (torch factors a copy).
-
     Args:
-        matrix (`torch.Tensor` of shape `(size, size)`): contiguous, float32 or float64.
+        matrix (`torch.Tensor` of shape `(size, size)`): float32 or float64.
 
     Returns:
         `bool`: whether it is positive definite in its dtype; if not, what was below its diagonal is lost.
     """
-    if matrix.device.type != "cpu":
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        matrix.copy_(factor.tril() + matrix.triu(1))
-        return not failed
-    return _in_place("potrf", matrix, overwrite_a=True, clean=False) == 0
+    blocks = _blocks(len(matrix))
+    for number, block in enumerate(blocks):
+        factor, failed = torch.linalg.cholesky_ex(matrix[block, block])
+        if failed:
+            return False
+        _replace_lower(matrix[block, block], factor)
+        panel = matrix[block.stop :, block]
+        panel.copy_(torch.linalg.solve_triangular(factor.T, panel, upper=True, left=False))
+        for rows in blocks[number + 1 :]:
+            between = slice(block.stop, rows.start)
+            matrix[rows, between].addmm_(matrix[rows, block], matrix[between, block].T, alpha=-1)
+            square = matrix[rows, rows]
+            _replace_lower(square, square - matrix[rows, block] @ matrix[rows, block].T)
+    return True
 
 
 def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.Tensor:
-    """Puts the inverse of a symmetric, positive definite matrix in its place, by LAPACK's `potrf` and `potri`; worked
-    out in float64, in a workspace, where its own dtype is too coarse.
+    """Puts the inverse of a symmetric, positive definite matrix in its place; worked out in float64, in a workspace,
+    where its own dtype is too coarse.
 
     Args:
-        matrix (`torch.Tensor` of shape `(size, size)`): contiguous.
+        matrix (`torch.Tensor` of shape `(size, size)`): float32 or float64.
 
     Raises:
         `torch.linalg.LinAlgError`: it is not positive definite.
@@ -47,9 +57,8 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
             raise torch.linalg.LinAlgError("the matrix is not positive definite")
         finer = (workspace or Workspace()).empty(matrix.shape, torch.float64, matrix.device)
         return matrix.copy_(inverse_(finer.copy_(matrix), workspace))
-    if matrix.device.type != "cpu":
-        return matrix.copy_(torch.cholesky_inverse(matrix.tril()))
-    _in_place("potri", matrix, overwrite_c=True)
+    _invert_lower(matrix)
+    _multiply_lower(matrix)
     return _mirror(matrix)
 
 
@@ -68,18 +77,37 @@ def selected(
     return found
 
 
-def _in_place(function: str, matrix: torch.Tensor, **options: bool) -> int:
-    """Runs a function of LAPACK on the lower triangle of a matrix, and gives what it says of its success.
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, min(start + ROWS, size)) for start in range(0, size, ROWS)]
 
-    Args:
-        options: of the function, so that scipy hands it the matrix itself.
-    """
-    columns = matrix.numpy().T  # the upper triangle in Fortran's order
-    (call,) = get_lapack_funcs([function], [columns])
-    result, failed = call(columns, lower=False, **options)
-    if result.ctypes.data != columns.ctypes.data:
-        raise RuntimeError(f"scipy gave LAPACK's {function} a copy of the matrix")
-    return failed
+
+def _replace_lower(square: torch.Tensor, lower: torch.Tensor) -> None:
+    """Puts the lower half of a matrix in the place of that of another."""
+    square.copy_(lower.tril() + square.triu(1))
+
+
+def _invert_lower(matrix: torch.Tensor) -> None:
+    """Puts the inverse of the lower half of a matrix in its place."""
+    blocks = _blocks(len(matrix))
+    for number, block in reversed(list(enumerate(blocks))):
+        factor = matrix[block, block].tril()
+        inverted = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
+        for rows in reversed(blocks[number + 1 :]):  # from below: each needs those above it as they were
+            between = slice(block.stop, rows.start)
+            product = matrix[rows, rows].tril() @ matrix[rows, block]
+            product.addmm_(matrix[rows, between], matrix[between, block])
+            matrix[rows, block] = -(product @ inverted)
+        _replace_lower(matrix[block, block], inverted)
+
+
+def _multiply_lower(matrix: torch.Tensor) -> None:
+    """Puts the lower half of `MᵀM` in the place of `M`, the lower half of a matrix."""
+    for block in _blocks(len(matrix)):
+        own, below = matrix[block, block].tril(), matrix[block.stop :, block]
+        left = own.T @ matrix[block, : block.start]
+        left.addmm_(below.T, matrix[block.stop :, : block.start])
+        matrix[block, : block.start] = left
+        _replace_lower(matrix[block, block], own.T @ own + below.T @ below)
 
 
 def _mirror(matrix: torch.Tensor) -> torch.Tensor:
