@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_streamed
+from optimum_flab.checkpoints.saving import MAX_SHARD_SIZE, _save_weights
 from optimum_flab.checkpoints.weight_files import shards
 from optimum_flab.tensors.lazy import DTYPES, ModelTensors, StoredTensors, WrittenTensors, own_tensors, write_tensors
 
@@ -131,7 +131,7 @@ def test_a_model_is_read_and_written_tensor_by_tensor(model_type, tmp_path):
         assert (tensors.outlines[name].shape, tensors.outlines[name].dtype) == (tensor.shape, tensor.dtype)
     for size, folder in ((MAX_SHARD_SIZE, "whole"), ("20KB", "saved")):
         (tmp_path / size).mkdir()
-        _save_streamed(model_of(model_type, "meta"), tmp_path / size, tensors.items(), size)
+        _save_weights(model_of(model_type, "meta"), tmp_path / size, tensors.items(), size)
         assert same_files(tmp_path / size, tmp_path / folder)
     assert len(shards(tmp_path / "saved")) > 1
     whole = StoredTensors(shards(tmp_path / "whole"))
@@ -158,7 +158,7 @@ def test_half_of_the_experts_are_written_as_a_model_that_has_no_more(model_type,
     cut.save_pretrained(tmp_path / "whole")
     (tmp_path / "streamed").mkdir()
     streamed = half(stored_in(tmp_path / "saved", outline).items())
-    _save_streamed(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed, MAX_SHARD_SIZE)
+    _save_weights(model_of(model_type, "meta", **halved), tmp_path / "streamed", streamed, MAX_SHARD_SIZE)
     assert same_files(tmp_path / "streamed", tmp_path / "whole")
     loaded, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "streamed", dtype=torch.bfloat16, output_loading_info=True
