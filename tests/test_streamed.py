@@ -157,7 +157,7 @@ def test_files_that_go_or_are_replaced_meanwhile_are_still_mapped(tmp_path):
     ("model_type", "asked"),
     [
         ("apertus", {"ffn": {"intermediate_size": 24, "multiple_of": 8}}),  # has buffers that are stored
-        ("qwen3_moe", {"experts": {"num_experts": 4}}),
+        pytest.param("qwen3_moe", {"experts": {"num_experts": 4}}, marks=pytest.mark.thorough),
     ],
 )
 def test_buffers_and_experts_in_files_are_pruned_as_in_memory(model_type, asked, tmp_path):
