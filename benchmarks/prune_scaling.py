@@ -58,7 +58,7 @@ def measured(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) ->
     told += ["--intermediate-size", sizes["neurons"] * 3 // 4 // 64 * 64, "--ffn-multiple-of", 64]
     told += ["--cache-dir", args.work / "cache", "--no-resume", "--overwrite"]
     if in_files:
-        told += ["--memory-budget", smallest_budget(args, dense)]
+        told += ["--memory-budget", smallest_budget(dense, sizes["tokens"])]
     command = flab_command("prune", "-m", dense, out, *told)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, use_of(process.pid) as use:
         status = process.wait()
@@ -69,19 +69,18 @@ def measured(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) ->
     return {"seconds": sum(seconds.get(stage, 0) for stage in STAGES), "peak_bytes": use.bytes}
 
 
-def smallest_budget(args: argparse.Namespace, dense: Path) -> int:
+def smallest_budget(dense: Path, tokens: int) -> int:
     """The least that pruning a checkpoint takes by the tool's own estimate, with its weights in their files."""
     import torch
     from transformers import AutoConfig
 
+    from optimum_flab import FlabPrunerConfig
     from optimum_flab.families import family_for
     from optimum_flab.pruning.memory_budget import memory_needs
-    from optimum_flab.settings.pruning import DataSettings
-    from optimum_flab.sizes import sizes_of_config
 
     config = AutoConfig.from_pretrained(dense)
-    sizes = sizes_of_config(config, family_for(config))
-    return memory_needs(sizes, DataSettings(), torch.float32, torch.float32).in_files
+    asked = FlabPrunerConfig(layers={"enabled": False}, data={"calibration_tokens": tokens})
+    return memory_needs(config, family_for(config), asked, torch.float32, torch.float32).in_files
 
 
 def plot(rows: list[dict], file: Path) -> None:

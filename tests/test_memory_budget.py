@@ -17,7 +17,6 @@ from optimum_flab.pruning.memory_budget import (
     weights_fit,
 )
 from optimum_flab.settings.pruning import DataSettings
-from optimum_flab.sizes import sizes_of
 
 from .conftest import byte_level_tokenizer, tiny_model
 
@@ -47,18 +46,25 @@ def test_a_budget_says_where_the_weights_are():
 
 def test_more_of_anything_needs_more_and_files_need_less():
     model = tiny_model("llama")
-    sizes, data = sizes_of(model, family_for(model.config)), DataSettings()
-    least = memory_needs(sizes, data, 1024, torch.bfloat16, torch.bfloat16)
+
+    def needs(dtype=torch.bfloat16, search_tokens=1024, **data):
+        asked = FlabPrunerConfig(data=data, layers={"search_tokens": search_tokens})
+        return memory_needs(model.config, family_for(model.config), asked, dtype, torch.bfloat16)
+
+    least = needs()
     assert least.in_files < least.in_memory
-    for more in (
-        memory_needs(sizes, data, 1024, torch.float32, torch.bfloat16),
-        memory_needs(sizes, data.model_copy(update={"batch_size": 64}), 1024, torch.bfloat16, torch.bfloat16),
-        memory_needs(sizes, data, 1 << 16, torch.bfloat16, torch.bfloat16),
-    ):
+    for more in (needs(torch.float32), needs(batch_size=64), needs(search_tokens=1 << 16)):
         assert more.in_files > least.in_files and more.in_memory > least.in_memory
-    longer = data.model_copy(update={"calibration_tokens": 2 * data.calibration_tokens})
-    more = memory_needs(sizes, longer, 1024, torch.bfloat16, torch.bfloat16)
-    assert more.in_memory - least.in_memory > 2 * (more.in_files - least.in_files) > 0
+    longer = needs(calibration_tokens=1 << 16)
+    assert longer.in_memory - least.in_memory > 2 * (longer.in_files - least.in_files) > 0
+
+
+def test_heads_of_their_own_change_nothing_of_the_hidden_states():
+    asked, found = FlabPrunerConfig(layers={"enabled": False}), []
+    for tied in (False, True):
+        config = tiny_model("llama", tie_word_embeddings=tied).config
+        found.append(memory_needs(config, family_for(config), asked, torch.bfloat16, torch.bfloat16).in_files)
+    assert found[0] == found[1]
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):

@@ -199,15 +199,16 @@ def load_dense(
             "checkpoints"
         )
     loaded = in_memory(as_loaded, facts, dtype, device) if callable(in_memory) else in_memory
+    stored = None
     if not loaded:
         download_weights(files)
-    stored = None if loaded else stored_exactly(files, as_loaded, dtype, finer_copy)
-    if stored is None and callable(in_memory) and not loaded:
-        raise ConfigurationError(
-            f"memory_budget: {files.name!r} does not fit in the memory that there is, and its weights cannot stay in"
-            " their files: they are no safetensors files or GGUF file whose tensors are read one by one; convert"
-            " them, or name a memory_budget that is large enough"
-        )
+        stored = stored_exactly(files, as_loaded, dtype, finer_copy)
+        if stored is None and callable(in_memory):
+            raise ConfigurationError(
+                f"memory_budget: {files.name!r} does not fit in the memory that there is, and its weights cannot stay"
+                " in their files: they are no safetensors files or GGUF file whose tensors are read one by one;"
+                " convert them, or name a memory_budget that is large enough"
+            )
     if stored is not None:
         model = stored.model
     else:

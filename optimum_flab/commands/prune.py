@@ -144,7 +144,7 @@ class PruneCommand(FlabVerb):
         inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         check_budget(args.time_budget)
-        computation_device(args.device)
+        computation_device(args.device)  # an unknown one is refused before the processes meet on it
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
         with ExitStack() as stack:
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)

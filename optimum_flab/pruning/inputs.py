@@ -64,7 +64,7 @@ class PruningInputs:
         return {
             "model": {name: model.pop(name) for name in ("weights", "tokenizer")},
             "family": digest_of(dense.family.model_dump(mode="json")),
-            "computation": {**model, "estimates": str(estimates_dtype(dense.model))},
+            "computation": {**model, "estimates": str(estimates_dtype(dense.model.dtype, dense.device))},
             "settings": {name: value for name, value in settings.items() if name not in ("recovery", "rounds")},
             "texts": self.texts.deciding_hash,
             "vocabulary": self.tokens.hash,

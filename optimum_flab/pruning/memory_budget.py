@@ -16,7 +16,7 @@ from ..families import Family
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
-from ..sizes import ModelSizes, sizes_of, sizes_of_config
+from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
 
 
@@ -75,23 +75,23 @@ class MemoryNeeds:
 
 
 def memory_needs(
-    sizes: ModelSizes, data: DataSettings, search_tokens: int, dtype: torch.dtype, output_dtype: torch.dtype
+    model: PreTrainedConfig, family: Family, asked: FlabPrunerConfig, dtype: torch.dtype, output_dtype: torch.dtype
 ) -> MemoryNeeds:
     """What pruning a model takes.
 
     Args:
-        sizes ([`ModelSizes`]): of the dense model.
-        data ([`DataSettings`]): how many tokens there are, and are read at once.
-        search_tokens (`int`): that layers are ranked on, all candidates side by side; 0 where they are not.
+        model (`PreTrainedConfig`): of the dense model.
+        asked ([`FlabPrunerConfig`]): how many tokens there are, and are read at once.
         dtype (`torch.dtype`): of the computation.
         output_dtype (`torch.dtype`): of the pruned weights.
     """
+    sizes, data = sizes_of_config(model, family), asked.data
     shape, parameters = sizes.shape, sizes.counts.total(sizes.shape)
     layer, neurons = sizes.counts.unit(shape, "layer"), shape["neuron"]
-    vocabulary = sizes.counts.components(shape)["vocabulary"]
     at_once = data.batch_size * data.sequence_length * neurons * 4
-    hidden = vocabulary // shape["vocab"] * dtype.itemsize
-    ranking = vocabulary * dtype.itemsize // 2 + 2 * shape["layer"] * search_tokens * hidden  # with a head of its own
+    hidden = model.hidden_size * dtype.itemsize
+    candidates = 2 * shape["layer"] * asked.layers.search_tokens * hidden if asked.layers.enabled else 0
+    ranking = shape["vocab"] * hidden + candidates  # with a head of its own
     deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once
     both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
     streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
@@ -108,8 +108,8 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     """
     sizes, itemsize = sizes_of(dense.model, dense.family), dense.model.dtype.itemsize
     shape, total = sizes.shape, sizes.counts.total(sizes.shape)
-    hidden = sizes.counts.components(shape)["vocabulary"] // shape["vocab"]
-    states = data.calibration_tokens * itemsize * ((shape["layer"] + STREAMS) * hidden + shape["neuron"])
+    rows = (shape["layer"] + STREAMS) * dense.model.config.hidden_size + shape["neuron"]
+    states = data.calibration_tokens * itemsize * rows
     tensors = own_tensors(dense.model)
     converted = sum(tensors[name].nbytes for name in dense.converted())
     needed = total * itemsize + converted + states + MATRICES * 4 * shape["neuron"] ** 2
@@ -128,13 +128,11 @@ def weights_fit(
     weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On other devices than the CPU they are
     always there: what is in files is computed with on the CPU."""
     limit = None if budget is None else bytes_of(budget)
-    searched = config.layers.search_tokens if config.layers.enabled else 0
 
     def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
         if device.type != "cpu" and limit is None:
             return True
-        sizes = sizes_of_config(model, family)
-        found = memory_needs(sizes, config.data, searched, dtype, output_dtype or dtype).fits(limit)
+        found = memory_needs(model, family, config, dtype, output_dtype or dtype).fits(limit)
         if device.type != "cpu" and not found:
             raise ConfigurationError(
                 f"memory_budget: {budget} is too little for all weights, and what stays in files is computed with on"

@@ -91,7 +91,7 @@ def work_folder(
     )
 
 
-def placed(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
+def mapped(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
     """A model to compute with, and where what is large goes beside it: the disk of the work folder, if the weights
     were left in their files.
 
@@ -148,7 +148,7 @@ def prune(
         say(note)
         notes.append(note)
     loaded = dense
-    dense, workspace = placed(loaded, config.data, work)
+    dense, workspace = mapped(loaded, config.data, work)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)

@@ -16,7 +16,7 @@ from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
 from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
-from ..running.casting import multiplies_bfloat16
+from ..running.casting import estimates_dtype
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
 from ..sizes import ModelSizes, sizes_of
@@ -52,7 +52,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenTokens:
     """What there is time for.
 
     Args:
@@ -64,12 +64,12 @@ class Chosen:
     note: str
 
 
-def _save(chosen: Chosen, folder: Path) -> None:
+def _save(chosen: ChosenTokens, folder: Path) -> None:
     (folder / "chosen.json").write_text(json.dumps(astuple(chosen)), encoding="utf-8")
 
 
-def _load(folder: Path) -> Chosen:
-    return Chosen(*json.loads((folder / "chosen.json").read_text(encoding="utf-8")))
+def _load(folder: Path) -> ChosenTokens:
+    return ChosenTokens(*json.loads((folder / "chosen.json").read_text(encoding="utf-8")))
 
 
 STAGE = Stage("time-budget", _save, _load)
@@ -93,7 +93,7 @@ def in_time(
     """
     allowed = seconds_of(budget)
 
-    def choose(_: Pieces) -> Chosen:
+    def choose(_: Pieces) -> ChosenTokens:
         pace = Pace.slowest(processes.of_each(measured_pace(dense.device, dense.model.dtype)))
         share = working_share(dense)
         return chosen_tokens(config, sizes_of(dense.model, dense.family), pace, allowed, share, processes.number)
@@ -135,7 +135,7 @@ def check_budget(budget: str | float | None) -> None:
 
 def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
     """How fast this device multiplies matrices now, in less than a second."""
-    fast = torch.bfloat16 if dtype == torch.float32 and multiplies_bfloat16(device) else dtype
+    fast = estimates_dtype(dtype, device)
     found = {kind: _products(device, kind) for kind in {torch.float32, dtype, fast}}
     return Pace(found[torch.float32], found[dtype], found[fast])
 
@@ -187,7 +187,7 @@ def chosen_tokens(
     allowed: float,
     share: float = 1.0,
     processes: int = 1,
-) -> Chosen:
+) -> ChosenTokens:
     """As many calibration tokens as there is time for: those that are asked for, half of them, and so on.
 
     Args:
@@ -209,7 +209,7 @@ def chosen_tokens(
         tokens = max(tokens // 2, least)
         chosen.data = chosen.data.model_copy(update={"calibration_tokens": tokens})
     said = f"time budget of {_minutes(allowed)}: {tokens:,} calibration tokens, {_minutes(expected)} expected"
-    return Chosen(tokens, said)
+    return ChosenTokens(tokens, said)
 
 
 def _minutes(seconds: float) -> str:

@@ -132,9 +132,9 @@ def cast_by_layer(
     return outer, replaced_step(outer, family, weights)
 
 
-def estimates_dtype(model: PreTrainedModel) -> torch.dtype:
-    """What [`for_estimates`] computes in."""
-    return torch.bfloat16 if model.dtype == torch.float32 and multiplies_bfloat16(model.device) else model.dtype
+def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What [`for_estimates`] computes in where a model is in this dtype on this device."""
+    return torch.bfloat16 if dtype == torch.float32 and multiplies_bfloat16(device) else dtype
 
 
 def for_estimates(
@@ -143,6 +143,6 @@ def for_estimates(
     """A model and what its layers do, for what need not be exact to the last digit: in bfloat16 where the device
     multiplies that, which takes half of the time, see [`cast_by_layer`]; otherwise, and where the model is in half
     precision, itself."""
-    if (dtype := estimates_dtype(model)) != model.dtype:
+    if (dtype := estimates_dtype(model.dtype, model.device)) != model.dtype:
         return cast_by_layer(model, family, model.device, dtype, replaced)
     return model, replaced_step(model, family, replaced)

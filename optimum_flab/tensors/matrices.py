@@ -91,7 +91,9 @@ def _invert_lower(matrix: torch.Tensor) -> None:
     blocks = _blocks(len(matrix))
     for number, block in reversed(list(enumerate(blocks))):
         factor = matrix[block, block].tril()
-        inverted = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
+        inverted = torch.linalg.solve_triangular(
+            factor, torch.eye(len(factor), dtype=factor.dtype, device=factor.device), upper=False
+        )
         for rows in reversed(blocks[number + 1 :]):  # from below: each needs those above it as they were
             between = slice(block.stop, rows.start)
             product = matrix[rows, rows].tril() @ matrix[rows, block]

@@ -79,7 +79,7 @@ def greedy_divergence(
     """
     pieces = Pieces() if pieces is None else pieces
     remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
-    head = head.cast(estimates_dtype(model))
+    head = head.cast(estimates_dtype(model.dtype, model.device))
     model, step = for_estimates(model, family)
     removed = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
