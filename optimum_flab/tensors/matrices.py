@@ -1,7 +1,8 @@
-"""Symmetric matrices too large to have twice: factored, inverted and cut where they are.
+"""Symmetric matrices, factored, inverted and cut where they are.
 
-Block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions factor and invert copies, and
-OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some 17,000 rows in float64.
+Those too large to have twice block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions
+factor and invert copies, and OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some
+17,000 rows in float64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .workspace import Workspace
 
 
 ROWS = 1024  # of a block
+LARGE = 8192  # rows; smaller matrices are one block, for which torch's own functions are faster
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
@@ -57,6 +59,8 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
             raise torch.linalg.LinAlgError("the matrix is not positive definite")
         finer = (workspace or Workspace()).empty(matrix.shape, torch.float64, matrix.device)
         return matrix.copy_(inverse_(finer.copy_(matrix), workspace))
+    if len(_blocks(len(matrix))) == 1:
+        return matrix.copy_(torch.cholesky_inverse(matrix.tril()))
     _invert_lower(matrix)
     _multiply_lower(matrix)
     return _mirror(matrix)
@@ -78,7 +82,8 @@ def selected(
 
 
 def _blocks(size: int) -> list[slice]:
-    return [slice(start, min(start + ROWS, size)) for start in range(0, size, ROWS)]
+    step = ROWS if size > LARGE else size
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def _replace_lower(square: torch.Tensor, lower: torch.Tensor) -> None:
