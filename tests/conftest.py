@@ -143,17 +143,17 @@ def in_two_processes(work: Callable, *arguments: object) -> list:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    found = context.SimpleQueue()
+    found = context.Queue()
     started = [context.Process(target=_one_of_two, args=(rank, port, found, work, arguments)) for rank in range(2)]
     for process in started:
         process.start()
-    results = dict(found.get() for _ in started)
+    results = dict(found.get(timeout=300) for _ in started)
     for process in started:
         process.join()
     return [results[rank] for rank in range(2)]
 
 
-def _one_of_two(rank: int, port: int, found: multiprocessing.SimpleQueue, work: Callable, arguments: tuple) -> None:
+def _one_of_two(rank: int, port: int, found: multiprocessing.Queue, work: Callable, arguments: tuple) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
