@@ -39,6 +39,16 @@ def test_the_sums_and_the_solution_are_those_of_the_definition(seed, inside, out
     assert gradient.abs().max() < 1e-3 * (1 + problem.cross.abs().max())
 
 
+def test_tokens_may_be_added_after_the_matrix_was_read():
+    inputs, targets = torch.randn(60, 19), torch.randn(60, 3)
+    once, twice = LeastSquares(torch.randn(3, 19)), LeastSquares(torch.randn(3, 19))
+    for part in slice(0, 30), slice(30, 60):
+        once.add(inputs[part], targets[part], torch.ones(30))
+        twice.add(inputs[part], targets[part], torch.ones(30))
+        assert twice.gram.equal(twice.gram.T)
+    assert once.gram.equal(twice.gram)
+
+
 def test_what_all_inputs_are_is_the_default_of_what_stays():
     problem = LeastSquares(torch.randn(3, 9))
     problem.add(torch.randn(20, 9), torch.randn(20, 3), torch.ones(20))
@@ -121,7 +131,7 @@ def test_the_whole_is_the_sum_of_its_folds():
 
 def test_a_fold_that_hardly_weighs_anything_decides_nothing():
     folds = two_folds(0, 30, 1.0, 0.5)
-    folds[1].gram *= 0.1
+    folds[1].gram.mul_(0.1)
     folds[1].cross *= 0.1
     assert best_fit(folds, torch.arange(0, 12, 2)) == Fit()
 

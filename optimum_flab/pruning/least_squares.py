@@ -11,7 +11,7 @@ from functools import reduce
 import torch
 
 from ..criteria import DAMPING
-from ..tensors.matrices import cholesky_, selected
+from ..tensors.matrices import cholesky_, mirror_upper_, selected
 from ..tensors.workspace import Workspace
 
 
@@ -32,15 +32,23 @@ class LeastSquares:
 
     Attributes:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, float32.
-        gram (`torch.Tensor` of shape `(in, in)`): sum of `c x xᵀ`.
         cross (`torch.Tensor` of shape `(out, in)`): sum of `c t xᵀ`.
     """
 
     def __init__(self, weight: torch.Tensor, workspace: Workspace | None = None):
         self.weight, self.workspace = weight.detach().float(), workspace or Workspace()
         size = weight.shape[1]
-        self.gram = self.workspace.zeros((size, size), device=weight.device)
+        self._gram = self.workspace.zeros((size, size), device=weight.device)
+        self._mirrored = True
         self.cross = torch.zeros_like(self.weight)
+
+    @property
+    def gram(self) -> torch.Tensor:
+        """Sum of `c x xᵀ`, of shape `(in, in)`."""
+        if not self._mirrored:
+            mirror_upper_(self._gram)
+            self._mirrored = True
+        return self._gram
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor) -> None:
         """Adds tokens.
@@ -51,20 +59,17 @@ class LeastSquares:
             importance (`torch.Tensor` of shape `(tokens,)`): `c`, the weight of each token, not negative.
         """
         root = importance.float().sqrt()[:, None]
-        scaled = inputs.float() * root
+        scaled = (inputs * root).float()
         size = -(-scaled.shape[1] // COLUMN_BLOCKS)
         for start in range(0, scaled.shape[1], size):
-            rows = slice(start, start + size)
-            self.gram[rows, start:].addmm_(scaled[:, rows].T, scaled[:, start:])
-            self.gram[start + size :, rows] = self.gram[rows, start + size :].T
-            square = self.gram[rows, rows]  # a product's two halves may differ in the last bit
-            square.copy_(square.triu() + square.triu(1).T)
-        self.cross.addmm_((targets.float() * root).T, scaled)
+            self._gram[start : start + size, start:].addmm_(scaled[:, start : start + size].T, scaled[:, start:])
+        self._mirrored = False
+        self.cross.addmm_((targets * root).float().T, scaled)
 
     def __add__(self, other: LeastSquares) -> LeastSquares:
         """The problem on the tokens of both."""
         both = copy(self)
-        both.gram, both.cross = self.workspace.copied(self.gram).add_(other.gram), self.cross + other.cross
+        both._gram, both.cross = self.workspace.copied(self.gram).add_(other.gram), self.cross + other.cross
         return both
 
     def pull(self, damping: float) -> torch.Tensor:
@@ -140,7 +145,8 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
                     tried[step] = (math.inf, 1.0)
                     return math.inf
                 right = torch.cat([local[here] + pull * weight, crosses[here] - local[here]])
-                base, slope = torch.cholesky_solve(right.T, trial).T.chunk(2)
+                halfway = torch.linalg.solve_triangular(trial, right.T, upper=False)
+                base, slope = torch.linalg.solve_triangular(trial.T, halfway, upper=True).T.chunk(2)
                 terms += _error_by_share(base, slope, grams[there], crosses[there]) / scales[there]
             fixed, linear, square = terms.tolist()
             share = min(max(-linear / (2 * square), 0.0), 1.0) if square > 0 else 1.0

@@ -1,8 +1,8 @@
 """Symmetric matrices, factored, inverted and cut where they are.
 
-Those too large to have twice block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions
-factor and invert copies, and OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some
-17,000 rows in float64.
+Block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions factor and invert copies, in twice
+the time, and OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some 17,000 rows in
+float64.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import torch
 from .workspace import Workspace
 
 
-ROWS = 1024  # of a block
-LARGE = 8192  # rows; smaller matrices are one block, for which torch's own functions are faster
+ROWS = 512  # of a block
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
@@ -54,16 +53,15 @@ def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.
     diagonal = matrix.diagonal().clone()
     if not cholesky_(matrix):
         matrix.diagonal().copy_(diagonal)
-        _mirror(matrix.T)
+        mirror_upper_(matrix)
         if matrix.dtype == torch.float64:
             raise torch.linalg.LinAlgError("the matrix is not positive definite")
         finer = (workspace or Workspace()).empty(matrix.shape, torch.float64, matrix.device)
         return matrix.copy_(inverse_(finer.copy_(matrix), workspace))
-    if len(_blocks(len(matrix))) == 1:
-        return matrix.copy_(torch.cholesky_inverse(matrix.tril()))
     _invert_lower(matrix)
     _multiply_lower(matrix)
-    return _mirror(matrix)
+    mirror_upper_(matrix.T)
+    return matrix
 
 
 def selected(
@@ -81,9 +79,17 @@ def selected(
     return found
 
 
+def mirror_upper_(matrix: torch.Tensor) -> None:
+    """Copies what is above the diagonal of a square matrix to below it."""
+    for start in range(0, len(matrix), ROWS):
+        stop = start + ROWS
+        square = matrix[start:stop, start:stop]
+        square.copy_(square.triu() + square.triu(1).T)
+        matrix[stop:, start:stop] = matrix[start:stop, stop:].T
+
+
 def _blocks(size: int) -> list[slice]:
-    step = ROWS if size > LARGE else size
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+    return [slice(start, min(start + ROWS, size)) for start in range(0, size, ROWS)]
 
 
 def _replace_lower(square: torch.Tensor, lower: torch.Tensor) -> None:
@@ -115,13 +121,3 @@ def _multiply_lower(matrix: torch.Tensor) -> None:
         left.addmm_(below.T, matrix[block.stop :, : block.start])
         matrix[block, : block.start] = left
         _replace_lower(matrix[block, block], own.T @ own + below.T @ below)
-
-
-def _mirror(matrix: torch.Tensor) -> torch.Tensor:
-    """Copies what is below the diagonal to above it."""
-    for start in range(0, len(matrix), ROWS):
-        stop = start + ROWS
-        square = matrix[start:stop, start:stop]
-        square.copy_(square.tril() + square.tril(-1).T)
-        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
-    return matrix

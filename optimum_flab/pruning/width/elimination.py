@@ -16,6 +16,9 @@ from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 
 
+STEPS = 16  # blocks, after which the inverse is brought up to date: reading all of it takes longer than computing
+
+
 def eliminate(
     gram: torch.Tensor,
     cross: torch.Tensor,
@@ -42,18 +45,27 @@ def eliminate(
     """
     block = block or max(1, len(gram) // BLOCKS)
     inverted = inverse_(gram, workspace)
-    weight = cross @ inverted
+    weight, diagonal = cross @ inverted, inverted.diagonal().clone()
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
+    left, right = (
+        inverted.new_empty(len(gram), 0),
+        inverted.new_empty(0, len(gram)),
+    )  # yet to be subtracted: its product
     for width in sorted(set(widths), reverse=True):
         while alive > width:
-            score = weight.square().sum(dim=0) / inverted.diagonal()
+            score = weight.square().sum(dim=0) / diagonal
             score[dead] = torch.inf
             out = score.topk(min(block, alive - width), largest=False).indices
             # rows and columns of eliminated neurons become zero and stay in place: cheaper than compacting the matrix
-            step = torch.linalg.solve(inverted[out][:, out], inverted[out])
+            rows = torch.addmm(inverted[out], left[out], right, alpha=-1)
+            step = torch.linalg.solve(rows[:, out], rows)
             weight.addmm_(weight[:, out], step, alpha=-1)
-            inverted.addmm_(inverted[:, out], step, alpha=-1)
+            diagonal -= (rows * step).sum(dim=0)
+            left, right = torch.cat([left, rows.T], dim=1), torch.cat([right, step])
+            if len(right) >= STEPS * block:
+                inverted.addmm_(left, right, alpha=-1)
+                left, right = left[:, :0], right[:0]
             dead[out] = True
             alive -= len(out)
         kept[width] = torch.nonzero(~dead).flatten()

@@ -20,7 +20,7 @@ from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
 from .criteria import NeuronCriterion
-from .statistics import FOLDS, NeuronStatistics
+from .statistics import FOLDS, PADDING, NeuronStatistics
 
 
 if TYPE_CHECKING:
@@ -91,13 +91,15 @@ def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[Pac
 
 
 def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> list[torch.Tensor]:
-    """Which part of the calibration set each token is of, `(rows, length)` for each batch.
+    """Which part of the calibration set each token is of, `(rows, length)` for each batch; padding is of none.
 
     Rows take turns: most hold whole documents, and a document that goes over the end of one is in both parts.
     """
     starts = accumulate((len(batch.mask) for batch in batches), initial=0)
     return [
-        ((start + torch.arange(len(batch.mask), device=device)) % FOLDS)[:, None].expand(batch.mask.shape)
+        torch.where(
+            batch.mask.to(device), ((start + torch.arange(len(batch.mask), device=device)) % FOLDS)[:, None], PADDING
+        )
         for start, batch in zip(starts, batches, strict=False)
     ]
 
@@ -167,7 +169,6 @@ def survey(
     folds = processes.share(fold_of_tokens(batches, model.device))
     batches = processes.share(batches)
     inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(pieces, generator, range(len(layers)), processes, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for index in ascent.layers(len(layers), tick):
@@ -176,11 +177,10 @@ def survey(
         if needed:
             bias = family.ffn_out(layer).bias
             with captured(family, model.config, layer) as seen:
-                for batch, mask in enumerate(masks):
+                for batch, fold in enumerate(folds):
                     streams[batch] = workspace.placed(run_layer(layer, streams[batch], inputs[batch].kwargs[index]))
                     wanted = seen.output if bias is None else seen.output - bias
-                    counts = weights[batch][index].to(mask.device)[mask]
-                    statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
+                    statistics.add(seen.neurons, wanted, weights[batch][index], fold)
             statistics.sum_over(processes)
             statistics.check_finite(index)
         chosen = {
@@ -241,7 +241,6 @@ def narrow(
     folds = processes.share(fold_of_tokens(batches, model.device))
     batches = processes.share(batches)
     inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
-    masks = [batch.mask.to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(
         pieces, generator, kept_layers, processes, dense=[x.hidden for x in inputs], pruned=[x.hidden for x in inputs]
     )
@@ -260,7 +259,7 @@ def narrow(
         residuals: list[torch.Tensor] = []
         neurons: list[torch.Tensor] = []
         with captured(family, model.config, layer) as seen:
-            for batch, mask in enumerate(masks):
+            for batch, fold in enumerate(folds):
                 same = dense[batch] is pruned[batch]
                 kwargs = inputs[batch].kwargs[index]
                 dense[batch], before = workspace.placed(run_layer(layer, dense[batch], kwargs)), pruned[batch]
@@ -272,8 +271,7 @@ def narrow(
                     wanted = wanted - out.bias
                 if post_norm is None:  # streams are large, and their difference is small
                     wanted = wanted + (dense_stream.float() - seen.stream.float()) / scale
-                counts = weights[batch][index].to(mask.device)[mask]
-                statistics.add(seen.neurons[mask], wanted[mask], counts, folds[batch][mask])
+                statistics.add(seen.neurons, wanted, weights[batch][index], fold)
                 residuals.append(workspace.placed(seen.stream))
                 neurons.append(workspace.placed(seen.neurons))
         statistics.sum_over(processes)
@@ -283,7 +281,7 @@ def narrow(
         del statistics
         matrix = family.ffn_out_matrix(layer)
         weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
-        for batch in range(len(masks)):
+        for batch in range(len(folds)):
             output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
             neurons[batch] = output.new_empty(0)  # it takes memory
             output = residuals[batch] + scale * (output if post_norm is None else post_norm(output))

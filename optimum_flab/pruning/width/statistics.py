@@ -13,7 +13,7 @@ from ...tensors.workspace import Workspace
 from ..least_squares import LeastSquares, whole
 
 
-FOLDS = 2  # parts of the calibration set, by rows
+FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and what is in none
 
 
 class NeuronStatistics:
@@ -38,11 +38,16 @@ class NeuronStatistics:
         """Adds tokens, before anything is decided.
 
         Args:
-            inputs, targets, importance (`torch.Tensor`): see [`LeastSquares.add`].
-            fold (`torch.Tensor` of shape `(tokens,)`): which part of the calibration set each token is of.
+            inputs (`torch.Tensor` of shape `(..., neurons)`): see [`LeastSquares.add`].
+            targets (`torch.Tensor` of shape `(..., hidden)`): from there.
+            importance (`torch.Tensor` of shape `(...)`): from there.
+            fold (`torch.Tensor` of shape `(...)`): which part of the calibration set each token is of; what is in none
+                of them, as [`PADDING`], is left out.
         """
+        inputs, targets = inputs.flatten(end_dim=-2), targets.flatten(end_dim=-2)
+        importance, fold = importance.flatten().to(inputs.device), fold.flatten()
         for number, problem in enumerate(self.folds):
-            here = fold == number
+            here = torch.nonzero(fold == number).flatten()
             problem.add(inputs[here], targets[here], importance[here])
 
     @cached_property
