@@ -26,8 +26,10 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """A path with the home folder in place of a `~`.
 
     Raises:
-        [`ConfigurationError`]: it begins with the `~` of a user that is not known here.
+        [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
     """
+    if not os.fspath(path):
+        raise ConfigurationError("an empty path was named; name a file or a folder")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
