@@ -70,6 +70,7 @@ class Inspection:
             "model": self.name,
             **dense.reported(),
             "parameters": counts.total(dense),
+            "body_parameters": counts.total(dense) - counts.components(dense)["vocabulary"],
             "components": counts.components(dense),
             "width_multiple": self.width_multiple,
             "width_step_parameters": self.width_step(self.width_multiple),
@@ -93,6 +94,8 @@ class Inspection:
         ]
         for component, parameters in counts.components(dense).items():
             lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
+        body = total - counts.components(dense)["vocabulary"]
+        lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
         lines += ["", self._width_line()]
         if self.target_ratio is not None:
             kept = parameters_to_keep(counts, dense, self.target_ratio)

@@ -18,7 +18,10 @@ def test_inspect_counts_without_weights(tmp_path, family):
     (tmp_path / "model.safetensors").unlink()
     inspection = inspect_model(str(tmp_path), target_ratio=0.3)
     assert inspection.to_dict()["parameters"] == sum(p.numel() for p in model.parameters())
-    assert "One component alone" in inspection.to_text()
+    vocabulary = sum(p.numel() for name, p in model.named_parameters() if "embed" in name or "lm_head" in name)
+    body = inspection.to_dict()["parameters"] - vocabulary
+    assert inspection.to_dict()["body_parameters"] == body
+    assert "One component alone" in inspection.to_text() and f" {body:,} " in inspection.to_text()
 
 
 def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):

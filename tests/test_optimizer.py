@@ -68,6 +68,12 @@ def test_one_number_gives_a_stock_checkpoint_within_half_a_point(family, tokeniz
     report = json.loads((tmp_path / "out" / "flab_report.json").read_text())
     assert report["pruned"]["parameters"] == kept
     assert report["removed_ratio"] == pytest.approx(1 - kept / dense)
+    bodies = [
+        sum(p.numel() for name, p in m.named_parameters() if "embed" not in name and "lm_head" not in name)
+        for m in (optimizer.dense.model, loaded)
+    ]
+    assert report["removed_body_ratio"] == pytest.approx(1 - bodies[1] / bodies[0])
+    assert f"; {1 - bodies[1] / bodies[0]:.1%} of all but the vocabulary" in optimizer.summary()
     assert report["held_out"]["divergence"] > 0
     assert report["weights_sha256"] == weights_hash(loaded)
     assert f"{1 - kept / dense:.1%}" in optimizer.summary()

@@ -317,7 +317,9 @@ def lead(facts: Facts, base: str) -> str:
     trained = " and then trained" if facts.recovery else ""
     report = facts.report
     gone = None if report is None else removed_share(report.dense.parameters, report.pruned.parameters)
-    share = "" if gone is None else f" **without {gone} of its parameters**"
+    body = None if report is None else report.removed_body_ratio
+    of_body = "" if body is None else f" ({body:.1%} of those of its body, which is all but the vocabulary)"
+    share = "" if gone is None else f" **without {gone} of its parameters**{of_body}"
     return (
         f"{base[0].upper() if base[0] == 'a' else base[0]}{base[1:]}{share}, pruned{trained} by `optimum-flab`. It is"
         " a stock checkpoint, which `transformers` loads without custom code."

@@ -68,6 +68,7 @@ def size_rows(report: Report | None) -> list[list[str]]:
     weights = f"weights ({cell(pruned.dtype)})"
     rows = [
         ["parameters", count(dense.parameters), count(pruned.parameters), change(dense.parameters, pruned.parameters)],
+        *body_rows(report),
         [weights, megabytes(dense.bytes), megabytes(pruned.bytes), change(dense.bytes, pruned.bytes)],
     ]
     for part in COMPONENTS:
@@ -76,6 +77,15 @@ def size_rows(report: Report | None) -> list[list[str]]:
             changed = "unchanged" if before == after else change(before, after)
             rows.append([_size_label(part.dimension, part.label), count(before), count(after), changed])
     return rows
+
+
+def body_rows(report: Report) -> list[list[str]]:
+    """The parameters of all but the vocabulary: what, dense, pruned, change. Empty where the report has no share of
+    them, as older ones."""
+    if report.removed_body_ratio is None:
+        return []
+    before, after = report.dense.body_parameters, report.pruned.body_parameters
+    return [["parameters of the body (all but the vocabulary)", count(before), count(after), change(before, after)]]
 
 
 def size_of(side: Side, name: str) -> int | None:

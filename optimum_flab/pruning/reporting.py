@@ -59,6 +59,7 @@ def build_report(
         dense=before,
         pruned=after,
         removed_ratio=1 - after.parameters / before.parameters,
+        removed_body_ratio=1 - after.body_parameters / before.body_parameters,
         target_ratio=plan.settings.get("target_ratio"),
         removed_layer_indices=tuple(sorted(set(range(before.num_hidden_layers)) - set(plan.kept_layers))),
         held_out=held_out,

@@ -91,6 +91,11 @@ class Side(Sizes, Part):
     dtype: str
     components: dict[str, Part]
 
+    @property
+    def body_parameters(self) -> int:
+        """The parameters of all but the vocabulary; 0 where components were not counted."""
+        return sum(part.parameters for name, part in self.components.items() if name != "vocabulary")
+
 
 class KindCost(Record):
     """What pruning cost on held-out text of a kind.
@@ -351,6 +356,8 @@ class Report(Record):
             their way to the files.
         dense, pruned ([`Side`]): before and after.
         removed_ratio, target_ratio (`float`): share of all parameters; no target where sizes were pinned.
+        removed_body_ratio (`float`, *optional*): share of the parameters of all but the vocabulary; `None` in reports
+            of before this was noted.
         removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
         held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
         search ([`Search`], *optional*): `None` where a plan was applied.
@@ -374,6 +381,7 @@ class Report(Record):
     dense: Side
     pruned: Side
     removed_ratio: float
+    removed_body_ratio: float | None = None
     target_ratio: float | None = None
     removed_layer_indices: tuple[int, ...]
     held_out: HeldOut | None = None

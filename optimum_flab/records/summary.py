@@ -11,7 +11,8 @@ def report_summary(report: Report) -> str:
     dense, pruned, held_out = report.dense, report.pruned, report.held_out
     lines = [
         f"{report.base_model.name}: {dense.parameters:,} -> {pruned.parameters:,} parameters "
-        f"({report.removed_ratio:.1%} removed), {dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
+        f"({report.removed_ratio:.1%} removed{_body_text(report)}), "
+        f"{dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
         f"{'':<22}{'dense':>16}{'pruned':>16}",
     ]
@@ -52,6 +53,11 @@ def report_summary(report: Report) -> str:
         lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts are whole")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _body_text(report: Report) -> str:
+    removed = report.removed_body_ratio
+    return "" if removed is None else f"; {removed:.1%} of all but the vocabulary"
 
 
 def _kind_lines(held_out: HeldOut) -> list[str]:

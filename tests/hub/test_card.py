@@ -101,6 +101,8 @@ def test_size_retention_licence_and_usage_come_first(pruned, report):
     assert len(first.splitlines()) < 40
     for wanted in (
         "parameters",
+        "parameters of the body (all but the vocabulary)",
+        "of those of its body",
         "retained",
         "**Licence:** [apache-2.0]",
         'from_pretrained("me/tiny-flab")',
