@@ -136,13 +136,13 @@ def use_of(pid: int, interval: float = 0.1) -> Iterator[Use]:
 
 
 def anonymous_bytes(process: psutil.Process) -> int:
-    """The memory of a process that is no page of a file on the disk."""
+    """The memory of a process that is no page of a file on the disk; what was swapped out counts too."""
     try:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     except OSError:
         return 0
     fields = dict(line.split(":", 1) for line in lines)
-    return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem") if name in fields)
+    return sum(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem", "VmSwap") if name in fields)
 
 
 def make_checkpoint(like: Path, folder: Path, number: int, sizes: dict[str, int], changes: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ Prunes checkpoints of random weights with the tokenizer and the sizes of DENSE, 
 fifths of the vocabulary and three quarters of the neurons: with their weights in memory, and with weights in files by
 the smallest memory budget. Each of the three sizes is doubled step by step while the other two stay. `--limit` takes
 only the first steps. Time is that of the stages, without that of texts and vocabulary, which does not depend on them.
+What was measured is noted in DIR and not measured again.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ def main() -> None:
         for value in values[: args.limit]
         for in_files in (False, True)
     ]
+    file = args.work / "rows.json"
+    done = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     rows: list[dict] = []
-    for done, (sweep, sizes, in_files) in enumerate(wanted, 1):
-        rows.append({"sweep": sweep, **sizes, "in_files": in_files, **measured(args, sizes, in_files)})
-        progress(done, len(wanted), "prunings")
+    for sweep, sizes, in_files in wanted:
+        key = "-".join(map(str, (*sizes.values(), in_files)))  # the base is part of every sweep
+        if key not in done:
+            done[key] = measured(args, sizes, in_files)
+            file.write_text(json.dumps(done), encoding="utf-8")
+        rows.append({"sweep": sweep, **sizes, "in_files": in_files, **done[key]})
+        progress(len(rows), len(wanted), "prunings")
     if args.plot is not None:
         plot(rows, args.plot)
     print_result("prune_scaling", rows=rows)

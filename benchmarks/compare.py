@@ -1,0 +1,273 @@
+"""Methods of pruning against each other: one model, one number of parameters, one calibration text.
+
+    python benchmarks/compare.py --model DENSE --work DIR --share 0.35
+    python benchmarks/compare.py --model DENSE --work DIR --share 0.14 --of body
+    pip install optipfair   # for the row of that library
+
+`ours` is pruned first, and its parameters are what all others come down to, each by the parts it prunes: layers as
+many as it takes (one more than needed at most), neurons in multiples of 64, the vocabulary that `ours` keeps. With
+`--of body` the share is that of all but the vocabulary, which stays. Methods of others are their scores
+(`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair` is the
+library itself. A method that cannot come down so far has no row.
+
+Every checkpoint lies in a folder of its own below DIR, with `measured.json` beside its weights; what is there is not
+made again. HumanEval text gives divergence and bits per byte (`humaneval_text.py`), its problems the passes
+(`passes.py`, which executes what models wrote).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import flab_command, memory_peak, print_result, progress
+
+
+BENCHMARKS = Path(__file__).parent
+MULTIPLE = 64  # of neurons
+TAYLOR_ROWS = 10  # LLM-Pruner takes ten samples
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row.
+
+    Args:
+        name: of its folder.
+        source: who published it.
+        parts: what it prunes, by dimension.
+        flags: of `flab prune`, for one that this tool computes.
+        score: of `peers.SCORES`, for one that ranks neurons by it.
+        library: whether `optipfair` does it.
+    """
+
+    name: str
+    source: str
+    parts: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    score: str | None = None
+    library: bool = False
+
+
+ALL = ("vocab", "layer", "neuron")
+METHODS = (
+    Method("ours", "vocabulary, layers and neurons together", ALL),
+    Method("ours-depth", "layers alone, by divergence", ("layer",)),
+    Method("ours-width", "neurons alone, optimal brain surgeon with refit", ("neuron",)),
+    Method("ours-vocabulary", "vocabulary alone", ("vocab",)),
+    Method(
+        "reference",
+        "code of Flab-Pruner, arXiv 2412.15921",
+        ALL,
+        flags=("--layer-criterion", "last-token-cosine", "--ffn-criterion", "first"),
+    ),
+    Method("shortgpt", "arXiv 2403.03853", ("layer",), flags=("--layer-criterion", "block-influence")),
+    Method("optipfair", "library of Martra, maximum absolute weight", ("neuron",), library=True),
+    Method("wanda", "arXiv 2306.11695, 2312.11983", ("neuron",), score="wanda"),
+    Method("flap", "arXiv 2312.11983", ("neuron",), score="flap"),
+    Method("llm-pruner", "arXiv 2305.11627", ("neuron",), score="llm-pruner"),
+    Method("minitron", "arXiv 2407.14679", ("neuron",), score="minitron"),
+    Method("compact", "arXiv 2509.06836", ("vocab", "neuron"), score="compact"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="checkpoint folder of the dense model")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and what is measured")
+    parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
+    parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
+    parser.add_argument("--limit", type=int, help="only so many texts and problems, for a trial")
+    parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
+    parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
+    args = parser.parse_args()
+    wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
+    place = args.work / f"{args.share:g}-of-{args.of}"
+    make_ours(args, place)
+    rows: dict[str, dict] = {}
+    for done, method in enumerate(wanted, 1):
+        sizes = sizes_of(args.model, method.parts, place / "ours")
+        if sizes is not None:
+            make(args, place, method, sizes)
+            rows[method.name] = {"source": method.source, **sizes, **measured(args, place / method.name)}
+        progress(done, len(wanted), "methods")
+    print_result("compare", share=args.share, of=args.of, rows=rows)
+
+
+def make_ours(args: argparse.Namespace, place: Path) -> None:
+    """Prunes to the share by the defaults: the size that all others come down to."""
+    from optimum_flab.inspection import inspect_model
+
+    share = args.share
+    if args.of == "body":
+        counts = inspect_model(args.model).to_dict()
+        share *= counts["body_parameters"] / counts["parameters"]
+    more = ["--keep-vocabulary"] if args.of == "body" else []
+    prune(args, place / "ours", "--target-ratio", share, *more)
+
+
+def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] | None:
+    """The sizes at which a method that prunes these parts has as many parameters as ours, or few less; those of ours
+    where it prunes what ours does. `None`: it cannot come down so far."""
+    from transformers import AutoConfig
+
+    from optimum_flab.families import family_for
+    from optimum_flab.sizes import sizes_of_config
+
+    config, pruned = (AutoConfig.from_pretrained(path) for path in (model, ours))
+    dense, own = (sizes_of_config(one, family_for(one)) for one in (config, pruned))
+    counts, most = dense.counts, dense.counts.total(own.shape)
+    changed = [part for part in ALL if own.shape[part] != dense.shape[part]]
+    if set(changed) <= set(parts) and len(parts) > 1 and "layer" in parts:
+        return dict(own.shape)
+    shape = dense.shape.resized(**({"vocab": own.shape["vocab"]} if "vocab" in parts else {}))
+    steps = {"neuron": range(MULTIPLE, shape["neuron"] + 1, MULTIPLE), "layer": range(1, shape["layer"] + 1)}
+    free = [part for part in parts if part in steps]
+    if not free:
+        return dict(shape) if counts.total(shape) <= most else None
+    fitting = [size for size in steps[free[0]] if counts.total(shape.resized(**{free[0]: size})) <= most]
+    return dict(shape.resized(**{free[0]: max(fitting)})) if fitting else None
+
+
+def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[str, int]) -> None:
+    """Prunes by one method, unless its folder is there."""
+    out = place / method.name
+    if (out / "config.json").is_file():
+        return
+    if method.library:
+        by_optipfair(args.model, out, sizes["neuron"])
+    elif method.score is not None:
+        plan = place / f"{method.name}-plan"
+        if not plan.is_dir():
+            scored_plan(args, method.score, place / "ours", sizes, plan)
+        prune(args, out, "--plan", plan)
+    else:
+        dense, flags = sizes_of_model(args.model), {"vocab": "vocab-size", "layer": "num-hidden-layers"}
+        flags["neuron"] = "intermediate-size"
+        kept = {"vocab": "--keep-vocabulary", "layer": "--no-layers", "neuron": "--no-ffn"}
+        told = [
+            word
+            for part in ALL
+            for word in ([kept[part]] if sizes[part] == dense[part] else [f"--{flags[part]}", sizes[part]])
+        ]
+        prune(args, out, *told, *method.flags)
+
+
+def sizes_of_model(model: str) -> Mapping[str, int]:
+    """The sizes of a checkpoint by dimension."""
+    from transformers import AutoConfig
+
+    from optimum_flab.families import family_for
+    from optimum_flab.sizes import sizes_of_config
+
+    config = AutoConfig.from_pretrained(model)
+    return sizes_of_config(config, family_for(config)).shape
+
+
+def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
+    """Runs `flab prune`, and notes its time and memory beside the weights."""
+    if (out / "config.json").is_file():
+        return
+    tokens = [] if "--plan" in told else ["--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"]
+    command = flab_command("prune", "-m", args.model, out, *told, *tokens)
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid) as peak:
+        status = process.wait()
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with status {status}")
+    note(out, pruning_seconds=time.perf_counter() - start, pruning_bytes=peak.bytes)
+
+
+def by_optipfair(model: str, out: Path, width: int) -> None:
+    """The library's own pruning of FFNs by its default score, on a stock model that transformers saves."""
+    from common import load_model, load_tokenizer
+    from optipfair import prune_model
+
+    dense = load_model(model, "bfloat16")
+    share = 100 * (1 - width / dense.config.intermediate_size)
+    start = time.perf_counter()
+    pruned = prune_model(dense, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False)
+    if pruned.config.intermediate_size != width:
+        raise SystemExit(f"optipfair left {pruned.config.intermediate_size} neurons, not {width}")
+    pruned.save_pretrained(out)
+    load_tokenizer(model).save_pretrained(out)
+    note(out, pruning_seconds=time.perf_counter() - start)
+
+
+def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
+    """Writes a plan that keeps the neurons of the highest scores in every layer."""
+    import numpy as np
+    from peers import SCORES, kept_neurons, neuron_sums
+
+    from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+    from optimum_flab.checkpoints.hashes import dense_hash
+    from optimum_flab.pruning.texts import divided_texts
+    from optimum_flab.pruning.vocabulary import token_choice
+    from optimum_flab.records.work import WorkFolder
+
+    config = FlabPrunerConfig(target_ratio=args.share, data={"calibration_tokens": args.tokens})
+    dense = FlabOptimizer.from_pretrained(args.model).dense
+    work = WorkFolder(args.work / "cache")
+    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    rows = dense.model.get_input_embeddings().num_embeddings
+    choice = token_choice(dense, config.vocabulary, texts, (), work)
+    tokens = choice.packed(np.arange(rows), texts.calibration, config.data.sequence_length, args.tokens)
+    kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != rows else None
+    common = range(rows) if kept is None else kept
+    sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
+    folder.mkdir(parents=True)
+    PruningPlan(
+        base_model=args.model,
+        base_revision=None,
+        base_hash=dense_hash(dense),
+        corpus_hash="",
+        kept_tokens=kept,
+        vocab_size=sizes["vocab"],
+        kept_layers=list(range(sizes["layer"])),
+        kept_neurons={index: kept_neurons(SCORES[score](one), sizes["neuron"]) for index, one in enumerate(sums)},
+        dtype=str(dense.storage_dtype).removeprefix("torch."),
+        settings={},
+    ).save(folder)
+
+
+def measured(args: argparse.Namespace, out: Path) -> dict:
+    """What a checkpoint costs: measured once, and noted beside its weights."""
+    noted, limit = note(out), [] if args.limit is None else ["--limit", str(args.limit)]
+    if "divergence" not in noted:
+        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), *limit)
+        pruned, parameters = found["pruned"], found["dense"]["parameters"]
+        names = ("divergence", "bits_per_byte_ratio", "parameters")
+        noted = note(out, dense_parameters=parameters, **{name: pruned[name] for name in names})
+    if not args.no_passes and "passes" not in noted:
+        told = ["--model", str(out), "--baseline", args.model, "--cache-dir", str(args.work / "completions")]
+        found = run("passes.py", *told, *limit)
+        names = ("passes", "baseline_passes", "retention", "retention_95")
+        noted = note(out, **{name: found[name] for name in names})
+    return noted
+
+
+def run(script: str, *told: str) -> dict:
+    """The line that another benchmark prints."""
+    command = [sys.executable, str(BENCHMARKS / script), *told]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def note(out: Path, **values: object) -> dict:
+    """What is noted of a checkpoint, with these values added."""
+    file = out / "measured.json"
+    noted = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if values:
+        noted |= values
+        file.write_text(json.dumps(noted, indent=1), encoding="utf-8")
+    return noted
+
+
+if __name__ == "__main__":
+    main()
