@@ -16,6 +16,7 @@ from .export import ExportCommand
 from .inspect import InspectCommand
 from .prune import PruneCommand
 from .push import PushCommand
+from .recipes import RecipesCommand
 from .recover import RecoverCommand
 
 
@@ -32,6 +33,7 @@ class FlabCommand(BaseOptimumCLICommand):
         CommandInfo("apply", "Apply the plan of an earlier run to its dense model, without any search.", ApplyCommand),
         CommandInfo("count", "Count the tokens of text of any size, for `flab prune --counts`.", CountCommand),
         CommandInfo("inspect", "Count a model's parameters, and what a target would need.", InspectCommand),
+        CommandInfo("recipes", "List the settings files that come with the package, or print one.", RecipesCommand),
         CommandInfo("bench", "Measure what a model costs to store and run, beside a baseline.", BenchCommand),
         CommandInfo("eval", "Evaluate a model on code tasks, beside a baseline.", EvalCommand),
         CommandInfo("card", "Write or refresh the model card of a pruned model.", CardCommand),

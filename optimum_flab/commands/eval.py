@@ -12,7 +12,7 @@ from ..compat import actions_of
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups, terminal
-from .flags import Flag, add_config, add_flag, given_by, section_from
+from .flags import Flag, add_config, add_flag, config_file, given_by, section_from
 
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class EvalCommand(FlabVerb):
         with ExitStack() as stack:
             output = None
             if args.output is not None:
-                inputs = [args.model, args.baseline, args.config, *settings.sources]
+                inputs = [args.model, args.baseline, config_file(args), *settings.sources]
                 output = stack.enter_context(
                     OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
                 )

@@ -9,11 +9,13 @@ from ..criteria import CHOICES, Criterion
 from ..errors import ConfigurationError
 from ..settings.files import ALL_SECTIONS, read_pruning, read_section
 from ..settings.pruning import SECTIONS, PrunerSettings, merge_settings
+from ..settings.recipes import settings_path
 
 
 if TYPE_CHECKING:
     from argparse import Namespace, _ArgumentGroup
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pydantic.fields import FieldInfo
 
@@ -76,7 +78,11 @@ def field_of(flag: Flag) -> FieldInfo:
 def add_config(group: _ArgumentGroup, holds: str = "the settings") -> None:
     """Declare the flag that names a settings file."""
     group.add_argument(
-        "-c", "--config", metavar="FILE", help=f"YAML or JSON file with {holds}; flags win over it (default: none)"
+        "-c",
+        "--config",
+        metavar="FILE",
+        help=f"YAML or JSON file with {holds}, or the name of a recipe (`optimum-cli flab recipes`); flags win over it"
+        " (default: none)",
     )
 
 
@@ -108,6 +114,11 @@ def _told(criterion: Criterion, is_default: bool) -> str:
             )
             lines.append(shown)
     return "\n".join(lines)
+
+
+def config_file(args: Namespace) -> Path | None:
+    """The settings file that the command line reads, where there is one."""
+    return None if args.config is None else settings_path(args.config)
 
 
 def pruning_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .base import (
     command_line,
     told_to_go_on,
 )
-from .flags import Flag, add_config, add_flag, criteria_text, pruning_from
+from .flags import Flag, add_config, add_flag, config_file, criteria_text, pruning_from
 
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class PruneCommand(FlabVerb):
         if config.recovery.trains:
             _refuse_for_recovery(args, launched())
         read = local_paths([*config.data.sources, *config.recovery.sources])
-        inputs = [args.model, args.config, *read, *config.data.counts]
+        inputs = [args.model, config_file(args), *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         check_budget(args.time_budget)
         computation_device(args.device)  # an unknown one is refused before the processes meet on it

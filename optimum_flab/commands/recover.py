@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigurationError
 from ..settings.recovery import RecoveryConfig, check_recovery
 from .base import DTYPES, FlabVerb, add_device_argument, add_family_argument, argument_groups, command_line
-from .flags import Flag, add_config, add_flag, section_from
+from .flags import Flag, add_config, add_flag, config_file, section_from
 
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class RecoverCommand(FlabVerb):
                 f"{str(args.model)!r} is not a pruned model, since {PLAN_NAME} is missing; give what `optimum-cli"
                 " flab prune` wrote"
             )
-        inputs = [args.model, args.teacher, args.config, *local_paths(settings.sources)]
+        inputs = [args.model, args.teacher, config_file(args), *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)
         device = process_device(args.device)
         with ExitStack() as stack:

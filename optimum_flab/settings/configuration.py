@@ -120,7 +120,7 @@ class FlabPrunerConfig(BaseConfig):
         """Read a configuration from a YAML (or JSON) file, which may hold the sections of other verbs too.
 
         Args:
-            path (`str` or `os.PathLike`): the file.
+            path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
         Raises:
             [`ConfigurationError`]: the file cannot be read, or what it asks for is faulty.

@@ -1,4 +1,4 @@
-"""Settings files: YAML or JSON, with the sections of one verb or of several. Light.
+"""Settings files: YAML or JSON, with the sections of one verb or of several, or recipes by their names. Light.
 
 `prune` reads all names that are not another verb's, and each of the other verbs the section of its name. A verb checks
 what it reads and the names of the rest: a fault inside another verb's section is told when that verb is run.
@@ -18,6 +18,7 @@ from .evaluation import EvaluationSettings
 from .export import ExportSettings
 from .hub import CardSettings, PushSettings
 from .pruning import BOOKKEEPING, SECTIONS, PrunerSettings
+from .recipes import recipe_files, settings_path
 from .section import Section, nearest
 
 
@@ -30,7 +31,7 @@ def read_pruning(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a settings file says of pruning; nothing is validated yet, and a name that nothing reads is kept.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
+        path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
     Raises:
         [`ConfigurationError`]: the file cannot be read.
@@ -43,7 +44,7 @@ def read_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
     """One section of a settings file, empty where the file has none; its fields are not validated yet.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
+        path (`str` or `os.PathLike`): the file, or the name of a recipe.
         section (`str`): one of `ALL_SECTIONS`.
 
     Raises:
@@ -69,7 +70,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the fields of a YAML or JSON configuration file; nothing is validated yet.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
+        path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
     Returns:
         `dict[str, Any]`: its fields, as they stand.
@@ -77,9 +78,14 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is no mapping.
     """
-    name = os.fspath(path)
+    name, file = os.fspath(path), settings_path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"configuration file {name!r} cannot be read: {error.strerror}, and no recipe has this name; recipes: "
+            f"{', '.join(recipe_files())}"
+        ) from error
     except OSError as error:
         raise ConfigurationError(f"configuration file {name!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -88,7 +94,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             "give a YAML or JSON file"
         ) from error
     # YAML reads nearly all JSON, but refuses some characters that JSON allows
-    values = _parse_json(text, name) if Path(path).suffix == ".json" else _parse_yaml(text, name)
+    values = _parse_json(text, name) if file.suffix == ".json" else _parse_yaml(text, name)
     if values is None:
         return {}
     if not isinstance(values, dict):

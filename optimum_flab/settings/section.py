@@ -67,7 +67,7 @@ class VerbSection(Section):
         """Read the section of this name from a YAML (or JSON) file, which may hold those of other verbs too.
 
         Args:
-            path (`str` or `os.PathLike`): the file.
+            path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
         Raises:
             [`ConfigurationError`]: the file cannot be read, holds a name that no verb reads, or this section is

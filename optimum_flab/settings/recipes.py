@@ -1,0 +1,43 @@
+"""Recipes: settings files that come with the package, each known by its name. Light."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import ConfigurationError
+
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+@lru_cache(maxsize=1)
+def recipe_files() -> dict[str, Path]:
+    """The file of every recipe by its name, in the order of names."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def read_recipe(name: str) -> str:
+    """The text of a recipe.
+
+    Raises:
+        [`ConfigurationError`]: there is none of this name.
+    """
+    if name not in recipe_files():
+        raise ConfigurationError(f"there is no recipe {name!r}; recipes: {', '.join(recipe_files())}")
+    return recipe_files()[name].read_text(encoding="utf-8")
+
+
+def first_comment(text: str) -> str:
+    """The first line of comment in a settings file, which says what it is for."""
+    return next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
+
+
+def settings_path(path: str | os.PathLike[str]) -> Path:
+    """Where a settings file is: a file of this path wins over a recipe of this name.
+
+    Args:
+        path (`str` or `os.PathLike`): of a file, which need not exist, or the name of a recipe.
+    """
+    return Path(path) if os.path.isfile(path) else recipe_files().get(os.fspath(path), Path(path))

@@ -1,0 +1,126 @@
+"""Settings files that come with the package: each can be read, listed, printed and asked for by its name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from optimum_flab import ConfigurationError, EvaluationSettings, ExportSettings, FlabPrunerConfig
+from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_section, read_settings_file
+from optimum_flab.settings.pruning import PrunerSettings, check_settings
+from optimum_flab.settings.recipes import FOLDER, first_comment, read_recipe, recipe_files, settings_path
+
+
+COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
+NAMES = list(recipe_files())
+
+
+def flab(*arguments, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def uncommented(text: str) -> str:
+    """A recipe with the settings that it leaves to its reader, which stand behind a `#`."""
+    return re.sub(r"^( *)# ( *(?:- |\w+:).*)$", r"\1\2", text, flags=re.M)
+
+
+def test_every_file_of_the_folder_is_a_recipe_with_a_name_for_the_command_line():
+    assert sorted(path.name for path in FOLDER.iterdir()) == [f"{name}.yaml" for name in NAMES]
+    assert all(name.replace("-", "").isalpha() and name.islower() for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_a_configuration_all_of_whose_keys_exist(name):
+    FlabPrunerConfig.from_yaml(name).validate()
+    values = read_settings_file(name)
+    assert set(values) <= {*PrunerSettings.model_fields, *OTHERS}
+    for section, fields in values.items():
+        if section in ALL_SECTIONS:
+            assert fields, f"{section} says nothing"
+            assert set(fields) <= set(ALL_SECTIONS[section].model_fields)
+    for section, kind in OTHERS.items():
+        kind(**read_section(name, section))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_recipe_leaves_to_its_reader_exists_too(name):
+    values = yaml.safe_load(uncommented(read_recipe(name)))
+    for section, fields in values.items():
+        if section in ALL_SECTIONS:
+            ALL_SECTIONS[section](**fields)
+        else:
+            check_settings({section: fields})
+
+
+def test_the_search_for_what_is_left_to_the_reader_finds_it():
+    text = "# One thing: two\nffn:\n  # multiple_of: 64  # finer\n  # steps cost more\ndata:\n  # corpus:\n  #   - ./src\n"
+    assert yaml.safe_load(uncommented(text)) == {"ffn": {"multiple_of": 64}, "data": {"corpus": ["./src"]}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_what_it_is_for_how_it_is_called_and_what_each_line_does(name):
+    text = read_recipe(name)
+    summary = first_comment(text)
+    assert text.startswith("# ") and summary.endswith(".") and len(summary) <= 90
+    assert f"-c {name}" in text
+    assert max(map(len, text.splitlines())) <= 119
+    # a value speaks for itself only where its section was explained
+    settings = [line for line in text.splitlines() if line.startswith(("  ", "target_ratio"))]
+    assert sum("#" in line for line in settings) >= 0.8 * len(settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_needs_no_files_of_its_reader(name):
+    config = FlabPrunerConfig.from_yaml(name)
+    packaged = {"python-stdlib", "python-packages", "packaged-problems"}
+    assert {*config.data.sources, *config.data.counts, *config.recovery.sources} <= packaged
+
+
+def test_a_recipe_is_read_wherever_a_settings_file_is():
+    assert FlabPrunerConfig.from_yaml("laptop").recovery.trains
+    assert EvaluationSettings.from_yaml("code-completion").tasks == ["humaneval_infilling"]
+    assert ExportSettings.from_yaml("code-completion").type == "q8_0"
+
+
+def test_a_file_wins_over_the_recipe_of_its_name_and_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "laptop").mkdir()
+    assert settings_path("laptop") == recipe_files()["laptop"]
+    (tmp_path / "laptop").rmdir()
+    (tmp_path / "laptop").write_text("target_ratio: 0.1", encoding="utf-8")
+    assert FlabPrunerConfig.from_yaml("laptop").target_ratio == 0.1
+    assert settings_path("other.yaml").as_posix() == "other.yaml"
+
+
+def test_an_unknown_name_is_answered_with_those_that_there_are():
+    with pytest.raises(ConfigurationError, match=f"'laptpo' cannot be read: .*; recipes: {', '.join(NAMES)}$"):
+        FlabPrunerConfig.from_yaml("laptpo")
+
+
+def test_the_verb_lists_recipes_and_prints_one():
+    listed = flab("recipes")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split(maxsplit=1) for line in listed.stdout.splitlines()] == [
+        [name, first_comment(read_recipe(name))] for name in NAMES
+    ]
+    printed = flab("recipes", "laptop")
+    assert (printed.returncode, printed.stdout) == (0, recipe_files()["laptop"].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recipes", "no"], ["prune", "-m", "x", "out", "-c", "no"], ["eval", "-m", "x", "--config", "no"]]
+)
+def test_an_unknown_recipe_ends_with_2_and_the_names(tmp_path, arguments):
+    result = flab(*arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "'no'" in result.stderr and result.stderr.endswith(f"; recipes: {', '.join(NAMES)}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_win_over_a_recipe(tmp_path):
+    result = flab("prune", "-m", "x", "out", "-c", "laptop", "--target-ratio", "2", cwd=tmp_path)
+    assert result.returncode == 2 and "target_ratio: 2.0 is not between 0 and 1" in result.stderr
