@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import optimum_flab
 
 
 ROOT = Path(optimum_flab.__file__).resolve().parent.parent
+LARGEST_WHEEL = 2_000_000  # bytes
 REGISTRATION = "optimum/commands/register/register_flab.py"
 OTHER_COMMAND = """
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
@@ -107,6 +109,8 @@ def test_the_wheel_holds_the_package_and_its_registration_and_nothing_else(built
     }
     assert [name for name in names if name.startswith("optimum/")] == [REGISTRATION]
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert wheel.stat().st_size < LARGEST_WHEEL
+    assert "optimum_flab/recipes/laptop.yaml" in names
     assert "optimum_flab/py.typed" in names  # without it, type checkers pass over the annotations
     modules = {path.relative_to(sources).as_posix() for path in (sources / "optimum_flab").rglob("*.py")}
     # hatchling puts the registration in its namespace instead of the package
@@ -126,3 +130,16 @@ def test_the_command_works_from_an_editable_install_and_in_the_repository_itself
     install(environment, "--editable", sources)
     check_command(environment, tmp_path)
     check_command(environment, sources)
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_declared():
+    declared = re.search(r"^dependencies = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.M | re.S)[1]
+    wanted = [line.strip(' ",') for line in declared.splitlines()]
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in wanted), "a dependency without a plain lower bound"
+    lines = (ROOT / ".github" / "oldest.txt").read_text("utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [line.replace(">=", "==") for line in wanted]
+
+
+def test_the_version_stands_in_one_place():
+    assert "\nversion" not in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert "\nversion" not in (ROOT / "CITATION.cff").read_text("utf-8")
