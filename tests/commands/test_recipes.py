@@ -57,7 +57,8 @@ def test_what_a_recipe_leaves_to_its_reader_exists_too(name):
 
 
 def test_the_search_for_what_is_left_to_the_reader_finds_it():
-    text = "# One thing: two\nffn:\n  # multiple_of: 64  # finer\n  # steps cost more\ndata:\n  # corpus:\n  #   - ./src\n"
+    text = "# One thing: two\nffn:\n  # multiple_of: 64  # finer\n  # steps cost more\n"
+    text += "data:\n  # corpus:\n  #   - ./src\n"
     assert yaml.safe_load(uncommented(text)) == {"ffn": {"multiple_of": 64}, "data": {"corpus": ["./src"]}}
 
 
