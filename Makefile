@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all style quality
+.PHONY: demo test test-all style quality docs
 
 # A real pretrained model from the package registry, pruned to ./demo-out, with a completion before and after.
 demo: $(BIN)/python
@@ -33,6 +33,11 @@ quality: $(BIN)/python
 style: $(BIN)/python
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages of docs/ as a site in site/, with the flags and the docstrings of the code as it is; a warning is an error.
+docs: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(BIN)/mkdocs build
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """By what layers, neurons and experts are chosen: every criterion in words. Light: command line and card quote it.
 
-What computes a criterion stands in the room of its component, under the same name: `layers/search.py`,
-`ffn/criteria.py` and `experts/choosing.py`. `docs/criteria.md` says how to add one.
+What computes a criterion stands in the room of its component in `pruning/`, under the same name: `depth/search.py`,
+`width/criteria.py` and `experts/choosing.py`. `docs/criteria.md` says how to add one.
 """
 
 from __future__ import annotations

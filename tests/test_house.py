@@ -9,7 +9,7 @@ import optimum_flab
 
 
 PACKAGE = Path(optimum_flab.__file__).parent
-# from the ground up, as README has them; rooms in one line may not use each other
+# from the ground up, as docs/concepts.md has them; rooms in one line may not use each other
 FLOORS = (
     {
         "errors",

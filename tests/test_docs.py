@@ -1,0 +1,361 @@
+"""What the pages say can be done: commands and settings are known, links lead somewhere, the worked examples work."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import html
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import yaml
+from transformers import CONFIG_MAPPING
+
+import optimum_flab
+from optimum_flab.checkpoints.self_check import check_family
+from optimum_flab.families.files import read_family
+from optimum_flab.pruning.width import NeuronStatistics, criteria
+from optimum_flab.settings.files import read_pruning, read_section
+from optimum_flab.settings.pruning import check_settings
+
+from .conftest import TEXTS, byte_level_tokenizer, script, tiny_model
+from .families import zoo
+
+
+ROOT = Path(optimum_flab.__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+if not (DOCS / "hooks.py").exists():
+    pytest.skip("the package is installed without its sources", allow_module_level=True)
+
+hooks = script(DOCS / "hooks.py")
+VERBS = hooks.verbs()
+PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+LAUNCHED = {"optimum_flab.pruning": "prune", "optimum_flab.recovery": "recover"}
+# flags of other programs that the pages name
+FOREIGN = {
+    *(
+        "--nproc_per_node",
+        "--num_processes",
+        "--mpirun_hostfile",
+        "--cpu",
+        "--thorough",
+        "--task",
+        "--model",
+        "--onnx",
+    ),
+    *("--tensor-parallel-size", "--context", "--layers", "--work", "--measure"),
+}
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+class Block(NamedTuple):
+    """A block of code of a page."""
+
+    page: Path
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [
+        Block(page, language, re.sub(f"^{indent}", "", text, flags=re.M))
+        for indent, language, text in FENCE.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command of a block, without comments."""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        line = re.sub(r"\[(--[^\]]+)\]", r"\1", line)  # what may be left out
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def flab_arguments(words: list[str]) -> list[str] | None:
+    """The verb and arguments of a command that runs this package, `None` for others."""
+    if words[:2] == ["optimum-cli", "flab"]:
+        return words[2:]
+    for module, verb in LAUNCHED.items():
+        if module in words and words[words.index(module) - 1] == "-m":
+            return [verb, *words[words.index(module) + 1 :]]
+    return None
+
+
+FLAB = [
+    pytest.param(arguments, id=f"{block.page.stem}: {shlex.join(arguments)[:60]}")
+    for block in BLOCKS
+    if block.language in ("", "shell")
+    for words in commands(block.text)
+    if (arguments := flab_arguments(words)) is not None and arguments[-1] != "..."
+]
+
+
+# --- commands and settings
+
+
+@pytest.mark.parametrize("arguments", FLAB)
+def test_every_command_parses(arguments, capsys):
+    verb, *rest = arguments
+    assert verb in VERBS
+    try:
+        VERBS[verb][1].parse_args(rest)
+    except SystemExit as end:  # one that only lists something ends well
+        assert not end.code, capsys.readouterr().err
+
+
+def test_a_command_with_a_fault_is_found(capsys):
+    (words,) = commands("optimum-cli flab prune -m model out/ \\\n   --target-ration 0.3  # a slip\n")
+    with pytest.raises(SystemExit):
+        VERBS["prune"][1].parse_args(flab_arguments(words)[1:])
+    assert "did you mean --target-ratio?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_verbs_and_flags_that_a_text_names_exist(page):
+    known = {flag for _, parser in VERBS.values() for action in parser._actions for flag in action.option_strings}
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for span in INLINE.findall(text):
+        if match := re.match(r"(?:optimum-cli )?flab ([a-z]\w*)", span):
+            assert match[1] in VERBS, span
+        assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span)) <= known | FOREIGN, span
+
+
+@pytest.mark.parametrize(
+    "words",
+    [words for block in BLOCKS if block.language in ("", "shell") for words in commands(block.text)],
+    ids=lambda words: " ".join(words)[:50],
+)
+def test_scripts_and_make_targets_exist(words):
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for word in words:
+        if re.match(r"(examples|benchmarks|tests)/", word):
+            assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=lambda b: b.page.stem)
+def test_settings_are_valid(block, tmp_path):
+    if block.text.startswith("task:"):
+        pytest.skip("a task and not settings")
+    path = tmp_path / "settings.yaml"
+    path.write_text(block.text, encoding="utf-8")
+    read_section(path, "evaluation")  # knows every name
+    check_settings(read_pruning(path))
+
+
+# --- Python
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=lambda b: b.page.stem)
+def test_python_is_valid_and_imports_what_there_is(block):
+    if ">>>" in block.text:
+        test = doctest.DocTestParser().get_doctest(block.text, {}, block.page.name, None, None)
+        assert not doctest.DocTestRunner(verbose=False).run(test).failed
+        return
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("optimum_flab"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def block_of(page: str, language: str, number: int = 0) -> str:
+    return [block.text for block in BLOCKS if block.page.stem == page and block.language == language][number]
+
+
+def test_the_criterion_of_the_worked_example_is_described_and_computed():
+    described = block_of("adding_a_criterion", "python").strip()
+    scope: dict = {}
+    tree = ast.parse(described)
+    exec(compile(ast.Module(tree.body[:-1], []), "page", "exec"), scope)
+    criterion = eval(compile(ast.Expression(tree.body[-1].value), "page", "eval"), scope)
+    for text in (criterion.summary, criterion.formula, criterion.source):
+        assert text.isascii() and not text.endswith(".")
+    scope = {**vars(criteria), "CRITERIA": dict(criteria.CRITERIA)}
+    exec(block_of("adding_a_criterion", "python", 1), scope)
+    weight = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.5, 0.0, 2.0]])
+    select = scope["CRITERIA"][criterion.name].select
+    kept = select(NeuronStatistics(weight, [weight.T]), [3, 2], torch.Generator())
+    assert {width: ids.tolist() for width, ids in kept.items()} == {3: [0, 2, 3], 2: [2, 3]}
+
+
+def test_the_family_of_the_worked_example_is_as_described(tmp_path, monkeypatch):
+    path = tmp_path / "family.json"
+    path.write_text(block_of("adding_a_family", "json"), encoding="utf-8")
+    family = read_family(path)
+    assert family.model_type in CONFIG_MAPPING
+    monkeypatch.setitem(zoo.EVERY, family.model_type, [{"use_bias": True}])
+    check_family(zoo.member(family.model_type), family)
+
+
+# --- links and navigation
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, on the site and on GitHub."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def anchors(page: Path) -> set[str]:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page):
+    for target in hooks.LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        found = page.parent / path if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def leaves(entries: list | str | dict) -> Iterator[str]:
+    if isinstance(entries, str):
+        yield entries
+    else:
+        for entry in entries.values() if isinstance(entries, dict) else entries:
+            yield from leaves(entry)
+
+
+def test_every_page_is_in_the_navigation_once():
+    nav = sorted(leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    assert nav == sorted([*(page.name for page in DOCS.glob("*.md")), *hooks.PAGES.values()])
+
+
+# --- what the package says
+
+
+def texts_of_the_package() -> set[str]:
+    """Every text in the code, with a NUL in place of what is filled in."""
+    found = set()
+    for path in sorted((ROOT / "optimum_flab").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_messages_that_troubleshooting_quotes_are_in_the_code():
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = [span for row in re.findall(r"^\| (`.+?) \|", text, re.M) for span in INLINE.findall(row)]
+    assert len(quoted) > 40
+    everything = "\n".join(texts_of_the_package()).replace("`", "")
+    parts = [(span, part.strip(" :()")) for span in quoted for part in span.split("…")]
+    assert [(span, part) for span, part in parts if part and part not in everything] == []
+
+
+# --- the command line in the reference
+
+
+def test_the_reference_has_every_flag_and_setting_of_every_verb():
+    text = html.unescape(hooks.command_line()).replace("\\", "")
+    for name, (_, parser) in VERBS.items():
+        section = text.partition(f"## flab {name}\n")[2].partition("\n## flab ")[0]
+        for action in parser._actions:
+            if action.dest != "help":
+                assert f"- `{', '.join(action.option_strings) or action.metavar or action.dest}" in section, (
+                    action.dest
+                )
+    assert "(setting `data.corpus`)" in text and "%(" not in text
+
+
+# --- the site
+
+
+@pytest.mark.thorough
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path):
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package)
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(https?:[^\"\s>]+)", page.read_text()
+        )
+        assert loaded == [], page
+    api = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert [name for _, name in hooks.public_names() if f'id="{name}"' not in api] == []
+    assert "--target-ratio" in (tmp_path / "cli.html").read_text(encoding="utf-8")
+
+
+# --- the first ten minutes
+
+
+SMALL = """
+data:
+  {calibration_tokens: 256, validation_tokens: 64, held_out_tokens: 64, sequence_length: 32, corpus: [optimum_flab]}
+vocabulary: {keep_merges: 0}
+ffn: {multiple_of: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A folder like the one that the page begins in, with a tiny model in place of the demo."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny_model("qwen2", 600).save_pretrained(folder / "tiny")
+    byte_level_tokenizer(600).save_pretrained(folder / "tiny")
+    (folder / "optimum_flab").mkdir()
+    for number, text in enumerate(TEXTS):
+        (folder / "optimum_flab" / f"{number}.py").write_text(text, encoding="utf-8")
+    (folder / "small.yaml").write_text(SMALL, encoding="utf-8")
+    return folder
+
+
+def test_the_first_ten_minutes(project, monkeypatch, capsys):
+    from optimum.commands.optimum_cli import main
+
+    monkeypatch.chdir(project)
+    steps = [
+        arguments
+        for block in BLOCKS
+        if block.page.stem == "start" and block.language == "shell"
+        for words in commands(block.text)
+        if (arguments := flab_arguments(words)) is not None
+    ]
+    assert [verb for verb, *_ in steps] == ["inspect", "prune", "eval", "export", "card", "push"]
+    for verb, *rest in steps[:-1]:  # a push asks the Hub, see `hub/test_push.py`
+        rest = ["tiny" if word == "flab-demo" else word for word in rest]
+        small = ["-c", "small.yaml"] if verb == "prune" else []
+        monkeypatch.setattr(sys, "argv", ["optimum-cli", "flab", verb, *rest, *small])
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, capsys.readouterr().err
+    assert (project / "demo.gguf").is_file()
+    report = json.loads((project / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
+    assert report["removed_ratio"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.thorough
+def test_the_references_of_the_worked_task_pass(tmp_path):
+    folder = tmp_path / "my-tasks"
+    folder.mkdir()
+    verb, *rest = flab_arguments(list(commands(block_of("adding_a_task", "shell")))[1])
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", verb, *rest]
+    before = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert before.returncode == 2 and "word_problems" in before.stderr
+    (folder / "word_problems.jsonl").write_text(block_of("adding_a_task", "json"), encoding="utf-8")
+    (folder / "word_problems.yaml").write_text(block_of("adding_a_task", "yaml"), encoding="utf-8")
+    after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert after.returncode == 0, after.stderr
