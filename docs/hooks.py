@@ -102,6 +102,11 @@ def api() -> str:
     return "\n\n".join(parts)
 
 
+def plain_type(text: str) -> str:
+    """A type of a docstring, which is shown as code, without the marks that Markdown would have read."""
+    return re.sub(r"\[`~?([^`]+)`\]|`", r"\1", text).replace("*optional*", "optional")
+
+
 # --- links ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,8 +179,6 @@ def lines_of_page(markdown: str, page: str) -> str:
     source = source_of(page)
 
     def change(line: str) -> str:
-        # what belongs to an item of a list is indented by four in Python's Markdown, and by two or three elsewhere
-        line = re.sub(r"^ {2,3}(?=\||- |```)", "    ", line)
         # a folder is no page
         line = re.sub(
             r"\[([^\]]*)\]\(([^)\s]+)\)",
@@ -210,5 +213,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    # docstrings name what they mean as [`Name`] or [`~module.Name`]
-    return re.sub(r"\[<code>~?([\w.]+)</code>\]", r"<code>\1</code>", content)
+    # docstrings name what they mean as [`Name`] or [`~module.Name`], and mark up their types
+    content = re.sub(r"\[<code>~?([\w.]+)</code>\]", r"<code>\1</code>", content)
+    return re.sub(r"<code>[^<]*`[^<]*</code>", lambda match: plain_type(match[0]), content)

@@ -7,6 +7,7 @@ import doctest
 import html
 import importlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
+from hub.client import RIGHT
+from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
 
 import optimum_flab
@@ -125,7 +128,9 @@ def test_a_command_with_a_fault_is_found(capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_verbs_and_flags_that_a_text_names_exist(page):
-    known = {flag for _, parser in VERBS.values() for action in parser._actions for flag in action.option_strings}
+    known = {
+        flag for _, parser in VERBS.values() for action in hooks.actions_of(parser) for flag in action.option_strings
+    }
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for span in INLINE.findall(text):
         if match := re.match(r"(?:optimum-cli )?flab ([a-z]\w*)", span):
@@ -268,7 +273,7 @@ def test_the_reference_has_every_flag_and_setting_of_every_verb():
     text = html.unescape(hooks.command_line()).replace("\\", "")
     for name, (_, parser) in VERBS.items():
         section = text.partition(f"## flab {name}\n")[2].partition("\n## flab ")[0]
-        for action in parser._actions:
+        for action in hooks.actions_of(parser):
             if action.dest != "help":
                 assert f"- `{', '.join(action.option_strings) or action.metavar or action.dest}" in section, (
                     action.dest
@@ -322,29 +327,56 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_first_ten_minutes(project, monkeypatch, capsys):
+STEPS = [
+    arguments
+    for block in BLOCKS
+    if block.page.stem == "start" and block.language == "shell"
+    for words in commands(block.text)
+    if (arguments := flab_arguments(words)) is not None
+]
+
+
+def flab(*arguments: str) -> None:
+    """Runs a verb in this process, which has imported already what it needs."""
     from optimum.commands.optimum_cli import main
 
-    monkeypatch.chdir(project)
-    steps = [
-        arguments
-        for block in BLOCKS
-        if block.page.stem == "start" and block.language == "shell"
-        for words in commands(block.text)
-        if (arguments := flab_arguments(words)) is not None
-    ]
-    assert [verb for verb, *_ in steps] == ["inspect", "prune", "eval", "export", "card", "push"]
-    for verb, *rest in steps[:-1]:  # a push asks the Hub, see `hub/test_push.py`
-        rest = ["tiny" if word == "flab-demo" else word for word in rest]
-        small = ["-c", "small.yaml"] if verb == "prune" else []
-        monkeypatch.setattr(sys, "argv", ["optimum-cli", "flab", verb, *rest, *small])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["optimum-cli", "flab", *arguments])
         try:
             main()
         except SystemExit as end:
-            assert not end.code, capsys.readouterr().err
-    assert (project / "demo.gguf").is_file()
-    report = json.loads((project / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
+            assert not end.code, arguments
+
+
+@pytest.fixture(scope="module")
+def started(project) -> Path:
+    """The folder after all steps of the page but the last."""
+    assert [verb for verb, *_ in STEPS] == ["inspect", "prune", "eval", "export", "card", "push"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        for step in STEPS[:-1]:
+            words = ["tiny" if word == "flab-demo" else word for word in step]
+            flab(*words, *(["-c", "small.yaml"] if words[0] == "prune" else []))
+    return project
+
+
+def test_the_first_ten_minutes(started):
+    report = json.loads((started / "demo-out" / "flab_report.json").read_text(encoding="utf-8"))
     assert report["removed_ratio"] == pytest.approx(0.5, abs=0.02)
+    assert (started / "demo.gguf").is_file()
+    card = (started / "demo-out" / "README.md").read_text(encoding="utf-8")
+    assert "license: gemma" in card and "divergence" in card
+
+
+@pytest.mark.thorough
+def test_the_dry_run_at_the_end_of_the_first_ten_minutes_sends_nothing(started, tmp_path):
+    with Hub().serving() as hub:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": RIGHT, "NO_PROXY": "127.0.0.1"}
+        command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *STEPS[-1]]
+        result = subprocess.run(command, cwd=started, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        assert "nothing was sent" in result.stdout and not hub.repositories
 
 
 @pytest.mark.thorough
