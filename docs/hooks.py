@@ -215,4 +215,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     # docstrings name what they mean as [`Name`] or [`~module.Name`], and mark up their types
     content = re.sub(r"\[<code>~?([\w.]+)</code>\]", r"<code>\1</code>", content)
-    return re.sub(r"<code>[^<]*`[^<]*</code>", lambda match: plain_type(match[0]), content)
+    return re.sub(r"<code>[^<]*(?:`|\*optional\*)[^<]*</code>", lambda match: plain_type(match[0]), content)
