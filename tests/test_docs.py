@@ -83,7 +83,8 @@ def commands(text: str) -> Iterator[list[str]]:
     """The words of each command of a block, without comments."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         line = re.sub(r"\[(--[^\]]+)\]", r"\1", line)  # what may be left out
-        if words := shlex.split(line, comments=True):
+        words = shlex.split(line, comments=True)
+        if words := words[: words.index(">")] if ">" in words else words:  # what the shell does with the output
             yield words
 
 
