@@ -65,7 +65,7 @@ def measured(args: argparse.Namespace, sizes: dict[str, int], in_files: bool) ->
     told += ["--intermediate-size", sizes["neurons"] * 3 // 4 // 64 * 64, "--ffn-multiple-of", 64]
     told += ["--cache-dir", args.work / "cache", "--no-resume", "--overwrite"]
     if in_files:
-        told += ["--memory-budget", smallest_budget(dense, sizes["tokens"])]
+        told += ["--memory-budget", f"{smallest_budget(dense, sizes['tokens']) // 10**6 + 1}MB"]
     command = flab_command("prune", "-m", dense, out, *told)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, use_of(process.pid) as use:
         status = process.wait()
