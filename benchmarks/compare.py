@@ -25,9 +25,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import flab_command, memory_peak, print_result, progress
 
+
+if TYPE_CHECKING:
+    from optimum_flab.sizes import ModelSizes
 
 BENCHMARKS = Path(__file__).parent
 MULTIPLE = 64  # of neurons
@@ -89,7 +93,7 @@ def main() -> None:
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
     args = parser.parse_args()
     wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
-    place = args.work / f"{args.share:g}-of-{args.of}"
+    place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
     make_ours(args, place)
     rows: dict[str, dict] = {}
     for done, method in enumerate(wanted, 1):
@@ -116,13 +120,7 @@ def make_ours(args: argparse.Namespace, place: Path) -> None:
 def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] | None:
     """The sizes at which a method that prunes these parts has as many parameters as ours, or few less; those of ours
     where it prunes what ours does. `None`: it cannot come down so far."""
-    from transformers import AutoConfig
-
-    from optimum_flab.families import family_for
-    from optimum_flab.sizes import sizes_of_config
-
-    config, pruned = (AutoConfig.from_pretrained(path) for path in (model, ours))
-    dense, own = (sizes_of_config(one, family_for(one)) for one in (config, pruned))
+    dense, own = model_sizes(model), model_sizes(ours)
     counts, most = dense.counts, dense.counts.total(own.shape)
     changed = [part for part in ALL if own.shape[part] != dense.shape[part]]
     if set(changed) <= set(parts) and len(parts) > 1 and "layer" in parts:
@@ -139,17 +137,15 @@ def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] |
 def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[str, int]) -> None:
     """Prunes by one method, unless its folder is there."""
     out = place / method.name
-    if (out / "config.json").is_file():
-        return
     if method.library:
         by_optipfair(args.model, out, sizes["neuron"])
     elif method.score is not None:
         plan = place / f"{method.name}-plan"
-        if not plan.is_dir():
+        if not (out / "config.json").is_file():
             scored_plan(args, method.score, place / "ours", sizes, plan)
         prune(args, out, "--plan", plan)
     else:
-        dense, flags = sizes_of_model(args.model), {"vocab": "vocab-size", "layer": "num-hidden-layers"}
+        dense, flags = model_sizes(args.model).shape, {"vocab": "vocab-size", "layer": "num-hidden-layers"}
         flags["neuron"] = "intermediate-size"
         kept = {"vocab": "--keep-vocabulary", "layer": "--no-layers", "neuron": "--no-ffn"}
         told = [
@@ -160,15 +156,15 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
         prune(args, out, *told, *method.flags)
 
 
-def sizes_of_model(model: str) -> Mapping[str, int]:
-    """The sizes of a checkpoint by dimension."""
+def model_sizes(path: str | Path) -> ModelSizes:
+    """The sizes of a checkpoint, and how its parameters follow from them."""
     from transformers import AutoConfig
 
     from optimum_flab.families import family_for
     from optimum_flab.sizes import sizes_of_config
 
-    config = AutoConfig.from_pretrained(model)
-    return sizes_of_config(config, family_for(config)).shape
+    config = AutoConfig.from_pretrained(path)
+    return sizes_of_config(config, family_for(config))
 
 
 def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
@@ -187,6 +183,8 @@ def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
 
 def by_optipfair(model: str, out: Path, width: int) -> None:
     """The library's own pruning of FFNs by its default score, on a stock model that transformers saves."""
+    if (out / "config.json").is_file():
+        return
     from common import load_model, load_tokenizer
     from optipfair import prune_model
 
@@ -196,8 +194,8 @@ def by_optipfair(model: str, out: Path, width: int) -> None:
     pruned = prune_model(dense, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False)
     if pruned.config.intermediate_size != width:
         raise SystemExit(f"optipfair left {pruned.config.intermediate_size} neurons, not {width}")
-    pruned.save_pretrained(out)
     load_tokenizer(model).save_pretrained(out)
+    pruned.save_pretrained(out)
     note(out, pruning_seconds=time.perf_counter() - start)
 
 
@@ -239,18 +237,19 @@ def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping
 
 def measured(args: argparse.Namespace, out: Path) -> dict:
     """What a checkpoint costs: measured once, and noted beside its weights."""
-    noted, limit = note(out), [] if args.limit is None else ["--limit", str(args.limit)]
-    if "divergence" not in noted:
+    limit = [] if args.limit is None else ["--limit", str(args.limit)]
+    noted, texts, passes = note(out), f"texts-{args.limit}", f"passes-{args.limit}"
+    if texts not in noted:
         found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), *limit)
-        pruned, parameters = found["pruned"], found["dense"]["parameters"]
-        names = ("divergence", "bits_per_byte_ratio", "parameters")
-        noted = note(out, dense_parameters=parameters, **{name: pruned[name] for name in names})
-    if not args.no_passes and "passes" not in noted:
+        names = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
+        noted = note(out, **{texts: {name: found["pruned"][name] for name in names}})
+    if not args.no_passes and passes not in noted:
         told = ["--model", str(out), "--baseline", args.model, "--cache-dir", str(args.work / "completions")]
         found = run("passes.py", *told, *limit)
         names = ("passes", "baseline_passes", "retention", "retention_95")
-        noted = note(out, **{name: found[name] for name in names})
-    return noted
+        noted = note(out, **{passes: {name: found[name] for name in names}})
+    pruning = {name: value for name, value in noted.items() if name.startswith("pruning")}
+    return {**pruning, **noted[texts], **({} if args.no_passes else noted[passes])}
 
 
 def run(script: str, *told: str) -> dict:

@@ -41,7 +41,7 @@ if not (DOCS / "hooks.py").exists():
 
 hooks = script(DOCS / "hooks.py")
 VERBS = hooks.verbs()
-PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
+PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
 LAUNCHED = {"optimum_flab.pruning": "prune", "optimum_flab.recovery": "recover"}
 # flags of other programs that the pages name
 FOREIGN = {

@@ -69,6 +69,7 @@ class LeastSquares:
     def __add__(self, other: LeastSquares) -> LeastSquares:
         """The problem on the tokens of both."""
         both = copy(self)
+        both._mirrored = True
         both._gram, both.cross = self.workspace.copied(self.gram).add_(other.gram), self.cross + other.cross
         return both
 

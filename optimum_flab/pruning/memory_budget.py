@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from ..criteria import BLOCKS
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
 from ..running.processes import on_this_machine
@@ -18,6 +19,7 @@ from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
 from ..sizes import sizes_of, sizes_of_config
 from ..tensors.lazy import own_tensors
+from .width.elimination import STEPS
 
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ def memory_needs(
     hidden = model.hidden_size * dtype.itemsize
     candidates = 2 * shape["layer"] * asked.layers.search_tokens * hidden if asked.layers.enabled else 0
     ranking = shape["vocab"] * hidden + candidates  # with a head of its own
-    deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once
+    pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
+    deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once + pending
     both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
     streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..places import user_path
 
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -39,5 +40,9 @@ def settings_path(path: str | os.PathLike[str]) -> Path:
 
     Args:
         path (`str` or `os.PathLike`): of a file, which need not exist, or the name of a recipe.
+
+    Raises:
+        [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
     """
-    return Path(path) if os.path.isfile(path) else recipe_files().get(os.fspath(path), Path(path))
+    file = user_path(path)
+    return file if file.is_file() else recipe_files().get(os.fspath(path), file)

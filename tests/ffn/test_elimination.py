@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from optimum_flab.errors import FlabError
 from optimum_flab.pruning.least_squares import solve
 from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate
+from optimum_flab.pruning.width.elimination import STEPS
 from optimum_flab.pruning.width.statistics import FOLDS
 
 
@@ -64,6 +65,27 @@ def test_refit_is_the_least_squares_minimum():
     least = error(statistics, kept, weight)
     for _ in range(20):
         assert error(statistics, kept, weight + 0.01 * torch.randn_like(weight)) > least
+
+
+@given(seed=st.integers(0, 1000), block=st.sampled_from([1, 3]))
+@settings(max_examples=10, deadline=None)
+def test_neurons_go_as_if_the_inverse_were_brought_up_to_date_every_step(seed, block):
+    neurons, width = 3 * STEPS * block, STEPS * block // 2
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(4 * neurons, neurons, generator=generator, dtype=torch.float64)
+    gram = inputs.T @ inputs / len(inputs) + torch.eye(neurons)
+    cross = torch.randn(HIDDEN, neurons, generator=generator, dtype=torch.float64)
+    found = eliminate(gram.clone(), cross, [width, 2 * width], block)
+
+    left = list(range(neurons))
+    while len(left) > width:
+        inverse = torch.linalg.inv(gram[left][:, left])
+        score = (cross[:, left] @ inverse).square().sum(dim=0) / inverse.diagonal()
+        out = score.argsort()[: min(block, len(left) - width)].tolist()
+        left = [neuron for place, neuron in enumerate(left) if place not in out]
+        if len(left) == 2 * width:
+            assert found[2 * width].tolist() == left
+    assert found[width].tolist() == left
 
 
 @given(seed=st.integers(0, 1000))

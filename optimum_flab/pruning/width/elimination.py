@@ -48,24 +48,27 @@ def eliminate(
     weight, diagonal = cross @ inverted, inverted.diagonal().clone()
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
-    left, right = (
-        inverted.new_empty(len(gram), 0),
-        inverted.new_empty(0, len(gram)),
-    )  # yet to be subtracted: its product
+    # what is yet to be subtracted from the inverse is the product of these
+    left, right, pending = (
+        inverted.new_empty(len(gram), STEPS * block),
+        inverted.new_empty(STEPS * block, len(gram)),
+        0,
+    )
     for width in sorted(set(widths), reverse=True):
         while alive > width:
             score = weight.square().sum(dim=0) / diagonal
             score[dead] = torch.inf
             out = score.topk(min(block, alive - width), largest=False).indices
             # rows and columns of eliminated neurons become zero and stay in place: cheaper than compacting the matrix
-            rows = torch.addmm(inverted[out], left[out], right, alpha=-1)
+            rows = torch.addmm(inverted[out], left[out, :pending], right[:pending], alpha=-1)
             step = torch.linalg.solve(rows[:, out], rows)
             weight.addmm_(weight[:, out], step, alpha=-1)
             diagonal -= (rows * step).sum(dim=0)
-            left, right = torch.cat([left, rows.T], dim=1), torch.cat([right, step])
-            if len(right) >= STEPS * block:
-                inverted.addmm_(left, right, alpha=-1)
-                left, right = left[:, :0], right[:0]
+            new = slice(pending, pending + len(out))
+            left[:, new], right[new], pending = rows.T, step, new.stop
+            if pending + block > len(right):
+                inverted.addmm_(left[:, :pending], right[:pending], alpha=-1)
+                pending = 0
             dead[out] = True
             alive -= len(out)
         kept[width] = torch.nonzero(~dead).flatten()
