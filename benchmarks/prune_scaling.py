@@ -1,6 +1,6 @@
 """Time and memory of a pruning against calibration tokens, layers and neurons.
 
-    python benchmarks/prune_scaling.py --like DENSE --work DIR --plot docs/prune_scaling.png
+    python benchmarks/prune_scaling.py --like DENSE --work DIR --plot docs/images/prune_scaling.png
 
 Prunes checkpoints of random weights with the tokenizer and the sizes of DENSE, but for layers and neurons, to three
 fifths of the vocabulary and three quarters of the neurons: with their weights in memory, and with weights in files by
@@ -103,7 +103,9 @@ def plot(rows: list[dict], file: Path) -> None:
                 axes[row, column].plot(
                     [found[sweep] for found in points], [found[value] / divisor for found in points], "o-", label=name
                 )
-            axes[row, column].set_ylim(bottom=0)
+            axes[row, column].set_ylim(
+                0, 1.1 * max(found[value] / divisor for found in rows if found["sweep"] == sweep)
+            )
             axes[row, column].set_xlim(left=0)
             axes[row, column].grid(alpha=0.3)
             if column == 0:
