@@ -118,12 +118,11 @@ def make_ours(args: argparse.Namespace, place: Path) -> None:
 
 
 def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] | None:
-    """The sizes at which a method that prunes these parts has as many parameters as ours, or few less; those of ours
-    where it prunes what ours does. `None`: it cannot come down so far."""
+    """The sizes at which a method that prunes these parts has as many parameters as ours, or a few less; those of ours
+    where it prunes all. `None`: it cannot come down so far."""
     dense, own = model_sizes(model), model_sizes(ours)
     counts, most = dense.counts, dense.counts.total(own.shape)
-    changed = [part for part in ALL if own.shape[part] != dense.shape[part]]
-    if set(changed) <= set(parts) and len(parts) > 1 and "layer" in parts:
+    if parts == ALL:
         return dict(own.shape)
     shape = dense.shape.resized(**({"vocab": own.shape["vocab"]} if "vocab" in parts else {}))
     steps = {"neuron": range(MULTIPLE, shape["neuron"] + 1, MULTIPLE), "layer": range(1, shape["layer"] + 1)}

@@ -93,8 +93,6 @@ def neuron_sums(model, family, tokens, common: Sequence[int], batch_size: int, t
     kept = torch.zeros(model.get_input_embeddings().num_embeddings, dtype=torch.bool)
     kept[torch.as_tensor(common)] = True
     sums = [_empty(family.ffn_out_matrix(layer)) for layer in layers]
-    mask = torch.empty(0)
-    stays = torch.empty(0)
 
     def hook(index: int) -> Callable:
         def see(module, args) -> None:

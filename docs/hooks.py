@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 from argparse import Action, ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -165,7 +165,7 @@ def linked_files() -> set[Path]:
     }
 
 
-def outside_of_fences(markdown: str, change: Any) -> str:
+def outside_of_fences(markdown: str, change: Callable[[str], str]) -> str:
     """Changes the lines of a page that are not in a block of code."""
     lines, fenced = [], False
     for line in markdown.split("\n"):

@@ -70,7 +70,7 @@ class Inspection:
             "model": self.name,
             **dense.reported(),
             "parameters": counts.total(dense),
-            "body_parameters": counts.total(dense) - counts.components(dense)["vocabulary"],
+            "body_parameters": counts.body(dense),
             "components": counts.components(dense),
             "width_multiple": self.width_multiple,
             "width_step_parameters": self.width_step(self.width_multiple),
@@ -94,7 +94,7 @@ class Inspection:
         ]
         for component, parameters in counts.components(dense).items():
             lines.append(f"{component:<22}{parameters:>16,}{parameters / total:>9.1%}")
-        body = total - counts.components(dense)["vocabulary"]
+        body = counts.body(dense)
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
         lines += ["", self._width_line()]
         if self.target_ratio is not None:

@@ -92,6 +92,10 @@ class ParameterCounts:
         """All parameters of a model of this shape."""
         return sum(self._parameters(dimensions, shape) for dimensions in self.terms)
 
+    def body(self, shape: Mapping[str, int]) -> int:
+        """The parameters of all but the vocabulary of a model of this shape."""
+        return self.total(shape) - self.components(shape)["vocabulary"]
+
     def unit(self, shape: Shape, dimension: str) -> int:
         """What one more of a dimension costs a model of this shape."""
         return self.total(shape.resized(**{dimension: shape[dimension] + 1})) - self.total(shape)

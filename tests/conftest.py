@@ -188,6 +188,23 @@ def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn
     return model_class(config).eval().requires_grad_(False)
 
 
+SMALL = """
+data: {{calibration_tokens: 256, validation_tokens: 64, held_out_tokens: 64, sequence_length: 32, corpus: [{texts}]}}
+vocabulary: {{keep_merges: 0}}
+ffn: {{multiple_of: 4}}
+"""
+
+
+def write_project(folder: Path, model: str, texts: str) -> None:
+    """A tiny model and a few texts in folders of these names, and `small.yaml`, by which it is pruned in seconds."""
+    tiny_model("qwen2", 600).save_pretrained(folder / model)
+    byte_level_tokenizer(600).save_pretrained(folder / model)
+    (folder / texts).mkdir()
+    for number, text in enumerate(TEXTS):
+        (folder / texts / f"{number}.py").write_text(text, encoding="utf-8")
+    (folder / "small.yaml").write_text(SMALL.format(texts=texts), encoding="utf-8")
+
+
 def plan_of(
     kept_tokens: list[int] | None, kept_layers: list[int], kept_neurons: dict[int, list[int]], **fields
 ) -> PruningPlan:

@@ -30,7 +30,7 @@ from optimum_flab.pruning.width import NeuronStatistics, criteria
 from optimum_flab.settings.files import read_pruning, read_section
 from optimum_flab.settings.pruning import check_settings
 
-from .conftest import TEXTS, byte_level_tokenizer, script, tiny_model
+from .conftest import script, write_project
 from .families import zoo
 
 
@@ -307,24 +307,11 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path):
 # --- the first ten minutes
 
 
-SMALL = """
-data:
-  {calibration_tokens: 256, validation_tokens: 64, held_out_tokens: 64, sequence_length: 32, corpus: [optimum_flab]}
-vocabulary: {keep_merges: 0}
-ffn: {multiple_of: 4}
-"""
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     """A folder like the one that the page begins in, with a tiny model in place of the demo."""
     folder = tmp_path_factory.mktemp("start")
-    tiny_model("qwen2", 600).save_pretrained(folder / "tiny")
-    byte_level_tokenizer(600).save_pretrained(folder / "tiny")
-    (folder / "optimum_flab").mkdir()
-    for number, text in enumerate(TEXTS):
-        (folder / "optimum_flab" / f"{number}.py").write_text(text, encoding="utf-8")
-    (folder / "small.yaml").write_text(SMALL, encoding="utf-8")
+    write_project(folder, "tiny", "optimum_flab")
     return folder
 
 

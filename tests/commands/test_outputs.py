@@ -13,15 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
+from ..conftest import thorough_but, write_project
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
-SMALL = """
-data: {calibration_tokens: 256, validation_tokens: 64, held_out_tokens: 64, sequence_length: 32, corpus: [texts]}
-vocabulary: {keep_merges: 0}
-ffn: {multiple_of: 4}
-"""
 
 
 def flab(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -35,12 +30,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    tiny_model("qwen2", 600).save_pretrained(folder / "model")
-    byte_level_tokenizer(600).save_pretrained(folder / "model")
-    (folder / "texts").mkdir()
-    for number, text in enumerate(TEXTS):
-        (folder / "texts" / f"{number}.py").write_text(text)
-    (folder / "small.yaml").write_text(SMALL)
+    write_project(folder, "model", "texts")
     return folder
 
 

@@ -49,11 +49,8 @@ def eliminate(
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
     # what is yet to be subtracted from the inverse is the product of these
-    left, right, pending = (
-        inverted.new_empty(len(gram), STEPS * block),
-        inverted.new_empty(STEPS * block, len(gram)),
-        0,
-    )
+    left, right = inverted.new_empty(len(gram), STEPS * block), inverted.new_empty(STEPS * block, len(gram))
+    pending = 0  # columns and rows of these that hold something
     for width in sorted(set(widths), reverse=True):
         while alive > width:
             score = weight.square().sum(dim=0) / diagonal
