@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import GeneratorType
 
@@ -70,6 +71,33 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that was not interrupted, and what it kept."""
+
+    contents: dict[str, bytes]
+    cache: Path
+
+    def cache_in(self, folder: Path) -> Path:
+        """A copy of what it kept, which a test may change."""
+        return Path(shutil.copytree(self.cache, folder / "cache"))
+
+
+@pytest.fixture(scope="module")
+def search(made, tmp_path_factory) -> Finished:
+    return finished(made, "search", tmp_path_factory.mktemp("search"))
+
+
+@pytest.fixture(scope="module")
+def pinned(made, tmp_path_factory) -> Finished:
+    return finished(made, "pinned", tmp_path_factory.mktemp("pinned"))
+
+
+def finished(made: Path, kind: str, folder: Path) -> Finished:
+    prune(made, kind, folder / "out", folder / "cache")
+    return Finished(contents(folder / "out"), folder / "cache")
+
+
 class Interrupted(BaseException):
     """As a kill is: nothing catches it."""
 
@@ -118,7 +146,7 @@ def pieces_in(folder):
     return sum(name.endswith(".safetensors") for _, _, names in os.walk(folder) for name in names)
 
 
-def test_a_killed_command_ends_in_the_same_bytes(made, tmp_path):
+def test_a_killed_command_ends_in_the_same_bytes(made, search, tmp_path):
     yaml = tmp_path / "asked.yaml"
     asked(made, **ASKED["search"]).save_pretrained(tmp_path)
     yaml = next(tmp_path.glob("*.json"))
@@ -137,8 +165,6 @@ def test_a_killed_command_ends_in_the_same_bytes(made, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         return process
 
-    whole = run(tmp_path / "home-whole", "whole")
-    assert whole.communicate()[1] is not None and whole.returncode == 0
     killed = run(tmp_path / "home", "out", kill_at=3)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "out").exists()
@@ -146,61 +172,55 @@ def test_a_killed_command_ends_in_the_same_bytes(made, tmp_path):
     said = again.communicate()[1]
     assert again.returncode == 0, said
     assert "used again from" in said or "goes on after" in said
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == search.contents
     # what the checkpoint holds itself is not kept twice
     names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "home" / "optimum_flab" / "pruning").iterdir()}
     assert names == {"texts", "vocabulary", "shape"}
 
 
-def test_a_finished_shape_is_used_again_and_said_to_be(made, tmp_path, capsys):
-    prune(made, "search", tmp_path / "first", tmp_path / "cache")
-    assert "used again" not in capsys.readouterr().err
-    prune(made, "search", tmp_path / "second", tmp_path / "cache")
+def test_a_finished_shape_is_used_again_and_said_to_be(made, search, tmp_path, capsys):
+    prune(made, "search", tmp_path / "second", search.cache_in(tmp_path))
     said = capsys.readouterr().err
     assert all(f"{stage}: used again from {tmp_path / 'cache'}" in said for stage in ("texts", "vocabulary", "shape"))
     assert "plan: used again" not in said
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    assert contents(tmp_path / "second") == search.contents
 
 
-def test_begun_anew_where_that_is_asked_for(made, tmp_path, capsys):
-    for name in ("first", "second"):
-        prune(made, "pinned", tmp_path / name, tmp_path / "cache", resume=False)
+def test_begun_anew_where_that_is_asked_for(made, pinned, tmp_path, capsys):
+    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), resume=False)
     assert "used again" not in capsys.readouterr().err
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    assert contents(tmp_path / "second") == pinned.contents
 
 
-def test_work_of_other_inputs_is_told_apart(made, tmp_path, capsys):
-    prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
-    prune(made, "pinned", tmp_path / "second", tmp_path / "cache", seed=1)
+def test_work_of_other_inputs_is_told_apart(made, pinned, tmp_path, capsys):
+    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), seed=1)
     said = capsys.readouterr().err
     assert re.search(r"^texts: made anew, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), said
     prune(made, "pinned", tmp_path / "fresh", tmp_path / "other", seed=1)
-    assert contents(tmp_path / "second") == contents(tmp_path / "fresh") != contents(tmp_path / "first")
+    assert contents(tmp_path / "second") == contents(tmp_path / "fresh") != pinned.contents
 
 
-def test_work_of_another_version_is_begun_anew(made, tmp_path, capsys, monkeypatch):
-    prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
+def test_work_of_another_version_is_begun_anew(made, pinned, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(work_module, "FORMAT", 2)
-    prune(made, "pinned", tmp_path / "second", tmp_path / "cache")
+    prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path))
     said = capsys.readouterr().err
     assert "shape: made anew, since format is 2, and was 1 in an earlier run" in said and "used again" not in said
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    assert contents(tmp_path / "second") == pinned.contents
 
 
 @pytest.mark.parametrize("damage", thorough_but(1, ["emptied", "gone", "other"]))
-def test_a_damaged_value_is_made_anew(damage, made, tmp_path, capsys):
-    prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
-    for value in (tmp_path / "cache").glob("*/value"):
+def test_a_damaged_value_is_made_anew(damage, made, pinned, tmp_path, capsys):
+    cache = pinned.cache_in(tmp_path)
+    for value in cache.glob("*/value"):
         for file in value.iterdir():
             file.unlink() if damage == "gone" else file.write_text("" if damage == "emptied" else '{"shape": 1}')
-    prune(made, "pinned", tmp_path / "second", tmp_path / "cache")
+    prune(made, "pinned", tmp_path / "second", cache)
     said = capsys.readouterr().err
     assert said.count("cannot be read") == 3 and said.count("it is made anew") == 3
-    assert contents(tmp_path / "second") == contents(tmp_path / "first")
+    assert contents(tmp_path / "second") == pinned.contents
 
 
-def test_a_damaged_piece_is_done_again(made, tmp_path, capsys, monkeypatch):
-    prune(made, "search", tmp_path / "whole", tmp_path / "cache-whole")
+def test_a_damaged_piece_is_done_again(made, search, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         stop_after(patch, 12)
         prune(made, "search", tmp_path / "out", tmp_path / "cache")
@@ -210,11 +230,10 @@ def test_a_damaged_piece_is_done_again(made, tmp_path, capsys, monkeypatch):
         piece.write_bytes(piece.read_bytes()[: piece.stat().st_size // 2])
     prune(made, "search", tmp_path / "out", tmp_path / "cache")
     assert "is damaged; what it held is done again" in capsys.readouterr().err
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == search.contents
 
 
-def test_a_layer_that_is_missing_begins_the_pass_anew(made, tmp_path, monkeypatch):
-    prune(made, "pinned", tmp_path / "whole", tmp_path / "cache-whole")
+def test_a_layer_that_is_missing_begins_the_pass_anew(made, pinned, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         pieces = stop_after(patch, None)
         write = Pieces.write
@@ -232,7 +251,7 @@ def test_a_layer_that_is_missing_begins_the_pass_anew(made, tmp_path, monkeypatc
     assert (kept / "streams.safetensors").exists()
     (kept / f"{layer_piece(0)}.safetensors").unlink()
     prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == pinned.contents
 
 
 def test_which_source_measures_is_part_of_what_decides(made, tmp_path):
@@ -251,20 +270,13 @@ def test_which_source_measures_is_part_of_what_decides(made, tmp_path):
         assert divided_texts(tokenizer, one, 0, kept) == fresh  # from the folder
 
 
-def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, tmp_path, capsys):
+def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tmp_path, capsys):
     model = Path(shutil.copytree(made / "search", tmp_path / "model"))
-    cache = tmp_path / "cache"
-
-    def run(out: str) -> None:
-        optimizer = FlabOptimizer.from_pretrained(model, device="cpu")
-        optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=cache)
-        optimizer.save_pretrained(tmp_path / out)
-
-    run("first")
     named = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps({**named, "pad_token_id": 571}))
-    capsys.readouterr()
-    run("second")
+    optimizer = FlabOptimizer.from_pretrained(model, device="cpu")
+    optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=pinned.cache_in(tmp_path))
+    optimizer.save_pretrained(tmp_path / "second")
     said = capsys.readouterr().err
     assert "vocabulary: made anew" in said and "shape: made anew" in said, said.splitlines()
     plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
@@ -282,8 +294,7 @@ def test_names_of_files_that_are_not_utf8(made, tmp_path):
     assert divided_texts(tokenizer, data, 0, work) == divided_texts(tokenizer, data, 0, work)
 
 
-def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, tmp_path, capsys):
-    prune(made, "search", tmp_path / "whole", tmp_path / "cache-whole")
+def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, search, tmp_path, capsys):
     optimizer = FlabOptimizer.from_pretrained(made / "search", device="cpu")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # larger files are refused, as by a full disk
@@ -294,11 +305,11 @@ def test_a_disk_that_fills_up_costs_only_what_could_be_kept(made, tmp_path, caps
     optimizer.save_pretrained(tmp_path / "out")
     said = capsys.readouterr().err
     assert "cannot be written" in said
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == search.contents
 
 
-def test_what_nobody_asked_for_in_a_month_goes(made, tmp_path):
-    prune(made, "pinned", tmp_path / "first", tmp_path / "cache")
+def test_what_nobody_asked_for_in_a_month_goes(pinned, tmp_path):
+    pinned.cache_in(tmp_path)
     old, recent = sorted((tmp_path / "cache").iterdir())[:2]
     theirs, linked = tmp_path / "cache" / "thesis", tmp_path / "cache" / "shape-0123456789abcdef"
     (tmp_path / "elsewhere").mkdir()
@@ -314,17 +325,15 @@ def test_what_nobody_asked_for_in_a_month_goes(made, tmp_path):
     assert os.listdir(theirs) == os.listdir(linked) == ["chapter"]  # what is not a kept value stays as it is
 
 
-def test_files_that_changed_places_are_not_taken_for_each_other(made, tmp_path, capsys):
+def test_files_that_changed_places_are_not_taken_for_each_other(made, search, pinned, tmp_path, capsys):
     """Well-formed files of another value, or of another piece."""
-    for number, target in enumerate((0.4, 0.3)):
-        prune(made, "search", tmp_path / f"whole-{number}", tmp_path / "cache", target_ratio=target)
-    one, other = (path / "value" / "shape.json" for path in (tmp_path / "cache").glob("shape-*"))
-    one_text, other_text = one.read_text(), other.read_text()
-    one.write_text(other_text)
-    other.write_text(one_text)
-    prune(made, "search", tmp_path / "again", tmp_path / "cache")
+    cache = search.cache_in(tmp_path)
+    (one,), (other,) = (list(folder.glob("shape-*/value/shape.json")) for folder in (cache, pinned.cache))
+    assert one.read_text() != other.read_text()
+    one.write_text(other.read_text())
+    prune(made, "search", tmp_path / "again", cache)
     assert "it is not as it was written" in capsys.readouterr().err
-    assert contents(tmp_path / "again") == contents(tmp_path / "whole-0")
+    assert contents(tmp_path / "again") == search.contents
     pieces = Pieces(tmp_path / "pieces", above=("shape-0",))
     pieces.write("one", number=1)
     pieces.part("inner").write("one", number=2)
