@@ -24,9 +24,10 @@ from .places import cache_root
 from .progress import progress_bar
 from .pruning.limits import TOLERANCE
 from .pruning.result import PrunedModel
+from .records.atomic import write_files
 from .records.folders import Kind, OutputFolder, nearest_folder
 from .records.plan import PLAN_NAME, PruningPlan
-from .records.report import read_report, write_report
+from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
 from .running.casting import copy_in, dtypes_of
 from .running.generation import completion
 from .settings.configuration import read_pruner_config
@@ -171,6 +172,19 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
         write_card(partial, earlier=earlier)
     drop_kept(pruned)
     return replace(pruned, report=report)
+
+
+def note_completion(folder: Path, completion: Completion) -> None:
+    """Adds a completion to the report of a folder, and to the page of it."""
+    from .hub.card import render_card
+    from .hub.page import PAGE_NAME
+
+    report = read_report(folder)
+    report = report.model_copy(update={"completions": (*report.completions, completion)})
+    write_files(folder, {REPORT_NAME: report_text(report).encode()})
+    page = render_card(folder).page
+    assert page is not None  # there is a report
+    write_files(folder, {PAGE_NAME: page.encode()})
 
 
 def drop_kept(pruned: PrunedModel) -> None:

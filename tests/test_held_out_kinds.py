@@ -1,9 +1,10 @@
-"""What pruning cost by kind of text is what it costs when that kind is measured alone."""
+"""What pruning cost by kind of text, by kind of token and by layer."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, byte_level_tokenizer, tiny_model
@@ -11,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from optimum_flab.families import family_for
 from optimum_flab.measuring.held_out import measure_held_out
+from optimum_flab.measuring.token_kinds import TOKEN_KINDS, kind_of, token_kinds
 from optimum_flab.settings.pruning import DataSettings
 
 
@@ -33,7 +35,7 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
 
     def measured(chosen, names=()):
         return measure_held_out(
-            dense, tokenizer, pruned, tokenizer, family_for(dense.config), None, chosen, data, None, names
+            dense, tokenizer, pruned, tokenizer, family_for(dense.config), None, (), chosen, data, None, names
         )
 
     found = measured(texts, kinds)
@@ -46,3 +48,72 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
     named = found.by_kind["held-out"]
     assert (found.texts, found.divergence) == (named.texts, named.divergence)
     assert measured(texts, [kind.replace("held-out", "chat") for kind in kinds]).texts == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (" return", "Python keywords"),
+        ("returned", "names and words"),
+        (" _private", "names and words"),
+        ("x2", "names and words"),
+        ("é", "names and words"),
+        ("42", "numbers"),
+        ("3.14", "numbers"),
+        (" ==", "signs"),
+        ("):", "signs"),
+        (".append", "other"),
+        ("\n    ", "line ends and indentation"),
+        ("):\n", "signs"),
+        ("\N{REPLACEMENT CHARACTER}", "other"),
+    ],
+)
+def test_the_kind_of_a_token(text, kind):
+    assert kind_of(text) == kind
+
+
+def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():
+    """Against transformers' own hidden states and logits, one text at a time."""
+    tokenizer = byte_level_tokenizer()
+    dense = tiny_model("llama", vocab_size=len(tokenizer)).eval()
+    family, kept = family_for(dense.config), [0, 2]
+    pruned = copy.deepcopy(dense)
+    pruned.model.layers = torch.nn.ModuleList([pruned.model.layers[index] for index in kept])
+    pruned.config.num_hidden_layers = len(kept)
+    with torch.no_grad():
+        pruned.model.layers[1].mlp.down_proj.weight.mul_(0.5)
+    text = max(TEXTS, key=len)
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    data = DataSettings(sequence_length=ids.shape[1], calibration_tokens=ids.shape[1])
+    found = measure_held_out(dense, tokenizer, pruned, tokenizer, family, None, kept, [text], data)
+
+    streams: dict[str, list[torch.Tensor]] = {"dense": [], "pruned": []}
+    logits = {}
+    for name, model in (("dense", dense), ("pruned", pruned)):
+        hooks = [
+            layer.register_forward_hook(
+                lambda _module, _inputs, output, name=name: streams[name].append(
+                    output[0] if isinstance(output, tuple) else output
+                )
+            )
+            for layer in model.model.layers
+        ]
+        with torch.no_grad():
+            logits[name] = model(ids, use_cache=False).logits[0, :-1].double().log_softmax(-1)
+        for hook in hooks:
+            hook.remove()
+    far = (logits["dense"].exp() * (logits["dense"] - logits["pruned"])).sum(-1).numpy()
+    kinds = token_kinds(tokenizer, ids[0, 1:].numpy())
+    assert sum(cost.positions for cost in found.by_token.values()) == found.positions == len(far)
+    for place, name in enumerate(TOKEN_KINDS):
+        if (chosen := kinds == place).any():
+            assert found.by_token[name].positions == chosen.sum()
+            assert found.by_token[name].divergence == pytest.approx(far[chosen].mean(), rel=1e-3)
+    assert [row.layer for row in found.by_layer] == kept and len(far) <= 256
+    for place, row in enumerate(found.by_layer):
+        one, other = (states[0, :-1].double() for states in (streams["dense"][row.layer], streams["pruned"][place]))
+        expected = ((other - one).square().sum(-1) / one.square().sum(-1)).mean()
+        assert row.drift == pytest.approx(float(expected), rel=0.02, abs=1e-12)
+    assert found.by_layer[0].drift == 0 < found.by_layer[1].drift
+    counts = [cost.positions for cost in found.by_token.values()]
+    assert counts == sorted(counts, reverse=True) and np.isfinite(counts).all()

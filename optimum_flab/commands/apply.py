@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..places import user_path
 from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
 
 
@@ -75,9 +76,14 @@ def add_ending_arguments(optional: _ArgumentGroup) -> None:
 
 
 def show_pruned(verb: FlabVerb, optimizer: FlabOptimizer) -> None:
-    """Print what was removed, the completions that were asked for, and where the model is."""
+    """Print what was removed, the completions that were asked for, which its report then holds, and where it is."""
     verb.say(optimizer.summary())
-    if verb.args.prompt is not None:
-        for name, text in optimizer.complete(verb.args.prompt).items():
+    if (prompt := verb.args.prompt) is not None:
+        from ..pruned import note_completion
+        from ..records.report import Completion
+
+        texts = optimizer.complete(prompt)
+        for name, text in texts.items():
             print(f"\n--- completion by the {name} model\n{text}")
+        note_completion(user_path(verb.args.output), Completion(prompt=prompt, **texts))
     print(verb.ending(verb.args.output))

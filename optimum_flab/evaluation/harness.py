@@ -18,8 +18,8 @@ from ..measuring.held_out import measure_held_out
 from ..measuring.scores import Score
 from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
+from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
-from ..records.report import HeldOut
 from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
@@ -212,6 +212,7 @@ def measure_divergence(
             after.tokenizer,
             before.family,
             kept,
+            (),
             of_kind,
             DataSettings(batch_size=batch_size),
         )

@@ -14,6 +14,7 @@ from . import provenance, tables
 from .facts import EFFICIENCY_NAME, EVALUATION_NAME, RESULT_NAMES, Facts, at, is_result, read_facts
 from .metadata import Whole, rendered, written_metadata
 from .ownership import BEGIN, END, is_generated, merged_metadata, metadata_of_user, signed, text_of_user, unsigned_mark
+from .page import PAGE_NAME, render_page
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
 from .typesetting import removed_share
@@ -50,6 +51,11 @@ class Rendered:
     terms: Terms
     facts: Facts
     notes: tuple[str, ...]
+
+    @property
+    def page(self) -> str | None:
+        """The report as a page; `None` where there is none."""
+        return None if self.facts.report is None else render_page(self.facts, self.terms.name or "A model")
 
     @property
     def card(self) -> ModelCard:
@@ -146,7 +152,7 @@ def write_card(
     earlier: str | None = None,
     fetch: Fetch | None = None,
 ) -> WrittenCard:
-    """Writes the card of a pruned model to its folder, as `README.md`, with its plots.
+    """Writes the card of a pruned model to its folder, as `README.md`, with its plots, and the report as a page.
 
     Results from elsewhere are copied beside the weights, so that the next card states them too; they take the place of
     those that were copied before.
@@ -181,6 +187,8 @@ def write_card(
     contents: dict[str, bytes | Path] = dict(made.plots)
     if results is not None:
         contents |= result_copies(made.facts.results.files)
+    if (page := made.page) is not None:
+        contents[PAGE_NAME] = page.encode()
     contents[CARD_NAME] = made.content.encode()
     stale = [path for path in folder.iterdir() if results is not None and is_result(path.name)]
     stale += [folder / name for name in CAPTIONS]

@@ -11,7 +11,8 @@ import yaml
 
 from ..components import COMPONENTS, Component
 from ..criteria import CHOICES, criterion_of
-from ..records.report import EarlierRound, HeldOut, Recovery, Report, TextCounts
+from ..records.held_out import HeldOut
+from ..records.report import EarlierRound, Recovery, Report, TextCounts
 from ..records.texts import CountedText
 from ..texts.sources import INSTALLED, STANDARD_LIBRARY
 from .facts import Facts, at, is_number

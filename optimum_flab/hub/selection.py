@@ -28,6 +28,7 @@ from .facts import (
     weight_files,
 )
 from .ownership import is_generated
+from .page import PAGE_NAME
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT
 from .terms import CARD_NAME
 
@@ -39,7 +40,7 @@ CHECKPOINT_FILES = {
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *OTHER_FORMS,
     *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, CONFIG_NAME, FAMILY_NAME, "flab_plan.safetensors"),
-    *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE),
+    *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE, PAGE_NAME),
 }
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them

@@ -31,6 +31,7 @@ from .facts import (
 from .leaderboards import BenchmarkTask, leaderboard_files
 from .metadata import metadata_of
 from .ownership import is_generated, metadata_of_user, statements, text_of_user
+from .page import PAGE_NAME
 from .paths import last_name, replaced_texts, without_paths
 from .selection import grouped, select_files
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, check_licence
@@ -142,6 +143,8 @@ def stage(
         check_licence(rendered.terms)
         card, notes = rendered.content, rendered.notes
         staged |= rendered.plots
+        if (page := rendered.page) is not None:
+            staged[PAGE_NAME] = page.encode()
     else:
         card = own
         if not metadata_of(own).get("license"):

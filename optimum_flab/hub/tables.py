@@ -6,7 +6,8 @@ from typing import Any
 
 from ..components import COMPONENTS
 from ..measuring.scores import Score, metric_text, retained, retention_text, score_text, together_text
-from ..records.report import HeldOut, Report, Side
+from ..records.held_out import HeldOut
+from ..records.report import Report, Side
 from .facts import Facts, against_dense
 from .measured import EfficiencyRow, MeasuredEfficiency, MeasuredScores, Quartiles, ScoreRow, ScoreValue
 from .typesetting import (

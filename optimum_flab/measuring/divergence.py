@@ -38,6 +38,13 @@ def predicting(tokens: PackedTokens) -> torch.Tensor:
     return mask
 
 
+def following(tokens: PackedTokens) -> torch.Tensor:
+    """The ids that the predicting positions predict, int64 of shape `(predicting positions,)`."""
+    ids = torch.zeros_like(tokens.input_ids)
+    ids[:, :-1] = tokens.input_ids[:, 1:]
+    return ids[predicting(tokens)]
+
+
 def final_hidden(
     model: PreTrainedModel,
     family: Family,
@@ -47,6 +54,7 @@ def final_hidden(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
     processes: Processes | None = None,
+    look: Callable[[int, torch.Tensor, PackedTokens], None] | None = None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
@@ -59,6 +67,8 @@ def final_hidden(
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
+        look (`Callable`, *optional*): called after every layer with its index, the hidden states of the first batch
+            and its tokens.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
@@ -78,6 +88,8 @@ def final_hidden(
         for index in ascent.layers(len(layers), tick):
             for batch, x in enumerate(inputs):
                 streams[batch] = step(index, streams[batch], x.kwargs[index])
+            if look is not None and batches:
+                look(index, streams[0], batches[0])
         found = [
             norm(hidden[predicting(batch).to(hidden.device)]).cpu()
             for hidden, batch in zip(streams, batches, strict=True)
@@ -218,9 +230,7 @@ def token_bits_and_lost_mass(
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: two of shape `(positions,)`, float64, on the CPU.
     """
-    following = torch.zeros_like(tokens.input_ids)
-    following[:, :-1] = tokens.input_ids[:, 1:]
-    targets = following[predicting(tokens)].to(head.weight.device)
+    targets = following(tokens).to(head.weight.device)
     gone = torch.ones(len(head.weight), dtype=torch.bool, device=head.weight.device)
     gone[torch.as_tensor(kept, device=gone.device)] = False
     nats, lost = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]

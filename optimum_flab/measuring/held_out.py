@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..families import Family
 from ..progress import progress
+from ..records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from ..records.pieces import Pieces
-from ..records.report import HeldOut, KindCost
+from ..running.ascent import layer_piece
 from ..running.casting import cast_by_layer
 from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
@@ -23,13 +25,16 @@ from .divergence import (
     LOGITS_PER_CHUNK,
     OutputHead,
     final_hidden,
+    following,
     predicting,
     token_bits_and_lost_mass,
     token_divergences,
 )
+from .token_kinds import TOKEN_KINDS, token_kinds
 
 
 Tick = Callable[[], None]
+STREAM_POSITIONS = 256  # of each layer's stream that are kept, to tell how far the pruned one is from it
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class CutTexts:
         new ([`PackedTokens`]): in the pruned tokenizer's pieces, as its own ids.
         text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`,
             and of `shared` and `new`, belongs to.
+        predicted (`np.ndarray`): int64, the place in `TOKEN_KINDS` of the token that each predicting position of `new`
+            predicts.
         kinds (`tuple[str, ...]`): of each text.
         bytes (`np.ndarray`): int64, of each text in UTF-8.
         dense_tokens, pruned_tokens (`np.ndarray`): int64, pieces of each text.
@@ -55,6 +62,7 @@ class CutTexts:
     new: PackedTokens
     text_of_own: np.ndarray
     text_of_new: np.ndarray
+    predicted: np.ndarray
     kinds: tuple[str, ...]
     bytes: np.ndarray
     dense_tokens: np.ndarray
@@ -107,13 +115,15 @@ def cut_texts(
         return numbers_of_chunks[chunk[predicting(rows).numpy().ravel()]] - 1
 
     own_specials, new_specials = special_ids(dense_tokenizer), (before, after)
+    new = packed(pruned_pieces, new_specials)
     return CutTexts(
         kept=kept,
         own=packed(own_pieces, own_specials),
         shared=packed(as_dense, (kept[list(before)].tolist(), kept[list(after)].tolist())),
-        new=packed(pruned_pieces, new_specials),
+        new=new,
         text_of_own=differing[text_of(own_pieces, own_specials)],
         text_of_new=text_of(pruned_pieces, new_specials),
+        predicted=token_kinds(pruned_tokenizer, following(new).numpy()),
         kinds=tuple(kinds) or ("",) * len(texts),
         bytes=np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], dtype=np.int64),
         dense_tokens=np.array(list(map(len, dense_pieces)), dtype=np.int64),
@@ -132,6 +142,8 @@ class DenseSide:
         tick (`Callable`): called after every step, see [`steps`].
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
         processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
+        kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to tell how far
+            the residual stream drifts; none: it is not told.
     """
 
     @torch.no_grad()
@@ -144,13 +156,17 @@ class DenseSide:
         tick: Tick = lambda: None,
         pieces: Pieces | None = None,
         processes: Processes | None = None,
+        kept_layers: Sequence[int] = (),
     ):
         pieces = Pieces() if pieces is None else pieces
+        self.kept_layers = tuple(kept_layers)
         self.family, self.texts, self.batch_size, self.processes = family, texts, batch_size, processes
         self.device, self.dtype = dense.device, dense.dtype
         full = OutputHead(dense, family)
         shared = pieces.part("dense-shared")
-        self.hidden = final_hidden(dense, family, texts.shared, batch_size, None, tick, shared, processes)
+        self._streams = shared.part("sample")
+        look = partial(keep_stream, self._streams, self.kept_layers)
+        self.hidden = final_hidden(dense, family, texts.shared, batch_size, None, tick, shared, processes, look)
         kept = texts.kept.tolist()
         bits, lost = token_bits_and_lost_mass(self.hidden, full, texts.shared, kept, tick)
         self.bits, self.lost_mass = self._by_text(bits, texts.text_of_new), self._by_text(lost, texts.text_of_new)
@@ -166,7 +182,12 @@ class DenseSide:
         return np.bincount(text_of, weights=values.numpy(), minlength=len(self.texts.kinds))
 
     @torch.no_grad()
-    def measure(self, pruned: PreTrainedModel, tick: Tick = lambda: None, pieces: Pieces | None = None) -> HeldOut:
+    def measure(
+        self,
+        pruned: PreTrainedModel,
+        tick: Tick = lambda: None,
+        pieces: Pieces | None = None,
+    ) -> HeldOut:
         """What a pruned model costs on the texts.
 
         Args:
@@ -174,10 +195,11 @@ class DenseSide:
                 which takes memory there for one layer at a time.
             pieces ([`Pieces`], *optional*): keeps its hidden states, for a run that is interrupted.
         """
-        texts = self.texts
+        texts, pieces = self.texts, Pieces() if pieces is None else pieces
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
         read = (texts.new, self.batch_size, layer_step, tick, pieces, self.processes)
-        hidden = final_hidden(model, self.family, *read)
+        streams = pieces.part("sample")
+        hidden = final_hidden(model, self.family, *read, partial(keep_stream, streams, range(len(self.kept_layers))))
         whole = OutputHead(model, self.family)
         spent, _ = token_bits_and_lost_mass(hidden, whole, texts.new, range(len(whole.weight)), tick)
         head = OutputHead(model, self.family, range(len(texts.kept)))
@@ -207,7 +229,55 @@ class DenseSide:
             texts_cut_differently=int(texts.differs[total].sum()),
             lost_mass=float(self.lost_mass[total].sum()) / max(found["positions"], 1),
             by_kind={kind: KindCost(**cost(kinds == kind)) for kind in named},
+            by_token=self._by_token(far, total[texts.text_of_new]),
+            by_layer=tuple(
+                LayerDrift(layer=layer, drift=drift(self._streams, layer, streams, place))
+                for place, layer in enumerate(self.kept_layers)
+                if streams.is_finished(layer_piece(place))  # a process without texts has seen none
+            ),
         )
+
+    def _by_token(self, divergences: torch.Tensor, chosen: np.ndarray) -> dict[str, TokenCost]:
+        """The mean divergence where a token of each kind is predicted, most frequent first."""
+        predicted, values = self.texts.predicted[chosen], divergences.numpy()[chosen]
+        numbers = np.bincount(predicted, minlength=len(TOKEN_KINDS))
+        sums = np.bincount(predicted, weights=values, minlength=len(TOKEN_KINDS))
+        return {
+            TOKEN_KINDS[place]: TokenCost(
+                positions=int(numbers[place]), divergence=float(sums[place] / numbers[place])
+            )
+            for place in np.argsort(-numbers, kind="stable")
+            if numbers[place]
+        }
+
+
+def keep_stream(pieces: Pieces, layers: Sequence[int], layer: int, hidden: torch.Tensor, tokens: PackedTokens) -> None:
+    """Keeps what a layer makes of some positions of a batch, evenly spaced, if it is one of `layers`.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(rows, length, hidden)`): after the layer.
+        tokens ([`PackedTokens`]): of the batch.
+    """
+    if layer not in layers:
+        return
+    states = hidden[predicting(tokens).to(hidden.device)]
+    every = -(-len(states) // STREAM_POSITIONS) or 1
+    pieces.write(layer_piece(layer), {"stream": states[::every].bfloat16().cpu()})
+
+
+def drift(dense: Pieces, layer: int, pruned: Pieces, place: int) -> float:
+    """How far the residual stream is from the dense one after a layer: the mean over positions of
+    |pruned - dense|² / |dense|², of what [`keep_stream`] kept.
+
+    Args:
+        layer, place (`int`): index of the layer in the dense and in the pruned model.
+    """
+    one, other = (
+        pieces.finished(layer_piece(index)).tensors["stream"].float()
+        for pieces, index in ((dense, layer), (pruned, place))
+    )
+    far, size = (values.square().sum(dim=-1, dtype=torch.float64) for values in (other - one, one))
+    return float((far / size.clamp_min(torch.finfo(torch.float32).tiny)).mean()) if len(one) else 0.0
 
 
 def steps(texts: CutTexts, dense_rows: int, dense_layers: int, pruned_layers: int) -> int:
@@ -231,6 +301,7 @@ def measure_held_out(
     pruned_tokenizer: PreTrainedTokenizerBase,
     family: Family,
     kept_tokens: Sequence[int] | None,
+    kept_layers: Sequence[int],
     texts: Sequence[str],
     data: DataSettings,
     pieces: Pieces | None = None,
@@ -241,6 +312,7 @@ def measure_held_out(
 
     Args:
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        kept_layers (`Sequence[int]`): dense index of each pruned layer; none: drift is not measured.
         texts (`Sequence[str]`): whole texts.
         data ([`DataSettings`]): for the length of sequences and their number per forward pass.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
@@ -253,5 +325,5 @@ def measure_held_out(
     dense_rows = dense.get_submodule(family.modules.output_head).weight.shape[0]
     layers = [len(family.decoder_layers(model)) for model in (dense, pruned)]
     with progress("Measuring on held-out text", steps(cut, dense_rows, *layers), "step") as tick:
-        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces, processes)
+        side = DenseSide(dense, family, cut, data.batch_size, tick, pieces, processes, kept_layers)
         return side.measure(pruned, tick, pieces.part("pruned"))

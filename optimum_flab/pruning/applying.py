@@ -15,8 +15,8 @@ from ..checkpoints.surgery import check_plan, operate
 from ..errors import FlabError
 from ..hashing import texts_hash
 from ..measuring.held_out import measure_held_out
+from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import HeldOut
 from ..records.work import Stage, WorkFolder
 from ..running.processes import Processes
 from ..settings.pruning import DataSettings
@@ -62,6 +62,7 @@ def held_out_cost(
     dense: LoadedModel,
     pruned: tuple[PreTrainedModel, PreTrainedTokenizerBase],
     kept_tokens: Sequence[int] | None,
+    kept_layers: Sequence[int],
     documents: Sequence[Document],
     data: DataSettings,
     decided_by: Mapping[str, Any],
@@ -72,6 +73,7 @@ def held_out_cost(
 
     Args:
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
+        kept_layers (`Sequence[int]`): dense index of each pruned layer.
         documents (`Sequence[Document]`): held-out text, by kind.
         decided_by (`Mapping[str, Any]`): everything that decided the pruned model.
         processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
@@ -81,6 +83,16 @@ def held_out_cost(
         STAGE,
         {**decided_by, "held_out": texts_hash([*kinds, *texts])},
         lambda pieces: measure_held_out(
-            dense.model, dense.tokenizer, *pruned, dense.family, kept_tokens, texts, data, pieces, kinds, processes
+            dense.model,
+            dense.tokenizer,
+            *pruned,
+            dense.family,
+            kept_tokens,
+            kept_layers,
+            texts,
+            data,
+            pieces,
+            kinds,
+            processes,
         ),
     )

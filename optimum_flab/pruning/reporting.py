@@ -13,8 +13,9 @@ from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.tokenizer import left_out_note
 from ..families import Family
+from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import Base, BaseCard, Computation, HeldOut, Part, Report, Search, Side, TextCounts
+from ..records.report import Base, BaseCard, Computation, Part, Report, Search, Side, TextCounts
 from ..sizes import count_parameters, shape_of
 
 

@@ -170,7 +170,15 @@ def prune(
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
     held_out = held_out_cost(
-        dense, (model, tokenizer), plan.kept_tokens, texts.held_out, config.data, decided_by, work, processes
+        dense,
+        (model, tokenizer),
+        plan.kept_tokens,
+        plan.kept_layers,
+        texts.held_out,
+        config.data,
+        decided_by,
+        work,
+        processes,
     )
     report = build_report(
         dense,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .. import __version__
 from ..errors import FlabError
+from .held_out import HeldOut
 from .json_files import read_json, validated
 from .record import Number, Record
 from .texts import PlainText, TextCounts
@@ -95,52 +96,6 @@ class Side(Sizes, Part):
     def body_parameters(self) -> int:
         """The parameters of all but the vocabulary; 0 where components were not counted."""
         return sum(part.parameters for name, part in self.components.items() if name != "vocabulary")
-
-
-class KindCost(Record):
-    """What pruning cost on held-out text of a kind.
-
-    Args:
-        texts, bytes, positions (`int`): as of [`HeldOut`].
-        divergence (`float`): mean KL(dense ‖ pruned) in nats per token.
-        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
-    """
-
-    texts: int
-    bytes: int
-    positions: int
-    divergence: Number
-    dense_bits_per_byte: Number
-    pruned_bits_per_byte: Number
-
-
-class HeldOut(Record):
-    """What pruning cost on held-out text; where such text was named, everything but `by_kind` is about that alone.
-
-    Args:
-        texts (`int`): whole texts.
-        bytes (`int`): their size in UTF-8.
-        positions (`int`): predicted tokens of the pruned tokenizer, that `divergence` and `lost_mass` are means of.
-        dense_tokens, pruned_tokens (`int`): pieces of the texts under each tokenizer.
-        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
-        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned
-            tokenizer's pieces.
-        lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
-        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
-        by_kind (`dict[str, KindCost]`): the same by kind of text; empty where texts were of no kind.
-    """
-
-    texts: int
-    bytes: int
-    positions: int
-    dense_tokens: int
-    pruned_tokens: int
-    texts_cut_differently: int
-    divergence: Number
-    lost_mass: Number
-    dense_bits_per_byte: Number
-    pruned_bits_per_byte: Number
-    by_kind: dict[str, KindCost] = Field(default_factory=dict)
 
 
 class TriedShape(Sizes):
@@ -334,6 +289,19 @@ class EarlierRound(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
 
 
+class Completion(Record):
+    """What both models write after a prompt, greedily.
+
+    Args:
+        prompt (`str`): the text to go on from.
+        dense, pruned (`str`): the same text with what each model writes after it.
+    """
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
 class Computation(Record):
     """What the pruning was computed in.
 
@@ -367,6 +335,7 @@ class Report(Record):
         earlier_rounds (`tuple[EarlierRound, ...]`): where it was pruned more than once, with training in between: all
             rounds but the last, of which `search`, `texts` and `seconds` tell. Each searched on the model that the
             round before it had trained; everything else compares with the dense model.
+        completions (`tuple[Completion, ...]`): those that were asked for.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
@@ -390,6 +359,7 @@ class Report(Record):
     datasets: tuple[str, ...] = ()
     recovery: Recovery | None = None
     earlier_rounds: tuple[EarlierRound, ...] = ()
+    completions: tuple[Completion, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int | None = None
     computation: Computation

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..components import COMPONENTS
-from .report import HeldOut, Recovery, Report
+from .held_out import HeldOut
+from .report import Recovery, Report
 
 
 def report_summary(report: Report) -> str:

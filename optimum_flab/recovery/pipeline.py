@@ -14,7 +14,8 @@ from ..errors import ConfigurationError
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
-from ..records.report import HeldOut, Recovery
+from ..records.held_out import HeldOut
+from ..records.report import Recovery
 from ..running.generation import BatchCache
 from ..running.processes import process_state
 from ..settings.recovery import RecoverySettings, check_recovery

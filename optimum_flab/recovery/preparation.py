@@ -17,7 +17,8 @@ from ..errors import FlabError
 from ..hashing import digest_of
 from ..measuring.held_out import DenseSide, cut_texts
 from ..memory import give_back_memory
-from ..records.report import ClosedForm, HeldOut
+from ..records.held_out import HeldOut
+from ..records.report import ClosedForm
 from ..running.casting import copy_in, placed
 from ..running.generation import BatchCache
 from ..settings.recovery import RecoverySettings
@@ -237,7 +238,7 @@ def _dense_side(work: Work, texts: Sequence[str], settings: RecoverySettings) ->
     cut = cut_texts(
         work.dense.tokenizer, work.tokenizer, plan.kept_tokens, plan.vocab_size, texts, settings.sequence_length
     )
-    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE)
+    return DenseSide(work.dense.model, work.family, cut, MEASURED_AT_ONCE, kept_layers=plan.kept_layers)
 
 
 def _cached(

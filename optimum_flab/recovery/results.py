@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from ..compat import forget_origin
-from ..records.report import CurvePoint, HeldOut, PlainText, Recovery, RecoveryData, RecoveryEstimate, RecoveryTraining
+from ..records.held_out import HeldOut
+from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryEstimate, RecoveryTraining
 from ..running.casting import copy_in
 from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
 from ..texts.sources import hub_datasets

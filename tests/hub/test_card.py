@@ -24,7 +24,8 @@ from optimum_flab.hub.paths import file_name, without_paths
 from optimum_flab.hub.plots import LAYERS_PLOT, PARAMETERS_PLOT
 from optimum_flab.hub.staging import stage
 from optimum_flab.hub.terms import Answers, read_base_card, settle_terms
-from optimum_flab.records.report import Base, BaseCard, KindCost, read_report
+from optimum_flab.records.held_out import KindCost
+from optimum_flab.records.report import Base, BaseCard, read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.recovery import RecoverySettings
 

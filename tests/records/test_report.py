@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from optimum_flab.components import COMPONENTS
 from optimum_flab.errors import FlabError
 from optimum_flab.hub.card import render_card
+from optimum_flab.records.held_out import HeldOut, KindCost, LayerDrift, TokenCost
 from optimum_flab.records.report import (
     FORMAT,
     REPORT_NAME,
     BaseCard,
-    HeldOut,
-    KindCost,
     Report,
     Search,
     Sizes,
@@ -162,7 +161,12 @@ def by_kind(values):
     return st.dictionaries(st.sampled_from(["own", "library", "held-out"]), values, max_size=2)
 
 
-held_outs = filled(HeldOut, by_kind=by_kind(filled(KindCost)))
+held_outs = filled(
+    HeldOut,
+    by_kind=by_kind(filled(KindCost)),
+    by_token=st.dictionaries(words, filled(TokenCost), max_size=2),
+    by_layer=st.lists(filled(LayerDrift), max_size=2).map(tuple),
+)
 
 
 counted_texts = st.lists(

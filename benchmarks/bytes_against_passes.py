@@ -1,0 +1,159 @@
+"""Size against quality: dense and pruned models in several GGUF types, in llama.cpp.
+
+    python benchmarks/bytes_against_passes.py --work DIR --plot FILE dense=DENSE 0.35=OUT/0.35 ...
+
+Writes each model in each of `--types`, has the file complete HumanEval and fill in its lines, and with `--repeats`
+times a completion of 32 tokens after 2,048 (`gguf_passes.py`). What is measured is kept in DIR by the content of the
+file, so that the same command goes on where it was. A row is on the frontier of a task where no smaller file passes as
+many problems. Runs what a model wrote: do it where nothing can be lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import flab_command, print_result, progress
+from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, task_names, tasks_of
+
+from optimum_flab.evaluation.comparison import MEAN, compare
+from optimum_flab.hashing import file_sha256
+from optimum_flab.vocabulary.infilling import EXAMPLE
+
+
+TYPES = ("f16", "q8_0", "q5_k_m", "q4_k_m", "q3_k_m")
+TOKENS = 256  # of a program
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=labelled, help="LABEL=FOLDER; the first is the dense model")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the files and what is kept")
+    parser.add_argument("--types", type=lambda text: text.split(","), default=list(TYPES), help="(default: all five)")
+    parser.add_argument("--tasks", type=task_names, default=",".join(TASKS), help="of these (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="only the first so many problems (default: all)")
+    parser.add_argument("--gaps-of", type=int, help="fill in the lines of so many problems (default: as many)")
+    parser.add_argument("--repeats", type=int, default=0, help="completions that are timed (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of llama.cpp (default: half of the cores)")
+    parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    limits = {"humaneval": args.limit, "infilling": args.gaps_of or args.limit}
+    tasks = {name: tasks_of([name], limits[name], EXAMPLE, TOKENS)[name] for name in args.tasks}
+    kept = Kept(args.work / "measured.json")
+    wanted = [(label, folder, kind) for label, folder in args.models for kind in args.types]
+    rows: list[dict[str, Any]] = []
+    for number, (label, folder, kind) in enumerate(wanted, 1):
+        file = exported(folder, args.work / f"{label}-{kind}.gguf", kind)
+        content = file_sha256(file)
+        row: dict[str, Any] = {"model": label, "type": kind, "megabytes": file.stat().st_size / 1e6}
+        for name, task in tasks.items():
+            row[name] = score(name, task, kept.passes(file, content, name, task, args.threads))
+        if args.repeats:
+            row["milliseconds"] = kept.milliseconds(file, content, args.repeats, args.threads)
+        rows.append(row)
+        progress(number, len(wanted), "files")
+    for name in tasks:
+        mark_frontier(rows, name)
+    if args.plot is not None:
+        plot(rows, list(tasks), args.plot)
+    print_result("bytes_against_passes", rows=rows, tokens=TOKENS, limits=limits, threads=args.threads)
+
+
+def labelled(text: str) -> tuple[str, Path]:
+    label, _, folder = text.partition("=")
+    if not label or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint")
+    return label, Path(folder)
+
+
+def exported(folder: Path, file: Path, kind: str) -> Path:
+    """A checkpoint as a GGUF file, unless it is there already."""
+    if not file.exists():
+        subprocess.run(flab_command("export", folder, file, "--type", kind), check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
+class Kept:
+    """What was measured of files, by their content and what they were asked."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        self._values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def passes(self, file: Path, content: str, name: str, task: Task, threads: int | None) -> list[bool]:
+        key = key_of(content, name, task)
+        if key not in self._values:
+            with opened(file, threads) as model:
+                self._keep(key, passes(model, str(file), task, f"{name} ({file.name})", threads))
+        return self._values[key]
+
+    def milliseconds(self, file: Path, content: str, repeats: int, threads: int | None) -> dict[str, float]:
+        key = json.dumps({"sha256": content, "repeats": repeats, "threads": threads}, sort_keys=True)
+        if key not in self._values:
+            with opened(file, threads) as model:
+                self._keep(key, completion_milliseconds(model, repeats))
+        return self._values[key]
+
+    def _keep(self, key: str, value: Any) -> None:
+        self._values[key] = value
+        self._file.write_text(json.dumps(self._values), encoding="utf-8")
+
+
+def opened(file: Path, threads: int | None) -> Any:
+    from contextlib import closing
+
+    from llama_cpp import Llama
+
+    return closing(Llama(str(file), n_ctx=4096, n_batch=512, n_threads=threads, verbose=False))
+
+
+def score(name: str, task: Task, passed: Sequence[bool]) -> dict[str, Any]:
+    """How many problems pass, and the 95% interval of that number by bootstrap over the problems."""
+    clusters = [problem[task.cluster] for problem in task.problems]
+    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), clusters=clusters).score
+    interval = found.interval and [end * len(passed) for end in found.interval]
+    return {"passes": sum(passed), "of": len(passed), "passes_95": interval}
+
+
+def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:
+    """Says of each row whether no smaller file passes as many problems of a task."""
+    for row in rows:
+        row[task]["frontier"] = not any(
+            other["megabytes"] < row["megabytes"] and other[task]["passes"] >= row[task]["passes"] for other in rows
+        )
+
+
+def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) -> None:
+    """Draws the passes of each task, and the time of a completion, against the size of the file."""
+    from matplotlib.figure import Figure
+
+    timed = all("milliseconds" in row for row in rows)
+    panels = [*tasks, "milliseconds"] if timed else list(tasks)
+    figure = Figure(figsize=(5 * len(panels), 4.5), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for label in dict.fromkeys(row["model"] for row in rows):
+            points = sorted((row for row in rows if row["model"] == label), key=lambda row: row["megabytes"])
+            sizes = [row["megabytes"] for row in points]
+            if panel == "milliseconds":
+                axes.plot(sizes, [row[panel]["completion"] for row in points], "o-", label=label)
+                axes.set_ylabel("ms of a completion: 32 tokens after 2,048")
+                continue
+            values = [row[panel]["passes"] for row in points]
+            ends = [row[panel]["passes_95"] for row in points]
+            below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
+            above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
+            axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", capsize=2, elinewidth=0.7, label=label)
+            axes.set_ylabel(f"{panel}: passes of {points[0][panel]['of']:,}")
+        axes.set_xlabel("MB of the file")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(file, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

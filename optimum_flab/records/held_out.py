@@ -1,0 +1,82 @@
+"""What pruning cost on held-out text, as a report states it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .record import Number, Record
+
+
+class KindCost(Record):
+    """What pruning cost on held-out text of a kind.
+
+    Args:
+        texts, bytes, positions (`int`): as of [`HeldOut`].
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token.
+        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+    """
+
+    texts: int
+    bytes: int
+    positions: int
+    divergence: Number
+    dense_bits_per_byte: Number
+    pruned_bits_per_byte: Number
+
+
+class TokenCost(Record):
+    """What pruning cost where a token of a kind is predicted.
+
+    Args:
+        positions (`int`): how often.
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token.
+    """
+
+    positions: int
+    divergence: Number
+
+
+class LayerDrift(Record):
+    """How far the residual stream is from the dense one after a layer that stayed.
+
+    Args:
+        layer (`int`): index in the dense model.
+        drift (`float`): mean over some tokens of |pruned - dense|² / |dense|².
+    """
+
+    layer: int
+    drift: Number
+
+
+class HeldOut(Record):
+    """What pruning cost on held-out text; where such text was named, everything but `by_kind` is about that alone.
+
+    Args:
+        texts (`int`): whole texts.
+        bytes (`int`): their size in UTF-8.
+        positions (`int`): predicted tokens of the pruned tokenizer, that `divergence` and `lost_mass` are means of.
+        dense_tokens, pruned_tokens (`int`): pieces of the texts under each tokenizer.
+        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
+        divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned
+            tokenizer's pieces.
+        lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
+        dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
+        by_kind (`dict[str, KindCost]`): the same by kind of text; empty where texts were of no kind.
+        by_token (`dict[str, TokenCost]`): the divergence by kind of the predicted token, most frequent first; empty in
+            older reports.
+        by_layer (`tuple[LayerDrift, ...]`): the drift after each layer; empty in older reports.
+    """
+
+    texts: int
+    bytes: int
+    positions: int
+    dense_tokens: int
+    pruned_tokens: int
+    texts_cut_differently: int
+    divergence: Number
+    lost_mass: Number
+    dense_bits_per_byte: Number
+    pruned_bits_per_byte: Number
+    by_kind: dict[str, KindCost] = Field(default_factory=dict)
+    by_token: dict[str, TokenCost] = Field(default_factory=dict)
+    by_layer: tuple[LayerDrift, ...] = ()
