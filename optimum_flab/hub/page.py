@@ -54,12 +54,17 @@ def render_page(facts: Facts, name: str) -> str:
     )
 
 
-def component_rows(report: Report) -> list[tuple[str, Row, Row]]:
-    """Each component with its parameters before and after."""
+def component_rows(report: Report) -> list[tuple[str, list[str], float, float]]:
+    """Each component: its name, its parameters before and after, and how long the bars of both are."""
     parts = component_parameters(report)
     most = max((max(sides) for sides in parts.values()), default=1)
     return [
-        (part, ([count(before)], before / most), ([count(after), change(before, after)], after / most))
+        (
+            part,
+            [count(before), count(after), "unchanged" if before == after else change(before, after)],
+            before / most,
+            after / most,
+        )
         for part, (before, after) in parts.items()
     ]
 
@@ -72,7 +77,7 @@ def candidate_rows(report: Report) -> list[tuple[list[str], bool]]:
             [
                 count(shape.vocab_size),
                 count(shape.num_hidden_layers),
-                "–" if shape.num_experts is None else count(shape.num_experts),
+                *([] if shape.num_experts is None else [count(shape.num_experts)]),
                 count(shape.intermediate_size),
                 decimals(shape.validation_divergence),
                 decimals(shape.validation_bits_per_byte),
