@@ -1,0 +1,121 @@
+"""Makes a model as it would be published: pruned, perhaps trained, evaluated, timed, exported, with its card.
+
+    python benchmarks/release.py 0.5b-vocabulary --model DENSE --work DIR --confirm-run-unsafe-code
+    python benchmarks/release.py 0.5b-0.35-recovered --model DENSE --work DIR --data INSTRUCTIONS.json ...
+    python benchmarks/release.py 1.5b-0.22 --model DENSE --work DIR --cards model_cards ...
+
+The folder is DIR/NAME. Each step is a command of `optimum-cli flab`, left out where its output is there, so that the
+same command goes on where it was. The evaluation executes what models wrote: hence the consent.
+`--cards` takes a copy of the card, with the images that it shows, to a folder of that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import flab_command, print_result
+
+
+IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is published.
+
+    Args:
+        base: id of the dense model on the Hub, under the licence Apache 2.0.
+        prune: flags of `flab prune`.
+        recover: flags of `flab recover`; `None`: it is not trained.
+        tasks: of `flab eval`.
+        types: of the GGUF files.
+    """
+
+    base: str
+    prune: tuple[str, ...]
+    recover: tuple[str, ...] | None = None
+    tasks: str = "humaneval,humaneval_infilling"
+    types: tuple[str, ...] = ("q8_0", "q4_k_m")
+
+
+BASES = {size: f"Qwen/Qwen2.5-Coder-{size}-Instruct" for size in ("0.5B", "1.5B")}
+RELEASES = {
+    "0.5b-vocabulary": Release(BASES["0.5B"], ("--coverage", "0.9995", "--no-layers", "--no-ffn")),
+    "0.5b-0.35-recovered": Release(
+        BASES["0.5B"],
+        ("--target-ratio", "0.35"),
+        (
+            *("--answers", "reference", "--text-share", "0.82", "--text-tokens", "195000", "--epochs", "1"),
+            *("--batch-size", "2", "--no-closed-form", "--rank", "64", "--learning-rate", "3e-4"),
+        ),
+    ),
+    "1.5b-0.22": Release(BASES["1.5B"], ("--target-ratio", "0.22", "--calibration-tokens", "8192"), tasks="humaneval"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=RELEASES)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder of the dense model")
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--data", nargs="+", default=[], help="sources of instructions for a recovery")
+    parser.add_argument("--cards", type=Path, help="folder that gets a copy of the card (default: none)")
+    parser.add_argument("--limit", type=int, help="only the first so many problems of each task (default: all)")
+    parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
+    args = parser.parse_args()
+    release, folder = RELEASES[args.name], args.work / args.name
+    results, efficiency = (args.work / f"{args.name}-{what}" for what in ("evaluation", "efficiency"))
+    if not args.confirm_run_unsafe_code:
+        raise SystemExit("an evaluation executes what models wrote: --confirm-run-unsafe-code allows it")
+    if release.recover is not None and not folder.is_dir() and not args.data:
+        raise SystemExit(f"{args.name} is trained on instructions: name some by --data")
+    pair = ["-m", folder, "--baseline", args.model]
+    pruned = folder if release.recover is None else args.work / f"{args.name}-before"
+    done = []
+    if not folder.is_dir():
+        if not pruned.is_dir():
+            done += run("prune", "-m", args.model, pruned, *release.prune)
+        if release.recover is not None:
+            sources = [word for source in args.data for word in ("--data", source)]
+            done += run("recover", "-m", pruned, folder, "--teacher", args.model, *sources, *release.recover)
+    if not results.is_dir():
+        limit = [] if args.limit is None else ["--limit", args.limit]
+        done += run("eval", *pair, "--tasks", release.tasks, *limit, "--confirm-run-unsafe-code", "-o", results)
+    if not efficiency.is_dir():
+        done += run("bench", *pair, "-o", efficiency)
+    for kind in release.types:
+        file = folder / f"{args.name}-{kind}.gguf"
+        if not file.exists():
+            done += run("export", folder, file, "--type", kind)
+    told = ["--results", results, "--results", efficiency, "--base-model", release.base, "--license", "apache-2.0"]
+    done += run("card", folder, *told, "--repo-id", f"me/qwen2.5-coder-{args.name}")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    if args.cards is not None:
+        copy_card(folder, card, args.cards / f"qwen2.5-coder-{args.name}")
+    print_result(
+        "release", folder=str(folder), steps=done, missing=re.findall(r".*\bnot (?:evaluated|measured)\b.*", card)
+    )
+
+
+def run(verb: str, *told: object) -> list[str]:
+    """Runs a verb of `optimum-cli flab`; returns its name."""
+    subprocess.run(flab_command(verb, *told), check=True)
+    return [verb]
+
+
+def copy_card(folder: Path, card: str, place: Path) -> None:
+    """Copies a card with its images."""
+    place.mkdir(parents=True, exist_ok=True)
+    images: Sequence[str] = IMAGE.findall(card)
+    for name in ("README.md", *images):
+        shutil.copyfile(folder / name, place / name)
+
+
+if __name__ == "__main__":
+    main()
