@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import flab_command, print_result, progress
+from common import flab_command, labelled, print_result, progress
 from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, task_names, tasks_of
 
 from optimum_flab.evaluation.comparison import MEAN, compare
@@ -62,13 +62,6 @@ def main() -> None:
     if args.plot is not None:
         plot(rows, list(tasks), args.plot)
     print_result("bytes_against_passes", rows=rows, tokens=TOKENS, limits=limits, threads=args.threads)
-
-
-def labelled(text: str) -> tuple[str, Path]:
-    label, _, folder = text.partition("=")
-    if not label or not Path(folder).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint")
-    return label, Path(folder)
 
 
 def exported(folder: Path, file: Path, kind: str) -> Path:

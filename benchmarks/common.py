@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -71,6 +72,14 @@ def load_model(path: str | Path, dtype: str, device: str = "cpu"):
     if faults:
         raise SystemExit(f"{path} does not fit its own class: {faults}")
     return model.to(device).eval()
+
+
+def labelled(text: str) -> tuple[str, Path]:
+    """The parts of an argument LABEL=FOLDER."""
+    label, _, folder = text.partition("=")
+    if not label or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint")
+    return label, Path(folder)
 
 
 def load_tokenizer(path: str | Path):

@@ -12,7 +12,8 @@ library itself. A method that cannot come down so far has no row.
 
 Every checkpoint lies in a folder of its own below DIR, with `measured.json` beside its weights; what is there is not
 made again. HumanEval text gives divergence and bits per byte (`humaneval_text.py`), its problems the passes
-(`passes.py`, which executes what models wrote).
+(`passes.py`, which executes what models wrote), and `flab bench` what a prompt of 2,048 tokens and 32 more cost.
+`--also LABEL=FOLDER` adds a row for a checkpoint that was made elsewhere, such as one that was recovered.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import flab_command, memory_peak, print_result, progress
+from common import flab_command, labelled, memory_peak, print_result, progress
 
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many texts and problems, for a trial")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
+    parser.add_argument("--no-speed", action="store_true", help="do not time anything")
+    parser.add_argument("--also", nargs="+", type=labelled, default=[], help="further rows: LABEL=FOLDER")
+    parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
     wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
     place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
@@ -102,6 +107,10 @@ def main() -> None:
             make(args, place, method, sizes)
             rows[method.name] = {"source": method.source, **sizes, **measured(args, place / method.name)}
         progress(done, len(wanted), "methods")
+    for label, folder in args.also:
+        rows[label] = {"source": "made elsewhere", **model_sizes(folder).shape, **measured(args, folder)}
+    if args.plot is not None:
+        plot(rows, args.plot)
     print_result("compare", share=args.share, of=args.of, rows=rows)
 
 
@@ -247,8 +256,49 @@ def measured(args: argparse.Namespace, out: Path) -> dict:
         found = run("passes.py", *told, *limit)
         names = ("passes", "baseline_passes", "retention", "retention_95")
         noted = note(out, **{passes: {name: found[name] for name in names}})
+    if not args.no_speed and "speed" not in noted:
+        noted = note(out, speed=speed(args.model, out))
+    kept = [texts, *([] if args.no_passes else [passes]), *([] if args.no_speed else ["speed"])]
     pruning = {name: value for name, value in noted.items() if name.startswith("pruning")}
-    return {**pruning, **noted[texts], **({} if args.no_passes else noted[passes])}
+    return pruning | {name: value for part in kept for name, value in noted[part].items()}
+
+
+def speed(model: str, out: Path) -> dict[str, float]:
+    """Ratios to the dense model by `flab bench`: the time to the first token after 2,048, and tokens per second."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = ["-m", out, "--baseline", model, "-o", Path(folder, "bench"), "--prompt-tokens", 2048]
+        told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 3, "--energy-seconds", 0]
+        subprocess.run(flab_command("bench", *told), check=True, stdout=subprocess.DEVNULL)
+        table = json.loads(Path(folder, "bench", "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
+    ratios = {row["metric"]: row["ratio"] for row in table}
+    return {
+        "first_token_ratio": ratios["time to first token, batch 1"],
+        "tokens_per_second_ratio": ratios["generation, batch 1"],
+    }
+
+
+def plot(rows: Mapping[str, Mapping], file: Path) -> None:
+    """Draws divergence, and passes against the dense model where there are any, as bars."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 0.36 * len(rows) + 1.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = sorted(rows, key=lambda name: -rows[name]["divergence"])
+    colours = ["#2a6fbb" if name.startswith("ours") else "#9aa5b1" for name in names]
+    values = [rows[name]["divergence"] for name in names]
+    left.bar_label(left.barh(names, values, color=colours), fmt="%.3g", padding=3)
+    left.set_xscale("log")
+    left.set_xlabel("divergence on HumanEval text, nats per token")
+    for place, name in enumerate(names):
+        if "retention" in rows[name]:
+            value, (low, high) = rows[name]["retention"], rows[name]["retention_95"]
+            right.errorbar(
+                value, place, xerr=[[value - low], [high - value]], fmt="o", color=colours[place], capsize=3
+            )
+    right.set_xlabel("HumanEval problems solved, against dense")
+    right.set_xlim(left=0)
+    right.grid(axis="x", alpha=0.3)
+    figure.savefig(file, dpi=110)
 
 
 def run(script: str, *told: str) -> dict:
