@@ -221,7 +221,7 @@ def compare(
         statistic ([`OfSums`]): the score.
         pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, for the same problems in the
             same order.
-            clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
+        clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)

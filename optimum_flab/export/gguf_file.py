@@ -85,7 +85,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     Raises:
         [`ConfigurationError`]: the path does not end in `.gguf`, or the file already exists; a type needs the
             quantiser, which is not installed, or cannot be split.
-            [`FlabError`]: llama.cpp does not know the family, its position encoding or its tokenizer; a weight is too
+        [`FlabError`]: llama.cpp does not know the family, its position encoding or its tokenizer; a weight is too
             large for the type; the disk is full.
     """
     settings = settings or ExportSettings()

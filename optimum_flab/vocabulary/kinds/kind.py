@@ -28,9 +28,9 @@ class Kind(ABC):
         base (`frozenset[int]`): ids without which a text that can be spelt now could not be.
         learnt (`Sequence[tuple[int, ...]]`): tokens in the order in which they were learnt, from far more text than a
             corpus has; the last of each entry is the new one, and the others are what it was made from.
-            placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding and were not learnt; where
+        placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding and were not learnt; where
             tokens are made by merges, the merges tell them apart, and none need be named.
-            exact (`bool`): whether a text is sure to be split as before where its tokens and what they need stay; if
+        exact (`bool`): whether a text is sure to be split as before where its tokens and what they need stay; if
             not, its tokens have to be compared.
     """
 
