@@ -94,11 +94,12 @@ def push_to_hub(
         dry_run (`bool`): only look and check, and report what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send besides those of the model: paths in the folder, in which `*`
-            stands for anything; what looks like a secret must be named in full. commit_message (`str`, *optional*):
-            title of the commit, and on further lines its description; by default it says what is pushed. adapter_of
-            (`str`, *optional*): push only the LoRA adapter that was kept with a recovered model; the value is the
-            repository of the pruned model that it belongs to. base_model (`str`, *optional*): Hub id of the dense
-            model, where the files do not state it.
+            stands for anything; what looks like a secret must be named in full.
+        commit_message (`str`, *optional*): title of the commit, and on further lines its description; by default it
+            says what is pushed.
+        adapter_of (`str`, *optional*): push only the LoRA adapter that was kept with a recovered model; the value is
+            the repository of the pruned model that it belongs to.
+        base_model (`str`, *optional*): Hub id of the dense model, where the files do not state it.
         license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
         timeout (`float`): seconds, at most a day, without any part of an answer after which a request fails; Xet,
             which transfers large files where `hf_xet` is installed, gives up by itself after some minutes.
