@@ -196,7 +196,7 @@ def settle_stated(
         what = f"whatever its files say, transformers loads the tokenizer of a {model_type} model as {class_name}"
         if lost := _read_back_otherwise(stated, loaded):
             raise FlabError(
-                f"{what}: that of {name!r} then does not decode back {len(lost)} of {len(sample_texts(stated))} sample"
+                f"{what}: that of {name!r} then does not reproduce {len(lost)} of {len(sample_texts(stated))} sample"
                 f" texts ({lost[0]!r}); no checkpoint of this model works with this version of transformers"
             )
         # no name: notes go to the Hub, and a name can be a path of this machine

@@ -415,7 +415,7 @@ def test_the_longest_that_are_left_count_for_what_goes():
             of_model(models.WordLevel({"a": 0}, unk_token="a")),
             "type WordLevel; only .* BPE, Unigram and WordPiece can",
         ),
-        (of_model(models.BPE({"a": 0}, [], dropout=0.1)), r"by chance \(dropout 0.1\)"),
+        (of_model(models.BPE({"a": 0}, [], dropout=0.1)), r"at random \(dropout 0.1\)"),
         (of_model(models.BPE({"a": 0}, []), decoders.CTC()), "decoder has a step CTC"),
         (
             PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))),
