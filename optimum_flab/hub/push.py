@@ -89,8 +89,8 @@ def push_to_hub(
             account's own.
         private (`bool`): make a new repository private.
         revision (`str`, *optional*): the branch to push to, created if missing; `main` by default.
-        create_pr (`bool`): open a pull request instead, or update one's own that an earlier push opened and that is
-            still open; the same content is never proposed twice.
+        create_pr (`bool`): open a pull request instead, or update the one that an earlier push of this account opened
+            and that is still open; the same content is never proposed twice.
         dry_run (`bool`): only look and check, and report what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send besides those of the model: paths in the folder, in which `*`

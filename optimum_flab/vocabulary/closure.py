@@ -318,8 +318,8 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot grow to {size}; choose up to {len(spec.tokens)}")
     rest = sorted(spec.tokens, key=lambda token: token in spec.placeholders)
     candidates = dict.fromkeys([*(token for *_, token in spec.kind.learnt), *rest])
-    # A token is passed over when its ancestors do not fit; one without missing ancestors always fits, so that each
-    # round adds some.
+    # A token is skipped when its ancestors do not fit; one without missing ancestors always fits, so each round adds
+    # some.
     while len(kept) < size:
         for token in candidates:
             missing = with_ancestors(spec, [token], kept)

@@ -624,7 +624,7 @@ def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monke
         load(task)
     assert str(error.value) == (
         f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded (no network);"
-        f" give a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
+        f" name a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
     )
 
 

@@ -90,11 +90,11 @@ class Kind(ABC):
 
 @dataclass(frozen=True)
 class Marks:
-    """What a vocabulary adds to characters by their place in a word.
+    """What a vocabulary adds to characters depending on their place in a word.
 
     Args:
-        inside (`str`): in front of what does not begin a word, such as "##".
-        end (`str`): behind what ends a word, such as "</w>".
+        inside (`str`): put before what does not begin a word, such as "##".
+        end (`str`): put after what ends a word, such as "</w>".
     """
 
     inside: str = ""
@@ -117,12 +117,12 @@ UNMARKED = Marks()
 def spelling(
     content: Mapping[str, Any], vocabulary: Mapping[str, int], marks: Marks = UNMARKED, in_bytes: bool = False
 ) -> frozenset[int]:
-    """Ids of the symbols that any text can be spelt in, as far as the whole vocabulary can.
+    """Ids of the symbols that any text can be spelt in, as far as the whole vocabulary can spell it.
 
     Args:
         content (`Mapping[str, Any]`): of a `tokenizer.json`.
         vocabulary (`Mapping[str, int]`): ids of the model's tokens.
-        marks ([`Marks`]): what symbols are marked with.
+        marks ([`Marks`]): how symbols are marked.
         in_bytes (`bool`): whether bytes can stand for any other character, see [`falls_back`].
     """
     if byte_level(content):
