@@ -527,9 +527,9 @@ def without(field):
         ("a.json", [PROBLEM, 3], "a.json, entry 2: expected an object with fields, found int 3"),
         ("a.jsonl", [PROBLEM, [1]], "a.jsonl, line 2: expected an object with fields, found list [1]"),
         ("a.jsonl", [], "a.jsonl' holds no problems"),
-        ("a.jsonl", '{"a": 1}\n{', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n{', "a.jsonl, line 2: not readable JSON"),
         ("a.json", '{"a": 1}', "a.json: expected a list of problems, found a dict"),
-        ("a.json", "{", "a.json: not JSON"),
+        ("a.json", "{", "a.json: not readable JSON"),
         ("a.txt", "x", "a.txt' has no known format; expected one of .jsonl, .ndjson, .json, .csv"),
         ("a.jsonl", b"\xff\xfe", "a.jsonl' is not UTF-8"),
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz' cannot be read"),
@@ -719,7 +719,7 @@ def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
     task = output.tasks["cruxeval_output"]
     assert task.config.repeats == 1
     assert task.config.generation_kwargs["do_sample"] is False
-    with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output draws programs"):
+    with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output samples programs"):
         only_task("cruxeval_output", data["cruxeval_output"], samples=12, temperature=0.6, top_p=0.9)
 
 
