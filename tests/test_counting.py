@@ -291,7 +291,7 @@ def test_a_line_that_breaks_says_that_the_work_is_kept(model, loaded_once, on_th
     monkeypatch.setattr(counting, "KEPT_EVERY", 400)
     monkeypatch.setattr(usage, "CHARACTERS_AT_ONCE", 300)
     on_the_hub.fails_at = 6
-    with pytest.raises(FlabError, match="'org/data' cannot be read behind row 6 .the line is dead.; the same command"):
+    with pytest.raises(FlabError, match="'org/data' cannot be read after row 6 .the line is dead.; the same command"):
         count_sources(model, "org/data:small:train", cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").rglob("so-far.safetensors"))
 

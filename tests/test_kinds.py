@@ -286,7 +286,7 @@ def test_what_a_template_refuses_is_left_out():
 
 def test_a_kind_that_is_not_here_is_refused_where_it_is_all_that_is_asked_for(mine):
     data = DataSettings(corpus=[str(mine / "large.jsonl")], mix={"chat": 1.0})
-    with pytest.raises(FlabError, match=r"data.mix: of 'chat' there is no text here"):
+    with pytest.raises(FlabError, match=r"data.mix: there is no text for 'chat' here"):
         build_text_sets(data, count, 0)
     with pytest.raises(ConfigurationError, match=r"shares that are too large to add up"):
         FlabPrunerConfig(data={"mix": {"own": 1e308, "chat": 1e308}})
@@ -306,7 +306,7 @@ def test_conversations_that_do_not_fit_are_refused_with_the_right_advice(length)
     try:
         sets = build_text_sets(data, count, 0, FORMATS)
     except FlabError as error:
-        assert "lengthen the sequences by `data.sequence_length`" in str(error)
+        assert "lengthen the sequences with `data.sequence_length`" in str(error)
     else:
         assert sets.validation and sets.held_out and sets.calibration
 

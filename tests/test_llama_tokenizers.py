@@ -59,7 +59,7 @@ def test_they_are_pruned_with_the_pieces_that_the_model_learnt(config, tmp_path,
 def test_one_that_transformers_cannot_read_is_refused_before_the_weights(tmp_path):
     model_folder(tmp_path, "legacy", "qwen2")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FlabError, match="does not give back .* no checkpoint of this model works with this version"):
+    with pytest.raises(FlabError, match="does not reproduce .* no checkpoint of this model works with this version"):
         FlabOptimizer.from_pretrained(tmp_path)
 
 

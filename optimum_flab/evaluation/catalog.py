@@ -1,4 +1,4 @@
-"""Names of tasks -> loaded tasks, with everything that can be refused refused before a model is loaded."""
+"""Names of tasks -> loaded tasks; everything that can be refused is refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 DIVERGENCE_TEXT = "KL(dense ‖ pruned) and bits per byte of any text; needs a baseline, data from a source of text"
-DIVERGENCE_PROTOCOL = "over the vocabulary that is left, both models on the pieces of the pruned one's tokenizer"
+DIVERGENCE_PROTOCOL = "over the remaining vocabulary, both models on the tokens of the pruned one's tokenizer"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-EXECUTES = ("exec", "eval")  # calls that run what they are given
+EXECUTES = ("exec", "eval")  # calls that run their argument
 EXECUTES_TEXTS = ("code_eval",)  # a metric of the package `evaluate` that executes
 
 
@@ -46,10 +46,10 @@ class LoadedTask:
 
     Args:
         spec (`list`): what `simple_evaluate` takes: tasks, or a group.
-        tasks (`dict[str, Task]`): the tasks that it comes to.
+        tasks (`dict[str, Task]`): the tasks that it stands for.
         chat_template (`bool`): whether prompts go through the model's chat template.
         protocol (`str`, *optional*): how it asks, and whether lm-eval's task of its name does so too.
-        limit (`int`, *optional*): for lm-eval; `None` where the data is already cut.
+        limit (`int`, *optional*): for lm-eval; `None` where the data is already limited.
     """
 
     name: str
@@ -61,7 +61,7 @@ class LoadedTask:
 
 
 def shipped_tasks() -> dict[str, tuple[str, str | None]]:
-    """The names of our own tasks, each with a line on what it is and one on its protocol."""
+    """The names of our own tasks, each with one line on what it is and one on its protocol."""
     found: dict[str, tuple[str, str | None]] = {DIVERGENCE: (DIVERGENCE_TEXT, DIVERGENCE_PROTOCOL)}
     for path in sorted(TASKS_FOLDER.glob("[!_]*.yaml")):
         config = read_task_file(path, with_functions=False)
@@ -79,7 +79,7 @@ def _protocol(config: Mapping[str, Any]) -> str | None:
 def load_tasks(
     settings: EvaluationSettings, *, confirm_run_unsafe_code: bool = False, allow_packages: Sequence[str] = ()
 ) -> list[LoadedTask]:
-    """Loads the tasks of an evaluation and their data, all but `divergence`, which is no task of lm-eval's.
+    """Loads the tasks of an evaluation and their data, all but `divergence`, which is not a task of lm-eval.
 
     Names are looked for among our tasks, those of `include_path`, and lm-eval's, in this order.
 
@@ -101,14 +101,14 @@ def load_tasks(
             _refuse_outside_sandbox(leaf, entry)
             if _is_unsafe(entry) and not confirm_run_unsafe_code:
                 raise ConfigurationError(
-                    f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, say so with"
+                    f"task {leaf!r} runs code that the model writes, in a sandbox; if you accept that, confirm it with"
                     " `confirm_run_unsafe_code`"
                 )
     loaded = [_load(name, manager, settings) for name in names]
     repeats = [task.config.repeats for named in loaded for task in named.tasks.values()]
     if samples > 1 and names and samples not in repeats:
         raise ConfigurationError(
-            f"samples: {samples}, but none of {', '.join(names)} draws programs; leave it out, or name a code"
+            f"samples: {samples}, but none of {', '.join(names)} samples programs; leave it out, or name a code"
             " generation task"
         )
     if allow_packages and not sum(_allow(task, allow_packages) for named in loaded for task in named.tasks.values()):
@@ -132,19 +132,19 @@ def _manager(names: Sequence[str], include_path: str | Path | None) -> TaskManag
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses what lm-eval would silently pass over: YAML that does not parse, and names that are ours."""
+    """Refuses what lm-eval would silently ignore: YAML that does not parse, and names that are ours."""
     if not folder.is_dir():
         raise ConfigurationError(f"include_path: {str(folder)!r} is not a folder; name the one with your task's YAML")
     ours = shipped_tasks()
     for path in sorted(folder.glob("**/*.yaml")):
         try:
             config = read_task_file(path, with_functions=False)
-        except Exception as error:  # a YAML error, a missing include, a file that is no mapping
+        except Exception as error:  # a YAML error, a missing include, a file that is not a mapping
             reason = " ".join(str(error).split())
             raise FlabError(f"task file {str(path)!r} cannot be read ({reason})") from error
         if isinstance(config.get("task"), str) and config["task"] in ours:
             raise ConfigurationError(
-                f"task file {str(path)!r} names its task {config['task']!r}, which this package has already; give it"
+                f"task file {str(path)!r} names its task {config['task']!r}, which is a task of this package; give it"
                 " another name"
             )
 
@@ -157,7 +157,7 @@ def _unknown(name: str, manager: TaskManager) -> str:
 
 
 def _leaves(name: str, manager: TaskManager) -> Iterator[tuple[str, Entry]]:
-    """The single tasks behind a name that may be that of a group or a tag."""
+    """The single tasks that a name, perhaps of a group or a tag, stands for."""
     entry = manager.task_index.get(name)
     if entry is None:
         return
@@ -211,14 +211,14 @@ def _allow(task: Task, packages: Sequence[str]) -> bool:
         for place, step in enumerate(ensemble.filters):
             function = getattr(step, "keywords", {}).get("filter_fn")
             if callable(function) and "allow_packages" in inspect.signature(function).parameters:
-                # lm-eval makes a filter from its keywords whenever it applies it
+                # lm-eval builds a filter from its keywords each time it applies it
                 ensemble.filters[place] = partial(step, filter_fn=partial(function, allow_packages=tuple(packages)))
                 found = True
     return found
 
 
 def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
-    """Refuses a task that runs generated code by other means than the sandbox of this package."""
+    """Refuses a task that runs generated code other than in the sandbox of this package."""
     if entry.yaml_path is not None and entry.yaml_path.is_relative_to(TASKS_FOLDER):
         return
     config = _config(entry)
@@ -241,8 +241,8 @@ def _refuse_outside_sandbox(name: str, entry: Entry) -> None:
         near = difflib.get_close_matches(name, shipped_tasks(), n=1, cutoff=0.4)
         instead = f"use {near[0]}, or " if near else ""
         raise FlabError(
-            f"task {name!r} {reason}, outside the sandbox of this package, and is refused; {instead}write a task whose"
-            f" filter is one of {__package__}.tasks.code (with unsafe_code: true)"
+            f"task {name!r} {reason} outside the sandbox of this package, so it is refused; {instead}write a task"
+            f" whose filter is one of {__package__}.tasks.code (with unsafe_code: true)"
         )
 
 
@@ -269,7 +269,7 @@ def _modules(value: Any, entry: Entry) -> Iterator[Path]:
 
 
 def executing_call(module: Path) -> str | None:
-    """A call by which a Python file runs code that it is given, if it has one."""
+    """A call with which a Python file runs code that it is given, if it has one."""
     try:
         tree = ast.parse(module.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
@@ -294,7 +294,9 @@ def _load(
     entry = manager.task_index[name]
     single = kind_of_task(entry) == "task"
     if files and not single:
-        raise ConfigurationError(f"data: {name!r} (of {files[0]!r}) is no single task; give its tasks their data")
+        raise ConfigurationError(
+            f"data: {name!r} (of {files[0]!r}) is not a single task; set data for each of its tasks"
+        )
     with quiet():
         try:
             if single:
@@ -313,7 +315,7 @@ def _load(
         except Exception as error:  # lm-eval, datasets and the functions of a YAML fail in many ways
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             offline = isinstance(error, (ConnectionError, FileNotFoundError)) or "Hub" in reason
-            remedy = "; give a local file for it in `data`" if offline and single and not files else ""
+            remedy = "; name a local file for it in `data`" if offline and single and not files else ""
             raise FlabError(f"task {name!r} cannot be loaded ({type(error).__name__}: {reason}){remedy}") from error
     for leaf, task in tasks.items():
         if not len(task.eval_docs):
@@ -331,7 +333,7 @@ def _prepared(
     entry: Entry,
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
-    """The configuration of a single task with the user's data, limit, sampling and length in it."""
+    """The configuration of a single task with the user's data, limit, sampling and length applied."""
     files = settings.data.get(name, [])
     prepared = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
     metadata = prepared.get("metadata")
@@ -344,7 +346,7 @@ def _prepared(
             options["file"] = _one_or_all(name, files, bool(metadata.get("several_files")))
     elif files:
         if prepared.get("custom_dataset") is not None or "class" in prepared:
-            raise FlabError(f"data: task {name!r} makes its own data, so no file can replace it ({files[0]!r})")
+            raise FlabError(f"data: task {name!r} builds its own data, so no file can replace it ({files[0]!r})")
         split = prepared.get("test_split") or prepared.get("validation_split")
         prepared |= {"dataset_path": _builder(files[0]), "dataset_name": None}
         options = {"data_files": {split: [str(user_path(file)) for file in files]}}
@@ -385,12 +387,12 @@ def _builder(file: str) -> str:
     if suffix == ".parquet":
         return "parquet"
     if suffix not in FORMATS:
-        raise FlabError(f"data file {file!r} is of no known format; expected one of {', '.join(FORMATS)}, .parquet")
+        raise FlabError(f"data file {file!r} has no known format; expected one of {', '.join(FORMATS)}, .parquet")
     return "json"
 
 
 def _beside(files: Any, folder: Path) -> Any:
-    """Relative data files as paths next to the YAML, where they are there."""
+    """Relative data files as paths next to the YAML, where they exist there."""
     if isinstance(files, Mapping):
         return {split: _beside(inner, folder) for split, inner in files.items()}
     if isinstance(files, (list, tuple)):
@@ -400,8 +402,8 @@ def _beside(files: Any, folder: Path) -> Any:
 
 
 def hub_dataset(task: Task) -> dict[str, str] | None:
-    """The dataset on the Hub that a task's problems are those of: its `id`, and `config` and `split` where they are
-    named; `None` where they are from a file, or made."""
+    """The dataset on the Hub that a task's problems come from: its `id`, and `config` and `split` where they are
+    named; `None` where the problems are from a file, or generated."""
     config = task.config
     options = config.dataset_kwargs or {}
     if options.get("file") or options.get("data_files"):
@@ -422,7 +424,7 @@ def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While the block runs, lm-eval keeps its remarks on our configurations to itself."""
+    """Silences lm-eval's remarks on our configurations while the block runs."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

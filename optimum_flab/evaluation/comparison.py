@@ -1,8 +1,8 @@
 """Arithmetic of scores: pass@k, corpus scores from sums over problems, paired bootstrap, the table.
 
-Every score here is a function of sums over problems ([`OfSums`]), for example a mean is the sum of the values over the
-sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them a matrix product.
-Problems that belong together, such as the lines of one program, are resampled together, as a *cluster* of them.
+Every score here is a function of sums over problems ([`OfSums`]): a mean, for example, is the sum of the values over
+the sum of ones. A bootstrap resample of the problems is then one row of counts, and ten thousand of them are a matrix
+product. Problems that belong together, such as the lines of one program, are resampled together, as a *cluster*.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..measuring.scores import Score, metric_text, retained, retention_text, sco
 RESAMPLES = 10_000
 COUNTS_AT_ONCE = 1 << 22  # bounds the memory of resampled counts: 32 MB
 LEVEL = 0.95
-TOGETHER = "all code tasks"  # what the row is called that is of several of them
-PASSES = "pass@1"  # the metric that it is of
+TOGETHER = "all code tasks"  # the name of the row that combines several of them
+PASSES = "pass@1"  # the metric of that row
 
 
 def pass_at_k(samples: int, passes: int, k: int) -> float:
@@ -40,7 +40,7 @@ def pass_at_k(samples: int, passes: int, k: int) -> float:
 
 
 def counts_of_k(samples: int) -> list[int]:
-    """The k of pass@k that are reported for so many samples per problem."""
+    """The values of k for which pass@k is reported, given the number of samples per problem."""
     return sorted({k for k in (1, 10, 100, samples) if k <= samples})
 
 
@@ -63,7 +63,7 @@ class OfSums:
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """First term over last term; not a number where that is zero."""
+    """First term over last term; NaN where the last is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[:, -1] == 0, np.nan, sums[:, 0] / sums[:, -1])
 
@@ -121,7 +121,7 @@ def resampled_sums(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The central 95% of bootstrap values; what is not a number tells nothing and is left out."""
+    """The central 95% of bootstrap values; NaNs carry no information and are left out."""
     values = values[~np.isnan(values)]
     if not len(values):
         return None
@@ -136,12 +136,12 @@ class Comparison:
     """One metric of one task.
 
     Args:
-        problems (`int`): how many there are, which the interval resamples where there are no clusters.
+        problems (`int`): the number of problems, which the interval resamples where there are no clusters.
         score ([`Score`]): of the model that is judged.
         dense ([`Score`], *optional*): of the baseline, on the same problems.
-        retention ([`Score`], *optional*): score / dense; not a number where that says nothing, see [`retained`].
+        retention ([`Score`], *optional*): score / dense; NaN where that is meaningless, see [`retained`].
         clusters (`int`, *optional*): what the interval resamples instead: groups of problems that belong together.
-        of (`dict[str, int]`, *optional*): where the row is of several tasks together, the problems of each.
+        of (`dict[str, int]`, *optional*): where the row combines several tasks, the number of problems of each.
     """
 
     task: str
@@ -155,7 +155,7 @@ class Comparison:
     of: dict[str, int] | None = None
 
     def passes(self, score: Score) -> float:
-        """How many problems a score of the share that passes comes to; not whole where several programs were drawn."""
+        """How many problems a pass rate amounts to; not an integer where several programs were sampled."""
         return round(score.value * self.problems, 6)
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,13 +184,13 @@ def _finite(value: float) -> float | None:
 
 
 def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
-    """pruned / dense; 0/0 is not a number, anything else over zero infinite."""
+    """pruned / dense; 0/0 is NaN, anything else over zero is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.divide(np.asarray(pruned, dtype=np.float64), dense)
 
 
 def by_cluster(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """The sums of the rows of each cluster: shape `(clusters, terms)`, in the order in which they are met first.
+    """The sums of the rows of each cluster: shape `(clusters, terms)`, in order of first occurrence.
 
     Args:
         rows (`np.ndarray` of shape `(problems, terms)`): terms of the problems.
@@ -214,18 +214,18 @@ def compare(
     resamples: int = RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
 ) -> Comparison:
-    """Scores with intervals by bootstrap over the problems, paired where there is a dense model; without intervals
-    where there is only one problem, or one cluster of them.
+    """Scores with bootstrap intervals over the problems, paired where there is a dense model; without intervals where
+    there is only one problem, or one cluster.
 
     Args:
         statistic ([`OfSums`]): the score.
-        pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, of the same problems in
-            the same order.
-        clusters (`Sequence`, *optional*): what each problem belongs to; the clusters are resampled then, whole.
+        pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, for the same problems in the
+            same order.
+        clusters (`Sequence`, *optional*): what each problem belongs to; whole clusters are then resampled.
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
-    # one alone is the same in every resample, which would look as if nothing could vary
+    # a single one is the same in every resample, which would look as if nothing could vary
     sums = resampled_sums(drawn, resamples, seed) if len(drawn) > 1 else np.full((1, both.shape[1]), np.nan)
     row = Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan))
     found = _compared(row, statistic, both, sums, dense is not None)
@@ -236,8 +236,8 @@ def _compared(row: Comparison, statistic: OfSums, both: np.ndarray, sums: np.nda
     """A row with its scores.
 
     Args:
-        both (`np.ndarray` of shape `(problems, terms)`): the terms of the dense model, where there is one, and behind
-            them those of the other.
+        both (`np.ndarray` of shape `(problems, terms)`): the terms of the dense model, where there is one, followed by
+            those of the other.
         sums (`np.ndarray` of shape `(resamples, terms)`): their sums over resampled problems.
     """
     terms = both.shape[1] // 2 if paired else both.shape[1]
@@ -254,10 +254,10 @@ def _compared(row: Comparison, statistic: OfSums, both: np.ndarray, sums: np.nda
 
 @dataclass(frozen=True)
 class Passed:
-    """Which problems of a task were passed: 1 or 0, or the share of the programs that were drawn.
+    """Which problems of a task were passed: 1 or 0, or the share of the sampled programs.
 
     Args:
-        problems (`Sequence`): what each problem belongs to: itself, or the cluster that it is of.
+        problems (`Sequence`): what each problem belongs to: itself, or its cluster.
         pruned, dense (`Sequence[float]`): of each problem.
     """
 
@@ -268,11 +268,12 @@ class Passed:
 
 
 def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
-    """The passes of several tasks in one score: every problem counts once, whichever task it is of.
+    """The passes of several tasks in one score: every problem counts once, whichever task it is from.
 
-    The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are. What
-    has one name in several tasks, as the program of which one task asks the whole and another the lines, is resampled
-    together: such problems pass or fail together. Names are strata by the tasks in which they are.
+    The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
+    Problems with the same name in several tasks, such as a program that one task asks for as a whole and another line
+    by line, are resampled together, since they pass or fail together. Names are grouped into strata by the tasks in
+    which they occur.
 
     Args:
         sets (`Sequence` of [`Passed`]): the tasks, all of them with a dense model or all without.

@@ -36,7 +36,7 @@ LAYOUT = frozenset(
         tokenize.ERRORTOKEN,
     )
 )  # fmt: skip
-Check = Callable[[Any], "str | None"]  # what is wrong with a value, or None
+Check = Callable[[Any], "str | None"]  # returns what is wrong with a value, or None
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Format:
     """The fields of a kind of problem.
 
     Args:
-        required (`Mapping[str, Check]`): fields that every row has.
-        optional (`Mapping[str, Check]`): fields that are kept where they are given, else the empty default.
+        required (`Mapping[str, Check]`): fields that every row must have.
+        optional (`Mapping[str, Check]`): fields that are kept where they are present, else empty by default.
         defaults (`Mapping[str, Any]`): values of optional fields that are missing.
-        cleaned (`Mapping[str, Callable]`): what is made of a field's text before it is checked.
-        whole (`Check`): a check over several fields; gets the row and returns `(field, fault)`, or None.
+        cleaned (`Mapping[str, Callable]`): how a field's text is cleaned before it is checked.
+        whole (`Check`): a check across several fields; takes the row and returns `(field, fault)`, or None.
     """
 
     required: Mapping[str, Check]
@@ -70,7 +70,7 @@ class Format:
 
 
 def text(value: Any) -> str | None:
-    """A string that is not empty."""
+    """Checks for a string that is not empty."""
     if not isinstance(value, str):
         return f"expected text, found {_kind(value)}"
     return None if value.strip() else "is empty"
@@ -84,7 +84,7 @@ def identifier(value: Any) -> str | None:
     if fault := text(value):
         return fault
     if keyword.iskeyword(value):
-        return f"{value!r} is a keyword of Python, not the name of a function"
+        return f"{value!r} is a Python keyword, not the name of a function"
     return None if value.isidentifier() else f"{value!r} is not the name of a function"
 
 
@@ -95,12 +95,12 @@ def task_id(value: Any) -> str | None:
 
 
 def gap_id(value: Any) -> str | None:
-    """A name with that of a problem in it."""
+    """Checks for a name that contains that of a problem."""
     if fault := text(value):
         return fault
     if re.fullmatch("[^/]+/.+/[^/]+", value):
         return None
-    return f"{value!r} holds no name of a problem between two slashes, as MultiLineInfilling/HumanEval/0/L0_L1 does"
+    return f"{value!r} has no problem name between two slashes, as MultiLineInfilling/HumanEval/0/L0_L1 does"
 
 
 def texts(value: Any) -> str | None:
@@ -114,7 +114,7 @@ def any_texts(value: Any) -> str | None:
 
 
 def readable(value: Any) -> str | None:
-    """What [`read_value`] reads."""
+    """Checks for what [`read_value`] reads."""
     if fault := text(value):
         return fault
     try:
@@ -125,11 +125,11 @@ def readable(value: Any) -> str | None:
 
 
 def python(value: Any) -> str | None:
-    """Source that parses."""
+    """Checks for source that parses."""
     try:
         ast.parse(value)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return f"is no Python ({error})"
+        return f"is not Python ({error})"
     return None
 
 
@@ -157,7 +157,7 @@ def gap_is_in_entry_point(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def gap_is_of_lines(row: Mapping[str, Any]) -> tuple[str, str] | None:
-    whole_lines = "where the gaps of this task are whole lines; humaneval_random_span_infilling takes others"
+    whole_lines = "but the gaps of this task are whole lines; humaneval_random_span_infilling takes others"
     middle, suffix = row["canonical_solution"], row["suffix"]
     if not row["prompt"].endswith("\n"):
         return "prompt", f"ends within a line, {whole_lines}"
@@ -178,13 +178,13 @@ def function_start(code: str, name: str) -> int | None:
 
 
 def holds_code(code: str, name: str) -> bool:
-    """Whether the body of a function holds more than a docstring, comments, `pass` and `...`; it may be cut off."""
+    """Whether the body of a function holds more than a docstring, comments, `pass` and `...`; it may be truncated."""
     body = itertools.takewhile(lambda token: token.start[1] > 0, behind_docstring(code, name))
     return any(token.string not in ("pass", "...", ";") for token in body)
 
 
 def behind_docstring(code: str, name: str) -> Iterator[tokenize.TokenInfo]:
-    """The tokens from the body of a function on, without its docstring, to the end of the source."""
+    """The tokens from the body of a function, without its docstring, to the end of the source."""
     start = function_start(code, name)
     tokens = iter(()) if start is None else tokens_of(code[start:])
     depth = 0
@@ -198,7 +198,7 @@ def behind_docstring(code: str, name: str) -> Iterator[tokenize.TokenInfo]:
 
 
 def tokens_of(code: str) -> Iterator[tokenize.TokenInfo]:
-    """The tokens of source that may be cut off or broken, as far as it can be read; without layout and comments."""
+    """The tokens of source that may be truncated or broken, as far as it can be read; without layout and comments."""
     with suppress(tokenize.TokenError, SyntaxError):
         for token in tokenize.generate_tokens(io.StringIO(code).readline):
             if token.type not in LAYOUT:
@@ -214,17 +214,17 @@ def _short(shown: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that a terminal takes as it is: control characters and those that turn its direction escaped."""
+    """Text that is safe to print on a terminal: control and text direction characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def function_name(text: str) -> str:
-    """A name as Python has it, which takes some letters for others: `ﬁ` for `fi`."""
+    """A name as Python normalizes it, which turns some letters into others: `ﬁ` into `fi`."""
     return unicodedata.normalize("NFKC", text.strip())
 
 
 def source(code: str) -> str:
-    """Source code with the line ends that Python itself makes of a file's, and without a byte order mark."""
+    """Source code with its line ends as Python itself normalizes them, and without a byte order mark."""
     return code.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
@@ -243,14 +243,14 @@ CODE = Format(
 )
 GAPS = Format(
     required={
-        "suffix": any_text,  # what other files lack
+        "suffix": any_text,  # absent from other files
         "task_id": gap_id,
         "prompt": text,
         "entry_point": identifier,
         "test": defines_check,
     },
     optional={"canonical_solution": any_text},
-    defaults={"canonical_solution": None},  # an empty one is that of a gap to be left empty
+    defaults={"canonical_solution": None},  # an empty one is for a gap that should stay empty
     cleaned={**CODE.cleaned, "suffix": source},
     whole=gap_is_in_entry_point,
 )
@@ -274,7 +274,7 @@ PLANS = Format(required={"prompt": text, "cot": text}, optional={}, defaults={})
 
 
 def read_file(path: str | Path) -> list[Row]:
-    """The rows of a `.jsonl`, `.json` or `.csv` file, each perhaps with `.gz` behind it.
+    """The rows of a `.jsonl`, `.json` or `.csv` file, optionally compressed (`.gz`).
 
     Raises:
         [`FlabError`]: the file cannot be read or does not parse; names the file and the line.
@@ -283,9 +283,7 @@ def read_file(path: str | Path) -> list[Row]:
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
     if suffix not in FORMATS:
-        raise FlabError(
-            f"data file {str(path)!r} is of no known format; expected one of {', '.join(FORMATS)} (or .gz)"
-        )
+        raise FlabError(f"data file {str(path)!r} has no known format; expected one of {', '.join(FORMATS)} (or .gz)")
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
@@ -309,7 +307,7 @@ def _json_lines(content: str, path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise FlabError(f"{path}, line {number}: not JSON that can be read ({error})") from error
+                raise FlabError(f"{path}, line {number}: not readable JSON ({error})") from error
 
 
 def _json_rows(content: str, path: Path) -> Iterator[tuple[str, Any]]:
@@ -317,7 +315,7 @@ def _json_rows(content: str, path: Path) -> Iterator[tuple[str, Any]]:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise FlabError(
-            f"{path}: not JSON that can be read ({error}); one object per line belongs in a .jsonl file"
+            f"{path}: not readable JSON ({error}); a file with one object per line must be named .jsonl"
         ) from error
     if not isinstance(rows, list):
         raise FlabError(f"{path}: expected a list of problems, found a {type(rows).__name__}")
@@ -343,7 +341,7 @@ def read_hub(dataset: str, task: str, *, name: str | None = None, split: str = "
     """The rows of a dataset of the Hub.
 
     Raises:
-        [`FlabError`]: it cannot be reached; says which option replaces it.
+        [`FlabError`]: it cannot be reached; names the option that replaces it.
     """
     import datasets
     import huggingface_hub
@@ -351,14 +349,14 @@ def read_hub(dataset: str, task: str, *, name: str | None = None, split: str = "
 
     try:
         with suppress(OfflineModeIsEnabled, HfHubHTTPError):
-            # one request that fails at once, where `datasets` would try for half a minute
+            # one request that fails at once, where `datasets` would retry for half a minute
             huggingface_hub.HfApi().dataset_info(dataset)
         rows = datasets.load_dataset(dataset, name, split=split)
-    except Exception as error:  # connection errors are of several libraries' classes
+    except Exception as error:  # connection errors come from several libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FlabError(
             f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded ({reason});"
-            f" give a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
+            f" name a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
     return [Row(f"{dataset}, row {number}", row) for number, row in enumerate(rows, start=1)]
 
@@ -373,10 +371,10 @@ def humaneval_package() -> list[Row] | None:
 
 
 def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict[str, Any]]:
-    """The fields of a format, of every row.
+    """The fields of a format in every row.
 
     Args:
-        unique (`bool`): whether two rows with one `task_id` are refused.
+        unique (`bool`): whether two rows with the same `task_id` are refused.
 
     Raises:
         [`FlabError`]: a field is missing or malformed; names the file, the line and the field.
@@ -415,7 +413,7 @@ def checked(rows: Sequence[Row], kind: Format, unique: bool = True) -> list[dict
 
 
 def _halves(value: Any) -> str | None:
-    """JSON may hold halves of characters, which no file takes."""
+    """JSON may contain lone surrogates, which cannot be written to a file."""
     held = value if isinstance(value, (list, tuple)) else [value]
     halves = any(isinstance(item, str) and re.search("[\ud800-\udfff]", item) for item in held)
     return "holds half a character (a lone surrogate, \\ud800 to \\udfff)" if halves else None
@@ -426,7 +424,7 @@ def _as_fault(fault: str) -> str:
 
 
 def located(file: str | Path, config_source: str | None) -> Path:
-    """A data file that a task's YAML names: as it stands, else beside the YAML."""
+    """A data file that a task's YAML names: at the path as given, else beside the YAML."""
     path = user_path(file)
     if not path.is_absolute() and config_source:
         beside = Path(config_source).parent / path
@@ -436,7 +434,7 @@ def located(file: str | Path, config_source: str | None) -> Path:
 
 
 def as_dataset(documents: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Dataset]:
-    """What lm-eval takes for a dataset, cut to the first `limit` problems."""
+    """A dataset as lm-eval takes it, limited to the first `limit` problems."""
     import datasets
 
     return {"test": datasets.Dataset.from_list([dict(document) for document in documents[:limit]])}

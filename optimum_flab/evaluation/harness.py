@@ -49,10 +49,10 @@ def evaluate(
     trust_remote_code: bool = False,
     family: str | Path | None = None,
 ) -> Evaluation:
-    """Evaluates a model, and with a baseline says how much of the baseline's scores it retains.
+    """Evaluates a model and, with a baseline, reports how much of the baseline's scores it retains.
 
-    One model is in memory at a time, except for the task `divergence`, which needs both. What every batch gave is kept
-    in the cache, so a run that was interrupted goes on where it was, with the same results.
+    One model is in memory at a time, except for the task `divergence`, which needs both. The results of every batch
+    are kept in the cache, so an interrupted run resumes where it stopped, with the same results.
 
     ```python
     >>> found = evaluate("out", EvaluationSettings(tasks="mbpp"), baseline="org/dense", confirm_run_unsafe_code=True)
@@ -63,13 +63,13 @@ def evaluate(
         model: the model that is judged: a Hub id, a folder, a GGUF file, or a model with its tokenizer, which then
             stay where they are and in their dtype.
         settings ([`~settings.evaluation.EvaluationSettings`]): the tasks, and how they are asked.
-        baseline (*optional*): the dense model, given like `model`.
+        baseline (*optional*): the dense model, in the same forms as `model`.
         device (`str` or `torch.device`, *optional*): defaults to CUDA if there is any, else the CPU.
         confirm_run_unsafe_code (`bool`): consent to run what the models write, in the sandbox.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/evaluation` in the folder of the Hugging
             Face cache (`HF_HOME`).
         output (`str` or `Path`, *optional*): folder to write the results to.
-        overwrite (`bool`): whether an evaluation that is there may be replaced.
+        overwrite (`bool`): whether an existing evaluation may be replaced.
         revision, baseline_revision (`str`, *optional*): branch, tag or commit of models on the Hub.
         trust_remote_code (`bool`): run the Python code that a model's repository brings.
         family (`str` or `Path`, *optional*): a file that describes the family of the models. Defaults to a known
@@ -80,9 +80,9 @@ def evaluate(
 
     Raises:
         [`ConfigurationError`]: a task is unknown, consent is missing, or a package cannot be imported in the sandbox.
-        [`FlabError`]: data is malformed or cannot be had, a model does not load, lacks a chat template that a task
-            needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of it before weights are
-            read, where that is possible.
+        [`FlabError`]: data is malformed or unavailable, a model does not load, lacks a chat template that a task
+            needs, or does not fit its tokenizer, or a task runs code outside the sandbox. All of this before weights
+            are read, where possible.
     """
     check_evaluation(settings, has_baseline=baseline is not None)
     if settings.fim_format is not None:
@@ -145,7 +145,7 @@ def evaluate(
     ]
     rows += compare_together(loaded, runs, settings.seed)
     if texts is not None:
-        # by default in float32, in which pruning measures it too
+        # by default in float32, as when pruning measures it
         dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
         rows += measure_divergence(dense, pruned, kept, texts, settings.batch_size)
     merged = {role: merge_results(results) for role, results in runs.items()}
@@ -170,7 +170,7 @@ def evaluate(
 def settings_told(
     settings: EvaluationSettings, loaded: Sequence[LoadedTask], isolation: Isolation | None, packages: Sequence[str]
 ) -> dict[str, Any]:
-    """What was asked for and what decides the scores beside it, for the results."""
+    """What was asked for and what else determines the scores, for the results."""
     return {
         "tasks": settings.tasks,
         "data": settings.data,
@@ -199,7 +199,7 @@ def settings_told(
 def measure_divergence(
     dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
 ) -> list[Comparison]:
-    """Divergence and bits per byte of both models on texts, on each kind of them and on all; holds both in memory."""
+    """Divergence and bits per byte of both models on texts, per kind and on all; holds both models in memory."""
     before, after = dense.load(), pruned.load()
     kinds: dict[str, list[str]] = {}
     for text in texts:
@@ -225,7 +225,7 @@ def measure_divergence(
 
 
 def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Comparison]:
-    """The rows of a metric: for each name what was measured on one kind of text, or on several."""
+    """The rows of a metric: for each name, what was measured on one kind of text, or on several."""
     for name, found in columns.items():
         number = sum(measured.texts for measured in found)
         if metric == "bits_per_byte":
@@ -240,14 +240,14 @@ def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Com
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:
-    """The mean of values with weights; of a single one itself."""
+    """The mean of values with weights; a single value unchanged."""
     if len(weighted) == 1:
         return weighted[0][0]
     return sum(value * weight for value, weight in weighted) / max(sum(weight for _, weight in weighted), 1)
 
 
 def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
-    """The dense id of every token of the pruned model: as its plan says, else by the tokens' names.
+    """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
 
     Raises:
         [`FlabError`]: the pruned model has tokens that the dense one lacks.

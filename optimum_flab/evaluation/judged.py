@@ -1,4 +1,4 @@
-"""The models that are judged: found and checked first, and loaded one at a time."""
+"""The models that are evaluated: found and checked first, then loaded one at a time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedMod
 
 @dataclass(frozen=True)
 class JudgedModel:
-    """A model in memory, and what the results say of it."""
+    """A model in memory, and what the results say about it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -44,15 +44,15 @@ class JudgedModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that is not loaded yet, as far as it can be checked without its weights.
+    """A model that is not loaded yet, checked as far as possible without its weights.
 
     Args:
         name (`str`): what the user called it.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
         memory ([`LoadedModel`], *optional*): the model, where it was in memory already.
         files (`ModelFiles`, *optional*): else where they are.
-        stored (`torch.dtype`): what the weights are stored in.
-        dtype (`torch.dtype`): what to compute in.
+        stored (`torch.dtype`): the dtype of the stored weights.
+        dtype (`torch.dtype`): the dtype to compute in.
     """
 
     name: str
@@ -93,7 +93,7 @@ class ModelSource:
         return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
 
     def load(self) -> JudgedModel:
-        """Loads the weights; their hash is that of the checkpoint, whatever they are computed in."""
+        """Loads the weights; their hash is that of the checkpoint, whatever dtype is computed in."""
         dense = self.memory
         if dense is None:
             dense = load_dense(
@@ -132,7 +132,7 @@ def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> Non
             plain = task.name.removesuffix("_instruct")
             instead = f"; use the task {plain!r}" if plain != task.name else ""
             raise FlabError(
-                f"task {task.name!r} needs a chat template, and the tokenizer of {source.name!r} has none{instead}, or"
+                f"task {task.name!r} needs a chat template, but the tokenizer of {source.name!r} has none{instead}, or"
                 " an instruct model"
             )
 
@@ -140,43 +140,43 @@ def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> Non
 def ask_for_gaps(
     sources: Mapping[str, ModelSource], tasks: Sequence[LoadedTask], template: str | None
 ) -> tuple[list[LoadedTask], InfillingFormat | None]:
-    """Has the tasks that leave a gap ask for it as the models were taught, all of them in the same way.
+    """Makes the infilling tasks ask in the format that the models were trained on, the same for all models.
 
     Args:
-        sources (`Mapping[str, ModelSource]`): the models by their roles; the first is asked in its own format.
-        template (`str`, *optional*): the format, where the user names it.
+        sources (`Mapping[str, ModelSource]`): the models by role; the format is that of the first.
+        template (`str`, *optional*): the format, where the user names one.
 
     Returns:
         `tuple`: the tasks, and the format; `None` where no task has gaps.
 
     Raises:
         [`ConfigurationError`]: a format is named, and no task has gaps.
-        [`FlabError`]: no format is known for the tokenizer, or a model lacks a token of it.
+        [`FlabError`]: no format is known for the tokenizer, or a model lacks one of its tokens.
     """
     named = None if template is None else InfillingFormat.parse(template)
     asking = [task for task in tasks if any(map(_leaves_a_gap, task.tasks.values()))]
     if not asking:
         if named is not None:
             raise ConfigurationError(
-                f"fim_format: {template!r}, but no task that is asked for has gaps to fill; leave it out, or name"
-                " one that has, such as humaneval_infilling"
+                f"fim_format: {template!r}, but none of the named tasks has gaps to fill; leave it out, or name a task"
+                " that has, such as humaneval_infilling"
             )
         return list(tasks), None
     first = next(iter(sources.values()))
     found = named or infilling_format(first.tokenizer)
     if found is None:
         raise FlabError(
-            f"task {asking[0].name!r}: how {first.name!r} is asked to fill a gap is not known: its tokenizer has the"
-            f" special tokens of no known format; give the one that it was trained with as `fim_format`, such as"
-            f" {EXAMPLE!r}, or leave the task out"
+            f"task {asking[0].name!r}: it is not known how to ask {first.name!r} to fill a gap: its tokenizer lacks"
+            f" the special tokens of every known format; set `fim_format` to the one that it was trained with, such"
+            f" as {EXAMPLE!r}, or leave the task out"
         )
     for source in sources.values():
         if missing := missing_tokens(source.tokenizer, found.marks):
             whence = "fim_format" if named else f"the format of {first.name!r}"
             raise FlabError(
-                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {found.template!r}) is no special token of the"
-                f" tokenizer of {source.name!r}; give a format whose tokens it has as `fim_format`, or leave the task"
-                " out"
+                f"task {asking[0].name!r}: {missing[0]!r} (of {whence}: {found.template!r}) is not a special token of"
+                f" the tokenizer of {source.name!r}; set `fim_format` to a format whose tokens it has, or leave the"
+                " task out"
             )
     for task in asking:
         for leaf in filter(_leaves_a_gap, task.tasks.values()):

@@ -1,7 +1,7 @@
-"""A language model for lm-eval that can be interrupted: what each batch gave is kept on disk.
+"""A language model for lm-eval that can be interrupted: the results of each batch are kept on disk.
 
 Requests are divided into batches before anything is looked up, so a batch is the same whether it is computed or read,
-and a run that is killed and started again gives what an uninterrupted one gives.
+and a run that is killed and restarted produces the same results as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 1 << 28  # bounds the logits of a scoring batch: 1 GiB in float32
 WINDOW = 1024  # most tokens of a text that are scored in one go
-INFILLING = "infilling"  # names, in the settings of a request, the template of a prompt for a gap
+INFILLING = "infilling"  # the key, in the settings of a request, of the template of an infilling prompt
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class FlabLM(HFLM):
     Args:
         model (`PreTrainedModel`): in evaluation mode, on its device and in its dtype.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer; a copy of it is used.
-        weights_hash (`str`): says which weights these are, for the cache.
+        weights_hash (`str`): identifies the weights, for the cache.
         cache ([`BatchCache`]): where the batches are kept.
         batch_size (`int`): requests per batch.
         max_new_tokens (`int`, *optional*): limit of every completion, in place of the task's own.
-        seed (`int`): decides what is drawn where a task samples.
+        seed (`int`): for tasks that sample.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class FlabLM(HFLM):
     ):
         tokenizer = copy.deepcopy(tokenizer)
         if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None and tokenizer.unk_token_id is None:
-            # HFLM would add a token that the embedding lacks; padding is masked, so any token will do
+            # HFLM would add a token that the embedding has no row for; padding is masked, so any token will do
             tokenizer.pad_token_id = 0
         super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
         self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
-        self.doing = ""  # what the progress bars say beside the step
+        self.doing = ""  # what the progress bars show beside the step
         self.end_ids = end_ids(model, tokenizer)
         self.identity = {**model_identity(model, tokenizer, weights_hash), "lm_eval": version("lm_eval")}
 
@@ -100,7 +100,7 @@ class FlabLM(HFLM):
     # --- generation ------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Completions of prompts, each cut at its first stop string."""
+        """Completions of prompts, each truncated at its first stop string."""
         texts: list[str] = [""] * len(requests)
         with progress(f"Generating{self.doing}", len(requests), "request") as tick:
             for batch in self.generation_batches(requests):
@@ -132,8 +132,8 @@ class FlabLM(HFLM):
         return batches
 
     def _shortened(self, prompt: list[int], settings: Mapping[str, Any]) -> list[int]:
-        """The end of a prompt that leaves room for the completion, but at least half of the model's length; of one for
-        a gap what stands next to the gap."""
+        """The end of a prompt, short enough to leave room for the completion but at least half of the model's length;
+        of an infilling prompt, the text next to the gap."""
         room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
         if len(prompt) > room and INFILLING in settings:
             return InfillingFormat(settings[INFILLING]).shortened(self.tokenizer, prompt, room)
@@ -173,9 +173,9 @@ class FlabLM(HFLM):
     def _generation_config(
         self, settings: Mapping[str, Any], new_tokens: int, ends: Sequence[int]
     ) -> GenerationConfig:
-        """Nothing but what is asked for: what a checkpoint would rather do stays out."""
+        """Only the requested settings: a checkpoint's own defaults are ignored."""
         if settings["do_sample"]:
-            # left open, these would be top_k=50 and the like
+            # left unset, these would be top_k=50 and the like
             settings = {"top_k": 0, "top_p": 1.0, **settings}
         else:
             settings = {
@@ -191,7 +191,7 @@ class FlabLM(HFLM):
     # --- likelihood ------------------------------------------------------------------------------------------------
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in windows of at most 1,024 tokens that see one token of the one before."""
+        """Log-likelihood of whole texts, in windows of at most 1,024 tokens that see one token of the previous one."""
         windows, owners = [], []
         for index, request in enumerate(requests):
             pieces = get_rolling_token_windows(
@@ -232,7 +232,7 @@ class FlabLM(HFLM):
         return [[float(value), bool(greedy)] for value, greedy in values]
 
     def _scoring_batches(self, requests: Sequence[Any]) -> Iterator[list[int]]:
-        """Indices of requests, longest first, same contexts together, as many at once as memory and batch size
+        """Indices of requests, longest first, equal contexts together, as many at once as memory and batch size
         allow."""
         lengths = [min(len(context) + len(continuation), self.max_length + 1) for _, context, continuation in requests]
         order = sorted(

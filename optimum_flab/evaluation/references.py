@@ -1,4 +1,4 @@
-"""Runs the reference solutions of problems against their own tests. A problem that fails so caps every score."""
+"""Runs the reference solutions of problems against their own tests. A problem that fails this caps every score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tasks import code, infilling, mbpp, output_prediction
 from .tasks.code import run_with_progress
 
 
-# what a task judges with -> the program of a problem's reference solution, or None where it has none
+# the judging function of a task -> the program of a problem's reference solution, or None where it has none
 REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | None]] = {
     code.run_completions: code.solved,
     code.run_answers: code.solved,
@@ -33,11 +33,11 @@ REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | Non
 
 @dataclass(frozen=True)
 class References:
-    """What became of the reference solutions of a task.
+    """The results of running the reference solutions of a task.
 
     Args:
-        found (`int`): reference solutions that were run; one for each prompt, where a problem has several.
-        without (`int`): problems that have none.
+        found (`int`): reference solutions that were run; one for each prompt where a problem has several prompts.
+        without (`int`): problems without one.
         failures (`list[tuple[str, str]]`): name of a problem, and why its reference fails.
     """
 
@@ -63,21 +63,21 @@ def check_references(settings: EvaluationSettings, *, confirm_run_unsafe_code: b
     Args:
         settings ([`~settings.evaluation.EvaluationSettings`]): names tasks that run programs, or `cruxeval_output`,
             whose functions are called; of the rest, their data, the limit and the packages count.
-        confirm_run_unsafe_code (`bool`): consent to run the code of the data, in the sandbox.
+        confirm_run_unsafe_code (`bool`): consent to run the code in the data, in the sandbox.
 
     Returns:
-        `list` of [`References`]: one for each task. Which of its problems fail, and why.
+        `list` of [`References`]: one for each task, with the problems that fail, and why.
 
     Raises:
         [`ConfigurationError`]: a task is unknown or runs no programs, or consent is missing.
-        [`FlabError`]: data is malformed or cannot be had, or has no reference solution at all.
+        [`FlabError`]: data is malformed or unavailable, or has no reference solutions at all.
     """
     check_tasks(settings)
     if DIVERGENCE in settings.tasks:
         raise _without_programs(DIVERGENCE)
     if not confirm_run_unsafe_code:
         raise ConfigurationError(
-            "the check of references runs code of the data, in a sandbox; if you accept that, say so with"
+            "the check of references runs code from the data, in a sandbox; if you accept that, confirm it with"
             " `confirm_run_unsafe_code`"
         )
     packages = check_packages(settings.allow_packages)

@@ -1,4 +1,4 @@
-"""What an evaluation found: the table, and how it is written."""
+"""The results of an evaluation: the table, and how it is written."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ MOST_NAMED = 10  # missing packages that a note lists
 
 @dataclass(repr=False)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Args:
         comparisons (`list[Comparison]`): the table: every metric of every task.
-        models (`dict[str, dict]`): which models were judged, under `"dense"` and `"pruned"`, or a single one under
+        models (`dict[str, dict]`): which models were evaluated, under `"dense"` and `"pruned"`, or a single one under
             `"model"`; each with the hash of its weights.
         settings (`dict`): what was asked for.
         protocols (`dict[str, str]`): how each task asks, and whether lm-eval's task of its name does so too.
         harness (`dict[str, dict]`): lm-eval's own results per model, without samples.
         samples (`dict[str, dict[str, list]]`): lm-eval's samples per model and task.
         reused, made (`int`): batches that were read from the cache, and that were computed.
-        date (`str`): the day it was made (UTC).
+        date (`str`): the day of the evaluation (UTC).
     """
 
     comparisons: list[Comparison]
@@ -70,7 +70,7 @@ class Evaluation:
         }
 
     def to_text(self) -> str:
-        """The table for the terminal; brackets are 95% intervals. Where less is better, retention is the change."""
+        """The table for the terminal; brackets are 95% intervals. Where lower is better, retention is the change."""
         paired = "dense" in self.models
         headings = {"dense": "dense", "score": "pruned", "retention": "retention"} if paired else {"score": "score"}
         lines = [
@@ -95,7 +95,7 @@ class Evaluation:
                 notes += [f"{task}, {role}: {note}" for note in notes_on_programs(samples)]
         if any(row.task == DIVERGENCE for row in self.comparisons):
             notes.append(
-                "divergence is over the vocabulary that is left (lost_mass is what the dense model gave to the rest),"
+                "divergence is over the remaining vocabulary (lost_mass is what the dense model assigned to the rest),"
                 f" computed in {self.settings['divergence_dtype']}, and its bits per byte leave out the first token of"
                 " every text, which perplexity counts"
             )
@@ -105,13 +105,13 @@ class Evaluation:
         """Writes the table, its numbers, and lm-eval's results and samples per model.
 
         Raises:
-            [`FlabError`]: the folder exists and is not to be overwritten, or cannot be written.
+            [`FlabError`]: the folder exists and `overwrite` is false, or it cannot be written to.
         """
         with OutputFolder(folder, EVALUATION, overwrite=overwrite) as output:
             self.save_to(output)
 
     def save_to(self, output: OutputFolder) -> None:
-        """[`save`] to a folder that was reserved before."""
+        """[`save`] to a folder that was already reserved."""
         with output.written() as partial:
             _write_json(partial / RESULTS_NAME, self.to_dict())
             (partial / TABLE_NAME).write_text(self.to_text() + "\n", encoding="utf-8")
@@ -133,14 +133,14 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a score does not say: programs that fail for other reasons than being wrong."""
+    """What a score does not show: programs that fail for reasons other than being wrong."""
     notes = []
     verdicts = [list(_verdicts(sample)) for sample in samples]
     unjudged = sum(not all(verdict.get("judged", True) for verdict in of_problem) for of_problem in verdicts)
     if unjudged:
         notes.append(
-            f"{unjudged} of {len(samples)} problems have a program that counts as failed because the test wants more"
-            " of a value than can cross to it, or may want it; see the samples' details"
+            f"{unjudged} of {len(samples)} problems have a program that counts as failed because the test needs, or"
+            " may need, more of a value than can cross to it; see the samples' details"
         )
     packages = Counter(
         verdict["package"] for of_problem in verdicts for verdict in of_problem if verdict.get("package")
@@ -150,14 +150,14 @@ def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
         named += ", and others" if len(packages) > MOST_NAMED else ""
         number = packages.total()
         notes.append(
-            f"{number} program{'s count' if number > 1 else ' counts'} as failed for want of packages that the sandbox"
-            f" does not have: {named}; allow those that are installed here in `allow_packages`"
+            f"{number} program{'s count' if number > 1 else ' counts'} as failed for lack of packages that the sandbox"
+            f" does not have: {named}; allow those that are installed here with `allow_packages`"
         )
     return notes
 
 
 def _verdicts(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The verdicts on the programs of a sample; nothing for samples of other tasks."""
+    """The verdicts on the programs of a sample; empty for samples of other tasks."""
     for verdicts in sample.get("filtered_resps") or ():
         for verdict in verdicts if isinstance(verdicts, (list, tuple)) else [verdicts]:
             if isinstance(verdict, Mapping):

@@ -26,13 +26,13 @@ KNOWN_AGGREGATIONS = {
     "weighted_perplexity": comparison.WEIGHTED_PERPLEXITY,
     "bits_per_byte": comparison.BITS_PER_UNIT,
 }
-# what a task's `metadata` may name: the column by which problems belong together, and that of their kinds
+# what a task's `metadata` may name: the column that groups problems into clusters, and that of their kinds
 CLUSTER, KIND = "cluster", "kind"
 
 
 def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: bool) -> dict[str, Any]:
-    """lm-eval's results of one task. Each task runs alone, so that its batches do not depend on the others named."""
-    # it would name the commit of whatever repository the user stands in, and git complain where there is none
+    """lm-eval's results for one task. Each task runs alone, so that its batches do not depend on the other tasks."""
+    # it would name the commit of whatever repository the user is in, and git would complain where there is none
     with quiet(), patch.object(lm_eval.evaluator, "get_git_commit_hash", lambda: None):
         return lm_eval.simple_evaluate(
             model=lm,
@@ -51,7 +51,7 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
 
 
 def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[Comparison]:
-    """The rows of the table for a task; where its problems are of several kinds, one for each beside the total.
+    """The rows of the table for a task; where its problems are of several kinds, one for each besides the total.
 
     Args:
         results (`Mapping`): lm-eval's results under `"dense"` and `"pruned"`, or under `"model"`.
@@ -95,7 +95,7 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
 def compare_together(
     tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
 ) -> Iterator[Comparison]:
-    """The row of all tasks together that have programs which pass or fail; none where there are not several.
+    """The combined row of all tasks whose programs pass or fail; nothing where there is only one such task.
 
     Args:
         results (`Mapping`): for every role, lm-eval's results of each task, see [`compare_task`].
@@ -132,7 +132,7 @@ def passes_of(task: LoadedTask, leaf: str, results: Mapping[str, Mapping[str, An
 
 
 def names_of(leaf: str, task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[int, Hashable]:
-    """What each problem belongs to, by document number: its cluster, else itself, by its `task_id` if it has one."""
+    """What each problem belongs to, by document number: its cluster, else itself, named by its `task_id` if any."""
     clusters = column(task, samples, CLUSTER)
     return {
         sample["doc_id"]: clusters.get(sample["doc_id"]) or sample["doc"].get("task_id") or (leaf, sample["doc_id"])
@@ -141,7 +141,7 @@ def names_of(leaf: str, task: Any, samples: Sequence[Mapping[str, Any]]) -> dict
 
 
 def column(task: Any, samples: Sequence[Mapping[str, Any]], which: str) -> dict[int, str]:
-    """From document numbers to the values in a column that a task's `metadata` names; empty where it names none."""
+    """Values of a column that a task's `metadata` names, by document number; empty where it names none."""
     metadata = task.config.metadata
     name = metadata.get(which) if isinstance(metadata, Mapping) else None
     if name is None:
@@ -173,7 +173,7 @@ def statistic_of(task: Any, metric: str) -> OfSums | None:
 def without_interval(
     task: str, metric: str, higher_is_better: bool, problems: int, scores: Mapping[str, Any]
 ) -> Comparison:
-    """A row for a score that is only known as a whole."""
+    """A row for a score that is known only as a total."""
     numbers = {
         role: float(score) if isinstance(score, (int, float, np.number)) else math.nan
         for role, score in scores.items()

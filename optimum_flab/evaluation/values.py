@@ -1,4 +1,4 @@
-"""Reads what Python shows of a value, without running anything."""
+"""Reads the textual form of Python values, without running anything."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-# none makes more than what is written, see `_made`
+# none makes more items than are written out, see `_made`
 MAKERS: Mapping[str, Callable[..., Any]] = {
     **{kind.__name__: kind for kind in (set, frozenset, list, tuple, dict, bytes, bytearray, range, float, complex)},
     **{kind.__name__: kind for kind in (collections.Counter, collections.OrderedDict, collections.deque)},
 }
 NUMBERS = ("inf", "nan")
-MODULES = ("collections", "math")  # names may be written with these in front
+MODULES = ("collections", "math")  # names may be prefixed with these
 
 
 def read_value(text: str) -> Any:
@@ -26,11 +26,11 @@ def read_value(text: str) -> Any:
             numbers and of `Counter`, `OrderedDict` and `deque`.
 
     Raises:
-        `ValueError`: it is something else, and would have to be run.
+        `ValueError`: it is anything else, which would have to be run.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the parser, on what a model wrote
+            warnings.simplefilter("ignore")  # from the parser, about what a model wrote
             return _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"not read as a value ({type(error).__name__})") from error
@@ -55,7 +55,7 @@ def _value(node: ast.AST | None) -> Any:
             return _made(node)
         case _ if (name := _name(node)) is not None and name in NUMBERS:
             return float(name)
-    raise ValueError(f"{ast.unparse(node) if node is not None else '**'} is no value")
+    raise ValueError(f"{ast.unparse(node) if node is not None else '**'} is not a value")
 
 
 def _made(call: ast.Call) -> Any:
@@ -83,5 +83,5 @@ def _name(node: ast.AST | None) -> str | None:
 
 def _number(value: Any) -> int | float | complex:
     if type(value) not in (int, float, complex):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return value

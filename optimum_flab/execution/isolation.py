@@ -1,4 +1,4 @@
-"""How a program is kept apart from the machine: bubblewrap where it works, else what a process can do to itself."""
+"""How a program is isolated from the machine: bubblewrap where it works, else the limits a process can set itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .packages import parts_of
 
 SCRIPTS = Path(__file__).parent / "inside"
 PRIVATE, PACKAGES = "/tmp", "/packages"
-# Where the host is root, programs get users of their own above this number: a limit on processes does not bind root,
-# and all that such a user started can be ended at once.
+# Where the host is root, programs get separate users above this number: a limit on processes does not bind root, and
+# everything that such a user started can be ended at once.
 FIRST_USER = 2_000_000_000
 USERS = 2_000_000_000
 
@@ -25,8 +25,8 @@ SAME_USER = (
     "ending or reading other processes of this user, the host and the judge among them",
 )
 OWN_USER = (
-    "reading files that everybody can read",
-    "writing where everybody can write",
+    "reading files that everyone can read",
+    "writing where everyone can write",
     "seeing other processes",
 )
 NOT_STOPPED = (
@@ -44,7 +44,7 @@ class Limits:
     Args:
         wall_seconds (`float`): from its start to its verdict.
         cpu_seconds (`int`): processor time of one process.
-        memory_bytes (`int`): address space of one process, and resident memory of all of a program's together.
+        memory_bytes (`int`): address space of one process, and resident memory of all of a program's processes.
         processes (`int`): processes and threads together.
         file_bytes (`int`): size of one file.
         disk_bytes (`int`): size of the temporary folder (bubblewrap only).
@@ -62,8 +62,8 @@ class Limits:
     open_files: int = 64
 
     def rlimits(self) -> dict[str, tuple[int, int]]:
-        """Soft and hard values by name of the `resource` module. A second separates the signal that a program can
-        handle from the one that it cannot."""
+        """Soft and hard values by their names in the `resource` module. One second separates the signal that a program
+        can handle from the one that it cannot."""
         return {
             "RLIMIT_CPU": (self.cpu_seconds, self.cpu_seconds + 1),
             "RLIMIT_AS": (self.memory_bytes, self.memory_bytes),
@@ -76,11 +76,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Isolation:
-    """One way to keep programs apart.
+    """One way to isolate programs.
 
     Args:
         bubblewrap (`str`, *optional*): path of `bwrap`; `None`: resource limits only.
-        own_user (`bool`): programs run as users of their own; needs root.
+        own_user (`bool`): each program runs as a separate user; needs root.
     """
 
     bubblewrap: str | None
@@ -97,7 +97,7 @@ class Isolation:
 
     @property
     def not_stopped(self) -> tuple[str, ...]:
-        """What a program can do in spite of this."""
+        """What a program can still do."""
         if self.bubblewrap:
             return ()
         if self.own_user:
@@ -118,7 +118,7 @@ class Isolation:
         Args:
             control (`int`): descriptor of its socket.
             filter_file (`int`, *optional*): descriptor of a file with the filter of [`seccomp.py`].
-            packages (`tuple`): packages of this environment that it can import; a judge has them loaded.
+            packages (`tuple`): packages of this environment that it can import; a judge loads them in advance.
             package_folder (`str`): where they are.
         """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
@@ -138,7 +138,7 @@ class Isolation:
         command += ["--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session"]
         command += ["--clearenv", "--cap-drop", "ALL"]
         if self.own_user:
-            # for serve.py alone: its children lose them as they become another user
+            # for serve.py only: its children lose them when they become another user
             for capability in ("SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "FOWNER"):
                 command += ["--cap-add", f"CAP_{capability}"]
         command += [] if _is_root() else ["--unshare-user"]
@@ -168,8 +168,8 @@ class Isolation:
         return command
 
     def frame(self, role: str, limits: Limits, folder: str, user: int) -> dict[str, Any]:
-        """What `serve.py` is told about what it starts: its limits, its `folder`, the `user` that it becomes where it
-        can, and how many files it may make, where they can be counted."""
+        """What `serve.py` is told about what it starts: its limits, its `folder`, the `user` that it becomes where
+        possible, and how many files it may make, where they can be counted."""
         rlimits = limits.rlimits()
         if self.bubblewrap is None and not self.own_user:
             del rlimits["RLIMIT_NPROC"]  # it would count everything that the user runs
@@ -178,7 +178,7 @@ class Isolation:
 
 
 def environment(folder: str) -> dict[str, str]:
-    """All the environment that a program sees."""
+    """The whole environment that a program sees."""
     return {"PATH": "/usr/bin:/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"}
 
 
@@ -191,7 +191,7 @@ def candidates() -> list[Isolation]:
 
 
 def installed_packages() -> list[str]:
-    """Folders of packages below what a program sees: they may hold the solutions of a benchmark."""
+    """Package folders inside what a program sees: they may hold the solutions of a benchmark."""
     prefixes = {Path("/usr"), Path("/usr/local"), *(Path(os.path.realpath(p)) for p in (sys.base_prefix,))}
     patterns = [f"{lib}/python3*/{name}-packages" for lib in ("lib", "lib64") for name in ("site", "dist")]
     found = {os.path.realpath(path) for prefix in prefixes for pattern in patterns for path in prefix.glob(pattern)}
@@ -203,5 +203,5 @@ def _is_root() -> bool:
 
 
 def _python() -> str:
-    """The interpreter itself: that of a virtual environment may lie where a program must not look."""
+    """The real interpreter: that of a virtual environment may be where a program must not look."""
     return os.path.realpath(sys.executable)

@@ -1,4 +1,4 @@
-"""Packages of this environment that programs may import: which parts of them a sandbox has to show."""
+"""Packages of this environment that programs may import: which parts of them a sandbox must expose."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from ..errors import ConfigurationError
 
 
 def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
-    """The packages of a list, or of a text with commas, each once.
+    """The packages in a list, or in a comma-separated text, each once.
 
     Raises:
-        [`ConfigurationError`]: one is no plain name, part of Python, or not installed here.
+        [`ConfigurationError`]: one is not a plain name, is part of Python, or is not installed here.
     """
     texts = [given] if isinstance(given, str) else given
     names = dict.fromkeys(name.strip() for text in texts for name in text.split(","))
     for name in names:
-        if not name.isidentifier() or name == "__main__":  # which is the running program, not a package
+        if not name.isidentifier() or name == "__main__":  # the latter is the running program, not a package
             raise ConfigurationError(
-                f"`allow_packages` {name!r} is not the plain name of a package; give names as programs import them,"
+                f"`allow_packages` {name!r} is not the plain name of a package; use names as programs import them,"
                 " such as numpy or numpy,yaml"
             )
         if name in sys.stdlib_module_names:
-            raise ConfigurationError(f"`allow_packages` {name}: it is part of Python and always there; leave it out")
+            raise ConfigurationError(
+                f"`allow_packages` {name}: it is part of Python and always available; leave it out"
+            )
         if not parts_of(name):
             raise ConfigurationError(f"`allow_packages` {name}: {_why_not(name)}")
     return tuple(names)
@@ -36,8 +38,8 @@ def named_packages(given: str | Sequence[str]) -> tuple[str, ...]:
 
 @lru_cache
 def parts_of(package: str) -> tuple[Path, ...]:
-    """The folder or file of a package, and beside it the folder of libraries that its wheel brought; none of what it
-    needs besides. Empty where it is not installed as one folder or file."""
+    """The folder or file of a package, and the folder of libraries beside it that came with its wheel, but none of its
+    dependencies. Empty where it is not installed as one folder or file."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.origin:
         return ()
@@ -52,13 +54,13 @@ def parts_of(package: str) -> tuple[Path, ...]:
 
 
 def _why_not(name: str) -> str:
-    """Why a name cannot be allowed, and what to do; it may be the one under which a package is distributed."""
+    """Why a name cannot be allowed, and what to do; it may be the name under which a package is distributed."""
 
     def plain(text: str) -> str:
         return re.sub(r"[-_.]+", "-", text).lower()
 
     if importlib.util.find_spec(name) is not None:
-        return "it is a name that several packages share, or none with files of its own; leave it out"
+        return "it is a name that several packages share, or one without files of its own; leave it out"
     tops = (top for top, names in packages_distributions().items() if plain(name) in map(plain, names))
     found = sorted(top for top in tops if not top.startswith("_"))
     what = f"{name} is imported as {' or '.join(found)}" if found else "install it, or leave it out"

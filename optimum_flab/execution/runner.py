@@ -22,7 +22,7 @@ MOST_WORKERS = 128
 
 
 class SandboxWarning(UserWarning):
-    """Programs run with less isolation than there could be."""
+    """Programs run with less isolation than possible."""
 
 
 def run_programs(
@@ -35,64 +35,65 @@ def run_programs(
     allow_packages: Sequence[str] = (),
     progress: Callable[[], Any] | None = None,
 ) -> list[Verdict]:
-    """Runs every program with its test in two sandboxed processes, one for each.
+    """Runs every program and its test in two sandboxed processes, one for each.
 
     Values that cross between them are plain: `None`, booleans, numbers, strings, bytes, lists, tuples, sets,
-    dictionaries, ranges, iterators (their first 100,000 items, fewer where these are large or slow to come by), those
+    dictionaries, ranges, iterators (their first 100,000 items, fewer where these are large or slow to produce), those
     of `collections`, `datetime`, `decimal` and `fractions`, Python's own classes, and instances of classes that the
-    prompt defines (`helpers`), which are made anew from their attributes on the other side, with the class as the
-    prompt has it. A class that the test defines is the test's alone: an object of the program's class of that name
-    stays the program's, and the test cannot give the program one of its own. A subclass of one of these crosses as the
-    class that it is derived from, a named tuple of the program's own as a tuple, an iterator without its methods; a
-    test that fails once that has happened may have wanted more of it, and is not judged, nor is one that passes and
-    asks for a type. With numpy allowed, its numbers and arrays of numbers cross too.
+    prompt defines (`helpers`), which are rebuilt from their attributes on the other side, with the class as the prompt
+    has it. A class that the test defines is the test's alone: an object of the program's class with that name stays
+    with the program, and the test cannot pass the program one of its own. A subclass of one of these crosses as its
+    base class, a named tuple of the program's own as a tuple, an iterator without its methods; a test that fails once
+    that has happened may have needed more of it, and is not judged, nor is one that passes and asks for a type. With
+    numpy allowed, its numbers and arrays of numbers cross too.
 
-    An exception crosses as the nearest class of Python's and its standard library that it is derived from and that the
-    test has loaded, under the name of its own class and with the attributes that are plain values. One that would end
-    a loop or a process (`StopIteration`, `SystemExit`) is raised as such only inside of a `try` of the calling
-    function that catches it by name.
+    An exception crosses as its nearest base class from Python and its standard library that the test has loaded, under
+    the name of its own class and with the attributes that are plain values. One that would end a loop or a process
+    (`StopIteration`, `SystemExit`) is raised as such only inside a `try` of the calling function that catches it by
+    name.
 
-    The state of a process does not cross. A test that fails and uses a name that stands for it (standard streams,
+    The state of a process does not cross. A test that fails and uses a name that refers to it (standard streams,
     `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of
     its classes, `__cause__` of an exception, and the like: `STATE` in `source.py`) is not judged, and neither is one
-    that fails where it asks with `is` for the same text or number, or whose time went into values that cross.
+    that fails where it compares texts or numbers with `is`, or whose time was spent on values that cross.
 
     Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
-    twice is one, and what either side changes in place is changed for the other. An iterator crosses with its items,
-    which are then used up where it came from; a view of a dictionary crosses as it is at that moment; attributes of a
-    class, as against those of an instance, stay where they are.
+    twice is one object, and what either side changes in place is changed for the other. An iterator crosses with its
+    items, which are then used up where it came from; a view of a dictionary crosses as it is at that moment;
+    attributes of a class, unlike those of an instance, stay where they are.
 
-    For that, what both sides hold is looked at with every call, 15 million items altogether. Past that, only what a
-    call hands over or gives back is, with all that it holds; if anything else then turns out to have been changed, the
-    program is not judged, whether its test passed or not. A change that was undone before is not noticed.
+    For this, what both sides hold is checked with every call, up to 15 million items altogether. Beyond that, only
+    what a call passes or returns is checked, with everything in it; if anything else then turns out to have been
+    changed, the program is not judged, whether its test passed or not. A change that was undone in the meantime is not
+    noticed.
 
-    Other objects stay in the program's process: a test can call them, ask `callable` and by `hasattr` for the methods
-    of Python's protocols, and read and write their attributes, but one that
-    compares them, iterates over them, takes them for true or asks for their class is not judged, as is one that gives
-    the program a function: it fails, whatever the test makes of that, and the verdict says that it was not judged.
+    Other objects stay in the program's process: a test can call them, use `callable` on them, ask with `hasattr` for
+    the methods of Python's protocols, and read and write their attributes. A test that compares them, iterates over
+    them, tests their truth or asks for their class is not judged, nor is one that passes the program a function: it
+    fails, whatever the test does about that, and the verdict says that it was not judged.
 
     Args:
         programs (`Sequence` of [`Program`]): with their tests.
-        confirm_run_unsafe_code (`bool`): the user agrees that code that nobody read is run.
+        confirm_run_unsafe_code (`bool`): the user consents to running code that nobody has read.
         limits ([`Limits`], *optional*): for each program. Defaults to `Limits()`.
         workers (`int`, *optional*): programs that run at the same time. Defaults to the number of usable processors.
-        isolation ([`Isolation`], *optional*): defaults to the best that works here; a [`SandboxWarning`] lists what
-            less than bubblewrap does not stop.
+        isolation ([`Isolation`], *optional*): defaults to the best that works here; where that is less than
+            bubblewrap, a [`SandboxWarning`] lists what is not stopped.
         allow_packages (`Sequence[str]`): packages of this environment that programs and tests can import, by the name
-            they are imported by; without those that they need themselves, which are allowed by their own names.
-            Programs have the standard library besides, and tests numpy.
+            they are imported by; their dependencies are not included, and must be allowed by their own names.
+            Programs also have the standard library, and tests have numpy too.
         progress (`Callable`, *optional*): called after every program.
 
     Returns:
-        `list` of [`Verdict`]: in the order of the programs, whichever ends first.
+        `list` of [`Verdict`]: in the order of the programs, not of their completion.
 
     Raises:
-        [`ConfigurationError`]: no consent, `workers` out of range, or a package that cannot be had in a sandbox.
-        [`FlabError`]: nothing works here.
+        [`ConfigurationError`]: no consent, `workers` out of range, or a package that cannot be used in a sandbox.
+        [`FlabError`]: no sandbox works here.
     """
     if not confirm_run_unsafe_code:
         raise ConfigurationError(
-            "code that a model wrote is run only with your consent: give `confirm_run_unsafe_code` if"
+            "code that a model wrote is run only with your consent: set `confirm_run_unsafe_code` if"
             " this machine may run it in a sandbox"
         )
     limits = limits or Limits()
@@ -137,7 +138,7 @@ def run_programs(
 
 
 def warn_of(isolation: Isolation) -> None:
-    """Warns with a [`SandboxWarning`] of what an isolation does not stop."""
+    """Warns with a [`SandboxWarning`] about what an isolation does not stop."""
     if isolation.not_stopped:
         warnings.warn(
             "bubblewrap is not installed or does not work here, so programs run with resource limits only. Not "
@@ -150,7 +151,7 @@ def warn_of(isolation: Isolation) -> None:
 
 @lru_cache(maxsize=1)
 def best_isolation() -> Isolation:
-    """The best of [`candidates`] that tells a right program from a wrong one here.
+    """The best of [`candidates`] that can tell a right program from a wrong one here.
 
     Raises:
         [`FlabError`]: none does.
@@ -176,14 +177,14 @@ def works(isolation: Isolation) -> bool:
 
 
 def check_packages(given: str | Sequence[str], isolation: Isolation | None = None) -> tuple[str, ...]:
-    """The packages that programs may import, after a look whether they can.
+    """The packages that programs may import, checked to be importable.
 
     Args:
-        given (`str` or `Sequence[str]`): names as programs import them; a text may hold several with commas between.
+        given (`str` or `Sequence[str]`): names as programs import them; a text may hold several, separated by commas.
 
     Raises:
-        [`ConfigurationError`]: one is no plain name, part of Python, not installed, or cannot be imported in a
-            sandbox.
+        [`ConfigurationError`]: one is not a plain name, is part of Python, is not installed, or cannot be imported in
+            a sandbox.
     """
     packages = named_packages(given) if given else ()
     for package in packages:
@@ -201,7 +202,7 @@ def _unusable(package: str, packages: tuple[str, ...], isolation: Isolation) -> 
         return None
     if verdict.package is not None:
         together = ",".join((*packages, verdict.package))
-        return f"{package} needs {verdict.package}, which must be allowed as well (`allow_packages`: {together})"
+        return f"{package} needs {verdict.package}, which must be allowed too (`allow_packages`: {together})"
     return f"{package} cannot be imported in the sandbox ({verdict.status}: {verdict.detail}); leave it out"
 
 

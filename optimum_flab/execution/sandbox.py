@@ -1,4 +1,4 @@
-"""A sandbox from outside: its process, what is started in it, how it ends."""
+"""A sandbox from the outside: its process, what is started in it, how it ends."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HEADER = 64  # bytes
 
 @dataclass(frozen=True)
 class Ended:
-    """What is known of a program or a test that was ended.
+    """What is known about a program or a test that was ended.
 
     Args:
         code (`int`, *optional*): its exit code, negative for the signal that ended it.
         clean (`bool`): whether the sandbox is as it was before.
-        files (`int`): how many more files there were in the temporary folder.
+        files (`int`): how many files it added to the temporary folder.
     """
 
     code: int | None = None
@@ -91,8 +91,8 @@ class Sandbox:
     def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
         """Starts a program or a test, which inherits the descriptors.
 
-        The first process in the sandbox learns only in which frame: what it is told stays in its memory, of which
-        every program that it starts has a copy. The job itself is read by the new process.
+        The first process in the sandbox is told only the frame: what it learns stays in its memory, of which every
+        program that it starts has a copy. The job itself is read by the new process.
         """
         self.programs += 1
         frame = self.isolation.frame(self.role, self.limits, f"{self.folder or PRIVATE}/{self.programs}", self.user)
@@ -120,7 +120,7 @@ class Sandbox:
         """Ends the sandbox and everything in it."""
         self.control.close()
         if self.isolation.bubblewrap is None:
-            # it ends what is left of a program; with bubblewrap the kernel does
+            # it ends what is left of a program; with bubblewrap the kernel does so
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
         with suppress(OSError):
@@ -131,7 +131,7 @@ class Sandbox:
 
 
 def _linked(packages: tuple[str, ...], folder: str) -> str:
-    """A folder in which packages can be found and nothing else."""
+    """A folder that contains the packages and nothing else."""
     os.mkdir(folder, 0o755)
     for path in (path for package in packages for path in parts_of(package)):
         os.symlink(path, f"{folder}/{path.name}")
@@ -139,6 +139,6 @@ def _linked(packages: tuple[str, ...], folder: str) -> str:
 
 
 def remove_tree(folder: str) -> None:
-    """Removes a folder whatever a program made of it: trees too deep for Python, folders that it locked."""
+    """Removes a folder whatever a program did to it: trees too deep for Python, folders that it locked."""
     for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
         subprocess.run([*command, "--", folder], stderr=subprocess.DEVNULL, check=False)

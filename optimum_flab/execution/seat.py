@@ -1,4 +1,4 @@
-"""Where programs run one after the other, each judged by its test in a second sandbox."""
+"""Where programs run one after another, each judged by its test in a second sandbox."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .sandbox import Sandbox
 from .values import Program, Verdict
 
 
-CHECK_SECONDS = 0.25  # between two looks at what a program uses
-ALMOST = 0.95  # of the time for a program: when the test says what that went into
+CHECK_SECONDS = 0.25  # between two checks of what a program uses
+ALMOST = 0.95  # of the time for a program: when the test reports what it was spent on
 PACKAGES_OF_TESTS = ("numpy",)
 LARGEST_VERDICT = 1 << 16
 LONGEST_DETAIL, LONGEST_PACKAGE = 500, 100  # characters
 OWN_PROCESSES = 3  # of the sandbox itself
-MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process goes with it
-LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is counted nowhere else
+MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process is freed with it
+LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is not counted anywhere else
 
 
 class Seat:
-    """Where programs run one after the other: a sandbox for them and one for their tests, made anew as needed.
+    """Where programs run one after another: a sandbox for them and one for their tests, recreated as needed.
 
     Args:
         packages (`tuple`): packages of this environment that programs can import.
@@ -66,7 +66,7 @@ class Seat:
             [`FlabError`]: its sandbox cannot be started.
         """
         reason = None
-        for _ in range(2):  # without bubblewrap the program before may have ended a sandbox
+        for _ in range(2):  # without bubblewrap the previous program may have ended a sandbox
             try:
                 return self._run(program, stop)
             except OSError as error:
@@ -150,11 +150,11 @@ def _wait(
     try:
         return json.loads(data)
     except ValueError:
-        return {"status": "crashed", "detail": "the process that judges ended without a verdict"}
+        return {"status": "crashed", "detail": "the judging process ended without a verdict"}
 
 
 def _excess(pid: int, limits: Limits, available: int) -> dict[str, str] | None:
-    """What a program uses beyond its limits, over all of its processes; rlimits count each process alone."""
+    """What a program uses beyond its limits, over all of its processes; rlimits count each process separately."""
     memory = number = 0
     left = psutil.virtual_memory().available
     if left < LEAST_AVAILABLE and available - left > limits.memory_bytes // 2:
@@ -173,7 +173,7 @@ def _excess(pid: int, limits: Limits, available: int) -> dict[str, str] | None:
 
 def _ending(code: int | None, detail: str, limits: Limits, seconds: float) -> dict[str, str]:
     """The verdict on a program whose process ended by itself, `seconds` after its start."""
-    if detail != "gone":  # it is ended for what it did on the socket; how it then ended is the host's doing
+    if detail != "gone":  # it was ended for what it did on the socket; how it then ended is the host's doing
         return {"status": "crashed", "detail": detail}
     number = -code if code is not None and code < 0 else 0
     if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= limits.cpu_seconds):
@@ -185,5 +185,5 @@ def _ending(code: int | None, detail: str, limits: Limits, seconds: float) -> di
 
 
 def _printable(text: str) -> str:
-    """Text that a terminal and a file take as it is: control and half characters escaped."""
+    """Text that is safe for a terminal and a file: control characters and lone surrogates are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:LONGEST_DETAIL]

@@ -1,16 +1,16 @@
 """The system calls that bubblewrap is told to refuse, as the filter that the kernel reads.
 
 What namespaces and resource limits leave open: memory that belongs to no process (System V segments, memory files,
-shared mappings, large socket buffers, the buffers of TCP connections of a program with itself, queues for asynchronous
-reads, rules and filters that a process sets for itself, attributes of files, timers and signals that wait, local
-descriptor tables), namespaces of a program's own, sockets of other kinds than programs
-need (one to a virtual machine's host crosses every namespace), leases, watches and locks on files that the host uses
-too, and the parts of the kernel that programs never need and attackers like.
+shared mappings, large socket buffers, the buffers of a program's TCP connections to itself, queues for asynchronous
+reads, rules and filters that a process sets for itself, file attributes, pending timers and signals, local descriptor
+tables), a program's own namespaces, kinds of sockets that programs do not need (one to a virtual machine's host
+crosses every namespace), leases, watches and locks on files that the host uses too, and the parts of the kernel that
+programs never need and attackers like.
 
-A lock is taken on a file, not on the name by which a sandbox sees it, so one on a file that is only there to be read
-would stop the host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`,
-`dbm`, `mailbox`): they are told that they have the lock, and none is taken. The processes of one program, which alone
-share its files, therefore do not exclude one another by locks.
+A lock is taken on a file, not on the name under which a sandbox sees it, so a lock on a read-only file would block the
+host. A filter does not see which file is meant, and honest programs lock files of their own (`sqlite3`, `dbm`,
+`mailbox`): they are told that they have the lock, but none is taken. Locks therefore do not exclude the processes of
+one program, which alone share its files, from one another.
 """
 
 from __future__ import annotations
@@ -93,16 +93,16 @@ REFUSED = {
 CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
 PRCTL = (157, 167)
 SOCKET, SOCKETPAIR, FCNTL, FLOCK = (41, 198), (53, 199), (72, 25), (73, 32)
-NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and its like
+NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and the like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
 UNIX, INTERNET = 1, (2, 10)  # AF_UNIX; AF_INET, AF_INET6
-KIND, DATAGRAM = 0xF, 2  # the bits that say the type of a socket; SOCK_DGRAM
+KIND, DATAGRAM = 0xF, 2  # the bits that hold the type of a socket; SOCK_DGRAM
 LOCKS = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 NOT_OF_FILES = (1024, 1026, 1031)  # F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ
 SET_FILTER = 22  # PR_SET_SECCOMP
-NOTHING_DONE = 0  # as an error: the call is left out, and said to have worked
+NOTHING_DONE = 0  # as an error: the call is skipped and reported as successful
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-FIRST_X32 = 0x40000000  # on x86_64: the same calls once more, under other numbers
+FIRST_X32 = 0x40000000  # on x86_64: the same calls again, under other numbers
 
 # offsets in struct seccomp_data
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT, FOURTH_ARGUMENT = 0, 4, 16, 24, 40
@@ -113,7 +113,7 @@ Step = tuple[int, int, int, int]
 
 
 def refusing_filter() -> bytes | None:
-    """The filter as an array of `struct sock_filter`, or `None` for an architecture that is not known here."""
+    """The filter as an array of `struct sock_filter`, or `None` for an unknown architecture."""
     known = ARCHITECTURES.get(platform.machine())
     if known is None or struct.pack("=I", 1) != struct.pack("<I", 1):
         return None
@@ -124,7 +124,7 @@ def refusing_filter() -> bytes | None:
         return [(code, 0, 1, value), (RETURN, 0, 0, ERROR | error)]
 
     def only_for(number: int, *inner: Step) -> list[Step]:
-        """Steps for one call, which end with its being allowed; they are skipped for all others."""
+        """Steps for one call, ending with its being allowed; they are skipped for all others."""
         return [(EQUAL, 0, len(inner) + 1, number), *inner, (RETURN, 0, 0, ALLOW)]
 
     steps = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, architecture), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER)]
@@ -133,7 +133,7 @@ def refusing_filter() -> bytes | None:
     for numbers in REFUSED.values():
         if (number := numbers[column]) is not None:
             steps += refuse(EQUAL, number, errno.EPERM)
-    # the C library then takes clone, whose flags can be seen
+    # the C library then uses clone, whose flags can be seen
     steps += refuse(EQUAL, CLONE3[column], errno.ENOSYS)
     steps += refuse(EQUAL, FLOCK[column], NOTHING_DONE)
     namespaces = refuse(ANY_BIT, NEW_NAMESPACES, errno.EPERM)

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its model: the configuration in llama.cpp's words."""
+"""What a GGUF file says about its model: the configuration in llama.cpp's terms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LARGEST = 2**32 - 1  # whole numbers are written in 32 bits
 
 
 def model_fields(config: Any, family: Family) -> dict[str, Any]:
-    """The fields of a model's file, without the name of the architecture in front.
+    """The fields of a model's file, without the architecture's name as a prefix.
 
     Args:
         config (`PreTrainedConfig`): of the model.
 
     Raises:
-        [`FlabError`]: llama.cpp has nothing that the positions of the model could be described with; a number is too
-            large for the file.
+        [`FlabError`]: llama.cpp has no way to describe the model's position encoding; a number is too large for the
+            file.
     """
     facts = _facts(family)
     _check_expected(config, family)
@@ -73,13 +73,13 @@ def _check_expected(config: Any, family: Family) -> None:
     for name, value in wanted.items():
         if found[name] != value:
             raise FlabError(
-                f"{name} of this model is {found[name]!r}, and llama.cpp computes a {family.model_type} as if it were"
-                f" {value!r}: the file would not be this model"
+                f"{name} of this model is {found[name]!r}, but llama.cpp computes a {family.model_type} as if it were"
+                f" {value!r}: the file would describe a different model"
             )
 
 
 def ignored_window(config: Any, family: Family) -> int | None:
-    """The tokens that layers of a model attend to at most, where llama.cpp has them attend to all."""
+    """The number of tokens that some layers of a model attend to at most, where llama.cpp lets them attend to all."""
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     slides = getattr(config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
@@ -87,7 +87,7 @@ def ignored_window(config: Any, family: Family) -> int | None:
 
 
 def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
-    """What the angles of each pair of channels are divided by, by the names in the file; none where nothing is.
+    """What the angles of each pair of channels are divided by, by name in the file; empty where nothing is.
 
     Returns:
         `dict[str, torch.Tensor]`: each of shape `(pairs,)`, float32.
@@ -101,8 +101,8 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
         for name, found in lengths.items():
             if len(found) != pairs:
                 raise FlabError(
-                    f"{name}_factor of this model's positions has {len(found):,} numbers, and its heads {pairs:,}"
-                    " pairs of channels that they turn; check its config.json"
+                    f"{name}_factor of this model's position encoding has {len(found):,} numbers, but its heads have"
+                    f" {pairs:,} pairs of rotated channels; check its config.json"
                 )
         return {
             f"rope_factors_{name}.weight": torch.tensor(found, dtype=torch.float32) for name, found in lengths.items()
@@ -112,9 +112,7 @@ def rope_tensors(config: Any, family: Family) -> dict[str, torch.Tensor]:
 
 def _facts(family: Family) -> Any:
     if family.gguf is None:
-        raise FlabError(
-            f"the family {family.model_type!r} is none that llama.cpp is known to read; see `docs/gguf.md`"
-        )
+        raise FlabError(f"llama.cpp is not known to read the family {family.model_type!r}; see `docs/gguf.md`")
     return family.gguf
 
 
@@ -124,7 +122,7 @@ def _head_size(config: Any, family: Family) -> int:
 
 
 def _rope(config: Any) -> Mapping[str, Any]:
-    """How positions turn heads, in the layers that attend to everything."""
+    """How positions rotate heads, in the layers that attend to everything."""
     found = getattr(config, "rope_parameters", None)
     if found is None:  # of transformers 4
         scaling = getattr(config, "rope_scaling", None) or {}
@@ -137,7 +135,7 @@ def _kind(rope: Mapping[str, Any]) -> str:
 
 
 def _rotated(config: Any, family: Family) -> int:
-    """The channels of a head that positions turn."""
+    """The number of channels of a head that positions rotate."""
     share = _rope(config).get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
     return int(_head_size(config, family) * (1.0 if share is None else share))
 
@@ -154,7 +152,7 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
     kind = _kind(rope)
     if kind not in _facts(family).positions:
         raise FlabError(
-            f"llama.cpp has no positions of the kind {kind!r} for {family.model_type}; it has"
+            f"llama.cpp has no position encoding of the kind {kind!r} for {family.model_type}; it has"
             f" {', '.join(_facts(family).positions)}"
         )
     original = rope.get("original_max_position_embeddings", config.max_position_embeddings)
@@ -174,17 +172,17 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
 
 
 def _yarn_fields(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """llama.cpp multiplies by `1 + 0.1 ln factor` itself, and has the usual ends of the ramp for all models."""
+    """llama.cpp multiplies by `1 + 0.1 ln factor` itself, and uses the usual ends of the ramp for all models."""
     usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
     for name, value in usual.items():
         if (found := rope.get(name)) is not None and found != value:
-            raise FlabError(f"{name} {found!r} of YaRN positions cannot be written for llama.cpp, which has {value!r}")
+            raise FlabError(f"{name} {found!r} of YaRN cannot be written for llama.cpp, which always uses {value!r}")
     factor = rope.get("attention_factor")
     return {} if factor is None else {"rope.scaling.attn_factor": factor / (1 + 0.1 * math.log(rope["factor"]))}
 
 
 def _llama3_factors(rope: Mapping[str, Any], pairs: int) -> torch.Tensor:
-    """Of the Llama 3.1 models: long waves are stretched by `factor`, short ones are not, and those between in part."""
+    """For the Llama 3.1 models: long waves are stretched by `factor`, short ones are not, those in between partly."""
     frequencies = rope["rope_theta"] ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]

@@ -1,4 +1,4 @@
-"""From a checkpoint to GGUF files, which llama.cpp and the programs around it run."""
+"""From a checkpoint to GGUF files, which llama.cpp and the programs built on it run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Exported:
 
     Args:
         type (`str`): the number format of the matrices.
-        files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in their order.
+        files (`tuple[WrittenFile, ...]`): one, or the parts of a split one in order.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -74,19 +74,19 @@ class Exported:
 def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings | None = None) -> Exported:
     """Writes a checkpoint, dense or pruned, as GGUF.
 
-    Tensors are read one at a time where the model was loaded with `in_memory=False`. A file is there whole or not at
-    all; the parts of a split one are put in their places one after the other, once all are written.
+    Tensors are read one at a time where the model was loaded with `in_memory=False`. A file is written whole or not at
+    all; the parts of a split one are moved into place one by one, once all are written.
 
     Args:
         model ([`~checkpoints.loading.LoadedModel`]): with its weights in memory or in their files.
-        path (`str` or `Path`): the file, or what the names of the parts of a split one begin with.
+        path (`str` or `Path`): the file, or the start of the names of the parts of a split one.
         settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
 
     Raises:
-        [`ConfigurationError`]: the path is no `.gguf`, or there is a file already; a type needs the quantiser and it
-            is not installed, or cannot be split.
-        [`FlabError`]: llama.cpp does not know the family, its positions or its tokenizer; a weight is too large for
-            the type; the disk is full.
+        [`ConfigurationError`]: the path does not end in `.gguf`, or the file already exists; a type needs the
+            quantiser, which is not installed, or cannot be split.
+        [`FlabError`]: llama.cpp does not know the family, its position encoding or its tokenizer; a weight is too
+            large for the type; the disk is full.
     """
     settings = settings or ExportSettings()
     path = check_path(path, settings)
@@ -99,9 +99,11 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     window = ignored_window(config, family)
     notes = list(tokenizer.notes)
     if window is not None:
-        notes.append(f"llama.cpp has all layers attend to all of the text, the model some to {window:,} tokens only")
+        notes.append(
+            f"llama.cpp lets all layers attend to the whole text; in the model some see only {window:,} tokens"
+        )
     size = sum(np.prod(piece.shape, dtype=np.int64) for piece in pieces)
-    # what the quantiser reads has to be there as a whole, in the type of the weights
+    # the quantiser needs a whole file, in the type of the weights
     own = settings.type if settings.type in OWN_TYPES else _type_of(model.storage_dtype)
     _check_space(path, int(size) * (4 if own == "f32" else 2) * (1 if own == settings.type else 2))
     about = {"general.name": _name_of(model), WEIGHTS_FIELD: dense_hash(model)}
@@ -114,13 +116,13 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
             base.unlink()
         written = [part.replace(path.parent / part.name) for part in sorted(folder.iterdir())]
         for stale in set(_there(path)) - set(written):
-            stale.unlink()  # what was there, in another number of parts, is what was to be replaced
+            stale.unlink()  # the earlier file, in another number of parts, is to be replaced
     files = tuple(WrittenFile(part, part.stat().st_size, file_sha256(part)) for part in written)
     return Exported(settings.type, files, tuple(notes))
 
 
 def check_path(path: str | Path, settings: ExportSettings) -> Path:
-    """Where a file can be written; called before any long work.
+    """The path to write to, checked before any long work.
 
     Raises:
         [`ConfigurationError`]: see [`export_gguf`].
@@ -131,20 +133,20 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
     if settings.type not in OWN_TYPES:
         if settings.split_megabytes is not None:
             raise ConfigurationError(
-                f"split_megabytes: llama.cpp's quantiser writes one file, and {settings.type} is written by it; leave"
-                f" it out, or take one of {', '.join(OWN_TYPES)}"
+                f"split_megabytes: {settings.type} is written by llama.cpp's quantiser, which writes a single file;"
+                f" leave it out, or use one of {', '.join(OWN_TYPES)}"
             )
         check_quantiser(settings.type)
     there = _there(path)
     if any(one.is_dir() for one in there):
         raise ConfigurationError(f"path: {str(there[0])!r} is a folder; name a file")
     if there and not settings.overwrite:
-        raise ConfigurationError(f"path: {str(there[0])!r} is there already; name another file, or set `overwrite`")
+        raise ConfigurationError(f"path: {str(there[0])!r} already exists; name another file, or set `overwrite`")
     return path
 
 
 def _there(path: Path) -> list[Path]:
-    """The file of this name that is there, and the parts of a split one."""
+    """The existing file of this name, and the parts of a split one."""
     found = [path] if path.exists() or path.is_symlink() else []
     others = path.parent.iterdir() if path.parent.is_dir() else ()
     parts = [one for one in others if (part := PART.fullmatch(one.name)) and part["stem"] == path.stem]
@@ -152,7 +154,7 @@ def _there(path: Path) -> list[Path]:
 
 
 def _name_of(model: LoadedModel) -> str:
-    """What the file calls its model. llama.cpp looks there for Phi-3, whose special tokens take in spaces behind."""
+    """What the file calls its model. llama.cpp looks for Phi-3 there, whose special tokens absorb following spaces."""
     name = Path(model.name).name
     tokens = model.tokenizer.added_tokens_decoder.values()
     if model.family.model_type == "phi3" and any(token.rstrip for token in tokens):
@@ -169,17 +171,17 @@ def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise FlabError(
-            f"the file takes about {needed / 1e6:,.0f} MB while it is made, and the disk of {folder} has"
+            f"the file takes about {needed / 1e6:,.0f} MB while it is made, but the disk of {folder} has only"
             f" {free / 1e6:,.0f} MB free; free some space or name another folder"
         )
 
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """A folder beside a file that goes in the end, with those of runs that were killed."""
+    """A folder beside a file that is removed at the end, with those of runs that were killed."""
     for left in path.parent.glob(f".{escape(path.name)}.partial-*"):
         number = left.name.rpartition("-")[2]
-        # in a container another run before this one may well have had its number
+        # in a container an earlier run may well have had the same process number
         if number.isdecimal() and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
             shutil.rmtree(left, ignore_errors=True)
     folder = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -187,7 +189,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        # NumPy has no number for it: it says how much of an array was written
+        # NumPy sets no errno: it says how much of an array was written
         reason = error.strerror or f"{error}: the disk is full, or files may not be that large"
         raise FlabError(f"{str(path)!r} could not be written ({reason})") from error
     finally:
@@ -271,5 +273,5 @@ def _stored(piece: Piece, tensors: Mapping[str, torch.Tensor], kind: gguf.GGMLQu
     with np.errstate(over="ignore"):
         stored = gguf.quantize(values, kind)
     if kind == gguf.GGMLQuantizationType.F16 and not np.isfinite(stored).all():
-        raise FlabError(f"{piece.source} holds values that are too large for f16; take `type` bf16")
+        raise FlabError(f"{piece.source} holds values that are too large for f16; set `type` to bf16")
     return stored

@@ -1,7 +1,7 @@
-"""How byte-level tokenizers cut text before they merge, in llama.cpp's names.
+"""How byte-level tokenizers split text before they merge, by llama.cpp's names.
 
-llama.cpp has no regular expressions in its files, only names of what it was built with, and a pruned tokenizer cuts
-text as the dense one did. So the name follows from the tokenizer's own first step.
+llama.cpp has no regular expressions in its files, only names of those that it was built with, and a pruned tokenizer
+splits text as the dense one did. So the name follows from the tokenizer's own first step.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def _with(pattern: str, digits: str, end: str = "") -> str:
 
 
 GPT2, SINGLE_DIGITS = "words of GPT-2", "single digits"
-# what is done, step by step, and what llama.cpp calls it: where merges are all that counts, and where a piece that is
-# a token is taken whole whatever the merges say (`ignore_merges`)
+# what is done, step by step, and what llama.cpp calls it: where only the merges count, and where a piece that is a
+# token is taken whole whatever the merges say (`ignore_merges`)
 KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
     (GPT2,): ("gpt-2", None),
     (SINGLE_DIGITS, GPT2): ("starcoder", None),
@@ -44,7 +44,7 @@ KNOWN: dict[tuple[str, ...], tuple[str | None, str | None]] = {
 
 
 def name_of(pre_tokenizer: Mapping[str, Any] | None, whole_pieces: bool) -> str | None:
-    """What llama.cpp calls a first step; `None` where it is none that is known here.
+    """What llama.cpp calls a first step; `None` where it is not known here.
 
     Args:
         pre_tokenizer (`Mapping`, *optional*): the entry `pre_tokenizer` of a `tokenizer.json`.
@@ -72,5 +72,5 @@ def _steps(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _leaves_pieces(node: Mapping[str, Any]) -> bool:
-    """Whether what is found, and what is between, are pieces; where all text is found, what is between may go."""
+    """Whether the matches and the text between them are pieces; if all text is matched, the latter may be dropped."""
     return (node.get("behavior"), bool(node.get("invert"))) in {("Isolated", False), ("Removed", True)}

@@ -17,18 +17,18 @@ def check_quantiser(kind: str) -> None:
     """Raises a [`ConfigurationError`] where the quantiser is not installed."""
     if find_spec("llama_cpp") is None:
         raise ConfigurationError(
-            f"type: {kind} is made by llama.cpp's quantiser; install it (pip install 'optimum-flab[gguf]'), or take"
+            f"type: {kind} is made by llama.cpp's quantiser; install it (pip install 'optimum-flab[gguf]'), or use"
             f" one of {', '.join(OWN_TYPES)}"
         )
 
 
 def quantise(source: Path, target: Path, kind: str) -> None:
-    """Quantises a GGUF file, in a process of its own: where something is wrong llama.cpp ends the one it runs in.
+    """Quantises a GGUF file, in a separate process: on errors llama.cpp ends the one that it runs in.
 
     Args:
         source (`Path`): a file in f32, f16 or bf16.
-        target (`Path`): what is written.
-        kind (`str`): llama.cpp's name of the mixture of types, in small letters.
+        target (`Path`): the file to write.
+        kind (`str`): llama.cpp's name of the mixture of types, in lower case.
 
     Raises:
         [`FlabError`]: it failed.
@@ -38,7 +38,7 @@ def quantise(source: Path, target: Path, kind: str) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if ran.returncode:
         said = [line.strip() for line in ran.stderr.splitlines() if line.strip()]
-        raise FlabError(f"llama.cpp could not quantise to {kind}: {said[-1] if said else 'it does not say why'}")
+        raise FlabError(f"llama.cpp could not quantise to {kind}: {said[-1] if said else 'it gave no reason'}")
 
 
 def _quantise_here(source: str, target: str, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its tokenizer."""
+"""What a GGUF file says about its tokenizer."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .pre_tokenizers import name_of
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 PREFIX = "tokenizer.ggml."
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# llama.cpp's names of special tokens, where they are not those of transformers
+# llama.cpp's names of special tokens, where they differ from those of transformers
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
 
 
 @dataclass(frozen=True)
 class TokenizerFields:
-    """The fields of a tokenizer, and what differs from it in llama.cpp.
+    """The fields of a tokenizer, and how llama.cpp deviates from it.
 
     Args:
-        fields (`dict[str, Any]`): by their whole names.
-        pre_tokenizer (`str`): how llama.cpp is told to cut text before it merges.
+        fields (`dict[str, Any]`): by their full names.
+        pre_tokenizer (`str`): how llama.cpp is told to split text before it merges.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -53,7 +53,7 @@ def tokenizer_fields(
             what the tokenizer does.
 
     Raises:
-        [`FlabError`]: llama.cpp cannot cut text as the tokenizer does.
+        [`FlabError`]: llama.cpp cannot tokenize text as the tokenizer does.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     in_bytes = byte_level(content)
@@ -77,7 +77,7 @@ def tokenizer_fields(
     else:
         if pre_tokenizer is not None:
             raise ConfigurationError(
-                f"pre_tokenizer: {pre_tokenizer!r} is for byte-level tokenizers, and this one falls back to bytes;"
+                f"pre_tokenizer: {pre_tokenizer!r} is for byte-level tokenizers, but this one falls back to bytes;"
                 " leave it out"
             )
         name, scores = (
@@ -89,18 +89,18 @@ def tokenizer_fields(
         notes += _notes_of_spaces(content, added.values())
     if (form := _unicode_form(content["normalizer"])) is not None:
         notes.append(
-            f"the tokenizer brings text to the Unicode form {form} first, which llama.cpp does not: text in another"
-            " form is cut otherwise there"
+            f"the tokenizer first normalizes text to the Unicode form {form}, which llama.cpp does not: text in"
+            " another form is tokenized differently there"
         )
     if stripping := [token["content"] for token in added.values() if token["lstrip"] or token["rstrip"]]:
         notes.append(
-            f"{len(stripping):,} added tokens, {stripping[0]!r} among them, take white space beside them in, which"
-            " llama.cpp may not do: prompts with such white space are cut otherwise there"
+            f"{len(stripping):,} added tokens, {stripping[0]!r} among them, absorb adjacent whitespace, which"
+            " llama.cpp may not do: prompts with such whitespace are tokenized differently there"
         )
     if whole := [token["content"] for token in added.values() if token["single_word"]]:
         notes.append(
-            f"{len(whole):,} added tokens, {whole[0]!r} among them, are none inside a word, where llama.cpp finds them"
-            " too: such words are cut otherwise there"
+            f"{len(whole):,} added tokens, {whole[0]!r} among them, are not recognized inside a word, but llama.cpp"
+            " finds them there too: such words are tokenized differently there"
         )
     fields["pre"] = name
     return TokenizerFields(
@@ -115,7 +115,7 @@ def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
     """The tokenizer's merges.
 
     Raises:
-        [`FlabError`]: it is none of the two kinds that are described to llama.cpp here.
+        [`FlabError`]: it is neither of the two kinds that are described to llama.cpp here.
     """
     model, remedy = (
         content["model"],
@@ -132,31 +132,31 @@ def _merging(content: Mapping[str, Any], in_bytes: bool) -> BytePairEncoding:
 
 
 def _check_normalizer(content: Mapping[str, Any], in_bytes: bool) -> None:
-    """Refuses a tokenizer that changes text before it cuts it, beyond what llama.cpp does or a note tells."""
+    """Refuses a tokenizer that changes text before splitting it in ways that llama.cpp does not and no note covers."""
     for step in steps(content["normalizer"]):
         as_spaces = step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == SPACE
         in_front = step["type"] == "Prepend" and step["prepend"] == SPACE
         if step["type"] in FORMS or (step["type"] == "ByteLevel" if in_bytes else as_spaces or in_front):
             continue
         raise FlabError(
-            f"the tokenizer's normalizer has a step {step['type']}, which llama.cpp does not take: it would cut other"
-            " text than the model was taught with"
+            f"the tokenizer's normalizer has a step {step['type']}, which llama.cpp lacks: it would tokenize other"
+            " text than the model was trained on"
         )
 
 
 def _notes_of_spaces(content: Mapping[str, Any], added: Iterable[Mapping[str, Any]]) -> list[str]:
-    """How a BPE with byte fallback differs in llama.cpp, which cuts no words and puts a space before all text."""
+    """How a BPE with byte fallback differs in llama.cpp, which splits no words and puts a space before all text."""
     cutting = steps(content["pre_tokenizer"])
     notes = [
-        f"the tokenizer cuts words first, by a step {step['type']}, which llama.cpp does not: it may join them"
+        f"the tokenizer first splits words, by a step {step['type']}, which llama.cpp does not: it may join them"
         for step in cutting
         if step["type"] != "Metaspace" and step.get("pattern") != {"String": " "}
     ]
     spaces = any(not token["special"] and token["content"].startswith((SPACE, " ")) for token in added)
     if _adds_space(content) and (spaces or any(step["type"] == "Metaspace" for step in cutting)):
         notes.append(
-            "llama.cpp puts a space in front of a text and of what follows an added token, the tokenizer not where"
-            " there is one already: texts with spaces there are cut otherwise"
+            "llama.cpp puts a space before a text and before what follows an added token, even where there is one"
+            " already, unlike the tokenizer: texts with spaces there are tokenized differently"
         )
     return notes
 
@@ -176,9 +176,9 @@ def _known_name(content: Mapping[str, Any]) -> str:
     name = name_of(content["pre_tokenizer"], bool(content["model"].get("ignore_merges")))
     if name is None:
         raise FlabError(
-            "it is not known what llama.cpp calls the way in which this tokenizer cuts text before it merges; name it"
-            " by `pre_tokenizer`, for example qwen2 or llama-bpe: what stands under tokenizer.ggml.pre in a GGUF file"
-            " of the dense model"
+            "it is not known what llama.cpp calls the way in which this tokenizer splits text before it merges; name"
+            " it in `pre_tokenizer`, for example qwen2 or llama-bpe: the value of tokenizer.ggml.pre in a GGUF file of"
+            " the dense model"
         )
     return name
 
@@ -208,7 +208,7 @@ def _special_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _infilling_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens before the text in front of a gap, before the text behind it, and before what fills it."""
+    """The tokens before the text that precedes a gap, before the text that follows it, and before what fills it."""
     form = infilling_format(tokenizer)
     if form is None:
         return {}

@@ -1,4 +1,4 @@
-"""Tensors as llama.cpp has them: other names, heads in another order, norms with their offset, experts apart."""
+"""Tensors as llama.cpp has them: other names, heads in another order, norms with their offset, experts separate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUFFIXES = (".weight", ".bias")
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor of the file, and what it is made of.
+    """A tensor of the file, and what it is made from.
 
     Args:
         name (`str`): in the file.
         source (`str`): the tensor of the model.
         shape (`tuple[int, ...]`): in the order of torch.
-        part (`slice`, *optional*): of the last axis but one, where it is not all of the source.
-        paired_heads (`int`, *optional*): the heads whose two halves are stored in turns.
+        part (`slice`, *optional*): of the second-to-last axis, where it is not all of the source.
+        paired_heads (`int`, *optional*): the number of heads whose two halves are stored interleaved.
         offset (`int`): what is added.
     """
 
@@ -42,7 +42,7 @@ class Piece:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it may be stored in a coarse type: norms, biases and routers are small, and matter."""
+        """Whether it may be stored in a coarse type: norms, biases and routers are small but matter."""
         return len(self.shape) > 1 and "ffn_gate_inp" not in self.name
 
     def values(self, tensors: Mapping[str, torch.Tensor]) -> np.ndarray:
@@ -56,7 +56,7 @@ class Piece:
 
 
 def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family) -> list[Piece]:
-    """The tensors of a file, in the order of the model's.
+    """The tensors of a file, in the order of the model.
 
     Args:
         outlines (`Mapping[str, torch.Tensor]`): the model's tensors by their names in it, each once; may be on the
@@ -71,7 +71,7 @@ def pieces_of(outlines: Mapping[str, torch.Tensor], config: Any, family: Family)
     named = family.gguf.architecture
     architecture = next((key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == named), None)
     if architecture is None:
-        raise FlabError(f"the package gguf that is installed knows no architecture {named!r}; install a newer one")
+        raise FlabError(f"the installed package gguf knows no architecture {named!r}; install a newer one")
     names = gguf.get_tensor_name_map(architecture, getattr(config, family.sizes["layer"]))
     return [piece for name, outline in outlines.items() for piece in _pieces(name, outline, names, config, family)]
 

@@ -1,4 +1,4 @@
-"""A LoRA adapter alone: what is sent of it, and its card."""
+"""A LoRA adapter on its own: which files of it are sent, and its card."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ TEMPLATE = Path(__file__).with_name("adapter.md.jinja")
 
 
 def check_adapter(folder: Path, pruned: str) -> Path:
-    """The folder of the adapter that lies in the folder of a recovered model.
+    """The folder of the adapter inside the folder of a recovered model.
 
     Args:
-        pruned (`str`): the repository of the model that the adapter goes with.
+        pruned (`str`): the repository of the model that the adapter belongs to.
 
     Raises:
-        [`ConfigurationError`]: there is none, or the repository has no possible name.
+        [`ConfigurationError`]: there is none, or the name of the repository is not valid.
     """
     if not is_repository(pruned):
         raise ConfigurationError(
-            f"adapter_of: {pruned!r} is not the id of a model on the Hub; give the pruned model, pushed before its"
+            f"adapter_of: {pruned!r} is not the id of a model on the Hub; name the pruned model, pushed before its"
             " recovery, as owner/name"
         )
     adapter = folder / ADAPTER_FOLDER
@@ -65,7 +65,7 @@ def check_adapter(folder: Path, pruned: str) -> Path:
     if missing:
         raise ConfigurationError(
             f"folder {str(folder)!r} holds no adapter, since it lacks {', '.join(missing)}; recover with"
-            " `recovery.keep_adapter` and give what `optimum-cli flab recover` wrote"
+            " `recovery.keep_adapter` and name what `optimum-cli flab recover` wrote"
         )
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         check_inside(adapter / name, folder, f"{ADAPTER_FOLDER}/{name}")
@@ -82,28 +82,29 @@ def stage_adapter(
     overwrite_card: bool = False,
     fetch: Fetch | None = None,
 ) -> Staged:
-    """Checks an adapter and puts together what will be sent.
+    """Checks an adapter and assembles what will be sent.
 
     Args:
-        folder (`Path`): of the recovered model that it was kept with.
+        folder (`Path`): the folder of the recovered model that it was kept with.
         repo_id (`str`): where it goes, with its owner.
         pruned (`str`): the repository of the pruned model, as it was before its recovery.
 
     Raises:
-        [`ConfigurationError`]: there is no adapter, the licence is not known, or the card there may not be replaced.
+        [`ConfigurationError`]: there is no adapter, the licence is not known, or the card on the Hub may not be
+            replaced.
         [`FlabError`]: the files are damaged.
     """
     if repo_id == pruned:
         raise ConfigurationError(
-            f"{repo_id} is named both for the adapter and for the model that it goes with; give the adapter a"
-            " repository of its own"
+            f"{repo_id} is named both for the adapter and for the model that it belongs to; give the adapter its own"
+            " repository"
         )
     adapter = check_adapter(folder, pruned)
     config, report = read_json(adapter / ADAPTER_CONFIG), read_report(folder)
     check_matrices(adapter / ADAPTER_WEIGHTS)
     recovery = report.recovery
     if recovery is None:
-        raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing of a recovery; recover again")
+        raise FlabError(f"{str(folder / REPORT_NAME)!r} says nothing about a recovery; recover again")
     weights = recovery.pruned_weights_sha256
     previous = remembered(read_card(folder / CARD_NAME), remote_card, weights, (*LICENSE_FIELDS, "language"))
     terms = settle_terms(report.base_model, previous, answers, fetch)
@@ -142,7 +143,7 @@ def stage_adapter(
 
 
 def portable_config(config: Mapping[str, Any], pruned: str) -> dict[str, Any]:
-    """The configuration of an adapter to the model in a repository; lists that peft makes of sets in a fixed order."""
+    """The configuration of an adapter for the model in a repository; lists that peft makes from sets are sorted."""
     listed = {
         name: sorted(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
         for name, value in config.items()
@@ -181,7 +182,7 @@ def adapter_card_data(pruned: str, terms: Terms) -> ModelCardData:
 
 
 def measured_rows(recovery: Recovery) -> list[list[str]]:
-    """What held-out text costs the pruned model without and with the adapter."""
+    """The losses of the pruned model on held-out text, without and with the adapter."""
     before, after = recovery.held_out_before, recovery.held_out_after
     divergence = "divergence from the dense model (nats per token)"
     return [

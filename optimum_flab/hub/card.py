@@ -1,4 +1,4 @@
-"""The model card of a pruned model, from the files that lie beside its weights and from nothing else."""
+"""The model card of a pruned model, made only from the files beside its weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Rendered:
         content (`str`): metadata and text.
         plots (`dict[str, bytes]`): the images that it shows.
         terms ([`Terms`]): whose model was pruned, and its licence.
-        facts ([`Facts`]): what it was made from.
+        facts ([`Facts`]): what the card was made from.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -85,16 +85,16 @@ def render_card(
         revision (`str`, *optional*): the branch that the usage example loads; `main` by default.
         results (`Sequence[str | Path]`, *optional*): folders with evaluations and efficiency; `None`: those in
             `folder`.
-        answers ([`Answers`]): base model and licence, where the files do not say.
+        answers ([`Answers`]): base model and licence, where the files do not name them.
         own_text (`str`, *optional*): the user's text; `None`: that of the card in the folder.
-        remote_card (`str`, *optional*): the card that is in the repository: where it is one of ours, what was added to
-            its metadata stays, and what it says of the same base model is not asked for again.
+        remote_card (`str`, *optional*): the card in the repository: where it is one of ours, what was added to its
+            metadata stays, and what it says about the same base model is not asked for again.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub; without it the Hub is not asked.
 
     Raises:
         [`FlabError`]: a file in the folder cannot be read.
-        [`ConfigurationError`]: the answers contradict the files, results hold the same score twice, or the line is
-            missing that ends the user's text.
+        [`ConfigurationError`]: the answers contradict the files, results hold the same score twice, or the line that
+            ends the user's text is missing.
     """
     folder = Path(folder)
     before = read_card(folder / CARD_NAME)
@@ -128,9 +128,9 @@ def render_card(
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*facts.results.left_out, *terms.notes, *replaced]
     if terms.license is None:
-        notes.append("the licence of the base model is not known; give it with `license`, as its card states it")
+        notes.append("the licence of the base model is not known; set `license` to what its card states")
     if terms.base_model is None:
-        notes.append("the base model's repository on the Hub is not known; give it with `base_model` owner/name")
+        notes.append("the base model's repository on the Hub is not known; set `base_model` to owner/name")
     return Rendered(signed(content), plots, terms, facts, tuple(notes))
 
 
@@ -154,25 +154,24 @@ def write_card(
 ) -> WrittenCard:
     """Writes the card of a pruned model to its folder, as `README.md`, with its plots, and the report as a page.
 
-    Results from elsewhere are copied beside the weights, so that the next card states them too; they take the place of
-    those that were copied before.
+    Results from elsewhere are copied beside the weights, so that the next card states them too; they replace those
+    that were copied before.
 
     Args:
-        overwrite (`bool`): whether a `README.md` may be replaced that somebody wrote or changed. What a user wrote
+        overwrite (`bool`): whether a `README.md` that somebody wrote or changed may be replaced. What a user wrote
             between the two marked lines stays in any case.
-        earlier (`str`, *optional*): a card of ours in whose place this one will come: what a user added to it stays
-            too.
+        earlier (`str`, *optional*): a card of ours that this one will replace: what a user added to it stays too.
 
     Raises:
-        [`FlabError`]: the folder cannot be written, or holds a `README.md` that was not written by this software.
+        [`FlabError`]: the folder cannot be written to, or holds a `README.md` that was not written by this software.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigurationError(f"folder {str(folder)!r} does not exist; give what `optimum-cli flab prune` wrote")
+        raise ConfigurationError(f"folder {str(folder)!r} does not exist; name what `optimum-cli flab prune` wrote")
     before = read_card(folder / CARD_NAME)
     if before is not None and not is_generated(before) and not overwrite:
         raise FlabError(
-            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside of its marked lines;"
+            f"{str(folder / CARD_NAME)!r} was not written by optimum-flab, or was changed outside its marked lines;"
             " move it away, or replace it with `overwrite_card`"
         )
     made = render_card(
@@ -249,9 +248,9 @@ def card_data(facts: Facts, terms: Terms, name: str) -> ModelCardData:
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
-    """Every score of a task that is a number, for the model-index; shares as they are in the file, between 0 and 1.
+    """Every numeric score of a task, for the model-index; shares as in the file, between 0 and 1.
 
-    The dataset is one of the Hub where the problems are all of one; else it is called as the task.
+    The dataset is the one on the Hub where all problems come from it; otherwise it is named after the task.
     """
     from huggingface_hub import EvalResult
 
@@ -335,7 +334,7 @@ def lead(facts: Facts, base: str) -> str:
 
 
 def licence(terms: Terms, files: Sequence[str]) -> str:
-    """The licence, and that it is inherited; or that it is not known."""
+    """The licence, with a note that it is inherited; or a note that it is not known."""
     kept = f" Licence files of the base model: {', '.join(f'[{name}]({name})' for name in files)}." if files else ""
     if terms.license is None:
         return (

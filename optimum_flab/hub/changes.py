@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
 
-SIGNATURE = "Pushed by optimum-flab"  # in the description of a commit: by it a pull request of ours is known
+SIGNATURE = "Pushed by optimum-flab"  # in the description of a commit: identifies a pull request of ours
 PULL_REQUEST = "refs/pr/"
 
 
@@ -34,18 +34,18 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a push goes, as it was when we looked.
+    """Where a push goes, as found when it was read.
 
     Args:
         repo_id (`str`): with its owner.
-        branch (`str`): that the commit goes to, or that a pull request is against; `refs/pr/1` for a pull request that
-            is brought up to date.
+        branch (`str`): the branch that the commit goes to, or that a pull request is against; `refs/pr/1` for a pull
+            request that is updated.
         create_pr (`bool`): whether it becomes a pull request.
-        exists (`bool`): whether the repository is there.
-        branch_exists (`bool`): whether the branch is; otherwise it starts from `main`.
-        head (`str`, *optional*): the commit that the new one follows; `None` where the repository is not there.
+        exists (`bool`): whether the repository exists.
+        branch_exists (`bool`): whether the branch exists; otherwise it starts from `main`.
+        head (`str`, *optional*): the commit that the new one follows; `None` where the repository does not exist.
         files (`dict[str, RemoteFile]`): what that commit holds.
-        pull_requests (`frozenset[str]`): the references of pull requests that are there.
+        pull_requests (`frozenset[str]`): the references of existing pull requests.
     """
 
     repo_id: str
@@ -59,16 +59,16 @@ class Target:
 
     @property
     def pull_request(self) -> int | None:
-        """The number of the pull request that is brought up to date."""
+        """The number of the pull request that is updated."""
         return int(self.branch.removeprefix(PULL_REQUEST)) if self.branch.startswith(PULL_REQUEST) else None
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a push does to a repository, as sorted paths.
+    """What a push changes in a repository, as sorted paths.
 
     Args:
-        send, unchanged (`tuple[str, ...]`): files of the new checkpoint that are not there yet, and that are.
+        send, unchanged (`tuple[str, ...]`): files of the new checkpoint that are not there yet, and those that are.
         delete (`tuple[str, ...]`): files of the old checkpoint that are not part of the new one.
         keep (`tuple[str, ...]`): other files, which stay.
     """
@@ -83,8 +83,8 @@ def commit_text(message: str | None, title: str, changes: Changes) -> tuple[str,
     """Title and description of a commit.
 
     Args:
-        message (`str`, *optional*): the user's, of which the first line is the title.
-        title (`str`): of a commit that brings weights; another names its files.
+        message (`str`, *optional*): the user's, whose first line is the title.
+        title (`str`): of a commit that contains weights; the title of any other names its files.
     """
     if message is None:
         touched = [*changes.send, *changes.delete]
@@ -95,7 +95,7 @@ def commit_text(message: str | None, title: str, changes: Changes) -> tuple[str,
 
 
 def is_same(content: Path | bytes, remote: RemoteFile) -> bool:
-    """Whether a file is in a repository with this very content."""
+    """Whether a file is in a repository with exactly this content."""
     if size_of(content) != remote.size:
         return False
     if remote.sha256 is not None:
@@ -104,7 +104,7 @@ def is_same(content: Path | bytes, remote: RemoteFile) -> bool:
 
 
 def changes_between(files: Mapping[str, Path | bytes], remote: Mapping[str, RemoteFile]) -> Changes:
-    """What makes a repository hold the files of a checkpoint."""
+    """The changes that make a repository hold the files of a checkpoint."""
     unchanged = tuple(path for path in files if path in remote and is_same(files[path], remote[path]))
     others = [path for path in sorted(remote) if path not in files]
     ours = (SHARD, RESULT_ENTRY)
@@ -122,14 +122,14 @@ def changes_between(files: Mapping[str, Path | bytes], remote: Mapping[str, Remo
 
 
 def holds(remote: Mapping[str, RemoteFile], files: Mapping[str, Path | bytes], changes: Changes) -> bool:
-    """Whether a push has arrived: every file is there with its content, and what was to go is gone."""
+    """Whether a push has arrived: every file is there with its content, and what was to be deleted is gone."""
     return all(path in remote and is_same(content, remote[path]) for path, content in files.items()) and not any(
         path in remote for path in changes.delete
     )
 
 
 def check_ignored(target: Target, operations: Sequence[CommitOperationAdd]) -> None:
-    """Raises a [`FlabError`] if a repository's `.gitignore` would keep files out of the commit without a word."""
+    """Raises a [`FlabError`] if a repository's `.gitignore` would silently keep files out of the commit."""
     if ignored := [operation.path_in_repo for operation in operations if is_left_out(operation)]:
         raise FlabError(
             f"the .gitignore of {target.repo_id} keeps out {', '.join(ignored)}; change it there, and run the same"

@@ -1,4 +1,4 @@
-"""Requests to the Hub, each repeated where that is safe, with errors that say what to do."""
+"""Requests to the Hub, each retried where that is safe, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-WAITS = (1, 2, 4)  # seconds before a request is repeated
+WAITS = (1, 2, 4)  # seconds before a request is retried
 T = TypeVar("T")
 
 
 class Conversation:
-    """Requests to the Hub, each repeated where that is safe, with errors that say what to do.
+    """Requests to the Hub, each retried where that is safe, with errors that say what to do.
 
     Args:
         api (`HfApi`): the client; it takes the token from the standard places.
@@ -37,7 +37,7 @@ class Conversation:
         self.api = api
 
     def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """A request that may be repeated, but not where nothing was answered; raises what the client raises."""
+        """A request that may be retried, except where there was no answer; raises what the client raises."""
         for wait in (*WAITS, None):
             try:
                 return call(*arguments, **options)
@@ -47,33 +47,33 @@ class Conversation:
         raise AssertionError
 
     def account(self) -> dict[str, Any]:
-        """Whom the token belongs to.
+        """The account that the token belongs to.
 
         Raises:
-            [`FlabError`]: there is no token, it is not valid, or it may only read.
+            [`FlabError`]: there is no token, it is not valid, or it is read-only.
         """
         from huggingface_hub import get_token
 
         if get_token() is None:
             raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
-        with told("the Hub could not be asked whom the token belongs to"):
+        with told("the Hub could not be asked who the token belongs to"):
             account = self.ask(self.api.whoami)
         name, organisations = at(account, "name"), at(account, "orgs")
         if not isinstance(name, str) or not name:
             raise FlabError(
-                f"{self.api.endpoint} does not say whom the token belongs to; check that HF_ENDPOINT is the Hub that"
-                " you mean, and that nothing on the way answers in its place"
+                f"{self.api.endpoint} does not say who the token belongs to; check that HF_ENDPOINT is the Hub that"
+                " you mean, and that no proxy answers in its place"
             )
         if at(account, "auth", "accessToken", "role") == "read":
             raise FlabError(
-                "the token may only read; make one that may write on https://huggingface.co/settings/tokens, and give"
-                " it with `hf auth login` or HF_TOKEN"
+                "the token is read-only; create one with write access on https://huggingface.co/settings/tokens, and"
+                " set it with `hf auth login` or HF_TOKEN"
             )
         listed = organisations if isinstance(organisations, list) else []
         return {**account, "orgs": [found for found in listed if isinstance(at(found, "name"), str)]}
 
     def look(self, repo_id: str, branch: str, create_pr: bool) -> Target:
-        """The repository as it is."""
+        """The current state of a repository."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         with told(f"{repo_id} could not be read"):
@@ -110,7 +110,7 @@ class Conversation:
         }
 
     def is_private(self, target: Target) -> bool:
-        """Whether a repository is private, or will be, since it is not there yet."""
+        """Whether a repository is private, or will be, if it does not exist yet."""
         if not target.exists:
             return True
         with told(f"{target.repo_id} could not be read"):
@@ -125,7 +125,7 @@ class Conversation:
             return Path(path).read_bytes().decode("utf-8", "replace")
 
     def check_card(self, card: str) -> None:
-        """Has the Hub check the metadata of a card.
+        """Makes the Hub check the metadata of a card.
 
         Raises:
             [`FlabError`]: lists what it finds wrong.
@@ -144,7 +144,7 @@ class Conversation:
                 ) from None
 
     def benchmark_task(self, dataset: HubDataset) -> str | None:
-        """The id of the task that a dataset has as a benchmark of the Hub; `None` where it is none.
+        """The id of the task of a dataset that is a benchmark on the Hub; `None` where it is not one.
 
         Args:
             dataset ([`HubDataset`]): perhaps with `config` and `split`.
@@ -163,15 +163,15 @@ class Conversation:
                 return None
             try:
                 path = self.ask(self.api.hf_hub_download, dataset.id, "eval.yaml", repo_type="dataset")
-            except LocalEntryNotFoundError:  # without a connection, which an EntryNotFoundError too would hide
+            except LocalEntryNotFoundError:  # no connection; a subclass of EntryNotFoundError, which would hide that
                 raise
             except (EntryNotFoundError, GatedRepoError, RepositoryNotFoundError):
                 return None
             return matching_task(Path(path).read_text(encoding="utf-8"), dataset)
 
     def create(self, repo_id: str, private: bool) -> None:
-        """Makes a repository; one that is there stays as it is."""
-        with told(f"{repo_id} could not be made"):
+        """Creates a repository; an existing one is left unchanged."""
+        with told(f"{repo_id} could not be created"):
             self.ask(self.api.create_repo, repo_id, private=private or None, exist_ok=True)
 
     def open_requests(self, target: Target, author: str) -> list[Target]:
@@ -187,41 +187,41 @@ class Conversation:
         return [self.look(target.repo_id, name, False) for name in references if name in target.pull_requests]
 
     def is_ours(self, request: Target, target: Target) -> bool:
-        """Whether a pull request holds a commit of a push, by its description."""
+        """Whether a pull request holds a commit of a push, judging by its description."""
         with told(f"the pull requests of {target.repo_id} could not be read"):
             proposed, there = (
                 self.ask(lambda revision=revision: list(self.api.list_repo_commits(target.repo_id, revision=revision)))
                 for revision in (request.branch, target.branch)
             )
-        # pushes to the branch are in the history of a pull request too
+        # pushes to the branch are also in the history of a pull request
         before = {commit.commit_id for commit in there}
         return any(SIGNATURE in commit.message for commit in proposed if commit.commit_id not in before)
 
     def deliver(
         self, target: Target, files: Mapping[str, Path | bytes], changes: Changes, title: str, description: str
     ) -> str:
-        """Uploads what is large, and then changes the repository in one commit.
+        """Uploads large files, and then changes the repository in one commit.
 
         Args:
-            title, description (`str`): of the commit; a pull request takes them too.
+            title, description (`str`): of the commit, and of a pull request.
 
         Returns:
             `str`: the address of the commit or the pull request.
 
         Raises:
-            [`FlabError`]: says in which state the repository is, and how to go on.
+            [`FlabError`]: says which state the repository is in, and how to continue.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations = [CommitOperationAdd(path, files[path]) for path in changes.send]
-        with told(f"the files could not be uploaded, and {target.repo_id} is as it was{_new(target)}"):
-            # to main where the branch is not there yet: it is made when nothing but the commit is missing
+        with told(f"the files could not be uploaded, and {target.repo_id} is unchanged{_new(target)}"):
+            # to main where the branch does not exist yet: it is created when only the commit is missing
             self.api.preupload_lfs_files(
                 target.repo_id,
                 operations,
                 revision=target.branch if target.branch_exists else "main",
                 create_pr=target.create_pr or None,
-                # several would close the client under each other where a connection cannot be made
+                # several would close the client on each other where a connection fails
                 num_threads=1,
                 free_memory=False,
             )
@@ -229,8 +229,8 @@ class Conversation:
         made = not target.branch_exists and target.branch != "main"
         if made:
             with told(
-                f"branch {target.branch} could not be made; if it is there all the same, it holds what main holds, and"
-                f" the rest of {target.repo_id} is as it was"
+                f"branch {target.branch} could not be created; if it exists nevertheless, it holds what main holds,"
+                f" and the rest of {target.repo_id} is unchanged"
             ):
                 self.ask(
                     self.api.create_branch, target.repo_id, branch=target.branch, revision=target.head, exist_ok=True
@@ -252,7 +252,7 @@ class Conversation:
             except Exception as error:
                 if not refused_unread(error) and (found := self.arrived(target, files, changes, error)):
                     return found
-                # with a parent, the Hub refuses what it already has; a pull request it would open twice
+                # with a parent, the Hub refuses what it already has; but it would open a pull request twice
                 again = refused_unread(error) if target.create_pr else passing(error)
                 if not again or not pause(error, wait):
                     attempt = self.not_committed(target, made, error)
@@ -260,21 +260,21 @@ class Conversation:
         raise AssertionError
 
     def not_committed(self, target: Target, made: bool, error: Exception) -> str:
-        """What a commit that did not arrive leaves. Where it was refused, and cannot arrive later, a branch that was
-        made for it is taken back.
+        """What remains after a commit that did not arrive. Where it was refused, and cannot arrive later, a branch
+        that was created for it is deleted.
 
         Args:
-            made (`bool`): whether the branch was made for the commit.
+            made (`bool`): whether the branch was created for the commit.
         """
         if not passing(error) and not misunderstood(error):
             try:
                 if made:
                     self.api.delete_branch(target.repo_id, branch=target.branch)
-                return f"the commit was refused, and {target.repo_id} is as it was{_new(target)}"
-            except Exception:  # the refusal is what the user must know
+                return f"the commit was refused, and {target.repo_id} is unchanged{_new(target)}"
+            except Exception:  # the refusal is what the user must know about
                 attempt = "the commit was refused"
         else:
-            attempt = f"no commit had arrived at {target.repo_id}{_new(target)} when we looked"
+            attempt = f"no commit had arrived at {target.repo_id}{_new(target)} when this was checked"
         return attempt + f", and the new branch {target.branch} held what main holds" * made
 
     def arrived(
@@ -283,7 +283,7 @@ class Conversation:
         """The address of a commit or pull request whose reply was lost; `None` where there is none.
 
         Raises:
-            [`FlabError`]: somebody else changed the repository, or it cannot be told.
+            [`FlabError`]: somebody else changed the repository, or there is no way to tell.
         """
         try:
             now = self.look(target.repo_id, target.branch, target.create_pr)
@@ -294,8 +294,9 @@ class Conversation:
                 return None
         except FlabError:
             raise FlabError(
-                f"the connection was lost while {target.repo_id} was changed, and whether the commit arrived is not"
-                f" known: {described(error)}\nrun the same command again: it looks first, and sends nothing twice"
+                f"the connection was lost while {target.repo_id} was being changed, and it is not known whether the"
+                f" commit arrived: {described(error)}\nrun the same command again: it checks first, and sends nothing"
+                " twice"
             ) from None
         if now.head == target.head:
             return None
@@ -307,7 +308,7 @@ class Conversation:
         ) from None
 
     def url_of(self, target: Target, commit: str | None) -> str:
-        """The address of a pull request that was brought up to date, or else of a commit."""
+        """The address of a pull request that was updated, or otherwise of a commit."""
         if target.pull_request is not None:
             return self.request_url(target.repo_id, target.branch)
         return f"{self.api.endpoint}/{target.repo_id}/commit/{commit}"
@@ -317,7 +318,7 @@ class Conversation:
 
 
 def card_reader(hub: Conversation) -> Fetch:
-    """Reads cards of other repositories; where that is not possible, says why."""
+    """A function that reads cards of other repositories and, where that is not possible, says why."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -333,18 +334,18 @@ def card_reader(hub: Conversation) -> Fetch:
             return None, "it is gated; accept its terms on its page on the Hub, with the account of the token"
         except RepositoryNotFoundError:
             return None, "there is no such repository, or the token may not read it"
-        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but of a client without a connection
+        except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but from a client without a connection
             return None, f"the Hub cannot be reached ({described(error)})"
         except EntryNotFoundError:
             return None, "it has none"
-        except Exception as error:  # connection errors are of several libraries' classes
+        except Exception as error:  # connection errors come from several libraries
             return None, described(error)
 
     return fetch
 
 
 def hub_card_reader() -> Fetch:
-    """[`card_reader`] of a conversation of its own."""
+    """[`card_reader`] with its own conversation."""
     read = card_reader(Conversation(hub_client()))
 
     def fetch(repo_id: str, revision: str | None) -> tuple[str | None, str]:
@@ -355,5 +356,5 @@ def hub_card_reader() -> Fetch:
 
 
 def _new(target: Target) -> str:
-    """That a repository holds nothing yet; the Hub puts `.gitattributes` into new ones."""
+    """A remark if a repository holds nothing yet; the Hub puts `.gitattributes` into new ones."""
     return "" if set(target.files) - {".gitattributes"} else " (empty)"

@@ -1,4 +1,4 @@
-"""What the files of a pruned model say: report, settings, and the results that belong to it."""
+"""What the files of a pruned model state: report, settings, and the results that belong to it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Results:
     Args:
         evaluations (`tuple[MeasuredScores, ...]`): contents of `flab_evaluation.json` files.
         efficiency ([`MeasuredEfficiency`], *optional*): content of `flab_efficiency.json`.
-        files (`tuple[Path, ...]`): where they were read.
+        files (`tuple[Path, ...]`): where they were read from.
         left_out (`tuple[str, ...]`): a sentence for each file that was not used.
     """
 
@@ -56,15 +56,15 @@ class Facts:
 
     Args:
         report ([`Report`], *optional*): `flab_report.json`; `None` where there is none.
-        settings (`dict`, *optional*): the configuration that was asked for, or that made the plan.
-        corpus_hash (`str`, *optional*): of the texts that decided the vocabulary.
+        settings (`dict`, *optional*): the configuration of the run, or of the run that made the plan.
+        corpus_hash (`str`, *optional*): of the texts that determined the vocabulary.
         results ([`Results`]): evaluations and efficiency of this checkpoint.
         license_files (`tuple[str, ...]`): licences and notices in the folder.
-        loss_curve (`str`, *optional*): the picture of the training's losses, where it was trained and there is one.
+        loss_curve (`str`, *optional*): the plot of the training losses, where there is one.
         architecture (`str`, *optional*): the class that loads the weights.
         chat_template (`bool`): whether the tokenizer has one.
         gguf_files (`tuple[GgufFile, ...]`): those in the folder that were written from these weights.
-        transformers (`str`, *optional*): the oldest release that reads the checkpoint as the model that was measured.
+        transformers (`str`, *optional*): the oldest release that loads the checkpoint as the model that was measured.
     """
 
     report: Report | None
@@ -80,12 +80,12 @@ class Facts:
 
     @property
     def recovery(self) -> Recovery | None:
-        """What the report says of the training after pruning; `None` where there was none."""
+        """What the report says about the training after pruning; `None` where there was none."""
         return None if self.report is None else self.report.recovery
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The Hub datasets that were read to prune and to train."""
+        """The Hub datasets that were read for pruning and training."""
         return frozenset() if self.report is None else self.report.all_datasets
 
 
@@ -97,7 +97,7 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
 
     Raises:
         [`FlabError`]: a file cannot be read, or is not what its name says.
-        [`ConfigurationError`]: one of `results` holds none, or two hold the same score.
+        [`ConfigurationError`]: one of `results` holds no results, or two hold the same score.
     """
     from ..checkpoints.saving import needed_transformers
 
@@ -131,7 +131,7 @@ def architecture_of(folder: Path) -> str | None:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer in a folder can write down a chat."""
+    """Whether the tokenizer in a folder has a chat template."""
     path = folder / "tokenizer_config.json"
     inside = read_json(path).get("chat_template") if path.exists() else None
     return bool(inside) or any((folder / name).is_file() for name in CHAT_TEMPLATE_FILES)
@@ -143,7 +143,7 @@ def is_result(name: str) -> bool:
 
 
 def at(values: Any, *path: str | int) -> Any:
-    """The value at a path into nested objects that somebody else wrote; `None` where the path leads nowhere."""
+    """The value at a path into nested objects from elsewhere; `None` where the path does not exist."""
     for name in path:
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
@@ -173,7 +173,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Size of the weight files that are there."""
+    """Total size of the weight files that exist."""
     return sum(path.stat().st_size for path in weight_files(folder) if path.is_file())
 
 
@@ -184,7 +184,7 @@ def find_results(places: Iterable[str | Path], below: bool = True) -> list[Path]
     """Files with evaluations and efficiency in folders, sorted within each.
 
     Args:
-        below (`bool`): look into their folders too, and refuse a place that holds none.
+        below (`bool`): also search their subfolders, and refuse a place that holds none.
     """
     found = []
     for place in map(Path, places):
@@ -212,8 +212,8 @@ def _in_order(path: Path) -> tuple[str, int, str]:
 def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Results:
     """Those results that belong to a checkpoint.
 
-    An evaluation names the hash of the weights it is of. Efficiency depends on sizes, not on the values of weights: it
-    must agree in parameters and bytes, and in the hash where it has one.
+    An evaluation states the hash of the weights it was made with. Efficiency depends on sizes, not on the values of
+    weights: it must agree in parameters and bytes, and in the hash where it has one.
 
     Args:
         report ([`Report`], *optional*): of the checkpoint.
@@ -221,7 +221,7 @@ def own_results(paths: Sequence[Path], report: Report | None, size: int) -> Resu
 
     Raises:
         [`FlabError`]: a file is not what its name says.
-        [`ConfigurationError`]: two files hold the same score, or there are two of efficiency.
+        [`ConfigurationError`]: two files hold the same score, or there are two efficiency files.
     """
     weights = None if report is None else report.weights_sha256
     parameters = None if report is None else report.pruned.parameters
@@ -267,7 +267,7 @@ def read_evaluation(path: Path) -> MeasuredScores:
     """A `flab_evaluation.json`.
 
     Raises:
-        [`FlabError`]: it is damaged, or does not say which model it is of.
+        [`FlabError`]: it is damaged, or does not say which model it belongs to.
     """
     return validated(MeasuredScores, read_json(path), path, "evaluate again")
 
@@ -276,7 +276,7 @@ def read_efficiency(path: Path) -> MeasuredEfficiency:
     """A `flab_efficiency.json`.
 
     Raises:
-        [`FlabError`]: it is damaged, or does not say which model it is of.
+        [`FlabError`]: it is damaged, or does not say which model it belongs to.
     """
     return validated(MeasuredEfficiency, read_json(path), path, "measure again")
 

@@ -1,4 +1,4 @@
-"""What goes wrong with requests to the Hub: what it was, whether to try again, and what to do about it."""
+"""Failures of requests to the Hub: what happened, whether to retry, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class told:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, FlabError):
-            # errors of the connection, of the Hub and of the files are of several libraries' classes
+            # connection, Hub and file errors come from several libraries
             raise FlabError(f"{self.attempt}: {described(error)}\n{advice(error)}") from None
 
 
@@ -40,7 +40,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def response_of(error: BaseException) -> Any:
-    """What the Hub answered; `None` where it did not."""
+    """The Hub's response; `None` where there was none."""
     found = (getattr(link, "response", None) for link in causes(error))
     return next((response for response in found if response is not None), None)
 
@@ -51,11 +51,11 @@ def status_of(error: BaseException) -> int | None:
 
 
 def passing(error: BaseException) -> bool:
-    """Whether an error may be gone at the next attempt: of the connection, of a reply cut short, of a busy Hub."""
+    """Whether an error may be transient: a connection error, a truncated reply, a busy Hub."""
     from huggingface_hub.errors import HTTPError
 
     status, links = status_of(error), list(causes(error))
-    # a reply of another status that does not parse was cut short
+    # a reply with another status that does not parse was truncated
     if any(isinstance(link, json.JSONDecodeError) for link in links):
         return True
     if status is not None:
@@ -64,17 +64,17 @@ def passing(error: BaseException) -> bool:
 
 
 def silent(error: BaseException) -> bool:
-    """Whether the Hub answered nothing at all, see [`answers_within`]."""
+    """Whether the Hub did not answer at all, see [`answers_within`]."""
     return any(isinstance(link, TimeoutError) for link in causes(error))
 
 
 def misunderstood(error: BaseException) -> bool:
-    """Whether the Hub answered what its client does not expect, by which that trips over its own feet."""
+    """Whether the Hub's answer was so unexpected that its client failed to handle it."""
     return any(isinstance(link, (KeyError, IndexError, TypeError, AttributeError)) for link in causes(error))
 
 
 def refused_unread(error: BaseException) -> bool:
-    """Whether the Hub surely did nothing: it was asked too often, or a connection was not even made."""
+    """Whether the Hub certainly did nothing: it was asked too often, or no connection was made at all."""
     unmade = ("ConnectError", "ConnectTimeout")
     return status_of(error) == 429 or any(type(link).__name__ in unmade for link in causes(error))
 
@@ -83,7 +83,7 @@ def asked_wait(response: Any) -> int | None:
     """Seconds that the Hub asks to wait.
 
     Args:
-        response (`httpx.Response`, *optional*): what it answered.
+        response (`httpx.Response`, *optional*): its response.
     """
     from huggingface_hub.utils import parse_ratelimit_headers
 
@@ -96,13 +96,13 @@ def asked_wait(response: Any) -> int | None:
 
 
 def pause(error: BaseException, otherwise: float | None) -> bool:
-    """Waits before a request is repeated: as long as the Hub asks, and says so, or else `otherwise`.
+    """Waits before a request is retried: as long as the Hub asks, with a warning, or else `otherwise`.
 
     Args:
         otherwise (`float`, *optional*): seconds; `None` where no attempt is left.
 
     Returns:
-        `bool`: whether to repeat it; not where the Hub asks for longer than anybody would wait for.
+        `bool`: whether to retry it; not where the Hub asks for longer than anybody would wait.
     """
     asked = asked_wait(response_of(error))
     if otherwise is None or (asked or 0) > LONGEST_WAIT:
@@ -115,31 +115,31 @@ def pause(error: BaseException, otherwise: float | None) -> bool:
 
 def advice(error: BaseException) -> str:
     """What to do about an error."""
-    status, again = status_of(error), "run the same command again: it looks first, and sends nothing twice"
+    status, again = status_of(error), "run the same command again: it checks first, and sends nothing twice"
     if status in (401, 403):
-        return "check that `hf auth login` or HF_TOKEN gives a token that may write there, and run the command again"
+        return "check that the token of `hf auth login` or HF_TOKEN may write there, and run the command again"
     wait = asked_wait(response_of(error))
     if status == 429 or wait:
         return f"wait {f'{wait:,} seconds' if wait else 'some minutes'}, and {again}"
     if silent(error):
-        return f"check the connection, or give the Hub longer with `timeout`, and {again}"
+        return f"check the connection, or allow the Hub more time with `timeout`, and {again}"
     if misunderstood(error):
         return f"check that HF_ENDPOINT is the Hub that you mean, and {again}"
     if passing(error) or (isinstance(error, OSError) and status is None):
         return f"check the connection, and {again}"
     if status in (409, 412):
         return f"somebody else changed it at the same time; {again}"
-    return "correct that, and run the same command again"
+    return "correct this, and run the same command again"
 
 
 def described(error: BaseException) -> str:
-    """An error in a line, with its causes, without secrets."""
+    """An error on one line, with its causes, without secrets."""
     if status_of(error) == 429:
-        return "the Hub was asked too often, by this account or from this address"
+        return "the Hub received too many requests from this account or address"
     parts: list[str] = []
     for link in causes(error):
         if misunderstood(link):
-            parts.append(f"the answer is not understood ({link!r})")
+            parts.append(f"unexpected answer ({link!r})")
             break
         text = " ".join(str(link).split()).rstrip(".") or type(link).__name__
         if not any(text in part for part in parts):
@@ -150,7 +150,7 @@ def described(error: BaseException) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """Text without tokens, and without the passwords and queries of addresses: those of storage are signed."""
+    """Text without tokens, and without passwords and queries in URLs: storage URLs are signed."""
     from huggingface_hub import get_token
 
     text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
@@ -161,5 +161,5 @@ def scrubbed(text: str) -> str:
 
 
 def is_plain(header: str) -> bool:
-    """Whether the numbers of a header are such as a client can read."""
+    """Whether a client can parse the numbers in a header."""
     return header.isascii() and re.search(r"\d{10}", header) is None

@@ -42,7 +42,7 @@ def own_gguf_files(folder: Path, weights: str | None) -> tuple[GgufFile, ...]:
 
 
 def _first_part(path: Path) -> Path | None:
-    """What says of which weights a file is: of several parts the first; `None` where one of them is missing."""
+    """The file that states which weights it was made from: of several parts the first; `None` where one is missing."""
     part = PART.fullmatch(path.name)
     if part is None:
         return path

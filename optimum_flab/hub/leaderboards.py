@@ -1,8 +1,8 @@
-"""Scores in the form that the Hub collects, `.eval_results/*.yaml`: of tasks whose dataset is a benchmark there.
+"""Scores in the format that the Hub collects, `.eval_results/*.yaml`, for tasks whose dataset is a benchmark there.
 
-The form is that of https://huggingface.co/docs/hub/eval-results. A file may only name a dataset that the Hub lists as
-a benchmark, and a task of that dataset's `eval.yaml`; both are asked for when a model is pushed. Shares are in
-percent, as in the leaderboards. There is no token of verification, since nobody else verified the score.
+The format is that of https://huggingface.co/docs/hub/eval-results. A file may only name a dataset that the Hub lists
+as a benchmark, and a task of that dataset's `eval.yaml`; both are looked up when a model is pushed. Shares are in
+percent, as on the leaderboards. There is no verification token, since nobody else verified the score.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ BenchmarkTask = Callable[[HubDataset], "str | None"]
 
 @dataclass(frozen=True)
 class ComparableScore:
-    """A score that can be compared with those of others: of all problems of a dataset.
+    """A score that can be compared with those of others: over all problems of a dataset.
 
     Args:
         dataset ([`HubDataset`]): where the problems are from.
         value (`float`): in percent.
         date (`str`, *optional*): the day of the evaluation.
-        notes (`str`): how it was made.
+        notes (`str`): how it was obtained.
     """
 
     task: str
@@ -44,7 +44,7 @@ class ComparableScore:
 
 
 def comparable_scores(facts: Facts) -> list[ComparableScore]:
-    """The scores of whole datasets of the Hub, one for each task: pass@1, or else its only metric."""
+    """The scores on whole Hub datasets, one for each task: pass@1, or else its only metric."""
     found = []
     for evaluation in facts.results.evaluations:
         if evaluation.settings.limit is not None:
@@ -65,7 +65,7 @@ def comparable_scores(facts: Facts) -> list[ComparableScore]:
 
 
 def how_it_was_made(evaluation: MeasuredScores, task: str, metric: str) -> str:
-    """The setup of a score, in a line."""
+    """The setup of a score, on one line."""
     samples, temperature = evaluation.settings.samples, evaluation.settings.temperature
     drawn = "greedy" if samples in (None, 1) else f"{samples} samples per problem at temperature {temperature}"
     versions = [
@@ -104,8 +104,8 @@ def leaderboard_files(
 
 
 def matching_task(content: str, dataset: HubDataset) -> str | None:
-    """The task of a benchmark's `eval.yaml` that is about a dataset's configuration and split; `None` where there is
-    not just one."""
+    """The task of a benchmark's `eval.yaml` for a dataset's configuration and split; `None` where there is not exactly
+    one."""
     try:
         tasks = at(yaml.safe_load(content), "tasks")
     except yaml.YAMLError:

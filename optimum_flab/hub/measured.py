@@ -1,4 +1,4 @@
-"""Files of evaluations and efficiency as a card reads them: what it does not show is passed over."""
+"""Files of evaluations and efficiency as a card reads them: what it does not show is ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .paths import without_paths
 
 
 class View(BaseModel):
-    """What is read of a section of a file."""
+    """What is read from a section of a file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True)
 
@@ -21,7 +21,7 @@ class MeasuredModel(View):
 
     Args:
         weights_sha256 (`str`, *optional*): hash of its weights.
-        dtype (`str`, *optional*): it was computed in.
+        dtype (`str`, *optional*): the dtype it was computed in.
         parameters (`int`, *optional*): tied weights count once.
         checkpoint_bytes (`int`, *optional*): of the files of its weights.
     """
@@ -41,7 +41,7 @@ class ScoreValue(View):
     Args:
         value (`float`, *optional*): `None` where it is not a finite number.
         interval_95 (`tuple[float, float]`, *optional*): an end that is not a finite number is `None`.
-        passes (`float`, *optional*): of a score of several tasks together: how many problems were passed.
+        passes (`float`, *optional*): for a score of several tasks combined: how many problems were passed.
     """
 
     value: float | None = None
@@ -50,11 +50,11 @@ class ScoreValue(View):
 
     @property
     def number(self) -> float | None:
-        """The value, if it is a finite number: neither YAML nor the Hub's model-index takes another."""
+        """The value, if it is a finite number: neither YAML nor the Hub's model-index accepts anything else."""
         return self.value if self.value is not None and math.isfinite(self.value) else None
 
     def score(self) -> Score:
-        """What the terminal shows of it."""
+        """The score as the terminal shows it."""
         interval = None
         if self.interval_95 is not None:
             low, high = self.interval_95
@@ -73,9 +73,9 @@ class ScoreRow(View):
         higher_is_better (`bool`): `False` for losses.
         problems (`int`, *optional*): how many there are.
         dense ([`ScoreValue`], *optional*): of the baseline, if there was one.
-        pruned, score ([`ScoreValue`], *optional*): of the model that was judged, with a baseline and without.
+        pruned, score ([`ScoreValue`], *optional*): of the evaluated model, with a baseline and without.
         retention ([`ScoreValue`], *optional*): pruned score / dense score.
-        of (`dict[str, int]`): where the row is of several tasks together, the problems of each.
+        of (`dict[str, int]`): where the row combines several tasks, the number of problems of each.
     """
 
     task: str
@@ -90,17 +90,17 @@ class ScoreRow(View):
 
     @property
     def is_of_one_kind(self) -> bool:
-        """Whether it is one of the rows that stand beside a total, `metric[kind]`."""
+        """Whether it is one of the rows beside a total, `metric[kind]`."""
         return self.metric.endswith("]")
 
     @property
     def own(self) -> ScoreValue | None:
-        """The score of the model that the card is of."""
+        """The score of the model that the card is about."""
         return self.pruned or self.score
 
 
 class HubDataset(View):
-    """A dataset on the Hub that problems are from.
+    """A dataset on the Hub that problems come from.
 
     Args:
         id (`str`): `owner/name`.
@@ -116,10 +116,10 @@ class HowEvaluated(View):
     """The settings of an evaluation.
 
     Args:
-        data (`dict`): files or sources of text that tasks were given, by task.
+        data (`dict`): files or sources of text named for tasks, by task.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
-        task_datasets (`dict[str, HubDataset]`): where a task's problems are those of a dataset on the Hub.
-        limit (`int`, *optional*): problems of each task, where not all.
+        task_datasets (`dict[str, HubDataset]`): the datasets of tasks whose problems come from the Hub.
+        limit (`int`, *optional*): problems of each task, if not all.
         samples (`int`, *optional*): programs per problem.
         temperature (`float`, *optional*): of the sampling.
         max_new_tokens (`int`, *optional*): of a program.
@@ -136,7 +136,7 @@ class HowEvaluated(View):
     seed: int | None = None
 
     def files(self, task: str) -> list[str]:
-        """The names of files (or sources of text) that the user gave a task, without paths."""
+        """The names of files (or sources of text) that the user named for a task, without paths."""
         given = self.data.get(task) or ()
         return without_paths([given] if isinstance(given, str) else list(given), self.datasets, "sources")
 
@@ -163,12 +163,12 @@ class MeasuredScores(View):
     @model_validator(mode="after")
     def _names_its_model(self) -> MeasuredScores:
         if not {"pruned", "model"} & self.models.keys():
-            raise ValueError("it does not say which model it is of")
+            raise ValueError("it does not say which model it belongs to")
         return self
 
     @property
     def judged(self) -> MeasuredModel:
-        """The model that the scores are of."""
+        """The model that the scores belong to."""
         return self.models.get("pruned") or self.models["model"]
 
     @property
@@ -192,7 +192,7 @@ class EfficiencyRow(View):
     """A row of the table.
 
     Args:
-        unit (`str`): empty for numbers of things.
+        unit (`str`): empty for plain counts.
         baseline, model ([`Quartiles`] or `float`, *optional*): of the dense and the pruned model, in the unit.
         ratio (`float`, *optional*): model / baseline.
     """
@@ -220,7 +220,7 @@ class MeasuredEfficiency(View):
         device, machine (`str`, *optional*): what they ran on.
         table (`tuple[EfficiencyRow, ...]`): the figures.
         models (`dict[str, MeasuredModel]`): `model`, and `baseline` if there was one.
-        notes (`tuple[str, ...]`): how the figures are to be read.
+        notes (`tuple[str, ...]`): how to read the figures.
     """
 
     workload: Rounds = Rounds()
@@ -233,10 +233,10 @@ class MeasuredEfficiency(View):
     @model_validator(mode="after")
     def _names_its_model(self) -> MeasuredEfficiency:
         if "model" not in self.models:
-            raise ValueError("it does not say which model it is of")
+            raise ValueError("it does not say which model it belongs to")
         return self
 
     @property
     def judged(self) -> MeasuredModel:
-        """The model that the figures are of."""
+        """The model that the figures belong to."""
         return self.models["model"]

@@ -1,4 +1,4 @@
-"""The metadata at the top of a card, read and written so that what a user wrote there stays as it was."""
+"""The metadata at the top of a card, read and written so that what a user wrote there is preserved."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..errors import ConfigurationError
 
 
 METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\n(?P<data>.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-LONGEST = 10_000  # values; anchors can make ever more of them
+LONGEST = 10_000  # values; anchors can multiply them without end
 BOOLEANS = {"true": True, "false": False}
 OPTIONS = {"eval_results", "ignore_metadata_errors"}
 KINDS = ("str", "null", "bool", "int", "float", "timestamp", "merge", "value")
 
 
 class Plain(str):
-    """A number, a date or the like that would be written otherwise than the user wrote it: `1.10`, `2024-01-02`."""
+    """A number, a date or the like that would not be written as the user wrote it: `1.10`, `2024-01-02`."""
 
 
 def body_of(content: str) -> str:
@@ -30,12 +30,12 @@ def body_of(content: str) -> str:
 
 
 def metadata_of(content: str) -> dict[str, Any]:
-    """The metadata of a card, as they are written: texts, numbers, booleans, `None`, lists and objects.
+    """The metadata of a card, as written: texts, numbers, booleans, `None`, lists and objects.
 
     Only `true` and `false` are booleans, so that the language `no` is one.
 
     Raises:
-        [`ConfigurationError`]: they are not YAML, no object, or hold what cannot be kept.
+        [`ConfigurationError`]: they are not YAML, are not an object, or hold something that cannot be preserved.
     """
     block = METADATA.match(content.replace("\r\n", "\n"))
     try:
@@ -57,7 +57,7 @@ def _value(node: yaml.Node, count: list[int]) -> Any:
     count[0] += 1
     if count[0] > LONGEST:
         raise ConfigurationError(
-            f"the metadata at the top of a card hold more than {LONGEST:,} values, or one that holds itself, and"
+            f"the metadata at the top of a card hold more than {LONGEST:,} values, or one that contains itself, and"
             " cannot be kept; correct them"
         )
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
@@ -116,14 +116,14 @@ Writer.add_representer(str, _represent_text)
 def written(value: Any) -> str:
     """Values as YAML."""
     text = yaml.dump(value, Dumper=Writer, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip(" \n")  # of all that Python calls space no more is YAML's
+    return text.removesuffix("...\n").strip(" \n")  # of all that Python calls whitespace, YAML knows only these
 
 
 def written_metadata(data: Mapping[str, Any]) -> str:
-    """Metadata as they stand at the top of a card.
+    """Metadata as at the top of a card.
 
     Raises:
-        [`ConfigurationError`]: the Hub's library does not read them.
+        [`ConfigurationError`]: the Hub's library cannot read them.
     """
     from huggingface_hub import ModelCardData
 
@@ -144,15 +144,15 @@ def written_metadata(data: Mapping[str, Any]) -> str:
 
 
 class Whole(str):
-    """Text that may hold comments of HTML: our marked lines, and what the user wrote."""
+    """Text that may hold HTML comments: our marked lines, and what the user wrote."""
 
 
 def rendered(template: str, metadata: str, values: Mapping[str, Any]) -> str:
-    """A card from its template. A value that looks like one of the marked lines is not taken for it.
+    """A card from its template. A value that looks like one of the marked lines is not mistaken for it.
 
     Args:
         metadata (`str`): see [`written_metadata`].
-        values (`Mapping`): of the template; those of class [`Whole`] stay as they are, comments in others do not.
+        values (`Mapping`): of the template; those of class [`Whole`] are kept unchanged, comments in others are not.
     """
     import jinja2
 

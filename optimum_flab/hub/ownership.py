@@ -1,4 +1,4 @@
-"""Whose a card is, and what in it is the user's: text between two marked lines, and what was added to the metadata."""
+"""Who wrote a card, and what in it is the user's: text between two marked lines, and additions to the metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from .metadata import body_of, metadata_of
 
 
-# the checksum is of our text, without metadata; behind it a fingerprint of every statement that we made in those
+# the checksum covers our text, without metadata; it is followed by a fingerprint of every statement in our metadata
 MARK = "<!-- Written by optimum-flab, checksum {}, metadata {}. It is written anew by `optimum-cli flab card`. -->"
 MARKED = re.compile(
     re.escape(MARK)
@@ -23,7 +23,7 @@ BEGIN = "<!-- your text: begin. What stands between these two lines stays when t
 END = "<!-- your text: end -->"
 INDEX = "model-index"
 
-Statement = tuple[str, Any]  # a field of the metadata and what it says: of a list one item
+Statement = tuple[str, Any]  # a field of the metadata and its value: for a list, one item
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ def text_of_user(content: str) -> str:
     """What the user wrote between the two marked lines of a card.
 
     Raises:
-        [`ConfigurationError`]: the second line is missing, so that it cannot be told where the text ends.
+        [`ConfigurationError`]: the second line is missing, so there is no telling where the text ends.
     """
     _, begin, after = body_of(content).partition(BEGIN)
     text, end, _ = after.rpartition(END)
@@ -50,7 +50,7 @@ def checksum(content: str) -> str:
     mark = MARKED.search(content)
     if mark is not None:
         content = content[: mark.start("sum")] + "0" * 64 + content[mark.end("sum") :]
-        if mark["ours"] is not None:  # the checksum of cards of version 0.1 is over the metadata too
+        if mark["ours"] is not None:  # the checksum of cards of version 0.1 also covers the metadata
             content = body_of(content)
     before, _, after = content.partition(BEGIN)
     after = after.rpartition(END)[2]
@@ -61,7 +61,7 @@ def unsigned_mark(ours: Mapping[str, Any]) -> str:
     """The mark of a card whose checksum is not known yet.
 
     Args:
-        ours (`Mapping`): the metadata as we write them, without the user's.
+        ours (`Mapping`): the metadata that we write, without the user's.
     """
     return MARK.format("0" * 64, " ".join(fingerprint(*statement) for statement in statements(ours)))
 
@@ -74,7 +74,7 @@ def signed(content: str) -> str:
 
 
 def is_generated(content: str) -> bool:
-    """Whether a card is as this software wrote it, but for the user's text and metadata."""
+    """Whether a card is as this software wrote it, apart from the user's text and metadata."""
     mark = MARKED.search(content)
     return mark is not None and mark["sum"] == checksum(content)
 
@@ -83,7 +83,7 @@ def is_generated(content: str) -> bool:
 
 
 def statements(data: Mapping[str, Any]) -> list[Statement]:
-    """What metadata say, one by one: every item of a list, every result of a model-index."""
+    """The statements in metadata, one by one: every item of a list, every result of a model-index."""
     found: list[Statement] = []
     for field, value in data.items():
         found += [(field, item) for item in (results_of(value) if field == INDEX else _items(value))]
@@ -101,13 +101,13 @@ def _items(value: Any) -> list[Any]:
 
 
 def fingerprint(field: str, item: Any) -> str:
-    """Eight digits by which a statement is known again."""
+    """Eight digits by which a statement is recognized later."""
     return hashlib.sha256(json.dumps([field, item], sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def metadata_of_user(content: str | None, weights: Any = None) -> dict[str, Any]:
     """What a user added to the metadata of a card of ours: fields, and items of lists. Results that were added to a
-    model-index count if they are of the same weights.
+    model-index count if they belong to the same weights.
 
     Args:
         weights (`str`, *optional*): SHA-256 of the weights that the new card is about.
@@ -128,15 +128,15 @@ def metadata_of_user(content: str | None, weights: Any = None) -> dict[str, Any]
 
 
 def merged_metadata(ours: Mapping[str, Any], *added: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Our metadata with what users added: fields that we do not write, and further items of lists.
+    """Our metadata with users' additions: fields that we do not write, and further items of lists.
 
-    A field of ours with one value keeps it, since that is a fact of the model's making.
+    A field of ours with a single value keeps it, since that is a fact about how the model was made.
 
     Args:
-        added (`Mapping`): see [`metadata_of_user`]; the first wins over later ones.
+        added (`Mapping`): see [`metadata_of_user`]; earlier ones take precedence over later ones.
 
     Returns:
-        `tuple[dict, list[str]]`: the metadata, and a sentence for each statement that did not stay.
+        `tuple[dict, list[str]]`: the metadata, and a sentence for each statement that was dropped.
     """
     merged, notes = dict(ours), []
     for field, value in ((field, value) for theirs in added for field, value in theirs.items()):
@@ -165,14 +165,14 @@ def _merged_index(index: Any, added: Sequence[Any]) -> tuple[Any, list[str]]:
             kept.append(result)
         except (KeyError, TypeError, AttributeError):
             notes.append(
-                "a result in the card's model-index is not of the form that the Hub asks for, and is left out"
+                "a result in the card's model-index does not have the form that the Hub requires, and is left out"
             )
     model["results"] = [*model["results"], *(result for result in kept if result not in model["results"])]
     return ([model] if model["results"] else None), notes
 
 
 def is_about(content: str, sha256: Any) -> bool:
-    """Whether a card is about weights, or about what was made of them: their hash stands in it."""
+    """Whether a card is about some weights, or about what was made from them: whether it contains their hash."""
     return isinstance(sha256, str) and sha256 in content
 
 

@@ -8,18 +8,18 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 
-# at least one folder and something in it, so that a token such as `//` or `/*` is none
+# at least one folder and something in it, so that a token such as `//` or `/*` is not a path
 LOCAL_PATH = re.compile(r"(?:/|~[^/\\]*[/\\]|[A-Za-z]:[/\\]|\\\\)[^/\\]+[/\\].*|~[/\\].+", re.DOTALL)
 BRACKETS = re.compile(r"(?P<path>.*?)(?P<columns>\[[^\[\]]*\])?", re.DOTALL)
-# what stands behind the path of an address, up to columns
+# what follows the path of an address, up to columns
 ADDRESS_END = re.compile(r"^([A-Za-z][\w+.-]*://[^?#]*)[?#].*?(\[[^\[\]]*\])?$", re.DOTALL)
-# under these names, in settings and results, stand sources of text; under those, models
+# names in settings and results that hold sources of text; and those that hold models
 SOURCE_KEYS = frozenset({"data", "text", "corpus", "counts", "calibration", "held_out", "exclude"})
 MODEL_KEYS = frozenset({"base_model", "models"})
 
 
 def file_name(text: str) -> str:
-    """A text that has the form of an absolute path as the name of the file, columns kept; any other text as it is.
+    """The file name of a text that has the form of an absolute path, columns kept; any other text unchanged.
 
     `/data/valid.jsonl[prompt,answer]` becomes `valid.jsonl[prompt,answer]`.
     """
@@ -29,13 +29,13 @@ def file_name(text: str) -> str:
 
 
 def last_name(path: str) -> str:
-    """The name of the file that a path or an address leads to, columns kept, without a query: some hold passwords."""
+    """The file name at the end of a path or an address, columns kept, without a query: some hold passwords."""
     before, columns = _parts(ADDRESS_END.sub(r"\1\2", path))
     return (PureWindowsPath(before.rstrip("/\\")).name or before) + columns
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """A path, and the columns in brackets behind it."""
+    """A path, and the columns in brackets after it."""
     match = BRACKETS.fullmatch(text)
     assert match is not None  # whatever the text is
     return match["path"], match["columns"] or ""
@@ -54,8 +54,8 @@ def dataset_of(source: str, datasets: Collection[str]) -> str | None:
 def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -> Any:
     """Plain values with every path of this machine reduced to the name of its file.
 
-    Sources of text and models are known by where they stand, since a relative path has no form of its own; elsewhere a
-    path is known by being absolute.
+    Sources of text and models are recognized by their position, since a relative path has no distinctive form;
+    elsewhere a path is recognized by being absolute.
 
     Args:
         datasets (`Collection[str]`): Hub datasets that were read: these sources of text stay.
@@ -73,7 +73,7 @@ def without_paths(value: Any, datasets: Collection[str] = (), holds: str = "") -
 
 
 def _held(values: Mapping[str, Any], key: str, above: str) -> str:
-    """What the item `key` of `values` holds, see [`without_paths`]; models of the Hub have a revision."""
+    """What the item `key` of `values` holds, see [`without_paths`]; models from the Hub have a revision."""
     if key in SOURCE_KEYS and not (key == "text" and isinstance(values[key], str)):
         return "sources"
     if isinstance(values[key], Mapping) and (key in MODEL_KEYS or above == "models"):

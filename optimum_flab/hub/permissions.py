@@ -1,4 +1,4 @@
-"""What can be told of a push without the Hub: whether it may be, and what it would break."""
+"""What can be checked about a push without the Hub: whether it is allowed, and what it would break."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .staging import Staged
 
 
 def check_revision(revision: str | None, create_pr: bool) -> None:
-    """Raises a [`ConfigurationError`] if one cannot push to a revision."""
+    """Raises a [`ConfigurationError`] if pushing to a revision is not possible."""
     if revision is None:
         return
     if create_pr and revision != "main":
         raise ConfigurationError(
-            f"`create_pr` opens a pull request to main, so `revision` {revision} contradicts it; give one of them"
+            f"`create_pr` opens a pull request to main, so `revision` {revision} contradicts it; use one of them"
         )
     if re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ConfigurationError(f"revision: {revision} is a commit, and a commit cannot be changed; name a branch")
     if revision == "HEAD" or revision.startswith("refs/"):
-        raise ConfigurationError(f"revision: {revision} is a reference of git, not a branch; name a branch, as `v1`")
+        raise ConfigurationError(f"revision: {revision} is a git reference, not a branch; name a branch, such as `v1`")
     if not re.fullmatch(r"(?![-/.])(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[^\s~^:?*\[\\\x00-\x1f\x7f]+", revision):
         raise ConfigurationError(f"revision: {revision!r} is not a name that git accepts for a branch")
 
@@ -33,8 +33,8 @@ def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool
     """Raises a [`FlabError`] if an account cannot push to a target.
 
     Args:
-        account (`Mapping`): what the Hub says of the token's owner.
-        not_private (`bool`): the repository was asked to be private, exists, and is public.
+        account (`Mapping`): what the Hub says about the token's owner.
+        not_private (`bool`): the repository was to be private, but exists and is public.
     """
     owner = target.repo_id.split("/")[0]
     mine = {account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")}
@@ -49,30 +49,30 @@ def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool
     if owner in mine and not may_write(account, target.repo_id):
         raise FlabError(
             f"the token is a fine-grained one that may not write to {target.repo_id}; let it write to repositories of"
-            f" {owner!r} on https://huggingface.co/settings/tokens, or give another with `hf auth login` or HF_TOKEN"
+            f" {owner!r} on https://huggingface.co/settings/tokens, or set another with `hf auth login` or HF_TOKEN"
         )
     if not_private:
         raise FlabError(
-            f"{target.repo_id} exists and is public, and a push does not hide it; change that in its settings, or"
-            " leave out `private`"
+            f"{target.repo_id} exists and is public, and a push does not make it private; change that in its"
+            " settings, or leave out `private`"
         )
 
 
 def check_kind(repo_id: str, staged: Staged, changes: Changes) -> None:
-    """Raises a [`ConfigurationError`] if a repository holds an adapter where a model goes, or the other way round."""
+    """Raises a [`ConfigurationError`] if a repository for a model holds an adapter, or the other way round."""
     if changes.delete and not staged.replaces:
         raise ConfigurationError(
-            f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to a repository of its own"
+            f"{repo_id} holds a model ({', '.join(changes.delete[:3])}); push the adapter to its own repository"
         )
     if staged.replaces and (stray := sorted(set(changes.keep) & {ADAPTER_CONFIG, ADAPTER_WEIGHTS})):
         raise ConfigurationError(
             f"{repo_id} holds an adapter ({', '.join(stray)}), which would be loaded in place of the model; push the"
-            " model to a repository of its own, or delete the adapter there"
+            " model to its own repository, or delete the adapter there"
         )
 
 
 def may_write(account: Mapping[str, Any], repo_id: str) -> bool:
-    """Whether a fine-grained token may write to a repository, or to all of its owner; others say so by their role."""
+    """Whether a fine-grained token may write to a repository, or to all of its owner; other tokens state a role."""
     scoped = at(account, "auth", "accessToken", "fineGrained", "scoped")
     if at(account, "auth", "accessToken", "role") != "fineGrained" or not isinstance(scoped, list):
         return True
@@ -81,14 +81,14 @@ def may_write(account: Mapping[str, Any], repo_id: str) -> bool:
 
 
 def check_made(target: Target, not_private: bool) -> None:
-    """Raises a [`FlabError`] if a repository is not as we made it: somebody else made it after we had looked, and it
+    """Raises a [`FlabError`] if a repository is not as we created it: somebody else created it after our check, and it
     is theirs.
 
     Args:
-        not_private (`bool`): it was asked to be private, and is public.
+        not_private (`bool`): it was to be private, but is public.
     """
     if not_private or set(target.files) - {".gitattributes"}:
         raise FlabError(
-            f"{target.repo_id} was made by somebody else meanwhile{' and is public' * not_private}, so nothing was"
+            f"{target.repo_id} was created by somebody else meanwhile{' and is public' * not_private}, so nothing was"
             " sent; look at it, and run the same command again to push on top of it"
         )

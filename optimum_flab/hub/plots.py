@@ -22,7 +22,7 @@ def card_plots(report: Report | None, criterion: str | None) -> dict[str, bytes]
 
     Args:
         report ([`Report`], *optional*): of the model.
-        criterion (`str`, *optional*): by which layers were ranked; only that by divergence has divergences to show.
+        criterion (`str`, *optional*): how layers were ranked; only the ranking by divergence has divergences to show.
     """
     if report is None:
         return {}
@@ -43,7 +43,7 @@ def component_parameters(report: Report) -> dict[str, tuple[int, int]]:
         if name in report.pruned.components
     }
     most = max((before for before, _ in found.values()), default=0)
-    # norms outside of layers are some hundreds of parameters: a bar nobody can see
+    # norms outside layers are a few hundred parameters: a bar nobody can see
     return {name: sides for name, sides in found.items() if max(sides) > most / 1000}
 
 

@@ -1,4 +1,4 @@
-"""Facts -> how a model was made, what it is for and what is not known of it, as rows and sentences of a card."""
+"""Facts -> how a model was made, what it is for and what is not known about it, as rows and sentences of a card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .typesetting import MISSING, cell, change, code, count, joined, sentence
 
 
 TASKS_FOLDER = Path(__file__).parent.parent / "evaluation" / "tasks"
-MOST_FILES = 8  # of counts that a card lists
+MOST_FILES = 8  # files of counts that a card lists
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)")
 
 
@@ -31,7 +31,7 @@ ARXIV = re.compile(r"arXiv (\d{4}\.\d{5}(?:v\d+)?)")
 
 
 def intended_uses(facts: Facts, base: str) -> list[str]:
-    """What the model is for, a sentence each."""
+    """What the model is for, one sentence each."""
     made = "the pruning and the training" if facts.recovery else "the pruning"
     return [
         f"For people who use {base} for code and need a smaller model.",
@@ -64,14 +64,14 @@ def is_evaluated_in_chat(facts: Facts) -> bool:
 
 
 def commands(facts: Facts) -> list[str]:
-    """The commands that the model was made with, where they are recorded: not where it was made from Python."""
+    """The commands that the model was made with, where they are recorded, as when it was not made from Python."""
     recorded = [step.command for step in (facts.report, facts.recovery) if step is not None]
     return [command for command in recorded if command is not None and "```" not in command]
 
 
 def settings_yaml(facts: Facts) -> str:
-    """The configuration as YAML, paths of this machine reduced to names; of a training only what it was done with,
-    which need not be what the model was pruned with."""
+    """The configuration as YAML, paths of this machine reduced to names; for a training only its own settings, which
+    may differ from those of the pruning."""
     settings = {name: section for name, section in (facts.settings or {}).items() if name != "recovery"}
     if facts.recovery is not None:
         settings["recovery"] = facts.recovery.settings
@@ -79,7 +79,7 @@ def settings_yaml(facts: Facts) -> str:
 
 
 def criteria(facts: Facts) -> list[str]:
-    """By which criteria it was chosen what went, a paragraph for each component that something was removed from."""
+    """The criteria by which what to remove was chosen, a paragraph for each component that lost something."""
     return [
         _criterion(part, chosen, facts.settings or {})
         for part in COMPONENTS
@@ -115,7 +115,7 @@ def shown_sources(named: Any, default: str, facts: Facts) -> str:
 
 
 def datasets(facts: Facts) -> list[str]:
-    """The ids of the Hub datasets that a model was pruned and trained with; what was only measured on is not one."""
+    """The ids of the Hub datasets that a model was pruned and trained with, not those that were only measured on."""
     data, training = at(facts.settings, "data"), _training_settings(facts)
     named = at(data, "corpus"), at(data, "calibration"), training.get("data"), training.get("text")
     specs = [spec for listed in named if isinstance(listed, list) for spec in listed if isinstance(spec, str)]
@@ -125,7 +125,7 @@ def datasets(facts: Facts) -> list[str]:
 
 
 def _counted(facts: Facts) -> tuple[CountedText, ...]:
-    """The text of which only counts were read."""
+    """The texts of which only counts were read."""
     texts = None if facts.report is None else facts.report.texts
     return () if texts is None else texts.counts
 
@@ -135,13 +135,13 @@ def _training_settings(facts: Facts) -> dict[str, Any]:
 
 
 def _beside_corpus(facts: Facts) -> str:
-    """What decides beside the sources of the corpus that are named."""
+    """What decides besides the named sources of the corpus."""
     found = _stand_ins(facts)
     return f", and {joined(found)}" if found and at(facts.settings, "data", "corpus") else ""
 
 
 def _stand_ins(facts: Facts) -> list[str]:
-    """What decides with a corpus, or in its place."""
+    """What decides together with a corpus, or in its place."""
     counts, preset = (at(facts.settings, "data", name) for name in ("counts", "preset"))
     files = joined(code(without_paths(counts, (), "sources"))) if isinstance(counts, list) and counts else ""
     return [_preset(facts)] * bool(preset) + [f"the counts in {files}"] * bool(files)
@@ -157,13 +157,13 @@ def _preset(facts: Facts) -> str:
 def _default_corpus(facts: Facts) -> str:
     if found := _stand_ins(facts):
         return joined(found)
-    # before calibration text was of several kinds, the corpus was the standard library alone
+    # before there were several kinds of calibration text, the corpus was only the standard library
     names = (STANDARD_LIBRARY, INSTALLED) if at(facts.settings, "data", "mix") else (STANDARD_LIBRARY,)
     return f"{joined([f'`{name}`' for name in names])}, the default"
 
 
 def text_rows(facts: Facts) -> list[list[str]]:
-    """The texts of a pruning, and what they decided: what, value."""
+    """The texts of a pruning, and what they decided: label, value."""
     enabled = {part.section for part in COMPONENTS if at(facts.settings, part.section, "enabled")}
     decided = [
         label for name, label in (("layers", "layers"), ("ffn", "neurons"), ("experts", "experts")) if name in enabled
@@ -177,7 +177,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
         ("corpus", corpus, _default_corpus(facts), None if texts is None else texts.corpus),
         ("calibration", calibration, _default_calibration(facts), None if texts is None else texts.calibration),
     ]
-    # the last of several prunings began with a trained model, and measured nothing
+    # the last of several prunings started from a trained model, and measured nothing
     if texts is not None and not (facts.report is not None and facts.report.earlier_rounds):
         held_out = "held-out text: only measured on"
         number = _named_held_out(facts) if at(facts.settings, "data", "held_out") else texts.held_out
@@ -196,7 +196,7 @@ def text_rows(facts: Facts) -> list[list[str]]:
 
 
 def _counted_rows(facts: Facts) -> list[list[str]]:
-    """The files of counts that decided the vocabulary: what, value."""
+    """The files of counts that decided the vocabulary: label, value."""
     counted = _counted(facts)
     rows = [
         [
@@ -211,14 +211,14 @@ def _counted_rows(facts: Facts) -> list[list[str]]:
 
 
 def _named_held_out(facts: Facts) -> int | None:
-    """How many texts of the named held-out sources the pruning measured on, as far as that is known."""
+    """How many texts of the named held-out sources the pruning measured on, if known."""
     assert facts.report is not None  # there are texts
     measured = facts.report.held_out if facts.recovery is None else facts.recovery.pruning_held_out
     return None if measured is None else measured.texts
 
 
 def _has_others(facts: Facts, texts: TextCounts | None, kind: str) -> bool:
-    """Whether texts are not only those of the sources that are named, or of the default that is."""
+    """Whether texts come from more than the sources, or the default, that are named."""
     named = at(facts.settings, "data", kind)
     if texts is None or named is None or kind == "held_out" or not set(texts.calibration_by_kind) - {"own"}:
         return False
@@ -226,7 +226,7 @@ def _has_others(facts: Facts, texts: TextCounts | None, kind: str) -> bool:
 
 
 def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
-    """The kinds of text that the calibration is made of."""
+    """The kinds of text that the calibration consists of."""
     if texts is None or len(texts.calibration_by_kind) < 2:
         return []
     kinds = ", ".join(f"{cell(kind)} {number:,}" for kind, number in texts.calibration_by_kind.items())
@@ -234,7 +234,7 @@ def _kind_rows(texts: TextCounts | None) -> list[list[str]]:
 
 
 def _default_calibration(facts: Facts) -> str:
-    """What a model was calibrated on where no sources were named for it."""
+    """What a model was calibrated on where no sources were named for that."""
     own, others = "a sample of the corpus", "text that comes with the software"
     mix = at(facts.settings, "data", "mix")
     shares = mix if isinstance(mix, dict) else {"own": 1.0}  # as it was before there were kinds
@@ -245,7 +245,7 @@ def _default_calibration(facts: Facts) -> str:
 
 
 def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
-    """What a pruned model was trained with: what, value."""
+    """What a pruned model was trained with: label, value."""
     settings, data, training = recovery.settings, recovery.data, recovery.training
     loss, answers, rate = (settings.get(name) for name in ("loss", "answers", "learning_rate"))
     how = [f"loss: {cell(loss)}"] if loss else []
@@ -284,14 +284,14 @@ def recovery_rows(facts: Facts, recovery: Recovery) -> list[list[str]]:
 
 
 def earlier_row(number: int, one: EarlierRound) -> list[str]:
-    """What a round before the last did: what, value."""
+    """What a round before the last did: label, value."""
     steps, tokens = one.recovery.training.best_step, one.recovery.data.tokens
     done = f"{one.removed_ratio:.1%} removed, then trained by {steps:,} steps on {tokens:,} tokens of the same sources"
     return [f"round {number}, which the pruning below went on from", done]
 
 
 def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
-    """What the model was computed from and with: what, value."""
+    """What the model was computed from and with: label, value."""
     report = facts.report
     revision = None if report is None else report.base_model.revision
     rows = [["base model", f"{base}, revision `{cell(revision)}`" if revision else base]]
@@ -322,14 +322,14 @@ def provenance_rows(facts: Facts, base: str) -> list[list[str]]:
 
 
 def unevaluated_tasks(evaluations: Iterable[MeasuredScores], shipped: Sequence[str]) -> list[str]:
-    """Those of the shipped tasks that no evaluation holds; the instruct variant of a task counts as the task."""
+    """The shipped tasks that no evaluation covers; the instruct variant of a task counts as the task."""
     done = {row.task.removesuffix("_instruct") for evaluation in evaluations for row in evaluation.scores}
     plain = dict.fromkeys(name.removesuffix("_instruct") for name in shipped)
     return [name for name in plain if name not in done]
 
 
 def shipped_task_names() -> list[str]:
-    """Names of the tasks of this package, read off their files: lm-eval takes seconds to import."""
+    """Names of the tasks of this package, taken from their file names: lm-eval takes seconds to import."""
     return sorted(path.stem for path in TASKS_FOLDER.glob("[!_]*.yaml"))
 
 

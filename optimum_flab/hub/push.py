@@ -1,4 +1,4 @@
-"""The way to the Hub: look, check, upload, and change the repository in one commit or not at all."""
+"""Pushing to the Hub: look, check, upload, and change the repository in one commit or not at all."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .terms import Answers, check_repo_id
 
 @dataclass(frozen=True)
 class Push:
-    """What a push did, or with `dry_run` would do.
+    """What a push did, or would do with `dry_run`.
 
     Args:
         url (`str`, *optional*): the commit or the pull request; `None` for a dry run.
-        target ([`Target`]): the repository as it was before.
+        target ([`Target`]): the repository before the push.
         changes ([`Changes`]): what was sent, deleted and kept.
         size (`int`): bytes of what was sent.
-        left (`tuple[str, ...]`): what else is in the folder, and stayed there.
+        left (`tuple[str, ...]`): what else is in the folder and was not sent.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -85,33 +85,33 @@ def push_to_hub(
 
     Args:
         folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote.
-        repo_id (`str`): the repository, for example `me/my-model-flab`, made if it is missing; without an owner it is
-            one's own.
+        repo_id (`str`): the repository, for example `me/my-model-flab`, created if missing; without an owner it is the
+            account's own.
         private (`bool`): make a new repository private.
-        revision (`str`, *optional*): the branch to push to, made if it is missing; `main` by default.
-        create_pr (`bool`): open a pull request instead, or bring one's own open one up to date that an earlier push
-            opened; the same content is never proposed twice.
-        dry_run (`bool`): only look and check, and say what would be done.
+        revision (`str`, *optional*): the branch to push to, created if missing; `main` by default.
+        create_pr (`bool`): open a pull request instead, or update the one that an earlier push of this account opened
+            and that is still open; the same content is never proposed twice.
+        dry_run (`bool`): only look and check, and report what would be done.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
-        include (`str` or `Sequence[str]`): files to send beside those of the model: paths in the folder, in which `*`
-            stands for anything; what looks like a secret needs its full name.
-        commit_message (`str`, *optional*): title of the commit, and on further lines its description; says what is
-            pushed by default.
-        adapter_of (`str`, *optional*): push the LoRA adapter alone that was kept with a recovered model; the
-            repository of the pruned model that it goes with.
-        base_model (`str`, *optional*): Hub id of the dense model, where the files do not say.
+        include (`str` or `Sequence[str]`): files to send besides those of the model: paths in the folder, in which `*`
+            stands for anything; what looks like a secret must be named in full.
+        commit_message (`str`, *optional*): title of the commit, and on further lines its description; by default it
+            says what is pushed.
+        adapter_of (`str`, *optional*): push only the LoRA adapter that was kept with a recovered model; the value is
+            the repository of the pruned model that it belongs to.
+        base_model (`str`, *optional*): Hub id of the dense model, where the files do not state it.
         license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
-        timeout (`float`): seconds, at most a day, in which nothing of an answer may come before a request has failed;
-            Xet, by which large files go where `hf_xet` is installed, gives up by itself after some minutes.
+        timeout (`float`): seconds, at most a day, without any part of an answer after which a request fails; Xet,
+            which transfers large files where `hf_xet` is installed, gives up by itself after some minutes.
 
     Returns:
         [`Push`]: its `url` is the address of the commit or the pull request.
 
     Raises:
-        [`ConfigurationError`]: an argument is not possible, the folder is not a complete pruned model, the licence is
+        [`ConfigurationError`]: an argument is not valid, the folder is not a complete pruned model, the licence is
             not known, or a card may not be replaced.
-        [`FlabError`]: the files do not fit each other, there is no token that may write, or the Hub cannot be reached
-            or refuses. The repository is then as it was, unless the message says otherwise.
+        [`FlabError`]: the files do not belong together, there is no token with write access, or the Hub cannot be
+            reached or refuses. The repository is then unchanged, unless the message says otherwise.
     """
     answers = Answers(base_model, license, license_name, license_link)
     check_repo_id(repo_id)
@@ -120,7 +120,7 @@ def push_to_hub(
         raise ConfigurationError("commit_message: it is empty; say what is pushed, or leave it out")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ConfigurationError(
-            f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f}, a day"
+            f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f} (a day)"
         )
     folder, include = Path(folder), [include] if isinstance(include, str) else list(include)
     if adapter_of is None:
@@ -128,7 +128,7 @@ def push_to_hub(
         select_files(folder, include)
     else:
         if include:
-            raise ConfigurationError("include: it goes with a model; an adapter is pushed alone (`adapter_of`)")
+            raise ConfigurationError("include: it applies to a model; an adapter is pushed alone (`adapter_of`)")
         check_adapter(folder, adapter_of)
 
     def staging(name: str, card: str | None) -> Staged:
@@ -179,11 +179,11 @@ def push_staged(
     dry_run: bool = False,
     commit_message: str | None = None,
 ) -> Push:
-    """The requests of a push, in their order; see [`push_to_hub`].
+    """The requests of a push, in order; see [`push_to_hub`].
 
     Args:
-        hub ([`Conversation`]): whom to ask.
-        staging (`Callable`): from the repository's name and the card that is there to what will be sent.
+        hub ([`Conversation`]): the connection to the Hub.
+        staging (`Callable`): from the repository's name and its current card to what will be sent.
     """
     account = hub.account()
     repo_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
@@ -207,7 +207,7 @@ def push_staged(
         if holds(request.files, staged.files, there):
             url = hub.url_of(request, request.head)
             none = Changes((), tuple(staged.files), (), there.keep)
-            note = f"a pull request with this very content is open already: {url}"
+            note = f"a pull request with exactly this content is already open: {url}"
             return pushed(None if dry_run else url, request, none, note)
     if dry_run:
         return pushed(None, target, changes)

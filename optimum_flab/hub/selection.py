@@ -33,8 +33,8 @@ from .plots import LAYERS_PLOT, PARAMETERS_PLOT
 from .terms import CARD_NAME
 
 
-# what `transformers` and this software write: a repository's files of these very names that are not part of a new
-# checkpoint go
+# what `transformers` and this software write: a repository's files with exactly these names that are not part of a
+# new checkpoint are deleted
 CHECKPOINT_FILES = {
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -43,7 +43,7 @@ CHECKPOINT_FILES = {
     *(PARAMETERS_PLOT, LAYERS_PLOT, CURVE_NAME, EFFICIENCY_PLOT, EVALUATION_TABLE, PAGE_NAME),
 }
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; a push makes them
+RESULT_ENTRY = re.compile(r"\.eval_results/flab_[^/]+\.yaml")  # see `results`; created by a push
 SECRET = re.compile(
     r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?|[._]netrc"
     r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|\.(pypirc|npmrc|git-credentials|htpasswd)",
@@ -61,13 +61,13 @@ MOST_NAMED = 12  # files that a summary names
 
 @dataclass(frozen=True)
 class SelectedFiles:
-    """What is sent of a folder.
+    """What is sent from a folder.
 
     Args:
         files (`dict[str, Path]`): by path in the repository, sorted.
-        left (`tuple[str, ...]`): what stays behind, sorted; folders that are links end in a slash.
-        named (`frozenset[str]`): what is sent since the user named it.
-        secret (`tuple[str, ...]`): what the user's patterns match and stays behind, since it looks like a secret.
+        left (`tuple[str, ...]`): what is not sent, sorted; folders that are links end in a slash.
+        named (`frozenset[str]`): what is sent because the user named it.
+        secret (`tuple[str, ...]`): what the user's patterns match but is not sent, because it looks like a secret.
     """
 
     files: dict[str, Path]
@@ -76,7 +76,7 @@ class SelectedFiles:
     secret: tuple[str, ...] = ()
 
     def without(self, names: Collection[str]) -> SelectedFiles:
-        """The selection with further files left behind, but for those that the user named."""
+        """The selection without further files, except those that the user named."""
         out = set(names) - self.named
         files = {name: path for name, path in self.files.items() if name not in out}
         return replace(self, files=files, left=tuple(sorted({*self.left, *(out & self.files.keys())})))
@@ -85,16 +85,17 @@ class SelectedFiles:
 def select_files(folder: Path, include: Sequence[str] = (), others: Collection[str] = ()) -> SelectedFiles:
     """The files of a pruned model in its folder, and those that the user names.
 
-    A link that leads out of the folder is followed, and a file that looks like a secret sent, only if a pattern is its
-    very name, and a hidden file only if the pattern says that it is hidden.
+    A link that leads out of the folder is followed, and a file that looks like a secret is sent, only if a pattern is
+    exactly its name; a hidden file is sent only if the pattern names it, or its folder, with the dot.
 
     Args:
         include (`Sequence[str]`): paths, relative to the folder, in which `*` stands for anything; a folder with a
-            slash at its end stands for what is in it.
-        others (`Collection[str]`): files of the model that are not known by their names.
+            trailing slash stands for what is in it.
+        others (`Collection[str]`): files of the model that cannot be recognized by their names.
 
     Raises:
-        [`ConfigurationError`]: a pattern names nothing, or a file of the model is a link that leads out of the folder.
+        [`ConfigurationError`]: a pattern matches nothing, or a file of the model is a link that leads out of the
+            folder.
     """
     found, links = folder_files(folder)
     named, secret = named_files(folder, found, include)
@@ -136,7 +137,7 @@ def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str])
             for name, path in found.items()
             if name == wanted or ((may_hide or not is_hidden(name)) and is_inside(path, folder))
         ]
-        # a whole name is that file, even where it has brackets; a folder is all that is in it
+        # a full name means that file, even where it has brackets; a folder means everything in it
         pattern_of = f"{wanted.rstrip('/')}/*" if (folder / wanted).is_dir() else wanted
         patterns = None if wanted in found else [pattern_of]
         candidates = [wanted] if wanted in found else candidates
@@ -145,7 +146,7 @@ def named_files(folder: Path, found: Mapping[str, Path], include: Sequence[str])
         )
         if not matches:
             raise ConfigurationError(
-                f"include: {pattern!r} names no file in {str(folder)!r}; give paths relative to that folder (folders"
+                f"include: {pattern!r} names no file in {str(folder)!r}; use paths relative to that folder (folders"
                 " that are links are not entered, links out of it need their full name, and hidden files their dot)"
             )
         hidden = {name for name in matches if name != wanted and SECRET.fullmatch(name.split("/")[-1])}
@@ -165,8 +166,8 @@ def is_hidden(name: str) -> bool:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file is one of a pruned model, by its name; weights in shards may be called otherwise."""
-    if name == EVALUATION_TABLE:  # it names models as they were called, perhaps by their paths; the card has the table
+    """Whether a file is part of a pruned model, by its name; sharded weights may have other names."""
+    if name == EVALUATION_TABLE:  # it names models as the user did, perhaps by path; the card has the table
         return False
     return (
         name in CHECKPOINT_FILES - set(OTHER_FORMS)
@@ -178,7 +179,7 @@ def is_part(name: str) -> bool:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether what lies at the top of a pruned model's folder is part of it, so that another one may take its place;
+    """Whether a file at the top of a pruned model's folder is part of the model, so that another model may replace it;
     a card that somebody wrote or changed is not."""
     if path.name == CARD_NAME:
         try:
@@ -194,7 +195,7 @@ def is_replaceable(path: Path) -> bool:
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a file really lies in a folder; in the cache of the Hub's files, a model is links to files beside it."""
+    """Whether a file is really inside a folder; in the Hub's cache, a model consists of links to files beside it."""
     target, root = path.resolve(), folder.resolve()
     cached = root.parent.name == "snapshots" and target.is_relative_to(root.parent.parent / "blobs")
     return target.is_relative_to(root) or cached
@@ -210,7 +211,7 @@ def check_inside(path: Path, folder: Path, name: str) -> None:
 
 
 def grouped(paths: Sequence[str], most: int = MOST_NAMED) -> str:
-    """Files in a line, those of a folder together, and at most so many of them by name."""
+    """Files on one line, those of a folder together, and at most so many of them by name."""
     groups = Counter(path.split("/")[0] + "/" * ("/" in path) for path in paths)
     texts = [
         f"{name} ({count} file{'s' * (count > 1)})" if name.endswith("/") and name not in paths else name

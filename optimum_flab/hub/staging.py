@@ -1,4 +1,4 @@
-"""From a folder to what will be sent: everything is checked before the first byte leaves."""
+"""From a folder to what will be sent: everything is checked before the first byte is sent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST_FILES = 25_000  # in one commit
 RECORDS = (REPORT_NAME, PLAN_NAME, CONFIG_NAME)
 BYTES_AT_ONCE = 1 << 22
 ANY_SHARD = re.compile(r"model-.*-of-.*\.safetensors")
-# weights that nothing here checks and that may be loaded in place of ours, and the state of a training
+# weights that nothing here checks and that may be loaded in place of ours, and training state
 NEVER_SENT = re.compile(
     r"(pytorch_model|tf_model|flax_model|adapter_model|adapter_config)\W.*|rng_state.*\.pth"
     r"|(optimizer|scheduler|scaler|training_args|trainer_state)\.(bin|pt|json|safetensors)"
@@ -61,9 +61,9 @@ class Staged:
         files (`dict[str, Path | bytes]`): content by path in the repository, sorted by path.
         card (`str`): the text of the card, which is one of the files.
         notes (`tuple[str, ...]`): what the user should be told.
-        replaces (`bool`): whether it takes the place of a checkpoint that is there.
-        left (`tuple[str, ...]`): what else is in the folder, and stays behind.
-        title (`str`): of the commit, where the user names none.
+        replaces (`bool`): whether it replaces a checkpoint in the repository.
+        left (`tuple[str, ...]`): what else is in the folder and is not sent.
+        title (`str`): of the commit, where the user does not set one.
     """
 
     files: dict[str, Path | bytes]
@@ -87,33 +87,33 @@ def stage(
     benchmark_task: BenchmarkTask | None = None,
     largest_file: int = LARGEST_FILE,
 ) -> Staged:
-    """Checks a pruned model and puts together what will be sent.
+    """Checks a pruned model and assembles what will be sent.
 
-    Sent are the files of the model, and what the user names. A card that this software wrote is written anew for the
-    repository; one that somebody wrote or changed is sent as it is. In the records of the pruning, paths of this
-    machine are reduced to the names of files.
+    The files of the model are sent, and what the user names. A card that this software wrote is rewritten for the
+    repository; one that somebody wrote or changed is sent unchanged. In the records of the pruning, paths of this
+    machine are reduced to file names.
 
     Args:
         folder (`Path`): of the pruned model.
         repo_id (`str`): where it goes, with its owner.
         revision (`str`, *optional*): the branch it goes to; `main` by default.
         include (`Sequence[str]`): further files, see [`~hub.selection.select_files`].
-        remote_card (`str`, *optional*): the card that is there already.
-        answers ([`Answers`]): base model and licence, where the files do not say.
-        overwrite_card (`bool`): whether a card there may be replaced that this software did not write.
+        remote_card (`str`, *optional*): the card in the repository.
+        answers ([`Answers`]): base model and licence, where the files do not state them.
+        overwrite_card (`bool`): whether a card there that this software did not write may be replaced.
         fetch (`Callable`, *optional*): reads the base model's card on the Hub.
         benchmark_task (`Callable`, *optional*): asks the Hub which datasets are benchmarks, see [`~hub.leaderboards`];
             without it no score is sent in the form that leaderboards collect.
-        largest_file (`int`): most bytes of a file.
+        largest_file (`int`): maximum size of a file in bytes.
 
     Raises:
-        [`ConfigurationError`]: the folder is not a complete pruned model, the licence is not known, or the card there
-            may not be replaced.
-        [`FlabError`]: the files do not fit each other, or the Hub does not take them.
+        [`ConfigurationError`]: the folder is not a complete pruned model, the licence is not known, or the card on the
+            Hub may not be replaced.
+        [`FlabError`]: the files do not belong together, or the Hub does not accept them.
     """
     check_complete(folder)
     facts = read_facts(folder)
-    # results of other weights say nothing about these
+    # results for other weights say nothing about these
     foreign = [path.name for path in folder.iterdir() if is_result(path.name) and path not in facts.results.files]
     gguf_files = [file.path.name for file in facts.gguf_files]
     selection = select_files(folder, include, gguf_files).without(foreign)
@@ -150,14 +150,14 @@ def stage(
         if not metadata_of(own).get("license"):
             raise ConfigurationError(
                 f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
-                " the base model's there, or have the card written anew with `optimum-cli flab card --overwrite-card`"
+                " the base model's there, or have the card rewritten with `optimum-cli flab card --overwrite-card`"
             )
         if any(value is not None for value in vars(answers).values()):
             raise ConfigurationError(
-                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, is sent as it is, so that `base_model`"
-                " and `license` would have no effect; write them into it"
+                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, is sent unchanged, so `base_model` and"
+                " `license` would have no effect; write them into it"
             )
-        notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent as it is",)
+        notes = (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged",)
         if remote_card is not None and not overwrite_card:
             check_nothing_lost(remote_card, card, repo_id)
     staged[CARD_NAME] = card.encode()
@@ -174,7 +174,7 @@ def stage(
 
 
 def commit_title(report: Report) -> str:
-    """What a push brings, in a line."""
+    """What a push contains, on one line."""
     what = last_name(report.base_model.name) or "a model"
     trained = " and trained" * (report.recovery is not None)
     return f"Upload {what}, pruned by {report.removed_ratio:.1%}{trained}"
@@ -184,23 +184,23 @@ def commit_title(report: Report) -> str:
 
 
 def check_complete(folder: str | os.PathLike[str]) -> None:
-    """Checks that a folder holds every file of a pruned model, and no weights beside those that are checked.
+    """Checks that a folder holds every file of a pruned model, and no weights besides those that are checked.
 
     Raises:
-        [`ConfigurationError`]: names every file that is missing, or that may not be there.
+        [`ConfigurationError`]: names every file that is missing, or that must not be there.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ConfigurationError(f"folder {str(folder)!r} does not exist; give what `optimum-cli flab prune` wrote")
+        raise ConfigurationError(f"folder {str(folder)!r} does not exist; name what `optimum-cli flab prune` wrote")
     needed = [folder / name for name in ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)]
     missing = [path.name for path in [*needed, *weight_files(folder)] if not path.is_file()]
     if missing:
         raise ConfigurationError(
             f"folder {str(folder)!r} is not a complete pruned model, since it lacks {', '.join(missing)}; "
-            "give what `optimum-cli flab prune` wrote"
+            "name what `optimum-cli flab prune` wrote"
         )
     names, read = {path.name for path in folder.iterdir()}, {path.name for path in weight_files(folder)}
-    # whoever finds both reads the single file, and not what the index names
+    # a loader that finds both reads the single file, and not what the index names
     read -= {WEIGHTS} if WEIGHTS_INDEX in names else set()
     if stray := sorted(
         name
@@ -214,25 +214,25 @@ def check_complete(folder: str | os.PathLike[str]) -> None:
 
 
 def check_limits(sizes: Mapping[str, int], largest_file: int = LARGEST_FILE, most_files: int = MOST_FILES) -> None:
-    """Raises a [`FlabError`] if the Hub would refuse files for their size or number.
+    """Raises a [`FlabError`] if the Hub would refuse files because of their size or number.
 
     Args:
         sizes (`Mapping[str, int]`): bytes by path.
     """
     if len(sizes) > most_files:
-        raise FlabError(f"{len(sizes):,} files are more than the {most_files:,} of one commit; move some away")
+        raise FlabError(f"{len(sizes):,} files are more than the {most_files:,} allowed in one commit; move some away")
     if large := [f"{name} ({size / 1e9:,.1f} GB)" for name, size in sizes.items() if size > largest_file]:
         raise FlabError(
-            f"{', '.join(large)}: the Hub takes files of {largest_file / 1e9:,.0f} GB at most; save the weights in"
+            f"{', '.join(large)}: the Hub accepts files of at most {largest_file / 1e9:,.0f} GB; save the weights in"
             " more shards (`save_pretrained(..., max_shard_size='5GB')`)"
         )
 
 
 def portable_record(path: Path, datasets: Collection[str] = ()) -> Path | bytes:
-    """A JSON file with the paths of this machine in it reduced to names; the file itself where it has none.
+    """A JSON file with the paths of this machine in it reduced to names; the file itself where there are none.
 
     Args:
-        datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they stay.
+        datasets (`Collection[str]`): Hub datasets that were read: as sources of text, they are kept.
 
     Raises:
         [`FlabError`]: it is not JSON.
@@ -241,11 +241,11 @@ def portable_record(path: Path, datasets: Collection[str] = ()) -> Path | bytes:
     portable = without_paths(content, datasets)
     if portable == content:
         return path
-    text = path.read_text(encoding="utf-8")  # whose lines stay as they are, so that plans can be compared
+    text = path.read_text(encoding="utf-8")  # its lines are kept, so that plans can be compared
     for local, name in replaced_texts(content, portable).items():
         for ascii in (True, False):  # plans are written in ASCII, reports are not
             text = text.replace(json.dumps(local, ensure_ascii=ascii), json.dumps(name, ensure_ascii=ascii))
-    if json.loads(text) != portable:  # the same text stands elsewhere too, and is no path there
+    if json.loads(text) != portable:  # the same text also occurs elsewhere, where it is not a path
         text = json.dumps(portable, indent=2, ensure_ascii=False) + "\n"
     return text.encode()
 
@@ -285,13 +285,13 @@ def check_checkpoint_files(folder: Path) -> None:
     if beyond := [token for token in config_token_ids(config, generation) if token >= config.vocab_size]:
         faults.append(f"token ids {beyond} in the configuration are beyond the {config.vocab_size} rows of weights")
     if plan.base_hash != report.base_model.weights_sha256:
-        faults.append("plan and report are of different base models")
-    if not faults:  # a hash of other shapes says nothing
+        faults.append("plan and report belong to different base models")
+    if not faults:  # a hash says nothing where the shapes differ
         found, recorded = weights_hash(weights), report.weights_sha256
         if found != recorded:
             faults.append(
-                f"the weights have SHA-256 {found[:12]}…, and {REPORT_NAME} is of {str(recorded)[:12]}…: they were"
-                " changed since they were measured"
+                f"the weights have SHA-256 {found[:12]}…, but {REPORT_NAME} is of {str(recorded)[:12]}…: they were"
+                " changed after they were measured"
             )
     if faults:
         raise FlabError(f"the files in {str(folder)!r} do not belong together: {'; '.join(faults)}; prune again")
@@ -301,7 +301,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of the weight files, mapped from disk.
 
     Raises:
-        [`FlabError`]: a file is damaged, or the index names other tensors than there are.
+        [`FlabError`]: a file is damaged, or the index names tensors other than those in the files.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -314,7 +314,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
             raise FlabError(f"the weights in {str(path)!r} cannot be read ({error}); prune again") from error
     index = folder / WEIGHTS_INDEX
     if index.exists() and set(read_json(index)["weight_map"]) != set(weights):
-        raise FlabError(f"{str(index)!r} names other tensors than its files hold; prune again")
+        raise FlabError(f"{str(index)!r} names tensors other than those in its files; prune again")
     return weights
 
 
@@ -350,33 +350,33 @@ def shape_faults(config: Any, weights: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def merged_text(own: str | None, remote: str | None, overwrite: bool) -> str:
-    """The user's text for a card: that of the folder's card, or else what was written on the Hub.
+    """The user's text for a card: that of the folder's card, or otherwise that of the card on the Hub.
 
     Raises:
-        [`ConfigurationError`]: both hold text, and not the same; or it cannot be told where the text ends.
+        [`ConfigurationError`]: both hold different texts, or there is no telling where the text ends.
     """
     here = text_of_user(own) if own is not None else ""
     there = text_of_user(remote) if remote is not None else ""
     if here and there and here != there and not overwrite:
         raise ConfigurationError(
-            f"between the marked lines the card on the Hub says something else than {CARD_NAME} in the folder; copy"
-            " what you need from there, and let yours win with `overwrite_card`"
+            f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
+            " from there, and let yours win with `overwrite_card`"
         )
     return here or there
 
 
 def check_replaceable(remote: str, card: str, repo_id: str) -> None:
-    """Raises a [`ConfigurationError`] if the card on the Hub is the work of somebody."""
+    """Raises a [`ConfigurationError`] if the card on the Hub was written by somebody else."""
     if not is_generated(remote) and remote.replace("\r\n", "\n") != card.replace("\r\n", "\n"):
         raise ConfigurationError(
-            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside of its marked"
+            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside its marked"
             " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
         )
 
 
 def check_nothing_lost(remote: str, card: str, repo_id: str) -> None:
-    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own,
-    which is sent as it is, lacks."""
+    """Raises a [`ConfigurationError`] if somebody added something to a card of ours on the Hub that the user's own
+    card, which is sent unchanged, lacks."""
     said = statements(metadata_of(card))
     added = [field for field, item in statements(metadata_of_user(remote)) if (field, item) not in said]
     added += ["the text between the marked lines"] if text_of_user(remote) not in card else []
@@ -395,12 +395,12 @@ def size_of(content: Path | bytes) -> int:
 
 
 def sha256_of(content: Path | bytes) -> str:
-    """Hex SHA-256, by which large files are known on the Hub."""
+    """Hex SHA-256, which identifies large files on the Hub."""
     return _digest(content, hashlib.sha256())
 
 
 def blob_id(content: Path | bytes) -> str:
-    """The id of the git object, by which other files are known."""
+    """The id of the git object, which identifies other files."""
     return _digest(content, hashlib.sha1(f"blob {size_of(content)}\0".encode()))
 
 

@@ -1,4 +1,4 @@
-"""Facts -> rows of text: sizes and measurements, and that something was not measured where it was not."""
+"""Facts -> rows of text: sizes and measurements, with a remark where something was not measured."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def score_cell(value: ScoreValue | None, metric: str) -> str:
 
 
 def retention_cell(row: ScoreRow, under_heading: bool = True) -> str:
-    """What a row's comparison says, in the words of the terminal."""
+    """The outcome of a row's comparison, in the words of the terminal."""
     if row.dense is None or row.own is None:
         return "–"
     interval = None if row.retention is None else row.retention.score().interval
@@ -57,7 +57,7 @@ def retention_cell(row: ScoreRow, under_heading: bool = True) -> str:
 
 
 def size_rows(report: Report | None) -> list[list[str]]:
-    """Parameters, bytes and shape: what, dense, pruned, change."""
+    """Parameters, bytes and shape: label, dense, pruned, change."""
     if report is None:
         labels = [
             "parameters",
@@ -81,8 +81,8 @@ def size_rows(report: Report | None) -> list[list[str]]:
 
 
 def body_rows(report: Report) -> list[list[str]]:
-    """The parameters of all but the vocabulary: what, dense, pruned, change. Empty where the report has no share of
-    them, as older ones."""
+    """The parameters of all but the vocabulary: label, dense, pruned, change. Empty where the report does not state
+    their share, as in older ones."""
     if report.removed_body_ratio is None:
         return []
     before, after = report.dense.body_parameters, report.pruned.body_parameters
@@ -90,7 +90,7 @@ def body_rows(report: Report) -> list[list[str]]:
 
 
 def size_of(side: Side, name: str) -> int | None:
-    """The size of a component, as reports call it; `None` where a model has none of it."""
+    """The size of a component, as reports name it; `None` where a model does not have it."""
     return getattr(side, name)
 
 
@@ -99,10 +99,10 @@ def _size_label(dimension: str, label: str) -> str:
 
 
 def retention_rows(facts: Facts) -> list[list[str]]:
-    """The first scores of the evaluations, and bits per byte: what, dense, pruned, what is retained."""
+    """The first scores of the evaluations, and bits per byte: label, dense, pruned, retention."""
     rows: list[list[str]] = []
     for evaluation in facts.results.evaluations:
-        # what is of several tasks together first, and what is of one kind of problems last
+        # rows that combine several tasks first, and rows for one kind of problems last
         ordered = sorted(evaluation.scores, key=lambda row: (not row.of, row.is_of_one_kind))
         for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
             paired = against_dense(evaluation, facts.report)
@@ -149,7 +149,7 @@ def removed_rows(report: Report | None) -> list[list[str]]:
 
 
 def held_out_table(facts: Facts) -> dict[str, Any] | None:
-    """`heading` and `rows` of what was measured on held-out text, where the model was trained before and after it;
+    """`heading` and `rows` of what was measured on held-out text, before and after training where there was any;
     `None` where nothing was measured."""
     if facts.report is None:
         return None
@@ -163,7 +163,7 @@ def held_out_table(facts: Facts) -> dict[str, Any] | None:
 
 
 def kind_table(facts: Facts) -> dict[str, Any] | None:
-    """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is but one."""
+    """`heading` and `rows` of what the pruning cost by kind of held-out text; `None` where there is only one."""
     held_out = None if facts.report is None else facts.report.held_out
     if facts.recovery is not None:  # which measured anew, on other text
         held_out = facts.recovery.pruning_held_out or facts.recovery.held_out_before  # the latter in older reports

@@ -1,4 +1,4 @@
-"""Whose model was pruned and on what terms: inherited from the base model's card or said by the user, not guessed."""
+"""Whose model was pruned and on what terms: from the base model's card or stated by the user, not guessed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
 BIBTEX = re.compile(r"^```[a-z]*\s*\n(\s*@\w+\s*\{.*?)\n\s*```", re.MULTILINE | re.DOTALL)
 LONGEST_CITATION = 5_000  # characters
 
-# from a repository and a revision to the text of its card, or why it cannot be had
+# from a repository and a revision to the text of its card, or the reason why it is not available
 Fetch = Callable[[str, "str | None"], "tuple[str | None, str]"]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the user says where the files do not.
+    """What the user states where the files do not.
 
     Args:
         base_model (`str`, *optional*): Hub id of the dense model.
         license (`str`, *optional*): identifier of its licence as the Hub spells it, for example `apache-2.0`.
-        license_name, license_link (`str`, *optional*): of a licence that has no identifier (`other`).
+        license_name, license_link (`str`, *optional*): for a licence that has no identifier (`other`).
 
     Raises:
-        [`ConfigurationError`]: a value is not one the Hub accepts.
+        [`ConfigurationError`]: a value is not one that the Hub accepts.
     """
 
     base_model: str | None = None
@@ -47,17 +47,17 @@ class Answers:
     def __post_init__(self) -> None:
         if self.base_model is not None and not is_repository(self.base_model):
             raise ConfigurationError(
-                f"base_model: {self.base_model!r} is not the id of a model on the Hub; give it as owner/name"
+                f"base_model: {self.base_model!r} is not the id of a model on the Hub; write it as owner/name"
             )
         if self.license is not None and not LICENSE_ID.fullmatch(self.license):
             raise ConfigurationError(
-                f"license: {self.license!r} is not an identifier the Hub knows; they are spelled like apache-2.0, and"
-                " 'other' goes with `license_name` and `license_link`"
+                f"license: {self.license!r} is not an identifier that the Hub knows; they are spelled like apache-2.0,"
+                " and 'other' needs `license_name` and `license_link`"
             )
         if self.license == "other" and not (self.license_name and self.license_link):
-            raise ConfigurationError("license: other says too little; add `license_name` and `license_link`")
+            raise ConfigurationError("license: other is not enough; add `license_name` and `license_link`")
         if self.license is None and (self.license_name or self.license_link):
-            raise ConfigurationError("`license_name` and `license_link` belong to a `license`; give it as well")
+            raise ConfigurationError("`license_name` and `license_link` belong to a `license`; set that too")
 
 
 NO_ANSWERS = Answers()
@@ -65,14 +65,14 @@ NO_ANSWERS = Answers()
 
 @dataclass(frozen=True)
 class Terms:
-    """What the card says of the base model.
+    """What the card says about the base model.
 
     Args:
-        name (`str`, *optional*): what to call it; `None` where the files do not say.
+        name (`str`, *optional*): what to call it; `None` where the files do not name it.
         base_model (`str`, *optional*): its id on the Hub; `None` where it is not known.
         revision (`str`, *optional*): its commit.
-        language (`tuple[str, ...]`): as its card states them.
-        citation (`str`, *optional*): BibTeX that its card asks to cite.
+        language (`tuple[str, ...]`): the languages that its card states.
+        citation (`str`, *optional*): the BibTeX entry that its card asks to be cited.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
@@ -106,12 +106,12 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ConfigurationError(
-            f"repository {repo_id!r} is not a name the Hub accepts: {error}; give it as owner/name"
+            f"repository {repo_id!r} is not a name that the Hub accepts: {error}; write it as owner/name"
         ) from error
 
 
 def read_base_card(text: str) -> dict[str, Any]:
-    """Licence, languages and citation from the text of a base model's card; only what it states."""
+    """Licence, languages and citation from the text of a base model's card, as far as it states them."""
     try:
         data = metadata_of(text)
     except ConfigurationError:
@@ -146,13 +146,13 @@ def settle_terms(
     answers: Answers = NO_ANSWERS,
     fetch: Fetch | None = None,
 ) -> Terms:
-    """The terms, from the first that knows: the base model's card as pruning found it, the user, the card that was
-    written before, the base model's card on the Hub.
+    """The terms, from the first source that states them: the base model's card as pruning found it, the user, the card
+    that was written before, the base model's card on the Hub.
 
     Args:
         base ([`Base`], *optional*): the dense model, as the report names it.
-        previous (`Mapping`, *optional*): metadata of the card that is being written anew, see [`remembered`].
-        answers ([`Answers`]): what the user says.
+        previous (`Mapping`, *optional*): metadata of the card that is being rewritten, see [`remembered`].
+        answers ([`Answers`]): what the user states.
         fetch (`Callable`, *optional*): reads a card on the Hub; without it the Hub is not asked.
 
     Raises:
@@ -190,8 +190,8 @@ def settle_terms(
     link = _absolute(license.get("license_link"), terms.base_model)
     if license.get("license") == "other" and not (link and license.get("license_name")):
         notes.append(
-            "name or text of the licence are not known; give them with `license` other, `license_name` and"
-            " `license_link`, as the base model's card states them"
+            "the name or text of the licence is not known; set `license` to other, and `license_name` and"
+            " `license_link` to what the base model's card states"
         )
     language = stated.get("language") or before.get("language") or ()
     return replace(
@@ -208,34 +208,34 @@ def settle_terms(
 def remembered(
     own: str | None, remote: str | None, weights: Any, fields: Sequence[str] = REMEMBERED
 ) -> dict[str, Any]:
-    """What cards of ours say of the base model, so that it is asked for once: the folder's card, then that in the
-    repository, if it is about the same base model.
+    """What cards of ours say about the base model, so that it is asked for only once: the folder's card, then that in
+    the repository, if it is about the same base model.
 
     Args:
         own, remote (`str`, *optional*): both cards.
         weights (`str`): SHA-256 of the weights that both must be about.
-        fields (`Sequence[str]`): what is taken from the repository's.
+        fields (`Sequence[str]`): what is taken from the repository's card.
     """
     here = own_metadata(own)
     there = own_metadata(remote) if remote is not None and is_about(remote, weights) else {}
-    # a licence is one thing in three fields
+    # a licence is one statement in three fields
     passed_over = LICENSE_FIELDS if here.get("license") else ()
     return {**{field: there[field] for field in fields if field in there and field not in passed_over}, **here}
 
 
 def check_licence(terms: Terms) -> None:
-    """Raises a [`ConfigurationError`] if the licence is not known that what was made of a base model inherits."""
+    """Raises a [`ConfigurationError`] if the licence that is inherited from the base model is not known."""
     if terms.license is None:
         raise ConfigurationError(
-            "the licence of the base model is not known, and what is made of it is under the same; give it with"
-            " `license` (and `license_name`, `license_link`), as the base model's card states it"
+            "the licence of the base model is not known, and what is made from it is under the same licence; set"
+            " `license` (and `license_name`, `license_link`) to what the base model's card states"
             + "".join(f"\n{note}" for note in terms.notes)
         )
 
 
 def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """A licence as the base model's card states it, and what that leaves open as the user says it, now or before: a
-    card may lack a name, and a link into a repository that is not known leads nowhere.
+    """A licence as the base model's card states it, completed by what the user states, now or before: a card may lack
+    a name, and a link into an unknown repository leads nowhere.
 
     Raises:
         [`ConfigurationError`]: the user contradicts the card.
@@ -258,7 +258,7 @@ def completed_license(stated: Mapping[str, Any], said: Mapping[str, Any], before
 def repository_of(base: Base) -> str | None:
     """The Hub id of the dense model that a report names, or `None` where it was read from local files.
 
-    Only models of the Hub have a revision: a folder `owner/name` is not taken for one.
+    Only models from the Hub have a revision: a folder `owner/name` is not mistaken for one.
     """
     if base.revision is None or not is_repository(base.name) or Path(base.name).exists():
         return None
@@ -266,7 +266,7 @@ def repository_of(base: Base) -> str | None:
 
 
 def _absolute(link: Any, base_model: str | None) -> str | None:
-    """A licence link that also holds in another repository."""
+    """A licence link that also works in another repository."""
     if not isinstance(link, str) or not link:
         return None
     if link.startswith(("https://", "http://")):

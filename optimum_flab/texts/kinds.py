@@ -1,7 +1,7 @@
-"""The kinds of text that a model is calibrated on, each with the documents that it is drawn from.
+"""The kinds of text that a model is calibrated on, each with the documents that it is sampled from.
 
-A document belongs to one kind: problems are dealt out among plain text, conversations and gaps, files of libraries
-among plain text and gaps, so that what one kind shows to measure on no other kind shows to decide by.
+A document belongs to one kind: problems are divided among plain text, conversations and gaps, library files among
+plain text and gaps, so that what one kind is measured on is never what another kind decides by.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .sources import Document
 
 
 OWN, PROBLEMS, LIBRARY, CHAT, INFILLING = "own", "problems", "library", "chat", "infilling"
-# gaps are made in both; the rest of a kind's share of a token budget is what it takes of them
+# gaps are made in both; the rest of a kind's share of a token budget is what it takes from them
 SHARE_OF_PROBLEMS_IN_INFILLING = 0.5
 SHARE_OF_QUESTIONS_WITH_CODE = 0.5
-# what is shown around a gap takes tokens too, and code has less than four characters a token where it is dense
+# what is shown around a gap takes tokens too, and dense code has fewer than four characters per token
 SHARE_OF_ROW_FOR_GAPS = 0.75
-TOKENS_PER_FILE = 48  # a file gives one passage at least, of about a hundred tokens; some give none
+TOKENS_PER_FILE = 48  # a file usually yields at least one passage, of about a hundred tokens; some yield none
 T = TypeVar("T")
 
 
@@ -37,8 +37,8 @@ class Pool:
 
     Args:
         kind (`str`): of all passages.
-        share (`float`): of the tokens, in proportion to those of other pools.
-        candidates (`list[Candidate]`): the documents, in a random order.
+        share (`float`): of the tokens, relative to the shares of other pools.
+        candidates (`list[Candidate]`): the documents, in random order.
         whole (`bool`): whether a passage makes sense only as a whole.
     """
 
@@ -51,10 +51,10 @@ class Pool:
 def own_pools(
     documents: Sequence[Document], share: float, most_characters: int, fewest: int, rng: np.random.Generator
 ) -> list[Pool]:
-    """The user's own text: one pool per source, with equal shares; sources of few documents make one together.
+    """The user's own text: one pool per source, with equal shares; sources with few documents form one pool together.
 
     Args:
-        fewest (`int`): documents of a source that are divided by themselves.
+        fewest (`int`): the number of documents from which a source forms its own pool.
     """
     sources: dict[str, list[Document]] = {}
     for document in documents:
@@ -85,16 +85,16 @@ def other_pools(
     seed: int,
     problems: Sequence[Problem],
 ) -> list[Pool]:
-    """Every kind but the user's own text.
+    """Every kind except the user's own text.
 
     Args:
         mix (`Mapping[str, float]`): shares by kind.
-        library (`Sequence[Document]`): files of libraries.
+        library (`Sequence[Document]`): library files.
         formats ([`Formats`]): those of the tokenizer; a kind without one is left out.
-        most_characters (`int`): the most characters of a passage.
-        never (`Collection[str]`): texts that are in no pool.
+        most_characters (`int`): the maximum length of a passage.
+        never (`Collection[str]`): texts that must not be in any pool.
         seed (`int`): decides which kind gets which document.
-        problems (`Sequence[Problem]`): packaged ones.
+        problems (`Sequence[Problem]`): the packaged problems.
     """
     rng = np.random.default_rng([seed, 1])
     shares = {kind: mix.get(kind, 0.0) for kind in (PROBLEMS, LIBRARY, CHAT, INFILLING)}
@@ -120,7 +120,7 @@ def other_pools(
 
 
 def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str]:
-    """What is to be said of kinds that are asked for and that a tokenizer cannot show."""
+    """Notes on kinds that are requested but that a tokenizer cannot show."""
     lacking = {
         CHAT: ("chat template that shows a conversation", formats.chat),
         INFILLING: ("known tokens for infilling", formats.infilling),
@@ -134,12 +134,12 @@ def kinds_without_format(mix: Mapping[str, float], formats: Formats) -> list[str
 
 
 def library_files(mix: Mapping[str, float], tokens: int) -> int:
-    """How many files of libraries are enough for some tokens of all kinds, should no other kind give any."""
+    """How many library files are enough for a number of tokens of all kinds, in case no other kind yields any."""
     return -(-tokens // TOKENS_PER_FILE) if mix.get(LIBRARY) or mix.get(INFILLING) else 0
 
 
 def dealt(items: Sequence[T], shares: Sequence[float]) -> list[list[T]]:
-    """Items in runs whose lengths are in proportion to some shares."""
+    """Items in runs whose lengths are proportional to some shares."""
     whole = sum(shares)
     borders = [round(len(items) * (sum(shares[:number]) / whole)) if whole else 0 for number in range(len(shares) + 1)]
     return [list(items[start:stop]) for start, stop in pairwise(borders)]
@@ -187,7 +187,7 @@ def _parts_of_problem(problem: Problem, most_characters: int) -> Candidate:
     program = _program(problem)
     if problem.language == "python":
         return _parts(program, most_characters)
-    return plain_candidate(program, most_characters)  # nothing here knows the parts of other languages
+    return plain_candidate(program, most_characters)  # other languages are not parsed here
 
 
 def _with_gaps(parts: Candidate, formats: Formats) -> Candidate:

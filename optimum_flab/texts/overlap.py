@@ -1,4 +1,4 @@
-"""Runs of words that texts share: how benchmarks are kept out of what models are made from."""
+"""Runs of words that texts share: keeps benchmarks out of what models are made from."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 
-GRAM = 13  # words; the length that GPT-3's authors (arXiv 2005.14165, appendix C) took for contamination
+GRAM = 13  # words; the length that GPT-3's authors (arXiv 2005.14165, appendix C) used to detect contamination
 WORDS = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case; what stands between them does not count."""
+    """The words of a text in lower case; what lies between them does not count."""
     return WORDS.findall(text.lower())
 
 
@@ -32,7 +32,7 @@ def _hash(run: Sequence[str]) -> int:
 class Forbidden:
     """Texts that no training text may share a run of words with.
 
-    A forbidden text shorter than a run forbids texts of exactly its words.
+    A forbidden text shorter than a run forbids only texts with exactly its words.
 
     Args:
         texts (`Iterable[str]`): evaluation sets, held-out texts.
@@ -59,5 +59,5 @@ def benchmark_texts() -> dict[str, list[str]]:
 
 @cache
 def benchmarks() -> Forbidden:
-    """What is known of benchmarks, as text that nothing may share a run of words with."""
+    """The known benchmarks, as text that nothing may share a run of words with."""
     return Forbidden(text for texts in benchmark_texts().values() for text in texts)

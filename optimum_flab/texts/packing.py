@@ -1,4 +1,4 @@
-"""Tokens -> rows of several documents each, in which no document sees another."""
+"""Tokens -> rows of several documents each, in which no document attends to another."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PackedTokens:
 
     Args:
         input_ids (`torch.LongTensor` of shape `(rows, length)`): token ids.
-        position_ids (`torch.LongTensor` of shape `(rows, length)`): positions; each document, and the padding, starts
-            at 0 again.
+        position_ids (`torch.LongTensor` of shape `(rows, length)`): positions; they restart at 0 for each document and
+            for the padding.
         mask (`torch.BoolTensor` of shape `(rows, length)`): true for real tokens, false for padding.
     """
 
@@ -41,10 +41,10 @@ class PackedTokens:
             yield PackedTokens(self.input_ids[rows], self.position_ids[rows], self.mask[rows])
 
     def model_inputs(self, device: torch.device | str | None = None) -> dict[str, Any]:
-        """Keyword arguments for a causal language model that keep the documents of a row apart.
+        """Keyword arguments for a causal language model that keep the documents of a row separate.
 
-        transformers sees the restarts of the positions and builds block-diagonal masks (within the window in sliding
-        layers), but only without a cache and without an attention mask.
+        transformers detects the restarts of the positions and builds block-diagonal masks (within the window in
+        sliding layers), but only without a cache and without an attention mask.
         """
         return {
             "input_ids": self.input_ids.to(device),
@@ -62,22 +62,21 @@ def pack(
     specials: tuple[Ids, Ids] = ((), ()),
     apart: bool = False,
 ) -> PackedTokens:
-    """Lays documents into rows, first fit in the given order.
+    """Packs documents into rows, first fit in the given order.
 
-    A document of at most `sequence_length` tokens stays whole; a longer one is cut into chunks that count as
+    A document of at most `sequence_length` tokens stays whole; a longer one is split into chunks that count as
     documents.
 
     Args:
         token_lists (`Sequence[Sequence[int]]`): the token ids of each document.
         sequence_length (`int`): tokens per row.
         pad_id (`int`): fills the ends of rows.
-        max_tokens (`int`, *optional*): tokens beyond the first `max_tokens` are left out.
-        specials (`tuple`): ids that stand before and after every document and every chunk of one; they count as
-            tokens.
-        apart (`bool`): a row for each document and each chunk.
+        max_tokens (`int`, *optional*): tokens beyond the first `max_tokens` are dropped.
+        specials (`tuple`): ids placed before and after every document and every chunk of one; they count as tokens.
+        apart (`bool`): use a separate row for each document and each chunk.
 
     Returns:
-        [`PackedTokens`]: every token once, in as many rows as it takes (none without tokens).
+        [`PackedTokens`]: every token once, in as many rows as needed (none if there are no tokens).
     """
     rows: list[list[Ids]] = []
     free = np.zeros(0, dtype=np.int64)

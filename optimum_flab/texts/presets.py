@@ -1,8 +1,8 @@
-"""The presets of the vocabulary: words of many packages' source code with their counts, packaged.
+"""The presets of the vocabulary: packaged words from many packages' source code, with their counts.
 
-A word is what nearly every tokenizer cuts at least, such as ` return`, `.append`, `):` with the line end behind it, or
-a line end with an indentation. Which tokens words are made of depends on the tokenizer, so words are shipped, and
-tokens are counted where they are used. `benchmarks/count_words.py` makes the files; another file beside
+A word is a unit into which nearly every tokenizer splits text, such as ` return`, `.append`, `):` with the line end
+after it, or a line end with an indentation. Which tokens words consist of depends on the tokenizer, so words are
+shipped, and tokens are counted where they are used. `benchmarks/count_words.py` makes the files; another file beside
 each lists the packages with their versions and licences.
 """
 
@@ -20,7 +20,7 @@ from ..settings.pruning import PRESETS
 
 
 FOLDER = Path(__file__).with_name("presets")
-ALL = "all-code"  # every other one
+ALL = "all-code"  # all the others together
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CountedWords:
 
     Args:
         words (`tuple[str, ...]`): texts, no two alike.
-        counts (`np.ndarray`): int64, one per word, in proportion to the rarest word's.
+        counts (`np.ndarray`): int64, one per word, relative to the count of the rarest word.
     """
 
     words: tuple[str, ...]
@@ -37,7 +37,7 @@ class CountedWords:
 
 
 def preset_words(name: str) -> list[CountedWords]:
-    """The words of a preset, those of each kind of code by themselves.
+    """The words of a preset, separately for each kind of code.
 
     Args:
         name (`str`): one of [`~settings.pruning.PRESETS`].
@@ -46,22 +46,22 @@ def preset_words(name: str) -> list[CountedWords]:
 
 
 def preset_parts(name: str) -> list[str]:
-    """The names of the files that a preset is made of."""
+    """The names of the files that make up a preset."""
     return [part for part in PRESETS if part != ALL] if name == ALL else [name]
 
 
 def preset_texts(name: str) -> list[str]:
-    """What decides by a preset, as texts to make a hash of: words and counts of each part, as they are packaged."""
+    """The contents of a preset that affect results, as texts to hash: words and counts of each part, as packaged."""
     return [lzma.decompress(preset_file(part).read_bytes()).decode("utf-8") for part in preset_parts(name)]
 
 
 def preset_file(part: str, folder: Path = FOLDER) -> Path:
-    """Where the words of a kind of code lie: lists of words by their count, as compressed JSON."""
+    """The file with the words of a kind of code: lists of words by count, as compressed JSON."""
     return folder / f"{part}.json.xz"
 
 
 def sources_file(part: str, folder: Path = FOLDER) -> Path:
-    """Where it is written which packages they were counted in."""
+    """The file that lists the packages in which they were counted."""
     return folder / f"{part}.sources.json"
 
 

@@ -1,5 +1,5 @@
 """The packaged problems: short programs as people ask for them, written for this package; some decide what is pruned,
-others are trained on, so that neither measures the other."""
+others are trained on, so that neither is measured on the other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Problem:
     """A small program, and how it is asked for.
 
     Args:
-        name (`str`): where it stands.
-        language (`str`): as it is named behind the fence of a code block.
+        name (`str`): its file and place in it.
+        language (`str`): as named after the fence of a code block.
         instruction (`str`): one or two sentences.
         prompt (`str`): how the program begins; empty where only the instruction says what is wanted.
-        canonical_solution (`str`): how it goes on.
+        canonical_solution (`str`): how it continues.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Problem:
 
     @property
     def program(self) -> str:
-        """All of it."""
+        """The whole program."""
         return self.prompt + self.canonical_solution
 
 

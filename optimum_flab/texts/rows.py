@@ -1,4 +1,4 @@
-"""Rows of files and of Hub datasets, one after the other, and the texts in their columns."""
+"""Rows of files and of Hub datasets, one after another, and the texts in their columns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 
-TEXT_COLUMNS = ("text", "content")  # that are taken where none are named
+TEXT_COLUMNS = ("text", "content")  # used where none are named
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
-# of parquet files: rows in memory, and bytes that are read ahead of each column
+# for parquet files: rows in memory, and bytes that are read ahead per column
 ROWS_AT_ONCE, READ_AHEAD = 256, 1 << 20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 REMEDY = "name a local file or folder instead"
 
 
 class HubRows(NamedTuple):
-    """Where rows are on the Hub; `config` is one of several that a dataset may have."""
+    """Where rows are on the Hub; `config` is one of the configurations that a dataset may have."""
 
     dataset: str
     config: str | None = None
@@ -36,10 +36,10 @@ class HubRows(NamedTuple):
 
 
 def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]:
-    """The rows of a file; only `.json`, which holds one value, is in memory as a whole.
+    """The rows of a file; only `.json`, which holds a single value, is read into memory as a whole.
 
     Args:
-        columns (`Sequence[str]`, *optional*): those that will be used, or none of them named: others need not be read.
+        columns (`Sequence[str]`, *optional*): those that will be used (empty: none named); others need not be read.
 
     Raises:
         [`FlabError`]: it cannot be read.
@@ -56,7 +56,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
     place = 0
     try:
         with path.open("rb") as file:
-            # lines of bytes: JSON strings may hold U+2028 and its like as they are
+            # lines of bytes: JSON strings may hold U+2028 and the like unescaped
             for number, line in enumerate(file, start=1):
                 text = _decoded(line, path, place).strip()
                 place += len(line)
@@ -110,7 +110,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[st
     import pyarrow.parquet
 
     try:
-        # page by page: a group of rows may be as large as the file, and by default is read as a whole
+        # page by page: a row group may be as large as the file, and is read as a whole by default
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD) as file:
             used = None if columns is None else used_columns(columns, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=used):
@@ -120,13 +120,13 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[dict[st
 
 
 def used_columns(named: Sequence[str], there: Sequence[str]) -> list[str] | None:
-    """The columns that texts are made of; `None` where one is missing, which whoever reads the rows will say."""
+    """The columns that texts are made from; `None` where one is missing, which is reported when the rows are read."""
     used = list(named) or [column for column in TEXT_COLUMNS if column in there][:1]
     return used if used and set(used) <= set(there) else None
 
 
 def hub_revision(rows: HubRows) -> str | None:
-    """The commit that a dataset is at on the Hub; `None` where the Hub may not be asked.
+    """The current commit of a dataset on the Hub; `None` where the Hub may not be asked.
 
     Raises:
         [`FlabError`]: there is no such dataset, or the Hub cannot be reached.
@@ -140,12 +140,12 @@ def hub_revision(rows: HubRows) -> str | None:
     except RepositoryNotFoundError as error:
         raise FlabError(f"dataset {name!r} does not exist on the Hub, or is private; {REMEDY}") from error
     except OfflineModeIsEnabled:
-        return None  # a copy in the cache may do
+        return None  # a cached copy may do
     except HfHubHTTPError as error:
         raise FlabError(f"dataset {name!r}: the Hub refused ({first_line(error)}); {REMEDY}") from error
-    except Exception as error:  # connection errors are of several libraries' classes
+    except Exception as error:  # connection errors come from several libraries
         raise FlabError(
-            f"dataset {name!r} is neither a local path nor can the Hub be reached ({first_line(error)});"
+            f"dataset {name!r} is not a local path, and the Hub cannot be reached ({first_line(error)});"
             f" {REMEDY}, or set HF_HUB_OFFLINE=1 to use a cached copy"
         ) from error
 
@@ -166,7 +166,7 @@ def hub_rows(rows: HubRows) -> Dataset:
 
 
 def streamed_hub_rows(rows: HubRows, revision: str | None, columns: Sequence[str]) -> IterableDataset:
-    """The rows of a dataset as they come from the Hub; nothing is kept of them.
+    """The rows of a dataset, streamed from the Hub; nothing is stored.
 
     Args:
         revision (`str`, *optional*): the commit that is read.
@@ -191,7 +191,7 @@ def _unloadable(rows: HubRows, error: Exception) -> FlabError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, in a line."""
+    """The message of a library's error, on one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -199,7 +199,7 @@ def first_line(error: BaseException) -> str:
 
 
 def row_texts(rows: Iterable[Any], name: str, columns: Sequence[str] = (), first: int = 1) -> Iterator[str]:
-    """One text per row: the values of `columns` as strings (`None` is empty) joined with nothing between.
+    """One text per row: the values of `columns` as strings (`None` is empty), joined without a separator.
 
     Args:
         rows (`Iterable`): mappings from column names to values.
@@ -219,7 +219,7 @@ def row_texts(rows: Iterable[Any], name: str, columns: Sequence[str] = (), first
             if not columns:
                 raise FlabError(
                     f"{name}, row {number}: no column text or content; columns found: {found}; name those to use in"
-                    f" brackets, '{name}[column,...]'"
+                    f" brackets: '{name}[column,...]'"
                 )
         if missing := [column for column in columns if column not in row]:
             raise FlabError(f"{name}, row {number}: no column {', '.join(missing)}; columns found: {found}")
@@ -240,7 +240,7 @@ def read_text(path: Path) -> str:
 
 
 def _decoded(data: bytes, path: Path, place: int) -> str:
-    """A part of a file that begins at this place."""
+    """Decodes the part of a file that begins at byte `place`."""
     try:
         return data.removeprefix(b"" if place else BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -254,7 +254,7 @@ def _unreadable(path: Path, error: OSError) -> FlabError:
 
 
 def without_lone_surrogates(text: str) -> str:
-    """A text that UTF-8 can carry: lone surrogates become U+FFFD."""
+    """A text that UTF-8 can represent: lone surrogates become U+FFFD."""
     try:
         text.encode("utf-8")
         return text

@@ -1,4 +1,4 @@
-"""Passages of many documents, drawn in turn until there are enough tokens, in shares of several kinds."""
+"""Passages from many documents, drawn in turn until there are enough tokens, with a share for each kind."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A document that gives passages to one set at most.
+    """A document that contributes passages to at most one set.
 
     Args:
-        origin ([`Document`]): as it is; what is set aside is in no other set.
-        passages (`Callable`): makes what a set may take of it, in the order of taking; called at most once per draw.
+        origin ([`Document`]): the whole document; one that is set aside is in no other set.
+        passages (`Callable`): makes the passages that a set may take, in the order of taking; called at most once per
+            draw.
     """
 
     origin: Document
@@ -35,7 +36,7 @@ class Candidate:
 
 
 class Drawing(Protocol):
-    """Passages that are taken until there are enough, and more later."""
+    """Passages that are taken until there are enough, with more available later."""
 
     @property
     def taken(self) -> list[tuple[Document, int]]:
@@ -43,28 +44,28 @@ class Drawing(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Tokens of all of them."""
+        """The number of tokens in all of them."""
 
     @property
     def exhausted(self) -> bool:
         """Whether there is no further passage."""
 
     def until(self, tokens: float) -> None:
-        """Takes passages until there are so many tokens, or no further passage."""
+        """Takes passages until there are that many tokens, or no further passage."""
 
 
 class Draw:
-    """A draw from some documents: one passage of each in turn, then a second of those that have one, and so on.
+    """A draw from some documents: one passage from each in turn, then a second from those that have one, and so on.
 
     Args:
-        candidates (`Sequence[Candidate]`): documents in a random order.
-        count_tokens (`Callable`): the number of tokens of each of some texts.
+        candidates (`Sequence[Candidate]`): documents in random order.
+        count_tokens (`Callable`): returns the number of tokens of each of some texts.
         rng (`np.random.Generator`): decides the order of passages.
-        seen (`set[str]`): texts that are passed over; those that are taken are added.
-        most_tokens (`int`, *optional*): passages of more tokens are passed over.
+        seen (`set[str]`): texts that are skipped; those that are taken are added.
+        most_tokens (`int`, *optional*): passages with more tokens are skipped.
 
     Attributes:
-        used (`int`): documents, from the first to the last that gave a passage.
+        used (`int`): number of documents, from the first to the last that contributed a passage.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Draw:
         self._counted: list[tuple[int, Document, int]] = []
 
     def until(self, tokens: float) -> None:
-        """Takes passages until there are so many tokens, or no further passage."""
+        """Takes passages until there are that many tokens, or no further passage."""
         while self.tokens < tokens and not self.exhausted:
             if not self._counted:
                 block = list(islice(self._passages, COUNTED_AT_ONCE))
@@ -100,11 +101,11 @@ class Draw:
 
 
 class SharedDraw:
-    """Several draws in shares of the tokens; what one cannot give, the others do.
+    """Several draws, each with a share of the tokens; what one cannot supply, the others do.
 
     Args:
-        draws (`Mapping[Key, Drawing]`): by whatever tells them apart.
-        shares (`Mapping[Key, float]`): above 0, of each.
+        draws (`Mapping[Key, Drawing]`): by a key that distinguishes them.
+        shares (`Mapping[Key, float]`): the share of each, above 0.
     """
 
     def __init__(self, draws: Mapping[Key, Drawing], shares: Mapping[Key, float]):
@@ -112,7 +113,7 @@ class SharedDraw:
 
     @property
     def taken(self) -> list[tuple[Document, int]]:
-        """Passages of all draws with their tokens, so that every beginning of the list has about the shares of all."""
+        """Passages of all draws with their tokens; every prefix of the list has about the overall shares."""
         placed = []
         for number, (draw, _) in enumerate(self._draws):
             before = 0
@@ -123,7 +124,7 @@ class SharedDraw:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all of them."""
+        """The number of tokens in all of them."""
         return sum(draw.tokens for draw, _ in self._draws)
 
     @property
@@ -132,7 +133,7 @@ class SharedDraw:
         return all(draw.exhausted for draw, _ in self._draws)
 
     def until(self, tokens: float) -> None:
-        """Takes passages until there are so many tokens, or no further passage."""
+        """Takes passages until there are that many tokens, or no further passage."""
         giving = [one for one in self._draws if not one[0].exhausted]
         while giving:
             left = tokens - sum(draw.tokens for draw, _ in self._draws if draw.exhausted)
@@ -146,7 +147,7 @@ class SharedDraw:
 
 
 def _rounds(candidates: Sequence[Candidate], rng: np.random.Generator) -> Iterator[tuple[int, Document]]:
-    """One passage of every document in turn, then a second of those that have one, and so on."""
+    """One passage from every document in turn, then a second from those that have one, and so on."""
     remaining = []
     for index, candidate in enumerate(candidates):
         passages = list(candidate.passages(rng))
@@ -161,12 +162,12 @@ def _rounds(candidates: Sequence[Candidate], rng: np.random.Generator) -> Iterat
 
 
 def plain_candidate(document: Document, most_characters: int) -> Candidate:
-    """A document that gives runs of its lines."""
+    """A document that contributes runs of its lines."""
     return Candidate(document, partial(plain_passages, document, most_characters))
 
 
 def plain_passages(document: Document, most_characters: int, rng: np.random.Generator) -> list[Document]:
-    """Runs of lines of a document in a random order; together they are the document."""
+    """Runs of lines of a document in random order; together they are the document."""
     texts = split_passages(document.text, most_characters)
     order = rng.permutation(len(texts))
     if len(texts) == 1:
@@ -177,16 +178,16 @@ def plain_passages(document: Document, most_characters: int, rng: np.random.Gene
 
 
 def passage_at(document: Document, text: str, line: int) -> Document:
-    """A passage of a document, from a line on."""
+    """A passage of a document, starting at a line."""
     return Document(text, f"{document.name}:{line}", document.source, document.kind)
 
 
 def split_passages(text: str, most_characters: int) -> list[str]:
-    """Cuts a text at line borders into passages of about equal size; joined again they are the text.
+    """Splits a text at line boundaries into passages of about equal size; joined again they are the text.
 
     Args:
         text (`str`): a text.
-        most_characters (`int`): the most characters of a passage; only a longer line is itself cut.
+        most_characters (`int`): the maximum length of a passage; only a longer line is itself split.
     """
     if len(text) <= most_characters:
         return [text]

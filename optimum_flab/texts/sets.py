@@ -1,6 +1,6 @@
-"""Documents -> the sets of a run, which share no document: corpus, calibration, validation and held-out texts.
+"""Documents -> the sets of a run, which share no documents: corpus, calibration, validation and held-out texts.
 
-Calibration texts do belong to the corpus.
+Only calibration texts also belong to the corpus.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from .sources import Document, SourceTexts, default_corpus, hub_datasets, instal
 
 LARGEST_SHARE_SET_ASIDE = 0.2
 FEWEST_DOCUMENTS = 5
-# where passages of other kinds than a user's own text come from in the corpus
+# the source in the corpus of passages of kinds other than the user's own text
 OF_OTHER_KINDS = "calibration"
 
 
 @dataclass(frozen=True)
 class TextSets:
-    """The texts of a pruning run; no document of one of the last two sets is in another set.
+    """The texts of a pruning run; no document of either of the last two sets is in another set.
 
     Args:
         corpus (`list[Document]`): whole documents whose tokens stay in the vocabulary; no text twice.
-        calibration (`list[Document]`): passages that statistics are collected on, the kinds among each other; those
-            of the user's own text are of corpus documents, the others (with a preset or counts and no sources of one's
-            own, all) are documents of the corpus themselves.
-        validation (`list[Document]`): passages that choose between shapes, of the same kinds.
-        held_out (`list[Document]`): passages that only ever measure: of named sources, and of the same kinds.
+        calibration (`list[Document]`): passages that statistics are collected on, with the kinds interleaved; those
+            from the user's own text are parts of corpus documents, the others (all of them, with a preset or counts
+            and without sources of the user's own) are documents of the corpus themselves.
+        validation (`list[Document]`): passages used to choose between shapes, of the same kinds.
+        held_out (`list[Document]`): passages that are only ever measured on: from named sources, and of the same
+            kinds.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
         set_aside (`int`): documents of all kinds taken out of calibration for validation and held-out.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
-        preset (`str`, *optional*): whose words decide the vocabulary with the corpus, see
+        preset (`str`, *optional*): the preset whose words decide the vocabulary together with the corpus, see
             [`~texts.presets.preset_words`].
     """
 
@@ -74,16 +75,16 @@ class TextSets:
 
 @dataclass(frozen=True)
 class ReadTexts:
-    """What the sources of a run hold, before it is divided.
+    """The contents of the sources of a run, before they are divided.
 
     Args:
-        corpus ([`SourceTexts`]): of the corpus, or the default one; none where a preset or counts stand for it.
+        corpus ([`SourceTexts`]): of the corpus, or of the default one; empty where a preset or counts replace it.
         calibration ([`SourceTexts`], *optional*): of the calibration sources, where some are named.
         held_out ([`SourceTexts`], *optional*): of the held-out sources, where some are named.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
-        library (`list[Document]`): files of libraries that are installed here.
-        spare ([`SourceTexts`], *optional*): the default corpus where a preset or counts stand for it: one's own text
-            should there be no text of any other kind.
+        library (`list[Document]`): files of installed libraries.
+        spare ([`SourceTexts`], *optional*): the default corpus where a preset or counts replace it: used as own text
+            if there is no text of any other kind.
     """
 
     corpus: SourceTexts
@@ -95,12 +96,12 @@ class ReadTexts:
 
     @property
     def skipped(self) -> int:
-        """Files of all sources that are not text."""
+        """The number of files of all sources that are not text."""
         return sum(part.skipped for part in (self.corpus, self.calibration, self.held_out) if part is not None)
 
     @property
     def documents(self) -> list[Document]:
-        """Those that the vocabulary may be counted in: of the corpus, then of the calibration sources."""
+        """The documents that tokens may be counted in: of the corpus, then of the calibration sources."""
         return [*self.corpus.documents, *(self.calibration.documents if self.calibration is not None else [])]
 
     @property
@@ -114,13 +115,13 @@ class ReadTexts:
 
 
 def read_texts(data: DataSettings, seed: int = 0) -> ReadTexts:
-    """Reads the sources that settings name, and a draw of installed libraries where the mix has a use for it.
+    """Reads the sources that settings name, and a sample of installed libraries where the mix needs it.
 
     Args:
-        seed (`int`): decides the files of libraries.
+        seed (`int`): decides the sample of library files.
 
     Raises:
-        [`FlabError`]: one cannot be read.
+        [`FlabError`]: a source cannot be read.
     """
     files = library_files(data.mix, data.calibration_tokens + data.validation_tokens + data.held_out_tokens)
     return ReadTexts(
@@ -140,8 +141,8 @@ def _corpus(data: DataSettings) -> SourceTexts:
 
 
 def _spare(data: DataSettings) -> SourceTexts | None:
-    """What may have to be calibrated on beside a preset or counts: which kinds the tokenizer can show is not known
-    yet."""
+    """What may have to be calibrated on with a preset or counts: which kinds the tokenizer can show is not yet
+    known."""
     needless = data.corpus or data.calibration or not data.mix.get(OWN)
     return None if data.uses_default_corpus or needless else default_corpus()
 
@@ -158,29 +159,31 @@ def divided(
 ) -> TextSets:
     """Divides documents into the sets of a run.
 
-    Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is not there, or has too little
-    text, leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
-    named), each source with an equal share; it is freed of duplicates. Where no other kind has a share, or text, the
-    default corpus is one's own text, too; where a preset or counts stand for that corpus, only the passages that are
-    calibrated on belong to the corpus then.
+    Each set has tokens of several kinds, in the shares of `data.mix`; a kind that is missing, or has too little text,
+    leaves its tokens to the others. *Own* text is that of the calibration sources (of the corpus, where none are
+    named), each source with an equal share, without duplicates. Where no other kind has a share, or text, the default
+    corpus counts as own text too; where a preset or counts replace that corpus, only the passages that are calibrated
+    on then belong to the corpus.
 
     The documents of a kind are shuffled. Validation, and held-out unless its sources are named and there is no other
     kind, take the first documents until they have their tokens, together at most 20% of the documents and at least one
     each (of the other kinds at most the share of their tokens). Calibration takes the following ones until it has its
-    tokens. In every set the kinds stand among each other, so that each beginning of it has about their shares.
+    tokens. In every set the kinds are interleaved, so that every prefix of it has about their shares.
 
-    Of a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about one
-    row of source code; of a file of a library whole functions, classes, or its beginning. Every document gives one
-    passage, chosen by the seed, before any gives a second, so that many documents are sampled. A document that gave a
-    passage to validation or held-out is set aside whole: its text is in no other set. Texts are not cut to the token
-    budgets, each kind goes over its own by less than its last passage: `pack(..., max_tokens=...)` does that.
+    From a long document each set takes *passages*: runs of lines of at most `4 * sequence_length` characters, about
+    one row of source code; from a library file whole functions, classes, or its beginning. Every document contributes
+    one passage, chosen by the seed, before any contributes a second, so that many documents are sampled. A document
+    that contributed a passage to validation or held-out is set aside whole: its text is in no other set. Texts are not
+    truncated to the token budgets; each kind exceeds its own by less than its last passage.
+    `pack(..., max_tokens=...)` truncates them.
 
     Args:
         texts ([`ReadTexts`]): the documents.
         data (`DataSettings`): the token budgets, and the shares of the kinds.
-        count_tokens (`Callable[[list[str]], list[int]]`): the number of tokens of each of some texts.
+        count_tokens (`Callable[[list[str]], list[int]]`): returns the number of tokens of each of some texts.
         seed (`int`): decides the order of documents and the passages.
-        formats ([`Formats`]): the conversations and gaps of the tokenizer; without them there are no such kinds.
+        formats ([`Formats`]): the formats of the tokenizer for conversations and gaps; without them, there are no such
+            kinds.
 
     Raises:
         [`FlabError`]: there is too little text.
@@ -198,15 +201,16 @@ def divided(
     if not pools and not data.mix.get(OWN):
         lacking = ", ".join(repr(kind) for kind, share in data.mix.items() if share)
         raise FlabError(
-            f"data.mix: of {lacking} there is no text here, since the tokenizer has no chat template for conversations"
-            " or no known tokens for gaps, or no library source is installed; name another kind, such as 'problems'"
+            f"data.mix: there is no text for {lacking} here, since the tokenizer has no chat template for"
+            " conversations or no known tokens for gaps, or no library source is installed; name another kind,"
+            " such as 'problems'"
         )
     if not pools:
         is_own, pool = True, _unique((named_pool or texts.spare or corpus).documents, never)
     if is_own and len(pool) < FEWEST_DOCUMENTS:
         raise FlabError(
-            f"{len(pool)} different documents to calibrate on, at least {FEWEST_DOCUMENTS} are needed (some are set"
-            " aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
+            f"{len(pool)} different documents to calibrate on, but at least {FEWEST_DOCUMENTS} are needed (some are"
+            " set aside to measure on); name more or larger sources in `data.calibration` or `data.corpus`"
         )
     own = own_pools(pool, data.mix.get(OWN) or 1.0, most_characters, FEWEST_DOCUMENTS, rng) if is_own else []
 
@@ -228,7 +232,7 @@ def divided(
 
     _refuse_too_little(drawn.pools, data, count_tokens, calibration, validation, held_out)
     never |= {document.text for document in drawn.origins}
-    outside = [one for one in calibration if one.kind != OWN or texts.spare is not None]  # of no corpus document
+    outside = [one for one in calibration if one.kind != OWN or texts.spare is not None]  # not from corpus documents
     others = [replace(passage, source=OF_OTHER_KINDS) for passage in outside]
     return TextSets(
         corpus=_unique([*corpus.documents, *(named_pool.documents if named_pool else []), *others], never),
@@ -250,7 +254,7 @@ def _refuse_too_little(
     validation: Sequence[Document],
     held_out: Sequence[Document],
 ) -> None:
-    """Raises a [`FlabError`] where a set has nothing to decide by or to measure on."""
+    """Raises a [`FlabError`] where a set has no text to decide by or to measure on."""
     length = data.sequence_length
     tokens = sum(count_tokens([document.text for document in calibration]))
     too_little = f"the calibration texts have {tokens} tokens, fewer than one sequence of {length}"
@@ -261,17 +265,17 @@ def _refuse_too_little(
     if all(pool.whole for pool in pools):
         kinds = ", ".join(dict.fromkeys(pool.kind for pool in pools))
         raise FlabError(
-            f"{too_little}, since conversations and gaps are never cut, and too few of the kinds that are asked for"
-            f" ({kinds}) fit into {length} tokens; lengthen the sequences by `data.sequence_length`, or give another"
+            f"{too_little}, since conversations and gaps are never split, and too few of the requested kinds"
+            f" ({kinds}) fit into {length} tokens; lengthen the sequences with `data.sequence_length`, or give another"
             " kind a share in `data.mix`"
         )
     raise FlabError(
-        f"{too_little}; name more text in `data.calibration` or shorten the sequences by `data.sequence_length`"
+        f"{too_little}; name more text in `data.calibration` or shorten the sequences with `data.sequence_length`"
     )
 
 
 class _Drawn:
-    """The sets of several pools, one after the other: what one set has taken of, none after it does.
+    """The sets of several pools, one after another: no set takes from what an earlier one has taken from.
 
     Attributes:
         origins (`list[Document]`): documents that were set aside so far.
@@ -282,10 +286,10 @@ class _Drawn:
         self.most_tokens = data.sequence_length - around
         self.taken = [0] * len(pools)  # documents of each, from the first
         self.origins: list[Document] = []
-        self.seen: set[str] = set()  # passages of all sets; libraries copy from each other
+        self.seen: set[str] = set()  # passages of all sets; libraries copy from one another
 
     def aside(self, tokens: int, which: int) -> list[Document]:
-        """Passages of the first set (0: validation) or the second (1: held-out) that is set aside."""
+        """Passages of the first (0: validation) or the second set (1: held-out) that is set aside."""
         sizes = [self._sizes(pool)[which] for pool in self.pools]
         draws = self._draws(
             [
@@ -302,7 +306,7 @@ class _Drawn:
         return found
 
     def rest(self, tokens: int) -> list[Document]:
-        """Passages of the documents that are left."""
+        """Passages from the remaining documents."""
         left = [pool.candidates[start:] for pool, start in zip(self.pools, self.taken, strict=True)]
         return self._shared(self._draws(left, 2), tokens)
 
@@ -316,7 +320,7 @@ class _Drawn:
         return self.most_tokens if pool.whole else None
 
     def _shared(self, draws: Sequence[Draw], tokens: int) -> list[Document]:
-        """What the draws give together: first by kind, then by the pools of a kind."""
+        """The combined passages of the draws: first by kind, then by the pools of a kind."""
         kinds: dict[str, list[int]] = {}
         for number, pool in enumerate(self.pools):
             kinds.setdefault(pool.kind, []).append(number)
@@ -333,9 +337,9 @@ class _Drawn:
         return [replace(passage, kind=kind_of[id(passage)]) for passage, _ in together.taken]
 
     def _sizes(self, pool: Pool) -> tuple[int, int]:
-        """The most documents of a pool that validation and held-out may take, shared like their token budgets."""
+        """The maximum numbers of documents of a pool for validation and held-out, shared like their token budgets."""
         data, number = self.data, len(pool.candidates)
-        if number < FEWEST_DOCUMENTS:  # a source of one's own beside larger ones
+        if number < FEWEST_DOCUMENTS:  # a small source of the user's beside larger ones
             return 0, 0
         share = LARGEST_SHARE_SET_ASIDE
         aside = data.validation_tokens + data.held_out_tokens
@@ -349,7 +353,7 @@ class _Drawn:
 
 
 def _unique(documents: Iterable[Document], without: set[str]) -> list[Document]:
-    """The documents whose text is not in `without` and is not that of an earlier one."""
+    """The documents whose text is not in `without` and differs from that of every earlier one."""
     seen, found = set(without), []
     for document in documents:
         if document.text not in seen:

@@ -19,10 +19,10 @@ from .problems import packaged_problems, problems_to_train_on
 from .rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_texts
 
 
-# what the default corpus is made of, named to go with other sources
-STANDARD_LIBRARY = "python-stdlib"  # the source of Python's own
-INSTALLED = "python-packages"  # a sample of the source of the packages that this one requires
-INSTALLED_FILES = 2000  # of that sample: some 20 MB
+# the parts of the default corpus, named so that they can be combined with other sources
+STANDARD_LIBRARY = "python-stdlib"  # its source code
+INSTALLED = "python-packages"  # a sample of the source code of the packages that this one requires
+INSTALLED_FILES = 2000  # in that sample: some 20 MB
 PACKAGED = "packaged-problems"  # short programs written for this package
 # a missing "a/b.jsonl" is a missing file, although it has the form of a Hub id
 FILE_SUFFIXES = (*ROW_SUFFIXES, ".txt", ".md", ".rst", ".py", ".gz", ".zip", ".tsv", ".yaml", ".yml")
@@ -31,7 +31,7 @@ HUB_DATASET = re.compile(
 )
 BRACKETS = re.compile(r"(?P<base>.+?)\[(?P<columns>[^\[\]]*)\]", re.DOTALL)
 STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-# of the standard library: what no program is written like today
+# parts of the standard library: written as no program is written today
 LIBRARY_EXCLUDED = ("lib2to3", "idlelib", "turtledemo", "distutils", "ensurepip", "this.py")
 # `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
 STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
@@ -41,7 +41,7 @@ STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to
 class Document:
     """One text and where it came from, e.g. `alpaca.json#12`, `src/a/b.py`, `src/a/b.py:120` (a passage from line
     120), the source as the user named it (empty: the default corpus), and its kind (one of
-    [`~settings.pruning.KINDS`], or that of named held-out text; empty: it was not divided yet)."""
+    [`~settings.pruning.KINDS`], or that of named held-out text; empty: not divided yet)."""
 
     text: str
     name: str
@@ -51,7 +51,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Source:
-    """Where texts are read from: a local `path` or `rows` on the Hub; `columns` of a row are joined as they stand."""
+    """Where texts are read from: a local `path` or `rows` on the Hub; `columns` of a row are joined unchanged."""
 
     spec: str
     path: Path | None = None
@@ -60,12 +60,12 @@ class Source:
 
     @property
     def dataset(self) -> str | None:
-        """The id of a Hub dataset; `None` where it is none."""
+        """The id of a Hub dataset; `None` where it is not one."""
         return None if self.rows is None else self.rows.dataset
 
     @property
     def packaged(self) -> bool:
-        """Whether prunings and recoveries read different documents of it."""
+        """Whether prunings and recoveries read different documents from it."""
         return self.spec in (INSTALLED, PACKAGED)
 
 
@@ -78,7 +78,7 @@ class SourceTexts:
 
 
 def parse_source(spec: str) -> Source:
-    """Reads what a user wrote for a source.
+    """Parses what a user wrote for a source.
 
     Args:
         spec (`str`): `path`, `path[column,column2]`, `org/dataset`, `org/dataset[columns]`,
@@ -122,10 +122,10 @@ def local_paths(specs: Iterable[str]) -> list[Path]:
 
 
 def hub_datasets(specs: Iterable[str]) -> list[str]:
-    """The ids of the Hub datasets among sources, as they are read now: elsewhere, or later, `a/b` may be a folder."""
+    """The ids of the Hub datasets among sources, as understood now: elsewhere, or later, `a/b` may be a folder."""
     found = []
     for spec in specs:
-        with suppress(FlabError):  # a file that was found by another way
+        with suppress(FlabError):  # a file that was found in another way
             found.append(parse_source(spec).dataset)
     return list(dict.fromkeys(filter(None, found)))
 
@@ -133,15 +133,16 @@ def hub_datasets(specs: Iterable[str]) -> list[str]:
 def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
     """Reads the texts of one source, in a fixed order.
 
-    A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset gives one document per row:
-    the named columns joined as they stand, or else the column `text` or `content`. Any other file is one document. A
-    folder gives every text file below it, sorted; hidden folders and `__pycache__` are passed over, files that are
+    A file with rows (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`) or a Hub dataset yields one document per row:
+    the named columns joined unchanged, or else the column `text` or `content`. Any other file is one document. A
+    folder yields every text file below it, sorted; hidden folders and `__pycache__` are ignored, files that are
     binary, not UTF-8 or unreadable are skipped and counted. Empty texts are dropped. Nothing in a text is changed,
-    except that a byte order mark at its start goes and lone surrogates, which no UTF-8 can carry, become U+FFFD.
+    except that a byte order mark at its start is removed and lone surrogates, which UTF-8 cannot represent, become
+    U+FFFD.
 
     Args:
-        for_training (`bool`): of installed packages other files than otherwise, and other packaged problems, which no
-            pruning reads.
+        for_training (`bool`): read those files of installed packages and those packaged problems that no pruning
+            reads.
 
     Raises:
         [`FlabError`]: a named file cannot be read, is not UTF-8 or does not parse, a column is missing, a dataset
@@ -157,13 +158,13 @@ def read_source(spec: str | Source, for_training: bool = False) -> SourceTexts:
 
 
 def no_text(source: Source, skipped: int) -> FlabError:
-    """The error of a source in which so many files were no text, and nothing else was."""
+    """The error for a source that holds nothing but so many files that are not text."""
     found = f" ({skipped} files that are not UTF-8 text were skipped)" if skipped else ""
     return FlabError(f"source {source.spec!r} holds no text{found}; name one that does")
 
 
 def documents_in(source: Source, for_training: bool = False) -> Iterator[Document | None]:
-    """The documents of a source in a fixed order, one after the other, empty ones too; `None` in the place of a file
+    """The documents of a source in a fixed order, one after another, including empty ones; `None` in place of a file
     that is not text. See [`read_source`] for the arguments and errors."""
     if source.spec == STANDARD_LIBRARY:
         yield from _all_of(standard_library())
@@ -196,13 +197,13 @@ def _refuse_columns(source: Source, what: str, remedy: str) -> None:
 
 
 def _path_of(source: Source) -> Path:
-    """The file or folder of a source that is neither a dataset of the Hub nor installed source."""
+    """The file or folder of a source that is neither a Hub dataset nor installed source code."""
     assert source.path is not None
     return source.path
 
 
 def source_rows(source: Source) -> Iterable[Any]:
-    """The rows of a file with rows or of a Hub dataset, as they are.
+    """The rows of a file with rows or of a Hub dataset, unchanged.
 
     Raises:
         [`FlabError`]: it cannot be read.
@@ -211,7 +212,7 @@ def source_rows(source: Source) -> Iterable[Any]:
 
 
 def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceTexts:
-    """Reads several sources, one after the other; all of them are parsed before the first is read. See
+    """Reads several sources, one after another; all of them are parsed before the first is read. See
     [`read_source`]."""
     sources = [parse_source(spec) for spec in specs]
     texts = [read_source(source, for_training) for source in sources]
@@ -242,25 +243,25 @@ def _documents_of_folder(folder: Path) -> Iterator[Document | None]:
 
 
 def folder_files(folder: Path) -> Iterator[Path]:
-    """The files of a folder that is read as a source, text or not; see [`read_source`] for what is passed over."""
+    """The files of a folder that is read as a source, text or not; see [`read_source`] for what is ignored."""
     return _walk(folder, lambda relative: not _is_hidden_or_cache(relative))
 
 
 def default_corpus() -> SourceTexts:
-    """The source of the Python standard library and a sample of that of installed packages, where there is any, see
-    [`standard_library`] and [`installed_sources`]: code as people write it, which every machine has.
+    """The source code of the Python standard library and, where there is any, a sample of that of installed packages,
+    see [`standard_library`] and [`installed_sources`]: code as people write it, present on every machine.
 
     Raises:
-        [`FlabError`]: this Python was installed without the source of its library.
+        [`FlabError`]: this Python was installed without the source code of its library.
     """
     library, packages = standard_library(), list[Document]()
-    with suppress(FlabError):  # of installers that list no files
+    with suppress(FlabError):  # from installers that list no files
         packages = installed_sources(INSTALLED_FILES, 0).documents
     return SourceTexts([*library.documents, *packages], library.skipped)
 
 
 def standard_library() -> SourceTexts:
-    """The Python standard library's own source without its tests and generated tables.
+    """The source code of the Python standard library without its tests and generated tables.
 
     Raises:
         [`FlabError`]: this Python was installed without it.
@@ -276,16 +277,17 @@ def standard_library() -> SourceTexts:
 def installed_sources(
     files: int, seed: int, standard_library: bool = False, for_training: bool = False
 ) -> SourceTexts:
-    """A sample of Python files as people wrote them, of the packages that this one requires, directly or not.
+    """A sample of Python files written by people, from the packages that this one requires, directly or not.
 
-    Files are drawn before any is read. A package counts by the root of its number of files, so that the largest do not
-    crowd out the others.
+    Files are drawn before any is read. A package is weighted by the square root of its number of files, so that the
+    largest do not crowd out the others.
 
     Args:
-        files (`int`): the most files; those that turn out to be generated, or not to be code, are left out of them.
+        files (`int`): the maximum number of files; those that turn out to be generated, or not to be code, are left
+            out.
         seed (`int`): decides which.
         standard_library (`bool`): whether a quarter of the files are drawn from the standard library.
-        for_training (`bool`): which half of all files is drawn from, see [`~texts.installed.package_files`].
+        for_training (`bool`): which half of all files to draw from, see [`~texts.installed.package_files`].
 
     Raises:
         [`FlabError`]: no package of this environment has source files.
@@ -336,14 +338,14 @@ def _is_hidden_or_cache(relative: str) -> bool:
 
 
 def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
-    """Files below `folder`, one after the other in the order of their paths; symlinks are followed, each folder is
-    looked into once.
+    """Files below `folder`, one after another in the order of their paths; symlinks are followed, each folder is
+    entered once.
 
     Args:
-        enter (`Callable`): says, by the path relative to `folder`, which folders are looked into.
+        enter (`Callable`): says, by the path relative to `folder`, which folders are entered.
 
     Raises:
-        [`FlabError`]: `folder` cannot be read; those below it that cannot are passed over.
+        [`FlabError`]: `folder` cannot be read; unreadable folders below it are ignored.
     """
     seen = {os.path.realpath(folder)}
     try:

@@ -1,4 +1,4 @@
-"""The texts of a source one after the other: memory does not grow with it, and a reading can go on where one ended."""
+"""The texts of a source one by one: memory use does not grow with it, and reading can resume where it stopped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class TextStream:
-    """The texts of a source in their order, as [`~texts.sources.read_source`] has them.
+    """The texts of a source in order, as [`~texts.sources.read_source`] returns them.
 
-    A Hub dataset is read as it comes, in the streaming form of `datasets`, and not kept on the disk. Of local files
-    one text is in memory, of those with rows a few hundred rows, and `.json` as a whole.
+    A Hub dataset is streamed with `datasets`, and not stored on disk. Of a local file one text is in memory at a time,
+    of a file with rows a few hundred rows, and `.json` as a whole.
 
     Args:
         source ([`Source`]): what is read.
 
     Attributes:
-        skipped (`int`): files that are not text among what was read so far.
+        skipped (`int`): number of files read so far that are not text.
 
     Raises:
         [`FlabError`]: a Hub dataset cannot be loaded.
@@ -44,7 +44,7 @@ class TextStream:
             self._rows = streamed_hub_rows(source.rows, self._revision, source.columns)
 
     def texts(self, place: dict[str, Any] | None = None) -> Iterator[str]:
-        """The texts that come behind a [`place`], or all.
+        """The texts after a [`place`], or all.
 
         Raises:
             [`FlabError`]: something cannot be read.
@@ -69,12 +69,12 @@ class TextStream:
             raise
         except Exception as error:  # connection errors are of several libraries' classes
             raise FlabError(
-                f"dataset {name!r} cannot be read behind row {self._read} ({first_line(error)}); the same command goes"
-                " on from what could be kept"
+                f"dataset {name!r} cannot be read after row {self._read} ({first_line(error)}); the same command"
+                " resumes from what was saved"
             ) from error
 
     def place(self) -> dict[str, Any]:
-        """Where the text that was given last ends, as JSON can hold it."""
+        """The position after the last text returned, as values for JSON."""
         return {
             "read": self._read,
             "skipped": self.skipped,
@@ -82,16 +82,15 @@ class TextStream:
         }
 
     def check(self) -> None:
-        """Raises a [`FlabError`] if there is no text, or what comes before the first cannot be read."""
+        """Raises a [`FlabError`] if there is no text, or if something before the first text cannot be read."""
         if next(self.texts(), None) is None:
             raise no_text(self.source, self.skipped)
 
     def state(self) -> str:
-        """A hash that differs once the source was changed: of the commit of a Hub dataset, of sizes and times of
-        files."""
+        """A hash that changes when the source does: of the commit of a Hub dataset, of sizes and times of files."""
         if self.source.rows is not None:
             return digest_of([*self.source.rows, self._revision])
-        if (path := self.source.path) is None:  # a small one, whose files are wherever Python's packages are
+        if (path := self.source.path) is None:  # a small source, whose files are wherever Python's packages are
             return texts_hash(document.text for document in documents_in(self.source) if document is not None)
         files = folder_files(path) if path.is_dir() else [path]
         return texts_hash([str(path.resolve()), *map(_file_state, files)])

@@ -1,4 +1,4 @@
-"""The vocabulary: which tokens a corpus uses, which of them must stay, and a tokenizer that has only those."""
+"""The vocabulary: which tokens a corpus uses, which of them must stay, and a tokenizer with only those."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which tokens must stay so that a corpus is cut into the same pieces, and how to reach a size from there.
+"""Which tokens must stay so that a corpus is split into the same tokens, and how to reach a given size from there.
 
-What cuts a text, and which tokens need one another for it, is for the tokenizer's kind to say: see `kinds`. Here a
-vocabulary is chosen that is closed under *ancestors*, so that it cuts a text that used only its tokens as before.
+How a text is split, and which tokens depend on one another for that, is up to the tokenizer's kind: see `kinds`. Here
+a vocabulary is chosen that is closed under *ancestors*, so that a text that used only its tokens is split as before.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 SPACE = "▁"
 # uses that a tokenizer's own text adds to those of a corpus, as a share of them; see benchmarks/README.md
 PRIOR_SHARE = 0.01
-PRIOR_RANK = 1000  # from about this place among the tokens as they were learnt on, uses fall with it
+PRIOR_RANK = 1000  # from about this rank in the order of learning, uses fall with the rank
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """What a tokenizer is made of, as [`read_spec`] found it.
+    """What a tokenizer consists of, as [`read_spec`] found it.
 
     Args:
-        kind ([`Kind`]): the model that cuts words, with the ids of the tokens that it can yield.
+        kind ([`Kind`]): the model that splits words, with the ids of the tokens that it can produce.
         tokens (`dict[int, str]`): the string of every token, added ones too, ascending by id.
         byte_level (`bool`): text is spelt in symbols for its bytes.
         placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding.
-        required (`frozenset[int]`): what stays whatever the corpus holds: what any text is spelt in, special, template
-            and infilling tokens.
+        required (`frozenset[int]`): what stays whatever the corpus holds: the symbols that any text is spelt in,
+            special, template and infilling tokens.
     """
 
     kind: Kind
@@ -75,7 +75,7 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     """Reads a fast tokenizer.
 
     Raises:
-        [`FlabError`]: it is of a kind that is not known, or has a step that is not; says which.
+        [`FlabError`]: it is of an unknown kind, or has an unknown step; says which.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
@@ -89,7 +89,7 @@ def read_spec(tokenizer: PreTrainedTokenizerBase) -> TokenizerSpec:
     placeholders = kind.placeholders | reserved({token["content"]: index for index, token in added.items()})
 
     ids = {token: index for index, token in tokens.items()}
-    # tokens were added for what plain text does not show, such as infilling, whether they are called special or not
+    # tokens are added for what plain text does not contain, such as infilling, whether they are called special or not
     required = (set(added) | {ids[token] for token in tokenizer.all_special_tokens if token in ids}) - placeholders
     required |= {ids[token] for token in tokenizer.special_tokens_map.values() if token in ids}
     required |= {ids[token] for token in (kind.unknown(model),) if token in ids}
@@ -137,7 +137,7 @@ def _literals(source: str) -> list[str]:
 
 
 def with_ancestors(spec: TokenizerSpec, tokens: Iterable[int], known: Iterable[int] = frozenset()) -> set[int]:
-    """Tokens and all tokens without which the tokenizer would not come to them.
+    """Tokens and all tokens without which the tokenizer would not arrive at them.
 
     Args:
         tokens (`Iterable[int]`): ids.
@@ -265,8 +265,8 @@ def resize(
     Args:
         uses (`np.ndarray`): how often each id is used, see [`with_prior_uses`].
         size (`int`): how many ids to return.
-        used (`np.ndarray`, *optional*): int64 ids, closed under ancestors, the kept ones among them, which come before
-            any other: the most used first.
+        used (`np.ndarray`, *optional*): int64 ids, closed under ancestors and including the kept ones, which come
+            before any others: the most used first.
 
     Returns:
         `np.ndarray`: int64 ids, ascending, closed under ancestors; those of a smaller size are among them.
@@ -283,10 +283,10 @@ def resize(
 
 
 def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
-    """Uses as they would be had the corpus a little of the text that the tokenizer was made from.
+    """Uses as they would be if the corpus held a little of the text that the tokenizer was trained on.
 
-    Tokens were learnt in the order of their frequency in that text, which Zipf's law makes numbers of: what has rank
-    `r` is used about `1 / r` times as often. This decides between tokens that a corpus uses rarely.
+    Tokens were learnt in the order of their frequency in that text, which Zipf's law turns into numbers: the token of
+    rank `r` is used about `1 / r` times as often as the first. This decides between tokens that a corpus uses rarely.
 
     Args:
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.balanced_uses`].
@@ -301,7 +301,7 @@ def with_prior_uses(spec: TokenizerSpec, uses: np.ndarray) -> np.ndarray:
 
 
 def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
-    """Adds tokens in the order in which they were learnt on far more text than the corpus, then the others by id.
+    """Adds tokens in the order in which they were learnt, on far more text than the corpus, then the others by id.
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
@@ -318,8 +318,8 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot grow to {size}; choose up to {len(spec.tokens)}")
     rest = sorted(spec.tokens, key=lambda token: token in spec.placeholders)
     candidates = dict.fromkeys([*(token for *_, token in spec.kind.learnt), *rest])
-    # A token is passed over when its ancestors do not fit; one without missing ancestors always fits, so that each
-    # round adds some.
+    # A token is skipped when its ancestors do not fit; one without missing ancestors always fits, so each round adds
+    # some.
     while len(kept) < size:
         for token in candidates:
             missing = with_ancestors(spec, [token], kept)
@@ -331,9 +331,9 @@ def grow(spec: TokenizerSpec, keep: np.ndarray, size: int) -> np.ndarray:
 
 
 def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, protected: Iterable[int]) -> np.ndarray:
-    """Drops the rarest tokens, of equally rare ones the last learnt, none that is an ancestor of a kept token.
+    """Drops the rarest tokens, among equally rare ones the last learnt, but no ancestor of a kept token.
 
-    A dropped token's uses go to the kept tokens that its texts are cut into from then on.
+    A dropped token's uses go to the kept tokens that its text is split into from then on.
 
     Args:
         keep (`np.ndarray`): int64 ids, closed under ancestors.
@@ -353,8 +353,8 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
         raise FlabError(f"a vocabulary of {len(kept)} tokens cannot shrink to {size}")
     if size < len(fixed):
         raise ConfigurationError(
-            f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and those named to"
-            f" be kept are {len(fixed)}; choose that size or more"
+            f"vocabulary.size: the vocabulary cannot shrink to {size} tokens: bytes, special tokens and tokens named"
+            f" to be kept number {len(fixed)}; choose at least that size"
         )
     left = dict(enumerate(uses.tolist()))
     last_rank = {token: rank for rank, (*_, token) in enumerate(spec.kind.learnt)}
@@ -370,7 +370,7 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
     heapq.heapify(heap)
     while len(kept) > size:
         count, _, token = heapq.heappop(heap)
-        if count != left.get(-token, 0):  # it is used more by now
+        if count != left.get(-token, 0):  # it has gained uses since
             heapq.heappush(heap, entry(-token))
             continue
         kept.remove(-token)
@@ -386,8 +386,8 @@ def shrink(spec: TokenizerSpec, keep: np.ndarray, uses: np.ndarray, size: int, p
 def counts_among(spec: TokenizerSpec, counts: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Counts in the ids of a pruned vocabulary.
 
-    Those of a token that is gone go to the kept tokens that its own text is cut into, which is nearly what counting
-    the pruned tokenizer's pieces would give.
+    Those of a dropped token go to the kept tokens that its own text is split into, which is nearly what counting with
+    the pruned tokenizer would yield.
 
     Args:
         counts (`np.ndarray`): int64 by id.

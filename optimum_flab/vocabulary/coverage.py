@@ -1,4 +1,4 @@
-"""A vocabulary of the tokens that most of a corpus is made of."""
+"""A vocabulary of the tokens that make up most of a corpus."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def covering(
     coverage: float,
     keep_merges: int = 0,
 ) -> Vocabulary:
-    """The smallest vocabulary, with the least used tokens gone, that leaves a share of all uses whole.
+    """The smallest vocabulary that covers a share of all uses, made by dropping the least used tokens.
 
     Args:
-        vocabulary ([`Vocabulary`]): what tokens go from; where it leaves a smaller share whole, none go.
-        uses (`np.ndarray`): how often each id is used, by which the share is told.
-        ranked (`np.ndarray`): the same as they decide which tokens go first, see [`~vocabulary.with_prior_uses`].
+        vocabulary ([`Vocabulary`]): what tokens are dropped from; where it covers a smaller share already, none are.
+        uses (`np.ndarray`): how often each id is used, from which the share is computed.
+        ranked (`np.ndarray`): the uses that decide which tokens go first, see [`~vocabulary.with_prior_uses`].
         coverage (`float`): share of `uses` of the tokens that stay, between 0 and 1.
         keep_merges (`int`): number of first merges that stay, or of first tokens, see [`Kind`].
 

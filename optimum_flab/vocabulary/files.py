@@ -1,4 +1,4 @@
-"""A tokenizer as its files give it back, whichever version of transformers reads them."""
+"""A tokenizer that its files reproduce, whichever version of transformers reads them."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ SAMPLES = (
     "<0x41><|x|>[y]",
     'print(f"{a!r:>{w}}", end="")',
 )
-# What both versions of transformers call a tokenizer that is all in its tokenizer.json
+# What both versions of transformers call a tokenizer that is defined entirely by its tokenizer.json
 OLDER_CLASS = "PreTrainedTokenizerFast"
-# Settings of the class that a tokenizer was loaded as; the one that is written may have others.
+# Settings of the class that a tokenizer was loaded as; the class that is written may have others.
 SETTINGS = ("padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
 # What transformers notes for itself about where a tokenizer came from.
 PROVENANCE = ("backend", "is_local", "local_files_only", "model_specific_special_tokens")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, older: bool = True) -> None:
-    """Writes a fast tokenizer so that transformers 4.57 and 5 load it as it is.
+    """Writes a fast tokenizer so that transformers 4.57 and 5 load it unchanged.
 
     It is named a `PreTrainedTokenizerFast`, which both know and which takes `tokenizer.json` at its word. Most other
     classes rebuild parts of it when they are loaded, by rules that are not the same in both.
@@ -57,8 +57,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, older
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer of any class; left as it is.
         folder (`str` or `Path`): where to write `tokenizer.json`, `tokenizer_config.json` and chat templates.
-        older (`bool`): whether transformers 4 may load it. Beside a model that it would take for another it must not:
-            it is named as version 5 alone names the same class.
+        older (`bool`): whether transformers 4 may load it. It must not beside a model that it would take for another:
+            the class is then given the name that only version 5 uses.
     """
     tokenizer.save_pretrained(folder)
     file = Path(folder, "tokenizer_config.json")
@@ -71,7 +71,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, older
     named = set(tokenizer.special_tokens_map).difference(type(tokenizer).SPECIAL_TOKENS_ATTRIBUTES)
     if named:
         config["extra_special_tokens"] = {name: tokenizer.special_tokens_map[name] for name in sorted(named)}
-    # transformers 4 overrides the pre-tokenizer by this setting, and takes it for false where it is missing
+    # transformers 4 overrides the pre-tokenizer with this setting, and takes it as false where it is missing
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     state = {} if pre_tokenizer is None else json.loads(pre_tokenizer.__getstate__())
     if "add_prefix_space" in state:
@@ -79,7 +79,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, older
     elif config.get("add_prefix_space") is None:
         config.pop("add_prefix_space", None)
     config.update({name: getattr(tokenizer, name) for name in SETTINGS})
-    # version 5 does not do this to the spaces of a BPE, whatever is asked for; version 4 would
+    # version 5 does not do this to the spaces of a BPE, whatever the setting; version 4 would
     if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
         config["clean_up_tokenization_spaces"] = False
     config["tokenizer_class"] = OLDER_CLASS if older else "TokenizersBackend"
@@ -92,7 +92,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def load_saved(like: PreTrainedTokenizerBase, folder: str | Path, model_type: str | None) -> PreTrainedTokenizerBase:
-    """Loads what [`save_tokenizer`] wrote as anybody will.
+    """Loads what [`save_tokenizer`] wrote, as any user will.
 
     Args:
         like (`PreTrainedTokenizerBase`): the tokenizer whose name and chat template it has.
@@ -117,7 +117,7 @@ def load_saved(like: PreTrainedTokenizerBase, folder: str | Path, model_type: st
 def settle_tokenizer(
     tokenizer: PreTrainedTokenizerBase, name: str, model_type: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that loading it from its files gives: what is counted and measured must be what is loaded later.
+    """The tokenizer as loaded back from its files: what is counted and measured must be what is loaded later.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; left as it is.
@@ -128,11 +128,11 @@ def settle_tokenizer(
         `PreTrainedTokenizerBase`: one with the same `tokenizer.json`, special tokens, template and settings.
 
     Raises:
-        [`FlabError`]: transformers makes another tokenizer of these files; says what it changes.
+        [`FlabError`]: transformers makes a different tokenizer from these files; says what it changes.
     """
     new = _saved_and_loaded(tokenizer, model_type)
     if changed := differences(tokenizer, new):
-        effects = _effects(tokenizer, new) or "cuts all sample texts as before"
+        effects = _effects(tokenizer, new) or "tokenizes all sample texts as before"
         raise FlabError(
             f"transformers loads the tokenizer of {name!r} as {type(new).__name__}, which changes its"
             f" {', '.join(changed)} and {effects}; save tokenizer and model to one folder, load both from there, and"
@@ -142,7 +142,7 @@ def settle_tokenizer(
 
 
 def rebuild_tokenizer(tokenizer: PreTrainedTokenizerBase, model_type: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that its class makes of it when it is saved and loaded: one read from a GGUF file gains its
+    """The tokenizer that its class makes from it when it is saved and loaded: one read from a GGUF file gets its
     normalizer only then."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -160,7 +160,7 @@ def read_stated(loaded: PreTrainedTokenizerBase, name_or_path: str, **options: A
     from transformers import PreTrainedTokenizerFast
 
     options |= {setting: getattr(loaded, setting) for setting in SETTINGS}
-    # <FILL_ME> is what the code of CodeLlamaTokenizer puts a suffix in the place of; the model has no row for it
+    # <FILL_ME> is what the code of CodeLlamaTokenizer replaces with a suffix; the model has no row for it
     stated = PreTrainedTokenizerFast.from_pretrained(name_or_path, fill_token=None, **options)
     stated.init_kwargs.pop("fill_token")
     known = stated.get_added_vocab()
@@ -173,10 +173,10 @@ def read_stated(loaded: PreTrainedTokenizerBase, name_or_path: str, **options: A
 def settle_stated(
     loaded: PreTrainedTokenizerBase, stated: PreTrainedTokenizerBase, name: str, model_type: str
 ) -> tuple[PreTrainedTokenizerBase, str | None]:
-    """Settles a tokenizer that transformers may load otherwise than its files state it.
+    """Settles a tokenizer that transformers may load differently from what its files state.
 
-    The pieces that the files state are those that the model learnt; they are kept wherever transformers will load what
-    we write as it stands.
+    The tokens that the files state are those that the model learnt; they are kept wherever transformers will load what
+    we write unchanged.
 
     Args:
         loaded (`PreTrainedTokenizerBase`): of the class that transformers chooses.
@@ -188,7 +188,7 @@ def settle_stated(
         `tuple[PreTrainedTokenizerBase, str | None]`: the tokenizer, and what the user should be told.
 
     Raises:
-        [`FlabError`]: transformers loads another one whatever is written, which cannot spell the texts.
+        [`FlabError`]: whatever is written, transformers loads another one, which cannot spell the texts.
     """
     effects, class_name = _effects(stated, loaded), type(loaded).__name__
     new = _saved_and_loaded(stated, model_type)
@@ -196,7 +196,7 @@ def settle_stated(
         what = f"whatever its files say, transformers loads the tokenizer of a {model_type} model as {class_name}"
         if lost := _read_back_otherwise(stated, loaded):
             raise FlabError(
-                f"{what}: that of {name!r} then does not give back {len(lost)} of {len(sample_texts(stated))} sample"
+                f"{what}: that of {name!r} then does not reproduce {len(lost)} of {len(sample_texts(stated))} sample"
                 f" texts ({lost[0]!r}); no checkpoint of this model works with this version of transformers"
             )
         # no name: notes go to the Hub, and a name can be a path of this machine
@@ -235,14 +235,14 @@ def sample_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def cut_differently(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
-    """Those of [`sample_texts`] that two tokenizers of one vocabulary cut into different pieces."""
+    """Those of [`sample_texts`] that two tokenizers of one vocabulary split into different tokens."""
     texts = sample_texts(one)
     before, after = (_pieces(side, texts) for side in (one, other))
     return [text for text, pieces, others in zip(texts, before, after, strict=True) if pieces != others]
 
 
 def _read_back_otherwise(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> list[str]:
-    """Those of [`sample_texts`] that a tokenizer does not decode to what the first one does, but for composition."""
+    """Those of [`sample_texts`] that a tokenizer decodes differently from the first one, Unicode composition aside."""
 
     def back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         backend = tokenizer.backend_tokenizer
@@ -252,9 +252,9 @@ def _read_back_otherwise(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
 
 
 def _effects(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
-    """What another tokenizer does to text that the first one does not; nothing if it cuts samples alike."""
+    """What another tokenizer does to text that the first one does not; empty if it tokenizes the samples alike."""
     cut, added = cut_differently(one, other), sorted(set(other.get_vocab()).difference(one.get_vocab()))
-    found = [f"cuts {len(cut)} of {len(sample_texts(one))} sample texts otherwise ({cut[0]!r})"] if cut else []
+    found = [f"tokenizes {len(cut)} of {len(sample_texts(one))} sample texts differently ({cut[0]!r})"] if cut else []
     return " and ".join([*found, *([f"adds {', '.join(map(repr, added))}"] if added else [])])
 
 

@@ -1,4 +1,4 @@
-"""Fill-in-the-middle: how a model is shown what stands before and after the gap that it fills."""
+"""Fill-in-the-middle: how a model is shown what precedes and what follows the gap that it fills."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigurationError
 
 
-# As their authors' model cards have them. `{prefix}` and `{suffix}` stand for the text around the gap; everything else
-# are special tokens. Those that come first are looked for first.
+# As in their authors' model cards. `{prefix}` and `{suffix}` stand for the text around the gap; everything else is
+# special tokens. Those that come first are looked for first.
 KNOWN = (
     "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>",  # Qwen2.5-Coder, CodeGemma
     "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>",  # StarCoder, Granite, StableCode
@@ -23,7 +23,7 @@ KNOWN = (
     "▁<PRE>{prefix}▁<SUF>{suffix}▁<MID>",  # Code Llama
     "[SUFFIX]{suffix}[PREFIX]{prefix}",  # Codestral
 )
-# what models write behind the text of a gap beside special tokens: not every tokenizer calls these special
+# what models write after the text of a gap, besides special tokens: not every tokenizer calls these special
 ENDS = (
     *("<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|file_separator|>", "<|endoftext|>", "<|cursor|>"),
     *("<fim_pad>", "<file_sep>", "<fim-pad>", "<|EOT|>", "<EOT>", "▁<EOT>"),
@@ -36,7 +36,7 @@ class InfillingFormat:
     """How a model is asked to fill a gap.
 
     Args:
-        template (`str`): special tokens with `{prefix}` and `{suffix}` among them; the model writes on behind it.
+        template (`str`): special tokens with `{prefix}` and `{suffix}` among them; the model continues after it.
     """
 
     template: str
@@ -51,7 +51,7 @@ class InfillingFormat:
         """
         try:
             parts = list(Formatter().parse(template))
-        except ValueError:  # a brace that stands alone
+        except ValueError:  # an unmatched brace
             parts = []
         fields = [(field, spec, conversion) for _, field, spec, conversion in parts if field is not None]
         if sorted(fields) != [("prefix", "", None), ("suffix", "", None)] or "}{" in template:
@@ -63,7 +63,7 @@ class InfillingFormat:
 
     @property
     def marks(self) -> list[str]:
-        """What stands around prefix and suffix, in its order: one special token each, or several."""
+        """What surrounds prefix and suffix, in order: one special token each, or several."""
         return [text for text, *_ in Formatter().parse(self.template) if text]
 
     def ask(self, prefix: str, suffix: str) -> str:
@@ -71,21 +71,21 @@ class InfillingFormat:
         return self.template.format(prefix=prefix, suffix=suffix)
 
     def shortened(self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], room: int) -> list[int]:
-        """A prompt that fits: without the beginning of its prefix and the end of its suffix, from the longer of the
-        two first.
+        """A prompt that fits: the beginning of its prefix and the end of its suffix are dropped, starting with the
+        longer of the two.
 
         Args:
             ids (`Sequence[int]`): the prompt of [`ask`], perhaps with tokens before it.
             room (`int`): how many tokens there may be.
         """
-        ends = [0]  # between what is taken as it stands and the two texts
+        ends = [0]  # boundaries between what is taken unchanged and the two texts
         for mark in self.marks:
             pieces = tokenizer.encode(mark, add_special_tokens=False)
             at = _place(ids, pieces, ends[-1])
             ends += [at, at + len(pieces)]
         ends.append(len(ids))
         parts = [list(ids[start:end]) for start, end in pairwise(ends)]
-        # parts of even number are texts; the first of them is what the tokenizer puts before the prompt
+        # parts with even numbers are texts; the first of them is what the tokenizer puts before the prompt
         first = 2 if self.template.startswith(self.marks[0]) else 0
         fields = [field for _, field, *_ in Formatter().parse(self.template) if field is not None]
         texts = {field: first + 2 * number for number, field in enumerate(fields)}
@@ -98,23 +98,23 @@ class InfillingFormat:
 
 
 def _place(ids: Sequence[int], pieces: Sequence[int], start: int) -> int:
-    """Where some tokens follow one another for the first time."""
+    """Where a sequence of tokens first occurs."""
     return next(at for at in range(start, len(ids)) if list(ids[at : at + len(pieces)]) == list(pieces))
 
 
 def infilling_format(tokenizer: PreTrainedTokenizerBase) -> InfillingFormat | None:
-    """The known format whose special tokens a tokenizer all has; `None` where there is none."""
+    """The known format whose special tokens a tokenizer has, all of them; `None` where there is none."""
     return next((one for one in map(InfillingFormat, KNOWN) if not missing_tokens(tokenizer, one.marks)), None)
 
 
 def gap_tokens(vocabulary: Collection[str]) -> list[str]:
-    """The special tokens of the known formats that a vocabulary has all of, whatever its tokenizer makes of them."""
+    """The special tokens of the known formats that a vocabulary covers whole, whatever its tokenizer makes of them."""
     found = [one.marks for one in map(InfillingFormat, KNOWN) if all(mark in vocabulary for mark in one.marks)]
     return [mark for marks in found for mark in marks]
 
 
 def missing_tokens(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> list[str]:
-    """Those that a tokenizer does not read as special tokens wherever they stand in a text."""
+    """Those that a tokenizer does not read as special tokens wherever they occur in a text."""
     added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
     return [mark for mark in marks if not _is_special(tokenizer, mark, added)]
 
@@ -132,8 +132,8 @@ def _is_special(tokenizer: PreTrainedTokenizerBase, mark: str, added: Sequence[s
 
 
 def ends_of_gap(tokenizer: PreTrainedTokenizerBase, template: InfillingFormat) -> list[int]:
-    """The ids of the tokens behind which nothing belongs to a gap, ascending: the special ones, those of the format,
-    and others by which models are known to end."""
+    """The ids of the tokens after which nothing belongs to a gap, ascending: the special ones, those of the format,
+    and others with which models are known to end."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     vocabulary = tokenizer.get_vocab()
     marks = {token for mark in template.marks for token in tokenizer.encode(mark, add_special_tokens=False)}

@@ -1,4 +1,4 @@
-"""A tokenizer with only the kept tokens, renumbered, and every id that follows from that."""
+"""A tokenizer with only the kept tokens, renumbered, and all other ids that change with it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GENERATION_FIELDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids"
 def rewrite_tokenizer(
     tokenizer: PreTrainedTokenizerBase, kept: Sequence[int] | np.ndarray, model_type: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Makes the tokenizer of a pruned vocabulary, as it will be loaded from its files.
+    """Builds the tokenizer of a pruned vocabulary, as it will be loaded from its files.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one, fast; left as it is.
@@ -44,8 +44,8 @@ def rewrite_tokenizer(
         `PreTrainedTokenizerBase`: with ids 0 to `len(kept) - 1`, the same template and settings.
 
     Raises:
-        [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes
-            another tokenizer of its files.
+        [`FlabError`]: `kept` are not ids of this tokenizer or lack a token it cannot do without, or its class makes a
+            different tokenizer from its files.
     """
     kept = [int(index) for index in kept]
     mapping = {index: position for position, index in enumerate(kept)}
@@ -62,7 +62,7 @@ def rewrite_tokenizer(
     dense, tokens = tokenizer.get_vocab(), new.get_vocab()
     if len(new) != len(kept) or sorted(tokens.values()) != list(range(len(kept))):
         raise FlabError(
-            f"{type(tokenizer).__name__} makes {len(new)} tokens of the {len(kept)} kept ones; its pruned vocabulary"
+            f"{type(tokenizer).__name__} turns the {len(kept)} kept tokens into {len(new)}; its pruned vocabulary"
             " cannot be loaded"
         )
     for text in ("", "a"):
@@ -70,11 +70,11 @@ def rewrite_tokenizer(
         before, after = (side.backend_tokenizer.encode(text).ids for side in (tokenizer, new))
         if mapping.keys() >= set(before) and [mapping[index] for index in before] != after:
             raise FlabError(
-                f"{type(tokenizer).__name__} frames texts otherwise after loading: {before} became {after} ({text!r})"
+                f"{type(tokenizer).__name__} frames texts differently once loaded: {before} became {after} ({text!r})"
             )
     for name, token in tokenizer.special_tokens_map.items():
         if new.special_tokens_map.get(name) != token or mapping.get(dense[token]) != tokens[token]:
-            raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} in loading")
+            raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} on loading")
     return new
 
 
@@ -98,14 +98,14 @@ def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kep
 
 
 def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[str, Any]:
-    """A `tokenizer.json` renumbered by `mapping` (old id to new), without the tokens that are not in it."""
+    """A `tokenizer.json` renumbered by `mapping` (old id to new), without the tokens that `mapping` lacks."""
     model, kind = content["model"], kind_of(content["model"]["type"])
     added = [token for token in content["added_tokens"] if token["id"] in mapping]
     ids = kind.ids(model)
     vocabulary = {token: mapping[index] for token, index in ids.items() if index in mapping}
     outside = [token for token in added if token["content"] not in vocabulary]
     if any(mapping[token["id"]] < len(vocabulary) for token in outside):
-        # tokens outside of the vocabulary are numbered after it, so these would move
+        # tokens outside the vocabulary are numbered after it, so these would move
         vocabulary.update((token["content"], mapping[token["id"]]) for token in outside)
     padding = content["padding"]
     return {
@@ -120,7 +120,7 @@ def _rewrite_json(content: dict[str, Any], mapping: Mapping[int, int]) -> dict[s
 def _rewrite_config(
     file: Path, tokenizer: PreTrainedTokenizerBase, mapping: Mapping[int, int], content: dict[str, Any]
 ) -> None:
-    """Takes dropped tokens out of a `tokenizer_config.json`: classes add back those that they find named there."""
+    """Removes dropped tokens from a `tokenizer_config.json`: classes add back those that they find named there."""
     config = json.loads(file.read_text(encoding="utf-8"))
     dense = tokenizer.get_vocab()
     model = content["model"]
@@ -162,13 +162,13 @@ def remap_token_ids(value: Any, mapping: Mapping[int, int]) -> Any:
     """Renumbers the ids in a value of a configuration.
 
     Args:
-        value: an id; a list of ids, each on its own; lists of sequences of ids, nested or not; or a `sequence_bias`,
+        value: an id; a list of ids, each independent; lists of sequences of ids, nested or not; or a `sequence_bias`,
             as a mapping from sequences or as a list of pairs.
         mapping (`Mapping[int, int]`): old ids to new.
 
     Returns:
-        the same kind of value. A dropped id alone is None; in a list it is left out; a sequence with one can no longer
-        occur and is left out whole. A list of which nothing is left is None.
+        the same kind of value. A single dropped id becomes None; in a list it is left out; a sequence with one can no
+        longer occur and is left out whole. A list of which nothing is left becomes None.
     """
     if value is None or isinstance(value, (bool, float, str)):
         return value
@@ -229,14 +229,14 @@ def changed_texts(
     texts: Sequence[str],
     tick: Callable[[int], Any] = lambda done: None,
 ) -> int:
-    """How many texts a pruned tokenizer cuts into other pieces than the dense one.
+    """How many texts a pruned tokenizer splits differently from the dense one.
 
     Args:
         old (`PreTrainedTokenizerBase`): the dense tokenizer.
         new (`PreTrainedTokenizerBase`): the pruned one.
         kept (`Sequence[int]` or `np.ndarray`): old ids, ascending; position is the new id.
         texts (`Sequence[str]`): the texts.
-        tick (`Callable`): called with the number of texts after some of them.
+        tick (`Callable`): called with the number of texts after each batch of them.
     """
     kept, changed = np.asarray(kept, dtype=np.int64), 0
     for (done, befores), (_, afters) in zip(encode_chunks(old, texts), encode_chunks(new, texts), strict=True):

@@ -1,4 +1,4 @@
-"""The steps of a tokenizer around its model: what they are, and what of the vocabulary they name."""
+"""The steps of a tokenizer around its model: what they are, and which tokens they name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tokenizers.decoders import Decoder
 
 
-# Steps before the model do not see the vocabulary, so they find the same words whatever is in it. Steps behind it may
-# name ids, or read tokens back in a way that depends on where a text was cut (CTC drops tokens that repeat).
+# Steps before the model do not see the vocabulary, so they find the same words whatever is in it. Steps after it may
+# name ids, or decode tokens in a way that depends on where a text was split (CTC drops tokens that repeat).
 KNOWN = {
     "normalizer": {
         *("BertNormalizer", "ByteLevel", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend"),
@@ -41,7 +41,7 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The steps of a normalizer, a pre-tokenizer, a post-processor or a decoder, in their order."""
+    """The steps of a normalizer, a pre-tokenizer, a post-processor or a decoder, in order."""
     if part is None:
         return []
     inner = next((part[name] for name in INNER if name in part), None)
@@ -49,7 +49,7 @@ def steps(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def check_steps(content: Mapping[str, Any]) -> None:
-    """Refuses a tokenizer with a step that may tell a pruned vocabulary from the whole one.
+    """Refuses a tokenizer with a step that may act differently on a pruned vocabulary.
 
     Raises:
         [`FlabError`]: names the step.
@@ -58,21 +58,21 @@ def check_steps(content: Mapping[str, Any]) -> None:
         for step in steps(content[part]):
             if step["type"] not in known:
                 raise FlabError(
-                    f"the tokenizer's {part.replace('_', '-')} has a step {step['type']}, of which it is not known"
-                    f" whether it does the same with fewer tokens; {REMEDY}"
+                    f"the tokenizer's {part.replace('_', '-')} has a step {step['type']}, which is not known to do"
+                    f" the same with fewer tokens; {REMEDY}"
                 )
     if content["decoder"] is None:
         raise FlabError(
-            "the tokenizer has no decoder, so that it puts a space between all tokens of a text that it reads back;"
-            f" with fewer tokens there would be more of them; give its tokenizer.json a decoder, or {REMEDY}"
+            "the tokenizer has no decoder, so it puts a space between all tokens of a text that it decodes; a smaller"
+            f" vocabulary would add more spaces; give its tokenizer.json a decoder, or {REMEDY}"
         )
 
 
 def check_spaces(content: Mapping[str, Any], vocabulary: Iterable[str]) -> None:
-    """Refuses a tokenizer of which the first token of a text may come to hold another space, which is not read back.
+    """Refuses a tokenizer whose first token of a text may come to hold a further space, which decoding would lose.
 
-    A decoder Metaspace drops every mark of a space in the first token. Where words are cut before each mark, that is
-    the one in front of the text; elsewhere a token such as `▁a▁` may become the first one once others are gone.
+    A decoder Metaspace drops every space mark in the first token. Where words are split before each mark, that is only
+    the one before the text; elsewhere a token such as `▁a▁` may become the first one once others are gone.
 
     Raises:
         [`FlabError`]: names such a token.
@@ -89,7 +89,7 @@ def check_spaces(content: Mapping[str, Any], vocabulary: Iterable[str]) -> None:
     }
     if inner := next((token for token in vocabulary for mark in marks if mark in token[1:]), None):
         raise FlabError(
-            f"the tokenizer has tokens with a space inside, such as {inner!r}, which its decoder Metaspace reads back"
+            f"the tokenizer has tokens with a space inside, such as {inner!r}, which its decoder Metaspace decodes"
             f" without that space where a text begins with them; with fewer tokens more texts would; {REMEDY}"
         )
 
@@ -102,11 +102,11 @@ def byte_level(content: Mapping[str, Any]) -> bool:
 
 
 def reads_bytes(content: Mapping[str, Any]) -> bool:
-    """Whether bytes that stand as tokens are read back as characters."""
+    """Whether bytes that are tokens of their own are decoded as characters."""
     return any(step["type"] == "ByteFallback" for step in steps(content["decoder"]))
 
 
-# --- what is read back by where a text was cut ---------------------------------------------------------------------
+# --- decoding that depends on where a text was split ---------------------------------------------------------------
 
 
 def bound_tokens(
@@ -115,7 +115,7 @@ def bound_tokens(
     vocabulary: Mapping[str, int],
     symbols: Callable[[str], Sequence[str]],
 ) -> set[int]:
-    """Ids of the tokens that are read back otherwise than their characters one by one: text must stay whole there.
+    """Ids of the tokens that decode differently from their characters one by one: text must stay whole there.
 
     Args:
         content (`Mapping[str, Any]`): of a `tokenizer.json`.
@@ -137,7 +137,7 @@ def bound_tokens(
 
 
 def _reads_each_token(content: Mapping[str, Any]) -> bool:
-    """Whether a decoder changes more than characters one by one, before it puts tokens together."""
+    """Whether a decoder changes more than single characters before it joins tokens."""
     for step in steps(content["decoder"]):
         if step["type"] in ("Fuse", "ByteLevel"):
             return False
@@ -152,7 +152,7 @@ def _reads_each_token(content: Mapping[str, Any]) -> bool:
 
 
 def processor_ids(content: Mapping[str, Any]) -> Iterator[int]:
-    """The ids that a `tokenizer.json` puts around or behind texts: of its post-processor and its padding."""
+    """The ids that a `tokenizer.json` puts around or after texts: of its post-processor and its padding."""
     for node in nodes(content["post_processor"]):
         if node.get("type") == "TemplateProcessing":
             for token in node["special_tokens"].values():

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 # An encoding takes some thirty times the memory of its text.
 CHARACTERS_AT_ONCE = 1 << 21
-# What decides no pieces: the parts of a `tokenizer.json` that only frame a text, or read it back.
+# What does not affect how text is split: the parts of a `tokenizer.json` that only frame a text, or decode it.
 NOT_OF_PIECES = ("padding", "truncation", "post_processor", "decoder")
 
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """Token use over a corpus; those of two corpora add up.
+    """Token use over a corpus; the usages of two corpora can be added.
 
     Args:
         counts (`np.ndarray`): int64, of the largest id + 1: how often each id occurs.
@@ -48,7 +48,7 @@ class TokenUsage:
 
 
 def no_usage(tokenizer: PreTrainedTokenizerBase) -> TokenUsage:
-    """The token use of no text."""
+    """The token use of an empty corpus."""
     largest = max(tokenizer.get_vocab().values(), default=-1)
     return TokenUsage(np.zeros(largest + 1, dtype=np.int64), 0, 0, 0)
 
@@ -63,8 +63,8 @@ def count_tokens(
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): a fast tokenizer; all its threads are used.
-        texts (`Iterable[str]`): the corpus, of which a bounded amount is read at a time. A text is never cut, so its
-            size bounds the memory from below.
+        texts (`Iterable[str]`): the corpus, of which a bounded amount is read at a time. A text is never divided, so
+            the longest one is a lower bound on the memory needed.
         progress (`Callable[[int], None]`, *optional*): called now and then with the bytes done so far.
         times (`np.ndarray`, *optional*): int64, how often each text counts; once by default.
 
@@ -82,11 +82,11 @@ def count_tokens(
 def usage_so_far(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], before: TokenUsage, times: np.ndarray | None = None
 ) -> Iterator[TokenUsage]:
-    """Counts as [`count_tokens`] does, and hands on the count after every bounded amount of text; no further text has
+    """Counts as [`count_tokens`] does, and yields the count after every bounded amount of text; no further text has
     been read then.
 
     Args:
-        before ([`TokenUsage`]): what is added to.
+        before ([`TokenUsage`]): the counts to add to.
 
     Yields:
         [`TokenUsage`]: of what came before and the texts so far.
@@ -106,8 +106,8 @@ def usage_so_far(
 
 
 def balanced_uses(counts: Sequence[np.ndarray]) -> np.ndarray:
-    """Uses of each token when every source is as long as the longest: a small source that was named for what the model
-    is to do is not outweighed by a large one.
+    """Uses of each token as if every source were as long as the longest: a small source that was named for the model's
+    purpose is not outweighed by a large one.
 
     Args:
         counts (`Sequence[np.ndarray]`): integers by id, one array per source.
@@ -147,7 +147,7 @@ def encode_chunks(
 
 
 def text_chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in their order, a bounded number of characters and one text more at a time; none is read ahead."""
+    """Texts in order, at most a bounded number of characters plus one text at a time; none is read ahead."""
     chunk, size = list[str](), 0
     for text in texts:
         chunk.append(text)
@@ -161,7 +161,7 @@ def text_chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 @contextmanager
 def whole_texts(backend: Tokenizer) -> Iterator[None]:
-    """Switches truncation and padding of a backend off for a while."""
+    """Switches truncation and padding of a backend off while the block runs."""
     truncation, padding = backend.truncation, backend.padding
     if truncation is None and padding is None:
         yield
@@ -180,16 +180,16 @@ def whole_texts(backend: Tokenizer) -> Iterator[None]:
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hex SHA-256 of what a fast tokenizer does, and of its chat template."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # left behind by the last call
+    for name in ("padding", "truncation"):  # left over from the last call
         backend.pop(name, None)
     state = [backend, tokenizer.chat_template, tokenizer.special_tokens_map]
     return digest_of(state)
 
 
 def pieces_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hex SHA-256 of how a fast tokenizer cuts texts into ids.
+    """Hex SHA-256 of how a fast tokenizer turns texts into ids.
 
-    Models with the same pieces have the same one, whatever their chat templates and whichever token ends a text.
+    Models with the same tokens share it, whatever their chat templates and whichever token ends a text.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     return digest_of({part: value for part, value in backend.items() if part not in NOT_OF_PIECES})

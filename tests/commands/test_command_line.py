@@ -331,7 +331,7 @@ def test_all_faults_of_file_and_flags_are_shown_at_once(tmp_path):
         (["count", "a.py", "-m", "x", "-o", "a.txt"], r"output: 'a.txt' does not end in .npz; name a file that does"),
         (["push", "folder"], "the following arguments are required: repo_id"),
         (["push", "no-such-folder", "me/model"], "folder 'no-such-folder' does not exist"),
-        (["push", ".", "not a name"], "repository 'not a name' is not a name the Hub accepts"),
+        (["push", ".", "not a name"], "repository 'not a name' is not a name that the Hub accepts"),
     ],
 )
 def test_bad_usage_of_the_other_verbs_exits_with_2(tmp_path, arguments, message):

@@ -250,7 +250,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(report.to_dict()))
     assert (folder / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or `overwrite`"):
+    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or set `overwrite`"):
         report.save(folder)
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
@@ -313,7 +313,7 @@ def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(ch
     for path in checkpoints[0].iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 are more than the 256 positions"):
+    with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 is more than the 256 positions"):
         measure_efficiency(folder, None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 
@@ -353,7 +353,7 @@ def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():
 
     assumed = describe_method([part("RAM"), part("CPU", _mode="cpu_load", _tdp=85)])
     assert "RAM from assumed watts per memory module" in assumed
-    assert "no power meter of the CPU can be read, so 85 W" in assumed
+    assert "the CPU's power meter cannot be read, so 85 W" in assumed
     assert "times the share of it that this process used" in assumed
     assert "times a half" in describe_method([part("CPU", _mode="constant", _tdp=85)])
     assert describe_method([part("CPU", _mode="intel_rapl", _tdp=85), part("GPU")]) == (
@@ -479,7 +479,7 @@ def test_notes_say_what_would_mislead():
     said = " ".join(notes(BenchSettings(), {"baseline": measured(energy=energy), "model": measured(dtype="bfloat16")}))
     assert "guessed; 475 g CO2e per kWh (world average)" in said
     assert "could not estimate the energy of every model" in said
-    assert "different number formats" in said
+    assert "in its own number format, and these differ" in said
     assert "the same text can take more tokens" in said
     alone = " ".join(notes(BenchSettings(energy_seconds=0), {"model": measured()}))
     assert "Python and its libraries take 200 MB (model) of it" in alone

@@ -160,7 +160,10 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
     table = (tmp_path / "results" / "flab_evaluation.txt").read_text(encoding="utf-8")
     assert table == found.to_text() + "\n"
     assert "not comparable" in table
-    assert "note: cruxeval_output: two examples of this package, one greedy answer; another protocol than lm-" in table
+    assert (
+        "note: cruxeval_output: two examples of this package, one greedy answer; a different protocol from lm-"
+        in table
+    )
     report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
     assert set(report["protocols"]) == set(tasks)
     assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
@@ -272,8 +275,8 @@ def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, d
     assert found.comparisons[0].score.value == 0.25
     assert found.settings["allow_packages"] == []
     unjudged, packages = [note for note in found.notes() if note.startswith("openeval, model: ")]
-    assert "1 of 4 problems have a program that counts as failed because the test wants more" in unjudged
-    assert "2 programs count as failed for want of packages that the sandbox does not have: numpy (1), yaml (1);" in (
+    assert "1 of 4 problems have a program that counts as failed because the test needs, or" in unjudged
+    assert "2 programs count as failed for lack of packages that the sandbox does not have: numpy (1), yaml (1);" in (
         packages
     )
     assert packages in found.to_text()

@@ -268,13 +268,13 @@ LINES = list(runs_of_lines(PROBLEM))[-3]
         (
             MULTI_LINE,
             {"task_id": "HumanEval/0"},
-            "line 2: field 'task_id' is malformed: .* no name of a problem between two slashes",
+            "line 2: field 'task_id' is malformed: .* no problem name between two slashes",
         ),
         (MULTI_LINE, {"task_id": LINES["task_id"]}, "line 2: field 'task_id' is malformed: .* is also .*line 1"),
         (
             MULTI_LINE,
             {"prompt": "def half(x"},
-            "line 2: field 'prompt' ends within a line, where the gaps .* humaneval_random_span",
+            "line 2: field 'prompt' ends within a line, but the gaps .* humaneval_random_span",
         ),
         (MULTI_LINE, {"canonical_solution": "    x = 1"}, "line 2: field 'canonical_solution' ends within a line"),
         (MULTI_LINE, {"entry_point": "double"}, "line 2: field 'entry_point' is malformed: neither the prompt nor"),
@@ -299,7 +299,7 @@ def test_the_tasks_of_files_say_what_they_need(tmp_path):
     with pytest.raises(FlabError, match="field 'suffix' is missing"):
         docs_of(MULTI_LINE, jsonl(tmp_path / "humaneval.jsonl", [PROBLEM]))
     for task in (MULTI_LINE, RANDOM_SPAN):
-        with pytest.raises(ConfigurationError, match=f"task '{task}' has no data of its own; give a local file"):
+        with pytest.raises(ConfigurationError, match=f"task '{task}' has no data of its own; name a local file"):
             load_tasks(EvaluationSettings(tasks=task), confirm_run_unsafe_code=True)
         with pytest.raises(ConfigurationError, match="runs code that the model writes"):
             load_tasks(EvaluationSettings(tasks=task))
@@ -356,7 +356,9 @@ def test_the_limit_counts_problems_and_one_alone_has_no_interval(file, tmp_path)
 
 def test_a_format_that_is_not_known_is_named_by_the_user(file, tmp_path):
     model = model_with(OWN)
-    with pytest.raises(FlabError, match="special tokens of no known format; give the one .* `fim_format`, such as"):
+    with pytest.raises(
+        FlabError, match="special tokens of every known format; set `fim_format` to the one .*, such as"
+    ):
         run(model, file, tmp_path)
     assert not (tmp_path / "cache").exists()
     found = run(model, file, tmp_path, fim_format=OWN)
@@ -366,17 +368,17 @@ def test_a_format_that_is_not_known_is_named_by_the_user(file, tmp_path):
 def test_a_model_without_a_token_of_the_format_is_refused(file, tmp_path):
     model = model_with(QWEN)
     with pytest.raises(
-        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is no special token of the tokenizer of"
+        FlabError, match="'<\\|pre\\|>' \\(of fim_format: .*\\) is not a special token of the tokenizer of"
     ):
         run(model, file, tmp_path, fim_format=OWN)
-    with pytest.raises(FlabError, match="'<\\|fim_prefix\\|>' \\(of the format of .*\\) is no special token"):
+    with pytest.raises(FlabError, match="'<\\|fim_prefix\\|>' \\(of the format of .*\\) is not a special token"):
         run(model_with(OWN), file, tmp_path, baseline=model)
 
 
 def test_a_format_is_refused_where_it_is_malformed_or_nothing_asks_for_it(file, tmp_path):
     with pytest.raises(ConfigurationError, match="does not hold {prefix} and {suffix} once each"):
         run("no-such-model/at-all", file, tmp_path, fim_format="<|pre|>{prefix}")
-    with pytest.raises(ConfigurationError, match="no task that is asked for has gaps to fill"):
+    with pytest.raises(ConfigurationError, match="none of the named tasks has gaps to fill"):
         run(model_with(OWN), file, tmp_path, tasks=("openeval",), fim_format=OWN)
 
 

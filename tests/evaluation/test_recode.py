@@ -145,8 +145,8 @@ def test_a_file_is_refused_where_no_clean_prompt_gives_as_much_away(tmp_path):
     assert str(error.value) == (
         f"data file '{tmp_path / 'recode_natgen.jsonl'}': 2 of 3 prompts give more or less of the solution away"
         " than any clean prompt that can be made for them (Test/0 in line 1, for example), so a comparison would"
-        " favour one of the two; keep ReCode's field 'partial' in the rows, give the clean prompts that belong to"
-        " them as clean.jsonl, or leave these problems out of the file"
+        " favour one of the two; keep ReCode's field 'partial' in the rows, pass the matching clean prompts as"
+        " clean.jsonl, or leave these problems out of the file"
     )
 
 

@@ -218,7 +218,7 @@ def test_a_function_is_found_by_the_name_that_python_gives_it(tmp_path, written,
 @pytest.mark.parametrize("name", ["class", "None", "await"])
 def test_a_keyword_is_no_entry_point(tmp_path, name):
     row = {**ADD, "task_id": "Test/9", "prompt": f"def {name}(x):\n", "entry_point": name}
-    with pytest.raises(FlabError, match=f"x.jsonl, line 2: field 'entry_point'.*'{name}' is a keyword of Python"):
+    with pytest.raises(FlabError, match=f"x.jsonl, line 2: field 'entry_point'.*'{name}' is a Python keyword"):
         found("openeval", data={"openeval": jsonl(tmp_path / "x.jsonl", [ADD, row])})
 
 
@@ -226,8 +226,8 @@ def test_what_cannot_be_read_is_named_by_file_and_line(tmp_path):
     deep = json.dumps(ADD)[:-1] + ', "z": ' + "[" * 100_000 + "]" * 100_000 + "}"
     squeezed = gzip.compress(json.dumps(ADD).encode())
     for name, content, message in (
-        ("deep.jsonl", f"{json.dumps(ADD)}\n{deep}\n", "deep.jsonl, line 2: not JSON that can be read"),
-        ("deep.json", f"[{deep}]", "deep.json: not JSON that can be read"),
+        ("deep.jsonl", f"{json.dumps(ADD)}\n{deep}\n", "deep.jsonl, line 2: not readable JSON"),
+        ("deep.json", f"[{deep}]", "deep.json: not readable JSON"),
         (
             "half.jsonl",
             json.dumps({**ADD, "prompt": ADD["prompt"] + "\ud800"}),

@@ -462,7 +462,7 @@ def test_what_cannot_cross_says_so(isolation):
     (verdict,) = run(isolation, program("class Big: pass\ndef f(x): return Big()"))
     assert "Big is not a plain value: the test cannot judge it" in verdict.detail
     (verdict,) = run(isolation, program("def f(x): return x(1)", "assert candidate(lambda x: x) == 1"))
-    assert "function is not a plain value: the test cannot give it to the program" in verdict.detail
+    assert "function is not a plain value: the test cannot pass it to the program" in verdict.detail
 
 
 def test_what_was_not_judged_is_told_from_what_is_wrong(isolation):
@@ -596,12 +596,12 @@ def test_packages_that_cannot_be_allowed_are_refused(isolation):
     for names, message in {
         "no_such_package": "no package of that name is installed here; install it, or leave it out",
         "PyYAML": "no package of that name is installed here; PyYAML is imported as yaml",
-        "json": "it is part of Python and always there; leave it out",
-        "numpy.linalg": "'numpy.linalg' is not the plain name of a package; give names as programs import them",
+        "json": "it is part of Python and always available; leave it out",
+        "numpy.linalg": "'numpy.linalg' is not the plain name of a package; use names as programs import them",
         "../numpy": "is not the plain name of a package",
         "__main__": "'__main__' is not the plain name of a package",
         "numpy,": "'' is not the plain name of a package",
-        "jinja2": "jinja2 needs markupsafe, which must be allowed as well (`allow_packages`: jinja2,markupsafe)",
+        "jinja2": "jinja2 needs markupsafe, which must be allowed too (`allow_packages`: jinja2,markupsafe)",
     }.items():
         with pytest.raises(ConfigurationError) as error:
             run(isolation, program("def f(x): return x + 1"), allow_packages=names)
@@ -739,7 +739,7 @@ SEEN_AS_IN_ONE_PROCESS = {
         "def f(cache): pass",
         "from collections import OrderedDict\nd = OrderedDict({1: 1, 2: 2})\ncandidate(d)\nassert [*d] == [2, 1]",
     ),
-    "greatest length of a deque": (
+    "maximum length of a deque": (
         "from collections import deque\ndef f(): return deque('abc', maxlen=2)",
         "from collections import deque\ndef f(): return deque('bc')",
         "d = candidate()\nd.append('d')\nassert [*d] == ['c', 'd']",
@@ -998,7 +998,7 @@ def test_what_crosses_as_its_base_alone_is_judged_where_that_is_enough(isolation
     enough, wanting = run(isolation, program(body, test.format(True)), program(body, test.format(more)))
     assert enough.passed, enough
     assert (wanting.status, wanting.judged) == ("failed", False), wanting
-    assert "does not cross whole, and the test may want more of it" in wanting.detail
+    assert "does not cross whole, and the test may need more of it" in wanting.detail
 
 
 def test_what_lacks_an_attribute_does_not_cross_with_the_error(isolation):
@@ -1172,7 +1172,7 @@ def test_where_a_change_was_seen_too_late_nothing_is_judged(isolation):
     missed, early, unchanged = run(isolation, *(program(body, test) for test in tests), limits=Limits())
     for verdict in (missed, early):
         assert (verdict.status, verdict.judged) == ("failed", False), verdict
-        assert "more with the program than can be watched for changes" in verdict.detail
+        assert "more with the program than can be checked for changes" in verdict.detail
     assert unchanged.passed, unchanged
 
 

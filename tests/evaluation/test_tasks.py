@@ -220,7 +220,7 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
         assert theirs[name]["doc_to_text"] == "{{prompt}}" and ours[name]["doc_to_text"] == "prompt"
         limits = {"max_gen_toks": 1024}
         assert {**ours[name]["generation_kwargs"], **limits} == theirs[name]["generation_kwargs"]
-        assert "but with 512 new tokens at most where that allows 1,024" in said[name]
+        assert "but with 512 new tokens at most instead of 1,024" in said[name]
     assert theirs["humaneval_instruct"]["gen_prefix"] and "gen_prefix" not in ours["humaneval_instruct"]
     assert theirs["cruxeval_output"]["repeats"] == 10 and theirs["cruxeval_output"]["generation_kwargs"]["do_sample"]
     asked = load_yaml(folder / infilling / "single_line_infilling.yaml", resolve_func=False)
@@ -230,7 +230,7 @@ def test_what_is_said_of_the_tasks_that_share_a_name_with_lm_evals_is_so():
     for name, ours_is in gaps.items():  # their files are called otherwise
         assert load_yaml(folder / infilling / f"{name}_infilling.yaml", resolve_func=False)["task"] == ours_is
     for name in ("humaneval_instruct", "cruxeval_output", infilling, *gaps.values()):
-        assert f"another protocol than lm-eval's {name}" in said[name]
+        assert f"a different protocol from lm-eval's {name}" in said[name]
 
 
 def test_of_all_of_mbpp_the_test_split_is_judged(tmp_path):
@@ -249,13 +249,13 @@ def test_of_all_of_mbpp_the_test_split_is_judged(tmp_path):
     other = only_task("mbpp", jsonl(tmp_path / "other.jsonl", [{**ROW, "task_id": number} for number in (2, 3, 900)]))
     assert [doc["task_id"] for doc in other.eval_docs] == ["2", "3", "900"]
     assert len(only_task("mbpp_zero_shot", str(tmp_path / "whole.jsonl")).eval_docs) == len(rows)
-    with pytest.raises(FlabError, match="judges the problems 11 to 510 of MBPP, and its data holds none of them"):
+    with pytest.raises(FlabError, match="judges problems 11 to 510 of MBPP, but its data holds none of them"):
         only_task("mbpp", jsonl(tmp_path / "shown.jsonl", rows[:4]))
 
 
 def test_a_problem_with_fewer_tests_than_the_prompt_shows_is_refused(tmp_path):
     path = jsonl(tmp_path / "mbpp.jsonl", [ROW, {**ROW, "task_id": 12, "test_list": ROW["test_list"][:2]}])
-    with pytest.raises(FlabError, match="line 2: field 'test_list' has 2 tests where the prompt shows 3; use mbpp_ze"):
+    with pytest.raises(FlabError, match="line 2: field 'test_list' has 2 tests, but the prompt shows 3; use mbpp_ze"):
         only_task("mbpp", path)
     more = {**ROW, "test_list": [*ROW["test_list"], "assert double(9) == 9"]}
     (doc,) = only_task("mbpp", jsonl(tmp_path / "more.jsonl", [more])).eval_docs
@@ -527,10 +527,10 @@ def without(field):
         ("a.json", [PROBLEM, 3], "a.json, entry 2: expected an object with fields, found int 3"),
         ("a.jsonl", [PROBLEM, [1]], "a.jsonl, line 2: expected an object with fields, found list [1]"),
         ("a.jsonl", [], "a.jsonl' holds no problems"),
-        ("a.jsonl", '{"a": 1}\n{', "a.jsonl, line 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n{', "a.jsonl, line 2: not readable JSON"),
         ("a.json", '{"a": 1}', "a.json: expected a list of problems, found a dict"),
-        ("a.json", "{", "a.json: not JSON"),
-        ("a.txt", "x", "a.txt' is of no known format; expected one of .jsonl, .ndjson, .json, .csv"),
+        ("a.json", "{", "a.json: not readable JSON"),
+        ("a.txt", "x", "a.txt' has no known format; expected one of .jsonl, .ndjson, .json, .csv"),
         ("a.jsonl", b"\xff\xfe", "a.jsonl' is not UTF-8"),
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz' cannot be read"),
         (
@@ -565,8 +565,8 @@ def test_a_faulty_data_file_is_refused_with_its_line_and_field(tmp_path, name, c
             "field 'test_list' is malformed: expected a list of texts",
         ),
         ("mbpp_zero_shot", {**MBPP, "test_list": []}, "field 'test_list' is empty"),
-        ("mbpp_zero_shot", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list' is no Python (unmatched ')'"),
-        ("openeval", {**PROBLEM, "test": PROBLEM["test"] + ")"}, "field 'test' is no Python (unmatched ')'"),
+        ("mbpp_zero_shot", {**MBPP, "test_list": ["assert 1)"]}, "field 'test_list' is not Python (unmatched ')'"),
+        ("openeval", {**PROBLEM, "test": PROBLEM["test"] + ")"}, "field 'test' is not Python (unmatched ')'"),
         (
             "cruxeval_output",
             {"code": "x", "input": "1", "output": "f(x)"},
@@ -624,7 +624,7 @@ def test_a_task_of_the_hub_says_when_offline_which_file_option_replaces_it(monke
         load(task)
     assert str(error.value) == (
         f"task {task!r} needs the dataset {dataset!r} from the Hub, which cannot be loaded (no network);"
-        f" give a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
+        f" name a local file for it in `data`, or set HF_HUB_OFFLINE=1 to use a cached copy"
     )
 
 
@@ -719,7 +719,7 @@ def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
     task = output.tasks["cruxeval_output"]
     assert task.config.repeats == 1
     assert task.config.generation_kwargs["do_sample"] is False
-    with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output draws programs"):
+    with pytest.raises(ConfigurationError, match="samples: 12, but none of cruxeval_output samples programs"):
         only_task("cruxeval_output", data["cruxeval_output"], samples=12, temperature=0.6, top_p=0.9)
 
 
@@ -831,7 +831,7 @@ def test_a_task_that_runs_code_outside_the_sandbox_is_refused_before_it_is_impor
     with pytest.raises(FlabError) as error:
         load("mine", include_path=tmp_path)
     assert reason in str(error.value)
-    assert "outside the sandbox of this package, and is refused" in str(error.value)
+    assert "outside the sandbox of this package, so it is refused" in str(error.value)
 
 
 def test_calls_that_execute_are_told_from_others_of_their_name(tmp_path):
@@ -844,7 +844,9 @@ def test_calls_that_execute_are_told_from_others_of_their_name(tmp_path):
 
 def test_a_name_of_ours_cannot_be_taken(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN_YAML.replace("task: mine", "task: humaneval"), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="mine.yaml' names its task 'humaneval', which this package has"):
+    with pytest.raises(
+        ConfigurationError, match="mine.yaml' names its task 'humaneval', which is a task of this package"
+    ):
         load("humaneval", include_path=tmp_path)
 
 

@@ -200,5 +200,5 @@ def test_factors_of_positions_that_do_not_fit_the_heads_are_refused():
     config = tiny_model("llama", 600).config
     factors = {"short_factor": [1.0] * 3, "long_factor": [1.0] * 8}
     config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
-    with pytest.raises(FlabError, match="short_factor .* has 3 numbers, and its heads 8 pairs"):
+    with pytest.raises(FlabError, match="short_factor .* has 3 numbers, but its heads have 8 pairs"):
         rope_tensors(config, family_for(config))

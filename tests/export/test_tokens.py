@@ -87,14 +87,14 @@ def test_what_llama_cpp_does_not_do_is_said():
         (
             byte_level_tokenizer,
             {"added": AddedToken("foo", single_word=True)},
-            "'foo' among them, are none inside a word",
+            "'foo' among them, are not recognized inside a word",
         ),
-        (sentencepiece_like, {"pre_tokenizer": pre_tokenizers.Digits()}, "cuts words first, by a step Digits"),
-        (sentencepiece_like, {}, "puts a space in front"),  # its own tokens of spaces
+        (sentencepiece_like, {"pre_tokenizer": pre_tokenizers.Digits()}, "first splits words, by a step Digits"),
+        (sentencepiece_like, {}, "puts a space before a text"),  # its own tokens of spaces
         (
             sentencepiece_like,
             {"normalizer": None, "pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="first", split=False)},
-            "puts a space in front",
+            "puts a space before a text",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_what_llama_cpp_does_otherwise_is_said(maker, changes, note):
 def test_a_tokenizer_that_changes_text_as_llama_cpp_cannot_is_refused(maker, step):
     tokenizer = maker()
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), step])
-    with pytest.raises(FlabError, match=f"a step {type(step).__name__}, which llama.cpp does not take"):
+    with pytest.raises(FlabError, match=f"a step {type(step).__name__}, which llama.cpp lacks"):
         tokenizer_fields(tokenizer, 610)
 
 

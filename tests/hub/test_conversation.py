@@ -157,7 +157,7 @@ def test_advice_fits_the_error():
 
     assert "check the connection" in advice(wrapped(ConnectionRefusedError(111, "Connection refused")))
     assert passing(wrapped(ConnectionResetError())) and not passing(wrapped(ValueError()))
-    assert "correct that" in advice(wrapped(ValueError()))
+    assert "correct this" in advice(wrapped(ValueError()))
 
 
 # --- a server that dies
@@ -198,7 +198,7 @@ def test_a_server_that_dies_during_an_upload_is_named_as_what_it_is(tmp_path, mo
         )
         assert ran.returncode == 0, ran.stderr
         assert "Connection refused" in ran.stdout and "check the connection" in ran.stdout
-        assert "me/model is as it was" in ran.stdout
+        assert "me/model is unchanged" in ran.stdout
         assert "NoneType" not in ran.stdout and "closed" not in ran.stdout
 
 
@@ -225,7 +225,7 @@ def refused(hub, client, **instead):
 )
 def test_an_answer_that_names_no_account_is_refused(account, hub, client):
     message = refused(hub, client, whoami=said(account))
-    assert "does not say whom the token belongs to" in message and "HF_ENDPOINT" in message
+    assert "does not say who the token belongs to" in message and "HF_ENDPOINT" in message
 
 
 @pytest.mark.parametrize("orgs", [[{"x": 1}, "team", None, {"name": 5}], 7, "team", {"name": "team"}])
@@ -250,22 +250,22 @@ def test_organisations_without_a_name_are_passed_over(orgs, hub, client):
 )
 def test_an_answer_that_is_not_understood_is_not_called_the_users_fault(part, answer, hub, client):
     message = refused(hub, client, **{part: said(answer)})
-    assert "not understood" in message and "the same command again" in message
-    assert "correct that" not in message and "was refused" not in message
+    assert "unexpected answer" in message and "the same command again" in message
+    assert "correct this" not in message and "was refused" not in message
 
 
 def test_a_repository_that_could_not_be_made_is_not_called_the_users_fault(hub, client):
     hub.reset()
     hub.instead = {"repos/create": said({"error": "conflict"}, 409)}
     message = str(client(push_constant, STAGED, REPOSITORY).error)
-    assert "could not be made" in message and "the same command again" in message and "not understood" in message
-    assert "correct that" not in message
+    assert "could not be created" in message and "the same command again" in message and "unexpected answer" in message
+    assert "correct this" not in message
 
 
 @pytest.mark.parametrize("status", [409, 412])
 def test_a_conflict_is_somebody_elses_change(status, hub, client):
     message = refused(hub, client, **{"POST .*/commit/": said({"error": "A commit has happened since."}, status)})
-    assert "somebody else" in message and "the same command again" in message and "correct that" not in message
+    assert "somebody else" in message and "the same command again" in message and "correct this" not in message
 
 
 @pytest.mark.parametrize("part", ["whoami", "/refs", "POST .*/commit/", "/lfs/objects"])

@@ -38,7 +38,7 @@ def test_another_push_brings_the_open_pull_request_up_to_date(pruned, hub, clien
     assert json.loads(hub.files(NAME, "refs/pr/1")["flab_report.json"])["seed"] == 5
     assert files_there(hub) == {"notes.md", "merges.txt"} and "merges.txt" not in hub.files(NAME, "refs/pr/1")
     third = propose(client, pruned)
-    assert third.changes.send == () and "open already" in third.to_text() and len(repository.commits) == 3
+    assert third.changes.send == () and "already open" in third.to_text() and len(repository.commits) == 3
 
 
 def test_what_was_written_into_the_proposed_card_stays(pruned, hub, client, repository):

@@ -196,7 +196,7 @@ def test_a_revision_that_one_cannot_push_to(revision, create_pr, message):
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(None, "there is no token"), ("hf_reader000", "may only read"), ("hf_unknown00", "HF_TOKEN")],
+    [(None, "there is no token"), ("hf_reader000", "token is read-only"), ("hf_unknown00", "HF_TOKEN")],
 )
 def test_a_token_that_may_not_write_is_reported_before_staging(pruned, hub, client, token, message):
     (pruned / "model.safetensors").write_bytes(b"damaged")  # which staging would report
@@ -276,10 +276,10 @@ def test_a_repository_that_somebody_else_makes_meanwhile_is_theirs(pruned, hub, 
 @pytest.mark.parametrize(
     ("fault", "lasting", "messages", "branches"),
     [
-        ("403", False, ("commit was refused, and me/model is as it was", "token that may write"), {"main"}),
-        ("413", False, ("commit was refused, and me/model is as it was", "again"), {"main"}),
-        ("403", True, ("whether the commit arrived is not known",), {"main", "v1"}),
-        ("500", True, ("whether the commit arrived is not known",), {"main", "v1"}),
+        ("403", False, ("commit was refused, and me/model is unchanged", "may write there"), {"main"}),
+        ("413", False, ("commit was refused, and me/model is unchanged", "again"), {"main"}),
+        ("403", True, ("it is not known whether the commit arrived",), {"main", "v1"}),
+        ("500", True, ("it is not known whether the commit arrived",), {"main", "v1"}),
     ],
 )
 def test_a_branch_that_was_made_for_a_refused_commit_is_taken_back(hub, client, fault, lasting, messages, branches):
@@ -301,8 +301,8 @@ def test_what_cannot_be_taken_back_is_said():
     left = "the new branch v1 held what main holds"
     assert hub.not_committed(target, True, ValueError()) == f"the commit was refused, and {left}"
     late = hub.not_committed(target, True, HTTPError(""))
-    assert late == f"no commit had arrived at {NAME} when we looked, and {left}"
-    assert hub.not_committed(target, False, ValueError()) == f"the commit was refused, and {NAME} is as it was"
+    assert late == f"no commit had arrived at {NAME} when this was checked, and {left}"
+    assert hub.not_committed(target, False, ValueError()) == f"the commit was refused, and {NAME} is unchanged"
 
 
 def test_a_fine_grained_token_must_be_one_for_the_owner():

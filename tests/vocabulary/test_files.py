@@ -131,7 +131,7 @@ def test_the_mark_of_an_infilling_prompt_takes_no_row(settled):
 def test_a_class_that_cannot_spell_the_texts_is_refused(tmp_path):
     """transformers takes the byte-level class for every qwen2 model."""
     write_llama(tmp_path, "legacy")
-    with pytest.raises(FlabError, match=r"as Qwen2Tokenizer: that of 'tiny' then does not give back \d+ of"):
+    with pytest.raises(FlabError, match=r"as Qwen2Tokenizer: that of 'tiny' then does not reproduce \d+ of"):
         load(tmp_path, "qwen2")
 
 

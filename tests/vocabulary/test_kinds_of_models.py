@@ -415,11 +415,11 @@ def test_the_longest_that_are_left_count_for_what_goes():
             of_model(models.WordLevel({"a": 0}, unk_token="a")),
             "type WordLevel; only .* BPE, Unigram and WordPiece can",
         ),
-        (of_model(models.BPE({"a": 0}, [], dropout=0.1)), r"by chance \(dropout 0.1\)"),
+        (of_model(models.BPE({"a": 0}, [], dropout=0.1)), r"at random \(dropout 0.1\)"),
         (of_model(models.BPE({"a": 0}, []), decoders.CTC()), "decoder has a step CTC"),
         (
             PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))),
-            "no decoder, so that it puts a space",
+            "no decoder, so it puts a space",
         ),
         (of_model(models.Unigram([("a", 0.0), ("b", -1.0), ("a", -2.0)], 0)), "has 1 token twice"),
         (of_model(models.Unigram([("a", 0.0), ("a", -1.0), ("a", -2.0)], 0)), "has 2 tokens twice"),

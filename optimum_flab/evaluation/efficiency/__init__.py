@@ -1,4 +1,4 @@
-"""What a model costs to store and to run, beside a baseline: bytes, parameters, memory, FLOPs, latency, throughput,
+"""What a model costs to store and to run, next to a baseline: bytes, parameters, memory, FLOPs, latency, throughput,
 energy and CO2e."""
 
 from .measuring import measure_efficiency

@@ -21,8 +21,8 @@ class EnergyEstimate:
     Args:
         wh_per_1000_tokens (`float`): watt-hours per 1000 generated tokens.
         co2e_grams_per_1000_tokens (`float`): grams of CO2 equivalent per 1000 generated tokens.
-        grams_per_kwh (`float`): what the country's electricity emits.
-        method (`str`): how codecarbon got at the energy on this machine.
+        grams_per_kwh (`float`): emissions of the country's electricity.
+        method (`str`): how codecarbon determined the energy on this machine.
         components_wh (`dict[str, float]`): watt-hours of the whole measurement by `cpu`, `gpu` and `ram`.
     """
 
@@ -64,12 +64,12 @@ def estimate_energy(
     """Estimates the energy of some work with codecarbon, offline and without files.
 
     Args:
-        work (`Callable`): generates some tokens and says how many; called again until `seconds` have passed.
+        work (`Callable`): generates some tokens and returns how many; called repeatedly until `seconds` have passed.
         country (`str`, *optional*): three-letter ISO code; `None`: the world average.
-        device (`torch.device`): where the work is done; of several GPUs only this one counts, and none for the CPU.
+        device (`torch.device`): where the work is done; of several GPUs only this one counts, and for the CPU none.
 
     Returns:
-        [`EnergyEstimate`], or `None` where codecarbon gives none.
+        [`EnergyEstimate`], or `None` where codecarbon returns none.
     """
     from codecarbon import OfflineEmissionsTracker
 
@@ -83,7 +83,7 @@ def estimate_energy(
                 region=None,
                 cloud_provider=None,
                 cloud_region=None,
-                # nothing that a configuration file of the user's may ask for is sent or written
+                # nothing that a user's configuration file may ask for is sent or written
                 output_methods=[],
                 output_dir=folder,
                 emissions_endpoint=None,
@@ -120,7 +120,7 @@ def estimate_energy(
 def _gpu_ids(device: torch.device) -> list[str] | None:
     if device.type != "cuda":
         return []
-    # codecarbon numbers all GPUs of the machine, torch only those it may see
+    # codecarbon numbers all GPUs of the machine, torch only those visible to it
     identifier = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     return None if identifier is None or torch.version.hip else [f"GPU-{identifier}"]
 
@@ -137,7 +137,7 @@ def describe_method(hardware: Sequence[object]) -> str:
         if kind == "CPU" and mode in ("cpu_load", "constant"):
             share = "the share of it that this process used" if mode == "cpu_load" else "a half"
             words.append(
-                f"no power meter of the CPU can be read, so {watts:g} W (the TDP of a CPU that codecarbon knows, else "
+                f"the CPU's power meter cannot be read, so {watts:g} W (the TDP of a CPU that codecarbon knows, else "
                 f"its default) times {share}"
             )
         elif kind == "CPU":

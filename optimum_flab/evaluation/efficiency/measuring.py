@@ -1,7 +1,7 @@
-"""The measurement of a model's cost beside a baseline. Orchestration only.
+"""The measurement of a model's cost next to that of a baseline. Orchestration only.
 
-Peak memory and energy are taken in a process of its own per model, so that neither model pays for the other. Times are
-taken with both models in one process, in turns, so that a machine that slows down slows both.
+Peak memory and energy are measured in a separate process per model, so that neither model pays for the other. Times
+are taken with both models in one process, alternating, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ def measure_efficiency(
     trust_remote_code: bool = False,
     family: str | Path | None = None,
 ) -> EfficiencyReport:
-    """Measures what a model costs to store and run, and the same of a baseline in turns with it.
+    """Measures what a model costs to store and run, and the same for a baseline, alternating with it.
 
-    Each model is loaded once in a process of its own, for peak memory and energy; then both are loaded here and timed,
-    so that both must fit in memory together. Everything but the measured times, energies and memory is deterministic.
+    Each model is loaded once in a separate process, for peak memory and energy; then both are loaded here and timed,
+    so both must fit in memory together. Everything but the measured times, energies and memory is deterministic.
 
     Args:
         model_name_or_path (`str` or `Path`): a Hub id, a local folder or a GGUF file.
-        baseline (`str` or `Path`, *optional*): the same, what to compare with; usually the dense model.
+        baseline (`str` or `Path`, *optional*): likewise, the model to compare with; usually the dense model.
         settings ([`~settings.efficiency.BenchSettings`], *optional*): what each model is made to do. No end-of-text
             token stops a generation earlier than asked.
         device (`str` or `torch.device`, *optional*): by default CUDA if there is any, else the CPU.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
-        baseline_revision (`str`, *optional*): the same of the baseline.
+        baseline_revision (`str`, *optional*): the same for the baseline.
         trust_remote_code (`bool`): run the Python code that a model's repository brings.
         family (`str` or `Path`, *optional*): a file that describes the family of the models. Defaults to a known
             family.
@@ -81,7 +81,7 @@ def measure_efficiency(
         [`EfficiencyReport`]
 
     Raises:
-        [`ConfigurationError`]: the device or the country is not one, or a model is not made for that many tokens.
+        [`ConfigurationError`]: the device or the country is not valid, or a model is not made for that many tokens.
         [`FlabError`]: a model cannot be found, read or run.
 
     Example:
@@ -188,7 +188,7 @@ def _subject(
     asked, longest = settings.prompt_tokens + settings.new_tokens, getattr(config, "max_position_embeddings", None)
     if longest is not None and asked > longest:
         raise ConfigurationError(
-            f"prompt_tokens + new_tokens: {asked} are more than the {longest} positions of {files.name!r}"
+            f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {files.name!r}"
         )
     check_weights(files, config)
     if dtype is None:

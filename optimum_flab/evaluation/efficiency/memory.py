@@ -1,4 +1,4 @@
-"""Peak memory and energy of a model, taken in a process that holds nothing else."""
+"""Peak memory and energy of a model, measured in a process that holds nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORKER = "from optimum_flab.evaluation.efficiency.memory import answer_request; 
 
 @dataclass(frozen=True)
 class Request:
-    """What a process of its own is asked to measure; the fields are plain values, as they travel as JSON.
+    """What a separate process is asked to measure; the fields are plain values, since they are sent as JSON.
 
     Args:
         prompt (`list[list[int]]`): token ids, one list per prompt of the batch.
@@ -56,7 +56,7 @@ def measure_apart(request: Request) -> Footprint:
     """Measures peak memory and energy of a model in a process that holds nothing else.
 
     Raises:
-        [`FlabError`]: the process failed; with its own message where it is one of ours.
+        [`FlabError`]: the process failed; with its own message where that is one of ours.
     """
     with TemporaryDirectory() as folder:
         asked, answered = Path(folder, "request.json"), Path(folder, "answer.json")

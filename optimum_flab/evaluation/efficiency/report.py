@@ -1,4 +1,4 @@
-"""The measurements of one run as a table: for the terminal, as JSON, and beside them a plot."""
+"""The measurements of one run as a table: for the terminal, as JSON, and as a plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON_NAME = "flab_efficiency.json"
 PLOT_NAME = "flab_efficiency.png"
 # the names of the two columns; the baseline is the left one
 MODEL, BASELINE = "model", "baseline"
-# quartiles further apart than this share of the median: something else was running
+# quartiles further apart than this share of the median: something else was probably running
 WIDE_SPREAD = 0.2
 
 
@@ -35,11 +35,11 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     check_writable(folder)
     existing = [name for name in (JSON_NAME, PLOT_NAME) if (folder / name).exists()]
     if existing and not overwrite:
-        raise FlabError(f"{folder / existing[0]} exists; name another folder, or `overwrite` the results")
+        raise FlabError(f"{folder / existing[0]} exists; name another folder, or set `overwrite`")
 
 
 class Metric(NamedTuple):
-    """A row of the table; `read` gives a number in `unit` × `scale`."""
+    """A row of the table; `read` returns a number in `unit` × `scale`."""
 
     label: str
     unit: str
@@ -73,7 +73,7 @@ class EfficiencyReport:
         device (`str`): the torch device.
         machine (`str`): the processor or GPU, and the number of threads.
         models (`dict[str, ModelEfficiency]`): `baseline`, if there was one, and `model`.
-        notes (`list[str]`): how the figures are to be read.
+        notes (`list[str]`): how to read the figures.
         versions (`dict[str, str]`): of Python and the packages that matter.
     """
 
@@ -97,7 +97,7 @@ class EfficiencyReport:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values: the table, and beneath it everything that was measured, in bytes and seconds."""
+        """The report as plain values: the table, then everything that was measured, in bytes and seconds."""
         return {
             "workload": self.workload.workload,
             "device": self.device,
@@ -136,10 +136,10 @@ class EfficiencyReport:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes `flab_efficiency.json` and `flab_efficiency.png`.
 
-        Both are written beside their names and renamed at the end, so that nothing half-written is left behind.
+        Both are written under temporary names and renamed at the end, so that nothing half-written is left behind.
 
         Args:
-            folder (`str` or `Path`): made where it is missing; other files in it stay.
+            folder (`str` or `Path`): created if missing; other files in it stay.
             overwrite (`bool`): whether files of an earlier run may be replaced.
 
         Raises:
@@ -154,7 +154,7 @@ class EfficiencyReport:
 
 
 def metrics(settings: BenchSettings) -> list[Metric]:
-    """The rows of the table, in their order."""
+    """The rows of the table, in order."""
 
     def by_batch(field: str, batch: int) -> Callable[[ModelEfficiency], Spread]:
         return lambda model: getattr(model, field)[batch]
@@ -219,7 +219,7 @@ def shown_number(value: float) -> str:
 
 
 def notes(settings: BenchSettings, models: Mapping[str, ModelEfficiency]) -> list[str]:
-    """How the figures are to be read."""
+    """How to read the figures."""
     before = " and ".join(f"{model.rss_before_loading_bytes / 1e6:,.0f} MB ({name})" for name, model in models.items())
     result = [
         f"peak memory is that of a process that loads one model and generates at batch {settings.batch_size}; Python "
@@ -241,14 +241,16 @@ def notes(settings: BenchSettings, models: Mapping[str, ModelEfficiency]) -> lis
     widest = max((taken.upper_quartile - taken.lower_quartile) / taken.median for taken in times)
     if widest > WIDE_SPREAD:
         result.append(
-            f"quartiles of the times lie up to {widest:.0%} of a median apart, as when something else uses the "
-            "machine: measure again on an idle one, or with more `repeats`"
+            f"quartiles of the times lie up to {widest:.0%} of a median apart, which suggests that something else was "
+            "using the machine: measure again on an idle one, or with more `repeats`"
         )
     if len({model.dtype for model in models.values()}) > 1:
-        result.append("the models are computed in different number formats, each in its own; `dtype` makes them equal")
+        result.append(
+            "each model is computed in its own number format, and these differ; set `dtype` to use one for both"
+        )
     if len(models) > 1:
         result.append(
-            "tokens are each model's own: with a smaller vocabulary the same text can take more tokens, which these "
-            "figures do not show"
+            "tokens are counted by each model's own tokenizer: with a smaller vocabulary the same text can take more "
+            "tokens, which these figures do not show"
         )
     return result

@@ -1,4 +1,4 @@
-"""Making models generate, and taking their time in turns."""
+"""Making models generate, and timing them alternately."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(vocabularies: Sequence[tuple[int, set[int]]], batch_size: int, length: int) -> torch.Tensor:
-    """Token ids that mean an ordinary token in every vocabulary, the same at every call.
+    """Token ids that stand for an ordinary token in every vocabulary, the same at every call.
 
     Args:
-        vocabularies (`Sequence[tuple[int, set[int]]]`): number of tokens, and ids of the special ones.
+        vocabularies (`Sequence[tuple[int, set[int]]]`): number of tokens, and ids of the special tokens.
 
     Returns:
         `torch.Tensor`: int64 of shape `(batch_size, length)`.
@@ -33,7 +33,7 @@ def prompt_ids(vocabularies: Sequence[tuple[int, set[int]]], batch_size: int, le
     special = set().union(*(ids for _, ids in vocabularies))
     ordinary = [token for token in range(min(size for size, _ in vocabularies)) if token not in special]
     if not ordinary:
-        raise FlabError("the tokenizers have no ids in common that are not special tokens, so there is no prompt")
+        raise FlabError("the tokenizers have no ids in common that are not special tokens, so no prompt can be made")
     picks = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(0))
     return torch.tensor(ordinary)[picks]
 
@@ -53,9 +53,9 @@ class _Clock:
 
 @torch.no_grad()
 def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> Run:
-    """Generates greedily, exactly `new_tokens` tokens whatever they are, and takes the time.
+    """Generates exactly `new_tokens` tokens greedily, whatever they are, and times it.
 
-    On MPS transformers hands tokens over one step late, so that the first token's time holds one more step.
+    On MPS transformers hands tokens over one step late, so the first token's time includes one more step.
 
     Args:
         prompt (`torch.Tensor`): int64 of shape `(batch, length)`, on any device.
@@ -66,8 +66,8 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
     """
     from transformers import GenerationConfig
 
-    # without an end-of-text token nothing stops early; put into the model too, since what is unset here is taken from
-    # there, and a checkpoint's own sampling and penalties would be timed with it
+    # without an end-of-text token nothing stops early; set on the model too, since what is unset here is taken from
+    # there, and a checkpoint's own sampling and penalties would be timed as well
     model.generation_config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, use_cache=True)
     clock, device = _Clock(), model.device
     prompt = prompt.to(device)
@@ -75,18 +75,18 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
     if device.type != "cpu":
         torch.get_device_module(device).synchronize()
     start = time.perf_counter()
-    # the clock sees a token on the CPU, so a device has finished it by then
+    # the clock sees a token on the CPU, so the device has finished it by then
     tokens = model.generate(prompt, attention_mask=mask, generation_config=model.generation_config, streamer=clock)
     produced = tokens.shape[1] - prompt.shape[1]
     if produced != new_tokens or len(clock.times) != new_tokens + 1:
         raise FlabError(
-            f"the model generated {produced} tokens where {new_tokens} were asked for, so no time is given"
+            f"the model generated {produced} tokens where {new_tokens} were asked for, so no time is reported"
         )
     return Run(clock.times[1] - start, clock.times[-1] - start)
 
 
 def interleaved(names: Sequence[str], rounds: int) -> list[tuple[str, ...]]:
-    """The order of the models in each round: turned around every time, so that neither always goes first."""
+    """The order of the models in each round: reversed every time, so that neither always goes first."""
     return [tuple(names if number % 2 == 0 else reversed(names)) for number in range(rounds)]
 
 
@@ -96,15 +96,15 @@ def time_interleaved(
     settings: BenchSettings,
     tick: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[int, list[Run]]]:
-    """Times the models in turns.
+    """Times the models alternately.
 
     Args:
-        run (`Callable`): makes the model of a name generate at a batch size.
+        run (`Callable`): makes the named model generate at a batch size.
         names (`Sequence[str]`): the models.
         tick (`Callable`): called after each run.
 
     Returns:
-        `dict[str, dict[int, list[Run]]]`: by name and batch size the runs that count, in their order.
+        `dict[str, dict[int, list[Run]]]`: the runs that count, in order, by name and batch size.
     """
     times: dict[str, dict[int, list[Run]]] = {name: {batch: [] for batch in settings.batches} for name in names}
     for number, order in enumerate(interleaved(names, settings.warmup + settings.repeats)):

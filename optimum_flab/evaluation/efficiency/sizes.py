@@ -1,4 +1,4 @@
-"""What can be said of a model without running it: its files and FLOPs."""
+"""What can be said about a model without running it: its files and FLOPs."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def weight_files(files: ModelFiles) -> list[Path]:
 def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
     """Counts the FLOPs of a model with torch's counter, on a copy without weights.
 
-    The count is that of the matrix products. Attention is counted in full although half of it is masked, as torch's
-    own formula for fused attention does; it is spelled out here because torch has no formula for the CPU's fused one.
+    Matrix products are counted. Attention is counted in full although half of it is masked, as in torch's own formula
+    for fused attention; it is spelled out here because torch has no formula for the CPU's fused one.
 
     Args:
         config (`PreTrainedConfig`): of a causal language model.

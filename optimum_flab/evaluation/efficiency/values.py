@@ -1,4 +1,4 @@
-"""What is measured on one model, as plain values."""
+"""What is measured for one model, as plain values."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelEfficiency:
-    """Everything measured on one model.
+    """Everything measured for one model.
 
     Args:
         dtype (`str`): number format of the computation.
-        parameters (`int`): tied weights count once.
+        parameters (`int`): their number; tied weights count once.
         checkpoint_bytes (`int`): size of the weight files.
         peak_rss_bytes (`int`): peak resident memory of a process that loads the model and generates at the larger
             batch.

@@ -1,4 +1,4 @@
-"""Which code of a chat answer is the answer, as a human reader would take it."""
+"""Which code in a chat answer is the answer, as a human reader would see it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import NamedTuple
 from ..data import holds_code
 
 
-# tags and marks stand at an end of a line; inside of a line they are code or words about them, but for the end of
-# thinking with which the text begins
+# tags and marks stand at the start or end of a line; inside a line they are code or words about them, except for an
+# end of thinking with which the text begins
 THOUGHT_END = re.compile(r"^[ \t]*</think>|</think>[ \t]*$|^[ \t]*<think>.*?</think>", re.MULTILINE)
-THOUGHT_END_ANYWHERE = re.compile(r"(?<![`'\"])</think>|</think>(?![`'\"])")  # but in quotes
+THOUGHT_END_ANYWHERE = re.compile(r"(?<![`'\"])</think>|</think>(?![`'\"])")  # except in quotes
 THOUGHT_START = re.compile(r"^[ \t]*<think>", re.MULTILINE)
 TURN_ENDS = r"(?:<\|(?:im_end|eot_id|eom_id|end|end_of_text|endoftext)\|>|<end_of_turn>|</s>)"
 TURN_END = re.compile(rf"^[ \t]*{TURN_ENDS}|{TURN_ENDS}[ \t]*$", re.MULTILINE)
 FENCE = re.compile(r"(?P<before>[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)(?P<marks>`{3,}|~{3,})(?P<info>.*)")
 FENCE_BEHIND_WORDS = re.compile(r"(?P<before>)(?:[^`]|`[^`]+`)*(?P<marks>`{3,})(?P<info>\w*)[ \t]*$")
-MOST_INDENT_OF_END = 3  # of the end of a block beyond its beginning, as in CommonMark
+MOST_INDENT_OF_END = 3  # of the closing fence relative to the opening one, as in CommonMark
 DEFINITION = re.compile(r"^(?:async +def|def|class) ", re.MULTILINE)
 CODE_BEGINS = re.compile(r"(?:import|from|async +def|def|class) |@\w|[A-Za-z_]\w* *=(?!=)")
 
@@ -32,7 +32,7 @@ class Block(NamedTuple):
     Args:
         code (`str`): its lines.
         whole (`bool`): false where its end is missing.
-        start, end (`int`): where its lines stand in the text.
+        start, end (`int`): where its lines are in the text.
     """
 
     code: str
@@ -44,13 +44,13 @@ class Block(NamedTuple):
 def fenced_code(answer: str, wanted: str | None = None) -> str:
     """The code of a chat answer.
 
-    It is the last whole block that defines a function, so that a later version replaces an earlier one, and an
-    example of its use does not; a block that stands in an earlier one as it is, is a quotation of that. Blocks that
-    were cut off count where no whole one defines it. What a model thinks, and what follows its turn, is no answer.
+    It is the last complete block that defines a function, so that a later version replaces an earlier one but an
+    example of its use does not; a block that occurs verbatim in an earlier one is a quotation of that one. Truncated
+    blocks count where no complete one defines it. What a model thinks, and what follows its turn, is not the answer.
 
     Args:
         answer (`str`): what a model wrote.
-        wanted (`str`, *optional*): the function that is asked for; else any definition will do.
+        wanted (`str`, *optional*): the function that is asked for; otherwise any definition will do.
     """
     text = final_answer(answer)
     blocks = code_blocks(text)
@@ -79,15 +79,15 @@ def defines(code: str, name: str) -> bool:
 
 
 def final_answer(text: str) -> str:
-    """What a model says behind its thinking, up to the end of its turn; nothing if it never stops thinking.
+    """What a model says after its thinking, up to the end of its turn; empty if it never stops thinking.
 
-    Marks in a code block are text; one without its end may have been broken off by the end of thinking or of a turn.
+    Marks in a code block are text; an unclosed block may have been broken off by the end of thinking or of a turn.
     """
     text = text.replace("\r\n", "\n")
     blocks = code_blocks(text)
     begins = THOUGHT_START.match(text.lstrip()) is not None
     ends = _outside(blocks, (THOUGHT_END_ANYWHERE if begins else THOUGHT_END).finditer(text), cut=False)
-    if begins and not ends:  # a block that began in the thinking ends with one behind it
+    if begins and not ends:  # a block that began in the thinking ends with one after it
         ends = [*re.finditer(r"^[ \t]*</think>", text, re.MULTILINE)]
     answer = text[ends[-1].end() :] if ends else text
     blocks = code_blocks(answer)
@@ -99,7 +99,7 @@ def final_answer(text: str) -> str:
 
 
 def _outside(blocks: Sequence[Block], marks: Iterable[re.Match], cut: bool) -> list[re.Match]:
-    """The marks that stand in no whole block, nor in one that is cut off where that is asked for."""
+    """The marks outside complete blocks, and where `cut` is set also outside truncated ones."""
     spans = [(block.start, block.end) for block in blocks if block.whole or cut]
     return [mark for mark in marks if not any(start <= mark.start() < end for start, end in spans)]
 
@@ -107,8 +107,8 @@ def _outside(blocks: Sequence[Block], marks: Iterable[re.Match], cut: bool) -> l
 def code_blocks(text: str) -> list[Block]:
     """The fenced code blocks of a Markdown text.
 
-    A fence with a language begins a block even inside of another one: models forget ends, and wrap whole answers. One
-    may also begin at the end of a line of words.
+    A fence with a language begins a block even inside another one: models forget closing fences, and wrap whole
+    answers. A block may also begin at the end of a line of prose.
     """
     blocks: list[Block] = []
     lines: list[str] = []
@@ -122,36 +122,36 @@ def code_blocks(text: str) -> list[Block]:
     for line in text.split("\n"):
         fence = FENCE.match(line)
         if fence is not None and fence["marks"][0] == "`" and "`" in fence["info"]:
-            fence = None  # code inside of a line
-        behind = place + len(line) + 1
+            fence = None  # inline code
+        after = place + len(line) + 1
         if begin is None:
             fence = fence or FENCE_BEHIND_WORDS.match(line)
             if fence is not None:
-                begin, lines, start = fence, [], behind
+                begin, lines, start = fence, [], after
         elif fence is None or len(fence["before"]) > len(begin["before"]) + MOST_INDENT_OF_END:
             lines.append(line)
         elif re.match(r"\w", fence["info"]):
             blocks.append(ended(begin, False))
-            begin, lines, start = fence, [], behind
+            begin, lines, start = fence, [], after
         elif fence["marks"].startswith(begin["marks"]):
             blocks.append(ended(begin, True))
             begin = None
         else:
             lines.append(line)
-        place = behind
+        place = after
     if begin is not None:
         blocks.append(ended(begin, False))
     return blocks
 
 
 def _unindented(lines: Sequence[str], begin: re.Match) -> str:
-    """The lines of a block without the indentation of its beginning, and without one that all of them share."""
+    """The lines of a block without the indentation of its fence, and without any that all of them share."""
     indent = re.compile(rf"[ \t]{{0,{len(begin['before'])}}}")
     return textwrap.dedent("".join(f"{indent.sub('', line, count=1)}\n" for line in lines))
 
 
 def bare_code(text: str) -> str:
-    """The code of an answer without blocks: the text, without words before and behind if only that leaves Python."""
+    """The code of an answer without blocks: the text, without prose before and after it where only that parses."""
     lines = text.split("\n")
     while lines:
         try:
@@ -161,9 +161,9 @@ def bare_code(text: str) -> str:
         except SyntaxError as error:
             fault = min(error.lineno or 1, len(lines)) - 1
             if begin := next((number for number, line in enumerate(lines) if CODE_BEGINS.match(line)), 0):
-                del lines[:begin]  # words before
+                del lines[:begin]  # prose before
             elif fault and lines[fault].strip() and not lines[fault][0].isspace():
-                del lines[fault:]  # words behind
+                del lines[fault:]  # prose after
             else:
                 break  # the code itself is faulty
         except (ValueError, MemoryError, RecursionError):

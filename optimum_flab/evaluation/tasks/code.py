@@ -70,7 +70,7 @@ def rows_of(
     if file is not None:
         return read_file(located(file, config_source))
     if hub is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
+        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
     return read_hub(hub, task, name=name, split=split)
 
 
@@ -94,14 +94,14 @@ def head(doc: Mapping[str, Any]) -> str:
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
-    """The program of a completion: the prompt goes before it."""
+    """The program of a completion, with the prompt before it."""
     return Program(
         code=doc["prompt"] + completion, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc)
     )
 
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:
-    """The program of a chat answer, behind the imports and helpers of the prompt."""
+    """The program of a chat answer, after the imports and helpers of the prompt."""
     before = head(doc)
     return Program(
         code=behind(before, fenced_code(answer, doc["entry_point"])),
@@ -118,7 +118,7 @@ def solved(doc: Mapping[str, Any]) -> Program | None:
 
 
 def behind(before: str, code: str) -> str:
-    """A module that begins with other source; what it imports from `__future__` must stay in front."""
+    """A module with other source placed before its code; imports from `__future__` must stay first."""
     first = "".join(FUTURE.findall(code))
     return first + before.rstrip() + "\n\n" + FUTURE.sub("", code) if before.strip() else code
 
@@ -134,9 +134,9 @@ def judged(
 ) -> list[list[dict[str, Any]]]:
     """Runs the programs of all responses in the sandbox, in parallel; one verdict per response, for the samples.
 
-    lm-eval gives a filter the responses and the problems alone: evaluation binds `allow_packages` to it. It runs the
-    filter of a task that is marked `unsafe_code` only with the user's consent; every task that names one of these
-    filters is marked so.
+    lm-eval passes a filter only the responses and the problems, so evaluation binds `allow_packages` to it. It runs
+    the filter of a task that is marked `unsafe_code` only with the user's consent; every task that names one of these
+    filters is so marked.
     """
     programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
     found = run_with_progress(programs, allow_packages)

@@ -1,9 +1,9 @@
-"""Infilling: the model writes what is missing of a solution, and the problem's tests judge the whole.
+"""Infilling: the model writes what is missing from a solution, and the problem's tests judge the whole.
 
-As in arXiv 2207.14255. Single lines are made anew of problems in HumanEval's form: every line of a reference solution
-that is not blank is a gap, with the prompt and the lines before it in front and the lines after it behind. HumanEval's
-164 problems give 1,033 gaps. Runs of lines and random spans are read from files in the form of those that were
-published with the paper. Gaps of one problem are alike: intervals resample the problems.
+As in arXiv 2207.14255. Single-line gaps are made here from problems in HumanEval's format: every line of a reference
+solution that is not blank is a gap; the prompt and the lines before it are the prefix, the lines after it the suffix.
+HumanEval's 164 problems yield 1,033 gaps. Runs of lines and random spans are read from files in the format of those
+published with the paper. Gaps of one problem are correlated, so intervals resample the problems.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 LINE_END = "\n"
-LINES_OF_SUFFIX = 2  # a solution has a line twice, such as `return False`, but not two lines in a row
+LINES_OF_SUFFIX = 2  # a solution may repeat one line, such as `return False`, but not two lines in a row
 
 
 @dataclass(frozen=True)
 class Question:
-    """The prompt of a gap, as a task asks for it.
+    """The prompt for a gap, as a task asks for it.
 
     Args:
         template (`str`): see [`~optimum_flab.vocabulary.InfillingFormat`].
@@ -42,7 +42,7 @@ class Question:
         return InfillingFormat(self.template).ask(doc["prefix"], doc["suffix"])
 
 
-question = Question()  # evaluation puts that of the model in its place
+question = Question()  # evaluation replaces it with that of the model
 
 
 # --- problems ------------------------------------------------------------------------------------------------------
@@ -56,10 +56,10 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """The lines of HumanEval's solutions, or of those of a file in its form, or a file with a gap in each row.
+    """The lines of HumanEval's solutions, or of those in a file in its format, or a file with a gap in each row.
 
     Args:
-        limit (`int`, *optional*): problems whose lines are taken, from the first.
+        limit (`int`, *optional*): number of problems whose lines are taken, from the first.
     """
     rows = humaneval_rows(task, file, config_source, HUMANEVAL)
     if any(isinstance(row.values, Mapping) and "suffix" in row.values for row in rows):
@@ -71,7 +71,7 @@ def problems(
     if not found:
         raise FlabError(
             f"task {task!r}: none of the {len(documents):,} problems has a reference solution whose lines could be"
-            " left out; give a file with the field canonical_solution in `data`"
+            " left out; name a file with the field canonical_solution in `data`"
         )
     return as_dataset(found, None)
 
@@ -80,7 +80,7 @@ def multi_line_problems(*, task: str, limit: int | None = None, **source: Any) -
     """Gaps of whole lines, from a file with one in each row.
 
     Args:
-        limit (`int`, *optional*): problems whose gaps are taken, from the first.
+        limit (`int`, *optional*): number of problems whose gaps are taken, from the first.
     """
     return as_dataset(given_gaps(checked(_rows(task, **source), GAPS_OF_LINES), limit), None)
 
@@ -95,7 +95,7 @@ def _rows(task: str, file: str | None = None, config_source: str | None = None, 
 
 
 def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """A problem for each line of a solution, with `prefix`, `middle` and `suffix`, and the `problem` that it is of.
+    """A problem for each line of a solution, with `prefix`, `middle` and `suffix`, and the `problem` it belongs to.
 
     The end of the line stays, at the beginning of the suffix, as in an editor.
     """
@@ -116,9 +116,9 @@ def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None)
     """The gaps of a file as problems, like those of [`gaps`].
 
     Args:
-        documents (`Sequence[Mapping]`): in the form of `GAPS`; the names are such as
-            `RandomSpanInfilling/HumanEval/0/1`, with that of the problem between the first stroke and the last.
-        limit (`int`, *optional*): problems whose gaps are taken, from the first.
+        documents (`Sequence[Mapping]`): in the format of `GAPS`; the names are like
+            `RandomSpanInfilling/HumanEval/0/1`, with that of the problem between the first slash and the last.
+        limit (`int`, *optional*): number of problems whose gaps are taken, from the first.
     """
     found = [
         {
@@ -145,34 +145,34 @@ def _with_line_end_behind(gap: Mapping[str, str]) -> dict[str, str]:
 
 
 def random_span(doc: Mapping[str, Any], written: str) -> Program:
-    """The program with all that a model wrote before it ended."""
+    """The program with everything that a model wrote before it ended."""
     code = doc["prefix"] + written + doc["suffix"]
     return Program(code=code, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc))
 
 
 def multi_line(doc: Mapping[str, Any], written: str) -> Program:
-    """The program with what a model wrote, up to where it goes on with the lines behind the gap."""
+    """The program with what a model wrote, up to where it continues with the lines after the gap."""
     return random_span(doc, before_suffix(written, doc["suffix"]))
 
 
 def single_line(doc: Mapping[str, Any], written: str) -> Program:
-    """The program with what a model wrote, up to the first end of a line."""
+    """The program with what a model wrote, up to the first line end."""
     return random_span(doc, written.split(LINE_END, 1)[0])
 
 
 def before_suffix(written: str, suffix: str) -> str:
-    """What was written, up to the first two lines of a suffix in a row, blank ones aside."""
-    behind = [line for line in suffix.split(LINE_END) if line.strip()][:LINES_OF_SUFFIX]
+    """What was written, up to the first two lines of a suffix in a row, ignoring blank ones."""
+    following = [line for line in suffix.split(LINE_END) if line.strip()][:LINES_OF_SUFFIX]
     lines = written.split(LINE_END)
     full = [number for number, line in enumerate(lines) if line.strip()]
     for pair in pairwise(full):
-        if [lines[number] for number in pair] == behind:
+        if [lines[number] for number in pair] == following:
             return "".join(line + LINE_END for line in lines[: pair[0]])
     return written
 
 
 def solved(doc: Mapping[str, Any], program: Callable[[Mapping[str, Any], str], Program]) -> Program | None:
-    """The program of the reference solution, judged like what a model writes; `None` where there is none."""
+    """The program of the reference solution, judged like a model's; `None` where there is none."""
     return None if doc["middle"] is None else program(doc, doc["middle"])
 
 

@@ -31,11 +31,11 @@ SHOWN_TESTS = 3  # in a prompt of lm-eval, which also judges by them
 
 
 def three_assertions(value: Any) -> str | None:
-    """What is wrong with a list of tests of which a prompt of lm-eval shows three; `None` if nothing is."""
+    """What is wrong with a list of tests of which an lm-eval prompt shows three; `None` if nothing is."""
     if fault := assertions(value):
         return fault
     few = len(value) < SHOWN_TESTS
-    return f"has {len(value)} tests where the prompt shows {SHOWN_TESTS}; use mbpp_zero_shot" if few else None
+    return f"has {len(value)} tests, but the prompt shows {SHOWN_TESTS}; use mbpp_zero_shot" if few else None
 
 
 THREE_SHOT = replace(MBPP, required={**MBPP.required, "test_list": three_assertions})
@@ -55,7 +55,7 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """MBPP from a file or the Hub; the sanitized variant, whose text is called prompt, is understood too."""
+    """MBPP from a file or the Hub; the sanitized variant, whose text field is called prompt, is accepted too."""
     return as_dataset(checked(_read(task, file, hub, name, split, config_source), MBPP), limit)
 
 
@@ -70,9 +70,9 @@ def three_shot_problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """The problems of [`problems`] that lm-eval judges, with the three that it shows as a split of their own.
+    """The problems of [`problems`] that lm-eval judges, with the three that it shows as a separate split.
 
-    Of a file that holds all of MBPP these are the problems 11 to 510, the test split.
+    For a file that holds all of MBPP these are problems 11 to 510, the test split.
 
     Raises:
         [`FlabError`]: a row is malformed or shows fewer than three tests, or the file holds none of the test split.
@@ -84,8 +84,8 @@ def three_shot_problems(
     found = _judged_by_lm_eval(checked(rows, THREE_SHOT), examples)
     if not found:
         raise FlabError(
-            f"{rows[0].place}: task {task!r} judges the problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of MBPP,"
-            " and its data holds none of them; name a file that does, or use mbpp_zero_shot"
+            f"{rows[0].place}: task {task!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of MBPP,"
+            " but its data holds none of them; name a file that does, or use mbpp_zero_shot"
         )
     documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in found]
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
@@ -105,7 +105,7 @@ def _read(
 def _judged_by_lm_eval(
     documents: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Documents that are MBPP's test split, or are none of MBPP's at all: they must not hold what a prompt shows."""
+    """Documents that are in MBPP's test split, or not in MBPP at all: they must not hold what a prompt shows."""
     shown = {str(example["task_id"]): tested_function(example["code"], example["test_list"]) for example in examples}
     if not any(_calls(document["test_list"], shown.get(document["task_id"])) for document in documents):
         return list(documents)
@@ -120,7 +120,7 @@ def _judged_by_lm_eval(
 def lm_evals_own() -> dict[str, Any]:
     """The configuration of the installed lm-eval's own `mbpp`, and its examples.
 
-    They are read from its files, so that the protocol is the same whatever the version. Its module is not imported:
+    They are read from its files, so the protocol is the same whatever the version. Its module is not imported:
     that would run code outside the sandbox.
     """
     folder = Path(lm_eval.tasks.__file__).parent / "mbpp"
@@ -134,7 +134,7 @@ def lm_evals_own() -> dict[str, Any]:
         return {"prompt": config["doc_to_text"], "target": config["doc_to_target"], "examples": examples}
     except (ImportError, OSError, KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
         raise FlabError(
-            f"task 'mbpp' takes its prompt and examples from lm-eval, and version {version('lm_eval')} has them in"
+            f"task 'mbpp' takes its prompt and examples from lm-eval, but version {version('lm_eval')} has them in"
             f" another form ({type(error).__name__}: {error}); use mbpp_zero_shot, or lm_eval 0.4.13"
         ) from error
 
@@ -148,12 +148,12 @@ def three_shot_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def three_shot_target(doc: Mapping[str, Any]) -> str:
-    """What answers that prompt in an example."""
+    """The answer to that prompt in an example."""
     return apply_template(lm_evals_own()["target"], dict(doc))
 
 
 def completion_prompt(doc: Mapping[str, Any]) -> str:
-    """The problem and its tests as the docstring of a module that the model goes on with."""
+    """The problem and its tests as the docstring of a module that the model continues."""
     lines = "\n".join([doc["text"].strip(), *doc["test_list"]])
     return f'"""\n{lines}\n"""\n'
 
@@ -171,11 +171,11 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
-    """The program that a completion is, behind what the problem imports or sets up."""
+    """The program of a completion, after what the problem imports or sets up."""
     setup, tests = doc["test_setup_code"], doc["test_list"]
     imports = [*doc["test_imports"], *(line for line in setup.splitlines() if line.startswith(("import ", "from ")))]
     before = "\n".join(imports)
-    # a setup may build on what the solution defines; what it defines itself could not cross to the program
+    # a setup may build on what the solution defines; what the setup itself defines could not cross to the program
     defining = DEFINITION.search(setup) is not None
     return Program(
         code=behind(setup if defining else before, completion),
@@ -196,7 +196,7 @@ def solved(doc: Mapping[str, Any]) -> Program | None:
 
 
 def tested_function(reference: str, tests: Sequence[str]) -> str | None:
-    """The function of the reference solution that tests call: it may be named like a builtin, such as `sum`."""
+    """The function of the reference solution that tests call: it may have the name of a builtin, such as `sum`."""
     defined = re.findall(r"^def +(\w+)", reference, re.MULTILINE)
     return next((name for name in reversed(defined) if _calls(tests, name)), None)
 

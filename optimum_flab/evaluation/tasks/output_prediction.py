@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# made up for this prompt; no problem of the benchmark is among them
+# made up for this prompt; none of them is a problem of the benchmark
 EXAMPLES = """\
 def f(words, letter):
     kept = []
@@ -32,7 +32,7 @@ assert f(120) == '120021'
 
 """
 ANSWER = "answer_of_f"
-NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # of outputs
+NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # used by outputs
 
 
 def problems(
@@ -45,13 +45,13 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """Rows with the fields code, input and output (a value as Python shows it), from a file or the Hub."""
+    """Rows with the fields code, input and output (a value as Python prints it), from a file or the Hub."""
     if file is not None:
         rows = read_file(located(file, config_source))
     elif hub is not None:
         rows = read_hub(hub, task, split=split)
     else:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
+        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
     return as_dataset(checked(rows, CRUXEVAL), limit)
 
 
@@ -61,8 +61,8 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 
 def solved(doc: Mapping[str, Any]) -> Program:
-    """A program that passes if the function gives the output that is said to be its."""
-    # the call is made by the program: an input may be a function, which cannot cross to it
+    """A program that passes if the function returns the output stated for it."""
+    # the program makes the call: an input may be a function, which cannot cross to it
     call = f"def {ANSWER}():\n    return f({doc['input']})\n"
     return Program(code=f"{doc['code']}\n\n\n{call}", test=f"assert {ANSWER}() == {doc['output']}", helpers=NAMES)
 

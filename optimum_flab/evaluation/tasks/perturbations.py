@@ -1,4 +1,4 @@
-"""Changes to a prompt that leave its meaning alone, made on the fly."""
+"""Changes to a prompt that preserve its meaning, made on the fly."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def renamed_function(prompt: str, entry_point: str) -> tuple[str, str] | None:
 
 
 def renamed(source: str, name: str, new: str) -> str:
-    """Source with a function under another name: where it is called or defined, and in prose if it is no word."""
+    """Source with a function under another name: where it is called or defined, and in prose if it is not a word."""
     word = rf"\b{re.escape(name)}\b"
     return re.sub(word if "_" in name else rf"{word}(?=\s*\()", new, source)
 
 
-# name of the variant -> (prompt, entry point) of it, or None where it does not apply
+# name of the variant -> its (prompt, entry point), or None where it does not apply
 ON_THE_FLY: dict[str, Callable[[str, str], tuple[str, str] | None]] = {
     "docstring_comments": docstring_as_comments,
     "docstring_quotes": docstring_quotes,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 OPENING = "How to solve:"
-# made up for this prompt; no problem of a benchmark
+# made up for this prompt; not a problem of any benchmark
 EXAMPLE = '''\
 Problem:
 def longest_run(values: List[int]) -> int:
@@ -45,7 +45,7 @@ def problems(
 ) -> dict[str, Dataset]:
     """Rows with the fields prompt and cot (the reference plan), from a file."""
     if file is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; give a local file for it in `data`")
+        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
     return as_dataset(checked(read_file(located(file, config_source)), PLANS), limit)
 
 
@@ -58,7 +58,7 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 
 def plan_only(plan: str) -> str:
-    """A plan without the words that the prompt already gives."""
+    """A plan without the words that the prompt already contains."""
     return plan.strip().removeprefix(OPENING).strip()
 
 

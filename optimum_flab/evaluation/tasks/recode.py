@@ -1,9 +1,9 @@
 """Robustness: the same problems with perturbed prompts.
 
 A problem is robustly solved if it passes under every perturbation. Its clean counterparts are the unperturbed prompts;
-where a perturbed prompt already holds a part of the solution, as in ReCode's format and natgen files, so does its
-clean counterpart, so that the drop measures the perturbation alone. A file for whose prompts there is no such
-counterpart is refused.
+where a perturbed prompt already holds part of the solution, as in ReCode's format and natgen files, so does its clean
+counterpart, so that the drop measures the perturbation alone. A file with prompts that have no such counterpart is
+refused.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 CLEAN = "clean"
-SPLIT = "@@this is the line to split##"  # what ReCode writes where it divides a solution
-# rows of ReCode's files name the clean prompt in `partial`: up to the line with the mark
+SPLIT = "@@this is the line to split##"  # the mark with which ReCode divides a solution
+# rows of ReCode's files have the clean prompt in `partial`: up to the line with the mark
 PERTURBED = replace(
     CODE,
     optional={**CODE.optional, "partial": any_text},
     defaults={**CODE.defaults, "partial": ""},
     cleaned={**CODE.cleaned, "partial": source},
 )
-# what two ways to write the same code differ in: brackets and commas, and which side of a comparison comes first
+# how two ways to write the same code differ: brackets and commas, and which side of a comparison comes first
 FREE, TURNED = frozenset("(),;"), {">": "<", ">=": "<="}
 
 
@@ -49,13 +49,13 @@ def problems(
     config_source: str | None = None,
     **_: Any,
 ) -> dict[str, Dataset]:
-    """Prompts of all variants, the ones of a problem behind each other.
+    """Prompts of all variants, those of each problem in succession.
 
     Args:
         file (`str` or `list[str]`, *optional*): files with perturbed prompts, each named after its perturbation; one
             named `clean` holds the clean prompts (default: HumanEval). Without perturbed files, simple perturbations
             are made on the fly.
-        limit (`int`, *optional*): first so many problems.
+        limit (`int`, *optional*): how many problems are taken, from the first.
     """
     named = [file] if isinstance(file, str) else list(file or [])
     files = [located(path, config_source) for path in named]
@@ -82,9 +82,9 @@ def variant_name(path: Path) -> str:
 
 
 def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The perturbed prompts of a file by problem; there may be several of one problem.
+    """The perturbed prompts of a file by problem; there may be several for one problem.
 
-    Each has the part of the clean solution that it gives away under `given`, see [`given_part`].
+    Each has under `given` the part of the clean solution that it gives away, see [`given_part`].
 
     Raises:
         [`FlabError`]: a row is malformed, or gives away more or less than any clean prompt would.
@@ -97,7 +97,7 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
         if problem not in clean:
             raise FlabError(
                 f"{row.place}: field 'task_id' is malformed: there is no clean problem {problem!r};"
-                f" name the file of the clean prompts {CLEAN}.jsonl and give it as well"
+                f" name the file of the clean prompts {CLEAN}.jsonl and pass it too"
             )
         given = given_part(clean[problem], document)
         if given is None:
@@ -108,20 +108,20 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
         raise FlabError(
             f"data file {str(path)!r}: {len(unequal)} of {len(rows)} prompts give more or less of the solution away"
             f" than any clean prompt that can be made for them ({unequal[0]}, for example), so a comparison would"
-            " favour one of the two; keep ReCode's field 'partial' in the rows, give the clean prompts that belong to"
-            f" them as {CLEAN}.jsonl, or leave these problems out of the file"
+            " favour one of the two; keep ReCode's field 'partial' in the rows, pass the matching clean prompts as"
+            f" {CLEAN}.jsonl, or leave these problems out of the file"
         )
     return found
 
 
 def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Perturbed prompts by problem, made on the fly from the clean ones; they give nothing of a solution away."""
+    """Perturbed prompts by problem, made on the fly from the clean ones; they give none of the solution away."""
     made: dict[str, list[dict[str, Any]]] = {}
     for problem, row in clean.items():
         for name, change in ON_THE_FLY.items():
             if changed := change(row["prompt"], row["entry_point"]):
                 prompt, entry_point = changed
-                # a test may call the function by its name as well
+                # a test may also call the function by name
                 test = renamed(row["test"], row["entry_point"], entry_point)
                 document = {
                     **row,
@@ -136,7 +136,7 @@ def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict
 
 
 def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The clean prompts that belong to perturbed ones of a problem, each once, and then these."""
+    """The clean counterparts of the perturbed prompts of a problem, each once, followed by the perturbed ones."""
     documents = []
     for given in dict.fromkeys(document["given"] for document in perturbed):
         prompt, rest = clean["prompt"] + given, clean["canonical_solution"][len(given) :]
@@ -150,14 +150,14 @@ def with_clean(clean: Mapping[str, Any], perturbed: Sequence[Mapping[str, Any]])
 
 
 def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
-    """The first lines of the clean solution that are worth as much as the code in a perturbed prompt.
+    """The first lines of the clean solution that give away as much as the code in a perturbed prompt.
 
     Args:
-        clean, perturbed (`Mapping`): with the fields `prompt`, `entry_point` and `canonical_solution` (what goes on
-            from the prompt).
+        clean, perturbed (`Mapping`): with the fields `prompt`, `entry_point` and `canonical_solution` (what continues
+            the prompt).
 
     Returns:
-        `str`, without code where the prompts hold the same code, or `None` where no part is known to be equal.
+        `str`, without code where the prompts hold the same code, or `None` where no part is known to be equivalent.
     """
     theirs, ours = _code_given(perturbed), _code_given(clean)
     if _equal(theirs, ours):
@@ -174,7 +174,7 @@ def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | 
     if SPLIT in perturbed["canonical_solution"] and not ours:
         return "".join(lines[: len(lines) // 2])  # ReCode gives away half of the lines, rounded down
     part = _part_before_the_same_text(clean, perturbed) or _part_before_the_same_code(clean, perturbed)
-    # with the whole solution behind it, what the code of a prompt is worth is not known
+    # with the whole solution after it, how much the code of a prompt gives away is not known
     return part or None
 
 
@@ -185,7 +185,7 @@ def _part_before_the_same_text(clean: Mapping[str, Any], perturbed: Mapping[str,
 
 
 def _part_before_the_same_code(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
-    """What is left of the clean solution without the tokens at its end that are those of the perturbed rest."""
+    """The clean solution without the tokens at its end that it shares with the rest of the perturbed one."""
     ours, theirs = _code_behind(clean), _code_behind(perturbed)
     given = len(ours) - len(theirs)
     if not theirs or given < 0 or not _equal(ours[given:], theirs):
@@ -198,8 +198,8 @@ def _part_before_the_same_code(clean: Mapping[str, Any], perturbed: Mapping[str,
 
 
 def _code_given(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
-    """The tokens of code in a prompt from the body of the function on; text such as a docstring is none."""
-    # natgen sometimes loses the indentation, so what stands behind the function counts
+    """The tokens of code in a prompt from the body of the function; text such as a docstring does not count."""
+    # natgen sometimes loses the indentation, so what follows the function counts
     tokens = behind_docstring(row["prompt"], row["entry_point"])
     texts = ('"""', "'''")
     return _in_one_way(
@@ -208,7 +208,7 @@ def _code_given(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
 
 
 def _code_behind(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
-    """The tokens of a solution behind its prompt, read together with it."""
+    """The tokens of a solution that follow its prompt, read together with it."""
     behind = row["prompt"].count("\n")
     return _in_one_way(
         token for token in tokens_of(row["prompt"] + row["canonical_solution"]) if token.start[0] > behind
@@ -216,7 +216,7 @@ def _code_behind(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
 
 
 def _in_one_way(tokens: Iterable[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
-    """Tokens without what two ways to write the same code differ in."""
+    """Tokens without those in which two ways to write the same code differ."""
     found = []
     for token in tokens:
         text = TURNED.get(token.string, token.string.replace("'", '"'))
@@ -229,7 +229,7 @@ def _in_one_way(tokens: Iterable[tokenize.TokenInfo]) -> list[tokenize.TokenInfo
 
 
 def _equal(first: Sequence[tokenize.TokenInfo], second: Sequence[tokenize.TokenInfo]) -> bool:
-    """Whether tokens are the same but for the order of operands or for the names of variables."""
+    """Whether tokens are the same except for the order of operands or the names of variables."""
     if sorted(token.string for token in first) == sorted(token.string for token in second):
         return True
     return _with_numbered_names(first) == _with_numbered_names(second)

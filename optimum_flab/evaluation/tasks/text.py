@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """A text, and its kind: what the source that it is from is called."""
+    """A text, and its kind: the name of the source that it is from."""
 
     text: str
     kind: str
@@ -28,12 +28,12 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
     """The texts of the sources that a user named for a task, in the order of the sources.
 
     Args:
-        limit (`int`, *optional*): how many there are at most; they are taken from the sources in turns.
+        limit (`int`, *optional*): how many there are at most; they are taken from the sources in turn.
     """
     from ...texts.sources import read_sources
 
     if not sources:
-        raise ConfigurationError(f"task {task!r} measures on text that you name; give a source of it in `data`")
+        raise ConfigurationError(f"task {task!r} measures on text that you name; name a source of text in `data`")
     named = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     kinds = kinds_of(named)
     found = [Text(document.text, kinds[document.source]) for document in read_sources(list(kinds)).documents]
@@ -46,8 +46,8 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
 
 
 def kinds_of(sources: Sequence[str]) -> dict[str, str]:
-    """What sources are called: by the name of a file or folder without its path, or the id of a dataset of the Hub;
-    with the columns, or a number, where two would be called the same."""
+    """The names of sources: the name of a file or folder without its path, or the id of a dataset on the Hub; with the
+    columns, or a number, where two would have the same name."""
     from ...texts.sources import parse_source
 
     parsed = {spec: parse_source(spec) for spec in dict.fromkeys(sources)}
@@ -68,13 +68,13 @@ def kinds_of(sources: Sequence[str]) -> dict[str, str]:
 
 
 def _name(path: Path | None) -> str:
-    assert path is not None  # of a source that is no dataset
+    assert path is not None  # for a source that is not a dataset
     return path.resolve().name or str(path)
 
 
 def documents(
     *, task: str = "perplexity", file: str | list[str] | None = None, limit: int | None = None, **_: Any
 ) -> dict[str, Dataset]:
-    """The texts of the sources that a user named, one a row, each with its kind."""
+    """The texts of the sources that a user named, one per row, each with its kind."""
     found = read_texts(task, file, limit)
     return as_dataset([{"text": text.text, "kind": text.kind} for text in found], None)

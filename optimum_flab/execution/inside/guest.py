@@ -1,7 +1,7 @@
-"""The process that runs a program: loads it, then calls its functions as the judge asks.
+"""The process that runs a program: it loads it, then calls its functions as the judge asks.
 
-Forked by `serve.py` inside the sandbox. The program can change everything in this process and say whatever it
-likes on the socket: that decides nothing but the values of its own answers.
+Forked by `serve.py` inside the sandbox. The program can change everything in this process and write whatever it likes
+to the socket: this affects only the values of its own answers.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ NOT_ALLOWED = frozenset(
 )
 
 
-LONGEST_ARGUMENTS = 1 << 20  # characters; of an attribute too
+LONGEST_ARGUMENTS = 1 << 20  # characters; also for an attribute
 
 
 def error_message(error: BaseException) -> dict:
-    """What is said of an exception: its class, those of Python's that it is derived from, its text."""
+    """What is sent about an exception: its class, the classes of Python that it is derived from, its text."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     of_python = [[kind.__module__, kind.__name__] for kind in type(error).__mro__ if is_python_s(kind)]
     try:
@@ -61,7 +61,7 @@ def error_message(error: BaseException) -> dict:
 
 
 def is_python_s(kind: type) -> bool:
-    """Whether a class is the one of its name in a module of Python's."""
+    """Whether a class is the one of that name in one of Python's own modules."""
     module = kind.__module__ if isinstance(kind.__module__, str) else ""
     if module != "builtins" and module.partition(".")[0] not in sys.stdlib_module_names:
         return False
@@ -69,36 +69,36 @@ def is_python_s(kind: type) -> bool:
 
 
 def methods_of(value: object) -> list[str]:
-    """The methods of [`PROTOCOL`] that an object has, but for those that all objects have."""
+    """The methods of [`PROTOCOL`] that an object has, except those that all objects have."""
     kinds = [*type(value).__mro__, *(value.__mro__ if issubclass(type(value), type) else ())]
     return sorted({name for kind in kinds for name in PROTOCOL & kind.__dict__.keys()} - OF_ALL_OBJECTS)
 
 
 def has_more_than(kind: type, known: type | None) -> bool:
-    """Whether the class of an exception has attributes and methods that neither Python's nor a known class has."""
+    """Whether the class of an exception has attributes or methods that neither Python's class nor a known one has."""
     own = [base for base in kind.__mro__ if not is_python_s(base)]
     of_known = known.__mro__ if known is not None else ()
     return any(is_own(name) for base in own if base not in of_known for name in [*base.__dict__])
 
 
 class GuestWire(Wire):
-    """The program's end: what is no plain value is lent, and of the prompt's classes it has its own."""
+    """The program's end: what is not a plain value is lent, and it has its own copies of the prompt's classes."""
 
     def __init__(self, space: dict):
         super().__init__(1, space)
         self.lending = True
-        self.went_beyond = False  # whether the program wants more of an iterator than crossed
+        self.went_beyond = False  # whether the program wanted more of an iterator than crossed
 
     def beyond(self) -> NoReturn:
-        """Ends a call of the program, which takes more items of an iterator than crossed."""
+        """Ends a call of the program that takes more items of an iterator than crossed."""
         self.went_beyond = True
         super().beyond()
 
     def stranger(self, value: Any) -> tuple[Any, Node]:
-        """A handle for an object that is no plain value.
+        """A handle for an object that is not a plain value.
 
         Raises:
-            `TypeError`: nothing is lent now.
+            `TypeError`: nothing may be lent now.
         """
         if not self.lending:
             return super().stranger(value)
@@ -110,17 +110,17 @@ class GuestWire(Wire):
         """A global of the program.
 
         Raises:
-            `NameError`: it has none of that name.
+            `NameError`: it has none with that name.
         """
         if name not in self.space:
             raise NameError(f"name {name!r} is not defined")
         return self.space[name]
 
     def class_named(self, name: str) -> type:
-        """The program's own class of a name of the prompt.
+        """The program's own class with the name of one of the prompt.
 
         Raises:
-            `NameError`: it has none of that name.
+            `NameError`: it has none with that name.
         """
         return self.named(name)
 
@@ -138,7 +138,7 @@ class Guest:
         self.wire = GuestWire(self.module.__dict__)
 
     def load(self, request: dict, values: list) -> list:
-        """Runs the program; of some names, those by which it knows a class, and of others, what those have."""
+        """Runs the program; returns which of some names are classes in it, and what some others have."""
         space = self.module.__dict__
         sys.modules["program"] = self.module
         exec(compile(self.code, "<program>", "exec", dont_inherit=True), space)
@@ -147,7 +147,7 @@ class Guest:
         return [known, {name: methods_of(space[name]) for name in request["names"] if name in space}]
 
     def call(self, request: dict, values: list) -> Any:
-        """Calls the first value with the others, the last of which are named by `keywords`."""
+        """Calls the first value with the others, the last of which are passed under the names in `keywords`."""
         target, *arguments = values
         values.clear()  # nothing but the program holds its arguments
         names = request["keywords"]
@@ -165,7 +165,7 @@ class Guest:
         setattr(target, request["attribute"], value)
 
     def rest(self, request: dict, values: list) -> None:
-        """Lets the answer look at all that both sides hold."""
+        """Makes the answer cover everything that both sides hold."""
         self.wire.looks = sys.maxsize
 
     def answer(self, body: bytes) -> bytes:
@@ -180,7 +180,7 @@ class Guest:
             return self.failed(error)
 
     def failed(self, error: BaseException) -> bytes:
-        """The answer where an exception came out of the program: with what it holds, if that is plain."""
+        """The answer where the program raised an exception: with what it holds, if that is plain."""
         class_name = self.wire.class_name(type(error))
         message = {"error": error_message(error) | {"beyond": self.wire.went_beyond}, "class": class_name}
         try:
@@ -199,15 +199,17 @@ class Guest:
         try:
             return self.wire.pack(message, [])
         except BaseException:
-            return Wire(1, {}).pack(message, [])  # what the program has changed is not said
+            return Wire(1, {}).pack(message, [])  # what the program has changed is not reported
 
     def plain_attributes(self, error: BaseException) -> list:
-        """Names and values of the attributes of an exception that can cross by value, and are not large."""
+        """Names and values of the attributes of an exception that can cross by value and are not large."""
         found, given = [], attributes_of(error)
         for name, value in zip(given[::2], given[1::2], strict=True):
             trial = GuestWire(self.wire.space)
             trial.classes, trial.lending = self.wire.classes, False
-            if name == "obj" or hasattr(type(value), "__next__"):  # `obj`: what lacks an attribute, however large
+            if name == "obj" or hasattr(
+                type(value), "__next__"
+            ):  # `obj`: the object that lacks an attribute, however large
                 continue
             with suppress(BaseException):
                 if len(trial.pack({}, [value])) < LONGEST_ARGUMENTS:

@@ -1,6 +1,6 @@
 """The process that runs a problem's test: it calls the program through proxies and compares plain values.
 
-Forked by `serve.py` inside another sandbox than the program's. It alone writes the verdict.
+Forked by `serve.py` inside a different sandbox from the program's. Only this process writes the verdict.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def judge(job: dict, link: Link) -> None:
     if used & set(helpers.co_names) or "import *" in job["helpers"] or defines(job["helpers"]):
         exec(helpers, space)
     classes = {name: kind for name, kind in space.items() if isinstance(kind, type) and kind.__module__ == MODULE}
-    # a class that the test has for itself, perhaps the right answer, says nothing of the program's of that name
+    # a class that the test defines for itself, perhaps the right answer, says nothing about the program's of that name
     link.own_classes = {node.name for node in ast.walk(link.test) if isinstance(node, ast.ClassDef)}
     classes = {name: kind for name, kind in classes.items() if name not in link.own_classes}
     link.elsewhere = link.elsewhere or class_attribute_used(link.test, classes)
@@ -43,7 +43,7 @@ def judge(job: dict, link: Link) -> None:
     for name in names.intersection(COMMON_MODULES):
         space[name] = __import__(name)  # a program must not supply the means of comparison
     for name in wanted:
-        # one that the program lacks says so when it is called
+        # a function that the program lacks reports this when it is called
         space[name] = lent(link, name, methods.get(name, ["__call__"]), name)
     link.wire.share({name: kind for name, kind in classes.items() if name in known})
     candidate = space.get(entry)
@@ -65,18 +65,18 @@ def failing_line(job: dict, error: BaseException) -> str:
 
 
 def line_of(job: dict, line: int | None) -> str:
-    """A line of the test, counted from 1; empty where it has none of that number."""
+    """A line of the test, counted from 1; empty where it has no such line."""
     lines = job["test"].splitlines()
     return lines[line - 1].strip() if line is not None and line <= len(lines) else ""
 
 
 def about_a_handle(text: str) -> bool:
-    """Whether Python refused an object of the program by itself, before [`Refusing`] could."""
+    """Whether Python itself refused an object of the program, before [`Refusing`] could."""
     return Refusing.__name__ in text or text.startswith("catching classes that do not inherit")
 
 
 def missing_package(job: dict, module: object) -> str | None:
-    """The package that a program lacks, from the name of a module that could not be imported."""
+    """The package that a program is missing, from the name of a module that could not be imported."""
     package = str(module or "").partition(".")[0]
     known = package in sys.stdlib_module_names or package in job["packages"]
     return package if len(package) <= LONGEST_NAME and package.isidentifier() and not known else None
@@ -92,7 +92,7 @@ def verdict(job: dict, socket: int, write: Callable[[dict], NoReturn]) -> dict:
 
     Returns:
         `dict`: `status`, which is `"ended"` where the program's process ended by itself, and `detail`; `judged` and
-        `package` where there is something to say.
+        `package` where they apply.
     """
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module  # where dataclasses look for the module of a class
@@ -120,7 +120,7 @@ def verdict(job: dict, socket: int, write: Callable[[dict], NoReturn]) -> dict:
 
 
 def not_judged(reason: str, where: str) -> dict:
-    """The verdict on a program of which its test wants more than can be judged, in a line of the test."""
+    """The verdict on a program whose test needs more than can be judged, with the line of the test."""
     detail = f"not judged: {reason}"
     return {"status": "failed", "detail": f"{detail} in: {where}" if where else detail, "judged": False}
 
@@ -131,17 +131,17 @@ def is_of_an_iterator(text: str) -> bool:
 
 
 def lost_on_the_way(link: Link, error: BaseException, raised: bool) -> str | None:
-    """Why a test may have failed that would not have where program and test are one process.
+    """Why a test may have failed that would not have failed with program and test in one process.
 
     Args:
         raised (`bool`): whether the program raised the exception.
     """
-    # what the program raises is its own, unless it was given less than the test has, or than it gave before
+    # what the program raises is its own, unless it was given less than the test has, or less than it gave before
     perhaps = not raised or isinstance(error, AttributeError)
     if not raised and isinstance(error, (AttributeError, TypeError)) and is_of_an_iterator(str(error)):
         return "iterators cross with their items alone"
     if name := link.wire.reduced or ((link.wire.reduced_there or link.reduced_error) if perhaps else None):
-        return f"{str(name)[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
+        return f"{str(name)[:LONGEST_NAME]} does not cross whole, and the test may need more of it"
     if link.lost is not None:
         return link.lost
     if link.elsewhere is not None:
@@ -157,9 +157,9 @@ def failure(job: dict, link: Link, error: BaseException) -> dict:
     raised = error.__dict__.get("program_error")
     try:
         text = str(error)
-    except BaseException as failed:  # an object of the program's in it, which the link then knows of
+    except BaseException as failed:  # because of an object of the program in it, which the link then knows about
         text = type(failed).__name__
-    text = text.replace("'Refusing' object is not callable", "what the program gave is not callable")
+    text = text.replace("'Refusing' object is not callable", "what the program returned is not callable")
     if raised is None and isinstance(error, TypeError) and about_a_handle(text):
         return not_judged(text, where)
     if raised is None and isinstance(error, AssertionError) and link.asks_types and link.handles:

@@ -1,4 +1,4 @@
-"""The judge's end of the wire: what a test holds of the program, and how it asks for more."""
+"""The judge's end of the wire: what a test holds of the program, and how it requests more."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from wire_limits import LONGEST_NAME, LONGEST_TEXT, OF_ALL_OBJECTS, PROTOCOL
 from wire_nodes import Node
 
 
-MODULE = "test"  # the name of the one that the test is
-TOO_MUCH = "most of the time went into values that cross between the test and the program"
+MODULE = "test"  # the name of the module that the test is run as
+TOO_MUCH = "most of the time was spent on values that cross between the test and the program"
 
 
 class ProgramEnded(BaseException):
-    """The program's process is gone or exits; no `except Exception` of a test swallows it."""
+    """The program's process is gone or exits; no `except Exception` in a test can swallow this."""
 
 
 class NotPlain(BaseException):
-    """A test wants more of an object than can cross. Whatever a test makes of this, the verdict says so."""
+    """A test needs more of an object than can cross. Whatever the test does with this, the verdict says so."""
 
 
 def _refuse(name):
@@ -38,10 +38,10 @@ def _refuse(name):
 
 
 class Refusing:
-    """An object of the program; only its attributes can be had, and told is which methods of Python's it has."""
+    """An object of the program; only its attributes are accessible, and which of Python's methods it has is known."""
 
     __slots__ = ("_flab_has", "_flab_kind", "_flab_link", "_flab_name")
-    __class__ = property(_refuse("__class__"))  # `isinstance` asks for it, and abstract classes would be content
+    __class__ = property(_refuse("__class__"))  # `isinstance` asks for it, and abstract classes would accept it
 
     def __init__(self, link, kind, has, name=None):
         object.__setattr__(self, "_flab_link", link)
@@ -81,30 +81,30 @@ class RefusingFunction(Refusing):
 
 
 def lent(link: Link, kind: str, has: Iterable[object], name: str | None = None) -> Refusing:
-    """What stands for an object of the program.
+    """A proxy for an object of the program.
 
     Args:
-        kind (`str`): what it is called where it cannot be judged.
+        kind (`str`): what to call it where it cannot be judged.
         has (`Iterable`): methods of `PROTOCOL` that it has besides those of all objects.
-        name (`str`, *optional*): the global name by which the program knows it.
+        name (`str`, *optional*): its global name in the program.
     """
     methods = tuple(method for method in has if method in PROTOCOL)
     return (RefusingFunction if "__call__" in methods else Refusing)(link, kind, methods, name)
 
 
 class JudgeWire(Wire):
-    """The judge's end: what the program lends can be called, and classes are those of the prompt."""
+    """The judge's end: what the program lends can be called, and classes are the prompt's."""
 
     def __init__(self, link: Link, arrays: bool):
         super().__init__(0, {})
         self.link, self.arrays = link, arrays
 
     def share(self, classes: dict[str, type]) -> None:
-        """Lets instances of these classes cross. The test cannot put others in their place."""
+        """Lets instances of these classes cross. The test cannot replace the classes."""
         self.space, self.classes = classes, frozenset(classes)
 
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
-        """What stands for a value; for what the program lends, its name or its number.
+        """The encoded form of a value; for what the program lends, its name or its number.
 
         Raises:
             `Closed`: the program has given up an object.
@@ -119,34 +119,34 @@ class JudgeWire(Wire):
         return [number], None
 
     def stranger(self, value: Any) -> NoReturn:
-        """Ends the test, which gives the program what cannot cross."""
-        self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot give it to the program")
+        """Ends a test that passes the program what cannot cross."""
+        self.link.refuse(f"{type(value).__name__} is not a plain value: the test cannot pass it to the program")
 
     def handle(self, kind: str, has: list) -> Refusing:
-        """What stands for an object of the program."""
+        """A proxy for an object of the program."""
         self.link.handles += 1
         return lent(self.link, kind, has)
 
     def class_named(self, name: str) -> type:
-        """The judge's own class of that name.
+        """The judge's own class with that name.
 
         Raises:
-            `ValueError`: it shares none with the program.
+            `ValueError`: it shares no such class with the program.
         """
         if name not in self.classes:
             raise ValueError("a class that the judge does not share")
         return self.space[name]
 
     def beyond(self) -> NoReturn:
-        """Ends the test, which takes more items of an iterator than cross."""
+        """Ends a test that takes more items of an iterator than cross."""
         self.link.refuse("only the first items of a long iterator can be judged")
 
 
 class Link:
-    """Asks the program's process.
+    """Sends requests to the program's process.
 
     Args:
-        socket (`int`): descriptor on which that answers.
+        socket (`int`): descriptor on which it answers.
         space (`dict`): the globals of the test.
         arrays (`bool`): whether numpy's arrays cross.
     """
@@ -156,30 +156,30 @@ class Link:
         self.space = space
         self.wire = JudgeWire(self, arrays)
         self.start = perf_counter()
-        self.crossing, self.since = 0.0, None  # seconds that values took to cross, and when the last began to
-        self.calls = self.handles = 0  # of the program, and objects that it lent
-        self.own_classes: set[str] = set()  # names of those that the test defines for itself
-        self.reduced_error: str | None = None  # an exception that crossed without all that it has
-        self.lost: str | None = None  # what the test may miss of what crossed
-        self.elsewhere: str | None = None  # a name in the test of what each process has for itself
+        self.crossing, self.since = 0.0, None  # seconds that values took to cross, and when the last one started
+        self.calls = self.handles = 0  # calls of the program, and objects that it lent
+        self.own_classes: set[str] = set()  # names of the classes that the test defines for itself
+        self.reduced_error: str | None = None  # an exception that did not cross whole
+        self.lost: str | None = None  # what the test may miss from what crossed
+        self.elsewhere: str | None = None  # a name in the test for state that each process has for itself
         self.asks_types = False  # whether the test calls `type`, which nothing can refuse
         self.test = ast.Module([], [])  # the source of the test
         self.ended: str | None = None  # how the program's process ended, if it did
-        self.unjudged: str | None = None  # what cannot be judged, once that was met
-        self.line: int | None = None  # of the test, where that was
+        self.unjudged: str | None = None  # what cannot be judged, once it has come up
+        self.line: int | None = None  # the line of the test where that was
 
     def refuse(self, reason: str) -> NoReturn:
-        """Ends the test without a verdict on the program, unless the program has ended before."""
+        """Ends the test without a verdict on the program, unless the program has already ended."""
         if self.ended is None and self.unjudged is None:
             self.unjudged, self.line = reason, _line_of_test(sys._getframe())
         raise ProgramEnded(self.ended) if self.ended is not None else NotPlain(self.unjudged)
 
     def check(self) -> None:
-        """Ends the test if its verdict stands already.
+        """Ends the test if its verdict is already settled.
 
         Raises:
             `ProgramEnded`: the program has ended.
-            `NotPlain`: the test wanted what cannot be judged.
+            `NotPlain`: the test needed what cannot be judged.
         """
         if self.ended is not None:
             raise ProgramEnded(self.ended)
@@ -187,7 +187,7 @@ class Link:
             raise NotPlain(self.unjudged)
 
     def ask(self, message: dict, values: list) -> Any:
-        """What the program's process answers to a message with values.
+        """The answer of the program's process to a message with values.
 
         Raises whatever the program raised, as one of Python's exceptions or of the prompt's.
         """
@@ -211,7 +211,7 @@ class Link:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Counts the time of what is done inside as spent on crossing."""
+        """Counts the time spent in the block as time spent on crossing."""
         self.since = perf_counter()
         try:
             yield
@@ -219,7 +219,7 @@ class Link:
             self.crossing, self.since = self.crossing + perf_counter() - self.since, None
 
     def mostly_crosses(self) -> bool:
-        """Whether values have taken most of the time to cross. The other side has about as much to do."""
+        """Whether crossing values has taken most of the time. The other side has about as much to do."""
         now = perf_counter()
         crossing = self.crossing + (0 if self.since is None else now - self.since)
         return 2 * crossing > (now - self.start) / 2
@@ -231,8 +231,8 @@ class Link:
         return self.ask(message, [target, *arguments, *keywords.values()])
 
     def settle(self) -> None:
-        """Asks for all changes that were not told in time, of which the test or the program may then have been
-        ignorant."""
+        """Asks for all changes that were not reported in time, and that the test or the program may therefore have
+        missed."""
         if not self.wire.partial or self.ended is not None or self.unjudged is not None:
             return
         self.wire.looks = sys.maxsize
@@ -242,13 +242,13 @@ class Link:
             self.unjudged = f"the containers that it shares with the program cannot be compared ({error})"
         if self.wire.late and self.unjudged is None:
             self.unjudged = (
-                "the test shares more with the program than can be watched for changes, and some of it was changed"
+                "the test shares more with the program than can be checked for changes, and some of it was changed"
             )
 
     def exception(self, answer: dict, values: list) -> BaseException:
         """The program's exception, as one that the judge knows.
 
-        One that is no `Exception`, or ends a loop, is raised as such only where the test expects it by name.
+        One that is not an `Exception`, or ends a loop, is raised as such only where the test expects it by name.
         """
         error = answer["error"] if isinstance(answer["error"], dict) else {}
         name, text = str(error.get("name", "Exception")), str(error.get("text", ""))
@@ -257,7 +257,7 @@ class Link:
         if not error.get("whole", True):
             self.reduced_error = name[:LONGEST_NAME]
         if error.get("beyond"):
-            self.refuse("the program takes more than the first items of a long iterator, which alone cross")
+            self.refuse("the program takes more than the first items of a long iterator, and only those cross")
         kind = python_s_exception(error.get("kinds"))
         if isinstance(answer.get("class"), str) and answer["class"] in self.wire.classes:
             kind = self.wire.class_named(answer["class"])
@@ -275,9 +275,9 @@ class Link:
                 set_attributes(made, attributes)
             else:
                 made = likeness(kind, name, text, arguments, attributes)
-        except Exception:  # some, such as groups of exceptions, want more than a text
+        except Exception:  # some, such as exception groups, need more than a text
             made = Exception(text)
-            self.lost = f"{name[:LONGEST_NAME]} does not cross whole, and the test may want more of it"
+            self.lost = f"{name[:LONGEST_NAME]} does not cross whole, and the test may need more of it"
         made.__dict__["program_error"] = (name, text, bool(error.get("forbidden")), error.get("module"))
         return made
 
@@ -298,11 +298,11 @@ def python_s_exception(kinds: object) -> type[BaseException] | None:
 
 
 def likeness(kind: type, name: str, text: str, arguments: list, attributes: list) -> BaseException:
-    """An exception of a class of Python's, or of one derived from it with the name and the text of the program's."""
+    """An exception of one of Python's classes, or of a subclass with the name and the text of the program's."""
     of_builtins = kind.__module__ == "builtins"
 
     def made(kind: type) -> BaseException:
-        # one of another module may want more than it keeps as `args`
+        # one of another module may need more than it keeps as `args`
         error = kind(*arguments) if of_builtins else kind.__new__(kind, *arguments)
         for key, item in zip(attributes[::2], attributes[1::2], strict=True):
             if is_own(key):

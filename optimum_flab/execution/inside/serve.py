@@ -1,9 +1,9 @@
-"""The first process in a sandbox: forks one process for each program, or for each test, and ends it with all it
-started. Starting Python and its common modules once saves most of the time that a program takes.
+"""The first process in a sandbox: forks one process for each program, or for each test, and ends it with everything
+it started. Starting Python and its common modules only once saves most of the time that a program takes.
 
 Usage: `serve.py CONTROL guest|judge [PACKAGE ... FOLDER ...]`, with the descriptor of a socket on which the host says
-what to start in which frame (limits, folder, user), and packages to load from folders. What a program is comes on a
-descriptor of its own.
+what to start in which frame (limits, folder, user), and packages to load from folders. The program itself comes on a
+separate descriptor.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from wire_limits import COMMON_MODULES
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 HEADER = 64  # bytes
-CHECK_SECONDS = 0.02  # between two looks at how many files a program has made
+CHECK_SECONDS = 0.02  # between two checks of how many files a program has made
 
 
 def main() -> None:
-    """Serves one program or test after the other until the host closes the socket."""
+    """Serves one program or test after another until the host closes the socket."""
     control, role = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     if role == "guest":
         import guest as served
     else:
         import judge as served
     if sys.platform.startswith("linux"):
-        # nobody of the same user reads or writes this process or its children, and all they leave is left to it
+        # no other process of the same user can read or write this process or its children, and it adopts their orphans
         prctl(PR_SET_DUMPABLE, 0)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     sys.path.pop(0)
     packages = sys.argv[3:]
     sys.path += [folder for folder in packages if os.path.isabs(folder)]
     for name in ("OPENBLAS", "OMP", "MKL"):
-        os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not be there after a fork, and count as processes
+        os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not survive a fork, and count as processes
     for name in COMMON_MODULES:
         __import__(name)
     for name in packages:
         if not os.path.isabs(name):
-            with suppress(ImportError):  # a test that wants it says so
+            with suppress(ImportError):  # a test that needs it will report this
                 __import__(name)
     gc.freeze()
     control.sendall(b".")  # ready
@@ -62,7 +62,7 @@ def main() -> None:
             control.close()
             try:
                 confine(frame)
-                # read here alone: what this process ever held, later programs could find in theirs
+                # read only here: later programs could find in their memory whatever this process ever held
                 with open(descriptors.pop(0), "rb") as file:
                     job = json.load(file)
                 served.serve(job, descriptors)
@@ -75,10 +75,10 @@ def main() -> None:
             if count_files(frame) - before > frame["files"]:
                 code = end(child, frame)
                 break
-        told = control.recv(1)  # the host has its verdict, does not want one any more, or is gone
+        told = control.recv(1)  # the host has its verdict, no longer wants one, or is gone
         code = end(child, frame) if code is None else code
         files = count_files(frame) - before
-        # very many are not taken away one by one: they go with the sandbox
+        # very many are not removed one by one: they go with the sandbox
         clean = not (frame["files"] and files > frame["files"]) and remove(frame["folder"])
         if not told:
             return
@@ -96,7 +96,7 @@ def _exactly(control: socket.socket, size: int) -> bytes:
 
 
 def count_files(frame: dict) -> int:
-    """Files and folders on the file system of the programs' folders, which is theirs alone; 0 where it is not."""
+    """Files and folders on the file system of the programs' folders, if it is theirs alone; otherwise 0."""
     if frame["files"] is None:
         return 0
     found = os.statvfs(os.path.dirname(frame["folder"]))
@@ -104,7 +104,7 @@ def count_files(frame: dict) -> int:
 
 
 def confine(frame: dict) -> None:
-    """In the child: its own folder, nothing to read, resource limits, and another user where the frame names one."""
+    """In the child: sets its own folder, no input, resource limits, and another user where the frame names one."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
@@ -125,20 +125,20 @@ def confine(frame: dict) -> None:
 
 
 def become(user: int) -> None:
-    """Makes this process one of a user and of the group of the same number, for good."""
+    """Makes this process run as a user and the group of the same number, irrevocably."""
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
 
 
 def end(child: int, frame: dict) -> int:
-    """Kills a child and what it left behind; gives its exit code, negative for the signal that ended it."""
+    """Kills a child and what it left behind; returns its exit code, negative for the signal that ended it."""
     if frame["user"] is not None:
         killer = os.fork()
         if killer == 0:
             try:
                 become(frame["user"])
-                # all that this user may end, which is its own; no fork gets through while the kernel does it
+                # everything that this user may kill, which is only its own; no fork gets through meanwhile
                 os.kill(-1, signal.SIGKILL)
             finally:
                 os._exit(0)
@@ -158,7 +158,7 @@ def end(child: int, frame: dict) -> int:
 
 
 def children() -> list[int]:
-    """Processes whose parent this one is."""
+    """The child processes of this one."""
     me, found = os.getpid(), []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -173,11 +173,11 @@ def children() -> list[int]:
 
 
 def remove(folder: str) -> bool:
-    """Whether the folder of a program is gone."""
+    """Removes the folder of a program; returns whether it is gone."""
     try:
         os.rmdir(folder)
     except OSError:
-        # in a process of its own: the names of its files are the program's
+        # in a separate process: the program chose the names of its files
         child = os.fork()
         if child == 0:
             try:
@@ -189,7 +189,7 @@ def remove(folder: str) -> bool:
 
 
 def prctl(option: int, value: int) -> None:
-    """Sets an option of this process, as the system call of that name does; one that the kernel lacks is ignored."""
+    """Sets an option of this process with the system call of that name; one that the kernel lacks is ignored."""
     import ctypes
 
     ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

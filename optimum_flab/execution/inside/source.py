@@ -10,8 +10,8 @@ from typing import Any
 from wire_scalars import SCALARS
 
 
-# names by which a test sets or reads what the program's process has for itself, or what never crosses: streams, files,
-# the environment, states of modules, what hangs on an exception
+# names with which a test sets or reads what the program's process has for itself, or what never crosses: streams,
+# files, the environment, states of modules, what is attached to an exception
 STATE = frozenset(
     """stdin stdout stderr redirect_stdin redirect_stdout redirect_stderr capsys patch mock monkeypatch open tempfile
     mkdtemp mkstemp TemporaryDirectory TemporaryFile NamedTemporaryFile write_text write_bytes chdir environ putenv
@@ -22,7 +22,7 @@ BY_VALUE = frozenset(kind for kind in SCALARS if kind not in (type(None), bool, 
 
 
 def expects(test: ast.Module, frame: types.FrameType | None, name: str) -> bool:
-    """Whether the function of a test that a frame runs catches an exception by its name, where the frame is now."""
+    """Whether the test function that a frame runs catches an exception by its name at the frame's current position."""
     if frame is None:
         return False
     code = frame.f_code
@@ -63,20 +63,20 @@ def global_names(code: types.CodeType) -> set[str]:
 
 
 def defines(source: str) -> bool:
-    """Whether source does more than import and document."""
+    """Whether source does more than import and hold docstrings."""
     plain = (ast.Import, ast.ImportFrom, ast.Expr)
     return any(not isinstance(node, plain) for node in ast.parse(source).body)
 
 
 def assigned(source: str) -> set[str]:
-    """Global names that source gives a value other than a function, a class or a module."""
+    """Global names to which source assigns a value other than a function, a class or a module."""
     statements = (node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign)))
     targets = (part for node in statements for part in ast.walk(node))
     return {part.id for part in targets if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
 
 
 def state_used(test: ast.Module, of_prompt: set[str], entry: str | None) -> str | None:
-    """A name that a test uses of what each of the two processes has for itself, if there is one."""
+    """A name that a test uses for state that each of the two processes has for itself, if there is one."""
     names, attributes = set(), set()
     for node in ast.walk(test):
         if isinstance(node, ast.Attribute):
@@ -90,7 +90,7 @@ def state_used(test: ast.Module, of_prompt: set[str], entry: str | None) -> str 
 
 
 def class_attribute_used(test: ast.Module, classes: dict[str, type]) -> str | None:
-    """An attribute of a class of the prompt that a test uses, neither a method nor a member: each side has its own."""
+    """An attribute of a class of the prompt that a test uses, not a method or a member: each side has its own."""
     for node in ast.walk(test):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in classes:
             value = getattr(classes[node.value.id], node.attr, None)
@@ -100,12 +100,12 @@ def class_attribute_used(test: ast.Module, classes: dict[str, type]) -> str | No
 
 
 def crosses_as_equal(value: Any) -> bool:
-    """Whether a value arrives as one that is equal to it and another object; what equals nothing is kept."""
+    """Whether a value arrives as a different object that is equal to it; what equals nothing is kept."""
     return type(value) in BY_VALUE and value == value
 
 
 def compares_scalars_by_identity(test: ast.Module, error: BaseException) -> bool:
-    """Whether the line that raised asks with `is` about a value that is none of the containers, but in a variable."""
+    """Whether the line that raised uses `is` on a value in a variable that is not a container."""
     trace, found = error.__traceback__, None
     while trace is not None:
         found = trace if trace.tb_frame.f_code.co_filename == "<test>" else found

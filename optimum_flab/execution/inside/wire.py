@@ -1,25 +1,25 @@
 """How values cross between the process that runs a program and the one that judges it.
 
-Runs inside the sandbox, from its own folder and with the standard library alone.
+Runs inside the sandbox, from its own folder and with only the standard library.
 
-What arrives is made anew from plain data, so that nothing a program defines (`__eq__`, `__hash__`, a class that claims
-to be `int`) has a say in a comparison. Containers are numbered: both sides keep a table of those that both still hold,
-so that one that comes back is the same object, that one held twice is one, and that what either side changes in place
-is changed for the other. What is no plain value stays where it is and is named by its number.
+What arrives is rebuilt from plain data, so that nothing a program defines (`__eq__`, `__hash__`, a class that claims
+to be `int`) can influence a comparison. Containers are numbered: both sides keep a table of those that both still
+hold, so that one that comes back is the same object, one held twice is one object, and what either side changes in
+place is changed for the other. What is not a plain value stays where it is and is referred to by its number.
 
 A message is JSON with the keys of a request or an answer and
 
-- `values`: what crosses. `[7]` is the object numbered 7, `{"tag": body}` a scalar that JSON has not;
-- `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, and behind that
-  the name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
-- `dropped`: numbers of objects that this side does not hold any more;
-- `reduced`: a class of which instances have crossed as what it is derived from, or without methods that they have, if
-  there is one;
-- `late`: whether a change was found that an earlier message should have told, `partial`: whether there may be such.
+- `values`: what crosses. `[7]` is the object numbered 7, `{"tag": body}` a scalar that JSON lacks;
+- `heap`: the numbered objects that are new to the other side or have changed, `[number, kind, items]`, followed by the
+  name of a class of the prompt and its attributes; what an item needs in order to be hashed comes before it;
+- `dropped`: numbers of objects that this side no longer holds;
+- `reduced`: a class whose instances have crossed as its base class, or without methods that they have, if there is
+  one;
+- `late`: whether a change was found that an earlier message should have reported, `partial`: whether there may be one.
 
-Whatever both sides hold is looked at for changes with every message, which costs time with everything that they hold.
-A side does that for `LOOKS` items altogether. From then on it looks at what can be reached from the values of the
-message alone, and says so; a last message in which it looks at everything tells whether a change was missed.
+Everything that both sides hold is checked for changes with every message, which takes longer the more they hold. A
+side does so for `LOOKS` items altogether. From then on it checks only what can be reached from the values of the
+message, and says so; a last message in which it checks everything tells whether a change was missed.
 """
 
 from __future__ import annotations
@@ -58,42 +58,42 @@ class Wire:
     """One side's end: makes messages and reads them, and keeps the table of what both sides hold.
 
     Args:
-        side (`int`): 0 or 1: whether the numbers that it gives are even or odd.
+        side (`int`): 0 or 1: whether the numbers that it assigns are even or odd.
         space (`dict`): the globals of the test, or of the program.
     """
 
     def __init__(self, side: int, space: dict):
         self.side = self.next = side
         self.space = space
-        self.classes: frozenset[str] = frozenset()  # names of those that both sides know
-        self.arrays = True  # whether those of numpy cross
+        self.classes: frozenset[str] = frozenset()  # names of the classes that both sides know
+        self.arrays = True  # whether numpy arrays cross
         self.known: dict[int, Any] = {}  # what both sides hold, by number
         self.numbers: dict[int, int] = {}  # by the identity of an object, which the table keeps alive
         self.states: dict[int, Seen] = {}  # of containers: the content that the other side knows
         self.turn = 0  # messages made
-        self.looks = LOOKS  # items that may still be looked at besides those that a message hands over
-        self.partial = self.late = False  # what this side or the other did not look at, or saw too late
-        self.reduced: str | None = None  # a class whose instances this side gave without all that they are
-        self.reduced_there: str | None = None  # the same of the other side
-        self.sweep = 0  # size of the table from which on it is gone through for what can be forgotten
-        # not to be forgotten before the other side does: what it has a handle of, and what it left the items of
+        self.looks = LOOKS  # items that may still be checked besides those that a message carries
+        self.partial = self.late = False  # whether this side or the other left something unchecked, or saw it too late
+        self.reduced: str | None = None  # a class whose instances this side did not send whole
+        self.reduced_there: str | None = None  # the same for the other side
+        self.sweep = 0  # size of the table at which it is next searched for what can be forgotten
+        # not to be forgotten before the other side does: what it has a handle to, and iterators whose items it has
         self.kept: set[int] = set()
-        self.recent: set[int] = set()  # values of the last message, if they were long to tell
-        # of the message that is being made: numbers and states given in it, whether an iterator gave its items
+        self.recent: set[int] = set()  # values of the last message, if it was long
+        # for the message that is being made: numbers and states assigned in it, whether an iterator was read
         self.given: list[int] = []
         self.pending: dict[int, Seen] = {}
-        self.whole = True  # whether everything is looked at
-        self.walked: set[int] = set()  # where not, what was looked at, since it can be reached from the values
+        self.whole = True  # whether everything is checked
+        self.walked: set[int] = set()  # otherwise, what was checked because it can be reached from the values
         self.taken = False
 
     # what the two sides do differently
 
     def stranger(self, value: Any) -> tuple[Any, Node | None]:
-        """What stands for an object that is no plain value, and its node, if the other side needs one."""
+        """The encoded form of an object that is not a plain value, and its node, if the other side needs one."""
         raise TypeError(f"{type(value).__name__} is not a plain value")
 
     def handle(self, kind: str, has: list) -> Any:
-        """What stands for an object of a class that the other side lends, which has some methods of [`PROTOCOL`]."""
+        """A proxy for an object that the other side lends, of a class with some methods of [`PROTOCOL`]."""
         raise ValueError("a handle")
 
     def named(self, name: str) -> Any:
@@ -101,15 +101,15 @@ class Wire:
         raise ValueError("a name")
 
     def class_named(self, name: str) -> type:
-        """The class of the prompt of that name."""
+        """The class of the prompt with that name."""
         raise ValueError("a class")
 
     def beyond(self) -> None:
-        """Called where more items of an iterator are asked for than cross."""
+        """Called where more items of an iterator are requested than cross."""
         raise RuntimeError("only the first items of a long iterator cross")
 
     def class_name(self, kind: type) -> str | None:
-        """The name of the nearest class that both sides know which a class is or is derived from."""
+        """The name of the nearest class known to both sides that a class is or is derived from."""
         for base in kind.__mro__ if self.classes else ():
             if base.__name__ in self.classes and self.space.get(base.__name__) is base:
                 return base.__name__
@@ -118,7 +118,7 @@ class Wire:
     # writing
 
     def pack(self, message: dict, values: list) -> bytes:
-        """A message with values. `values` is emptied, so that what nobody else holds can be dropped."""
+        """A message with values. `values` is emptied so that what nobody else holds can be dropped."""
         self.given, self.pending, self.walked, self.taken = [], {}, set(), False
         self.whole = self.looks > 0
         self.partial = self.partial or not self.whole
@@ -126,7 +126,7 @@ class Wire:
         try:
             self._add_changed(nodes)
             atoms = self._add(Node(None, "", values), nodes)
-            if self.taken:  # which may have run code that changed other containers
+            if self.taken:  # reading an iterator may have run code that changed other containers
                 self._add_changed(nodes)
         except BaseException:
             for number in self.given:
@@ -142,8 +142,8 @@ class Wire:
         return f'{json.dumps(message)[:-1]}, "heap": [{",".join(nodes)}]}}'.encode()
 
     def _add_changed(self, nodes: list[str]) -> None:
-        """Adds the nodes of containers that are not any more as the other side knows them; of those alone that this
-        message has come upon, where not everything is looked at."""
+        """Adds the nodes of containers that have changed since the other side last knew them; where not everything is
+        checked, only of those that this message has reached."""
         told = self.states if self.whole else self.walked.intersection(self.states)
         for number in [*told, *(number for number in self.pending if number not in told)]:
             if (node := self._changed(number)) is not None:
@@ -151,7 +151,7 @@ class Wire:
                 self._add(node, nodes)
 
     def _changed(self, number: int) -> Node | None:
-        """The node of a container if it may not be any more as the other side knows it."""
+        """The node of a container if it may have changed since the other side last knew it."""
         value, seen = self.known[number], self.pending.get(number) or self.states[number]
         self.looks -= seen.cost
         if not seen.matches(value):
@@ -160,7 +160,7 @@ class Wire:
         return None
 
     def _reached(self, number: int, value: Any) -> Node | None:
-        """The node of an object that both sides hold, or of what it holds, where not everything is looked at."""
+        """The node of an object that both sides hold, or of what it holds, where not everything is checked."""
         if number in self.walked or number in self.kept or hasattr(type(value), "__next__"):
             return None
         self.walked.add(number)
@@ -177,7 +177,7 @@ class Wire:
         return Node(None, "", parts, moving=False) if parts else None
 
     def _add(self, node: Node, nodes: list[str]) -> list:
-        """Adds a node behind those of all that is new in it; gives what stands for its parts."""
+        """Adds a node after those of everything new in it; returns the encoded form of its parts."""
         stack = [node]
         while stack:
             last = stack[-1]
@@ -209,11 +209,11 @@ class Wire:
         nodes.append(f"[{node.number},{text}")
 
     def _was_left_out(self, seen: Seen) -> bool:
-        """Whether a container was not looked at for the message before."""
+        """Whether a container was not checked for the previous message."""
         return seen.turn < self.turn - 1
 
     def atom(self, value: Any, moving: bool) -> tuple[Any, Node | None]:
-        """What stands for a value, and its node, if the other side needs one."""
+        """The encoded form of a value, and its node, if the other side needs one."""
         kind = type(value)
         encode = SCALAR_BY_ID.get(id(kind))
         if encode is not None and (kind is not float or value == value):
@@ -245,11 +245,11 @@ class Wire:
         return ([node.number], node) if node is not None else self.stranger(value)
 
     def reduce(self, kind: type) -> None:
-        """Notes that an instance of a class crosses without all that it is."""
+        """Notes that an instance of a class does not cross whole."""
         self.reduced = self.reduced or str(kind.__name__)[:LONGEST_NAME]
 
     def _is_view(self, value: Any) -> bool:
-        """Whether a value is an array that has its numbers in another that both sides hold."""
+        """Whether a value is an array that shares its data with another that both sides hold."""
         return is_numpy(type(value), "ndarray") and id(value.base) in self.numbers
 
     def _class(self, value: type) -> tuple[Any, Node | None]:
@@ -259,7 +259,7 @@ class Wire:
         return ({"class": name}, None) if name and self.class_named(name) is value else self.stranger(value)
 
     def _node(self, value) -> Node | None:
-        """The node of a container or the like, with the number that it has or now gets."""
+        """The node of a container or the like, with the number that it has or is now assigned."""
         kind = type(value)
         class_name = self.class_name(kind)
         if self.arrays and is_numpy(kind, "ndarray"):
@@ -270,7 +270,7 @@ class Wire:
         if items is None:
             return None
         whole = self.space.get(class_name) if class_name is not None else CLASSES_BY_NAME.get(name, kind)
-        # a test may go on with an iterator that it gave, where the program left off
+        # a test may continue with an iterator that it passed, where the program left off
         not_whole = (name == "iterator" and can_more(kind)) or (name in ITERATORS and self.side == 0)
         if whole is not kind or not_whole or self._is_view(value):
             self.reduce(kind)
@@ -289,7 +289,7 @@ class Wire:
         """A message, and its values.
 
         Raises:
-            `Closed`: it is not what [`pack`] gives.
+            `Closed`: it is not what [`pack`] produces.
         """
         try:
             message = json.loads(body)
@@ -304,18 +304,18 @@ class Wire:
             numbers = {atom[0] for atom in atoms if type(atom) is list}
             self.recent = numbers if len(body) > LONG_MESSAGE else numbers & self.recent
             for number in dropped:
-                self._note_if_late(number)  # the other side may have read what it does not hold any more
+                self._note_if_late(number)  # the other side may have read what it no longer holds
                 self._forget(number)
         except (Closed, MemoryError, NameError):  # a program may lack a name that the test asks for
             raise
         except Exception as error:
-            raise Closed(f"an answer that cannot be read ({type(error).__name__})") from error
+            raise Closed(f"an unreadable answer ({type(error).__name__})") from error
         return message, values
 
     def _create(self, number, kind, items, class_name=None, attributes=()) -> None:
-        """Makes a container that is new, still empty: others may refer to it."""
+        """Makes a new container, still empty, since others may refer to it."""
         if type(number) is not int or number < 0 or (number % 2 == self.side and number >= self.next):
-            raise ValueError("a number that was never given")
+            raise ValueError("a number that was never assigned")
         if kind == "handle" and number not in self.known:
             name, *has = items
             self._learn(number, self.handle(str(name)[:LONGEST_NAME], has))
@@ -334,7 +334,7 @@ class Wire:
             raise ValueError("an object of another kind")
 
     def _settle_all(self, heap: list) -> None:
-        """Gives all nodes their content; a node may have to wait for what it holds."""
+        """Fills all nodes with their content; a node may have to wait for what it holds."""
         while heap:
             failed, reason = [], None
             for node in heap:
@@ -346,7 +346,7 @@ class Wire:
                     failed.append(node)
                     reason = type(error)
             if len(failed) == len(heap):
-                raise ValueError(f"content that cannot be had: {reason}")
+                raise ValueError(f"content that cannot be resolved: {reason}")
             heap = failed
 
     def _settle(self, number, kind, items, class_name=None, attributes=()) -> None:
@@ -387,7 +387,7 @@ class Wire:
             kind, name, value = body
             kind = self.class_named(kind)
             if not issubclass(kind, Enum):
-                raise ValueError("a member of no enumeration")
+                raise ValueError("not a member of an enumeration")
             return kind.__members__[name] if name is not None else kind(value)
         if tag == "numpy" and not self.arrays:
             raise ValueError("a number of numpy")
@@ -399,7 +399,7 @@ class Wire:
         yield
 
     def _note_if_late(self, number: int) -> None:
-        """Before what this side has of a container is given up: whether it has a change that it did not tell."""
+        """Before this side discards its version of a container: notes whether that has a change it did not report."""
         seen = self.states.get(number)
         if seen is not None and self._was_left_out(seen) and self._changed(number) is not None:
             self.late = True
@@ -426,14 +426,14 @@ class Wire:
         self.kept.discard(number)
 
     def _drop(self) -> list[int]:
-        """Forgets what nothing on this side holds any more, and says which numbers that were.
+        """Forgets what nothing on this side holds any more, and returns the numbers.
 
-        A large table is gone through each time that it has grown by half.
+        A large table is searched each time it has grown by half.
         """
         alone: list[int] = []
         if len(self.known) < self.sweep:
             return alone
-        for number in sorted(self.known):  # what holds others was numbered before them
+        for number in sorted(self.known):  # containers were numbered before what they hold
             if number not in self.kept and number not in self.recent and _references(self.known, number) <= _ALONE:
                 self._note_if_late(number)
                 self._forget(number)

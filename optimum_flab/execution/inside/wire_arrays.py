@@ -1,4 +1,4 @@
-"""Arrays and numbers of numpy, where it is allowed: nothing but their bytes."""
+"""Numpy arrays and numbers, where numpy is allowed: nothing but their bytes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import Any
 
 
-_NUMPY_KINDS = "biufc"  # of arrays that are nothing but their bytes: booleans, numbers
+_NUMPY_KINDS = "biufc"  # kinds of arrays that are nothing but their bytes: booleans, numbers
 
 
 def is_numpy(kind: type, name: str) -> bool:
-    """Whether a class is numpy's own of that name: `ndarray`, or `generic` with the classes of all scalars."""
+    """Whether a class is numpy's own with that name: `ndarray`, or `generic` for the classes of all scalars."""
     numpy = sys.modules.get("numpy") if kind.__module__ == "numpy" else None
     if numpy is None or name not in ("ndarray", "generic"):
         return False
@@ -36,5 +36,5 @@ def array_from(parts: list) -> Any:
 def fill_array(value, parts):
     made = array_from(parts)
     if made.shape != value.shape or made.dtype != value.dtype:
-        raise ValueError("the sizes of an array do not change")
+        raise ValueError("the shape of an array cannot change")
     value[...] = made

@@ -1,4 +1,4 @@
-"""Containers and instances: how each is read, made and brought to another content."""
+"""Containers and instances: how each is read, made and updated."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Container(NamedTuple):
 
     Args:
         read (`Callable`): the content as a flat list.
-        fill (`Callable`): brings a container to that content.
-        make (`Callable`): a container of a class, the given one or derived from it, for that content.
+        fill (`Callable`): gives a container that content.
+        make (`Callable`): makes a container for that content, of the class or one derived from it.
     """
 
     read: Callable[[Any], list]
@@ -64,7 +64,7 @@ def _make_deque(kind, items):
 
 def _fill_deque(value, items):
     if items[0] != deque.maxlen.__get__(value):
-        raise ValueError("the greatest length of a deque does not change")
+        raise ValueError("the maximum length of a deque cannot change")
     deque.clear(value)
     deque.extend(value, items[1:])
 
@@ -117,7 +117,7 @@ CONTAINERS_BY_NAME: dict[str, tuple[type, Container]] = {
     "ndarray": (object, Container(array_parts, fill_array, lambda _, parts: array_from(parts))),
 }
 CLASSES_BY_NAME: dict[str, type] = {kind.__name__: kind for kind in (*FIXED, *CONTAINERS)}
-# classes that cross by their name: what a `defaultdict` calls, and answers to "of which type is it?"
+# classes that cross by name: what a `defaultdict` calls, and answers to "which type is it?"
 TYPES_BY_NAME: dict[str, type] = {kind.__name__: kind for kind in (*SCALARS, *CONTAINERS)} | {
     name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and name == kind.__name__
 }
@@ -128,7 +128,7 @@ READ_BY_ID: dict[int, tuple[str, Callable[[Any], list]]] = {
 
 
 def attributes_of(value: Any) -> list:
-    """Names and values of an instance's own attributes, one after the other."""
+    """Names and values of an instance's own attributes, alternating."""
     found = []
     for kind in type(value).__mro__:
         for name, member in [*kind.__dict__.items()]:
@@ -145,14 +145,14 @@ def attributes_of(value: Any) -> list:
 
 
 def is_own(name: Any) -> bool:
-    """Whether a name is one that a class gives its instances, and not one of Python's for its own ends."""
+    """Whether a name is one that a class gives its instances, and not one that Python uses internally."""
     return type(name) is str and not (name.startswith("__") and name.endswith("__"))
 
 
 def set_attributes(value: Any, items: list) -> None:
-    """Gives an instance these attributes and no others, without running code of its class.
+    """Gives an instance exactly these attributes, without running code of its class.
 
-    A name for which the class has a method or a property keeps that.
+    A name for which the class has a method or a property keeps it.
     """
     wanted = dict(_pairs(items))
     of_class = {name: member for kind in reversed(type(value).__mro__) for name, member in kind.__dict__.items()}

@@ -8,7 +8,7 @@ from wire_limits import LARGEST_FRAME
 
 
 class Closed(Exception):
-    """The other side is gone, or does not speak the protocol any more."""
+    """The other side is gone, or no longer follows the protocol."""
 
 
 def send(descriptor: int, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A numbered object on its way, and as the other side knows it."""
+"""A numbered object in transit, and as the other side knows it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ITERATORS = ("iterator", "generator")
 
 
 def as_text(parts: list) -> str:
-    """JSON without the first bracket, which a number goes before."""
+    """JSON without the first bracket, so that a number can be put first."""
     return json.dumps(parts, separators=(",", ":"))[1:]
 
 
 def take(iterator) -> list:
-    """Whether an iterator may have more than the items that cross, and these."""
+    """Whether an iterator may have more than the items that cross, and those items."""
     items, size, end = [], 0, process_time() + TAKING_SECONDS
     for item in iterator:
         size += sys.getsizeof(item, LOOK)
@@ -49,7 +49,7 @@ def generator(items: Iterator) -> Iterator:
 
 
 def kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], list]] | None:
-    """What numbered objects of a class cross as, and how they are read; `None` for what is no plain value."""
+    """What numbered objects of a class cross as, and how they are read; `None` for what is not a plain value."""
     if kind is GeneratorType:
         return "generator", take
     for base in kind.__mro__:
@@ -61,7 +61,7 @@ def kind_of(kind: type, class_name: str | None) -> tuple[str, Callable[[Any], li
 
 
 def can_more(kind: type) -> bool:
-    """Whether the class of an iterator has methods that iterators as such have not."""
+    """Whether the class of an iterator has methods that iterators in general lack."""
     of_all = OF_ALL_OBJECTS | {"__iter__", "__next__", "__copy__", "__deepcopy__"}
     names = {name for base in kind.__mro__ for name in base.__dict__}
     return kind is not GeneratorType and any(not name.startswith("_") or name in PROTOCOL - of_all for name in names)
@@ -78,11 +78,11 @@ def same(one: list, other: list) -> bool:
 
 
 class Node:
-    """A numbered object on its way: what is encoded of it, and what is to come.
+    """A numbered object in transit: what is encoded of it already, and what is still to come.
 
     Args:
-        moving (`bool`): whether iterators in it that the other side has the items of come along.
-        read (`Callable`, *optional*): what gives the items.
+        moving (`bool`): whether iterators in it whose items the other side has are sent along.
+        read (`Callable`, *optional*): returns the items.
     """
 
     __slots__ = ("atoms", "attributes", "class_name", "items", "kind", "left", "moving", "number", "read")
@@ -106,10 +106,10 @@ class Seen:
 
     Args:
         kind (`type`): the class of the container.
-        text (`int`): the hash of what was told of it.
-        atoms (`list`): what stood for its parts.
-        node ([`Node`]): what it then held.
-        turn (`int`): the message for which it was last found to be so.
+        text (`int`): the hash of what was sent of it.
+        atoms (`list`): the encoded form of its parts.
+        node ([`Node`]): what it held then.
+        turn (`int`): the message at which it was last found unchanged.
     """
 
     __slots__ = ("attributes", "cost", "deep", "items", "kind", "named", "read", "text", "turn")
@@ -120,10 +120,10 @@ class Seen:
         self.confirm(kind, node, turn)
 
     def confirm(self, kind: type, node: Node, turn: int) -> None:
-        """Takes what is held now as what was told."""
+        """Records what is held now as what was sent."""
         self.kind, self.items, self.attributes, self.turn = kind, node.items, node.attributes, turn
         self.read, self.named = node.read, node.class_name is not None
-        # bytes, of which the text is made for every look, are among the first two items
+        # bytes, which are encoded anew for every check, are among the first two items
         self.cost = (LOOK_AT_ATTRIBUTES if self.named else LOOK) + len(node.items)
         self.cost += sum(len(part) for part in node.items[:2] if type(part) is str)
 

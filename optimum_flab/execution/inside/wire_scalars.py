@@ -1,4 +1,4 @@
-"""Values that never change and hold no others, as plain data and back."""
+"""Values that never change and hold no others: to plain data and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from wire_arrays import array_from
 
 
-_LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python has no limit of digits
+_LONG_INTEGER = 1_000  # bits; longer ones cross in hexadecimal, for which Python does not limit the digits
 
 
 def _itself(value):
@@ -32,7 +32,7 @@ def _float(value):
 
 
 def _zone(zone: tzinfo | None, value: datetime | time) -> Any:
-    """What is said of a time zone: its key, or its distance from UTC and its name if it has one."""
+    """How a time zone is encoded: its key, or its offset from UTC and its name if it has one."""
     if zone is None:
         return None
     if sys.modules.get("zoneinfo") is not None and type(zone) is sys.modules["zoneinfo"].ZoneInfo and zone.key:
@@ -93,5 +93,5 @@ MAKE_SCALAR: dict[str, Callable[[Any], Any]] = {
     "singleton": {"Ellipsis": ..., "NotImplemented": NotImplemented, "nan": math.nan}.__getitem__,
     "numpy": lambda body: array_from(body)[()],
 }
-# looked up by identity: the classes of a program may have a metaclass that says otherwise
+# looked up by identity: the classes of a program may have a metaclass that lies about equality
 SCALAR_BY_ID = {id(kind): encode for kind, encode in SCALARS.items()}

@@ -1,6 +1,6 @@
-"""Kinds of tokenizer models: how each cuts text, and what may go without cutting it otherwise.
+"""Kinds of tokenizer models: how each splits text, and which tokens may go without changing that.
 
-A kind is one module of this folder with one [`Kind`]; it is found here without being named. `docs/tokenizers.md` says
+A kind is one module of this folder with one [`Kind`]; it is found without being registered. `docs/tokenizers.md` says
 how to add one.
 """
 
@@ -20,13 +20,13 @@ KINDS: dict[str, type[Kind]] = {kind.model_type: kind for kind in Kind.__subclas
 
 
 def kind_of(model_type: str | None) -> type[Kind]:
-    """The kind of a model by what `tokenizer.json` calls it.
+    """The kind of a model, by its name in `tokenizer.json`.
 
     Args:
         model_type (`str`, *optional*): such as "BPE".
 
     Raises:
-        [`FlabError`]: there is none; names those that there are.
+        [`FlabError`]: there is none; names the known ones.
     """
     if model_type not in KINDS:
         *others, last = sorted(KINDS)

@@ -1,13 +1,13 @@
-"""Byte pair encoding: the characters of a word are joined by merges, those learnt first going first.
+"""Byte pair encoding: the characters of a word are joined by merges, those learnt first being applied first.
 
-A piece of a text was merged from its own characters alone: no merge ever crossed its border, so the merges inside it
-happened in the order in which they happen to the piece by itself. Running the merges on a token's own string therefore
+A token of a text was merged from its own characters alone: no merge ever crossed its boundary, so the merges inside it
+happened in the order in which they happen to the token by itself. Running the merges on a token's own string therefore
 finds every token that any text passes on the way to it (its *ancestors*), whatever else the tokenizer's merges would
-allow. A vocabulary closed under ancestors, with the merges among its tokens, cuts a text that used only its tokens
-exactly as before: every merge that happened is still there, and those that are gone lost to others anyway.
+allow. A vocabulary closed under ancestors, with the merges among its tokens, splits a text that used only its tokens
+exactly as before: every merge that happened is still there, and those that are gone had lost to others anyway.
 
-With `ignore_merges` a word that is a token is taken whole. A word of the text that was merged is none, and does not
-become one.
+With `ignore_merges` a word that is a token is taken whole. A word of the text that was merged is not a token, and does
+not become one.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class BytePairEncoding(Kind):
         model = content["model"]
         if model.get("dropout"):
             raise FlabError(
-                f"the tokenizer leaves merges out by chance (dropout {model['dropout']}), so that it has no pieces to"
-                " keep; take dropout out of its tokenizer.json, or switch the pruning of its vocabulary off"
+                f"the tokenizer skips merges at random (dropout {model['dropout']}), so it has no fixed tokens to"
+                " keep; remove dropout from its tokenizer.json, or switch the pruning of its vocabulary off"
             )
         vocabulary, marks = model["vocab"], _marks(model)
         merges = [(vocabulary[left], vocabulary[right], vocabulary[whole]) for left, right, whole in _merges(model)]
@@ -65,7 +65,7 @@ class BytePairEncoding(Kind):
         return cls(vocabulary, merges, marks, base)
 
     def ancestors(self, token: int) -> Sequence[int]:
-        """The two tokens of the last merge on the way to a token; none where no merge makes it."""
+        """The two tokens of the last merge on the way to a token; empty where no merge makes it."""
         if token not in self._parts:
             self._parts[token] = self._last_merge(token)
         return self._parts[token]
@@ -81,7 +81,7 @@ class BytePairEncoding(Kind):
             left, right, product = self.merges[rank]
             if len(ranks) == 1:
                 return left, right
-            at = ranks.index(rank)  # the leftmost of equals goes first
+            at = ranks.index(rank)  # among equals the leftmost goes first
             symbols[at : at + 2] = [product]
             del ranks[at]
             if at > 0:
@@ -91,7 +91,7 @@ class BytePairEncoding(Kind):
         return ()
 
     def pieces(self, token: int, kept: Container[int]) -> Sequence[int]:
-        """What the last merge would have joined."""
+        """The tokens that the last merge would have joined."""
         return self.ancestors(token)
 
     @staticmethod

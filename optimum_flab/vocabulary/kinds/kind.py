@@ -1,4 +1,4 @@
-"""What every kind of tokenizer model can say, and what several of them share."""
+"""What every kind of tokenizer model provides, and what several of them share."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ PLACEHOLDER = re.compile(
 
 
 class Kind(ABC):
-    """A tokenizer model: the part of a tokenizer that cuts a word, which the steps before it have found, into tokens.
+    """A tokenizer model: the part of a tokenizer that splits a word, found by the steps before it, into tokens.
 
     Attributes:
         model_type (`str`): what `tokenizer.json` calls models of this kind.
-        vocabulary (`dict[str, int]`): ids of the tokens that the model can yield.
+        vocabulary (`dict[str, int]`): ids of the tokens that the model can produce.
         base (`frozenset[int]`): ids without which a text that can be spelt now could not be.
-        learnt (`Sequence[tuple[int, ...]]`): tokens in the order in which they were learnt from far more text than a
-            corpus has; the last of each entry is new there, and the others are what it was made of.
-        placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding and were learnt from nothing;
-            where tokens are made by merges these tell them apart, and none need be named.
-        exact (`bool`): whether a text is surely cut as before where its tokens and what they need stay; where not, its
-            pieces have to be compared.
+        learnt (`Sequence[tuple[int, ...]]`): tokens in the order in which they were learnt, from far more text than a
+            corpus has; the last of each entry is the new one, and the others are what it was made from.
+        placeholders (`frozenset[int]`): tokens that only reserve a row of the embedding and were not learnt; where
+            tokens are made by merges, the merges tell them apart, and none need be named.
+        exact (`bool`): whether a text is sure to be split as before where its tokens and what they need stay; if
+            not, its tokens have to be compared.
     """
 
     model_type: ClassVar[str]
@@ -50,17 +50,17 @@ class Kind(ABC):
             content (`Mapping[str, Any]`): of a `tokenizer.json`.
 
         Raises:
-            [`FlabError`]: the model does something with which a smaller vocabulary could not cut text as before; says
+            [`FlabError`]: the model does something that keeps a smaller vocabulary from splitting text as before; says
                 what.
         """
 
     @abstractmethod
     def ancestors(self, token: int) -> Sequence[int]:
-        """The tokens without which the model would not come to this one; theirs are not among them."""
+        """The tokens without which the model would not arrive at this one; their own are not included."""
 
     @abstractmethod
     def pieces(self, token: int, kept: Container[int]) -> Iterable[int]:
-        """The kept tokens that the model cuts the text of a token into once that is gone."""
+        """The kept tokens that the model splits the text of a token into once that token is gone."""
 
     @staticmethod
     @abstractmethod
@@ -79,7 +79,7 @@ class Kind(ABC):
 
     @staticmethod
     def unknown(model: Mapping[str, Any]) -> str | None:
-        """The token that the `model` of a `tokenizer.json` puts in the place of what it cannot spell."""
+        """The token that the `model` of a `tokenizer.json` puts in place of what it cannot spell."""
         return model.get("unk_token")
 
     @staticmethod
@@ -90,11 +90,11 @@ class Kind(ABC):
 
 @dataclass(frozen=True)
 class Marks:
-    """What a vocabulary adds to characters by their place in a word.
+    """What a vocabulary adds to characters depending on their place in a word.
 
     Args:
-        inside (`str`): in front of what does not begin a word, such as "##".
-        end (`str`): behind what ends a word, such as "</w>".
+        inside (`str`): put before what does not begin a word, such as "##".
+        end (`str`): put after what ends a word, such as "</w>".
     """
 
     inside: str = ""
@@ -117,12 +117,12 @@ UNMARKED = Marks()
 def spelling(
     content: Mapping[str, Any], vocabulary: Mapping[str, int], marks: Marks = UNMARKED, in_bytes: bool = False
 ) -> frozenset[int]:
-    """Ids of the symbols that any text can be spelt in, as far as the whole vocabulary can.
+    """Ids of the symbols that any text can be spelt in, as far as the whole vocabulary can spell it.
 
     Args:
         content (`Mapping[str, Any]`): of a `tokenizer.json`.
         vocabulary (`Mapping[str, int]`): ids of the model's tokens.
-        marks ([`Marks`]): what symbols are marked with.
+        marks ([`Marks`]): how symbols are marked.
         in_bytes (`bool`): whether bytes can stand for any other character, see [`falls_back`].
     """
     if byte_level(content):
@@ -150,14 +150,14 @@ def spelling(
 def falls_back(content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> bool:
     """Whether any character without a token is spelt in bytes, and read back from them.
 
-    Where a byte has no token, unknown characters would stand elsewhere once others are spelt in bytes too.
+    Where a byte has no token, unknown characters would appear elsewhere once others are spelt in bytes too.
     """
     whole = all(token in vocabulary for token in BYTE_TOKENS)
     return whole and bool(content["model"].get("byte_fallback")) and reads_bytes(content)
 
 
 def unspellable(vocabulary: Mapping[str, int], marks: Marks = UNMARKED) -> frozenset[int]:
-    """Ids of the tokens with a character that is no token alone: nothing else of the vocabulary need spell it."""
+    """Ids of the tokens with a character that is not itself a token: nothing else need be able to spell it."""
     return frozenset(
         index
         for token, index in vocabulary.items()

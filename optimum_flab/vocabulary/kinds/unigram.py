@@ -1,9 +1,9 @@
-"""Unigram: of all ways to cut a word, the one whose tokens have the highest sum of scores.
+"""Unigram: of all ways to split a word, the one whose tokens have the highest sum of scores.
 
 Among fewer ways the best one is still the best if all of its tokens are there, so no token needs another. Of equally
-good ways the first one found is taken: those that were found later before are found later afterwards. A character
-without a token counts as unknown, at ten less than the lowest score of all. A token of that score stays, so that it
-costs what it cost, and so do all single characters, unless they are spelt in bytes.
+good ways the first one found is taken, and pruning does not change the order in which they are found. A character
+without a token counts as unknown, at ten less than the lowest score of all. A token with that lowest score stays, so
+that unknown characters cost what they cost before, and so do all single characters, unless they are spelt in bytes.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Unigram(Kind):
         model = content["model"]
         if model.get("alpha"):
             raise FlabError(
-                f"the tokenizer draws its pieces by chance (alpha {model['alpha']}), so that it has none to keep; take"
-                " alpha out of its tokenizer.json, or switch the pruning of its vocabulary off"
+                f"the tokenizer samples its tokens (alpha {model['alpha']}), so it has no fixed ones to keep; remove"
+                " alpha from its tokenizer.json, or switch the pruning of its vocabulary off"
             )
         vocabulary = cls.ids(model)
         scores = [score for _, score in model["vocab"]]
         if again := len(scores) - len(vocabulary):
             raise FlabError(
-                f"the tokenizer has {again} token{'s' if again > 1 else ''} twice, so that it is not known which one a"
-                " text uses; switch the pruning of its vocabulary off"
+                f"the tokenizer has {again} token{'s' if again > 1 else ''} twice, so it is not known which one a text"
+                " uses; switch the pruning of its vocabulary off"
             )
-        # several unknown characters in a row are spelt in bytes together, or none of them is; a model that names no
-        # token for them fails before it comes to bytes
+        # a run of unknown characters is spelt in bytes as a whole or not at all; a model that names no token for them
+        # fails before it gets to bytes
         whole = falls_back(content, vocabulary) and model["unk_id"] is not None
         base = spelling(content, vocabulary, in_bytes=whole)
         if not whole:
@@ -70,7 +70,7 @@ class Unigram(Kind):
         return ()
 
     def pieces(self, token: int, kept: Container[int]) -> Sequence[int]:
-        """The best way to cut its text among kept tokens, without characters that have none."""
+        """The best way to split its text into kept tokens, without characters that have none."""
         text, unknown = self._strings.get(token, ""), self._unknown
         best: list[tuple[float, list[int]]] = [(0.0, [])]
         for end in range(1, len(text) + 1):
@@ -88,7 +88,7 @@ class Unigram(Kind):
         scores = dict(model["vocab"])
         if foreign := [token for token in vocabulary if token not in scores]:
             raise FlabError(
-                f"the tokenizer has an added token amid those of its model ({foreign[0]!r}), where a Unigram can have"
+                f"the tokenizer has an added token ({foreign[0]!r}) among those of its model, where a Unigram can have"
                 " none; switch the pruning of its vocabulary off"
             )
         unknown = Unigram.unknown(model)
@@ -105,5 +105,5 @@ class Unigram(Kind):
 
     @staticmethod
     def unknown(model: Mapping[str, Any]) -> str | None:
-        """The token in the place of what it cannot spell."""
+        """The token in place of what it cannot spell."""
         return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]

@@ -1,10 +1,10 @@
 """WordPiece: the longest token that a word begins with, then the longest that the rest begins with, and so on.
 
-Where the longest token stays, it is still the longest, so no token needs another. A word of which some rest begins
-with no token is unknown as a whole. With all single characters kept, at the beginning of words and inside, this is so
-after pruning where it was so before: where the word has a character that no token has there. A character that is no
-token alone, but part of longer ones, can be reached after pruning where a longer token led past it before: such a
-vocabulary is not exact.
+Where the longest token stays, it is still the longest, so no token needs another. If at any point no token matches the
+beginning of the rest of a word, the whole word is unknown. With all single characters kept, at the beginning of words
+and inside, this happens after pruning exactly where it did before: where the word has a character without a token. A
+character that is not itself a token, but part of longer ones, can be reached after pruning where a longer token led
+past it before: such a vocabulary is not exact.
 """
 
 from __future__ import annotations
