@@ -1,6 +1,6 @@
-"""By what layers, neurons and experts are chosen: every criterion in words. Light: command line and card quote it.
+"""How layers, neurons and experts are chosen: every criterion in words. Lightweight: command line and card quote it.
 
-What computes a criterion stands in the room of its component in `pruning/`, under the same name: `depth/search.py`,
+The code that computes a criterion is in its component's folder in `pruning/`, under the same name: `depth/search.py`,
 `width/criteria.py` and `experts/choosing.py`. `docs/criteria.md` says how to add one.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
-DAMPING = 0.3  # of the refit, where no folds of the calibration set say better
-SELECTION_DAMPING = 0.03  # while neurons are chosen: more hides the neurons that only some text uses
-BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
+DAMPING = 0.3  # of the refit, where the folds of the calibration set suggest nothing better
+SELECTION_DAMPING = 0.03  # while neurons are chosen: more would hide the neurons that only some text uses
+BLOCKS = 256  # one in this many neurons is eliminated between two updates of the scores
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Criterion:
         summary (`str`): what it does, in words.
         source (`str`): who published it and where, and what is different here.
         formula (`str`): the score, with its symbols explained, in one line of ASCII: `--help` prints it, and a
-            terminal need not know more.
-        parameters (`Mapping[str, str]`): what steers it, and how: settings by their path (`"layers.search_tokens"`)
+            terminal may show no other characters.
+        parameters (`Mapping[str, str]`): what controls it, and how: settings by their path (`"layers.search_tokens"`)
             and constants of this module in small letters.
     """
 
@@ -172,8 +172,8 @@ EXPERTS = _named(
     ),
 )
 
-# What `criterion` can be, by the section of the settings that it stands in. A component with criteria of its own adds
-# its mapping above and a row here; settings, help and card take them from here.
+# What `criterion` can be, by the section of the settings that it is in. A component with criteria of its own adds its
+# mapping above and a row here; settings, help and card take them from here.
 CHOICES: Mapping[str, Mapping[str, Criterion]] = {"layers": LAYERS, "ffn": NEURONS, "experts": EXPERTS}
 
 
@@ -182,8 +182,8 @@ def criterion_of(section: str, name: str, settings: Mapping[str, Any]) -> Criter
 
     Args:
         section (`str`): of the component, e.g. `"ffn"`.
-        settings (`Mapping[str, Any]`): of the pruning. Those without `data.mix` are of the time before calibration
-            text was of several kinds, when tokens were weighed by their hidden states and damping was a constant.
+        settings (`Mapping[str, Any]`): of the pruning. Those without `data.mix` date from before calibration text was
+            of several kinds, when tokens were weighted by their hidden states and damping was a constant.
     """
     criterion = CHOICES[section].get(name)
     data = settings.get("data")
