@@ -154,7 +154,7 @@ def resembled(config: Any) -> tuple[str | None, float | None]:
     }
 
     def fit(model_type: str) -> tuple[float, bool, int, bool]:
-        """Among families that name equally many, prefers one whose fields exist, that has the fewest others, and
+        """Among families that name equally many, prefers one whose fields exist, then the fewest tensors, then
         llama."""
         family = known_family(model_type)
         has_fields = all(hasattr(config, field) for field in family.sizes.values())

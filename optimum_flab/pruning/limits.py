@@ -135,7 +135,7 @@ def check_reached(
     tolerance: float,
     align: int | None = None,
 ) -> list[Shape]:
-    """The shapes that land within `tolerance` of the target, in the narrowest range that has any.
+    """The shapes that land within `tolerance` of the target; if none does, the nearest of all possible ones that does.
 
     Args:
         align (`int`, *optional*): devices that share the width.
