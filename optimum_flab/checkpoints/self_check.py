@@ -358,8 +358,7 @@ def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
     own, other = (one(**tokens, return_dict=True).logits.float() for one in (model, rewritten))
     # the same products of the same numbers, so that nothing is left to rounding
     if torch.isfinite(own).all() and not _same(own, other, REPEATED):
-        yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes for them the model's logits"
-        " differ"
+        yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes for them the logits differ"
 
 
 @torch.no_grad()

@@ -62,8 +62,7 @@ def save_family(family: Family, folder: str | Path) -> None:
 def _said(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "string_pattern_mismatch" and "tensors" in fault["loc"]:
         known = ", ".join(DIMENSIONS)
-        return f"{fault['input']!r} is not an axis; use null, one of {known}, or one of these followed by *2 or"
-        " preceded by 2*"
+        return f"{fault['input']!r} is not an axis; use null, or one of {known}, also with *2 after it or 2* before it"
     if fault["type"] == "extra_forbidden":
         return "there is no such field"
     return fault["msg"]

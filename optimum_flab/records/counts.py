@@ -145,8 +145,9 @@ class TokenCounts:
                 sources[name] = sources[name] + usage if name in sources else usage
             datasets |= part.datasets
         if too_many := [name for name, usage in sources.items() if usage.tokens > MOST]:
-            raise FlabError(f"source {too_many[0]!r} has more than {MOST:,} tokens in all; split it under several"
-            " names")
+            raise FlabError(
+                f"source {too_many[0]!r} has more than {MOST:,} tokens in all; split it under several names"
+            )
         return cls(first.model, first.tokenizer, dict(sorted(sources.items())), datasets)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -132,6 +132,6 @@ def _together() -> Iterator[None]:
         raise
     except RuntimeError as error:  # backends raise no specific class
         raise FlabError(
-            "another process of this run ended, or cannot be reached; see its output for the reason; the same command"
-            " resumes from what could be saved ({error})"
+            "another process of this run ended, or cannot be reached; its output says why, and the same command"
+            f" resumes from what could be saved ({error})"
         ) from error
