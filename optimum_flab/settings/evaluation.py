@@ -41,7 +41,7 @@ class EvaluationSettings(VerbSection):
     data: dict[str, Sources] = Field(
         default={},
         description="file (.jsonl, .json or .csv, optionally .gz) with the problems of a task; for perplexity and"
-        " divergence any source of text; may be given several times, for recode even for one task"
+        " divergence any source of text; may be given several times, for recode also for the same task"
         " (default: the task's dataset on the Hub)",
     )
     include_path: str | None = Field(default=None, description="folder with tasks of your own, one YAML each")
