@@ -89,8 +89,7 @@ LAYERS = _named(
     Criterion(
         name="last-token-cosine",
         summary="removes the layers that rotate the hidden state of a text's last token least, ranked once on the"
-        " dense"
-        " model",
+        " dense model",
         source="reference code of Flab-Pruner, Yang et al., 2024, arXiv 2412.15921, which ranks again after each"
         " layer",
         formula="1 - mean over texts of cos(x, y), where x, y are hidden states of the text's last token before and"
