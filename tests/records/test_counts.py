@@ -106,7 +106,7 @@ def test_counts_of_two_tokenizers_do_not_add_up(two):
     with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*do not add up"):
         TokenCounts.merged([two, other])
     longer = counted({"a": usage(range(SIZE + 1))})
-    with pytest.raises(FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, do not add up"):
+    with pytest.raises(FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be add up"):
         TokenCounts.merged([two, longer])
     with pytest.raises(FlabError, match="no counts"):
         TokenCounts.merged([])
@@ -160,7 +160,7 @@ def written(path, counts, **changes):
         ([[1, 1, 2]], {"sources": []}, "shape .1, 3. for 0 sources"),
         ([[1.0, 1.0]], {}, "float64"),
         ([1, 2], {"sources": [{"name": "s", "texts": 1, "tokens": 3, "bytes": 1}]}, r"shape \(2,\)"),
-        ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}] * 2}, "a source is there twice"),
+        ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}] * 2}, "a source occurs twice"),
         ([[1]], {"sources": [{"name": "s", "texts": -1, "tokens": 1, "bytes": 1}]}, "sources.0.texts"),
         ([[1]], {"more": 1}, "more: Extra inputs"),
         ([[1]], {"format": 0}, "format: "),
