@@ -195,7 +195,9 @@ def test_begun_anew_where_that_is_asked_for(made, pinned, tmp_path, capsys):
 def test_work_of_other_inputs_is_told_apart(made, pinned, tmp_path, capsys):
     prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), seed=1)
     said = capsys.readouterr().err
-    assert re.search(r"^texts: computed again, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), said
+    assert re.search(r"^texts: computed again, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), (
+        said
+    )
     prune(made, "pinned", tmp_path / "fresh", tmp_path / "other", seed=1)
     assert contents(tmp_path / "second") == contents(tmp_path / "fresh") != pinned.contents
 

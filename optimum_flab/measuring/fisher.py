@@ -51,8 +51,8 @@ def fisher_weights(
 
     All batches go up through a layer before any goes through the next, and down again, when each layer is run a second
     time for its gradient: its weights are read twice, and its inputs are kept in the pieces in between. An FFN whose
-    output goes through a norm is weighted before that norm. Layers compute in bfloat16 where the device supports it:
-    the error of one draw per token is far larger.
+    output goes through a norm is weighted before that norm. Layers compute in bfloat16 where the device supports it
+    natively: the error of one draw per token is far larger.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.

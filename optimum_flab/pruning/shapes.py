@@ -133,8 +133,8 @@ def measure_shape(
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
-    Layers compute in bfloat16 where the device supports it (a mixture's do not), and so do the dense model's: what
-    rounding adds to the divergence is the same for all shapes.
+    Layers compute in bfloat16 where the device supports it natively (a mixture's do not), and so do the dense model's:
+    what rounding adds to the divergence is the same for all shapes.
 
     Args:
         removed (`Sequence[int]`): the layers to remove.

@@ -82,7 +82,7 @@ def training_arguments(
 
 
 def number_format(asked: str, device: torch.device) -> str:
-    """The name of a number format, `"auto"` being bfloat16 if the device supports it, else float32."""
+    """The name of a number format, `"auto"` being bfloat16 if the device supports it natively, else float32."""
     if asked != "auto":
         return asked
     return "bfloat16" if multiplies_bfloat16(device) else "float32"

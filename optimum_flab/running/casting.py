@@ -142,8 +142,8 @@ def for_estimates(
     model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
 ) -> tuple[nn.Module, LayerStep]:
     """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
-    device supports it, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in half
-    precision, the model itself."""
+    device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in
+    half precision, the model itself."""
     if (dtype := estimates_dtype(model.dtype, model.device)) != model.dtype:
         return cast_by_layer(model, family, model.device, dtype, replaced)
     return model, replaced_step(model, family, replaced)

@@ -141,7 +141,7 @@ class RecoverySettings(Section):
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice to save memory")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="number format of the training; auto: bfloat16 if the device supports it, else float32",
+        description="number format of the training; auto: bfloat16 if the device supports it natively, else float32",
     )
     keep_adapter: bool = Field(
         default=False, description="keep the LoRA adapter in the output, beside the merged weights"

@@ -106,7 +106,9 @@ def test_counts_of_two_tokenizers_do_not_add_up(two):
     with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*do not add up"):
         TokenCounts.merged([two, other])
     longer = counted({"a": usage(range(SIZE + 1))})
-    with pytest.raises(FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be add up"):
+    with pytest.raises(
+        FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be add up"
+    ):
         TokenCounts.merged([two, longer])
     with pytest.raises(FlabError, match="no counts"):
         TokenCounts.merged([])

@@ -239,7 +239,9 @@ def test_what_belongs_to_lora_is_refused_where_all_weights_are_trained(changes):
 
 
 def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
-    with pytest.raises(FlabError, match=r"training all weights takes about .* GB are available; use `recovery.method`"):
+    with pytest.raises(
+        FlabError, match=r"training all weights takes about .* GB are available; use `recovery.method`"
+    ):
         preparation._check_memory(Estimate(memory_bytes=10**14, disk_bytes=0, seconds=1.0), torch.device("cpu"))
     preparation._check_memory(Estimate(memory_bytes=1000, disk_bytes=0, seconds=1.0), torch.device("cpu"))
     mixture, llama = (known_family(name) for name in ("mixtral", "llama"))

@@ -66,8 +66,8 @@ def greedy_divergence(
 
     The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it (arXiv
     2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a removal go up
-    side by side, so that each layer's weights are read once for all of them. In bfloat16 where the device supports it,
-    see [`~running.casting.for_estimates`].
+    side by side, so that each layer's weights are read once for all of them. In bfloat16 where the device supports it
+    natively, see [`~running.casting.for_estimates`].
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
