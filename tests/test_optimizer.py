@@ -259,7 +259,7 @@ def test_padding_of_the_vocabulary(tokenizer, corpus, changes):
 
 
 def test_padding_beyond_the_dense_rows_is_refused(tokenizer, corpus):
-    with pytest.raises(ConfigurationError, match="multiple of 4,096; take a smaller vocabulary.pad_to_multiple_of"):
+    with pytest.raises(ConfigurationError, match="multiple of 4,096; use a smaller vocabulary.pad_to_multiple_of"):
         optimizer_for(tokenizer).prune(settings(corpus, vocabulary={"pad_to_multiple_of": 4096}))
 
 

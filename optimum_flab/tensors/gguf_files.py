@@ -200,7 +200,7 @@ class GgufTensors(LazyTensors):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if file_state(self.path) != self._state:
-            raise FlabError(f"GGUF file {str(self.path)!r} was modified while it was read; run the same command again")
+            raise FlabError(f"GGUF file {str(self.path)!r} was changed while it was read; run the same command again")
         made: dict[str, torch.Tensor] = {}
         for piece in self._pieces[name]:
             values = self._values(self.embedding if self.embedding and piece.name == EMBEDDING else piece)

@@ -123,7 +123,7 @@ def test_more_than_can_be_counted_is_refused():
 def test_nothing_is_replaced_unless_it_is_asked_for_and_is_a_file_of_counts(two, tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"something of mine")
-    for overwrite, message in ((False, "is there already; name another file, or set `overwrite`"), (True, "nothing")):
+    for overwrite, message in ((False, "exists already; name another file, or set `overwrite`"), (True, "not written by")):
         with pytest.raises(ConfigurationError, match=message):
             two.save(path, overwrite=overwrite)
     assert path.read_bytes() == b"something of mine"
