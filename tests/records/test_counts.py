@@ -103,7 +103,7 @@ def test_what_decides_has_another_hash(two):
 
 def test_counts_of_two_tokenizers_do_not_add_up(two):
     other = counted(two.sources, tokenizer="b" * 64, model="other/model")
-    with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*do not add up"):
+    with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*cannot be added up"):
         TokenCounts.merged([two, other])
     longer = counted({"a": usage(range(SIZE + 1))})
     with pytest.raises(
@@ -123,7 +123,10 @@ def test_more_than_can_be_counted_is_refused():
 def test_nothing_is_replaced_unless_it_is_asked_for_and_is_a_file_of_counts(two, tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"something of mine")
-    for overwrite, message in ((False, "exists already; name another file, or set `overwrite`"), (True, "not written by")):
+    for overwrite, message in (
+        (False, "exists already; name another file, or set `overwrite`"),
+        (True, "not written by"),
+    ):
         with pytest.raises(ConfigurationError, match=message):
             two.save(path, overwrite=overwrite)
     assert path.read_bytes() == b"something of mine"
