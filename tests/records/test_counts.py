@@ -107,7 +107,7 @@ def test_counts_of_two_tokenizers_do_not_add_up(two):
         TokenCounts.merged([two, other])
     longer = counted({"a": usage(range(SIZE + 1))})
     with pytest.raises(
-        FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be add up"
+        FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be added up"
     ):
         TokenCounts.merged([two, longer])
     with pytest.raises(FlabError, match="no counts"):
