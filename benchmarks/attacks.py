@@ -1,9 +1,9 @@
-"""The attack suite of the tests, as one line: how many attacks, and what became of them under each isolation.
+"""The attack suite of the tests, as one line: how many attacks there are, and how they ended under each isolation.
 
-An attack is stopped where it does not pass, where its verdict is one that the table in `tests/evaluation/attacks.py`
-allows, and where it left no trace: no file outside, no secret read, nothing reached, ended or left running, and honest
-programs beside and after it pass. Without bubblewrap, what the table excuses for an attack is not held against it.
-Where the host is root, programs get users of their own; what holds for the other users of a machine shows `--user`.
+An attack is stopped if it does not pass, if its verdict is one that the table in `tests/evaluation/attacks.py` allows,
+and if it left no trace: no file outside, no secret read, nothing reached, killed or left running, and honest programs
+run beside and after it pass. Without bubblewrap, what the table excuses for an attack is not counted. If the host is
+root, programs get users of their own; `--user` shows what applies to the other users of a machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Chooses the instruction data of the recovery figures, like the calibration text: rows whose answer is Python.
 
-Of an Alpaca-style file, the rows whose answer parses as a Python module that is more than a bare expression. What
-overlaps held-out text or a benchmark is left out later, by `optimum-cli flab recover` itself. Writes a JSON list and
-prints one JSON line.
+Takes the rows of an Alpaca-style file whose answer parses as a Python module that is more than a bare expression.
+Overlaps with held-out text or a benchmark are left out later, by `optimum-cli flab recover` itself. Writes a JSON list
+and prints one JSON line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Chooses the calibration text of the figures from two data sets, without a look at any benchmark.
+"""Chooses the calibration text for the figures from two data sets, without looking at any benchmark.
 
-Calibration: every problem of a CodeHarmony-style file (prompt + canonical solution) and, of an Alpaca-style file,
-rows whose answer is a Python function, in seeded order, up to a budget of tokens. Held-out: further such rows, up to
-their own budget. Writes `calibration.jsonl` and `held_out.jsonl` with a `text` column, and prints one JSON line.
+Calibration: every problem of a CodeHarmony-style file (prompt + canonical solution) and, from an Alpaca-style file,
+rows whose answer is a Python function, in seeded order, up to a token budget. Held-out: further such rows, up to their
+own budget. Writes `calibration.jsonl` and `held_out.jsonl` with a `text` column, and prints one JSON line.
 """
 
 from __future__ import annotations

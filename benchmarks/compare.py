@@ -1,19 +1,19 @@
-"""Methods of pruning against each other: one model, one number of parameters, one calibration text.
+"""Pruning methods compared: one model, one number of parameters, one calibration text.
 
     python benchmarks/compare.py --model DENSE --work DIR --share 0.35
     python benchmarks/compare.py --model DENSE --work DIR --share 0.14 --of body
     pip install optipfair   # for the row of that library
 
-`ours` is pruned first, and its parameters are what all others come down to, each by the parts it prunes: layers as
-many as it takes (one more than needed at most), neurons in multiples of 64, the vocabulary that `ours` keeps. With
-`--of body` the share is that of all but the vocabulary, which stays. Methods of others are their scores
-(`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair` is the
-library itself. A method that cannot come down so far has no row.
+`ours` is pruned first, and all others are reduced to its number of parameters, each by the parts it prunes: as many
+layers as it takes (at most one more than needed), neurons in multiples of 64, the vocabulary that `ours` keeps. With
+`--of body` the share is that of everything but the vocabulary, which stays. Other methods are represented by their
+scores (`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair`
+is the library itself. A method that cannot remove that much has no row.
 
-Every checkpoint lies in a folder of its own below DIR, with `measured.json` beside its weights; what is there is not
-made again. HumanEval text gives divergence and bits per byte (`humaneval_text.py`), its problems the passes
-(`passes.py`, which executes what models wrote), and `flab bench` what a prompt of 2,048 tokens and 32 more cost.
-`--also LABEL=FOLDER` adds a row for a checkpoint that was made elsewhere, such as one that was recovered.
+Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
+made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
+(`passes.py`, which executes what models wrote), and `flab bench` times a prompt of 2,048 tokens and 32 more.
+`--also LABEL=FOLDER` adds a row for a checkpoint that was made elsewhere, such as a recovered one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Counting text in pieces that add up, against counting it at once: the counts, the time, and the memory of each.
+"""Counting text in parts that add up, compared with counting it at once: the counts, the time, and the memory of each.
 
 The text is the source of the Python that runs this, standard library first, then installed packages, in a fixed order
-and from the start again where it is too short, as one parquet file and as several. Each is counted by
-`optimum-cli flab count` in a process of its own, whose time is the whole command's, loading the tokenizer included;
-the pieces are then put together. With `--datatrove` the example `examples/count_with_datatrove.py` counts the pieces
-too, as many tasks, two at once (`pip install datatrove`).
+and repeated from the start if it is too short, as one parquet file and as several. Each is counted by `optimum-cli
+flab count` in a process of its own, whose time is the whole command's, loading the tokenizer included; the parts are
+then merged. With `--datatrove` the example `examples/count_with_datatrove.py` also counts the parts, as many tasks,
+two at once (`pip install datatrove`).
 """
 
 from __future__ import annotations

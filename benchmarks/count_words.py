@@ -1,18 +1,18 @@
 """Counts the words of packages' source code: makes the presets of the vocabulary, and measures them.
 
     python benchmarks/count_words.py --work FOLDER                  # writes optimum_flab/texts/presets
-    python benchmarks/count_words.py --work FOLDER --measure DENSE  # prints what they keep, of one tokenizer
+    python benchmarks/count_words.py --work FOLDER --measure DENSE  # prints what they keep, for one tokenizer
 
-The packages stand in `word_sources.yaml`. They are fetched with the registries' own clients (pip, npm, apt-get) into
-FOLDER, where they stay; a licence that is not permissive ends the run. What a package bundles of other projects
-(`vendor`, `deps`, `compiled`, ...) is left out, unless its line names the folder and a licence for all of it. Of each
-only words and their counts are kept, and beside them its name, version and licence.
+The packages are listed in `word_sources.yaml`. They are fetched with the registries' own clients (pip, npm, apt-get)
+into FOLDER, where they stay; a licence that is not permissive ends the run. What a package bundles from other projects
+(`vendor`, `deps`, `compiled`, ...) is left out, unless its line names the folder and a licence for all of it. Only the
+words of each package and their counts are kept, along with its name, version and licence.
 
-A *word* is what nearly every tokenizer cuts at least: letters with the one sign or space before them (` return`,
-`.append`, `_name`), digits, signs with the line ends behind them (`):` and a line end), and what lines begin with
-(line ends with their indentation, the line's first word behind a line end). A package counts by the root of its size,
-so that the largest do not crowd out the others; a word stands in two packages at least. Counts are in proportion to
-the rarest word's, rounded down to one of two steps per doubling.
+A *word* is a unit at whose boundaries nearly every tokenizer splits: letters with the one sign or space before them (`
+return`, `.append`, `_name`), digits, signs with the line ends after them (`):` and a line end), and what lines begin
+with (line ends with their indentation, the line's first word after a line end). A package counts by the square root of
+its size, so that the largest do not crowd out the others; a word must occur in at least two packages. Counts are
+relative to that of the rarest word, rounded down to one of two steps per doubling.
 """
 
 from __future__ import annotations

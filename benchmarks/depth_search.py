@@ -1,10 +1,11 @@
-"""The depth search against the plain greedy one, which runs the whole model for every candidate.
+"""The depth search compared with the plain greedy one, which runs the whole model for every candidate.
 
     python benchmarks/depth_search.py --model DENSE --kept OUT --remove 4
 
 Both remove one layer after the other, each time the one whose absence changes the next-token distributions least
 (arXiv 2412.15921), on the same tokens of the standard library's source. The plain one compares the distributions over
-the whole vocabulary, in float32; ours those over the tokens that OUT keeps, with what it finds here to save time.
+the whole vocabulary, in float32; ours those over the tokens that OUT keeps, with the optimisations available on this
+machine.
 """
 
 from __future__ import annotations

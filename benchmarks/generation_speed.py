@@ -1,8 +1,10 @@
-"""Wall time of greedy HumanEval completions through the evaluation's model against a bare loop over model.generate.
+"""Wall time of greedy HumanEval completions through the evaluation's model, compared with a bare loop over
+model.generate.
 
-Both get the same batches (by length, padded on the left), dtype, limit of new tokens and stopping criterion, in turns,
-so that a machine that slows down slows both. The evaluation is `FlabLM.generate_until`
-with an empty cache that it writes to: encoding, decoding, cutting and storing count. Model loading counts for neither.
+Both get the same batches (by length, padded on the left), dtype, limit of new tokens and stopping criterion,
+alternately, so that a machine that slows down slows both. The evaluation is `FlabLM.generate_until` with an empty
+cache that it writes to: encoding, decoding, truncating and storing are included. Model loading is not included in
+either.
 """
 
 from __future__ import annotations

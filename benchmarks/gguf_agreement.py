@@ -1,14 +1,14 @@
-"""Whether llama.cpp does with a GGUF file what transformers does with the checkpoint it was written from.
+"""Whether llama.cpp does with a GGUF file what transformers does with the checkpoint that it was written from.
 
     python benchmarks/gguf_agreement.py --model OUT --gguf model.gguf
 
 Tokens: strings of many kinds (source code of many languages and prose from installed packages, random Unicode, the
-tokenizer's own special tokens) are cut by both; those that are cut alike only once they are in the Unicode form NFC
-are counted apart: some tokenizers bring text to it, and llama.cpp does not.
+tokenizer's own special tokens) are tokenised by both; those that are tokenised alike only once they are in the Unicode
+form NFC are counted separately: some tokenizers normalise text to it, and llama.cpp does not.
 
-Completions: HumanEval's prompts are continued greedily by both, transformers in float32. Where a token differs, the
+Completions: HumanEval's prompts are continued greedily by both, transformers in float32. If a token differs, the
 difference between the two candidates' logits in transformers is reported. llama.cpp reads what transformers wrote, so
-that its token at each place, up to the first other one, is the one it would have written.
+its token at each position, up to the first that differs, is the one it would have written.
 """
 
 from __future__ import annotations

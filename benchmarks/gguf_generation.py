@@ -1,6 +1,7 @@
-"""Greedy completions of many prompts by a GGUF file in llama.cpp, several at a time: each weight is read once for all.
+"""Greedy completions of many prompts by a GGUF file in llama.cpp, several at a time, so that each weight is read once
+for all.
 
-llama-cpp-python itself writes one completion at a time, which is some times slower on a CPU.
+llama-cpp-python itself writes one completion at a time, which is several times slower on a CPU.
 """
 
 from __future__ import annotations

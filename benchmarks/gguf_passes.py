@@ -1,12 +1,12 @@
-"""Passes of HumanEval and of its lines, and the time of an editor's completion, of GGUF files in llama.cpp.
+"""Passes on HumanEval and on its lines, and the time of an editor's completion, for GGUF files in llama.cpp.
 
     python benchmarks/gguf_passes.py dense-q4_k_m.gguf pruned-q4_k_m.gguf --tasks humaneval,infilling
 
 The prompts, the stop strings and the sandbox are those of `optimum-cli flab eval`; completions are greedy. A
 completion's time is the median of `--repeats`: 32 tokens after a prompt of 2,048 tokens of the standard library's
-source, nothing of which is cached. The first file is what the others are compared with, by a paired bootstrap over the
-problems. What passed is taken up from `--output` where it is of a file of the same content and was asked in the same
-way. Runs what a model wrote: do it where nothing can be lost.
+source, none of which is cached. The others are compared with the first file, by a paired bootstrap over the problems.
+Passes are reused from `--output` if they are for a file with the same content and were obtained in the same way. This
+executes what a model wrote: run it where nothing can be lost.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Size, and bits per byte of HumanEval text (or any other texts), of GGUF files in llama.cpp.
+"""Size, and bits per byte of HumanEval text (or any other texts), for GGUF files in llama.cpp.
 
     python benchmarks/gguf_text.py dense-q4_k_m.gguf pruned-q4_k_m.gguf
 
 Bits per byte: -log2 of the probability that a model gives to the tokens of its own tokenizer, divided by the UTF-8
-bytes of the text; the first token of a text is predicted only where the file asks for a beginning-of-sequence. The
-first file is what the others are compared with.
+bytes of the text; the first token of a text is predicted only if the file asks for a beginning-of-sequence. The others
+are compared with the first file.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Divergence and bits per byte of a pruned checkpoint on HumanEval text (or any other texts), against the dense model.
 
-Divergence: both models read the pruned tokenizer's pieces (as dense ids on the dense side). KL(dense ‖ pruned) of
-the next token's distribution, in nats, the dense one renormalised on the kept vocabulary, summed over all predicted
-tokens of all texts and divided by their count. Rows that only pad the pruned vocabulary count as lost probability.
+Divergence: both models read the pruned tokenizer's tokens (as dense ids on the dense side). KL(dense ‖ pruned) of the
+next token's distribution, in nats, the dense one renormalised on the kept vocabulary, summed over all predicted tokens
+of all texts and divided by their count. Rows that only pad the pruned vocabulary count as lost probability.
 
 Bits per byte: -log2 of the probability that a model gives to the tokens of its own tokenizer, divided by the UTF-8
 bytes of the text.
 
 In a text of n tokens, positions 0 to n - 2 predict tokens 1 to n - 1. No token is added that the tokenizer does not
-add by itself, so that the first token of a text is predicted only where the tokenizer puts a beginning-of-sequence
-before it.
+add by itself, so the first token of a text is predicted only if the tokenizer puts a beginning-of-sequence before it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What each number of first merges kept costs and saves: chooses the default of `keep_merges`.
 
-The corpus is the Python standard library alone; the texts are others, from instruction data, so that what is measured
-is text that the corpus does not show. Prints one JSON line with, for every number of merges, the natural size, its
-share of all parameters, and the tokens and bits per byte of the texts against dense, vocabulary pruned alone.
+The corpus is only the Python standard library; the texts are different ones, from instruction data, so that the
+measured text does not occur in the corpus. Prints one JSON line with, for every number of merges, the natural size,
+its share of all parameters, and the tokens and bits per byte of the texts relative to dense, with only the vocabulary
+pruned.
 """
 
 from __future__ import annotations

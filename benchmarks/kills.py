@@ -1,9 +1,9 @@
-"""`flab prune` killed (SIGKILL) at random moments and started again, against a run that nothing stopped.
+"""`flab prune` killed (SIGKILL) at random moments and started again, compared with an uninterrupted run.
 
-Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn evenly from what is left of the
-whole run, and the same command is given again, to be killed again or to go on to its end. What is compared is every
-file of the checkpoint but those that name times (report and card). What a kill loses is the time since something was
-last kept (nothing before the run begins its work); it is set beside the time that a layer takes in the plan of the
+Every trial has a cache of its own, empty at first. Its run is killed at a moment drawn uniformly from the remainder of
+the whole run, and the same command is started again, to be killed again or to run to the end. Every file of the
+checkpoint is compared, except those that contain times (report and card). A kill loses the time since something was
+last saved (nothing before the run begins its work); it is compared with the time that a layer takes in the plan of the
 whole run.
 """
 

@@ -1,14 +1,13 @@
-"""What memory it takes to prune a checkpoint in the shape of a 7B model, or to apply a plan to it.
+"""How much memory it takes to prune a checkpoint in the shape of a 7B model, or to apply a plan to it.
 
     python benchmarks/larger_than_memory.py --like DENSE --work DIR --limit 6GiB -- \
         --memory-budget 6GB --target-ratio 0.22 --calibration-tokens 4096
 
 Gives the architecture and the tokenizer of DENSE other sizes (by default those of Qwen2.5-Coder-7B) and random weights
 in bfloat16, in shards of 3 GB. What follows `--` goes to `optimum-cli flab prune`; without it, a random plan is
-applied: a quarter of the vocabulary, all layers but three and 78% of the neurons stay. Reports the largest memory of
-the process and its children, pages of the files that are read and written apart, and what was read from the disk.
-`--limit` has a control group enforce it, pages of files included (Linux, as root). Pages of the checkpoint are dropped
-before.
+applied: a quarter of the vocabulary, all layers but three and 78% of the neurons stay. Reports the peak memory of the
+process and its children, apart from the file cache, and how much was read from disk. `--limit` has a control group
+enforce a limit, file cache included (Linux, as root). Cached pages of the checkpoint are dropped first.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
     python benchmarks/layer_error.py --dense DENSE --pruned OUT/0.35 --layers 2 12 20
         --texts doctests='doctests.jsonl[text]'
 
-Each layer of the pruned model is given what the dense model's layer reads, in the pruned tokenizer's pieces, so that
-the error is that of one layer alone: sum over tokens of c |dense output - pruned output|², divided by the same sum
-of c |dense output|², where 1 / c is the mean square of the dense stream behind the layer, as the next norm sees it.
-Divided by the errors on the text that the model was calibrated on, drawn again by its plan (in the same environment).
+Each layer of the pruned model is given what the dense model's layer reads, in the pruned tokenizer's tokens, so that
+the error is that of a single layer: sum over tokens of c |dense output - pruned output|², divided by the same sum of c
+|dense output|², where 1 / c is the mean square of the dense stream after the layer, as the next norm sees it. Divided
+by the errors on the text that the model was calibrated on, sampled again by its plan (in the same environment).
 """
 
 from __future__ import annotations

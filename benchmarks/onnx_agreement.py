@@ -3,8 +3,8 @@
     optimum-cli export onnx --model OUT --task text-generation-with-past ONNX     # with optimum-onnx
     python benchmarks/onnx_agreement.py --model OUT --onnx ONNX                   # with onnxruntime
 
-The texts are HumanEval's prompts with their solutions. ONNX Runtime reads each in two steps, the second of which goes
-on from the keys and values of the first, as generation does; transformers reads it at once.
+The texts are HumanEval's prompts with their solutions. ONNX Runtime reads each in two steps, the second of which
+continues from the keys and values of the first, as generation does; transformers reads it at once.
 """
 
 from __future__ import annotations

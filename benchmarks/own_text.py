@@ -1,8 +1,8 @@
-"""Text that a dense model writes itself: what it knows by heart, to calibrate and recover with where data is scarce.
+"""Text that a dense model writes itself: what it has memorised, for calibration and recovery when data is scarce.
 
-Completions of the openings of a Python function, sampled at temperature 1 from the 50 likeliest tokens. What shares 13
-words in a row with HumanEval, or repeats another text, is left out. Writes a JSONL file with a `text` column, batch by
-batch, and prints one JSON line.
+Completions of the openings of a Python function, sampled at temperature 1 from the 50 likeliest tokens. Text that
+shares 13 words in a row with HumanEval, or repeats another text, is left out. Writes a JSONL file with a `text`
+column, batch by batch, and prints one JSON line.
 """
 
 from __future__ import annotations

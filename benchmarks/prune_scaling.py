@@ -1,12 +1,12 @@
-"""Time and memory of a pruning against calibration tokens, layers and neurons.
+"""Time and memory of pruning against calibration tokens, layers and neurons.
 
     python benchmarks/prune_scaling.py --like DENSE --work DIR --plot docs/images/prune_scaling.png
 
-Prunes checkpoints of random weights with the tokenizer and the sizes of DENSE, but for layers and neurons, to three
-fifths of the vocabulary and three quarters of the neurons: with their weights in memory, and with weights in files by
-the smallest memory budget. Each of the three sizes is doubled step by step while the other two stay. `--limit` takes
-only the first steps. Time is that of the stages, without that of texts and vocabulary, which does not depend on them.
-What was measured is noted in DIR and not measured again.
+Prunes checkpoints with random weights, and with the tokenizer and the sizes of DENSE except for layers and neurons, to
+three fifths of the vocabulary and three quarters of the neurons: with their weights in memory, and with weights in
+files under the smallest memory budget. Each of the three sizes is doubled step by step while the other two stay fixed.
+`--limit` takes only the first steps. Time is that of the stages, except texts and vocabulary, which do not depend on
+the three sizes. Measurements are recorded in DIR and not repeated.
 """
 
 from __future__ import annotations

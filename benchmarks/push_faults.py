@@ -3,11 +3,11 @@
     python benchmarks/push_faults.py
 
 Pushes go to a Hub on loopback (the one of the tests, with LFS) through the real client, each in a process of its own.
-At every request of a push to a new repository, an update, a new branch, a pull request and one that is brought up to
-date, every fault happens once, before and after the Hub has done what it was asked: connection reset or refused, 429
-with and without a time to wait, 500, 503, 504, no answer, body cut short, process killed; with `--lasting` also a Hub
-that is down from that request on. After each the repository must hold the old or the new state, and the next push must
-complete with one commit and at most one pull request.
+At every request of a push to a new repository, an update, a new branch, a pull request and an updated one, every fault
+happens once, before and after the Hub has processed the request: connection reset or refused, 429 with and without a
+time to wait, 500, 503, 504, no answer, truncated body, process killed; with `--lasting` also a Hub that is down from
+that request on. After each the repository must hold the old or the new state, and the next push must complete with one
+commit and at most one pull request.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""What a recovery wins back, and what it costs: divergence on held-out text, wall time, peak memory.
+"""What a recovery regains, and what it costs: divergence on held-out text, wall time, peak memory.
 
     python benchmarks/recovery.py --dense DENSE --
         -m OUT/0.45 OUT/recovered --teacher DENSE --data SOURCE ... --held-out SOURCE
 
-What follows `--` goes to `optimum-cli flab recover`, and `--confirm-run-unsafe-code` with it where programs may run.
+What follows `--` goes to `optimum-cli flab recover`, together with `--confirm-run-unsafe-code` if programs may run.
 The time is that of the whole command, from start to exit; the memory the largest sum over its process tree (PSS: a
 page shared by several processes counts once), sampled every second. Divergences are those of the recovery's own
-report, on text that it neither trained on nor chose a checkpoint by.
+report, on text that it neither trained on nor used to choose a checkpoint.
 
-`--plain FOLDER` runs it a second time into that folder, as plain fine-tuning on the reference answers (cross-entropy
-alone, no closed-form step) with the same sequences per step and as many steps, and prints both.
+`--plain FOLDER` runs it a second time into that folder, as plain fine-tuning on the reference answers (only
+cross-entropy, no closed-form step) with the same sequences per step and the same number of steps, and prints both.
 
-`--kill` runs it again into the folder with `-killed` behind its name, kills it (SIGKILL) once its first checkpoint is
-whole, starts it again, and prints whether the weights are those of the first run.
+`--kill` runs it again into the folder with `-killed` appended to its name, kills it (SIGKILL) once its first
+checkpoint is complete, starts it again, and prints whether the weights are those of the first run.
 
-`--processes N` runs it a second time in N processes (`torchrun`), into the first one's folder with `-processes` behind
-its name, and prints how far the two loss curves are apart.
+`--processes N` runs it a second time in N processes (`torchrun`), into the first one's folder with `-processes`
+appended to its name, and prints how far apart the two loss curves are.
 """
 
 from __future__ import annotations

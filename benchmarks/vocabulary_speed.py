@@ -1,8 +1,8 @@
-"""Time of the vocabulary step on 20 MB of corpus, against bare `encode_batch` over the same text in the same run.
+"""Time of the vocabulary step on a 20 MB corpus, compared with bare `encode_batch` over the same text in the same run.
 
 The corpus is the source of the Python that runs this, standard library first, then installed packages, in a fixed
-order and from the start again where it is too short. The vocabulary step is all that a pruning does with a corpus
-that was read: counting, closure, and rewriting the tokenizer; loading the tokenizer is in neither time. Each side
+order and repeated from the start if it is too short. The vocabulary step is everything that pruning does with a corpus
+once it is read: counting, closure, and rewriting the tokenizer; loading the tokenizer is in neither time. Each side
 gets a freshly loaded tokenizer, so that none finds the other's cache. `encode_batch` gets all the texts in one call.
 """
 

@@ -1,9 +1,10 @@
-"""What a pruned vocabulary removes and costs: parameters, bits per byte, corpus texts in identical pieces.
+"""What a pruned vocabulary removes and costs: parameters, bits per byte, corpus texts tokenised identically.
 
-Meant for a checkpoint of which only the vocabulary was pruned; bits per byte are defined in `humaneval_text.py`. The
-corpus is rebuilt from the pruned checkpoint's `flab_config.json` (run from the folder the pruning ran in, where its
+Meant for a checkpoint in which only the vocabulary was pruned; bits per byte are defined in `humaneval_text.py`. The
+corpus is rebuilt from the pruned checkpoint's `flab_config.json` (run from the folder that the pruning ran in, if its
 sources are relative paths) or from the sources named here, and its hash is looked up in the checkpoint's plan.
-Documents of the sources that the pruning set aside to measure on are no corpus: they are counted by themselves.
+Documents of the sources that the pruning set aside for measuring are not part of the corpus: they are counted
+separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generates with a pruned draft model and its target, and says how many of the draft's tokens the target takes.
+"""Generates with a pruned draft model and its target, and says how many of the draft's tokens the target accepts.
 
 optimum-cli flab prune -m Qwen/Qwen2.5-Coder-7B draft/ --target-ratio 0.4 --keep-vocabulary
 python examples/assisted_generation.py draft/ Qwen/Qwen2.5-Coder-7B

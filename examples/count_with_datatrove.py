@@ -1,14 +1,14 @@
-"""Counts the tokens of parquet files as a datatrove pipeline, one task after the other or many at once.
+"""Counts the tokens of parquet files as a datatrove pipeline, one task after another or many at once.
 
 pip install datatrove
 python examples/count_with_datatrove.py hf://datasets/org/dataset/data counts.npz -m Qwen/Qwen2.5-Coder-7B --tasks 64
 optimum-cli flab prune -m Qwen/Qwen2.5-Coder-7B out/ --target-ratio 0.35 --counts counts.npz --coverage 0.9999
 
 The folder may be anything that fsspec reads (a local one, hf://, s3://). Every task counts the files that datatrove
-gives it, and writes counts of its own beside the output; in the end they add up to one file. The same command after an
-interruption goes on with the tasks that are not done. On a cluster, put datatrove's SlurmPipelineExecutor or
-RayPipelineExecutor in the place of the local one and the output into a folder that all machines share, and add up what
-the tasks have written once all of them are done.
+assigns to it, and writes its own counts beside the output; in the end they are added up to one file. After an
+interruption the same command resumes with the unfinished tasks. On a cluster, replace the local executor by
+datatrove's SlurmPipelineExecutor or RayPipelineExecutor, put the output into a folder that all machines share, and add
+up what the tasks have written once all of them are done.
 """
 
 import argparse

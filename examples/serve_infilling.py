@@ -1,4 +1,4 @@
-"""Serves infilling from a GGUF file to an editor, one request after another, in the form of OpenAI's completions.
+"""Serves infilling from a GGUF file to an editor, one request after another, in the format of OpenAI's completions.
 
 pip install 'optimum-flab[gguf]'
 optimum-cli flab export out/ model.gguf --type q4_k_m

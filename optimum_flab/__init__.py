@@ -1,4 +1,4 @@
-"""Prune the vocabulary, the layers and the feed-forward networks of code language models to stock checkpoints."""
+"""Prune the vocabulary, the layers and the feed-forward networks of code language models, into stock checkpoints."""
 
 from __future__ import annotations
 

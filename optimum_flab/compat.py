@@ -1,7 +1,7 @@
-"""Names of other libraries that are not public, each behind one function: nothing else of this package uses any.
+"""Non-public names of other libraries, each behind one function: nothing else in this package uses any.
 
-Each says why there is no public way. `tests/test_compat.py` fails where a library drops one. Libraries are imported
-where they are used, so that this module costs nothing at the start of `optimum-cli`.
+Each docstring says why there is no public way. `tests/test_compat.py` fails where a library drops one. Libraries are
+imported where they are used, so that this module costs nothing when `optimum-cli` starts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ TrainerClass = TypeVar("TrainerClass", bound="type[Trainer]")
 
 
 def new_model(kind: type[Model], config: PreTrainedConfig, **options: Any) -> Model:
-    """A model of this very class with new weights. `AutoModelForCausalLM.from_config` chooses the class itself, and
-    the constructor heeds neither a dtype nor an implementation of attention.
+    """A model of exactly this class with new weights. `AutoModelForCausalLM.from_config` chooses the class itself, and
+    the constructor ignores both dtype and attention implementation.
 
     Args:
         kind (`type`): its class.
@@ -38,12 +38,12 @@ def new_model(kind: type[Model], config: PreTrainedConfig, **options: Any) -> Mo
 
 
 def attention_of(config: PreTrainedConfig) -> str | None:
-    """Which implementation of attention a model was made with; it is set by an argument and read nowhere."""
+    """Which attention implementation a model was made with; an argument sets it, and nothing public reads it."""
     return getattr(config, "_attn_implementation", None)
 
 
 def experts_of(config: PreTrainedConfig) -> str | None:
-    """Which implementation of experts a mixture was made with; see [`set_experts`]."""
+    """Which experts implementation a mixture was made with; see [`set_experts`]."""
     return getattr(config, "_experts_implementation", None)
 
 
@@ -54,7 +54,7 @@ def set_experts(config: PreTrainedConfig, implementation: str | None) -> None:
 
 @contextmanager
 def experts_by(config: PreTrainedConfig, implementation: str) -> Iterator[None]:
-    """Has the experts of a mixture computed in another way for a while."""
+    """Computes the experts of a mixture in another way within a block."""
     before = experts_of(config)
     set_experts(config, implementation)
     try:
@@ -64,24 +64,24 @@ def experts_by(config: PreTrainedConfig, implementation: str) -> Iterator[None]:
 
 
 def set_conversions(model: PreTrainedModel, conversions: Sequence[object]) -> None:
-    """Tells a model by which conversions its tensors were made of stored ones, as `from_pretrained` does: they are
-    reverted in writing."""
+    """Tells a model which conversions made its tensors from the stored ones, as `from_pretrained` does: they are
+    reverted on saving."""
     model._weight_conversions = list(conversions)
 
 
 def not_missed(model: PreTrainedModel) -> list[str]:
-    """Patterns of tensors that a model's class does not miss where they are not stored."""
+    """Patterns of tensors that a model's class does not report as missing."""
     return list(model._keys_to_ignore_on_load_missing or ())
 
 
 def not_unexpected(model: PreTrainedModel) -> list[str]:
-    """Patterns of stored tensors that a model's class passes over."""
+    """Patterns of stored tensors that a model's class ignores."""
     return list(model._keys_to_ignore_on_load_unexpected or ())
 
 
 def forget_quantisation(model: PreTrainedModel) -> None:
-    """Makes a dequantised model an ordinary one that can be saved; `dequantize` does so for some methods only, and
-    there is none for GGUF."""
+    """Turns a dequantised model into an ordinary one that can be saved; `dequantize` does so for some methods only,
+    and not for GGUF."""
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized", "_is_quantized"):
         if attribute in vars(model):
             delattr(model, attribute)
@@ -90,8 +90,8 @@ def forget_quantisation(model: PreTrainedModel) -> None:
 
 
 def commit_of(config: PreTrainedConfig) -> str | None:
-    """The commit of the Hub repository that a configuration was read from, where the release of transformers notes it
-    (5.24 does not any more); nothing public tells."""
+    """The commit of the Hub repository that a configuration was read from, where the release of transformers records
+    it (5.24 no longer does); nothing public says so."""
     return getattr(config, "_commit_hash", None)
 
 
@@ -104,14 +104,14 @@ def forget_origin(model: PreTrainedModel) -> None:
 
 
 def use_one_device(arguments: TrainingArguments) -> None:
-    """Has a process train on one GPU at most; each of several visible ones would get a batch of its own, and the
+    """Makes a process train on at most one GPU; each of several visible ones would get a batch of its own, and the
     argument for their number is computed."""
     arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 def in_order(trainer: TrainerClass) -> TrainerClass:
-    """Has a class of trainers take rows in the order of their dataset (`train_sampling_strategy="sequential"` of newer
-    releases; the oldest that is supported has no such argument)."""
+    """Makes a trainer class take rows in dataset order (`train_sampling_strategy="sequential"` of newer releases; the
+    oldest that is supported has no such argument)."""
     from torch.utils.data import SequentialSampler
 
     def sampler(self: Trainer, train_dataset: Any = None) -> SequentialSampler:
@@ -125,7 +125,7 @@ def in_order(trainer: TrainerClass) -> TrainerClass:
 
 
 def storage_of(tensor: torch.Tensor) -> int:
-    """A number that tensors share which share their memory; on the meta device none of them has an address."""
+    """A number common to all tensors that share memory; on the meta device none of them has an address."""
     return tensor.untyped_storage()._cdata
 
 
@@ -133,7 +133,7 @@ def storage_of(tensor: torch.Tensor) -> int:
 
 
 def client_factory() -> Callable[[], Any]:
-    """What makes the Hub's client; a user may have set another, for a proxy or certificates, with
+    """The factory of the Hub's client; a user may have set another, for a proxy or certificates, with
     `set_client_factory`, for which there is no getter."""
     from huggingface_hub.utils import _http
 
@@ -141,7 +141,7 @@ def client_factory() -> Callable[[], Any]:
 
 
 def is_left_out(operation: object) -> bool:
-    """Whether a commit would leave out a file without a word, since the repository's `.gitignore` names it."""
+    """Whether a commit would silently leave out a file because the repository's `.gitignore` names it."""
     return bool(getattr(operation, "_should_ignore", False))
 
 
@@ -149,11 +149,11 @@ def is_left_out(operation: object) -> bool:
 
 
 def read_task_file(path: Path, *, with_functions: bool) -> dict[str, Any]:
-    """A task's YAML with what it includes; `TaskManager` gives configurations of tasks that it has found alone.
+    """A task's YAML with what it includes; `TaskManager` only gives configurations of tasks that it has found.
 
     Args:
         path (`Path`): the file.
-        with_functions (`bool`): whether `!function` is imported, which runs code beside the file.
+        with_functions (`bool`): whether `!function` is imported, which runs code from beside the file.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -173,7 +173,7 @@ def kind_of_task(entry: Any) -> str:
 
 
 def filters_of(task: object) -> Sequence[Any]:
-    """The filters that a task sends answers through; they can be set by its configuration alone."""
+    """The filters that a task sends answers through; only its configuration can set them."""
     return getattr(task, "_filters", ())
 
 
@@ -186,7 +186,7 @@ def measured_hardware(tracker: object) -> Sequence[object]:
 
 
 def mode_and_watts(part: object) -> tuple[str | None, float | None]:
-    """How a part of a machine is measured, and the power that is assumed of it; the results do not say."""
+    """How a part of a machine is measured, and the power assumed for it; the results do not say."""
     return getattr(part, "_mode", None), getattr(part, "_tdp", None)
 
 
@@ -194,5 +194,5 @@ def mode_and_watts(part: object) -> tuple[str | None, float | None]:
 
 
 def actions_of(parser: ArgumentParser) -> list[Action]:
-    """The arguments of a parser, in their order; there is no public list of them."""
+    """The arguments of a parser, in order; there is no public list of them."""
     return parser._actions

@@ -1,4 +1,4 @@
-"""What pruning changes: one row per dimension of a model, with everything it is called. Light, as `settings.py`."""
+"""What pruning changes: one row per dimension of a model, with all its names. Lightweight, like `settings.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flab count`: how often text uses each token of a model's tokenizer, however much text that is."""
+"""`flab count`: how often text uses each token of a model's tokenizer, however much text there is."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def count_sources(
     """Counts how often sources of text use each token of a model; memory does not grow with them.
 
     The model's weights are not read. Hub datasets are streamed, and so are files. The counts are kept while they grow:
-    a run that was interrupted goes on where it was, as long as the sources are as they were (the commit of a dataset,
+    a run that was interrupted resumes where it stopped, as long as the sources are unchanged (the commit of a dataset,
     sizes and times of files).
 
     ```python
@@ -89,17 +89,17 @@ def count_sources(
     ```
 
     Args:
-        model_name_or_path (`str` or `Path`): the model whose tokenizer counts: a Hub id, a local folder, or a GGUF
+        model_name_or_path (`str` or `Path`): the model whose tokenizer is used: a Hub id, a local folder, or a GGUF
             file.
         sources (`Sequence[str]`): as of `data.corpus`, see [`~texts.sources.parse_source`].
-        name (`str`, *optional*): of all of them as one source, for the pieces of something larger. Defaults to a
-            source each, named as it was given.
+        name (`str`, *optional*): the name of all of them as one source, for the parts of something larger. Defaults to
+            one source each, named as given.
         revision (`str`, *optional*): branch, tag or commit of a model on the Hub.
         trust_remote_code (`bool`): whether code from the model's repository may run.
         family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
-        resume (`bool`): whether work that was kept may be used; otherwise it is begun anew.
-        cache_dir (`str` or `Path`, *optional*): where it is kept. Defaults to `optimum_flab/counting` in the folder of
-            the Hugging Face cache (`HF_HOME`).
+        resume (`bool`): whether saved work may be used; otherwise everything starts over.
+        cache_dir (`str` or `Path`, *optional*): where work is saved. Defaults to `optimum_flab/counting` in the folder
+            of the Hugging Face cache (`HF_HOME`).
 
     Returns:
         [`TokenCounts`]: exact counts by source.
@@ -138,15 +138,15 @@ def count_texts(
     trust_remote_code: bool = False,
     family: str | Path | None = None,
 ) -> TokenCounts:
-    """Counts how often texts use each token of a model, for texts that another program reads.
+    """Counts how often texts use each token of a model, for texts read by another program.
 
     The other arguments, and the errors, are those of [`count_sources`].
 
     Args:
-        texts (`Iterable[str]`): of which a bounded amount is read at a time; there may be none, and `None` is one
-            without text, as in the columns of a table.
-        name (`str`): of the source that they are, or are a piece of.
-        dataset (`str`, *optional*): id of the Hub dataset that they are of, which the card of a pruned model names.
+        texts (`Iterable[str]`): read in bounded amounts; there may be none, and `None` is an empty text, as in the
+            columns of a table.
+        name (`str`): of the source that they are, or are a part of.
+        dataset (`str`, *optional*): id of the Hub dataset that they come from, which the card of a pruned model names.
     """
     tokenizer = _tokenizer_of(model_name_or_path, revision, trust_remote_code, family)
     usage = count_tokens(tokenizer, (without_lone_surrogates(text) for text in texts if text and text.strip()))
@@ -181,12 +181,12 @@ def _ids(dataset: str | None) -> frozenset[str]:
 
 
 def _named(name: str) -> str:
-    """A name that JSON can hold: paths may have bytes that are no text."""
+    """A name that JSON can hold: paths may have bytes that are not text."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _counted(tokenizer: PreTrainedTokenizerBase, stream: TextStream, pieces: Pieces) -> CountedSource:
-    """Counts a source from where it was counted to already."""
+    """Counts a source from where counting stopped."""
     kept = pieces.read(SO_FAR)
     found = no_usage(tokenizer) if kept is None else _usage_of(kept)
     texts = stream.texts(None if kept is None else kept.facts["place"])

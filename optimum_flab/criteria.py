@@ -1,6 +1,6 @@
-"""By what layers, neurons and experts are chosen: every criterion in words. Light: command line and card quote it.
+"""How layers, neurons and experts are chosen: every criterion in words. Lightweight: command line and card quote it.
 
-What computes a criterion stands in the room of its component in `pruning/`, under the same name: `depth/search.py`,
+The code that computes a criterion is in its component's folder in `pruning/`, under the same name: `depth/search.py`,
 `width/criteria.py` and `experts/choosing.py`. `docs/criteria.md` says how to add one.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 
 # λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
-DAMPING = 0.3  # of the refit, where no folds of the calibration set say better
-SELECTION_DAMPING = 0.03  # while neurons are chosen: more hides the neurons that only some text uses
-BLOCKS = 256  # a block of neurons eliminated between two updates of the scores is this part of all
+DAMPING = 0.3  # of the refit, where the folds of the calibration set suggest nothing better
+SELECTION_DAMPING = 0.03  # while neurons are chosen: more would hide the neurons that only some text uses
+BLOCKS = 256  # one in this many neurons is eliminated between two updates of the scores
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Criterion:
         summary (`str`): what it does, in words.
         source (`str`): who published it and where, and what is different here.
         formula (`str`): the score, with its symbols explained, in one line of ASCII: `--help` prints it, and a
-            terminal need not know more.
-        parameters (`Mapping[str, str]`): what steers it, and how: settings by their path (`"layers.search_tokens"`)
+            terminal may show no other characters.
+        parameters (`Mapping[str, str]`): what controls it, and how: settings by their path (`"layers.search_tokens"`)
             and constants of this module in small letters.
     """
 
@@ -46,20 +46,20 @@ _SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}
 _COUNTED = {"data.calibration_tokens": "most tokens t that are summed over"}
 _DAMPED = {
     "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
-    f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards what is best on folds of the calibration"
-    f" set, starting at {DAMPING}"
+    f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards whatever is best on folds of the"
+    f" calibration set, starting at {DAMPING}"
 }
 _REFIT_DAMPED = {
     "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
-    f" all neurons: what is best on folds of the calibration set, starting at {DAMPING}"
+    f" all neurons: whatever is best on folds of the calibration set, starting at {DAMPING}"
 }
 _WEIGHTED = (
-    "c_t the Fisher information of the token: the squared gradient, by the output of the FFN, of the log-probability"
-    " of a next token that the model draws itself; inside an expert c_t is multiplied by the square of the router's"
-    " weight, over the tokens that the expert is sent"
+    "c_t the Fisher information of the token: the squared gradient, with respect to the output of the FFN, of the"
+    " log-probability of a next token that the model samples itself; inside an expert c_t is multiplied by the square"
+    " of the router's weight, over the tokens routed to the expert"
 )
 _REFITTED = "; the output weights that stay are refitted by least squares"
-_ENERGY = "those neurons go that contribute least energy to the layer's output"
+_ENERGY = "removes the neurons that contribute least energy to the layer's output"
 _DIAGONAL = (
     "saliency of Optimal Brain Damage, LeCun, Denker and Solla, NIPS 1989, summed over the output weights of a neuron;"
     " token weights are ours"
@@ -80,19 +80,20 @@ LAYERS = _named(
     ),
     Criterion(
         name="block-influence",
-        summary="those layers go that turn the hidden states least, ranked once on the dense model",
+        summary="removes the layers that rotate the hidden states least, ranked once on the dense model",
         source="ShortGPT, Men et al., 2024, arXiv 2403.03853",
-        formula="1 - mean over tokens of cos(x, y), where x, y are hidden states of a token before and behind the"
+        formula="1 - mean over tokens of cos(x, y), where x, y are hidden states of a token before and after the"
         " layer",
         parameters=_SEARCHED,
     ),
     Criterion(
         name="last-token-cosine",
-        summary="those layers go that turn the hidden state of a text's last token least, ranked once on the dense"
-        " model",
-        source="reference code of Flab-Pruner, Yang et al., 2024, arXiv 2412.15921, which ranks anew after each layer",
-        formula="1 - mean over texts of cos(x, y), where x, y are hidden states of the text's last token before"
-        " and behind the layer",
+        summary="removes the layers that rotate the hidden state of a text's last token least, ranked once on the"
+        " dense model",
+        source="reference code of Flab-Pruner, Yang et al., 2024, arXiv 2412.15921, which ranks again after each"
+        " layer",
+        formula="1 - mean over texts of cos(x, y), where x, y are hidden states of the text's last token before and"
+        " after the layer",
         parameters=_SEARCHED,
     ),
 )
@@ -128,21 +129,21 @@ NEURONS = _named(
     ),
     Criterion(
         name="max-abs-weight",
-        summary="those neurons go whose largest incoming weights are smallest; no text is read",
+        summary="removes the neurons whose largest incoming weights are smallest; no text is read",
         source="maximum absolute weight, Martra, 2025, arXiv 2512.22671v1",
         formula="sum over M of max_j |M_kj|, where M are the matrices into the neurons (gate and up, or the only one)",
     ),
     Criterion(
         name="first",
-        summary="the last neurons go, whatever they do; no text is read",
+        summary="removes the last neurons, whatever they do; no text is read",
         source="reference code of Flab-Pruner, Yang et al., 2024, arXiv 2412.15921",
-        formula="-k, where k is the place of the neuron",
+        formula="-k, where k is the position of the neuron",
     ),
     Criterion(
         name="random",
-        summary="neurons go by chance, in each layer others; no text is read",
+        summary="removes random neurons, different ones in each layer; no text is read",
         source="none: what any other criterion has to beat",
-        formula="-j, where j is the place of the neuron in a random permutation",
+        formula="-j, where j is the position of the neuron in a random permutation",
         parameters={"seed": "seed of the permutations"},
     ),
 )
@@ -158,22 +159,22 @@ EXPERTS = _named(
     ),
     Criterion(
         name="frequency",
-        summary="those experts go that the fewest tokens are sent to",
+        summary="removes the experts to which the fewest tokens are routed",
         source="none: the plainest use of a router",
-        formula="number of tokens that are sent to the expert",
+        formula="number of tokens routed to the expert",
         parameters=_COUNTED,
     ),
     Criterion(
         name="random",
-        summary="experts go by chance, in each layer others",
+        summary="removes random experts, different ones in each layer",
         source="none: what any other criterion has to beat",
-        formula="place of the expert in a random permutation",
+        formula="position of the expert in a random permutation",
         parameters={"seed": "seed of the permutations"},
     ),
 )
 
-# What `criterion` can be, by the section of the settings that it stands in. A component with criteria of its own adds
-# its mapping above and a row here; settings, help and card take them from here.
+# What `criterion` can be, by the section of the settings that it is in. A component with criteria of its own adds its
+# mapping above and a row here; settings, help and card take them from here.
 CHOICES: Mapping[str, Mapping[str, Criterion]] = {"layers": LAYERS, "ffn": NEURONS, "experts": EXPERTS}
 
 
@@ -182,8 +183,8 @@ def criterion_of(section: str, name: str, settings: Mapping[str, Any]) -> Criter
 
     Args:
         section (`str`): of the component, e.g. `"ffn"`.
-        settings (`Mapping[str, Any]`): of the pruning. Those without `data.mix` are of the time before calibration
-            text was of several kinds, when tokens were weighed by their hidden states and damping was a constant.
+        settings (`Mapping[str, Any]`): of the pruning. Those without `data.mix` date from before calibration text was
+            of several kinds, when tokens were weighted by their hidden states and damping was a constant.
     """
     criterion = CHOICES[section].get(name)
     data = settings.get("data")

@@ -1,4 +1,4 @@
-"""Hashes that name what was kept or read. Ground floor."""
+"""Hashes that identify what was saved or read. Lowest layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 1 << 22  # bytes of a file in memory at once
 
 
 def digest_of(values: Any) -> str:
-    """Hex SHA-256 of what JSON can hold, whatever the order of its fields; of anything else its text counts."""
+    """Hex SHA-256 of what JSON can hold, whatever the order of its fields; anything else is hashed as its text."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -30,7 +30,7 @@ def texts_hash(texts: Iterable[str]) -> str:
     """Hex SHA-256 over UTF-8 texts in order, each preceded by its length in bytes (8 bytes, little-endian)."""
     digest = hashlib.sha256()
     for text in texts:
-        data = text.encode("utf-8", "surrogatepass")  # names of files hold what is not UTF-8 as lone surrogates
+        data = text.encode("utf-8", "surrogatepass")  # file names hold non-UTF-8 bytes as lone surrogates
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()

@@ -43,7 +43,7 @@ class Inspection:
         return left
 
     def _possible(self, dimension: str) -> Sequence[int]:
-        """The sizes that a pruning may give a component alone by default, as far as they are known without text."""
+        """The sizes that pruning may give a single component by default, as far as they are known without text."""
         possible = self.sizes.possible[dimension]
         if dimension == "vocab":
             return [size for size in possible if size >= FEWEST_TOKENS]
@@ -114,12 +114,12 @@ class Inspection:
         if multiple == USUAL_MULTIPLE:
             return (
                 f"FFN widths are multiples of {multiple}, {share(multiple)} a step; llama.cpp's K-quants take only"
-                " multiples of 256, and store the rows of others in larger types."
+                " multiples of 256, and the rows of other widths are stored in larger types."
             )
         return (
             f"FFN widths are multiples of {multiple}, as llama.cpp's K-quants need: {share(multiple)} a step."
-            f" --ffn-multiple-of {USUAL_MULTIPLE} has finer ones, of {share(USUAL_MULTIPLE)}, and so has a target that"
-            " the vocabulary has no part in."
+            f" --ffn-multiple-of {USUAL_MULTIPLE} takes finer steps, of {share(USUAL_MULTIPLE)}, and so does a target"
+            " in which the vocabulary has no part."
         )
 
 

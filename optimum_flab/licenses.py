@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 
-# its whole name, with which licence it is or what it is for, and a suffix of text
+# the whole name, with the licence or its purpose, and a text suffix
 LICENSE_FILE = re.compile(
     r"(licen[sc]e|notice|copying|use_policy)"
     r"([-_.](apache|mit|bsd|isc|mpl|[al]?gpl|cc|openrail|gemma|llama|code|model|weights|data)([-_.]?v?\d[\d.]*)?)?"

@@ -1,4 +1,4 @@
-"""The front door: load, prune, save, push. Orchestration only."""
+"""The main entry point: load, prune, save, push. Orchestration only."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class FlabOptimizer:
     Args:
         model (`PreTrainedModel`): the dense model. Its weights are not changed; it is put in evaluation mode and its
             parameters stop requiring gradients.
-        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer, which is copied. Refused if transformers makes
-            another one of its files.
+        tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer, which is copied. Refused if transformers loads a
+            different one from its files.
         output_dtype (`str` or `torch.dtype`, *optional*): dtype of the pruned weights. Defaults to the dense model's
             own.
         family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to a known family.
@@ -90,14 +90,14 @@ class FlabOptimizer:
         """Loads a dense model; see [`~optimum_flab.checkpoints.loading.load_dense`] for the arguments and errors.
 
         Args:
-            dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 all the same.
-            output_dtype, family: see [`FlabOptimizer`]; for the second also `docs/families.md`.
+            dtype (`str` or `torch.dtype`): what to compute in; statistics are accumulated in float32 regardless.
+            output_dtype, family: see [`FlabOptimizer`]; for the latter also `docs/families.md`.
             in_memory (`bool`, *optional*): where false, the weights stay in their files if that is possible; enough
                 for [`prune`], [`apply`] and [`save_pretrained`], which then need little more memory than one layer
-                takes. `None`: where the machine has too little memory free for them.
+                takes. `None`: they do if the machine has too little free memory for them.
             memory_budget (`str` or `float`, *optional*): the memory that [`prune`] may take, in bytes or as in
                 `"6GB"`; the weights stay in their files where they would take more.
-            config ([`FlabPrunerConfig`], *optional*): what will be asked for; sizes and a target that this model
+            config ([`FlabPrunerConfig`], *optional*): what will be requested; sizes and a target that this model
                 cannot meet, and counts of another, are refused before its weights are downloaded or read.
         """
         output_dtype = None if output_dtype is None else computation_dtype(output_dtype)
@@ -130,26 +130,26 @@ class FlabOptimizer:
         time_budget: str | float | None = None,
         processes: Processes | None = None,
     ) -> PrunedModel:
-        """Searches what to keep, and prunes.
+        """Searches for what to keep, and prunes.
 
-        The depth search runs on a subset of the calibration set (`layers.search_tokens`, 1,024 tokens), that of
-        widths on a quarter of it; the shape that is chosen is decided on all of it. Finished work is kept by content:
-        a run that was interrupted goes on where it was, and ends in the same bytes.
+        The depth search runs on a subset of the calibration set (`layers.search_tokens`, 1,024 tokens), that of widths
+        on a quarter of it; the final decisions for the chosen shape use all of it. Finished work is saved by content:
+        an interrupted run resumes where it stopped, and produces the same bytes.
 
         Args:
-            config ([`FlabPrunerConfig`]): what is asked for. Without a target or sizes only the vocabulary is pruned,
+            config ([`FlabPrunerConfig`]): what is requested. Without a target or sizes only the vocabulary is pruned,
                 to its natural size.
-            resume (`bool`): whether work that was kept may be used; otherwise it is begun anew.
-            cache_dir (`str` or `Path`, *optional*): where it is kept. Defaults to `optimum_flab/pruning` in the folder
-                of the Hugging Face cache (`HF_HOME`).
+            resume (`bool`): whether saved work may be used; otherwise everything starts over.
+            cache_dir (`str` or `Path`, *optional*): where work is saved. Defaults to `optimum_flab/pruning` in the
+                folder of the Hugging Face cache (`HF_HOME`).
             time_budget (`str` or `float`, *optional*): about how long it may take, in seconds or as in `"30min"`: less
                 calibration text is read where all of it would take longer.
             processes ([`~running.processes.Processes`], *optional*): those of `torchrun` or `accelerate launch` that
                 share the pruning, all of which call this; the model is on the device of each. Defaults to this one
-                alone.
+                only.
 
         Raises:
-            [`FlabError`]: the text is too little, the target out of reach, or the model gives NaN.
+            [`FlabError`]: there is too little text, the target is out of reach, or the model produces NaN.
         """
         config.validate()
         check_budget(time_budget)
@@ -161,8 +161,9 @@ class FlabOptimizer:
         """[`prune`] and then [`recover`], as often as `config.rounds` says.
 
         Args:
-            config ([`FlabPrunerConfig`]): what is asked for. Each of several rounds removes as many parameters, of
-                what the one before has trained; plan, report and training are about the dense model all the same.
+            config ([`FlabPrunerConfig`]): what is requested. Each of several rounds removes the same number of
+                parameters from the model trained in the previous one; plan, report and training still refer to the
+                dense model.
             options: `resume` and `cache_dir` as of [`prune`], `confirm_run_unsafe_code` as of [`recover`].
         """
         from .rounds import prune_and_recover
@@ -171,7 +172,7 @@ class FlabOptimizer:
         return self.pruned
 
     def apply(self, plan: PruningPlan) -> PrunedModel:
-        """Applies a plan without any search; the same dense weights give the same bytes.
+        """Applies a plan without any search; the same dense weights produce the same bytes.
 
         Raises:
             [`FlabError`]: the plan was made for other weights.
@@ -189,15 +190,15 @@ class FlabOptimizer:
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes the stock checkpoint, plan, report, configuration, card and licence files.
 
-        All of it or nothing, see [`~records.folders.OutputFolder`].
+        All or nothing, see [`~records.folders.OutputFolder`].
 
         Args:
-            folder (`str` or `Path`): made where it is missing.
+            folder (`str` or `Path`): created if it does not exist.
             overwrite (`bool`): whether a pruned model that is there may be replaced.
 
         Raises:
-            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false or holds something
-                else, or the disk is full.
+            [`FlabError`]: nothing was pruned yet, the folder is not empty and `overwrite` is false or it holds
+                something else, or the disk is full.
             [`ConfigurationError`]: the folder is or holds the dense model.
         """
         self._result()
@@ -205,11 +206,11 @@ class FlabOptimizer:
             self.save_to(output)
 
     def save_to(self, output: OutputFolder) -> None:
-        """[`save_pretrained`] to a folder that was reserved by [`output`]."""
+        """[`save_pretrained`] to a folder reserved by [`output`]."""
         self.pruned = write_pruned(self._result(), self.dense, output)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> Push:
-        """Pushes what was pruned to the Hub; where nothing was, the pruned checkpoint that was loaded from a folder or
+        """Pushes what was pruned to the Hub; if nothing was, the pruned checkpoint that was loaded from a folder or
         the Hub.
 
         ```python
@@ -218,7 +219,7 @@ class FlabOptimizer:
         ```
 
         Args:
-            repo_id (`str`): the repository, made if it is missing.
+            repo_id (`str`): the repository, created if it does not exist.
             options: the other arguments of [`~optimum_flab.hub.push.push_to_hub`].
 
         Raises:
@@ -234,7 +235,7 @@ class FlabOptimizer:
             return push_to_hub(Path(temporary, "checkpoint"), repo_id, **options)
 
     def export_gguf(self, path: str | Path, settings: ExportSettings | None = None) -> Exported:
-        """Writes what was pruned as a GGUF file, or else what was loaded; see [`~export.export_gguf`]."""
+        """Writes what was pruned, or else what was loaded, as a GGUF file; see [`~export.export_gguf`]."""
         from .export import export_gguf
 
         return export_gguf(to_export(self.dense, self.pruned, self.output_dtype), path, settings)
@@ -300,13 +301,13 @@ class FlabOptimizer:
         """Greedy completions of a prompt by the dense and the pruned model, under the keys `"dense"` and `"pruned"`.
 
         Args:
-            prompt (`str`): text to go on from, as it is.
-            max_new_tokens (`int`, defaults to 64): most tokens to write.
+            prompt (`str`): text to continue, taken as it is.
+            max_new_tokens (`int`, defaults to 64): the most tokens to generate.
         """
         return completions(self.dense, self._result(), prompt, max_new_tokens)
 
     def evaluate(self, settings: EvaluationSettings, **options: Any) -> Evaluation:
-        """Evaluates the dense model, and the pruned one, if there is one, against it.
+        """Evaluates the dense model and, if there is one, the pruned model against it.
 
         ```python
         >>> settings = EvaluationSettings(tasks="humaneval", limit=20)
@@ -315,8 +316,9 @@ class FlabOptimizer:
 
         Args:
             settings ([`~settings.evaluation.EvaluationSettings`]): the tasks, and how they are asked.
-            options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`] but `baseline`; both models
-                are computed on the dense one's device and in its dtype (the command line: in that of the weights).
+            options: the other arguments of [`~optimum_flab.evaluation.harness.evaluate`] except `baseline`; both
+                models are computed on the dense one's device and in its dtype (the command line: in that of the
+                weights).
         """
         return evaluated(self.dense, self.pruned, settings, options)
 

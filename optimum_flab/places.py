@@ -1,4 +1,4 @@
-"""Where files are: kept work, and paths as users write them. Ground floor."""
+"""Where files are: saved work, and paths as users write them. Lowest layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .errors import ConfigurationError
 
 
 def cache_root(name: str) -> Path:
-    """The folder of one kind of kept work: `optimum_flab/<name>` in the folder of the Hugging Face cache (`HF_HOME`).
+    """The folder of one kind of saved work: `optimum_flab/<name>` in the folder of the Hugging Face cache (`HF_HOME`).
 
     Args:
-        name (`str`): whose work is kept, such as `"evaluation"`.
+        name (`str`): whose work is saved, such as `"evaluation"`.
 
     Returns:
         `Path`: the folder; it need not exist.
@@ -23,7 +23,7 @@ def cache_root(name: str) -> Path:
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path with the home folder in place of a `~`.
+    """A path with `~` replaced by the home folder.
 
     Raises:
         [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.

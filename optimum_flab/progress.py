@@ -1,4 +1,4 @@
-"""Progress bars, and what a log file gets of them. Light."""
+"""Progress bars, and what a log file shows of them. Lightweight."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class LogStream:
-    """A text stream for progress bars that is no terminal: a bar that is drawn over and over becomes a line every so
-    often, and its last state a line too. What does not start by moving the cursor is no bar, and passes as it is.
+    """A text stream for progress bars that is not a terminal: a bar that is redrawn becomes a line every so often, and
+    so does its last state. Text that does not start by moving the cursor is not a bar, and passes through unchanged.
 
     Args:
         stream (`TextIO`): where the lines go.
-        seconds (`float`): at least so long between two lines of a bar that moves.
+        seconds (`float`): the least time between two lines of a moving bar.
     """
 
     def __init__(self, stream: TextIO, seconds: float = LINE_SECONDS):
@@ -64,7 +64,7 @@ class LogStream:
 
 
 def log_stream(stream: TextIO) -> TextIO:
-    """The stream itself if it draws bars (a terminal, a notebook), else one that makes lines of them."""
+    """The stream itself if it draws bars (a terminal, a notebook), else one that turns them into lines."""
     if stream is None or stream.isatty() or isinstance(stream, LogStream) or "ipykernel" in sys.modules:
         return stream
     return LogStream(stream)  # type: ignore[return-value]
@@ -82,17 +82,17 @@ def bars_as_lines() -> Iterator[None]:
 
 
 def progress_bar(description: str, total: int | None, unit: str, **options: Any) -> Any:
-    """A `tqdm` bar on standard error, see [`LogStream`] for what a file gets of it.
+    """A `tqdm` bar on standard error, see [`LogStream`] for what a file shows of it.
 
     Args:
         description (`str`): what is being done.
-        total (`int`, *optional*): how many units there are, where that is known.
+        total (`int`, *optional*): how many units there are, if known.
         options: further arguments of `tqdm`.
     """
     from tqdm import tqdm
 
     stream = log_stream(sys.stderr) or io.StringIO()  # none: it was closed
-    # on a terminal a bar within another one goes when it is done
+    # on a terminal a bar within another one disappears when it is done
     options = {
         **({"dynamic_ncols": True, "leave": None} if stream.isatty() else {"ncols": 0, "position": 0}),
         **options,
@@ -102,7 +102,7 @@ def progress_bar(description: str, total: int | None, unit: str, **options: Any)
 
 @contextmanager
 def progress(description: str, total: int | None, unit: str, **options: Any) -> Iterator[Callable[..., Any]]:
-    """A [`progress_bar`] as a block; gives what is called after each unit."""
+    """A [`progress_bar`] as a context manager; yields a function to call after each unit."""
     with progress_bar(description, total, unit, **options) as bar:
         yield bar.update
 

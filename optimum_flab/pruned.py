@@ -84,7 +84,7 @@ def check_as_written(loaded: LoadedModel) -> None:
 
 
 def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
-    """A copy of a pruned model on the device of its dense model and in its dtype, to be judged beside it."""
+    """A copy of a pruned model on the device of its dense model and in its dtype, to be evaluated beside it."""
     model = copy_in(pruned.model, dense.model.device, dense.model.dtype)
     model.generation_config = pruned.model.generation_config
     return LoadedModel(
@@ -111,7 +111,7 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
 def evaluated(
     dense: LoadedModel, pruned: PrunedModel | None, settings: EvaluationSettings, options: dict[str, Any]
 ) -> Evaluation:
-    """The dense model evaluated, and the pruned one, if there is one, against it.
+    """Evaluates the dense model and, if there is one, the pruned model against it.
 
     Args:
         options (`dict[str, Any]`): the other arguments of [`~evaluation.harness.evaluate`].
@@ -147,7 +147,7 @@ def check_space(folder: str | Path, parameters: int, target_ratio: float | None,
 
 
 def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) -> PrunedModel:
-    """Writes the stock checkpoint, plan, report, configuration, card and licence files to a folder that is reserved.
+    """Writes the stock checkpoint, plan, report, configuration, card and licence files to a reserved folder.
 
     Args:
         dense ([`LoadedModel`]): what it was pruned from, with its weights in memory or in their files.
@@ -188,40 +188,40 @@ def note_completion(folder: Path, completion: Completion) -> None:
 
 
 def drop_kept(pruned: PrunedModel) -> None:
-    """Removes what was kept for a run that is interrupted, and is in the checkpoint now."""
+    """Removes what was saved in case of an interruption, and is now in the checkpoint."""
     if pruned.work is not None:
         pruned.work.drop(ONLY_UNTIL_WRITTEN)
 
 
 def to_export(dense: LoadedModel, pruned: PrunedModel | None, dtype: torch.dtype) -> LoadedModel:
-    """What an export writes: a pruned model, if there is one, in the place of the dense one.
+    """What an export writes: the pruned model, if there is one, instead of the dense one.
 
     Args:
         dtype (`torch.dtype`): of the pruned weights.
 
     Raises:
-        [`FlabError`]: the pruned model's weights are not cut yet.
+        [`FlabError`]: the pruned model's weights are not yet in memory.
     """
     if pruned is None:
         return dense
     if pruned.model.device.type == "meta":
         raise FlabError(
-            "the weights of the pruned model are not cut yet (in_memory=False); save it, load what was saved, and"
-            " export that"
+            "the weights of the pruned model are not in memory yet (in_memory=False); save it, load what was saved,"
+            " and export that"
         )
     return replace(dense, model=pruned.model, tokenizer=pruned.tokenizer, storage_dtype=dtype, stored=None)
 
 
 def _write_weights(pruned: PrunedModel, dense: LoadedModel, folder: Path) -> str | None:
-    """Writes weights, configuration and tokenizer, and gives the hash of the weights."""
+    """Writes weights, configuration and tokenizer, and returns the hash of the weights."""
     if pruned.model.device.type != "meta":
         save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family)
         return pruned.report.weights_sha256
     stored = dense.stored
     assert stored is not None  # a model on the meta device has its weights in files
     give_back_memory()  # what reading the tokenizer took
-    # a bar keeps what it is at: the name, and not the tensor
-    names = progress_bar("Cutting tensors", len(stored), "tensor", iterable=stored)
+    # a bar holds on to its current item: the name, not the tensor
+    names = progress_bar("Pruning tensors", len(stored), "tensor", iterable=stored)
     tensors = ((name, stored[name]) for name in names)
     cut = pruned_tensors(tensors, dense.family, pruned.plan, dtypes_of(pruned.model))
     save_checkpoint(pruned.model, pruned.tokenizer, folder, dense.family, cut)

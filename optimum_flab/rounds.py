@@ -1,9 +1,9 @@
-"""Pruning and recovery one after the other, in one round or in several.
+"""Pruning followed by recovery, in one round or several.
 
-Of several rounds each removes as many parameters: of a target of 0.4 in two rounds, the first removes 0.2 of the dense
-model, and the second 0.25 of what is left. The model that a round has trained is what the next one prunes, as if it
-were a dense model of its own; every training is towards the dense model, and the plan at the end says what is left of
-that.
+Each of several rounds removes the same number of parameters: with a target of 0.4 in two rounds, the first removes 0.2
+of the dense model, and the second 0.25 of what is left. Each round prunes the model that the previous one trained, as
+if it were a dense model of its own; every training is towards the original dense model, and the final plan says what
+is left of that.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def prune_and_recover(
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory.
-        config ([`FlabPrunerConfig`]): what is asked for; `rounds` says how often.
+        config ([`FlabPrunerConfig`]): what is requested; `rounds` says how often.
         dtype (`torch.dtype`): of the pruned weights.
-        resume (`bool`): whether work that was kept may be used.
-        cache_dir (`str` or `Path`, *optional*): where that is, and the trainings in its folder `recovery`. Defaults to
-            `optimum_flab/pruning` and `optimum_flab/recovery` in the folder of the Hugging Face cache (`HF_HOME`).
+        resume (`bool`): whether saved work may be used.
+        cache_dir (`str` or `Path`, *optional*): where that is, with the trainings in its folder `recovery`. Defaults
+            to `optimum_flab/pruning` and `optimum_flab/recovery` in the folder of the Hugging Face cache (`HF_HOME`).
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
     """
     config.validate()
@@ -103,7 +103,7 @@ def prune_and_recover(
 
 
 def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True) -> FlabPrunerConfig:
-    """The configuration of a round alone, towards a target of its own.
+    """The configuration of a single round, towards a target of its own.
 
     Args:
         first (`bool`): whether it prunes the dense model. The others find a vocabulary that was chosen already.
@@ -115,14 +115,14 @@ def one_round(config: FlabPrunerConfig, target: float | None, first: bool = True
 
 
 def counts_left(dense: LoadedModel, counts: Sequence[CountsFile], plan: PruningPlan) -> Sequence[CountsFile]:
-    """Counts in the ids of a model that was pruned from the dense one."""
+    """Counts in the ids of a model pruned from the dense one."""
     if not counts or plan.kept_tokens is None:
         return counts
     return counts_after(counts, read_spec(dense.tokenizer), plan.kept_tokens)
 
 
 def brief(settings: RecoverySettings, share: float) -> RecoverySettings:
-    """A recovery of a share of the length; nothing of it is kept beside the weights."""
+    """A recovery of a share of the length; nothing of it is kept besides the weights."""
     length = (
         {"epochs": settings.epochs * share}
         if settings.max_steps is None
@@ -154,16 +154,16 @@ def rebased(
     card: BaseCard | None,
     counts: Sequence[CountsFile] = (),
 ) -> PrunedModel:
-    """A model that was pruned from a trained one, as one that was pruned from the dense model.
+    """A model pruned from a trained one, presented as pruned from the dense model.
 
-    Its plan names what is left of the dense model, and holds every tensor that is not cut out of it unchanged: applied
-    to the dense model it gives this very model.
+    Its plan names what is left of the dense model, and holds every tensor that is not an unchanged part of it: applied
+    to the dense model it produces exactly this model.
 
     Args:
         before ([`PrunedModel`]): what it was pruned from: itself pruned from the dense model, and trained.
-        again ([`PrunedModel`]): what that pruning gave.
+        again ([`PrunedModel`]): the result of that pruning.
         config ([`FlabPrunerConfig`]): what all rounds together are to do.
-        work ([`WorkFolder`]): has the texts and counts of the first round.
+        work ([`WorkFolder`]): holds the texts and counts of the first round.
         counts (`Sequence[CountsFile]`): of `config.data.counts`, in the ids of the dense model.
     """
     plan = composed(before.plan, again.plan)
@@ -196,10 +196,10 @@ def dense_layers(search: Search, kept: Sequence[int]) -> Search:
 
 
 def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
-    """What two plans keep one after the other, as one of the first one's dense model; without tensors.
+    """What two successive plans keep, as one plan for the first one's dense model; without tensors.
 
     Args:
-        second ([`PruningPlan`]): was made for what the first gives.
+        second ([`PruningPlan`]): was made for the result of the first.
     """
     tokens = second.kept_tokens
     if first.kept_tokens is not None:
@@ -230,7 +230,7 @@ def composed(first: PruningPlan, second: PruningPlan) -> PruningPlan:
 
 
 def _within(first: list[Any] | None, second: list[Any] | None) -> list[Any] | None:
-    """Indices in what is left of a layer as indices in what there was; `None`: all that there was."""
+    """Indices into what is left of a layer as indices into the whole layer; `None`: all of it."""
     if first is None or second is None:
         return first if second is None else second
     if is_by_expert(second):
@@ -246,7 +246,7 @@ def _taken(values: Sequence[int], indices: Sequence[int]) -> list[int]:
 def changed_weights(
     dense: PreTrainedModel, family: Family, plan: PruningPlan, pruned: PreTrainedModel
 ) -> Mapping[str, torch.Tensor]:
-    """The tensors of a pruned model that a plan without tensors would not give, by their names in the dense one."""
+    """The tensors of a pruned model that a plan without tensors would not produce, by their names in the dense one."""
     dtypes, there = dtypes_of(pruned), pruned.state_dict()
     return {
         name: there[new_name]

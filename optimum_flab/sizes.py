@@ -57,7 +57,7 @@ class Shape(Mapping[str, int]):
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How the parameters of a model follow its shape; tied weights count once.
+    """How the number of parameters follows from a model's shape; tied weights count once.
 
     Args:
         terms (`Mapping[tuple[str, ...], int]`): the number of parameters is the sum of these numbers, each times the
@@ -89,7 +89,7 @@ class ParameterCounts:
         return sums
 
     def total(self, shape: Mapping[str, int]) -> int:
-        """All parameters of a model of this shape."""
+        """The number of parameters of a model of this shape."""
         return sum(self._parameters(dimensions, shape) for dimensions in self.terms)
 
     def body(self, shape: Mapping[str, int]) -> int:
@@ -97,7 +97,7 @@ class ParameterCounts:
         return self.total(shape) - self.components(shape)["vocabulary"]
 
     def unit(self, shape: Shape, dimension: str) -> int:
-        """What one more of a dimension costs a model of this shape."""
+        """The parameters that one more unit of a dimension adds to a model of this shape."""
         return self.total(shape.resized(**{dimension: shape[dimension] + 1})) - self.total(shape)
 
 
@@ -105,10 +105,10 @@ SHARE_OF_DEVICE = 64  # the rows and neurons of one of several devices come in m
 
 
 def device_multiple(align: int | None) -> int:
-    """What the width and the rows of the vocabulary must be multiples of to be shared out among devices.
+    """What the width and the rows of the vocabulary must be multiples of to be split among devices.
 
     Args:
-        align (`int`, *optional*): the number of devices; `None`: nothing is shared out.
+        align (`int`, *optional*): the number of devices; `None`: nothing is split.
     """
     return 1 if align is None else align * SHARE_OF_DEVICE
 
@@ -134,8 +134,8 @@ class ModelSizes:
     Args:
         shape ([`Shape`]): its sizes.
         counts ([`ParameterCounts`]): how its parameters follow them.
-        possible (`Mapping[str, Sequence[int]]`): the sizes that a model of its class can have instead, ascending.
-        heads (`tuple[int, int]`, *optional*): attention heads of a layer, of queries, and of keys and values.
+        possible (`Mapping[str, Sequence[int]]`): the other sizes that a model of its class can have, ascending.
+        heads (`tuple[int, int]`, *optional*): attention heads of a layer: of queries, and of keys and values.
     """
 
     shape: Shape
@@ -154,14 +154,14 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
         config, width = model.config, shape["neuron"]
         groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
         possible["expert"] = range(min(fewest, shape["expert"]), shape["expert"] + 1, groups)
-        # the shared expert stays as it is: where it is a number of experts wide, that number must stay whole
+        # the shared expert stays as it is: where its width is a multiple of an expert's, that multiple must stay whole
         whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
         possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
     return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config))
 
 
 def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:
-    """The attention heads of a layer, of queries, and of keys and values; `None` where a configuration has none."""
+    """The attention heads of a layer: of queries, and of keys and values; `None` where a configuration has none."""
     queries = getattr(config, "num_attention_heads", None)
     return None if queries is None else (queries, getattr(config, "num_key_value_heads", None) or queries)
 
@@ -188,7 +188,7 @@ def shape_of(model: PreTrainedModel, family: Family) -> Shape:
 
 
 def count_parameters(model: PreTrainedModel, family: Family) -> ParameterCounts:
-    """How the parameters of a model follow its shape, counted on its own parameters."""
+    """How the number of parameters follows from a model's shape, counted on the model itself."""
     shape, pruned = shape_of(model, family), family.pruned_layers(model)
     terms: Counter[tuple[str, ...]] = Counter()
     in_fixed_layers = 0

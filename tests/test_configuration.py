@@ -158,7 +158,7 @@ def test_all_faults_are_reported_at_once():
         intermediate_sizes=4,
     )
     for line in (
-        "target_ratio: 1.5 is not between 0 and 1; give the share of all parameters to remove, for example 0.35",
+        "target_ratio: 1.5 is not between 0 and 1; it is the share of all parameters to remove, for example 0.35",
         "sed: unknown field; did you mean 'seed'?",
         "vocabulary.keep_merge: unknown field; did you mean 'vocabulary.keep_merges'?",
         "vocabulary.corpus: unknown field; did you mean 'data.corpus'?",
@@ -168,7 +168,7 @@ def test_all_faults_are_reported_at_once():
         "intermediate_sizes: unknown field; did you mean 'ffn.intermediate_size'?",
     ):
         assert line in lines
-    assert any(line.startswith("data: 'x' is not a section; give its fields: corpus,") for line in lines)
+    assert any(line.startswith("data: 'x' is not a section; set its fields: corpus,") for line in lines)
     assert any(line.startswith("ffn.criterion: 'best' should be 'obs',") for line in lines)
     assert len(lines) == 10
 
@@ -200,7 +200,7 @@ def test_a_target_needs_something_that_is_free():
 def test_what_decides_a_vocabulary_that_is_decided_already_is_a_contradiction():
     data, off = {"preset": "web"}, {"enabled": False}
     assert faults(data=data, vocabulary={**off, "coverage": 0.99}) == [
-        "data.preset: 'web' decides the vocabulary alone, and vocabulary.enabled is false; drop it or switch"
+        "data.preset: 'web' only decides the vocabulary, and vocabulary.enabled is false; drop it or switch"
         " vocabulary on",
         "vocabulary.coverage: 0.99 although vocabulary.enabled is false; drop it or switch vocabulary on",
     ]
@@ -241,9 +241,9 @@ def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp
     ("content", "message"),
     [
         (b"ffn:\n  multiple_of: 8\n  multiple_of: 16\n", "line 3, column 3 is not valid YAML: field 'multiple_of'"),
-        (b"seed: 1\nseed: 1\n", "field 'seed' is given twice"),
+        (b"seed: 1\nseed: 1\n", "field 'seed' is set twice"),
         (b"ffn: [1\n", "is not valid YAML"),
-        (b"- a\n- b\n", "holds a list; give a mapping with some of the fields target_ratio, seed,"),
+        (b"- a\n- b\n", "holds a list; it needs a mapping with some of the fields target_ratio, seed,"),
         (b"seed: \xff\xfe", "is not UTF-8 text"),
         (b"? [1, 2]\n: 3\n", "is not valid YAML: found unhashable key"),
         (b"1: 2\n", "1: unknown field"),
@@ -263,7 +263,7 @@ def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, me
     ("content", "message"),
     [
         ('{"seed": 1,}', "line 1, column 12 is not valid JSON"),
-        ('{"ffn": {"multiple_of": 1, "multiple_of": 2}}', "gives field 'multiple_of' twice"),
+        ('{"ffn": {"multiple_of": 1, "multiple_of": 2}}', "sets field 'multiple_of' twice"),
         ("[1]", "holds a list"),
     ],
 )

@@ -107,12 +107,12 @@ def test_what_was_kept_is_used_again_for_the_same_counts_wherever_they_lie(optim
     capsys.readouterr()
     again = pruned(optimizer, made, tmp_path, {"counts": [str(tmp_path / "moved.npz")]})
     said = capsys.readouterr().err
-    assert "vocabulary: used again" in said and "texts: used again" in said
+    assert "vocabulary: reused" in said and "texts: reused" in said
     assert again.plan.kept_tokens == first.plan.kept_tokens and again.plan.corpus_hash == first.plan.corpus_hash
     other = pruned(optimizer, made, tmp_path, {"counts": ["a.npz", "b.npz"]})
     said = capsys.readouterr().err
-    assert "vocabulary: made anew, since counts is another than in an earlier run" in said
-    assert "texts: used again" in said and other.plan.corpus_hash != first.plan.corpus_hash
+    assert "vocabulary: computed again, since counts differs from that of an earlier run" in said
+    assert "texts: reused" in said and other.plan.corpus_hash != first.plan.corpus_hash
 
 
 # --- what is said of them
@@ -134,7 +134,7 @@ def test_report_and_card_say_what_was_counted(optimizer, made, tmp_path):
     assert report.datasets == ("org/data",)
     share = f"{report.texts.counted_whole:.3%} of the {report.texts.counted_tokens:,} tokens in files of counts"
     assert share in report_summary(report)
-    assert any("text that was only counted may hold what is measured on" in note for note in report.notes)
+    assert any("text that was only counted may overlap with the text measured on" in note for note in report.notes)
     card = render_card(tmp_path / "out").card.content
     assert share in card and "\n- org/data\n" in card
     row = next(line for line in card.splitlines() if line.startswith("| corpus"))
@@ -162,7 +162,7 @@ def test_counts_of_another_tokenizer_are_refused_before_weights_are_read(made, t
     (tmp_path / "model" / "model.safetensors").unlink()
     asked = config(made, {"counts": ["a.npz", str(tmp_path / "other.npz")]})
     message = (
-        rf"other\.npz' was counted with the tokenizer of '{tmp_path}/other', which .* than that of '{made}/model'"
+        rf"other\.npz' was counted with the tokenizer of '{tmp_path}/other', which .* from that of '{made}/model'"
     )
     with pytest.raises(FlabError, match=message):
         FlabOptimizer.from_pretrained(made / "model", device="cpu").prune(asked, cache_dir=tmp_path / "cache")
@@ -189,7 +189,7 @@ def test_counts_that_do_not_fit_the_model_are_refused(optimizer, made, tmp_path)
     for files, message in (
         (["longer.npz"], "longer.npz' counts token ids up to 600, and the tokenizer of .* has ids up to 599"),
         (["nothing.npz"], "no token was counted in any of the files"),
-        ([str(made / "a.npz"), "again.npz"], "again.npz' holds what 'a.npz' does; name one of them"),
+        ([str(made / "a.npz"), "again.npz"], "again.npz' has the same content as 'a.npz'; name one of them"),
         (["text.npz"], "text.npz' is not a file of counts, or damaged"),
         (["gone.npz"], "gone.npz' does not exist"),
     ):
@@ -197,5 +197,5 @@ def test_counts_that_do_not_fit_the_model_are_refused(optimizer, made, tmp_path)
             pruned(optimizer, tmp_path, tmp_path, {"calibration": [str(made / "mine.jsonl")], "counts": files})
     # beside others an empty piece is one
     pruned(optimizer, made, tmp_path, {"counts": ["a.npz", str(tmp_path / "nothing.npz")]})
-    with pytest.raises(ConfigurationError, match=r"data.counts: a.npz decide the vocabulary alone"):
+    with pytest.raises(ConfigurationError, match=r"data.counts: a.npz only decide the vocabulary"):
         FlabPrunerConfig(data={"counts": "a.npz"}, vocabulary={"enabled": False})

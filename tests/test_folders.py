@@ -292,7 +292,7 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
         OutputFolder("", KIND)
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     for name in ("circle", "n" * 250, "n" * 300, "\udcff"):
-        with pytest.raises(FlabError, match="cannot be (looked at|written)"), OutputFolder(tmp_path / name, KIND):
+        with pytest.raises(FlabError, match="cannot be (accessed|written)"), OutputFolder(tmp_path / name, KIND):
             pass
 
 

@@ -160,7 +160,7 @@ def test_a_model_for_several_devices_meets_its_target(devices, target):
     [({"align": 14}, "fewer devices in `align`"), ({"ffn": {"multiple_of": 896}}, "`ffn.multiple_of`")],
 )
 def test_steps_that_miss_a_target_name_what_asks_for_them(changes, way):
-    with pytest.raises(ConfigurationError, match=f"smaller steps of the width than 896, by {way}"):
+    with pytest.raises(ConfigurationError, match=f"smaller steps of the width than 896, with {way}"):
         shapes_for(dense_sizes(), 0.3, vocabulary={"size": 100_352}, layers={"enabled": False}, **changes)
 
 
@@ -170,11 +170,11 @@ def test_a_multiple_that_no_size_is_names_what_asks_for_it():
     with pytest.raises(ConfigurationError, match="to the dense 768 neurons, .* of 1,024; .* fewer devices in align"):
         check_sizes(FlabPrunerConfig(target_ratio=0.1, align=16), narrow)
     config = FlabPrunerConfig(target_ratio=0.1, vocabulary={"pad_to_multiple_of": 200_000})
-    with pytest.raises(ConfigurationError, match="200,000; take a smaller vocabulary.pad_to_multiple_of$"):
+    with pytest.raises(ConfigurationError, match="200,000; use a smaller vocabulary.pad_to_multiple_of$"):
         check_sizes(config, dense_sizes())
     odd = replace(dense_sizes(), shape=DENSE.resized(vocab=151_900))
     for devices, way in ((2, "fewer devices in align"), (1, "no align")):
-        with pytest.raises(ConfigurationError, match=f"151,936 rows, .*; take {way}$"):
+        with pytest.raises(ConfigurationError, match=f"151,936 rows, .*; use {way}$"):
             shapes_to_compare(FlabPrunerConfig(align=devices), odd, 151_900, 151_900, 1)
 
 
@@ -182,11 +182,11 @@ def test_a_multiple_that_no_size_is_names_what_asks_for_it():
     ("changes", "fault"),
     [
         ({"align": 4}, "4 devices cannot share 14 attention heads with 2 key-value heads"),
-        ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size, 3,840, is none"),
-        ({"align": 14, "ffn": {"enabled": False}}, "width of the dense model, 4,864, is none"),
-        ({"align": 14, "experts": {"num_experts": 4}}, "no mixture of experts"),
-        ({"align": 14, "target_ratio": None}, "width of the dense model, 4,864, is none"),
-        ({"align": 14, "vocabulary": {"enabled": False}}, "those of the dense model, 151,936, are none"),
+        ({"align": 14, "ffn": {"intermediate_size": 3840}}, "ffn.intermediate_size, 3,840, is not"),
+        ({"align": 14, "ffn": {"enabled": False}}, "width of the dense model, 4,864, is not"),
+        ({"align": 14, "experts": {"num_experts": 4}}, "not a mixture of experts"),
+        ({"align": 14, "target_ratio": None}, "width of the dense model, 4,864, is not"),
+        ({"align": 14, "vocabulary": {"enabled": False}}, "that of the dense model, 151,936, is not"),
     ],
 )
 def test_what_devices_cannot_share_is_refused_before_work(changes, fault):
@@ -195,7 +195,7 @@ def test_what_devices_cannot_share_is_refused_before_work(changes, fault):
 
 
 def test_the_width_of_experts_stays_and_must_be_shared_too(lite):
-    with pytest.raises(ConfigurationError, match="width of the dense model, 1,408, is none"):
+    with pytest.raises(ConfigurationError, match="width of the dense model, 1,408, is not"):
         check_sizes(FlabPrunerConfig(target_ratio=0.3, align=4, experts={"enabled": True}), lite)
 
 

@@ -171,7 +171,7 @@ def test_a_killed_command_ends_in_the_same_bytes(made, search, tmp_path):
     again = run(tmp_path / "home", "out")
     said = again.communicate()[1]
     assert again.returncode == 0, said
-    assert "used again from" in said or "goes on after" in said
+    assert "reused from" in said or "resumes after" in said
     assert contents(tmp_path / "out") == search.contents
     # what the checkpoint holds itself is not kept twice
     names = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "home" / "optimum_flab" / "pruning").iterdir()}
@@ -181,21 +181,23 @@ def test_a_killed_command_ends_in_the_same_bytes(made, search, tmp_path):
 def test_a_finished_shape_is_used_again_and_said_to_be(made, search, tmp_path, capsys):
     prune(made, "search", tmp_path / "second", search.cache_in(tmp_path))
     said = capsys.readouterr().err
-    assert all(f"{stage}: used again from {tmp_path / 'cache'}" in said for stage in ("texts", "vocabulary", "shape"))
-    assert "plan: used again" not in said
+    assert all(f"{stage}: reused from {tmp_path / 'cache'}" in said for stage in ("texts", "vocabulary", "shape"))
+    assert "plan: reused" not in said
     assert contents(tmp_path / "second") == search.contents
 
 
 def test_begun_anew_where_that_is_asked_for(made, pinned, tmp_path, capsys):
     prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), resume=False)
-    assert "used again" not in capsys.readouterr().err
+    assert "reused" not in capsys.readouterr().err
     assert contents(tmp_path / "second") == pinned.contents
 
 
 def test_work_of_other_inputs_is_told_apart(made, pinned, tmp_path, capsys):
     prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path), seed=1)
     said = capsys.readouterr().err
-    assert re.search(r"^texts: made anew, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), said
+    assert re.search(r"^texts: computed again, since .*seed is 1, and was 0 in an earlier run", said, re.MULTILINE), (
+        said
+    )
     prune(made, "pinned", tmp_path / "fresh", tmp_path / "other", seed=1)
     assert contents(tmp_path / "second") == contents(tmp_path / "fresh") != pinned.contents
 
@@ -204,7 +206,7 @@ def test_work_of_another_version_is_begun_anew(made, pinned, tmp_path, capsys, m
     monkeypatch.setattr(work_module, "FORMAT", 2)
     prune(made, "pinned", tmp_path / "second", pinned.cache_in(tmp_path))
     said = capsys.readouterr().err
-    assert "shape: made anew, since format is 2, and was 1 in an earlier run" in said and "used again" not in said
+    assert "shape: computed again, since format is 2, and was 1 in an earlier run" in said and "reused" not in said
     assert contents(tmp_path / "second") == pinned.contents
 
 
@@ -216,7 +218,7 @@ def test_a_damaged_value_is_made_anew(damage, made, pinned, tmp_path, capsys):
             file.unlink() if damage == "gone" else file.write_text("" if damage == "emptied" else '{"shape": 1}')
     prune(made, "pinned", tmp_path / "second", cache)
     said = capsys.readouterr().err
-    assert said.count("cannot be read") == 3 and said.count("it is made anew") == 3
+    assert said.count("cannot be read") == 3 and said.count("it is computed again") == 3
     assert contents(tmp_path / "second") == pinned.contents
 
 
@@ -229,7 +231,7 @@ def test_a_damaged_piece_is_done_again(made, search, tmp_path, capsys, monkeypat
     for piece in pieces:
         piece.write_bytes(piece.read_bytes()[: piece.stat().st_size // 2])
     prune(made, "search", tmp_path / "out", tmp_path / "cache")
-    assert "is damaged; what it held is done again" in capsys.readouterr().err
+    assert "is damaged; its content is computed again" in capsys.readouterr().err
     assert contents(tmp_path / "out") == search.contents
 
 
@@ -278,7 +280,7 @@ def test_another_token_that_must_stay_makes_shape_and_plan_anew(made, pinned, tm
     optimizer.prune(asked(made, **ASKED["pinned"]), cache_dir=pinned.cache_in(tmp_path))
     optimizer.save_pretrained(tmp_path / "second")
     said = capsys.readouterr().err
-    assert "vocabulary: made anew" in said and "shape: made anew" in said, said.splitlines()
+    assert "vocabulary: computed again" in said and "shape: computed again" in said, said.splitlines()
     plan = json.loads((tmp_path / "second" / "flab_plan.json").read_text())
     assert 571 in plan["kept_tokens"]
 
@@ -383,7 +385,7 @@ def test_no_ranking_is_left_to_the_collector(made, tmp_path):
 def test_where_nothing_can_be_kept_the_run_goes_on(made, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file where the folder should be")
     prune(made, "pinned", tmp_path / "out", tmp_path / "cache")
-    assert f"nothing can be kept in {tmp_path / 'cache'}" in capsys.readouterr().err
+    assert f"nothing can be saved in {tmp_path / 'cache'}" in capsys.readouterr().err
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert (tmp_path / "cache").is_file()
 
@@ -410,7 +412,7 @@ def test_a_second_run_of_the_same_waits_and_uses_it(tmp_path):
     first.join()
     assert found == [7, 7]
     assert (
-        said[0].startswith("number: another run is making the same in")
+        said[0].startswith("number: another run is computing the same in")
         and said[0].endswith("waiting for it")
-        and "used again" in said[1]
+        and "reused" in said[1]
     )

@@ -248,7 +248,7 @@ def test_files_that_change_meanwhile_are_not_written_as_what_they_were(pruned, t
     with pytest.raises(FlabError, match="was changed while it was read"):
         optimizer.save_pretrained(tmp_path / "out")
     path.unlink()
-    with pytest.raises(FlabError, match="cannot be read any more"):
+    with pytest.raises(FlabError, match="can no longer be read"):
         optimizer.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -166,7 +166,7 @@ def test_output_dtype():
         ({"kept_tokens": [1, 5000]}, "vocabulary of 320"),
         ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
         ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, "different numbers of neurons"),
-        ({"kept_neurons": {0: [0], 1: [0]}}, "not those of its layers"),
+        ({"kept_neurons": {0: [0], 1: [0]}}, "not those of the layers"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(change, message):

@@ -277,7 +277,7 @@ def test_a_shard_that_is_missing_or_broken_is_named_by_whatever_reads_it(fault, 
     [
         (None, "weight files are missing in '{folder}' (1 of 2): pytorch_model-00002-of-00002.bin"),
         (POINTER, "weight file '{folder}/pytorch_model-00002-of-00002.bin' is a Git LFS pointer"),
-        (b"PK\3\4 and more", "weight file '{folder}/pytorch_model-00002-of-00002.bin' is damaged (it is cut short)"),
+        (b"PK\3\4 and more", "weight file '{folder}/pytorch_model-00002-of-00002.bin' is damaged (it is truncated)"),
     ],
 )
 def test_files_of_the_older_kind_are_checked_too(content, words, folder):
@@ -376,7 +376,7 @@ def test_a_multimodal_model_is_named_as_what_it_is(folder, fields, words):
 def test_a_configuration_that_no_model_can_be_made_of(folder, fields):
     change(folder, **fields)
     said = refusal(folder)
-    assert "the configuration of" in said and ("no model can be made of" in said or "cannot be right" in said)
+    assert "the configuration of" in said and ("no model can be built from" in said or "cannot be right" in said)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])

@@ -1,4 +1,4 @@
-"""What to compute in, and on."""
+"""The dtype and device of the computation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPUTATION_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat
 
 
 def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The torch dtype of a name.
+    """The torch dtype with a given name.
 
     Raises:
         [`ConfigurationError`]: it is not a floating-point type that can be computed in.
@@ -26,8 +26,8 @@ def computation_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def chosen_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """What to compute in: what is named, or by `"auto"` bfloat16 where weights are stored in it and the device has
-    instructions for it, else float32.
+    """The dtype of the computation: the one that is named; for `"auto"` bfloat16 if weights are stored in it and the
+    device has instructions for it, else float32.
 
     Args:
         stored (`torch.dtype`): what most weights are stored in.
@@ -41,7 +41,7 @@ def chosen_dtype(dtype: str | torch.dtype, stored: torch.dtype, device: torch.de
 
 
 def computation_device(device: str | torch.device | None) -> torch.device:
-    """The device of a name; by default CUDA if there is any, else the CPU.
+    """The device with a given name; by default CUDA if available, else the CPU.
 
     Raises:
         [`ConfigurationError`]: this machine has no such device.

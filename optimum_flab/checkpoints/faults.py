@@ -11,7 +11,7 @@ import torch
 from ..errors import FlabError
 
 
-# what often lies in the place of a large file, by how it begins
+# what is often found in place of a large file, by how it begins
 STAND_INS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; fetch that with `git lfs pull`",
     b"<": "a web page; download it again",
@@ -65,7 +65,7 @@ def damage(path: Path, error: Exception) -> str:
 
 
 def stand_in(path: Path) -> str | None:
-    """What lies in the place of a file, and what to do; `None` where that looks like the file."""
+    """What is there in place of a file, and what to do; `None` if it looks like the file itself."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
     return next((what for begin, what in STAND_INS.items() if (start.startswith(begin) if begin else not start)), None)

@@ -16,7 +16,7 @@ from .faults import first_line
 
 
 LICENSE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
-# everything that is read before the weights; the Hub matches case, so licences come in three spellings
+# everything that is read before the weights; the Hub is case-sensitive, so licences come in three spellings
 METADATA_PATTERNS = (
     *("*.json", "*.jinja", "*.model", "*.txt", "*.py", "README.md"),
     "flab_*",  # the plan of a pruned model with its tensors, and the plots of its card
@@ -27,8 +27,8 @@ WEIGHT_PATTERN = "model*.safetensors"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least what is not
-    weights, `family` the file that describes its family where it is not a known one."""
+    """Where a model is: `load_from` and `options` for `from_pretrained`, `folder` with at least everything but the
+    weights, `family` the file that describes its family if that is not a known one."""
 
     name: str
     load_from: str
@@ -46,11 +46,11 @@ class ModelFiles:
 def find_model(
     model_name_or_path: str | Path, revision: str | None = None, family: str | Path | None = None
 ) -> ModelFiles:
-    """Finds a model's files; of a Hub repository downloads everything but the weights.
+    """Finds a model's files; from a Hub repository downloads everything but the weights.
 
     Args:
-        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one that lies
-            beside a pruned model.
+        family (`str` or `Path`, *optional*): a file that describes the model's family. Defaults to the one beside a
+            pruned model.
 
     Raises:
         [`FlabError`]: there is no such path or repository, the Hub cannot be reached, or there is neither a config nor
@@ -75,7 +75,7 @@ def _found(name: str, revision: str | None) -> ModelFiles:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise FlabError(
-                f"model {name!r} is a file but not a .gguf; name the folder of the checkpoint, or a GGUF file"
+                f"model {name!r} is a file but not a .gguf file; name the folder of the checkpoint, or a GGUF file"
             )
         return _gguf_model(name, path)
     if path.is_dir():
@@ -108,7 +108,7 @@ def _gguf_model(name: str, path: Path) -> ModelFiles:
 
 
 def download_weights(files: ModelFiles) -> None:
-    """Brings the weights of a Hub repository to this machine, if it has them as safetensors files."""
+    """Downloads the weights of a Hub repository, if it has them as safetensors files."""
     if files.revision is not None:
         _snapshot(files.name, files.revision, [WEIGHT_PATTERN])
 
@@ -123,7 +123,7 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
 
 
 def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
-    """The folder of the cache with files of a Hub repository, from its top folder."""
+    """The cache folder with files from the top folder of a Hub repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -139,7 +139,7 @@ def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
         raise FlabError(
             f"model {name!r} is neither a local folder nor on the Hub (or it is private: run `hf auth login`)"
         ) from error
-    except Exception as error:  # connection errors are of several libraries' classes
+    except Exception as error:  # connection errors have classes of several libraries
         at = f" at revision {revision!r}" if revision else ""
         raise FlabError(
             f"model {name!r}{at} is neither a local folder nor in the cache, and the Hub cannot be reached"
@@ -153,5 +153,5 @@ def find_license_files(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if is_license_file(file.name) and file.is_file()]
     for file in files:
         if not os.access(file, os.R_OK):
-            raise FlabError(f"{str(file)!r} cannot be read, and belongs beside the pruned model; make it readable")
+            raise FlabError(f"{str(file)!r} cannot be read, but must accompany the pruned model; make it readable")
     return sorted(files)

@@ -1,4 +1,4 @@
-"""What names a model by its weights, whatever file or memory they are in."""
+"""Identifies a model by its weights, whichever files or memory they are in."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def weights_hash(
 ) -> str:
     """Hex SHA-256 over names, dtypes, shapes and bytes of weights, in the order of their names.
 
-    A tensor of a model with several names (a tied output head) counts once, see
-    [`~tensors.lazy.WrittenTensors`], so that a model and the checkpoint saved from it agree.
+    A model's tensor with several names (a tied output head) counts once, see [`~tensors.lazy.WrittenTensors`], so that
+    a model and the checkpoint saved from it agree.
 
     Args:
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.
@@ -41,8 +41,8 @@ def weights_hash(
 
 
 def dense_hash(dense: LoadedModel) -> str:
-    """[`weights_hash`] of a model in the type that it is stored in, so that it has one whatever it is computed in.
-    What its class keeps in float32 all the same (some routers) is hashed so."""
+    """[`weights_hash`] of a model in the dtype that it is stored in, so that it has the same hash whatever it is
+    computed in. What its class keeps in float32 regardless (some routers) is hashed as float32."""
     with torch.device("meta"):
         held = new_model(type(dense.model), copy.deepcopy(dense.model.config), dtype=dense.storage_dtype)
     held.tie_weights()

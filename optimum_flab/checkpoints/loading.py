@@ -1,5 +1,5 @@
-"""A model name, folder or GGUF file -> the dense model in memory, refused before its weights are read where it cannot
-be pruned."""
+"""A model name, folder or GGUF file -> the dense model in memory; a model that cannot be pruned is refused before its
+weights are read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LoadedModel:
         family ([`Family`]): what its tensors are.
         name (`str`): what the user called it.
         revision (`str`, *optional*): the commit of a Hub repository.
-        storage_dtype (`torch.dtype`): what most of its weights are stored in; for GGUF files bfloat16.
+        storage_dtype (`torch.dtype`): what most of its weights are stored in; bfloat16 for GGUF files.
         folder (`Path`, *optional*): where its files are.
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
@@ -66,17 +66,17 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """What is computed on: weights in files are mapped to be read on the CPU."""
+        """The device of the computation: weights in files are mapped to be read on the CPU."""
         return self.model.device if self.stored is None else torch.device("cpu")
 
     @torch.no_grad()
     def mapped(self, workspace: Workspace) -> LoadedModel:
-        """The same model to compute with, where its weights were left in their files: they are read from there when
-        they are used, and never all in memory.
+        """The same model to compute with, if its weights were left in their files: they are read from there when they
+        are used, and are never all in memory.
 
         Args:
-            workspace ([`Workspace`]): takes what is computed in another form than it is stored in: in another type,
-                experts that are stored one by one, quantised weights.
+            workspace ([`Workspace`]): holds what is computed in another form than it is stored in: another dtype,
+                experts stored one by one, quantised weights.
         """
         if self.stored is None:
             return self
@@ -89,7 +89,7 @@ class LoadedModel:
         return replace(self, model=model, stored=None)
 
     def converted(self) -> set[str]:
-        """Of weights in their files, those that are computed with in another form than they are stored in."""
+        """Of weights in their files, those whose form in the computation differs from the stored one."""
         if self.stored is None:
             return set()
         stored, dtypes = self.stored, dtypes_of(self.model)
@@ -100,7 +100,7 @@ class LoadedModel:
         }
 
     def check_unchanged(self) -> None:
-        """Raises a [`FlabError`] if the files that weights were left in were written to meanwhile."""
+        """Raises a [`FlabError`] if the files that weights were left in were modified in the meantime."""
         if self.stored is not None:
             self.stored.stored.check_unchanged()
 
@@ -132,34 +132,34 @@ def load_dense(
             `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
-        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if there is any and `in_memory`
-            is not false, else the CPU.
+        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if available and `in_memory` is
+            not false, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
-            The peak is about one copy of the model in this type.
+            Peak memory is about one copy of the model in this dtype.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
-            Defaults to the one that lies beside a pruned model, else to one of the known families.
-        in_memory (`bool` or `Callable`): where false, the weights stay in their files if those are safetensors or
-            GGUF, and transformers makes the model's tensors of them one by one, and the model is on the meta device:
-            enough to apply a plan, and to prune on the CPU, see [`LoadedModel.mapped`]. May be asked of the model's
-            configuration and family, and of what it is computed in and on; then it is refused if they cannot stay.
-        check (`Callable`): called with the model's configuration, family and tokenizer before its weights; may refuse
-            it.
+            Defaults to the one beside a pruned model, else to one of the known families.
+        in_memory (`bool` or `Callable`): where false, the weights stay in their files if those are safetensors or GGUF
+            and transformers makes the model's tensors from them one by one, and the model is on the meta device:
+            enough to apply a plan, and to prune on the CPU, see [`LoadedModel.mapped`]. May be a function of the
+            model's configuration and family, and of the dtype and device of the computation; then the model is refused
+            if they cannot stay.
+        check (`Callable`): called with the model's configuration, family and tokenizer before its weights are read;
+            may refuse it.
 
     Returns:
         [`LoadedModel`]: the model on `device` in `dtype`.
 
     Raises:
         [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
-            other than GGUF, is of an unsupported family or not as its family is described, needs custom code that was
-            not allowed, or has no fast tokenizer that fits it.
-        [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files that do not allow
-            it.
+            other than GGUF, is of an unsupported family or does not match the description of its family, needs custom
+            code that was not allowed, or has no fast tokenizer that fits it.
+        [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files but cannot.
     """
     device = computation_device("cpu" if in_memory is False and device is None else device)
     if in_memory is False and device.type != "cpu":
         raise ConfigurationError(
-            f"in_memory: what stays in files is computed with on the CPU, and device {device} is asked for; leave one"
-            " of the two out"
+            f"in_memory: weights that stay in files are computed with on the CPU, but device {device} is requested;"
+            " leave one of the two out"
         )
     chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
@@ -179,7 +179,7 @@ def load_dense(
         if finer_copy is not None:
             notes.append(
                 f"embedding and output head are two quantisations of one matrix ({difference:.1%} apart): tied again,"
-                f" keeping the one of {finer_copy.kind.name}"
+                f" keeping the {finer_copy.kind.name} one"
             )
     as_loaded = copy.deepcopy(config)
     as_loaded.tie_word_embeddings |= finer_copy is not None
@@ -189,7 +189,7 @@ def load_dense(
     dtype = chosen_dtype(dtype, storage_dtype, device)
     if torch.promote_types(storage_dtype, dtype) != dtype:
         notes.append(
-            f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the type"
+            f"the weights are stored in {dtype_name(storage_dtype)} and were rounded to {dtype_name(dtype)}, the dtype"
             " of the computation; `dtype` float32 keeps them as they are"
         )
         storage_dtype = dtype
@@ -205,9 +205,9 @@ def load_dense(
         stored = stored_exactly(files, as_loaded, dtype, finer_copy)
         if stored is None and callable(in_memory):
             raise ConfigurationError(
-                f"memory_budget: {files.name!r} does not fit in the memory that there is, and its weights cannot stay"
-                " in their files: they are no safetensors files or GGUF file whose tensors are read one by one;"
-                " convert them, or name a memory_budget that is large enough"
+                f"memory_budget: {files.name!r} does not fit in the available memory, and its weights cannot stay in"
+                " their files, which are neither safetensors nor GGUF files whose tensors can be read one by one;"
+                " convert them, or set a memory_budget that is large enough"
             )
     if stored is not None:
         model = stored.model
@@ -222,8 +222,8 @@ def load_dense(
         )
     if left_out := settle_generation_config(model, files):
         notes.append(
-            f"{', '.join(left_out)} of its generation settings mean nothing as they stand, and were left out: without"
-            " do_sample nothing is drawn, for example"
+            f"{', '.join(left_out)} of its generation settings have no effect as they stand, and were left out:"
+            " without do_sample nothing is sampled, for example"
         )
     if stored is None:
         model = model.to(device)
@@ -246,14 +246,14 @@ def load_dense(
 def dense_from_memory(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: str | Path | None = None
 ) -> LoadedModel:
-    """Takes a model and a tokenizer that are in memory already, after the checks of [`load_dense`].
+    """Takes a model and a tokenizer that are already in memory, after the checks of [`load_dense`].
 
     The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
     gradients. The tokenizer is copied.
 
     Raises:
         [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the
-            tokenizer is not fast, does not fit, or is another one when it is loaded from its files.
+            tokenizer is not fast, does not fit, or differs when it is loaded from its files.
     """
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)

@@ -1,4 +1,4 @@
-"""A model's configuration: read, and refused where such a model cannot be pruned."""
+"""A model's configuration: read, and refused if the model cannot be pruned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-MOST_LAYERS = 10_000  # many more than any model has: building one takes its time
+MOST_LAYERS = 10_000  # many more than any model has: building one takes a while
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
 
 
@@ -35,7 +35,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     stock = True
     if files.gguf is None:
         if (files.folder / "generation_config.json").is_file():
-            read_json(files.folder / "generation_config.json")  # transformers passes over one that it cannot read
+            read_json(files.folder / "generation_config.json")  # transformers ignores one that it cannot read
         raw = read_json(files.folder / "config.json")
         check_config(raw, files.name, trust_remote_code)
         for extra in ("quantize_config.json", "hf_quant_config.json"):  # how some quantisers mark their work
@@ -45,7 +45,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         if not stock and "AutoConfig" not in (raw.get("auto_map") or {}):
             family_for(SimpleNamespace(**raw), files.family)  # says which families are known
     try:
-        # code of the repository is of no use here: a family that transformers lacks is refused, the others are stock
+        # the repository's code is of no use here: a family that transformers lacks is refused, the others are stock
         config = AutoConfig.from_pretrained(
             files.load_from, trust_remote_code=trust_remote_code and not stock, **files.options
         )
@@ -65,7 +65,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
             model = AutoModelForCausalLM.from_config(config)
     except Exception as error:  # what is wrong with a configuration shows where it is used
         raise FlabError(
-            f"no model can be made of the configuration of {files.name!r} ({type(error).__name__}:"
+            f"no model can be built from the configuration of {files.name!r} ({type(error).__name__}:"
             f" {first_line(error)}); correct its config.json"
         ) from error
     check_family(model, family)
@@ -73,7 +73,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
 
 
 def _check_sizes(name: str, config: PreTrainedConfig, names: Iterable[str]) -> None:
-    """Raises a [`FlabError`] if sizes that a configuration states are none."""
+    """Raises a [`FlabError`] if a configuration states impossible sizes."""
     faults = []
     for stated in names:
         size, most = getattr(config, stated, 1), MOST_LAYERS if stated == "num_hidden_layers" else math.inf
@@ -84,10 +84,11 @@ def _check_sizes(name: str, config: PreTrainedConfig, names: Iterable[str]) -> N
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:
-    """Refuses, by the fields of a `config.json`, what is quantised, not a causal language model, or custom code.
+    """Refuses, based on the fields of a `config.json`, models that are quantised, not causal language models, or
+    custom code.
 
     Raises:
-        [`FlabError`]: says what and what to do.
+        [`FlabError`]: says what is wrong and what to do.
     """
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

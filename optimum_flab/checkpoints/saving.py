@@ -1,4 +1,4 @@
-"""What a pruned model is written as: files that transformers 4.57 and 5 read as the same model."""
+"""Writes a pruned model as files that transformers 4.57 and 5 read as the same model."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def save_checkpoint(
         model (`PreTrainedModel`): of a stock class.
         tokenizer (`PreTrainedTokenizerBase`): its fast tokenizer.
         folder (`str` or `Path`): where to write.
-        family ([`Family`]): of the model; says whether transformers 4 reads it as it was measured.
+        family ([`Family`]): of the model; says whether transformers 4 reads the model that was measured.
         tensors (`Iterable[tuple[str, torch.Tensor]]`, *optional*): the weights of a model on the meta device, in any
             order; they are written as they come. Defaults to those in the model.
-        max_shard_size (`str`): how large a weight file may become, in words of `save_pretrained`; larger weights are
-            written as several with an index.
+        max_shard_size (`str`): the maximum size of a weight file, as `save_pretrained` takes it; larger weights are
+            split into several files with an index.
 
     Raises:
-        [`FlabError`]: transformers makes another tokenizer of the files.
+        [`FlabError`]: transformers loads a different tokenizer from the files.
     """
     _save_weights(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
     save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
@@ -59,7 +59,7 @@ def save_checkpoint(
 def _save_weights(
     model: PreTrainedModel, folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_size: str
 ) -> None:
-    """Writes what `save_pretrained` writes, tensor by tensor, where that has all of them in memory once more."""
+    """Writes what `save_pretrained` writes, tensor by tensor; that would hold all of them in memory once more."""
     model.config.architectures = [type(model).__name__]
     model.config.dtype = model.dtype
     model.config.save_pretrained(folder)
@@ -86,7 +86,7 @@ def _save_weights(
 
 
 def _parts(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """What is written of tensors, of which none is kept while the next one is made."""
+    """The form in which tensors are written, none of which is kept while the next one is made."""
     for name, tensor in tensors:
         parts = written_parts(model, name, tensor)
         del tensor
@@ -95,7 +95,7 @@ def _parts(model: PreTrainedModel, tensors: Iterable[tuple[str, torch.Tensor]]) 
 
 
 def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a [`FlabError`] if the tokenizer that anybody will load from `folder` is not the one that was meant."""
+    """Raises a [`FlabError`] if the tokenizer that users will load from `folder` is not the intended one."""
     loaded = AutoTokenizer.from_pretrained(folder)
     if changed := differences(tokenizer, loaded):
         raise FlabError(
@@ -109,7 +109,7 @@ def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def add_older_names(folder: str | Path) -> bool:
-    """Adds to a `config.json` the names that transformers 4 knows its fields by, see [`older_names`]; version 5 reads
+    """Adds to a `config.json` the names by which transformers 4 knows its fields, see [`older_names`]; version 5 reads
     the same configuration from it as before.
 
     Returns:
@@ -127,11 +127,11 @@ def add_older_names(folder: str | Path) -> bool:
 
 
 def older_names(config: PreTrainedConfig) -> dict[str, Any]:
-    """What transformers 4 calls fields of a configuration that version 5 calls otherwise.
+    """The names in transformers 4 of configuration fields that version 5 names differently.
 
     Returns:
-        `dict[str, Any]`: fields to lie beside the newer ones. Empty where transformers 4 has no words for the rotary
-            embedding: it would take another one without a warning.
+        `dict[str, Any]`: fields to be added beside the newer ones. Empty where transformers 4 cannot express the
+            rotary embedding: it would use another one without a warning.
     """
     rope = getattr(config, "rope_parameters", None) or {}
     names: dict[str, Any] = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
@@ -151,8 +151,8 @@ def older_names(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
-    """Whether LongRoPE is the same in transformers 4, which reads the length that the model was trained on from the
-    configuration's top, and computes the factor from it."""
+    """Whether LongRoPE is the same in transformers 4, which reads the training length from the top level of the
+    configuration, and computes the factor from it."""
     if rope["rope_type"] != "longrope":
         return True
     trained, longest = rope["original_max_position_embeddings"], config.max_position_embeddings
@@ -162,8 +162,8 @@ def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:
 
 
 def needed_transformers(folder: str | Path) -> str | None:
-    """The oldest version of transformers that reads a checkpoint of ours as it was measured, "4.57" or "5.0"; `None`
-    where the folder does not say."""
+    """The oldest version of transformers that reads a checkpoint of ours as the model that was measured, "4.57" or
+    "5.0"; `None` where the folder does not say."""
     try:
         tokenizer = json.loads(Path(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
         return "4.57" if tokenizer.get("tokenizer_class") == OLDER_CLASS else "5.0"

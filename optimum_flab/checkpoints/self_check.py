@@ -1,4 +1,4 @@
-"""Whether a model is what its family says: asked of the model itself, on a few tokens, before any work."""
+"""Whether a model is what its family says: checked on the model itself, with a few tokens, before any work."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 TOKENS = 16
-# the largest relative difference (of norms) that rounding explains, of results in float32 and in half precision
+# the largest relative difference (of norms) that rounding explains, for results in float32 and in half precision
 EXACT, ROUNDED = 1e-3, 3e-2
-REPEATED = 1e-5  # of the same computation, done again
+REPEATED = 1e-5  # for the same computation, repeated
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -52,21 +52,22 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
         if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             raise FlabError(
-                f"this {family.model_type} model is not as its family is described: {'; '.join(faults[:3])}{more}. It"
-                " would be pruned wrongly, so describe it in a family file of its own and name that with `family`"
+                f"this {family.model_type} model does not match the description of its family:"
+                f" {'; '.join(faults[:3])}{more}. It"
+                " would be pruned wrongly, so describe it in a family file of its own and name that as `family`"
             )
 
 
 def _found(
     check: Callable[[PreTrainedModel, Family], Iterator[str]], model: PreTrainedModel, family: Family
 ) -> Iterator[str]:
-    """What a check finds; that the model cannot be run as it is described is a fault too."""
+    """What a check finds; if the model cannot be run as described, that is a fault too."""
     try:
         yield from check(model, family)
     except torch.OutOfMemoryError:
         raise
     except (ArithmeticError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError) as error:
-        yield f"it cannot be run as that says ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        yield f"it cannot be run as described ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
 
 
 def _fields(model: PreTrainedModel, family: Family) -> Iterator[str]:
@@ -97,7 +98,7 @@ def _used_dimensions(model: PreTrainedModel, family: Family) -> set[str]:
 
 
 def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Modules that are not there."""
+    """Modules that do not exist."""
     for name, path in family.modules.model_dump().items():
         if not _has(model, path):
             yield f"modules.{name}: it has no module {path!r}"
@@ -129,7 +130,7 @@ def _has(module: nn.Module, path: str) -> bool:
 
 
 def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Tensors that nobody named, or of another shape than their axes have."""
+    """Tensors that are not named, or whose shape does not match their axes."""
     sizes: dict[str | None, Any] = {
         dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()
     }
@@ -168,14 +169,14 @@ def _per_layer(model: PreTrainedModel, family: Family) -> Iterator[str]:
 
 
 def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Whether the new configuration is that of the new tensors, and layers are the same at other places: a model
-    without its first layer, and with a neuron and a token more, is built without weights."""
+    """Whether the new configuration is that of the new tensors, and layers are the same at other positions: a model
+    without its first layer, and with one more neuron and token, is built without weights."""
 
     found = sizes_of(model, family)
     shape, layers = found.shape, range(found.shape["layer"])
     gone = family.pruned_layers(model)[0]
     kept = [index for index in layers if index != gone or len(layers) == 1]
-    # another size of each, that it can have
+    # another valid size of each
     sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
     if family.experts is not None:
         sizes["expert"] = shape["expert"] + family.experts.group_count(model.config)
@@ -190,7 +191,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
         return
     for place, module in enumerate(family.decoder_layers(shorter)):
         if different := _differing(family.decoder_layers(longer)[kept[place]], module):
-            yield f"per_layer: layer {kept[place]} would have another {different} if it were layer {place}"
+            yield f"per_layer: layer {kept[place]} would have a different {different} if it were layer {place}"
             return
     other = {name: torch.arange(size).remainder(shape[name]) for name, size in sizes.items()}
     dense = model.state_dict()
@@ -202,7 +203,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
 
 
 def _differing(layer: nn.Module, other: nn.Module) -> str | None:
-    """The first plain attribute in which two layers differ, but for the place that they know themselves to be at."""
+    """The first plain attribute in which two layers differ, apart from their own index."""
     modules, others = dict(layer.named_modules()), dict(other.named_modules())
     if different := set(modules) ^ set(others):
         return f"module {sorted(different)[0]!r}"
@@ -217,7 +218,7 @@ def _differing(layer: nn.Module, other: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """What the model computes, against what the family says that it computes."""
+    """What the model computes, against what the family says it computes."""
     layers, config, block = family.decoder_layers(model), model.config, family.block
     tokens, pruned = _few_tokens(model, family), family.pruned_layers(model)
     inputs, packed = layer_inputs(model, family, tokens), layer_inputs(model, family, _twice(tokens))
@@ -225,12 +226,12 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
     both = packed.hidden.float()
     for index, layer in enumerate(layers):
         stream = run_layer(layer, stream, inputs.kwargs[index])
-        # a layer at a time in float32, where a wrong fact cannot hide behind rounding
+        # one layer at a time in float32, where rounding cannot hide a wrong fact
         layer, kwargs = copy.deepcopy(layer).float(), _in_float32(inputs.kwargs[index])
         with _last_runs(layer, block) as runs:
             after = run_layer(layer, hidden, kwargs)
         if not torch.isfinite(after).all():
-            return  # what measures on the model says so
+            return  # the measurements on the model report that
         both = run_layer(layer, both, _in_float32(packed.kwargs[index]))
         first, second = both.chunk(2, dim=1)
         if not _same(first, second):
@@ -241,13 +242,13 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
             return
         for out, norm in ((block.attention_out, block.attention_post_norm), (block.ffn_out, block.ffn_post_norm)):
             if norm is not None and not _same(runs[norm][0], runs[out][1]):
-                yield f"block: in layer {index} {norm} does not read what {out} gives"
+                yield f"block: in layer {index} {norm} does not read the output of {out}"
         added = scale * runs[block.ffn_post_norm or block.ffn_out][1]
         attention = scale * runs[block.attention_post_norm or block.attention_out][1]
         if not _is_sum(after, hidden, attention, added):
             yield (
-                f"block: what layer {index} gives is not what it reads plus what {block.attention_out} and"
-                f" {block.ffn_out} give, with the norms and the scale that are stated"
+                f"block: the output of layer {index} is not its input plus the outputs of {block.attention_out} and"
+                f" {block.ffn_out}, with the stated norms and scale"
             )
         if family.experts is None:
             yield from _neurons(family, layer, index, runs[block.ffn_out])
@@ -258,23 +259,23 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
                 _run_permuted(family, config, layer, hidden, kwargs)
             if not _same(runs[block.ffn_out][1], permuted[block.ffn_out][1]):
                 yield (
-                    f"tensors: the FFN of layer {index} gives something else when its neurons or experts change"
-                    " places, so their axes are others"
+                    f"tensors: the output of the FFN of layer {index} changes when its neurons or experts are"
+                    " permuted, so their axes are different"
                 )
         hidden = after
     final_norm = model.get_submodule(family.modules.final_norm)
     head = OutputHead(model, family)
     tolerance = EXACT if model.dtype in (torch.float32, torch.float64) else ROUNDED
-    # small logits show what multiplies them, large ones what squeezes them
+    # small logits show multipliers, large ones a softcap
     for size in (1.0, 30.0):
         factor = size / float(head.raw(final_norm(stream)[0]).abs().max().clamp_min(1e-9))
         own, read = _with_scaled_norm(model, final_norm, factor, tokens)
         if not torch.isfinite(own).all():
             return
         if not _same(read.float(), (final_norm(stream) * factor).float(), tolerance):
-            yield f"modules: the output head does not read what {family.modules.final_norm} makes of the last layer"
+            yield f"modules: the output head does not read {family.modules.final_norm} applied to the last layer"
         if not _same(own[0].float(), head.logits(read[0]), tolerance / 3):
-            yield "logits: its own are not those of the output head on the final norm, with what logits states"
+            yield "logits: the model's own are not those of the output head on the final norm, with what logits states"
     if not _same_norm(copy.deepcopy(final_norm).float(), family, hidden):
         yield f"norm: {family.modules.final_norm} is not of kind {family.norm.kind!r} with offset {family.norm.offset}"
 
@@ -282,7 +283,7 @@ def _functions(model: PreTrainedModel, family: Family) -> Iterator[str]:
 def _with_scaled_norm(
     model: PreTrainedModel, norm: nn.Module, factor: float, tokens: PackedTokens
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The model's logits where what its final norm gives is multiplied, and what the output head then reads."""
+    """The model's logits when the output of its final norm is scaled, and what the output head then reads."""
     read: list[torch.Tensor] = []
 
     def scale(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -297,7 +298,7 @@ def _with_scaled_norm(
 
 
 def _few_tokens(model: PreTrainedModel, family: Family) -> PackedTokens:
-    """A row of different tokens, where there are enough."""
+    """A row of different tokens, if there are enough."""
     rows = model.get_parameter(f"{family.modules.embeddings}.weight").shape[0]
     number = min(TOKENS, getattr(model.config, "max_position_embeddings", None) or TOKENS)
     ids = torch.arange(1, number + 1)[None] * rows // (number + 1)
@@ -321,7 +322,8 @@ def _paths(block: Block) -> list[str | None]:
 
 @contextmanager
 def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Within this context each run of a layer notes what the modules of its block read and give, by their paths."""
+    """Within this context each run of a layer records the inputs and outputs of the modules of its block, by their
+    paths."""
     runs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def noting(path: str) -> Callable[[nn.Module, tuple, torch.Tensor], None]:
@@ -337,7 +339,7 @@ def _last_runs(layer: nn.Module, block: Block) -> Iterator[dict[str, tuple[torch
 
 @torch.no_grad()
 def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Whether the configuration as it will be written, were nothing removed, is still that of the model."""
+    """Whether the configuration that would be written if nothing were removed is still that of the model."""
     shape = sizes_of(model, family).shape
     config = resized_config(model.config, family, range(shape["layer"]), shape)
     rewritten = sharing_weights(model, config, model.device)
@@ -346,9 +348,9 @@ def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
     pairs = zip(*(family.decoder_layers(one) for one in (before, rewritten)), strict=True)
     for index, (layer, other) in enumerate(pairs):
         if different := _differing(layer, other):
-            yield f"with the fields that pruning writes layer {index} has another {different}"
+            yield f"with the fields that pruning writes, layer {index} has a different {different}"
             return
-    buffers = dict(model.named_buffers())  # casting a model rounds those that are computed, too
+    buffers = dict(model.named_buffers())  # casting a model also rounds those that are computed
     for path, module in rewritten.named_modules():
         for name, _ in module.named_buffers(recurse=False):
             setattr(module, name, buffers.get(f"{path}.{name}".lstrip("."), getattr(module, name)))
@@ -356,12 +358,12 @@ def _configuration(model: PreTrainedModel, family: Family) -> Iterator[str]:
     own, other = (one(**tokens, return_dict=True).logits.float() for one in (model, rewritten))
     # the same products of the same numbers, so that nothing is left to rounding
     if torch.isfinite(own).all() and not _same(own, other, REPEATED):
-        yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes by them its logits are others"
+        yield "sizes, per_layer, layer_counts, absent, experts: with what pruning writes for them the logits differ"
 
 
 @torch.no_grad()
 def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
-    """Whether a layer runs with the fewest experts that its family says it can do with."""
+    """Whether a layer runs with the smallest number of experts that its family allows."""
     if family.experts is None:
         return
     index, sizes = family.pruned_layers(model)[0], sizes_of(model, family)
@@ -372,7 +374,7 @@ def _fewest_experts(model: PreTrainedModel, family: Family) -> Iterator[str]:
     with routed(family, layers.layers[index]) as seen:
         layers.run(index, layers.weights(index, kept), inputs.hidden, inputs.kwargs[index])
     if not (seen[0].experts < number).all():
-        yield f"experts: with {number} of them layer {index} sends tokens to others"
+        yield f"experts: with {number} of them layer {index} sends tokens to different ones"
 
 
 def _twice(tokens: PackedTokens) -> PackedTokens:
@@ -383,15 +385,15 @@ def _twice(tokens: PackedTokens) -> PackedTokens:
 
 
 def _same(first: torch.Tensor, second: torch.Tensor, tolerance: float = EXACT) -> bool:
-    """Whether two results differ by rounding only, each channel (of the last axis) measured by its own size, but for
-    channels that are next to nothing."""
+    """Whether two results differ only by rounding, each channel (of the last axis) measured relative to its own size,
+    except channels that are close to zero."""
     size, difference = (part.flatten(0, -2).norm(dim=0) for part in (first, first - second))
     return bool((difference <= tolerance * (size + tolerance * size.max())).all())
 
 
 def _is_sum(result: torch.Tensor, *parts: torch.Tensor) -> bool:
-    """Whether a result is the sum of float32 parts but for the rounding of each number: a few channels of the stream
-    are larger than all others, and must hide nothing in these."""
+    """Whether a result is the sum of float32 parts, up to the rounding of each number: a few channels of the stream
+    are larger than all others, and must not hide errors in these."""
     rounding = 16 * torch.finfo(torch.float32).eps * sum(part.abs() for part in (result, *parts))
     return bool(((result - sum(parts)).abs() <= rounding).all())
 
@@ -406,7 +408,7 @@ def _neurons(family: Family, layer: nn.Module, index: int, run: tuple[torch.Tens
 def _experts(
     family: Family, config: Any, layer: nn.Module, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
 ) -> Iterator[str]:
-    """Whether the experts of a layer, one at a time, give what the layer says that they give together."""
+    """Whether the experts of a layer, run one at a time, add up to what the layer computes with them."""
     with routed(family, layer) as seen:
         run_layer(layer, hidden, kwargs)
     batch, experts = seen[0], ExpertWeights(family, layer, layer.state_dict())
@@ -424,7 +426,7 @@ def _experts(
 
 
 def _run_permuted(family: Family, config: Any, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a layer whose neurons and experts changed places in every tensor that has them; experts of a group stay
+    """Runs a layer whose neurons and experts were permuted in every tensor that has them; experts of a group stay
     together."""
     state = layer.state_dict()
     axes = {name: family.axes(family.in_layer(0, name)) or () for name in state}
@@ -443,7 +445,8 @@ def _run_permuted(family: Family, config: Any, layer: nn.Module, hidden: torch.T
 
 
 def _same_norm(norm: nn.Module, family: Family, hidden: torch.Tensor) -> bool:
-    """Whether a norm in float32 is of the stated kind, by what it makes of numbers that no epsilon can be felt in."""
+    """Whether a norm in float32 is of the stated kind, judged by its output for numbers so large that epsilon has no
+    effect."""
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     generator = torch.Generator().manual_seed(0)
     given = torch.randn(TOKENS, hidden.shape[-1], generator=generator).to(hidden) * 100 + 100

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-COLUMNS = 256  # whose mean is computed at once
+COLUMNS = 256  # whose means are computed at once
 
 
 def _padded(rows: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
@@ -54,11 +54,11 @@ def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
 def pruned_tensors(
     tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan, dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Cuts one tensor after the other: nothing but the one that is being cut needs to be in memory.
+    """Slices one tensor after the other: only the one being sliced needs to be in memory.
 
     Args:
         tensors (`Iterable[tuple[str, torch.Tensor]]`): the dense weights with their names, in any order.
-        dtypes (`Mapping[str, torch.dtype]`): what each tensor of the pruned model is in, by its name there.
+        dtypes (`Mapping[str, torch.dtype]`): the dtype of each tensor of the pruned model, by its name there.
 
     Yields:
         `tuple[str, torch.Tensor]`: the pruned weights under their new names, on the CPU.
@@ -82,24 +82,24 @@ def pruned_tensors(
 
 
 def _is_choice(numbers: Sequence[int], most: int) -> bool:
-    """Whether numbers are ascending, different, and indices of something with `most` items."""
+    """Whether numbers are ascending, distinct, and valid indices into something with `most` items."""
     return list(numbers) == sorted(set(numbers)) and all(0 <= number < most for number in numbers)
 
 
 def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> None:
-    """Raises a [`FlabError`] if the plan cannot be one of this model."""
+    """Raises a [`FlabError`] if the plan cannot be for this model."""
     dense = shape_of(model, family)
     faults = []
     if not _is_choice(plan.kept_layers, dense["layer"]):
         faults.append(f"it keeps layers {plan.kept_layers}, the model has {dense['layer']}")
     if not plan.kept_layers:
-        faults.append("it keeps no layer")
+        faults.append("it keeps no layers")
     faults += [*_token_faults(plan, dense["vocab"])]
     if plan.kept_experts and "expert" not in dense:
         faults.append("it keeps experts, and the model has none")
     faults = faults or [*_layer_faults(model, family, plan, dense)]
     if not isinstance(getattr(torch, plan.dtype, None), torch.dtype):
-        faults.append(f"its dtype {plan.dtype!r} is not one")
+        faults.append(f"its dtype {plan.dtype!r} is unknown")
     faults = faults or [
         f"it has a tensor {name!r} of shape {tuple(tensor.shape)}, where the model has {wanted or 'none'}"
         for name, tensor in plan.weights.items()
@@ -107,7 +107,7 @@ def check_plan(model: PreTrainedModel, family: Family, plan: PruningPlan) -> Non
     ]
     if faults:
         raise FlabError(
-            f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; give that model, and"
+            f"the plan, made for {plan.base_model}, does not fit this model: {'; '.join(faults)}; name that model, and"
             " the plan as it was written"
         )
 
@@ -128,11 +128,11 @@ def _layer_faults(model: PreTrainedModel, family: Family, plan: PruningPlan, den
     """What is wrong with the neurons and experts of a plan."""
     pruned = family.pruned_layers(model)
     if missing := set(range(dense["layer"])) - set(pruned) - set(plan.kept_layers):
-        yield f"it removes layers {sorted(missing)}, which have no experts and stay"
+        yield f"it removes layers {sorted(missing)}, which have no experts and must stay"
     inside: dict[str, Mapping[int, Sequence[Any]]] = {"neurons": plan.kept_neurons, "experts": plan.kept_experts}
     for what, layers in inside.items():
         if layers and set(layers) != set(plan.kept_layers) & set(pruned):
-            yield f"its {what} are not those of its layers"
+            yield f"its {what} are not those of the layers it keeps"
     lists: dict[str, list[Any]] = {
         "neurons": [part for kept in plan.kept_neurons.values() for part in (kept if is_by_expert(kept) else [kept])],
         "experts": list(plan.kept_experts.values()),
@@ -156,12 +156,12 @@ def _layer_faults(model: PreTrainedModel, family: Family, plan: PruningPlan, den
     for kept in plan.kept_experts.values():
         counts = Counter(expert * groups // dense["expert"] for expert in kept)
         if len({counts[group] for group in range(groups)}) > 1:
-            yield f"its experts are not as many from each of the {groups} groups"
+            yield f"it does not keep the same number of experts from each of the {groups} groups"
             return
 
 
 def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, name: str) -> tuple[int, ...] | None:
-    """The shape that a tensor of the dense model will have; `None` for any other name, and for one that goes."""
+    """The shape that a tensor of the dense model will have; `None` for any other name, and for one that is removed."""
     layer, _ = family.layer_of(name)
     dense = model.state_dict().get(name)
     if dense is None or (layer is not None and layer not in plan.kept_layers):
@@ -180,8 +180,8 @@ def _pruned_shape(model: PreTrainedModel, family: Family, plan: PruningPlan, nam
 def _filled(
     outlines: Mapping[str, torch.Tensor], tensors: Iterable[tuple[str, torch.Tensor]], workspace: Workspace
 ) -> dict[str, torch.Tensor]:
-    """Tensors of these outlines with their values. Room for all is taken first: between what is cut for a moment
-    they would leave gaps in the heap."""
+    """Fills tensors of these shapes with their values. Memory for all is allocated first: allocated between temporary
+    slices, they would leave gaps in the heap."""
     places = {name: workspace.empty(outline.shape, outline.dtype) for name, outline in outlines.items()}
     missing = set(places)
     for name, tensor in tensors:
@@ -201,16 +201,16 @@ def operate(
     """Applies a plan.
 
     Args:
-        model (`PreTrainedModel`): the dense model; left as it is. One on the meta device gives one there, whose
-            weights are for [`pruned_tensors`].
+        model (`PreTrainedModel`): the dense model; left as it is. For one on the meta device the result is there too,
+            and its weights come from [`pruned_tensors`].
         plan ([`PruningPlan`]): made for this model.
-        workspace ([`Workspace`], *optional*): where the pruned weights are to be. Defaults to memory.
+        workspace ([`Workspace`], *optional*): where the pruned weights are put. Defaults to memory.
 
     Returns:
-        `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in eval mode.
+        `nn.Module`: a new model of the same stock class, on the CPU, in the plan's dtype, in evaluation mode.
 
     Raises:
-        [`FlabError`]: the plan is one of another model.
+        [`FlabError`]: the plan is for another model.
     """
     check_plan(model, family, plan)
     config = model.config

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
-# other forms of a tokenizer, which need not be that of its `tokenizer.json`; a pruned one has none of them
+# other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them
 OTHER_FORMS = (
     *(
         "tokenizer.model",
@@ -37,11 +37,11 @@ def load_tokenizer(
     """Loads the fast tokenizer of a model, with the pieces that its own files state.
 
     Returns:
-        `tuple[PreTrainedTokenizerBase, str | None]`: a tokenizer that loading it from what we write gives, and what
-            the user should be told: transformers loads some otherwise than their files state.
+        `tuple[PreTrainedTokenizerBase, str | None]`: a tokenizer that loading from what we write reproduces, and what
+            the user should be told: transformers loads some differently from what their files state.
 
     Raises:
-        [`FlabError`]: there is none, only a slow one, or one that is another when it is saved and loaded.
+        [`FlabError`]: there is none, only a slow one, or one that differs after it is saved and loaded.
     """
     from transformers import AutoTokenizer
 
@@ -74,20 +74,21 @@ def load_tokenizer(
 
 
 def left_out_note(folder: Path) -> str | None:
-    """What the user should be told of files in a dense model's folder that say in another form what its
-    `tokenizer.json` says: a pruned model has that alone."""
+    """What the user should be told about files in a dense model's folder that repeat its `tokenizer.json` in another
+    form: a pruned model has only that."""
     found = [name for name in OTHER_FORMS if (folder / name).is_file()]
     found += sorted(path.name for path in folder.iterdir() if path.suffix == ".tiktoken" and path.is_file())
     if not found:
         return None
     return (
         f"{', '.join(found)} of the dense model {'is' if len(found) == 1 else 'are'} not written for the pruned one:"
-        " tokenizer.json says all of its tokenizer, to transformers 4 and 5 and to tokenizers alone"
+        " tokenizer.json describes its tokenizer completely, for transformers 4 and 5 and for the tokenizers library"
+        " by itself"
     )
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Raises a [`FlabError`] if something else lies in the place of a tokenizer's file."""
+    """Raises a [`FlabError`] if something else is in place of a tokenizer's file."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).is_file():
             read_json(folder / name)
@@ -97,8 +98,8 @@ def _check_tokenizer_files(folder: Path) -> None:
 
 
 def _sentencepiece_frame(path: Path) -> dict[str, bool]:
-    """Which tokens frame a text where only a SentencePiece model says how it is cut: it has no such rule itself, and
-    transformers 4 took these defaults."""
+    """Which tokens frame a text if only a SentencePiece model says how it is tokenised: that has no such rule itself,
+    and transformers 4 used these defaults."""
     stated = read_json(path) if path.is_file() else {}
     return {"add_bos_token": stated.get("add_bos_token", True), "add_eos_token": stated.get("add_eos_token", False)}
 
@@ -111,7 +112,7 @@ def _no_tokenizer(files: ModelFiles, error: Exception) -> str:
     if (files.folder / "tokenizer.model").is_file() and not (files.folder / "tokenizer.json").is_file() and not known:
         return (
             f"{message}: it has a tokenizer.model and no tokenizer.json; put one beside it, or install what reads the"
-            " other (pip install sentencepiece protobuf)"
+            " former (pip install sentencepiece protobuf)"
         )
     return f"{message} ({first_line(error)}); it needs a tokenizer.json"
 

@@ -28,10 +28,10 @@ PICKLED_WEIGHTS = "pytorch_model.bin"
 
 
 def stored_dtype(folder: Path, config: PreTrainedConfig) -> torch.dtype:
-    """The type that most weights are stored in; without safetensors files what the configuration says.
+    """The dtype that most weights are stored in; without safetensors files, what the configuration says.
 
     Raises:
-        [`FlabError`]: a weight file is not one.
+        [`FlabError`]: a weight file is damaged.
     """
     found = [tensor for path in shards(folder) for tensor in safetensors_header(path)]
     dtypes = [SAFETENSORS_DTYPES[dtype] for dtype, _ in found if dtype in SAFETENSORS_DTYPES]
@@ -45,7 +45,7 @@ def shards(folder: Path, name: str = WEIGHTS) -> list[Path]:
     """The files that weights of this kind are read from, sorted; those that are missing are left out.
 
     Raises:
-        [`FlabError`]: the index of the files is not one.
+        [`FlabError`]: the index of the files is damaged.
     """
     return [path for path in listed_shards(folder, name) if path.is_file()]
 
@@ -79,12 +79,12 @@ def check_weight_files(folder: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Raises a [`FlabError`] if a file is none that `torch.save` wrote, or does not end as it begins."""
+    """Raises a [`FlabError`] if a file was not written by `torch.save`, or is incomplete."""
     try:
         with path.open("rb") as file:
             is_cut = file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(path)
         if is_cut or stand_in(path):
-            raise ValueError("it is cut short")
+            raise ValueError("it is truncated")
     except (OSError, ValueError) as error:
         raise FlabError(f"weight file {str(path)!r} {damage(path, error)}") from error
 
@@ -114,8 +114,8 @@ def lacking_tensors(files: ModelFiles, missing: list[str]) -> str:
 
 
 def _unlisted(folder: Path) -> list[str]:
-    """The files that the index of a folder does not name, although by their names those that it does name are parts of
-    a whole with them."""
+    """The files that the index of a folder does not name, although by their names they are parts of one whole with
+    those that it does."""
     names = {path.name for path in listed_shards(folder, WEIGHTS)}
     parts = [match for name in names if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})(\.\w+)", name))]
     whole = {f"{part[1]}-{i + 1:05d}-of-{part[2]}{part[3]}" for part in parts for i in range(int(part[2]))}

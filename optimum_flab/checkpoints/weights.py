@@ -47,7 +47,7 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
     if unknown := sorted(map(str, report["unexpected_keys"])) if files.gguf is None else []:
         raise FlabError(
             f"the weights of {files.name!r} hold what {type(model).__name__} does not have ({counted(unknown)});"
-            " without that it would be another model, so check its config.json, or name a checkpoint of the stock"
+            " without that it would be a different model, so check its config.json, or name a checkpoint of the stock"
             " class"
         )
     if files.gguf is not None:
@@ -59,7 +59,7 @@ def stored_exactly(
     files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype, embedding: GgufTensor | None
 ) -> ModelTensors | None:
     """The tensors of a model in its files, if a model in memory would have the same, or the same rounded to `dtype`;
-    `None` if it would have others, or they cannot be read one by one."""
+    `None` if it would have others, or if they cannot be read one by one."""
     from transformers import GenerationConfig
 
     stored = _stored(files, config, dtype, embedding)
@@ -78,7 +78,7 @@ def _stored(
 ) -> ModelTensors | None:
     """The tensors that the files of a local model hold for it, which is on the meta device; `None` where they cannot
     be read one by one: weights that `torch.save` wrote, types that are not known here, GGUF architectures that
-    transformers does not know or reads in a way of their own.
+    transformers does not know or reads in a special way.
 
     Args:
         embedding ([`~tensors.gguf_files.GgufTensor`], *optional*): of a GGUF file, see
@@ -98,8 +98,8 @@ def _stored(
 
 
 def settle_ties(model: PreTrainedModel) -> bool:
-    """Makes the configuration say that embedding and output head are two matrices where they are, as transformers
-    loads them; whether it said otherwise."""
+    """Makes the configuration say that embedding and output head are two matrices if they are, as transformers loads
+    them; returns whether it said otherwise."""
     head = model.get_output_embeddings()
     if not model.config.tie_word_embeddings or head is None or head.weight is model.get_input_embeddings().weight:
         return False
@@ -108,7 +108,7 @@ def settle_ties(model: PreTrainedModel) -> bool:
 
 
 def settle_generation_config(model: PreTrainedModel, files: ModelFiles) -> list[str]:
-    """Leaves out the generation settings that transformers reads and does not write, since they mean nothing.
+    """Leaves out the generation settings that transformers reads but does not write, since they have no effect.
 
     Returns:
         `list[str]`: their names.
@@ -158,7 +158,7 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
 
     Raises:
         [`FlabError`]: names the file that is missing or damaged, or tensors that are missing or have another shape;
-            of a GGUF file also those that the stock class does not have.
+            for a GGUF file also those that the stock class does not have.
     """
     if files.revision is not None:
         return
@@ -177,9 +177,10 @@ def _unknown_in_gguf(files: ModelFiles, unknown: list[str]) -> str:
     if "rope_freqs.weight" in unknown:
         return (
             f"the GGUF file {str(files.gguf)!r} scales its rotary embedding (rope_freqs.weight), which transformers"
-            " does not read from GGUF files, so it would be another model; name the checkpoint that it was made from"
+            " does not read from GGUF files, so it would be a different model; name the checkpoint that it was made"
+            " from"
         )
     return (
         f"the GGUF file {str(files.gguf)!r} holds what the stock class does not have ({counted(unknown)}); without"
-        " that it would be another model, so name the checkpoint that it was made from"
+        " that it would be a different model, so name the checkpoint that it was made from"
     )

@@ -1,4 +1,4 @@
-"""The verbs of `optimum-cli flab`. Light: it is imported at every start of `optimum-cli`."""
+"""The verbs of `optimum-cli flab`. Lightweight: it is imported whenever `optimum-cli` starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FlabCommand(BaseOptimumCLICommand):
 
     @property
     def subparsers(self) -> _SubParsersAction:
-        """Where the verbs declare their parsers, made on first use as Optimum does, but with a parser of ours."""
+        """Where the verbs declare their parsers, made on first use as Optimum does, but with our own parser class."""
         if getattr(self, "_subparsers", None) is None:
             self._subparsers = self.parser.add_subparsers(parser_class=VerbParser)
         return self._subparsers

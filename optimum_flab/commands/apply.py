@@ -1,4 +1,4 @@
-"""`optimum-cli flab apply`, which `optimum-cli flab prune --plan` does too."""
+"""`optimum-cli flab apply`, also run by `optimum-cli flab prune --plan`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ApplyCommand(FlabVerb):
 
 
 def apply_plan(verb: FlabVerb, name: str) -> None:
-    """Write the model that a plan describes, as the command line of a verb says."""
+    """Write the model that a plan describes, as a verb's command line requests."""
     args = verb.args
 
     from .. import FlabOptimizer, PruningPlan
@@ -64,7 +64,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
 
 
 def add_ending_arguments(optional: _ArgumentGroup) -> None:
-    """Declare the flags that say how a verb ends that writes a pruned model."""
+    """Declare the flags for how a verb that writes a pruned model ends."""
     optional.add_argument(
         "--prompt",
         metavar="TEXT",
@@ -76,7 +76,7 @@ def add_ending_arguments(optional: _ArgumentGroup) -> None:
 
 
 def show_pruned(verb: FlabVerb, optimizer: FlabOptimizer) -> None:
-    """Print what was removed, the completions that were asked for, which its report then holds, and where it is."""
+    """Print what was removed, the requested completions, which its report then holds, and where the model is."""
     verb.say(optimizer.summary())
     if (prompt := verb.args.prompt) is not None:
         from ..pruned import note_completion

@@ -1,4 +1,4 @@
-"""What the verbs of `optimum-cli flab` share. Light: it is imported at every start of `optimum-cli`."""
+"""What the verbs of `optimum-cli flab` share. Lightweight: it is imported whenever `optimum-cli` starts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 # of the arguments of a run: local paths, names of models, and what makes no difference to the result
 PATHS, MODELS = ("config", "plan", "data.counts"), ("model", "teacher")
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
-DTYPES = ("float32", "bfloat16", "float16")  # what can be computed in
+DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM)."""
+    """The process was asked to terminate (SIGTERM)."""
 
 
 def _end(*_: object) -> None:
@@ -46,7 +46,7 @@ def _end(*_: object) -> None:
 
 @contextmanager
 def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
-    """End with a one-line message and an exit code where the user is to blame, and clear up before any end.
+    """Exit with a one-line message and an exit code for user errors, and clean up before any exit.
 
     Args:
         flags (`Mapping[str, str]`, *optional*): the flag of each setting and argument, for what errors name.
@@ -55,7 +55,7 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _end) if main else None
     try:
         yield
-        sys.stdout.flush()  # a reader that has gone is noticed here, and not when Python ends
+        sys.stdout.flush()  # a closed pipe is noticed here, not when Python exits
     except FlabError as error:
         print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
@@ -66,9 +66,9 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         print("optimum-cli flab: interrupted", file=sys.stderr)
         raise SystemExit(130) from interrupt
     except BrokenPipeError as error:
-        # nobody reads the output any more; what is left of it is thrown away, so that Python ends in peace
+        # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from error  # as a program ends that SIGPIPE kills
+        raise SystemExit(141) from error  # like a program killed by SIGPIPE
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
@@ -79,8 +79,8 @@ FAULT = re.compile(r"^( *)([a-z_]+(?:\.[a-z_]+)*): (.*)$", re.MULTILINE)  # a li
 
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
-    """What the library says, with the flags of what it names in backticks: `limit` becomes its flag, and behind
-    `data.corpus`, as it is called in a settings file, stands its flag."""
+    """What the library says, with the flags for what it names in backticks: `limit` becomes its flag, and
+    `data.corpus`, as it is called in a settings file, is followed by its flag."""
 
     def named(match: re.Match[str]) -> str:
         name, flag = match[1], flags.get(match[1])
@@ -92,7 +92,7 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 
 
 def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
-    """An error with the flags of what it names, also at the end of a line that begins with the name of a setting."""
+    """An error with the flags for what it names, also at the end of a line that begins with the name of a setting."""
 
     def fault(match: re.Match[str]) -> str:
         flag = flags.get(match[2])
@@ -102,7 +102,7 @@ def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
 
 
 class VerbParser(ArgumentParser):
-    """Answers an unknown flag itself, with the usage of its verb; Optimum's parser would show its own."""
+    """Reports an unknown flag itself, with the usage of its verb; Optimum's parser would show its own."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         self.given = list(sys.argv[1:] if args is None else args)
@@ -131,7 +131,7 @@ class FlabVerb(BaseOptimumCLICommand):
     def run(self) -> None:
         self.start = time.perf_counter()
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks are no reason to fail
+            if isinstance(stream, io.TextIOWrapper):  # names that its encoding lacks must not cause a failure
                 stream.reconfigure(errors="backslashreplace")
         with bars_as_lines(), terminal(self.flags):
             self.execute()
@@ -148,46 +148,46 @@ class FlabVerb(BaseOptimumCLICommand):
         return {**own, **found}
 
     def say(self, text: str) -> None:
-        """Print what the library says, with the flags of what it names."""
+        """Print what the library says, with the flags for what it names."""
         print(with_flags(text, self.flags))
 
     def ending(self, folder: Path) -> str:
-        """The last line of what a verb says: where its result is, and how long it took."""
+        """The last line that a verb prints: where its result is, and how long it took."""
         return f"\nwritten to {folder} in {duration(time.perf_counter() - self.start)}"
 
     @abstractmethod
     def execute(self) -> None:
-        """Validate, call the front door and print; imports of torch and transformers belong in here."""
+        """Validate, call the library and print; imports of torch and transformers belong here."""
 
 
 def add_resume_arguments(optional: _ArgumentGroup, stage: str) -> None:
     """Declare the flags that say where finished work is kept, and whether it is used.
 
     Args:
-        stage (`str`): whose folder in the cache it is by default.
+        stage (`str`): whose cache folder is the default.
     """
     optional.add_argument(
         "--no-resume",
         action="store_true",
-        help="begin anew, whatever an interrupted run left (default: go on where it was)",
+        help="start over, whatever an interrupted run left (default: resume where it stopped)",
     )
     optional.add_argument(
         "--cache-dir",
         metavar="FOLDER",
         type=Path,
-        help=f"folder that keeps finished work, so that an interrupted run goes on (default: optimum_flab/{stage} in"
-        " HF_HOME)",
+        help=f"folder that keeps finished work, so that an interrupted run can resume (default: optimum_flab/{stage}"
+        " in HF_HOME)",
     )
 
 
 @contextmanager
 def told_to_go_on(args: Namespace) -> Iterator[None]:
-    """Within this context somebody who interrupts a run is told how it goes on."""
+    """Within this context a user who interrupts a run is told how to resume it."""
     try:
         yield
     except KeyboardInterrupt:
         again = "the same command without --no-resume" if args.no_resume else "the same command"
-        print(f"\n{again} goes on from what could be kept of the finished work", file=sys.stderr)
+        print(f"\n{again} resumes from the finished work that could be saved", file=sys.stderr)
         raise
 
 
@@ -201,12 +201,12 @@ def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
 
 
 def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
-    """The command that a run was started with, for its report: what decides the result, with names in place of the
-    paths of this machine.
+    """The command that a run was started with, for its report: what decides the result, with names instead of this
+    machine's paths.
 
     Args:
         parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
-        args (`Namespace`): what was given; what is as the default is left out.
+        args (`Namespace`): the parsed arguments; those equal to their defaults are left out.
     """
     from ..hub.paths import last_name
     from ..texts.sources import hub_datasets
@@ -243,7 +243,7 @@ def add_model_arguments(
 ) -> None:
     """Declare the flags that say which model to read; `role` is what the help calls it.
 
-    Where it is not `always` needed, the verb says when it is.
+    If it is not `always` required, the verb says when it is.
     """
     required.add_argument(
         "-m", "--model", metavar="MODEL", required=always, help=f"{role}: a Hub id, a local folder, or a GGUF file"
@@ -252,7 +252,7 @@ def add_model_arguments(
     optional.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the Python code that the model's repository brings (default: no)",
+        help="run the Python code in the model's repository (default: no)",
     )
     add_family_argument(optional)
 
@@ -273,7 +273,9 @@ def add_compared_arguments(optional: _ArgumentGroup) -> None:
 
 def add_device_argument(optional: _ArgumentGroup) -> None:
     """Declare the flag that says where to compute."""
-    optional.add_argument("--device", help="device to compute on, for example cpu or cuda:0 (default: auto pick)")
+    optional.add_argument(
+        "--device", help="device to compute on, for example cpu or cuda:0 (default: chosen automatically)"
+    )
 
 
 def add_family_argument(optional: _ArgumentGroup) -> None:

@@ -67,7 +67,7 @@ class BenchCommand(FlabVerb):
             trust_remote_code=args.trust_remote_code,
             family=args.family,
         )
-        # shown first: a full disk must not cost the user what took minutes
+        # shown first: a full disk must not cost the user minutes of work
         self.say(report.to_text())
         report.save(args.output, overwrite=args.overwrite)
         print(self.ending(args.output))

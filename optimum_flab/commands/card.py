@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def terms_flags(section: str) -> tuple[Flag, ...]:
-    """The flags that say whose model was pruned, where its files do not."""
+    """The flags for facts about the dense model that its files do not state."""
     return (
         Flag("--base-model", f"{section}.base_model", "OWNER/NAME"),
         Flag("--license", f"{section}.license", "ID"),

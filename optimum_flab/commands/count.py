@@ -25,26 +25,26 @@ class CountCommand(FlabVerb):
             help="text to count: a file, a folder, a Hub dataset, or one of these with columns in brackets; Hub"
             " datasets and files with rows are streamed, so that memory does not grow with them",
         )
-        add_model_arguments(required, optional, "model whose tokenizer counts")
+        add_model_arguments(required, optional, "model whose tokenizer is used")
         required.add_argument(
             "-o", "--output", metavar="FILE", type=Path, required=True, help="the .npz file to write the counts to"
         )
         optional.add_argument(
             "--name",
-            help="name of all sources together as one, for the pieces of something larger: of several files, counts of"
-            " one name add up to one source (default: each source by itself, named as it is given)",
+            help="name of all sources together as one, for the parts of something larger: counts with the same name in"
+            " several files add up to one source (default: each source by itself, named as given)",
         )
         optional.add_argument(
             "--overwrite",
             action="store_true",
-            help="replace a file of counts that is there (default: refuse)",
+            help="replace an existing file of counts (default: refuse)",
         )
         add_resume_arguments(optional, "counting")
 
     def execute(self) -> None:
         args = self.args
         if args.cache_dir is not None and not str(args.cache_dir).strip():
-            raise ConfigurationError("--cache-dir has no name; give a folder, or leave it out")
+            raise ConfigurationError("--cache-dir is empty; name a folder, or leave it out")
 
         from ..records.counts import check_path
         from ..texts.sources import local_paths

@@ -37,7 +37,7 @@ FLAGS = (
     Flag("--dtype", "evaluation.dtype"),
     Flag("--allow-packages", "evaluation.allow_packages", "NAME[,NAME...]"),
 )
-# what the check of references heeds; all other flags are about a model, or about what is written
+# the flags that the check of references uses; all others are about a model, or about what is written
 OF_REFERENCES = (
     *(f"evaluation.{name}" for name in ("tasks", "data", "include_path", "limit", "allow_packages")),
     "check_references",
@@ -47,7 +47,7 @@ OF_REFERENCES = (
 
 
 class ListTasks(Action):
-    """Prints the tasks of this package and ends, whatever else is missing."""
+    """Prints the tasks of this package and exits, whatever else is missing."""
 
     def __call__(self, parser: ArgumentParser, *others: Any) -> None:
         from ..evaluation.catalog import shipped_tasks
@@ -57,7 +57,7 @@ class ListTasks(Action):
         with terminal():
             for name, (description, protocol) in tasks.items():
                 print(f"{name:<{width}}  {description}\n{'':<{width}}  {protocol}")
-            print("\nlm-eval's own tasks are found by their names as well.")
+            print("\nlm-eval's own tasks are also available by name.")
         parser.exit()
 
 
@@ -67,15 +67,18 @@ class EvalCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
         required, optional = argument_groups(parser)
-        add_model_arguments(required, optional, "model to judge, usually a pruned one", always=False)
+        add_model_arguments(required, optional, "model to evaluate, usually a pruned one", always=False)
         optional.add_argument(
-            "--list-tasks", action=ListTasks, nargs=0, help="list the tasks of this package, how each asks, and end"
+            "--list-tasks",
+            action=ListTasks,
+            nargs=0,
+            help="list the tasks of this package and how each prompts, and exit",
         )
         optional.add_argument(
             "--check-references",
             action="store_true",
-            help="instead of a model's programs run the reference solutions of the tasks' problems, name those that"
-            " fail, and end with exit code 1 if there are any; needs no --model (default: evaluate a model)",
+            help="instead of a model's programs, run the reference solutions of the tasks' problems, list those that"
+            " fail, and exit with code 1 if there are any; needs no --model (default: evaluate a model)",
         )
         add_compared_arguments(optional)
         add_config(optional, "a section `evaluation`")
@@ -90,7 +93,7 @@ class EvalCommand(FlabVerb):
         optional.add_argument(
             "--cache-dir",
             metavar="FOLDER",
-            help="folder that keeps finished batches, so that an interrupted run goes on (default:"
+            help="folder that keeps finished batches, so that an interrupted run can resume (default:"
             " optimum_flab/evaluation in HF_HOME)",
         )
         optional.add_argument(
@@ -117,7 +120,7 @@ class EvalCommand(FlabVerb):
             return self.check_references(settings)
         if args.model is None:
             raise ConfigurationError(
-                "the following arguments are required: -m/--model (only --check-references does without)"
+                "the following arguments are required: -m/--model (only --check-references works without)"
             )
         check_evaluation(settings, has_baseline=args.baseline is not None)
 
@@ -134,12 +137,15 @@ class EvalCommand(FlabVerb):
             try:
                 found = self.evaluated(settings)
             except KeyboardInterrupt:
-                print("\nfinished batches are kept; the same command goes on from there", file=sys.stderr)
+                print("\nfinished batches are saved; the same command resumes from there", file=sys.stderr)
                 raise
-            # shown first: a full disk must not cost the user what took hours
+            # shown first: a full disk must not cost the user hours of work
             self.say(found.to_text())
             if found.reused:
-                print(f"{found.reused} of {found.reused + found.made} batches were there from before", file=sys.stderr)
+                print(
+                    f"{found.reused} of {found.reused + found.made} batches were reused from earlier runs",
+                    file=sys.stderr,
+                )
             if output is not None:
                 found.save_to(output)
                 print(self.ending(args.output))
@@ -159,8 +165,8 @@ class EvalCommand(FlabVerb):
             print(references.to_text())
         if failures := sum(len(references.failures) for references in found):
             raise FlabError(
-                f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; where a right answer would"
-                " fail too, that lowers every score: see the reasons, and leave such problems out or mend them"
+                f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; if a right answer would"
+                " fail too, that lowers every score: see the reasons, and leave such problems out or fix them"
             )
 
     def evaluated(self, settings: EvaluationSettings) -> Evaluation:
@@ -182,7 +188,7 @@ class EvalCommand(FlabVerb):
 
 
 def given_besides(parser: ArgumentParser, args: Namespace, names: Sequence[str]) -> list[str]:
-    """The flags, other than those of some names, that are not as their defaults."""
+    """The flags, apart from some names, that differ from their defaults."""
     return [
         max(action.option_strings, key=len)
         for action in actions_of(parser)

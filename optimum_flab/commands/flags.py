@@ -1,4 +1,5 @@
-"""Flags that stand for settings: their type, choices, help and default are the setting's own. Light, as `base.py`."""
+"""Flags that stand for settings: their type, choices, help and default are the setting's own. Lightweight, like
+`base.py`."""
 
 from __future__ import annotations
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
-COLUMNS = 80  # of the text below the flags, which argparse leaves as it is
+COLUMNS = 80  # of for the text below the flags, which argparse does not wrap
 
 
 class Flag(NamedTuple):
-    """A flag of the command line and the setting it gives; the setting says the type, the choices and the default.
+    """A command-line flag and its setting, which defines the type, the choices and the default.
 
     Args:
         alias (`str`, *optional*): another name of the flag.
-        several (`bool`): whether it takes several values at once, as files that a shell finds by a pattern.
+        several (`bool`): whether it takes several values at once, such as files that a shell pattern matches.
     """
 
     flag: str
@@ -43,7 +44,8 @@ class Flag(NamedTuple):
 
 
 def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
-    """Declare a flag from its setting; its value is None unless given, so that it hides no configuration file."""
+    """Declare a flag from its setting; its value is None unless given, so that it does not override a configuration
+    file."""
     field = field_of(flag)
     description, default = field.description or "", field.default
     options: dict[str, Any] = {"metavar": flag.metavar}
@@ -81,14 +83,14 @@ def add_config(group: _ArgumentGroup, holds: str = "the settings") -> None:
         "-c",
         "--config",
         metavar="FILE",
-        help=f"YAML or JSON file with {holds}, or the name of a recipe (`optimum-cli flab recipes`); flags win over it"
-        " (default: none)",
+        help=f"YAML or JSON file with {holds}, or the name of a recipe (`optimum-cli flab recipes`); flags take"
+        " precedence over it (default: none)",
     )
 
 
 def criteria_text(flags: Sequence[Flag]) -> str:
-    """The criteria that flags choose from, to stand below all flags."""
-    parts = ["Criteria: what has the lowest score goes first."]
+    """The criteria that flags choose from, to be shown below all flags."""
+    parts = ["Criteria: what has the lowest score is removed first."]
     for flag in flags:
         section, _, name = flag.setting.rpartition(".")
         if name == "criterion":
@@ -117,25 +119,25 @@ def _told(criterion: Criterion, is_default: bool) -> str:
 
 
 def config_file(args: Namespace) -> Path | None:
-    """The settings file that the command line reads, where there is one."""
+    """The settings file that the command line reads, if there is one."""
     return None if args.config is None else settings_path(args.config)
 
 
 def pruning_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
-    """What the command line asks of a pruning: the settings file, with the flags laid over it."""
+    """The pruning that the command line requests: the settings file, overridden by the flags."""
     below = {} if args.config is None else read_pruning(args.config)
     return merge_settings(below, given_by(args, flags))
 
 
 def section_from(args: Namespace, flags: Sequence[Flag], section: str) -> dict[str, Any]:
-    """What the command line asks of a verb that has one section: that of the settings file, with the flags laid over
-    its fields."""
+    """What the command line requests of a verb that has one section: that of the settings file, overridden by the
+    flags."""
     below = {} if args.config is None else read_section(args.config, section)
     return {**below, **given_by(args, flags).get(section, {})}
 
 
 def given_by(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
-    """The settings that flags give; those that were not given are left out."""
+    """The settings set by flags; those not given are left out."""
     given: dict[str, Any] = {}
     for flag in flags:
         value = getattr(args, flag.setting, None)
@@ -149,10 +151,10 @@ def given_by(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
 
 
 def shares_by_kind(flag: str, given: Sequence[str]) -> dict[str, float]:
-    """`KIND=SHARE` arguments as shares by kind; the last word on a kind decides.
+    """`KIND=SHARE` arguments as shares by kind; the last value for a kind wins.
 
     Raises:
-        [`ConfigurationError`]: one has another form.
+        [`ConfigurationError`]: one does not have this form.
     """
     shares = {}
     for argument in given:
@@ -170,7 +172,7 @@ def files_by_task(flag: str, given: Sequence[str]) -> dict[str, list[str]]:
     """`TASK=FILE` arguments as files by task.
 
     Raises:
-        [`ConfigurationError`]: one has another form.
+        [`ConfigurationError`]: one does not have this form.
     """
     files: dict[str, list[str]] = {}
     for argument in given:

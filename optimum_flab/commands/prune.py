@@ -92,8 +92,8 @@ class PruneCommand(FlabVerb):
             "--dtype",
             choices=("auto", *DTYPES),
             default="auto",
-            help="number format of the computation; auto is bfloat16 where the weights are stored in it and the device"
-            " has instructions for it, else float32, which a recovery is computed in, too (default: %(default)s)",
+            help="number format of the computation; auto is bfloat16 if the weights are stored in it, the device has"
+            " instructions for it and no recovery is included, else float32 (default: %(default)s)",
         )
         optional.add_argument(
             "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
@@ -101,8 +101,8 @@ class PruneCommand(FlabVerb):
         optional.add_argument(
             "--memory-budget",
             metavar="SIZE",
-            help="memory that may be taken, for example 6GB; weights that would take more stay in their files, and"
-            " what else is large goes to the disk of --cache-dir (default: what the machine has free)",
+            help="memory that may be used, for example 6GB; weights that would need more stay in their files, and"
+            " other large data goes to the disk of --cache-dir (default: what the machine has free)",
         )
         optional.add_argument(
             "--time-budget",
@@ -144,14 +144,15 @@ class PruneCommand(FlabVerb):
         inputs = [args.model, config_file(args), *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         check_budget(args.time_budget)
-        computation_device(args.device)  # an unknown one is refused before the processes meet on it
+        computation_device(args.device)  # an unknown one is refused before the processes meet
         device, processes = process_device(args.device), Processes.of_this_run(args.device)
         with ExitStack() as stack:
             output = FlabOptimizer.output(args.output, overwrite=args.overwrite, inputs=inputs)
             if processes.is_main:
                 stack.enter_context(output)
-            processes.agree(True)  # that it may be written
-            # what can be refused is refused before weights are downloaded or read; sizes are by from_pretrained
+            processes.agree(True)  # that output may be written
+            # what can be refused is refused before weights are downloaded or read; sizes are refused by
+            # from_pretrained
             check_sources(config.data)
             if config.recovery.trains:
                 from ..recovery.checks import check_inputs
@@ -174,7 +175,7 @@ class PruneCommand(FlabVerb):
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)
                 optimizer.save_to(output)
-        processes.agree(True)  # what each keeps is needed until it is written
+        processes.agree(True)  # what each saved is needed until the output is written
         if processes.is_main:
             show_pruned(self, optimizer)
         else:
@@ -191,35 +192,36 @@ class PruneCommand(FlabVerb):
 
 
 def check_apart(output: Path, cache_dir: Path | None) -> None:
-    """Raises a [`ConfigurationError`] if one of two folders is or holds the other, or has no name."""
+    """Raises a [`ConfigurationError`] if one of two folders is or holds the other, or if a name is empty."""
     if cache_dir is None:
         return
     if not str(cache_dir).strip() or cache_dir == Path():
-        raise ConfigurationError("--cache-dir has no name; give a folder, or leave it out")
+        raise ConfigurationError("--cache-dir is empty; name a folder, or leave it out")
     one, other = (user_path(path).resolve() for path in (output, cache_dir))
     if one == other or one in other.parents or other in one.parents:
         raise ConfigurationError(
-            f"--cache-dir {cache_dir} and the output folder {output} lie in each other; name another of the two"
+            f"--cache-dir {cache_dir} and the output folder {output} must not contain each other; change one of the"
+            " two"
         )
 
 
 def _refuse_for_recovery(args: Namespace, launched: bool) -> None:
-    """Raises a [`ConfigurationError`] if something was asked for that a pruning has, and a recovery has not."""
-    reasons = {"memory_budget": "a recovery has both models in memory", "time_budget": "a recovery comes on top"}
+    """Raises a [`ConfigurationError`] if something was requested that applies to pruning but not to recovery."""
+    reasons = {"memory_budget": "recovery has both models in memory", "time_budget": "recovery takes additional time"}
     for name, reason in reasons.items():
         if getattr(args, name) is not None:
             raise ConfigurationError(
-                f"{name}: it is for a pruning alone, and {reason}; leave it out, or prune first and then recover"
+                f"{name}: it applies only to pruning, and {reason}; leave it out, or prune first and then recover"
             )
     if launched:
         raise ConfigurationError(
-            "recovery.data: several processes prune or recover, and not both in one run; leave it out, and give what"
-            " was pruned to `accelerate launch -m optimum_flab.recovery`"
+            "recovery.data: several processes can prune or recover, but not both in one run; leave it out, and pass"
+            " the pruned model to `accelerate launch -m optimum_flab.recovery`"
         )
 
 
 def _refuse_several(args: Namespace) -> None:
-    """Raises a [`ConfigurationError`] if several processes are to apply a plan, which is no work for them."""
+    """Raises a [`ConfigurationError`] if several processes are to apply a plan, which is work for one."""
     from ..running.processes import launched
 
     if launched():
@@ -242,5 +244,5 @@ def _refuse_search(args: Namespace) -> None:
     if given:
         raise ConfigurationError(
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "
-            "drop --plan to search anew, or drop the rest to apply the plan as it is"
+            "drop --plan to search again, or drop the rest to apply the plan as it is"
         )

@@ -36,13 +36,13 @@ class PushCommand(FlabVerb):
         required, optional = argument_groups(parser)
         required.add_argument("folder", help="folder that `optimum-cli flab prune` wrote")
         required.add_argument(
-            "repo_id", help="repository to push to, for example me/my-model-flab; made if it is missing"
+            "repo_id", help="repository to push to, for example me/my-model-flab; created if it does not exist"
         )
         add_config(optional, "a section `push`")
         for flag in FLAGS:
             add_flag(optional, flag)
         # No --token: it would stay in the shell's history and show in the list of processes.
-        parser.epilog = "The token is the one of `hf auth login`, or of the environment variable HF_TOKEN."
+        parser.epilog = "The token is that of `hf auth login`, or of the environment variable HF_TOKEN."
 
     def execute(self) -> None:
         args = self.args

@@ -17,7 +17,7 @@ class RecipesCommand(FlabVerb):
     def parse_args(parser: ArgumentParser) -> None:
         _, optional = argument_groups(parser)
         optional.add_argument("name", nargs="?", help="recipe to print, as a file to start from (default: list all)")
-        parser.epilog = "`-c NAME` of the other verbs takes a recipe as it is; flags win over it."
+        parser.epilog = "`-c NAME` of the other verbs uses a recipe as it is; flags take precedence over it."
 
     def execute(self) -> None:
         if self.args.name is not None:

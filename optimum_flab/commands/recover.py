@@ -102,7 +102,7 @@ class RecoverCommand(FlabVerb):
             "--cache-dir",
             metavar="FOLDER",
             type=Path,
-            help="folder that keeps answers, predictions and checkpoints, so that an interrupted run goes on"
+            help="folder that keeps answers, predictions and checkpoints, so that an interrupted run can resume"
             " (default: optimum_flab/recovery in HF_HOME)",
         )
         optional.add_argument(
@@ -125,8 +125,8 @@ class RecoverCommand(FlabVerb):
 
         if not (args.model / PLAN_NAME).is_file():
             raise ConfigurationError(
-                f"{str(args.model)!r} is not a pruned model, since {PLAN_NAME} is missing; give what `optimum-cli"
-                " flab prune` wrote"
+                f"{str(args.model)!r} is not a pruned model, since {PLAN_NAME} is missing; name a folder that"
+                " `optimum-cli flab prune` wrote"
             )
         inputs = [args.model, args.teacher, config_file(args), *local_paths(settings.sources)]
         command = command_line("recover", self.parser, args)

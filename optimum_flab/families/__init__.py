@@ -1,6 +1,6 @@
 """Families of models, as data: what each axis of each tensor is, and what deciding needs to know.
 
-Adding a family is one file in `known/`; a user's own is named with `--family`.
+Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family

@@ -1,4 +1,4 @@
-"""Reading the files of families, and finding the one of a model."""
+"""Reads family files, and finds the one for a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, FlabError
 from .schema import DIMENSIONS, Family
 
 
-FAMILY_NAME = "flab_family.json"  # beside a pruned model of a family that is not known here
+FAMILY_NAME = "flab_family.json"  # beside a pruned model of a family that is not built in
 MOST_LAYERS = 500  # of a model that is built only to compare names
 KNOWN = Path(__file__).with_name("known")
 
@@ -33,14 +33,14 @@ def known_family(model_type: str) -> Family:
 
 
 def read_family(path: str | Path) -> Family:
-    """Reads the file of a family.
+    """Reads a family file.
 
     Args:
         path (`str` or `Path`): a JSON file with the fields of [`Family`]. With `"like"` it only states what differs
-            from a known family: objects are merged, everything else is replaced; only `gguf` is never that of another.
+            from a known family: objects are merged, everything else is replaced; only `gguf` is never inherited.
 
     Raises:
-        [`ConfigurationError`]: the file cannot be read, or an entry of it is unknown or wrong; names both.
+        [`ConfigurationError`]: the file cannot be read, or one of its entries is unknown or wrong; names both.
     """
     try:
         return Family.model_validate(_merged(_content(Path(path)), Path(path)))
@@ -53,7 +53,7 @@ def read_family(path: str | Path) -> Family:
 
 
 def save_family(family: Family, folder: str | Path) -> None:
-    """Writes `flab_family.json` where a family is not as the known one of its name."""
+    """Writes `flab_family.json` if a family differs from the known one of its name."""
     if family.model_type not in known_families() or family != known_family(family.model_type):
         facts = json.dumps(family.model_dump(), indent=2, ensure_ascii=False)
         Path(folder, FAMILY_NAME).write_text(facts + "\n", encoding="utf-8")
@@ -62,7 +62,7 @@ def save_family(family: Family, folder: str | Path) -> None:
 def _said(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "string_pattern_mismatch" and "tensors" in fault["loc"]:
         known = ", ".join(DIMENSIONS)
-        return f"{fault['input']!r} is not an axis; take null, one of {known}, one with *2 behind it or 2* before it"
+        return f"{fault['input']!r} is not an axis; use null, or one of {known}, also with *2 after it or 2* before it"
     if fault["type"] == "extra_forbidden":
         return "there is no such field"
     return fault["msg"]
@@ -80,17 +80,17 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The facts of a file with those of the families that it is like."""
+    """The facts of a file merged with those of the families that it is like."""
     model = content.pop("like", None)
     if model is None:
         return content
     if model not in known_families():
         raise ConfigurationError(
-            f"family file {str(path)!r} is like {model!r}, which is none of the known families:"
+            f"family file {str(path)!r} is like {model!r}, which is not one of the known families:"
             f" {', '.join(known_families())}"
         )
     base = _merged(_content(KNOWN / f"{model}.json"), KNOWN / f"{model}.json")
-    base.pop("gguf", None)  # a family that is like another is one that llama.cpp has to know by itself
+    base.pop("gguf", None)  # llama.cpp has to know a family that is like another separately
     return {
         **base,
         **{
@@ -105,10 +105,10 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
 
     Args:
         config (`PreTrainedConfig`): its configuration.
-        file (`str` or `Path`, *optional*): a family file of the user's, which goes before the known ones.
+        file (`str` or `Path`, *optional*): the user's own family file, which takes precedence over the known ones.
 
     Raises:
-        [`ConfigurationError`]: the file is wrong, or is of another `model_type`.
+        [`ConfigurationError`]: the file is wrong, or is for another `model_type`.
         [`FlabError`]: the family is not known; the message names the one that it resembles most.
     """
     model_type = getattr(config, "model_type", None)
@@ -128,15 +128,15 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
     example = json.dumps({"model_type": model_type, "like": like, "transformers": ">=5.0"})
     raise FlabError(
         f"model family {model_type!r} is not supported; supported families are {known}. It resembles {like!r}"
-        + ("" if named is None else f", which knows {named:.0%} of its tensors by name")
-        + f": to describe it, write a file that starts from {example} and name it with `family`; what does not fit is"
-        " then refused by name"
+        + ("" if named is None else f", which names {named:.0%} of its tensors")
+        + f": to describe it, write a file that starts from {example} and name it as `family`; whatever does not fit"
+        " is then refused by name"
     )
 
 
 def resembled(config: Any) -> tuple[str | None, float | None]:
-    """The known family that a model of another one resembles most, and the share of its tensors that this one names;
-    by the family's name alone where the model cannot be built."""
+    """The known family that a model of an unknown family resembles most, and the share of the model's tensors that it
+    names; by the family's name only if the model cannot be built."""
     try:
         from transformers import AutoModelForCausalLM
 
@@ -144,7 +144,7 @@ def resembled(config: Any) -> tuple[str | None, float | None]:
             raise ValueError("too many to be built")
         with torch.device("meta"):
             names = list(AutoModelForCausalLM.from_config(config).state_dict())
-    except Exception:  # configurations that the stock classes do not know fail in many ways
+    except Exception:  # configurations unknown to the stock classes fail in many ways
         close = get_close_matches(str(getattr(config, "model_type", "")), known_families(), 1, 0.5)
         return (close[0] if close else None), None
     shares = {
@@ -153,7 +153,8 @@ def resembled(config: Any) -> tuple[str | None, float | None]:
     }
 
     def fit(model_type: str) -> tuple[float, bool, int, bool]:
-        """Of families that name as much, one whose fields are there, that has the least besides, and llama."""
+        """Among families that name equally many, prefers one whose fields exist, then the fewest tensors, then
+        llama."""
         family = known_family(model_type)
         has_fields = all(hasattr(config, field) for field in family.sizes.values())
         return shares[model_type], has_fields, -len(family.tensors), model_type == "llama"

@@ -28,14 +28,14 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
     fields.update(family.absent)
     if family.experts is not None:
         fields.update(_mixture_fields(config, family, kept_layers, sizes))
-    called = getattr(config, "attribute_map", {})  # several names may be one field
+    called = getattr(config, "attribute_map", {})  # several names may refer to one field
     changed: dict[Any, int] = {**sizes, "layer": len(kept_layers)}
     for dimension, size in changed.items():
         fields[called.get(family.sizes[dimension], family.sizes[dimension])] = size
     for name in ("_name_or_path", "quantization_config", "dtype", "torch_dtype"):
         fields.pop(name, None)
     rope = fields.get("rope_parameters") or {}
-    if rope.get("rope_type") == "longrope":  # where transformers 4 looks for it
+    if rope.get("rope_type") == "longrope":  # this is where transformers 4 looks for it
         fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     return type(config)(**fields)
 
@@ -57,7 +57,7 @@ def _mixture_fields(
         whole = getattr(config, experts.shared) * getattr(config, family.sizes["neuron"])
         if whole % sizes["neuron"]:
             raise ValueError(
-                f"the shared expert, {whole} wide, is no multiple of experts of {sizes['neuron']} neurons"
+                f"the shared expert, {whole} wide, is not a multiple of experts of {sizes['neuron']} neurons"
             )
         fields[experts.shared] = whole // sizes["neuron"]
     return fields

@@ -35,7 +35,7 @@ class Modules(_Facts):
     Args:
         layers (`str`): the list of decoder layers.
         embeddings (`str`): the token embedding.
-        final_norm (`str`): the norm that reads what the last layer gives.
+        final_norm (`str`): the norm applied to the output of the last layer.
         output_head (`str`): the projection to the vocabulary.
     """
 
@@ -48,8 +48,8 @@ class Modules(_Facts):
 class Block(_Facts):
     """What a decoder layer adds to the residual stream; module paths are relative to the layer.
 
-    A layer gives what it reads, plus what its attention adds, plus what its FFN adds. Whether the FFN reads the stream
-    before the attention or behind it does not matter here.
+    A layer's output is its input, plus what its attention adds, plus what its FFN adds. Whether the FFN reads the
+    stream before or after the attention does not matter here.
 
     Args:
         attention_out (`str`): the projection from the attention heads to the stream.
@@ -72,12 +72,12 @@ class Block(_Facts):
 
 
 class Logits(_Facts):
-    """What happens to the logits behind the output head: the config fields that hold the numbers.
+    """What happens to the logits after the output head: the config fields that hold the numbers.
 
     Args:
         multiplier (`str`, *optional*): logits are multiplied by it.
         divisor (`str`, *optional*): logits are divided by it.
-        softcap (`str`, *optional*): logits are squeezed between plus and minus this by a hyperbolic tangent.
+        softcap (`str`, *optional*): logits are limited to plus and minus this by a hyperbolic tangent.
     """
 
     multiplier: FieldName | None = None
@@ -85,7 +85,7 @@ class Logits(_Facts):
     softcap: FieldName | None = None
 
     def apply(self, logits: torch.Tensor, config: Any) -> torch.Tensor:
-        """The logits that the model gives, of the shape of `logits`."""
+        """The logits that the model returns, of the shape of `logits`."""
         if self.multiplier is not None:
             logits = logits * getattr(config, self.multiplier)
         if self.divisor is not None:
@@ -95,7 +95,7 @@ class Logits(_Facts):
 
 
 class Norm(_Facts):
-    """The norms in front of attention, FFN and output head.
+    """The norms before attention, FFN and output head.
 
     Args:
         kind (`str`): `"rms"`, or `"layer"`, which also subtracts the mean.
@@ -115,16 +115,16 @@ class Experts(_Facts):
     """The experts of a mixture; `module` is relative to the layer, everything else a field of the configuration.
 
     Args:
-        module (`str`): holds the tensors of all experts. It reads tokens, the numbers of the experts that each token
-            is sent to, and their weights.
+        module (`str`): holds the tensors of all experts. It reads tokens, the indices of the experts that each token
+            is routed to, and their weights.
         out (`str`): its tensor from the neurons to the stream.
-        per_token (`str`): the experts that a token is sent to.
-        groups (`str`, *optional*): the groups of neighbours that experts are in; a router may choose groups first.
-        groups_per_token (`str`, *optional*): the groups that it chooses.
-        fewest_in_group (`int`): experts of a group that its score is made of.
-        shared (`str`, *optional*): the number of experts' widths that the shared expert is wide.
+        per_token (`str`): the number of experts that a token is routed to.
+        groups (`str`, *optional*): the number of groups of neighbouring experts; a router may choose groups first.
+        groups_per_token (`str`, *optional*): the number of groups that it chooses.
+        fewest_in_group (`int`): the number of experts whose scores make up a group's score.
+        shared (`str`, *optional*): the width of the shared expert, in widths of an expert.
         dense_layers (`str`, *optional*): the layers without experts.
-        every (`str`, *optional*): only each layer of this number has experts.
+        every (`str`, *optional*): only every n-th layer has experts, n being this number.
     """
 
     module: ModulePath
@@ -147,26 +147,26 @@ class Experts(_Facts):
         return (self.groups and getattr(config, self.groups)) or 1
 
     def fewest(self, config: Any) -> int:
-        """The fewest experts with which every token still finds as many as before."""
+        """The fewest experts with which every token is still routed to as many as before."""
         groups = self.group_count(config)
         chosen = (self.groups_per_token and getattr(config, self.groups_per_token)) or groups
         return groups * max(-(-getattr(config, self.per_token) // min(chosen, groups)), self.fewest_in_group)
 
 
 class Gguf(_Facts):
-    """How llama.cpp has the files of a family, beyond what its tensors and sizes say.
+    """How llama.cpp stores a family in its files, beyond what tensors and sizes say.
 
     Args:
         architecture (`str`): what llama.cpp calls it.
-        paired_heads (`dict[str, str]`): the projections to heads whose two halves llama.cpp stores in turns, each
+        paired_heads (`dict[str, str]`): the projections to heads whose two halves llama.cpp stores interleaved, each
             with the config field that counts its heads.
-        fields (`dict[str, str]`): fields of the file, without the name of the architecture, and the config fields that
-            hold their values.
+        fields (`dict[str, str]`): fields of the file, without the architecture prefix, and the config fields that hold
+            their values.
         expects (`dict`): what llama.cpp takes for granted: config fields, and the value of each.
-        equal (`dict[str, str]`): config fields that llama.cpp takes for equal to others.
-        whole_heads (`bool`): whether it has the heads together as wide as the hidden states.
-        partial_heads (`bool`): whether positions may turn a part of each head.
-        positions (`list[str]`): kinds of rotary positions that llama.cpp has for it.
+        equal (`dict[str, str]`): config fields that llama.cpp assumes to equal others.
+        whole_heads (`bool`): whether it requires the heads together to be as wide as the hidden states.
+        partial_heads (`bool`): whether rotary positions may apply to only a part of each head.
+        positions (`list[str]`): kinds of rotary positions that llama.cpp supports for it.
         windows (`bool`): whether llama.cpp lets the layers that the configuration calls `sliding_attention` attend to
             a window only.
     """
@@ -187,20 +187,21 @@ class Family(_Facts):
 
     Args:
         model_type (`str`): `config.model_type`.
-        transformers (`str`): the versions of transformers that read its checkpoints as they were measured.
+        transformers (`str`): the versions of transformers that read its checkpoints as the models that were measured.
         modules ([`Modules`]): where its parts are.
-        tensors (`dict`): for each tensor what its axes are, `None` where nothing is ever cut. In the names `{layer}`
-            is a decoder layer, `{embeddings}`, `{final_norm}` and `{output_head}` are the modules, and `*` is any one
-            piece of a path. `neuron*2` is an axis that holds two blocks of neurons, one behind the other, `2*neuron`
-            one that holds two numbers for each neuron.
+        tensors (`dict`): for each tensor what its axes are, `None` for those that are never pruned. In the names
+            `{layer}` is a decoder layer, `{embeddings}`, `{final_norm}` and `{output_head}` are the modules, and `*`
+            is any one component of a path. `neuron*2` is an axis that holds two consecutive blocks of neurons,
+            `2*neuron` one that holds two numbers for each neuron.
         sizes (`dict[str, str]`): the config field of each dimension, and of the number of layers.
         per_layer (`list[str]`): config fields with an entry per layer.
         layer_counts (`list[str]`): config fields that count layers from the bottom and that mean nothing once
             `layer_types` is spelled out.
         absent (`dict[str, int]`): config fields of parts that a pruned checkpoint does not have, with the value that
-            says so.
-        separates_documents (`bool`): whether the class keeps documents of one row apart, which start at position 0.
-        block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what deciding needs to know.
+            means absent.
+        separates_documents (`bool`): whether the class keeps the documents of one row apart, each starting at position
+            0.
+        block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what pruning decisions need to know.
         experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
         gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
@@ -227,7 +228,7 @@ class Family(_Facts):
         try:
             SpecifierSet(versions)
         except InvalidSpecifier as error:
-            raise ValueError(f"{versions!r} does not say which versions; write it like >=5.0") from error
+            raise ValueError(f"{versions!r} is not a version specifier; write it like >=5.0") from error
         return versions
 
     @field_validator("tensors")
@@ -236,14 +237,16 @@ class Family(_Facts):
         places = {"layer", *Modules.model_fields} - {"layers"}
         for name in tensors:
             if unknown := set(re.findall(r"{(.*?)}", name)) - places:
-                raise ValueError(f"{name!r} names {{{unknown.pop()}}}; the places are {', '.join(sorted(places))}")
+                raise ValueError(
+                    f"{name!r} names {{{unknown.pop()}}}; the placeholders are {', '.join(sorted(places))}"
+                )
             if set("{}") & set(re.sub(r"{\w+}", "", name)):
                 raise ValueError(f"{name!r} has a brace too many or too few")
         return tensors
 
     def is_known_to(self, version: str) -> bool:
-        """Whether a version of transformers is one of those that read checkpoints of the family as they were
-        measured."""
+        """Whether a version of transformers is one of those that read checkpoints of the family as the models that
+        were measured."""
         return version in SpecifierSet(self.transformers)
 
     # --- tensors ---------------------------------------------------------------------------------------------------
@@ -267,7 +270,7 @@ class Family(_Facts):
         return next((axes for pattern, axes in self._patterns if pattern.fullmatch(name)), None)
 
     def layer_of(self, name: str) -> tuple[int | None, str]:
-        """The decoder layer that a tensor belongs to, and its name in there; `None` and the whole name for others."""
+        """The decoder layer that a tensor belongs to, and its name in it; `None` and the whole name for others."""
         prefix = f"{self.modules.layers}."
         if not name.startswith(prefix):
             return None, name
@@ -285,7 +288,7 @@ class Family(_Facts):
         return cast(nn.ModuleList, model.get_submodule(self.modules.layers))
 
     def pruned_layers(self, model: PreTrainedModel) -> list[int]:
-        """The layers that pruning may narrow or remove: all of them, or those of a mixture that have experts."""
+        """The layers that pruning may narrow or remove: all of them, or in a mixture those that have experts."""
         layers = self.decoder_layers(model)
         return [index for index, layer in enumerate(layers) if self.experts is None or self.has_experts(layer)]
 
@@ -298,17 +301,17 @@ class Family(_Facts):
 
     @property
     def mixture(self) -> Experts:
-        """The experts of a family that has some.
+        """The experts of a family that has them.
 
         Raises:
             `ValueError`: it has none.
         """
         if self.experts is None:
-            raise ValueError(f"{self.model_type} is no mixture of experts")
+            raise ValueError(f"{self.model_type} is not a mixture of experts")
         return self.experts
 
     def projection(self, layer: nn.Module, path: str) -> nn.Linear:
-        """A linear module of a layer; that of gpt2, a `Conv1D`, has the same parameters, see [`matrix`]."""
+        """A linear module of a layer; gpt2's `Conv1D` has the same parameters, see [`matrix`]."""
         return cast(nn.Linear, layer.get_submodule(path))
 
     def ffn_out(self, layer: nn.Module) -> nn.Linear:
@@ -328,7 +331,7 @@ class Family(_Facts):
 
     def matrix(self, projection: str, weight: torch.Tensor) -> torch.Tensor:
         """The weight of a projection into the stream as a matrix of shape `(hidden, in)`, and back: some families
-        store it the other way round.
+        store it transposed.
 
         Args:
             projection (`str`): `block.ffn_out` or `block.attention_out`.
@@ -387,8 +390,8 @@ def matrices_of(tensor: torch.Tensor, axes: tuple[str | None, ...]) -> list[torc
 
 
 def parsed_axis(axis: str) -> tuple[str, int, bool]:
-    """The dimension of an axis, how many numbers it has for each index of it, and whether these are neighbours; else
-    they lie in as many blocks."""
+    """The dimension of an axis, how many numbers it has for each index of that, and whether these are adjacent; else
+    they are in as many blocks."""
     dimension, _, times = axis.partition("*")
     if dimension.isdigit():
         return times, int(dimension), True
@@ -406,12 +409,12 @@ def parts_of(axis: str) -> int:
 
 
 def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Takes indices out of a tensor along the axes that are of a kept dimension.
+    """Selects indices of a tensor along the axes of the dimensions in `kept`.
 
     Args:
         axes (`tuple`): what each axis is, see [`Family`].
-        kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the order they shall have; other dimensions stay.
-            Those of neurons may be of shape `(experts, neurons)`, for each of the kept experts its own; a tensor of
+        kept (`Mapping[str, torch.Tensor]`): indices by dimension, in the resulting order; other dimensions stay whole.
+            Those of neurons may be of shape `(experts, neurons)`, separate for each of the kept experts; a tensor with
             both has its experts first.
     """
     dimensions = plain_axes(axes)

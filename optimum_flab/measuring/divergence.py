@@ -1,7 +1,7 @@
 """How far a pruned model's predictions are from the dense model's.
 
 *Divergence* is the mean over tokens of KL(dense ‖ pruned) of the next-token distribution, in nats, over the kept
-vocabulary (arXiv 2412.15921 guides all of its pruning by this quantity).
+vocabulary (arXiv 2412.15921 uses this quantity to guide all of its pruning).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-LOGITS_PER_CHUNK = 1 << 23  # bounds the memory of logits: 32 MB in float32, several times over
+LOGITS_PER_CHUNK = 1 << 23  # bounds the memory for logits: 32 MB in float32, several times over
 
 
 def predicting(tokens: PackedTokens) -> torch.Tensor:
@@ -66,7 +66,7 @@ def final_hidden(
             caller skip layers or replace their weights. Defaults to the layer itself.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
         look (`Callable`, *optional*): called after every layer with its index, the hidden states of the first batch
             and its tokens.
 
@@ -123,7 +123,7 @@ class OutputHead:
         return [slice(start, start + step) for start in range(0, positions, step)]
 
     def cast(self, dtype: torch.dtype) -> OutputHead:
-        """The head in another dtype; itself where it is in this one."""
+        """The head in another dtype; the head itself if it already has that dtype."""
         if self.weight.dtype == dtype:
             return self
         head = copy.copy(self)
@@ -140,7 +140,7 @@ class OutputHead:
         return self.facts.apply(self.raw(hidden), self.config)
 
     def raw(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the head itself gives, float32 of shape `(positions, rows)`."""
+        """The head's own output, float32 of shape `(positions, rows)`."""
         return nn.functional.linear(hidden.to(self.weight), self.weight, self.bias).float()
 
 
@@ -186,7 +186,7 @@ def token_divergences(
 def mean_divergences(
     dense_hidden: torch.Tensor, others: Mapping[int, torch.Tensor], head: OutputHead
 ) -> dict[int, float]:
-    """[`mean_divergence`] of several models from one, by their keys; what that one predicts is worked out once.
+    """[`mean_divergence`] of several models from one, by their keys; the predictions of that one are computed once.
 
     Args:
         dense_hidden (`torch.Tensor` of shape `(positions, hidden)`): see [`final_hidden`].
@@ -207,8 +207,8 @@ def total_bits(
 ) -> float:
     """Bits that a model spends on the predicted tokens of `tokens`, whose ids are rows of `head`.
 
-    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has nothing to be
-    predicted from and is free, for the dense and the pruned model alike.
+    Divide by the UTF-8 bytes of the text for *bits per byte*. The first token of a document has no context to be
+    predicted from and costs nothing, for the dense and the pruned model alike.
     """
     return float(token_bits_and_lost_mass(hidden, head, tokens, range(len(head.weight)), tick)[0].sum())
 
@@ -248,14 +248,14 @@ def check_finite(value: float) -> float:
     """The value, or a [`FlabError`] where a model's predictions are NaN or infinite."""
     if not math.isfinite(value):
         raise FlabError(
-            "the model gives NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
+            "the model produces NaN or infinite predictions, so nothing can be measured on it. If it runs in float16, "
             "try `dtype` float32 or bfloat16; otherwise check the checkpoint"
         )
     return value
 
 
 def check_finite_layer(values: torch.Tensor, layer: int) -> None:
-    """Raises a [`FlabError`] that names the layer if what it gives is NaN or infinite."""
+    """Raises a [`FlabError`] that names the layer if its output is NaN or infinite."""
     if not torch.isfinite(values).all():
         raise FlabError(
             f"layer {layer} has NaN or infinite activations or gradients on the calibration text; nothing can be "

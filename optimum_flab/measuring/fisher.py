@@ -2,9 +2,10 @@
 
 An error `e` that the FFN of a layer makes at a token changes what the model predicts. To second order that costs a
 divergence of `eᵀ F e / 2`, where `F` is the Fisher information: the mean of `g gᵀ` over next tokens `y` drawn from
-the model itself, with `g` the gradient of `log p(y)` by that output. With one draw per token, with all channels
-alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares of the layer. (GuidedQuant,
-arXiv 2505.07004, weighs tokens for quantisation so, by the gradient of the loss on the text itself.)
+the model itself, with `g` the gradient of `log p(y)` with respect to that output. With one draw per token, and all
+channels treated alike, this is `|g|² |e|²`, so that `|g|²` is the weight of a token in the least squares of the layer.
+(GuidedQuant, arXiv 2505.07004, weights tokens for quantisation in this way, by the gradient of the loss on the text
+itself.)
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def fisher_weights(
     workspace: Workspace | None = None,
     processes: Processes | None = None,
 ) -> torch.Tensor:
-    """The squared norms of the gradients of `log p(y)` by the output of every FFN, `y` drawn from the model.
+    """The squared norms of the gradients of `log p(y)` with respect to the output of every FFN, `y` drawn from the
+    model.
 
     All batches go up through a layer before any goes through the next, and down again, when each layer is run a second
-    time for its gradient: its weights are read twice, and what it read lies in the pieces meanwhile. An FFN whose
-    output goes through a norm is weighed in front of it. Where the device multiplies bfloat16, layers compute in that:
-    one draw per token is a far coarser estimate.
+    time for its gradient: its weights are read twice, and its inputs are kept in the pieces in between. An FFN whose
+    output goes through a norm is weighted before that norm. Layers compute in bfloat16 where the device supports it
+    natively: the error of one draw per token is far larger.
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
@@ -58,17 +60,17 @@ def fisher_weights(
         batch_size (`int`): rows per backward pass.
         generator (`torch.Generator`): on the CPU; draws the next tokens.
         tick (`Callable`): called twice for every layer, on the way up and down.
-        pieces ([`Pieces`], *optional*): keeps what is between layers, for the way down and for a run that is
+        pieces ([`Pieces`], *optional*): keeps what passes between layers, for the way down and in case the run is
             interrupted.
         workspace ([`Workspace`], *optional*): where hidden states and gradients are. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `torch.Tensor` of shape `(layers, rows, length)`: float32, on the CPU, of mean 1 in each layer over the real
         tokens and 0 at padding.
 
     Raises:
-        [`FlabError`]: a layer gives NaN or infinite values, or gradients.
+        [`FlabError`]: a layer produces NaN or infinite values or gradients.
     """
     pieces, processes = Pieces() if pieces is None else pieces, processes or Processes()
     workspace = workspace or Workspace()
@@ -139,7 +141,7 @@ def _gradient_of_predictions(
     head: OutputHead,
     chance: torch.Tensor,
 ) -> torch.Tensor:
-    """The gradient of the sum of `log p(y)` by what the last layer gives, of its shape.
+    """The gradient of the sum of `log p(y)` with respect to the output of the last layer, of its shape.
 
     Args:
         chance (`torch.Tensor` of shape `(rows, length)`): numbers from 0 to 1 that draw each `y`.
@@ -160,7 +162,7 @@ def _gradient_of_predictions(
 
 
 def _in_one_order(device: torch.device) -> AbstractContextManager[None]:
-    """Attention whose gradient is summed in the same order each time: the fast ones of CUDA do not."""
+    """Attention whose gradient is summed in the same order each time: CUDA's fast kernels do not do this."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
@@ -173,7 +175,8 @@ def _gradient_below(
     index: int,
     gradient: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients by what a layer reads and by what its FFN gives, from that by what the layer gives."""
+    """The gradients with respect to a layer's input and its FFN's output, from that with respect to the layer's
+    output."""
     outputs: list[torch.Tensor] = []
     handles = []
     if family.experts is None or family.has_experts(layer):

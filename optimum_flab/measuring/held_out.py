@@ -39,21 +39,21 @@ STREAM_POSITIONS = 256  # of each layer's stream that are kept, to tell how far 
 
 @dataclass(frozen=True)
 class CutTexts:
-    """Texts in the pieces of both tokenizers.
+    """Texts as tokenised by both tokenizers.
 
     Args:
         kept (`np.ndarray`): int64 of shape `(pruned tokens,)`, the dense id of each pruned id.
-        own ([`PackedTokens`]): those that the two tokenizers cut into different pieces, in the dense one's.
-        shared ([`PackedTokens`]): in the pruned tokenizer's pieces, as dense ids.
-        new ([`PackedTokens`]): in the pruned tokenizer's pieces, as its own ids.
+        own ([`PackedTokens`]): those that the two tokenizers tokenise differently, in the dense one's tokens.
+        shared ([`PackedTokens`]): in the pruned tokenizer's tokens, as dense ids.
+        new ([`PackedTokens`]): in the pruned tokenizer's tokens, as its own ids.
         text_of_own, text_of_new (`np.ndarray`): int64, the number of the text that each predicting position of `own`,
             and of `shared` and `new`, belongs to.
         predicted (`np.ndarray`): int64, the place in `TOKEN_KINDS` of the token that each predicting position of `new`
             predicts.
         kinds (`tuple[str, ...]`): of each text.
         bytes (`np.ndarray`): int64, of each text in UTF-8.
-        dense_tokens, pruned_tokens (`np.ndarray`): int64, pieces of each text.
-        differs (`np.ndarray`): bool, whether the two tokenizers cut a text into different pieces.
+        dense_tokens, pruned_tokens (`np.ndarray`): int64, tokens of each text.
+        differs (`np.ndarray`): bool, whether the two tokenizers tokenise a text differently.
     """
 
     kept: np.ndarray
@@ -71,7 +71,7 @@ class CutTexts:
 
     @property
     def changed(self) -> bool:
-        """Whether any text is cut into different pieces."""
+        """Whether any text is tokenised differently."""
         return bool(self.differs.any())
 
 
@@ -84,14 +84,14 @@ def cut_texts(
     sequence_length: int,
     kinds: Sequence[str] = (),
 ) -> CutTexts:
-    """Cuts texts with both tokenizers.
+    """Tokenises texts with both tokenizers.
 
     Args:
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         rows (`int`): rows of the pruned embedding.
         texts (`Sequence[str]`): whole texts.
         sequence_length (`int`): tokens of a packed sequence.
-        kinds (`Sequence[str]`): of each text; none: they are of no kind.
+        kinds (`Sequence[str]`): of each text; empty: they are of no kind.
     """
     dense_pieces, pruned_pieces = token_lists(dense_tokenizer, texts), token_lists(pruned_tokenizer, texts)
     kept = np.arange(rows) if kept_tokens is None else np.asarray(kept_tokens)
@@ -105,8 +105,8 @@ def cut_texts(
         return pack(pieces, sequence_length, 0, specials=specials)
 
     def text_of(pieces: list[list[int]], specials: tuple[Sequence[int], Sequence[int]]) -> np.ndarray:
-        # texts of the same lengths are laid out alike; special tokens are of no text, and so numbered by what they
-        # stand around
+        # texts of the same lengths are laid out alike; special tokens belong to no text, so they are numbered by the
+        # text that they surround
         numbers = [[number] * len(ids) for number, ids in enumerate(pieces, start=1)]
         rows = packed(numbers, ([0] * len(specials[0]), [0] * len(specials[1])))
         chunk = np.cumsum(rows.position_ids.numpy().ravel() == 0) - 1
@@ -133,17 +133,17 @@ def cut_texts(
 
 
 class DenseSide:
-    """What the dense model says about some texts: hidden states and the kept rows of its head, not the model.
+    """What the dense model predicts for some texts: hidden states and the kept rows of its head, not the model.
 
     Args:
         dense (`PreTrainedModel`): the dense model, in the dtype to measure in.
         texts ([`CutTexts`]): texts that decided nothing.
         batch_size (`int`): sequences per forward pass.
         tick (`Callable`): called after every step, see [`steps`].
-        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
-        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
-        kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to tell how far
-            the residual stream drifts; none: it is not told.
+        pieces ([`Pieces`], *optional*): keeps hidden states, in case the run is interrupted.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one only.
+        kept_layers (`Sequence[int]`): the index in the dense model of each layer of the pruned ones, to measure how
+            far the residual stream drifts; empty: it is not measured.
     """
 
     @torch.no_grad()
@@ -193,7 +193,7 @@ class DenseSide:
         Args:
             pruned (`PreTrainedModel`): as it will be written; computed on the dense model's device and in its dtype,
                 which takes memory there for one layer at a time.
-            pieces ([`Pieces`], *optional*): keeps its hidden states, for a run that is interrupted.
+            pieces ([`Pieces`], *optional*): keeps its hidden states, in case the run is interrupted.
         """
         texts, pieces = self.texts, Pieces() if pieces is None else pieces
         model, layer_step = cast_by_layer(pruned, self.family, self.device, self.dtype)
@@ -315,9 +315,9 @@ def measure_held_out(
         kept_layers (`Sequence[int]`): dense index of each pruned layer; none: drift is not measured.
         texts (`Sequence[str]`): whole texts.
         data ([`DataSettings`]): for the length of sequences and their number per forward pass.
-        pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
-        kinds (`Sequence[str]`): of each text, to be measured by kind, too; none: they are of no kind.
-        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
+        pieces ([`Pieces`], *optional*): keeps hidden states, in case the run is interrupted.
+        kinds (`Sequence[str]`): of each text, to be measured by kind too; empty: they are of no kind.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one only.
     """
     pieces = Pieces() if pieces is None else pieces
     rows = pruned.get_input_embeddings().weight.shape[0]

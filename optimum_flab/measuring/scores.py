@@ -1,4 +1,4 @@
-"""A score, and how it is shown, on the terminal and on a card alike. Light."""
+"""A score, and how it is shown on the terminal and on cards. Lightweight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
-# metrics between 0 and 1 that are shown in percent, beside every pass@k
+# metrics between 0 and 1 that are shown in percent, besides every pass@k
 SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
 
@@ -21,11 +21,11 @@ class Score:
 
 
 def retained(pruned: float, dense: float) -> float:
-    """Pruned score / dense score; not a number where the dense score is zero, or a score is negative or not finite:
-    of such scores the ratio does not say which is better."""
+    """Pruned score / dense score; NaN if the dense score is zero, or a score is negative or not finite: the ratio of
+    such scores does not say which is better."""
     if not (math.isfinite(pruned) and math.isfinite(dense)) or dense <= 0 or pruned < 0:
         return math.nan
-    return abs(pruned) / dense  # a negative zero is none
+    return abs(pruned) / dense  # no negative zero
 
 
 def is_share(metric: str) -> bool:
@@ -56,7 +56,7 @@ def retention_text(retention: Score | None, higher_is_better: bool, under_headin
 
 
 def together_text(of: Mapping[str, int], passes: Mapping[str, float]) -> str:
-    """What a score of several tasks together is of.
+    """What a score of several tasks together is made up of.
 
     Args:
         of (`Mapping[str, int]`): the problems of each task.
@@ -85,7 +85,7 @@ def _with_interval(score: Score | None, show: Callable[[float], str], otherwise:
         return otherwise
     if score.interval is None:
         return show(score.value)
-    # a file says of such an end only that it is no number
+    # a file only says that such a bound is not a number
     ends = zip(score.interval, ("-∞", "∞"), strict=True)
     low, high = (show(end) if math.isfinite(end) else unknown for end, unknown in ends)
     return f"{show(score.value)} [{low}, {high}]"

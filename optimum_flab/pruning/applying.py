@@ -1,4 +1,4 @@
-"""A plan applied to its dense model, and what that costs on held-out text."""
+"""Applies a plan to its dense model, and measures what that costs on held-out text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STAGE = Stage("held-out", _save, _load)
 
 
 def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The pruned model and its tokenizer; the same dense weights give the same bytes.
+    """The pruned model and its tokenizer; the same dense weights produce the same bytes.
 
     Raises:
         [`FlabError`]: the plan was made for other weights.
@@ -48,9 +48,9 @@ def applied(dense: LoadedModel, plan: PruningPlan) -> tuple[PreTrainedModel, Pre
     found = dense_hash(dense)
     if plan.base_hash != found:
         raise FlabError(
-            f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are "
-            f"{found[:12]}…; give the model that the plan names and the `dtype` that it was made with, or prune"
-            " this one anew"
+            f"the plan was made for {plan.base_model!r} with weights {plan.base_hash[:12]}…, this model's are"
+            f" {found[:12]}…; use the model that the plan names and the `dtype` that it was made with, or prune this"
+            " one again"
         )
     tokenizer = dense.tokenizer
     if plan.kept_tokens is not None:
@@ -69,14 +69,14 @@ def held_out_cost(
     work: WorkFolder,
     processes: Processes | None = None,
 ) -> HeldOut:
-    """What pruning cost on texts that decided nothing, kept by what decides it.
+    """What pruning cost on texts that played no part in any decision, saved under everything that decides it.
 
     Args:
         kept_tokens (`Sequence[int]`, *optional*): dense id of each pruned id; `None`: the same ids.
         kept_layers (`Sequence[int]`): dense index of each pruned layer.
         documents (`Sequence[Document]`): held-out text, by kind.
         decided_by (`Mapping[str, Any]`): everything that decided the pruned model.
-        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one alone.
+        processes ([`Processes`], *optional*): those that share the texts. Defaults to this one only.
     """
     texts, kinds = [document.text for document in documents], [document.kind for document in documents]
     return work.made(

@@ -1,8 +1,8 @@
-"""What stays of each component, under one contract.
+"""What stays of each component, behind one interface.
 
-A choice is made with what it measures on, is called with a size, and gives what stays at that size: indices along the
-dimension of its component. It measures when somebody asks for the first time, and remembers. What it gave is cut out
-of every tensor by the axes that the family names ([`~families.cut`]); `docs/components.md` says how to add one.
+A choice is constructed with what it measures on, is called with a size, and returns what stays at that size: indices
+along the dimension of its component. It measures on the first call, and remembers. What it returns is sliced out of
+every tensor along the axes that the family names ([`~families.cut`]); `docs/components.md` says how to add one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..settings.configuration import FlabPrunerConfig
 
 
-SURVEYED_PART = 4  # of the calibration sequences, one in so many is enough to compare shapes
+SURVEYED_PART = 4  # one in this many calibration sequences is enough to compare shapes
 
 
 class Choice(Protocol):
@@ -55,11 +55,11 @@ class Calibrated:
 
     Args:
         model (`PreTrainedModel`): the dense model.
-        config ([`FlabPrunerConfig`]): what is asked for.
+        config ([`FlabPrunerConfig`]): what is requested.
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
-        kept (`np.ndarray`): the dense ids of the vocabulary that predictions are looked at in.
-        pieces ([`Pieces`]): keeps what is finished, for a run that is interrupted.
-        workspace ([`Workspace`]): where what is large is to be.
+        kept (`np.ndarray`): the dense ids of the vocabulary over which predictions are compared.
+        pieces ([`Pieces`]): keeps what is finished, in case the run is interrupted.
+        workspace ([`Workspace`]): where large data is put.
         processes ([`Processes`]): those that share the calibration set.
     """
 
@@ -78,12 +78,12 @@ class Calibrated:
         return shape_of(self.model, self.family)["layer"]
 
     def generator(self) -> torch.Generator:
-        """A source of random numbers at its start."""
+        """A newly seeded source of random numbers."""
         return torch.Generator().manual_seed(self.config.seed)
 
 
 class LayerChoice:
-    """The layers that stay: removals are computed as far as somebody asks, and remembered."""
+    """The layers that stay: removals are computed on demand, and remembered."""
 
     def __init__(self, on: Calibrated):
         self._on, self._pieces = on, on.pieces.part("layers")
@@ -92,7 +92,7 @@ class LayerChoice:
         self._drawn: list[Removal] = []
 
     def close(self) -> None:
-        """Ends the ranking. Left to the collector, what it is interrupted by would be lost in there."""
+        """Ends the ranking. In the garbage collector, an exception that interrupts it would be lost."""
         self._removals.close()
 
     def removed(self, size: int) -> list[Removal]:
@@ -107,7 +107,7 @@ class LayerChoice:
 
     def _begun(self, tokens: PackedTokens) -> Generator[Removal, None, None]:
         on = self._on
-        # a head is a copy of rows, made once layers are really ranked
+        # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(on.model, on.family, on.kept)
         order = LAYER_CRITERIA[on.config.layers.criterion].removals
         # some rank all layers as soon as they are called
@@ -116,14 +116,14 @@ class LayerChoice:
 
 
 class ExpertChoice(Choice):
-    """The experts of a mixture that stay, as many in every layer; all of them where none may go."""
+    """The experts of a mixture that stay, the same number in every layer; all of them if none may be removed."""
 
     def __init__(self, on: Calibrated):
         self._on = on
         self._scores: dict[int, torch.Tensor] | None = None
 
     def __call__(self, size: int | None) -> dict[int, torch.Tensor]:
-        """By layer, the indices of this many experts, ascending; empty where that is all of them."""
+        """By layer, the indices of this many experts, ascending; empty if that is all of them."""
         on = self._on
         if not on.config.experts.enabled or size is None or size == shape_of(on.model, on.family)["expert"]:
             return {}
@@ -143,7 +143,7 @@ class NeuronChoice(Choice):
     top of what was decided below.
 
     Args:
-        widths (`Sequence[int]`): that shapes are compared at.
+        widths (`Sequence[int]`): the widths at which shapes are compared.
     """
 
     def __init__(self, on: Calibrated, widths: Sequence[int]):
@@ -151,7 +151,7 @@ class NeuronChoice(Choice):
         self._surveyed: dict[int, Mapping[int, NarrowLayer]] | None = None
 
     def __call__(self, size: int) -> Mapping[int, NarrowLayer]:
-        """By layer, what stays at this width; empty where that is everything."""
+        """By layer, what stays at this width; empty if that is everything."""
         if size not in self._widths:
             return {}
         if self._surveyed is None:
@@ -160,7 +160,7 @@ class NeuronChoice(Choice):
 
     def _survey(self) -> dict[int, Mapping[int, NarrowLayer]]:
         on = self._on
-        # a part of the set tells shapes apart; the chosen one is decided on all of it
+        # a part of the set is enough to tell shapes apart; decisions for the chosen one use all of it
         part = next(on.tokens.batches(-(-len(on.tokens.input_ids) // SURVEYED_PART)))
         criterion, pieces = FFN_CRITERIA[on.config.ffn.criterion], on.pieces.part("survey")
         importance = token_weights(on, part, criterion, pieces)
@@ -181,7 +181,7 @@ def token_weights(
     if not (criterion.needs_statistics or criterion.compensates):
         return None
     head, size = OutputHead(on.model, on.family, on.kept), on.config.data.batch_size
-    with progress("Weighing tokens", 2 * on.layers, "layer") as tick:
+    with progress("Weighting tokens", 2 * on.layers, "layer") as tick:
         pieces, shared = pieces.part("token-weights"), (on.workspace, on.processes)
         return fisher_weights(on.model, on.family, tokens, head, size, on.generator(), tick, pieces, *shared)
 
@@ -189,7 +189,7 @@ def token_weights(
 def narrowed(
     on: Calibrated, width: int, layers: Sequence[int], experts: Mapping[int, torch.Tensor]
 ) -> Mapping[int, NarrowLayer]:
-    """The neurons that stay of the shape that was chosen, each layer on top of the layers already pruned below it.
+    """The neurons that stay in the chosen shape, each layer on top of the layers already pruned below it.
 
     Args:
         width (`int`): neurons to keep.
@@ -197,11 +197,11 @@ def narrowed(
         experts (`Mapping[int, torch.Tensor]`): by layer, the experts that stay; empty: all.
 
     Returns:
-        `Mapping[int, NarrowLayer]`: by dense layer index; empty where nothing goes and nothing is made up for.
+        `Mapping[int, NarrowLayer]`: by dense layer index; empty where nothing is removed and nothing is compensated.
     """
     criterion = FFN_CRITERIA[on.config.ffn.criterion]
     same = width == shape_of(on.model, on.family)["neuron"]
-    # at full width the others can still make up for layers that are gone, but experts do not
+    # at full width neurons can still compensate for removed layers, but experts do not
     made_up_for = criterion.compensates and on.family.experts is None and len(layers) < on.layers
     if not on.config.ffn.enabled or (same and not made_up_for):
         return {}

@@ -1,4 +1,4 @@
-"""Files of counts beside the corpus: read and checked, and in the ids of a pruned model."""
+"""Files of counts besides the corpus: read, checked, and converted to the ids of a pruned model."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): of the dense model.
-        model (`str`): what that is called.
+        model (`str`): the model's name.
 
     Raises:
-        [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or there is no token in them.
+        [`FlabError`]: one cannot be read, is of another tokenizer, or does not fit it, or they count no tokens.
         [`ConfigurationError`]: two are the same.
     """
     found: dict[str, CountsFile] = {}
@@ -51,7 +51,7 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
         one = CountsFile(path.name, file_sha256(path), counts)
         if one.sha256 in found:
             other = found[one.sha256].name
-            raise ConfigurationError(f"data.counts: {str(path)!r} holds what {other!r} does; name one of them")
+            raise ConfigurationError(f"data.counts: {str(path)!r} has the same content as {other!r}; name one of them")
         found[one.sha256] = one
     if found and not any(usage.tokens for usage in source_usages(found.values()).values()):
         raise FlabError("data.counts: no token was counted in any of the files; name others, or leave them out")
@@ -61,8 +61,8 @@ def read_counts(files: Iterable[str], tokenizer: PreTrainedTokenizerBase, model:
 def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int) -> None:
     if counts.tokenizer != tokenizer:
         raise FlabError(
-            f"{path!r} was counted with the tokenizer of {counts.model!r}, which cuts texts into other pieces than"
-            f" that of {model!r}; count the text again with `optimum-cli flab count -m {model}`"
+            f"{path!r} was counted with the tokenizer of {counts.model!r}, which tokenises texts differently from that"
+            f" of {model!r}; count the text again with `optimum-cli flab count -m {model}`"
         )
     if counts.size != size:
         raise FlabError(
@@ -72,7 +72,7 @@ def _check(path: str, counts: TokenCounts, model: str, tokenizer: str, size: int
 
 
 def source_usages(files: Iterable[CountsFile]) -> dict[str, TokenUsage]:
-    """What the sources of all files use together, by name."""
+    """The token usage of the sources of all files together, by name."""
     parts = [file.counts for file in files]
     return dict(TokenCounts.merged(parts).sources) if parts else {}
 
@@ -83,7 +83,7 @@ def counted_datasets(files: Iterable[CountsFile]) -> tuple[str, ...]:
 
 
 def counted_texts(files: Iterable[CountsFile], kept: Sequence[int] | None) -> tuple[CountedText, ...]:
-    """What the report says of files of counts, at the tokens that stay."""
+    """What the report says of files of counts, given the tokens that stay."""
     return tuple(_counted_text(file, kept) for file in files)
 
 

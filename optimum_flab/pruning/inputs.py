@@ -23,14 +23,14 @@ from .vocabulary import TokenChoice
 
 @dataclass(frozen=True)
 class PruningInputs:
-    """The model, what is asked of it, and the values of the first two stages.
+    """The model, the request, and the values of the first two stages.
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory, or mapped.
-        config ([`FlabPrunerConfig`]): what is asked for.
+        config ([`FlabPrunerConfig`]): what is requested.
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
-        workspace ([`Workspace`]): where what is large is to be.
+        workspace ([`Workspace`]): where large data is put.
         processes ([`Processes`]): those that share the pruning.
     """
 
@@ -48,7 +48,7 @@ class PruningInputs:
         return digest_of([self.texts.corpus_hash, *counts]) if counts else self.texts.corpus_hash
 
     def calibrated(self, kept: np.ndarray, pieces: Pieces) -> Calibrated:
-        """The dense model on the calibration texts, in the pieces of the tokens that are kept."""
+        """The dense model on the calibration texts, tokenised with the kept tokens."""
         data = self.config.data
         packed = self.tokens.packed(kept, self.texts.calibration, data.sequence_length, data.calibration_tokens)
         return Calibrated(
@@ -56,7 +56,8 @@ class PruningInputs:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All of it as JSON can hold it. Texts are known by their hash, and recovery and further rounds come later."""
+        """All of it in a form that JSON can hold. Texts are identified by their hash; recovery and further rounds come
+        later and are left out."""
         dense, settings = self.dense, {**self.config.to_dict()}
         model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
         elsewhere = {"corpus", "counts", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}

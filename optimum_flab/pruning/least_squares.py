@@ -16,9 +16,9 @@ from ..tensors.workspace import Workspace
 
 
 DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
-LEAST_FOLD = 0.25  # of the other one's mean diagonal; a fold with less of the weight says nothing about the whole
-ROWS_TRIED = 128  # of the weights, at least so many are fitted to say which damping is best: all share a Gram matrix
-ROWS_SOLVED = 512  # of the weights at once
+LEAST_FOLD = 0.25  # of the other one's mean diagonal; a fold with less weight says nothing about the whole
+ROWS_TRIED = 128  # at least this many rows of the weights are fitted to find the best damping: all share a Gram matrix
+ROWS_SOLVED = 512  # rows of the weights solved at once
 COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
 
@@ -28,7 +28,7 @@ class LeastSquares:
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, what the weights are pulled towards.
-        workspace ([`Workspace`], *optional*): where matrices of shape `(in, in)` are. Defaults to memory.
+        workspace ([`Workspace`], *optional*): where matrices of shape `(in, in)` are put. Defaults to memory.
 
     Attributes:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, float32.
@@ -55,7 +55,7 @@ class LeastSquares:
 
         Args:
             inputs (`torch.Tensor` of shape `(tokens, in)`): `x`, what the projection reads.
-            targets (`torch.Tensor` of shape `(tokens, out)`): `t`, the output wanted of it.
+            targets (`torch.Tensor` of shape `(tokens, out)`): `t`, the target output.
             importance (`torch.Tensor` of shape `(tokens,)`): `c`, the weight of each token, not negative.
         """
         root = importance.float().sqrt()[:, None]
@@ -82,8 +82,8 @@ class LeastSquares:
 
         Args:
             damping (`float`): weight of the pull as a share of the mean of the Gram diagonal, above 0.
-            share (`float`): how much of `t - W₀ x`, what the layers below have left to be made up for, is asked of
-                the weights, from 0 to 1.
+            share (`float`): how much of `t - W₀ x`, the error left by the layers below, the weights should compensate,
+                from 0 to 1.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: gram `(in, in)` and cross `(out, in)`, float32; both are copies.
@@ -108,15 +108,15 @@ def whole(folds: Sequence[LeastSquares]) -> LeastSquares:
 
 
 def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = DAMPING) -> Fit:
-    """The fit by which weights that are fitted to one fold do best on the other.
+    """The fit with which weights fitted to one fold do best on the other.
 
-    Damping goes down or up from `start` by the factor [`DAMPING_STEP`] as long as that helps. The weights are linear
-    in the share of the mismatch (QEP, arXiv 2504.09629, has a constant for it), so that the best one for a damping
+    Damping moves down or up from `start` by the factor [`DAMPING_STEP`] as long as that helps. The weights are linear
+    in the share of the mismatch (QEP, arXiv 2504.09629, uses a constant for it), so the best share for a damping
     follows from two solutions. No token is read again: the error on a fold is a quadratic form of its Gram matrix.
 
     Args:
-        folds (`Sequence[LeastSquares]`): two parts of the tokens. Where one of them has next to nothing of their
-            weight, the default is returned.
+        folds (`Sequence[LeastSquares]`): two parts of the tokens. If one of them has almost none of the weight, the
+            default is returned.
         kept (`torch.Tensor` of shape `(width,)`): inputs that stay.
         start (`float`): the first damping that is tried.
     """
@@ -131,12 +131,12 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
     crosses = [fold.cross[rows, kept] for fold in folds]
     wanted = [dense @ fold.gram for fold in folds]
     local = [given[:, kept] for given in wanted]
-    # to be added up the errors of the folds are shares of what each wants
+    # the errors of the folds are summed as shares of their targets
     scales = [float((given * dense).sum().clamp_min(1e-30)) for given in wanted]
     tried: dict[int, tuple[float, float]] = {}
 
     def error(step: int) -> float:
-        """Of the damping this many steps from the start, with the best share; remembered with it."""
+        """The error at the damping this many steps from the start, with the best share; remembered with it."""
         if step not in tried:
             terms = torch.zeros(3, dtype=torch.float64)
             pull = start * DAMPING_STEP**step * sum(sizes) / len(folds)
@@ -162,12 +162,12 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
             best += direction
         if best:
             break
-    # the same pull on all of the text is a smaller share of it: it has more to say than a part
+    # the same pull is a smaller share on all of the text, which has more weight than a part
     return Fit(start * DAMPING_STEP**best / len(folds), tried[best][1])
 
 
 def _error_by_share(base: torch.Tensor, slope: torch.Tensor, gram: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
-    """`sum_c |t - W x|²` but for a constant, for `W = base + share * slope`: the coefficients of 1, share, share²."""
+    """`sum_c |t - W x|²` up to a constant, for `W = base + share * slope`: the coefficients of 1, share, share²."""
     through = base @ gram
     fixed = ((through - 2 * cross) * base).sum(dtype=torch.float64)
     linear = 2 * ((through - cross) * slope).sum(dtype=torch.float64)
@@ -188,9 +188,9 @@ def solve(
         gram, cross (`torch.Tensor`): see [`LeastSquares.damped`].
         nested (`Sequence[torch.Tensor]`, *optional*): sets of inputs that stay, sorted indices; the smaller of two
             lies within the larger, so that one factorisation serves them all. Defaults to one set, of all.
-        dtype (`torch.dtype`): what is computed in; float32 takes half of the time, and is enough where damping is not
-            small.
-        workspace ([`Workspace`], *optional*): where the factor is. Defaults to memory.
+        dtype (`torch.dtype`): dtype of the computation; float32 takes half the time, and is enough where damping is
+            not small.
+        workspace ([`Workspace`], *optional*): where the factor is put. Defaults to memory.
 
     Returns:
         `list[torch.Tensor]`: for each set the weights of shape `(out, kept)`, float32, columns in its order.

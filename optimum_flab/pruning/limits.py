@@ -1,4 +1,4 @@
-"""How far each size may go, what the settings ask of it, and the shapes that reach a target."""
+"""How far each size may be reduced, what the settings require of it, and the shapes that reach a target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .multiples import check_aligned, width_multiple
 
 TOLERANCE = 0.005  # share of all parameters by which a result may miss its target
 MOST_DEPTHS = 3
-WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that goes with the natural vocabulary
+WIDTH_STEPS = (-1, 0, 1, 2, 3)  # widths compared, around the one that matches the natural vocabulary
 WIDTH_STEP = 1 / 32  # distance between two of them, as a share of the dense width
 
 
@@ -56,17 +56,17 @@ class Limits:
 
 
 def multiples_between(smallest: int, largest: int, multiple: int = 1) -> list[int]:
-    """The multiples between two sizes, and these themselves."""
+    """The multiples between two sizes, and the sizes themselves."""
     return sorted({smallest, *range(-(-smallest // multiple) * multiple, largest, multiple), largest})
 
 
 def parameters_to_keep(counts: ParameterCounts, dense: Shape, target_ratio: float) -> int:
-    """Parameters left when `target_ratio` of all of them are removed."""
+    """Parameters left when a share of `target_ratio` is removed."""
     return round(counts.total(dense) * (1 - target_ratio))
 
 
 def fitted(counts: ParameterCounts, limits: Limits, shape: Shape, dimension: str, budget: int) -> Shape:
-    """The same shape with the largest size of a dimension that keeps within the budget; the smallest if none does."""
+    """The same shape with the largest size of a dimension that stays within the budget; the smallest if none does."""
     rest = budget - counts.total(shape.resized(**{dimension: 0}))
     sizes = limits.allowed[dimension]
     place = bisect_right(sizes, rest // counts.unit(shape, dimension)) - 1
@@ -78,9 +78,9 @@ def candidate_shape(
 ) -> Shape | None:
     """The shape with this many layers that meets the budget, the vocabulary at its natural size or above.
 
-    The width (or the number of experts) is rounded down to its granularity and the vocabulary takes what that leaves
-    over. The vocabulary goes below its natural size only where the narrowest width is still too much, or where it
-    cannot take what rounding leaves over.
+    The width (or the number of experts) is rounded down to its granularity and the vocabulary takes up the remainder.
+    The vocabulary goes below its natural size only where the narrowest width is still too large, or where it cannot
+    take up the remainder.
 
     Args:
         slack (`int`): parameters that may be left over.
@@ -90,8 +90,8 @@ def candidate_shape(
     """
     yielding, shape = limits.yielding, limits.largest.resized(layer=layers)
     sizes = limits.allowed[yielding]
-    # where the vocabulary is fixed it cannot take what rounding leaves over: the nearest width, or where that is fixed
-    # too the nearest depth, is the best there is
+    # a fixed vocabulary cannot take up the remainder: the nearest width, or if that is fixed too the nearest depth, is
+    # the best available
     if not limits.is_free("vocab"):
         if limits.is_free(yielding):
             budget += counts.unit(shape, yielding) * (sizes[1] - sizes[0]) // 2
@@ -135,7 +135,7 @@ def check_reached(
     tolerance: float,
     align: int | None = None,
 ) -> list[Shape]:
-    """The shapes that land within `tolerance` of the target; where none does, the nearest of all that does.
+    """The shapes that land within `tolerance` of the target; if none does, the nearest of all possible ones that does.
 
     Args:
         align (`int`, *optional*): devices that share the width.
@@ -156,11 +156,11 @@ def check_reached(
     nearest = removed(shape)
     if abs(nearest - target_ratio) <= tolerance:  # a little above the budget
         return [shape]
-    widths, remedies = limits.allowed["neuron"], ["take that"]
+    widths, remedies = limits.allowed["neuron"], ["use that"]
     if limits.is_free("neuron"):
         step = widths[1] - widths[0]
         how = "`ffn.multiple_of`" if step > device_multiple(align) else "fewer devices in `align`"
-        remedies.append(f"allow smaller steps of the width than {step}, by {how}")
+        remedies.append(f"allow smaller steps of the width than {step}, with {how}")
     if fixed := [part.label for part in COMPONENTS if part.dimension in dense and not limits.is_free(part.dimension)]:
         remedies.append(f"free what is pinned or left out ({', '.join(fixed)})")
     raise ConfigurationError(
@@ -177,16 +177,16 @@ def round_up(number: int, multiple: int) -> int:
 def candidate_shapes(
     counts: ParameterCounts, limits: Limits, natural: int, budget: int, slack: int
 ) -> list[list[Shape]]:
-    """The shapes worth comparing: a row per depth, the deepest first, of widths in ascending order.
+    """The shapes worth comparing: a row per depth, the deepest first, with widths in ascending order.
 
     The first shape to measure is the deepest with the vocabulary at its natural size. Where vocabulary and width are
-    both free each row also has a few other widths, and the vocabulary gives or takes the difference.
+    both free each row also has a few other widths, and the vocabulary makes up the difference.
 
     Args:
         natural (`int`): vocabulary size that the corpus asks for.
         budget (`int`): parameters to keep.
-        slack (`int`): parameters by which a shape may miss the budget; where all depths miss it by more, they are
-            given nevertheless, in one shape each.
+        slack (`int`): parameters by which a shape may miss the budget; if all depths miss it by more, they are
+            returned nevertheless, with one shape each.
     """
     yielding, exact, inexact = limits.yielding, list[Shape](), list[Shape]()
     widest = limits.largest[yielding]
@@ -210,8 +210,8 @@ def candidate_shapes(
 
 
 def neighbours(sizes: Sequence[int], size: int) -> list[int]:
-    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or next to each other where they lie further
-    apart than that; ascending."""
+    """Sizes to compare with one of them, about [`WIDTH_STEP`] apart, or adjacent ones where they are further apart
+    than that; ascending."""
     place, steps = sizes.index(size), max(1, round(len(sizes) * WIDTH_STEP))
     places = {min(place + number * steps, len(sizes) - 1) for number in WIDTH_STEPS if place + number * steps >= 0}
     return [sizes[other] for other in sorted(places)]
@@ -220,7 +220,7 @@ def neighbours(sizes: Sequence[int], size: int) -> list[int]:
 def traded_shapes(
     counts: ParameterCounts, limits: Limits, shape: Shape, yielding: str, widths: Sequence[int], budget: int
 ) -> list[Shape]:
-    """For each width the shape whose vocabulary meets the budget, where there is one."""
+    """For each width the shape whose vocabulary meets the budget, if there is one."""
     rows = limits.allowed["vocab"]
     exact = counts.unit(shape, "vocab") * (rows[1] - rows[0])
     shapes = [fitted(counts, limits, shape.resized(**{yielding: width}), "vocab", budget) for width in widths]
@@ -228,7 +228,7 @@ def traded_shapes(
 
 
 def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Limits:
-    """How far each size may go under the settings.
+    """How far each size may be reduced under the settings.
 
     Args:
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
@@ -271,7 +271,7 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
 
 def _too_coarse(name: str, dense: str, multiple: int, config: FlabPrunerConfig) -> ConfigurationError:
     return ConfigurationError(
-        f"{name}: none that this model can have, up to the dense {dense}, is a multiple of {multiple:,};"
+        f"{name}: no size that this model can have, up to the dense {dense}, is a multiple of {multiple:,};"
         f" {_finer(name, config)}"
     )
 
@@ -285,31 +285,31 @@ def _finer(name: str, config: FlabPrunerConfig) -> str:
         ways.append("a smaller vocabulary.pad_to_multiple_of")
     if config.align is not None:
         ways.append("fewer devices in align" if config.align > 1 else "no align")
-    return f"take {', or '.join(ways)}"
+    return f"use {', or '.join(ways)}"
 
 
 def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
-    """Raises a [`ConfigurationError`] if a model cannot have a size that is asked for."""
+    """Raises a [`ConfigurationError`] if a model cannot have a requested size."""
     if size > dense:
         raise ConfigurationError(
-            f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes smaller"
+            f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
         )
     if size not in possible:
         near = sorted(sorted(possible, key=lambda other: abs(other - size))[:4])
         raise ConfigurationError(
-            f"{name}: this model cannot have {size:,}; take one of {', '.join(f'{other:,}' for other in near)}"
+            f"{name}: this model cannot have {size:,}; use one of {', '.join(f'{other:,}' for other in near)}"
         )
 
 
 def shapes_to_compare(
     config: FlabPrunerConfig, sizes: ModelSizes, tokens: int, natural: int, fewest: int
 ) -> list[list[Shape]]:
-    """The shapes to choose from, see [`candidate_shapes`]; one alone where there is no target.
+    """The shapes to choose from, see [`candidate_shapes`]; only one if there is no target.
 
     Args:
         tokens (`int`): tokens of the dense tokenizer, which may be fewer than rows of the embedding.
         natural (`int`): tokens that the corpus asks for.
-        fewest (`int`): tokens that no size may drop.
+        fewest (`int`): tokens that must be kept at any size.
 
     Raises:
         [`ConfigurationError`]: the vocabulary or the target is out of reach.
@@ -338,22 +338,22 @@ def shapes_to_compare(
 
 
 def asked_sizes(config: FlabPrunerConfig, dense: Shape) -> Shape:
-    """The dense sizes with the pinned ones inside the layers, and of their number, in their place."""
+    """The dense sizes, with the pinned sizes inside the layers and the pinned number of layers in their place."""
     pins = {part.dimension: getattr(getattr(config, part.section), part.setting) for part in COMPONENTS}
     return dense.resized(**{name: size for name, size in pins.items() if name != "vocab" and name in dense and size})
 
 
 def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
     """Raises a [`FlabError`] if a pinned size exceeds the dense one, or the target is out of reach with any text, or
-    sizes cannot be shared out among the devices of `align`."""
+    sizes cannot be split among the devices of `align`."""
     dense = sizes.shape
     if config.experts.enabled and "expert" not in dense:
         raise ConfigurationError(
-            "experts.enabled: this model is no mixture of experts; drop it and `experts.num_experts`"
+            "experts.enabled: this model is not a mixture of experts; drop it and `experts.num_experts`"
         )
     if config.experts.enabled and config.experts.num_experts is None and config.target_ratio is None:
         raise ConfigurationError(
-            "experts.enabled: nothing says how many experts stay; give `target_ratio` or `experts.num_experts`"
+            "experts.enabled: nothing says how many experts stay; set `target_ratio` or `experts.num_experts`"
         )
     check_aligned(config, sizes)
     limits = size_limits(config, sizes, dense["vocab"])
@@ -363,5 +363,5 @@ def check_sizes(config: FlabPrunerConfig, sizes: ModelSizes) -> None:
         pins = [part.setting for part in COMPONENTS if part.dimension in dense and part.dimension != "vocab"]
         raise ConfigurationError(
             f"nothing would be pruned: the vocabulary is switched off, and all {dense['layer']:,} layers with their"
-            f" {dense['neuron']:,} neurons stay; give target_ratio, or a smaller {' or '.join(pins)}"
+            f" {dense['neuron']:,} neurons stay; set target_ratio, or a smaller {' or '.join(pins)}"
         )

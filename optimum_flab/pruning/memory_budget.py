@@ -1,4 +1,4 @@
-"""How much memory a pruning may take, and whether a model can be in memory for it."""
+"""How much memory pruning may take, and whether a model can be in memory for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..checkpoints.loading import LoadedModel
 
 
-# Of a control group: its limit, what it takes, and what of that are pages of files; in the two forms that Linux has.
+# Of a control group: its limit, its usage, and how much of that is file cache; for cgroup versions 2 and 1.
 GROUP_FILES = (
     ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
     (
@@ -39,20 +39,20 @@ GROUP_FILES = (
     ),
 )
 
-# An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; matrices of float32 with a row
-# and a column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
+# An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; float32 matrices with a row and a
+# column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
 BASE, MATRICES, LAYERS, ACTIVATIONS = 1_200_000_000, 6, 2, 4
-IN_HAND = 2  # hidden states of all tokens that are read from a file or written to one
-STREAMS = 8  # hidden states of all tokens, beside those on the disk in front of every layer, and a layer's neurons
+IN_HAND = 2  # hidden states of all tokens being read from or written to a file
+STREAMS = 8  # hidden states of all tokens, besides those on disk before every layer, and a layer's neurons
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """The memory that a pruning takes at most, in bytes, pages of files apart.
+    """The maximum memory that pruning takes, in bytes, apart from file cache.
 
     Args:
-        in_memory (`int`): where the weights are in memory.
-        in_files (`int`): where they stay in their files, and what else is large lies on the disk.
+        in_memory (`int`): if the weights are in memory.
+        in_files (`int`): if they stay in their files, with other large data on disk.
     """
 
     in_memory: int
@@ -65,13 +65,13 @@ class MemoryNeeds:
             budget (`int`, *optional*): bytes that may be taken. Defaults to what this machine has free.
 
         Raises:
-            [`ConfigurationError`]: the budget is too small even where they are not.
+            [`ConfigurationError`]: the budget is too small even if they are not.
         """
         if budget is not None and budget < self.in_files:
             raise ConfigurationError(
                 f"memory_budget: {budget / 1e9:,.1f} GB is less than the {self.in_files / 1e9:,.1f} GB that pruning"
                 f" this model takes with its weights in their files ({self.in_memory / 1e9:,.1f} GB with all of them"
-                " in memory); allow as much, or choose a smaller data.batch_size or data.sequence_length"
+                " in memory); allow that much, or choose a smaller data.batch_size or data.sequence_length"
             )
         return self.in_memory <= (available_memory() if budget is None else budget)
 
@@ -83,7 +83,7 @@ def memory_needs(
 
     Args:
         model (`PreTrainedConfig`): of the dense model.
-        asked ([`FlabPrunerConfig`]): how many tokens there are, and are read at once.
+        asked ([`FlabPrunerConfig`]): how many tokens there are, and how many are read at once.
         dtype (`torch.dtype`): of the computation.
         output_dtype (`torch.dtype`): of the pruned weights.
     """
@@ -93,7 +93,7 @@ def memory_needs(
     at_once = data.batch_size * data.sequence_length * neurons * 4
     hidden = model.hidden_size * dtype.itemsize
     candidates = 2 * shape["layer"] * asked.layers.search_tokens * hidden if asked.layers.enabled else 0
-    ranking = shape["vocab"] * hidden + candidates  # with a head of its own
+    ranking = shape["vocab"] * hidden + candidates  # with its own head
     pending = 2 * 4 * neurons * STEPS * max(1, neurons // BLOCKS)
     deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once + pending
     both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
@@ -103,10 +103,10 @@ def memory_needs(
 
 
 def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
-    """Raises a [`FlabError`] if a disk has no room for what a pruning puts there whose weights are in their files.
+    """Raises a [`FlabError`] if a disk has no room for what pruning puts there when weights stay in their files.
 
     Args:
-        folder (`Path`): where it goes; a folder that is there.
+        folder (`Path`): where it goes; an existing folder.
         dense ([`LoadedModel`]): whose weights are in their files.
     """
     sizes, itemsize = sizes_of(dense.model, dense.family), dense.model.dtype.itemsize
@@ -119,7 +119,7 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     needed *= on_this_machine()
     if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(
-            f"{folder} needs {needed / 1e9:,.1f} GB for a while for what memory has no room for, and its disk has"
+            f"{folder} needs {needed / 1e9:,.1f} GB temporarily for what does not fit in memory, and its disk has"
             f" {free / 1e9:,.1f} GB free; free some space, or name a folder on another disk as cache_dir"
         )
 
@@ -127,9 +127,9 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
 def weights_fit(
     budget: str | float | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
 ) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
-    """What tells of a model's configuration and family, and of dtype and device of the computation, whether its
-    weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On other devices than the CPU they are
-    always there: what is in files is computed with on the CPU."""
+    """Returns a function that tells from a model's configuration and family, and the dtype and device of the
+    computation, whether its weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On devices other
+    than the CPU they always are: weights in files are computed with on the CPU."""
     limit = None if budget is None else bytes_of(budget)
 
     def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
@@ -138,8 +138,8 @@ def weights_fit(
         found = memory_needs(model, family, config, dtype, output_dtype or dtype).fits(limit)
         if device.type != "cpu" and not found:
             raise ConfigurationError(
-                f"memory_budget: {budget} is too little for all weights, and what stays in files is computed with on"
-                " the CPU; give device cpu, or allow more"
+                f"memory_budget: {budget} is too little for all weights, and weights that stay in files are computed"
+                " with on the CPU; set device to cpu, or allow more"
             )
         return found
 
@@ -150,12 +150,12 @@ def bytes_of(size: str | float) -> int:
     """A number of bytes as people write it, `"6GB"` or `"512 MiB"`.
 
     Raises:
-        [`ConfigurationError`]: it is none.
+        [`ConfigurationError`]: it is not one.
     """
     from accelerate.utils import convert_file_size_to_int
 
     try:
-        # in capitals: it takes a small b for bits
+        # in capitals: a lower-case b would mean bits
         found = convert_file_size_to_int(size.strip().upper()) if isinstance(size, str) else int(size)
     except (ValueError, OverflowError, TypeError):
         found = 0
@@ -165,8 +165,8 @@ def bytes_of(size: str | float) -> int:
 
 
 def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The bytes that this process can still take: what the system has free, or less where its control group is
-    limited; of several processes on this machine its share."""
+    """The bytes that this process can still allocate: what the system has free, or less if its control group is
+    limited; its share if there are several processes on this machine."""
     free = psutil.virtual_memory().available
     for limit, taken, statistics, pages in GROUP_FILES:
         try:

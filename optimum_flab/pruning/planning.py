@@ -20,7 +20,7 @@ from .search import ChosenShape
 
 def _load(folder: Path) -> PruningPlan:
     plan = PruningPlan.load(folder)
-    return replace(plan, weights=dict(plan.weights.items()))  # its file goes once the checkpoint is written
+    return replace(plan, weights=dict(plan.weights.items()))  # its file is removed once the checkpoint is written
 
 
 STAGE = Stage("plan", PruningPlan.save, _load)
@@ -29,7 +29,7 @@ STAGE = Stage("plan", PruningPlan.save, _load)
 def decided_plan(
     asked: PruningInputs, chosen: ChosenShape, dtype: torch.dtype, decided_by: Mapping[str, Any], work: WorkFolder
 ) -> PruningPlan:
-    """Decides the neurons of the chosen shape, and writes down all that stays.
+    """Decides the neurons of the chosen shape, and records everything that stays.
 
     Args:
         dtype (`torch.dtype`): of the pruned weights.
@@ -52,7 +52,7 @@ def _plan(
     experts = {layer: torch.tensor(indices) for layer, indices in chosen.kept_experts.items()}
     layers = narrowed(on, chosen.shape["neuron"], kept_layers, experts)
     return PruningPlan(
-        # what it was called is no part of what is decided, and written in when the plan is taken
+        # its name is not part of the decision, and is filled in when the plan is used
         base_model="",
         base_revision=None,
         base_hash=base_hash,

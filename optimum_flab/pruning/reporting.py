@@ -1,4 +1,4 @@
-"""From what a pruning made to its report."""
+"""Makes the report of a pruning."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def build_report(
     Args:
         dense ([`LoadedModel`]): the dense model.
         pruned (`PreTrainedModel`): as it will be written, or on the meta device.
-        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
+        held_out ([`HeldOut`], *optional*): `None` if nothing was measured, as when a plan is applied.
         seconds (`Mapping[str, float]`): wall time per step.
         search ([`Search`], *optional*): `None` where a plan is applied.
         texts ([`TextCounts`], *optional*): `None` where a plan is applied.
         datasets (`Iterable[str]`): ids of the Hub datasets that were read.
         card ([`BaseCard`], *optional*): what the dense model's card states.
-        weights_sha256 (`str`, *optional*): of the pruned model, where that is known already.
-        notes (`Iterable[str]`): what the user should know beside what is to be said of the dense model.
+        weights_sha256 (`str`, *optional*): of the pruned model, if already known.
+        notes (`Iterable[str]`): what the user should know, besides the notes on the dense model.
     """
     if weights_sha256 is None and pruned.device.type != "meta":
         weights_sha256 = weights_hash(pruned)

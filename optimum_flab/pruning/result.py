@@ -1,4 +1,4 @@
-"""What pruning gives."""
+"""What pruning returns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..settings.configuration import FlabPrunerConfig
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """What pruning gives.
+    """What pruning returns.
 
     Args:
         model (`PreTrainedModel`): of the same stock class as the dense one, on the CPU, in the output dtype.
         tokenizer (`PreTrainedTokenizerBase`): with the kept vocabulary.
         plan ([`PruningPlan`]): what was kept.
         report ([`Report`]): what was removed and what it cost, as in `flab_report.json`.
-        config ([`FlabPrunerConfig`], *optional*): what was asked for; `None` where a plan was applied.
-        files (`dict[str, Path]`): files and folders that go beside the weights, by their names there.
-        work ([`WorkFolder`], *optional*): where the stages were kept.
+        config ([`FlabPrunerConfig`], *optional*): what was requested; `None` if a plan was applied.
+        files (`dict[str, Path]`): files and folders to be put beside the weights, by their names there.
+        work ([`WorkFolder`], *optional*): where the stages were saved.
     """
 
     model: PreTrainedModel

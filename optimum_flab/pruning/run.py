@@ -1,7 +1,7 @@
-"""From a dense model to a pruned one with its report: texts, vocabulary, shape, plan, weights, what they cost.
+"""From a dense model to a pruned one with its report: texts, vocabulary, shape, plan, weights, and their cost.
 
-Each stage gives a value that is kept by what decides it. A run that was killed finds the values it had, and the
-finished pieces of the stage it was in, and goes on.
+Each stage yields a value that is saved under everything that decides it. After a kill, the next run finds these
+values, and the finished pieces of the stage in progress, and resumes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from .vocabulary import TokenChoice, token_choice
 
 # A note for the report.
 COUNTED = (
-    "text that was only counted may hold what is measured on, since counts do not show it; name held-out text that was"
-    " not counted to be sure"
+    "text that was only counted may overlap with the text measured on, since counts do not reveal it; name held-out"
+    " text that was not counted to be sure"
 )
 
 
@@ -63,7 +63,7 @@ def check_asked(
     family: Family,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Refuses what a model cannot be pruned to or by, as far as that can be told without its weights.
+    """Refuses requests that a model cannot meet, as far as that can be told without its weights.
 
     Raises:
         [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
@@ -76,13 +76,13 @@ def check_asked(
 def work_folder(
     dense: LoadedModel, cache_dir: str | Path | None, resume: bool, processes: Processes | None = None
 ) -> WorkFolder:
-    """What keeps the values of the stages of a pruning, for each of several processes that share it.
+    """The work folder for the stages of a pruning, one for each process that shares it.
 
     Args:
-        dense ([`LoadedModel`]): nothing is kept once its files were written to.
+        dense ([`LoadedModel`]): nothing is saved once its files were modified.
         cache_dir (`str` or `Path`, *optional*): where. Defaults to `optimum_flab/pruning` in the folder of the Hugging
             Face cache (`HF_HOME`).
-        resume (`bool`): whether what is there may be used.
+        resume (`bool`): whether saved work may be used.
     """
     processes = processes or Processes()
     root = processes.own_folder(user_path(cache_dir or cache_root("pruning")))
@@ -92,8 +92,8 @@ def work_folder(
 
 
 def mapped(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
-    """A model to compute with, and where what is large goes beside it: the disk of the work folder, if the weights
-    were left in their files.
+    """A model to compute with, and where other large data goes: the disk of the work folder, if the weights were left
+    in their files.
 
     Raises:
         [`FlabError`]: that disk is too full.
@@ -115,30 +115,31 @@ def prune(
     time_budget: str | float | None = None,
     counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
-    """Searches what to keep, and prunes.
+    """Searches for what to keep, and prunes.
 
     Args:
-        dense ([`LoadedModel`]): with its weights in memory, or in their files; then what else is large is on the disk
-            of the work folder.
+        dense ([`LoadedModel`]): with its weights in memory, or in their files; then other large data is on the disk of
+            the work folder.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
         processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
-            this one alone.
+            this one only.
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
         counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
             what the files hold.
 
     Raises:
-        [`FlabError`]: the text is too little, the target out of reach, the model gives NaN, or the disk is too full.
-        [`ConfigurationError`]: more than one round is asked for, or the time budget is too short.
+        [`FlabError`]: there is too little text, the target is out of reach, the model produces NaN, or the disk is too
+            full.
+        [`ConfigurationError`]: more than one round is requested, or the time budget is too short.
     """
     if config.rounds.number > 1:
         raise ConfigurationError(
-            f"rounds.number: {config.rounds.number}, and this prunes once; call `prune_and_recover`, which trains "
+            f"rounds.number: {config.rounds.number}, but this prunes once; call `prune_and_recover`, which trains "
             "after every round"
         )
-    config = copy.deepcopy(config)  # which is written beside the weights, whatever becomes of it meanwhile
+    config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
     check_sizes(config, sizes)
     files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
@@ -162,7 +163,7 @@ def prune(
     tokenizer = tokens.of_plan(plan.kept_tokens)
     said = text_counts(texts, tokens, plan.kept_tokens)
     natural = len(tokens.natural)
-    # a choice of tokens knows the merges of its tokenizer, hundreds of megabytes for the largest
+    # a choice of tokens holds the merges of its tokenizer, hundreds of megabytes for the largest
     del asked, tokens
     give_back_memory()
     with watch.step("surgery"):
@@ -198,7 +199,7 @@ def prune(
 
 
 def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = None) -> PrunedModel:
-    """Prunes as a plan says, without any search.
+    """Prunes according to a plan, without any search.
 
     Args:
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
@@ -235,13 +236,14 @@ def search_section(chosen: ChosenShape, natural: int) -> Search:
 
 
 def notes_on_text(dense: LoadedModel, config: FlabPrunerConfig) -> list[str]:
-    """The kinds of text that are left out because the tokenizer cannot show them, and what counts cannot tell."""
+    """Notes on the kinds of text that are left out because the tokenizer cannot represent them, and on what counts
+    cannot tell."""
     notes = kinds_without_format(config.data.mix, formats_of(dense.tokenizer))
     return [*notes, COUNTED] if config.data.counts else notes
 
 
 def text_counts(texts: TextSets, tokens: TokenChoice, kept: Sequence[int] | None) -> TextCounts:
-    """The texts of a pruning, and how many a plan's tokens cut into other pieces, for the report."""
+    """The texts of a pruning, and how many a plan's tokens tokenise differently, for the report."""
     words = [word for part in (preset_words(texts.preset) if texts.preset else ()) for word in part.words]
     return TextCounts(
         corpus=len(texts.corpus),

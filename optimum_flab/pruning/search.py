@@ -1,4 +1,4 @@
-"""The shape of the pruned model, searched for where there is a choice, and the layers and experts that go."""
+"""The shape of the pruned model, searched for where there is a choice, and the layers and experts that are removed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ChosenShape:
 
     Args:
         shape ([`Shape`]): the sizes.
-        removed (`list[Removal]`): the layers that go, in the order of their removal.
+        removed (`list[Removal]`): the removed layers, in the order of their removal.
         kept_experts (`dict[int, list[int]]`): by layer, the experts that stay, ascending; empty: all.
-        candidates (`list[Candidate]`): the shapes that were measured; none where there was no choice.
+        candidates (`list[Candidate]`): the shapes that were measured; empty if there was no choice.
     """
 
     shape: Shape
@@ -45,7 +45,7 @@ class ChosenShape:
         return digest_of(self._values())
 
     def kept_layers(self, number: int) -> list[int]:
-        """The layers that stay of this many, ascending."""
+        """The layers that stay at this depth, ascending."""
         return sorted(set(range(number)) - {removal.layer for removal in self.removed})
 
     def save(self, folder: Path) -> None:
@@ -79,10 +79,11 @@ STAGE = Stage("shape", ChosenShape.save, ChosenShape.load)
 def chosen_shape(
     asked: PruningInputs, rows: list[list[Shape]], decided_by: Mapping[str, Any], work: WorkFolder
 ) -> ChosenShape:
-    """Measures the shapes that are worth comparing, and decides which layers and experts go; kept by what decides it.
+    """Measures the shapes that are worth comparing, and decides which layers and experts are removed; saved under
+    everything that decides it.
 
     Args:
-        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is taken as it is.
+        rows (`list[list[Shape]]`): see [`~pruning.limits.shapes_to_compare`]; a single shape is used as it is.
         decided_by (`Mapping[str, Any]`): everything that decides the shape.
     """
 

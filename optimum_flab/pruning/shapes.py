@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# A bit that other pieces cost takes next to nothing from what a model can do, one that neurons or layers cost does:
-# see benchmarks/README.md
+# A bit lost to different tokens takes almost nothing from what a model can do, one lost to removed neurons or layers
+# does: see benchmarks/README.md
 VOCABULARY_WEIGHT = 0.5
 
 
@@ -37,10 +37,10 @@ class Candidate:
 
     Args:
         divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the vocabulary of the shape.
-        vocabulary_bits_per_byte (`float`): what the text costs the dense model on the pieces and the vocabulary of the
-            shape: no neuron and no layer is gone in it.
-        bits_per_byte (`float`): what the text costs: that of the dense model on the pieces and the vocabulary of the
-            shape, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
+        vocabulary_bits_per_byte (`float`): what the text costs the dense model with the tokens of the shape's
+            vocabulary: no neuron and no layer is removed in it.
+        bits_per_byte (`float`): what the text costs: the cost to the dense model with the tokens of the shape's
+            vocabulary, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
     """
 
     shape: Shape
@@ -50,13 +50,14 @@ class Candidate:
 
     @property
     def cost(self) -> float:
-        """What shapes are compared by: bits per byte, with those of the vocabulary at [`VOCABULARY_WEIGHT`]."""
+        """The measure by which shapes are compared: bits per byte, with those of the vocabulary at
+        [`VOCABULARY_WEIGHT`]."""
         return self.bits_per_byte - (1 - VOCABULARY_WEIGHT) * self.vocabulary_bits_per_byte
 
 
 @dataclass(frozen=True)
 class ValidationText:
-    """Validation texts in the pieces of one vocabulary.
+    """Validation texts tokenised with one vocabulary.
 
     Args:
         kept (`Sequence[int]`): the dense ids of the vocabulary, ascending.
@@ -75,7 +76,7 @@ class ValidationText:
 
 
 def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int, NarrowLayer]) -> Replaced:
-    """What the weights out of the neurons are once pruned, in their dense shape: zero where neurons are gone."""
+    """The weights out of the neurons once pruned, in their dense shape: zero where neurons are removed."""
     layers = family.decoder_layers(model)
 
     def replaced(index: int) -> dict[str, torch.Tensor]:
@@ -90,7 +91,7 @@ def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int
 
 
 def without_layers(step: LayerStep, removed: Container[int]) -> LayerStep:
-    """What layers do once some of them are gone."""
+    """What layers do once some of them are removed."""
     return lambda index, hidden, kwargs: hidden if index in removed else step(index, hidden, kwargs)
 
 
@@ -101,8 +102,8 @@ def cut_step(
     narrowed: Mapping[int, NarrowLayer],
     kept_experts: Mapping[int, torch.Tensor],
 ) -> LayerStep:
-    """What each layer does once pruned, for a mixture of experts, whose router does not choose among some of them
-    unless the others are really gone."""
+    """What each layer does once pruned, for a mixture of experts, whose router only chooses among some of them if the
+    others are really removed."""
     layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
@@ -132,17 +133,17 @@ def measure_shape(
 ) -> Candidate:
     """Measures what a shape costs, without surgery.
 
-    Layers compute in bfloat16 where the device multiplies that (a mixture's do not), the dense model's as well: what
-    rounding adds to the divergence is the same for all shapes.
+    Layers compute in bfloat16 where the device supports it natively (a mixture's do not), and so do the dense model's:
+    what rounding adds to the divergence is the same for all shapes.
 
     Args:
-        removed (`Sequence[int]`): the layers that go.
+        removed (`Sequence[int]`): the layers to remove.
         narrowed (`Mapping[int, NarrowLayer]`): by layer, the neurons that stay; empty: all.
-        text ([`ValidationText`]): in the pieces of the shape's vocabulary.
+        text ([`ValidationText`]): tokenised with the shape's vocabulary.
         kept_experts (`Mapping[int, torch.Tensor]`, *optional*): by layer, the experts that stay; empty: all.
-        pieces ([`Pieces`], *optional*): keeps the hidden states of the shape, for a run that is interrupted.
+        pieces ([`Pieces`], *optional*): keeps the hidden states of the shape, in case the run is interrupted.
         dense_pieces ([`Pieces`], *optional*): keeps those of the dense model, for other shapes with this vocabulary.
-        processes ([`Processes`], *optional*): those that share the text. Defaults to this one alone.
+        processes ([`Processes`], *optional*): those that share the text. Defaults to this one only.
     """
     if family.experts is None:
         outer, dense_step = for_estimates(model, family)

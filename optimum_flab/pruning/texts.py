@@ -1,4 +1,4 @@
-"""The texts of a pruning, kept by what the sources hold."""
+"""The texts of a pruning, saved under the content of the sources."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PASSAGES = ("calibration", "validation", "held_out")
 
 
 def texts_stage(read: ReadTexts) -> Stage[TextSets]:
-    """How sets of texts are kept: passages as they are, documents of the corpus by their place among those read,
-    where they are not passages of other kinds."""
+    """How sets of texts are saved: passages as they are, documents of the corpus by their position among those read,
+    unless they are passages of other kinds."""
     documents = read.documents
     places = {id(document): place for place, document in enumerate(documents)}
 

@@ -1,4 +1,4 @@
-"""How long a pruning takes, and how much calibration text there is time for."""
+"""How long pruning takes, and how much calibration text there is time for."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..sizes import ModelSizes, sizes_of
 
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
-# Estimates: seconds for texts, tokenizer and files; the share of the speed of a bare product of matrices that a run
-# reaches; products of matrices of shape (neurons, neurons) that a layer's decision is worth.
+# Estimates: seconds for texts, tokenizer and files; the share of the speed of a plain matrix product that a run
+# reaches; how many products of matrices of shape (neurons, neurons) a layer's decision costs.
 BASE, REACHED, CUBES = 90.0, 0.5, 6
 SHAPES = 5  # that a search measures, about
-LEAST_TOKENS = 2048  # fewer say too little of a layer's neurons
+LEAST_TOKENS = 2048  # fewer say too little about a layer's neurons
 PROBE = 1024  # rows and columns of the matrices that are multiplied
 
 
@@ -47,7 +47,7 @@ class Pace:
 
     @classmethod
     def slowest(cls, paces: Iterable[Pace]) -> Pace:
-        """What all of several devices reach."""
+        """The combined speed of several devices."""
         return cls(*map(min, zip(*map(astuple, paces), strict=True)))
 
 
@@ -79,14 +79,14 @@ def in_time(
     dense: LoadedModel, config: FlabPrunerConfig, budget: str | float, work: WorkFolder, processes: Processes
 ) -> tuple[FlabPrunerConfig, str]:
     """The configuration with as many calibration tokens as there is time for, at most those that it asks for. An
-    interrupted run goes on with what was chosen, however fast the machine is then.
+    interrupted run resumes with what was chosen, however fast the machine is by then.
 
     Args:
         budget (`str` or `float`): seconds, or as in `"30min"`.
         processes ([`Processes`]): those that share the pruning; the slowest decides.
 
     Returns:
-        `tuple[FlabPrunerConfig, str]`: it, and what was chosen, for the user.
+        `tuple[FlabPrunerConfig, str]`: the configuration, and what was chosen, for the user.
 
     Raises:
         [`ConfigurationError`]: even a little text takes longer.
@@ -107,7 +107,7 @@ def in_time(
 
 
 def working_share(dense: LoadedModel) -> float:
-    """The share of its experts that a token is sent to, 1 without any."""
+    """The share of the experts that a token is routed to, 1 without any."""
     experts = dense.family.experts
     if experts is None:
         return 1.0
@@ -118,7 +118,7 @@ def seconds_of(duration: str | float) -> float:
     """A number of seconds as people write it, `"30min"`, `"1.5h"` or `"90s"`.
 
     Raises:
-        [`ConfigurationError`]: it is none.
+        [`ConfigurationError`]: it is not one.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h)?\s*", str(duration), re.IGNORECASE)
     found = 0.0 if match is None else float(match[1]) * SECONDS[(match[2] or "s").lower()]
@@ -128,7 +128,7 @@ def seconds_of(duration: str | float) -> float:
 
 
 def check_budget(budget: str | float | None) -> None:
-    """Raises a [`ConfigurationError`] if a time budget, where there is one, is no duration."""
+    """Raises a [`ConfigurationError`] if there is a time budget that is not a duration."""
     if budget is not None:
         seconds_of(budget)
 
@@ -142,7 +142,7 @@ def measured_pace(device: torch.device, dtype: torch.dtype) -> Pace:
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
     matrix = torch.ones(PROBE, PROBE, device=device, dtype=dtype)
-    matrix @ matrix  # libraries set themselves up
+    matrix @ matrix  # libraries initialise themselves
     start, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < seconds or not done:
         float((matrix @ matrix)[0, 0])  # waits for the device
@@ -153,20 +153,20 @@ def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) ->
 def expected_seconds(
     config: FlabPrunerConfig, sizes: ModelSizes, pace: Pace, share: float = 1.0, processes: int = 1
 ) -> float:
-    """About how long a pruning takes.
+    """About how long pruning takes.
 
     Args:
-        share (`float`): of its experts that a token is sent to.
+        share (`float`): of the experts that a token is routed to.
         processes (`int`): that share the text.
     """
     data, shape, searches = config.data, sizes.shape, config.target_ratio is not None
     layers, experts, parts = shape["layer"], shape.get("expert", 1), sizes.counts.components(shape)
     idle = (1 - share) * parts.get("experts", 0)
-    once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # a token through it
+    once = 2 * (sizes.counts.total(shape) - parts["vocabulary"] // 2 - idle)  # one token through the model
     gram = 1.2 * layers * experts * share * shape["neuron"] ** 2
     cube = CUBES * layers * experts * shape["neuron"] ** 3
     ranks = config.layers.enabled and (searches or config.layers.num_hidden_layers is not None)
-    # at full width neurons make up for layers that are gone, but those of experts do not
+    # at full width neurons compensate for removed layers, but those of experts do not
     narrows = config.ffn.enabled and (
         searches or config.ffn.intermediate_size is not None or (ranks and "expert" not in shape)
     )
@@ -188,7 +188,7 @@ def chosen_tokens(
     share: float = 1.0,
     processes: int = 1,
 ) -> ChosenTokens:
-    """As many calibration tokens as there is time for: those that are asked for, half of them, and so on.
+    """As many calibration tokens as there is time for: those requested, half of them, and so on.
 
     Args:
         allowed (`float`): seconds.
@@ -203,7 +203,7 @@ def chosen_tokens(
         if tokens <= least:
             raise ConfigurationError(
                 f"time_budget: {_minutes(allowed)} is less than the {_minutes(expected)} or so that pruning this model"
-                f" takes here with {tokens:,} calibration tokens; allow as much, name sizes instead of a target (no"
+                f" takes here with {tokens:,} calibration tokens; allow that much, name sizes instead of a target (no"
                 " search), or switch a component off"
             )
         tokens = max(tokens // 2, least)

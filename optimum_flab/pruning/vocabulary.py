@@ -1,4 +1,4 @@
-"""Which tokens stay: counted in the corpus once, then chosen at any size."""
+"""Which tokens stay: counted in the corpus once, then chosen for any size."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from .counts import CountsFile, source_usages
 
 @dataclass(frozen=True)
 class CountedTokens:
-    """The tokens that a corpus asks for, and how often it uses each.
+    """The tokens that a corpus needs, and how often it uses each.
 
     Args:
-        natural (`np.ndarray`): int64, the dense ids that stay without a size, ascending.
-        protected (`np.ndarray`): int64, the ids that no size may drop, ascending.
+        natural (`np.ndarray`): int64, the dense ids that stay if no size is set, ascending.
+        protected (`np.ndarray`): int64, the ids that must be kept at any size, ascending.
         used (`np.ndarray`): int64, the natural ones and all others that the corpus uses, with their ancestors,
-            ascending: those are the first to come back where a size asks for more.
+            ascending: those are the first to be added back if a size allows more.
         uses (`np.ndarray`): float64 by id, see [`~vocabulary.with_prior_uses`].
         closed (`bool`): whether every token that the corpus uses is among the natural ones, and the kind of tokenizer
-            surely cuts the corpus as before then.
+            then guarantees that the corpus is tokenised as before.
     """
 
     natural: np.ndarray
@@ -92,13 +92,13 @@ STAGE = Stage("vocabulary", CountedTokens.save, CountedTokens.load)
 def check_vocabulary(
     tokenizer: PreTrainedTokenizerBase, settings: VocabularySettings, required: Iterable[int]
 ) -> TokenizerSpec:
-    """Refuses, before anything is counted, unknown tokens and a size that cannot be.
+    """Refuses, before anything is counted, unknown tokens and an impossible size.
 
     Args:
         required (`Iterable[int]`): ids that configurations name.
 
     Returns:
-        [`TokenizerSpec`]: what the tokenizer is made of.
+        [`TokenizerSpec`]: the parts of the tokenizer.
 
     Raises:
         [`FlabError`]: the tokenizer is of a kind that cannot be pruned.
@@ -107,7 +107,7 @@ def check_vocabulary(
     spec = read_spec(tokenizer)
     if settings.size is not None and settings.size > len(tokenizer):
         raise ConfigurationError(
-            f"vocabulary.size: {settings.size:,} is more than the {len(tokenizer):,} tokens there are"
+            f"vocabulary.size: {settings.size:,} is more than the {len(tokenizer):,} tokens of the tokenizer"
         )
     least = _natural(spec, np.zeros(0, dtype=np.int64), settings, required)
     if settings.size is not None and settings.size < len(least.protected):
@@ -128,7 +128,7 @@ def counted_tokens(
     """Counts the tokens of a corpus, source by source, and of the words of a preset, each part of which is a source.
 
     Args:
-        pieces ([`Pieces`]): keeps the counts of a part of a source, for a run that is interrupted.
+        pieces ([`Pieces`]): keeps the counts of a part of a source, in case the run is interrupted.
         counted (`Sequence[np.ndarray]`): int64 by id, counts of further sources.
     """
     sources: dict[str, list[str]] = {}
@@ -175,7 +175,7 @@ def _natural(
 
 
 def tokenizer_of(tokenizer: PreTrainedTokenizerBase, kept: np.ndarray, model_type: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of these tokens alone; the same one where all of them stay."""
+    """A tokenizer with only these tokens; the same one if all of them stay."""
     if len(kept) >= len(tokenizer) and np.array_equal(kept, np.arange(len(kept))):
         return tokenizer
     return rewrite_tokenizer(tokenizer, kept, model_type)
@@ -220,15 +220,15 @@ def token_choice(
 
 
 class TokenChoice:
-    """The tokens that stay at any size, and texts in their pieces.
+    """The tokens that stay at any size, and texts tokenised with them.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the dense one.
         model_type (`str`): of the dense model.
         rows (`int`): of its embedding.
-        spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` where the vocabulary stays as it is.
-        counted ([`CountedTokens`], *optional*): what the corpus asks for; `None` likewise.
-        files (`Sequence[CountsFile]`): the counts that decided it with the corpus.
+        spec ([`TokenizerSpec`], *optional*): of the tokenizer; `None` if the vocabulary stays as it is.
+        counted ([`CountedTokens`], *optional*): what the corpus needs; `None` likewise.
+        files (`Sequence[CountsFile]`): the counts that decided it together with the corpus.
     """
 
     def __init__(
@@ -247,12 +247,12 @@ class TokenChoice:
 
     @property
     def hash(self) -> str | None:
-        """Of what the corpus asks for; `None` where the vocabulary stays as it is."""
+        """Of what the corpus needs; `None` if the vocabulary stays as it is."""
         return None if self._counted is None else self._counted.hash
 
     @cached_property
     def natural(self) -> np.ndarray:
-        """The dense ids that the corpus asks for, ascending; of a vocabulary that stays as it is all rows."""
+        """The dense ids that the corpus needs, ascending; all rows if the vocabulary stays as it is."""
         return np.arange(self._rows) if self._counted is None else self._counted.natural
 
     @property
@@ -261,7 +261,7 @@ class TokenChoice:
         return self._rows if self._counted is None else len(self._counted.protected)
 
     def __call__(self, size: int) -> np.ndarray:
-        """The dense ids of this many tokens, of all where that is fewer, ascending."""
+        """The dense ids of this many tokens, or of all if there are fewer, ascending."""
         if self._counted is None or self._spec is None:
             return self.natural
         counted = self._counted
@@ -269,7 +269,7 @@ class TokenChoice:
         return resize(self._spec, vocabulary, counted.uses, min(size, len(self._dense)), counted.used)
 
     def tokenizer(self, kept: np.ndarray) -> PreTrainedTokenizerBase:
-        """A tokenizer of these tokens alone."""
+        """A tokenizer with only these tokens."""
         if self._last is None or self._last[0] != kept.tobytes():
             self._last = (kept.tobytes(), tokenizer_of(self._dense, kept, self._model_type))
         return self._last[1]
@@ -279,17 +279,17 @@ class TokenChoice:
         return self._dense if kept is None else self.tokenizer(np.array(kept))
 
     def changed(self, texts: Sequence[str], kept: Sequence[int] | None) -> int:
-        """How many texts of the corpus, or words of a preset, a plan's tokenizer cuts into other pieces."""
+        """How many texts of the corpus, or words of a preset, a plan's tokenizer tokenises differently."""
         if kept is None or self._counted is None or (self._counted.closed and len(kept) >= len(self.natural)):
             return 0  # by construction, see vocabulary.closure
         ids = np.array(kept)
-        with progress("Comparing the pieces of the corpus", len(texts), "text") as tick:
+        with progress("Comparing the tokenisation of the corpus", len(texts), "text") as tick:
             return changed_texts(self._dense, self.tokenizer(ids), ids, texts, tick)
 
     def packed(
         self, kept: np.ndarray, documents: Sequence[Document], length: int, most_tokens: int | None = None
     ) -> PackedTokens:
-        """Documents in the pieces of these tokens, as dense ids, in rows of this length."""
+        """Documents tokenised with these tokens, as dense ids, in rows of this length."""
         tokenizer = self.tokenizer(kept)
         pieces = [kept[ids] for ids in token_lists(tokenizer, [document.text for document in documents])]
         before, after = (kept[ids] for ids in special_ids(tokenizer))

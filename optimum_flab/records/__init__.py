@@ -1,1 +1,1 @@
-"""What lies beside the weights: plan, report, file names, and how files are written whole."""
+"""What is stored beside the weights: plan, report, file names, and how files are written atomically."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their names, and renamed."""
+"""Files that exist whole or not at all: written to temporary names, then renamed."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from pathlib import Path
 from ..errors import FlabError
 
 
-# what a file was written to when its writer was killed
+# the temporary file of a writer that was killed
 LEFT_OVER = re.compile(r"\.(?P<name>.+)\.partial-\d+")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside its name and renames it at the end; what was there before stays until then.
+    """Writes a file under a temporary name and renames it at the end; what was there before stays until then.
 
     Args:
-        path (`Path`): the file; folders above it are made.
+        path (`Path`): the file; parent folders are created.
         write (`Callable`): writes the content to the path that it is given.
 
     Raises:
-        `OSError`: the file cannot be written. What `write` raises goes through. Nothing is left behind.
+        `OSError`: the file cannot be written. What `write` raises is passed on. Nothing is left behind.
     """
     _write_together({path: write})
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes | Path], stale: Iterable[Path] = ()) -> None:
-    """Writes files beside their names and renames them at the end, in their order; then removes the stale ones.
+    """Writes files under temporary names and renames them at the end, in order; then removes the stale ones.
 
     Args:
-        folder (`Path`): made where it is missing.
+        folder (`Path`): created if it does not exist.
         contents (`Mapping[str, bytes | Path]`): the content of each file, or the file to copy, by its name.
-        stale (`Iterable[Path]`): files that go.
+        stale (`Iterable[Path]`): files to remove.
 
     Raises:
         [`FlabError`]: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Files of counts: how often sources of text use each token of a tokenizer. Their form, one writer and one reader."""
+"""Files of counts: how often sources of text use each token of a tokenizer. Format, writer and reader."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ADVICE = "count again with `optimum-cli flab count`"
 
 
 class SourceFacts(Record):
-    """What a file says of a source beside its counts.
+    """What a file says about a source besides its counts.
 
     Args:
-        name (`str`): as the user named it; pieces of one source have one name.
+        name (`str`): as the user named it; parts of one source have the same name.
         texts, tokens, bytes (`int`): its size.
     """
 
@@ -44,13 +44,13 @@ class SourceFacts(Record):
 
 
 class CountsFacts(Record):
-    """What a file of counts says beside these.
+    """What a file of counts says besides these.
 
     Args:
         format (`int`): of the file.
         model (`str`): whose tokenizer counted, as it was named.
-        tokenizer (`str`): hash of how it cuts texts, see [`~vocabulary.pieces_hash`].
-        sources (`tuple[SourceFacts, ...]`): a row of counts each.
+        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.pieces_hash`].
+        sources (`tuple[SourceFacts, ...]`): one row of counts each.
         datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
         version (`str`): of this software.
     """
@@ -74,7 +74,7 @@ class TokenCounts:
 
     Args:
         model (`str`): whose tokenizer counted, as it was named.
-        tokenizer (`str`): hash of how it cuts texts, see [`~vocabulary.pieces_hash`].
+        tokenizer (`str`): hash of how it tokenises texts, see [`~vocabulary.pieces_hash`].
         sources (`Mapping[str, TokenUsage]`): by the name of the source.
         datasets (`frozenset[str]`): ids of the Hub datasets among them.
     """
@@ -86,7 +86,7 @@ class TokenCounts:
 
     @property
     def hash(self) -> str:
-        """Hex SHA-256 of what decides by them: the tokenizer, and the counts of each source by its name."""
+        """Hex SHA-256 of what influences decisions: the tokenizer, and the counts of each source by its name."""
         digest = hashlib.sha256(self.tokenizer.encode())
         for name, usage in sorted(self.sources.items()):
             for part in (name.encode("utf-8", "surrogatepass"), usage.counts.tobytes()):
@@ -115,40 +115,43 @@ class TokenCounts:
 
     @classmethod
     def merged(cls, parts: Iterable[TokenCounts]) -> TokenCounts:
-        """Counts of the same tokenizer put together: what has one name is one source, whose pieces add up.
+        """Merges counts of the same tokenizer: those with the same name are one source, whose parts add up.
 
         Args:
-            parts (`Iterable[TokenCounts]`): at least one; however sources are cut into pieces, and whatever the order
-                of these, the result is that of all text at once.
+            parts (`Iterable[TokenCounts]`): at least one; however sources are split into parts, and whatever their
+                order, the result is that of all text at once.
 
         Raises:
-            [`FlabError`]: there are none, they are of different tokenizers, or more tokens than can be counted.
+            [`FlabError`]: there are none, they are of different tokenizers, or there are more tokens than can be
+                counted.
         """
         parts = iter(parts)
         first = next(parts, None)
         if first is None:
-            raise FlabError("no counts to put together; name at least one file")
+            raise FlabError("no counts to merge; name at least one file")
         sources, datasets = dict(first.sources), first.datasets
         for part in parts:
             if part.tokenizer != first.tokenizer:
                 raise FlabError(
-                    f"counts of the tokenizers of {first.model!r} and {part.model!r}, which cut texts into different"
-                    " pieces, do not add up; count both with one of them"
+                    f"counts of the tokenizers of {first.model!r} and {part.model!r}, which tokenise texts"
+                    " differently, cannot be added up; count both with one of them"
                 )
             if part.size != first.size:
                 raise FlabError(
-                    f"counts of {first.size:,} and of {part.size:,} token ids, although of one tokenizer, do not add"
-                    f" up; {ADVICE}"
+                    f"counts of {first.size:,} and of {part.size:,} token ids, although of one tokenizer, cannot be"
+                    f" added up; {ADVICE}"
                 )
             for name, usage in part.sources.items():
                 sources[name] = sources[name] + usage if name in sources else usage
             datasets |= part.datasets
         if too_many := [name for name, usage in sources.items() if usage.tokens > MOST]:
-            raise FlabError(f"source {too_many[0]!r} has more than {MOST:,} tokens together; name it in parts")
+            raise FlabError(
+                f"source {too_many[0]!r} has more than {MOST:,} tokens in all; split it under several names"
+            )
         return cls(first.model, first.tokenizer, dict(sorted(sources.items())), datasets)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Writes a `.npz` file, whole or not at all; the same counts give the same bytes.
+        """Writes a `.npz` file, whole or not at all; the same counts produce the same bytes.
 
         Args:
             path (`str` or `Path`): the file; folders above it are made.
@@ -178,7 +181,7 @@ class TokenCounts:
         """Reads what [`save`] wrote.
 
         Raises:
-            [`FlabError`]: there is no such file, it is not one of counts, damaged, or of a newer format.
+            [`FlabError`]: there is no such file, or it is not a file of counts, damaged, or of a newer format.
         """
         path = user_path(path)
         facts, counts = _read(path)
@@ -188,11 +191,11 @@ class TokenCounts:
         for row, (tokens, name) in zip(counts, sizes, strict=True):
             if row.min(initial=0) < 0:
                 raise _damaged(path, f"a token of source {name!r} occurs {row.min()} times")
-            # as float: numbers that large would wrap around
+            # as float: integers that large would wrap around
             if row.sum(dtype=np.float64) > MOST or int(row.sum()) != tokens:
                 raise _damaged(path, f"the counts of source {name!r} do not add up to its {tokens:,} tokens")
         if len({name for _, name in sizes}) < len(sizes):
-            raise _damaged(path, "a source is there twice")
+            raise _damaged(path, "a source occurs twice")
         sources = {
             one.name: TokenUsage(row, one.texts, one.tokens, one.bytes)
             for one, row in zip(facts.sources, counts, strict=True)
@@ -204,8 +207,8 @@ def check_path(path: str | Path, overwrite: bool = False) -> Path:
     """Where a file of counts can be written; called before any long work.
 
     Raises:
-        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or of a file that may not be replaced or
-            is not one of counts.
+        [`ConfigurationError`]: the path does not end in `.npz`, is a folder, or names a file that may not be replaced
+            or is not a file of counts.
     """
     path = user_path(path)
     if path.suffix != SUFFIX:
@@ -213,19 +216,19 @@ def check_path(path: str | Path, overwrite: bool = False) -> Path:
     if path.is_dir():
         raise ConfigurationError(f"output: {str(path)!r} is a folder; name a file")
     if path.exists() and not overwrite:
-        raise ConfigurationError(f"output: {str(path)!r} is there already; name another file, or set `overwrite`")
+        raise ConfigurationError(f"output: {str(path)!r} exists already; name another file, or set `overwrite`")
     if path.exists():
         try:
             _read(path)
         except FlabError as error:
             raise ConfigurationError(
-                f"output: {str(path)!r} is there, and nothing that `flab count` wrote; name another file"
+                f"output: {str(path)!r} exists, and was not written by `flab count`; name another file"
             ) from error
     return path
 
 
 def _read(path: Path) -> tuple[CountsFacts, np.ndarray]:
-    """The two arrays of a file, the first as what it says."""
+    """The two arrays of a file, the first as the facts it holds."""
     if not path.is_file():
         raise FlabError(f"{str(path)!r} does not exist; name a file that `optimum-cli flab count` wrote")
     try:
@@ -236,7 +239,7 @@ def _read(path: Path) -> tuple[CountsFacts, np.ndarray]:
                 raise ValueError(f"{broken} is not as it was written")
         with np.load(path, allow_pickle=False) as file:
             values, counts = json.loads(str(file["about"])), file["counts"]
-    except Exception as error:  # archives are damaged in many ways
+    except Exception as error:  # archives can be damaged in many ways
         raise _damaged(path, str(error) or type(error).__name__) from error
     version = values.get("format") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT:

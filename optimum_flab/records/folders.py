@@ -1,4 +1,4 @@
-"""Folders that become a result whole, or stay as they were."""
+"""Folders that hold either the whole result, or what they held before."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .atomic import LEFT_OVER
 from .locks import locked
 
 
-# In this hidden folder a run writes, under these names. It lies in the output folder where that is there already (a
-# mount point cannot be renamed, and its parent need not be writable), else beside it.
+# A run writes to this hidden folder, under these names. It is in the output folder if that exists already (a mount
+# point cannot be renamed, and its parent may not be writable), else beside it.
 WORK = ".flab-output"
 NEW, READY, OLD = "new", "ready", "old"
-# what file systems and desktops put into folders: neither in the way nor moved
+# what file systems and desktops put into folders: ignored, and not moved
 IGNORED = frozenset({WORK, "lost+found", ".DS_Store"})
-# a folder without it is no checkpoint: it goes first and comes last, so that nobody reads a mixture
+# a folder without it is not a checkpoint: it is removed first and added last, so that nobody reads a mixture
 READ_FIRST = "config.json"
 MOST_NAMED = 5
 
@@ -46,7 +46,7 @@ class Kind:
 
 
 class OutputFolder:
-    """A folder that a run will write, reserved from `with` to its end.
+    """A folder that a run will write, reserved for the duration of the `with` block.
 
     ```python
     >>> with OutputFolder("out", KIND, overwrite=True, inputs=["model"]) as output:
@@ -56,13 +56,14 @@ class OutputFolder:
     ```
 
     What could be refused at the end is refused at the start. Until [`written`] ends, the folder is as it was; a folder
-    that was there stays the same one, with its mode and owner. What a killed run left is put right by the next one.
+    that existed before remains the same one, with its mode and owner. The next run cleans up what a killed one left.
 
     Args:
-        folder (`str` or `Path`): made where it is missing, with its parents.
+        folder (`str` or `Path`): created if it does not exist, with its parents.
         kind ([`Kind`]): what it will hold.
         overwrite (`bool`): whether a folder of this kind that is not empty may be replaced.
-        inputs (`Iterable`): files and folders that the run reads; those that do not exist, such as Hub ids, are none.
+        inputs (`Iterable`): files and folders that the run reads; those that do not exist, such as Hub ids, are
+            ignored.
 
     Raises:
         [`ConfigurationError`]: the folder is or holds one of the inputs.
@@ -74,7 +75,7 @@ class OutputFolder:
         self, folder: str | Path, kind: Kind, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
     ):
         if not str(folder):
-            raise ConfigurationError("the output folder has no name; give one")
+            raise ConfigurationError("the output folder has no name; specify one")
         self.named = folder
         with refused_where_unreadable(folder):
             self.folder = Path(folder).expanduser().resolve()
@@ -106,8 +107,8 @@ class OutputFolder:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """Gives an empty folder to write to, whose content takes its place when the block ends, and is gone where it
-        raises.
+        """Yields an empty folder to write to, whose content replaces that of the output folder when the block ends,
+        and is removed if it raises.
 
         Raises:
             [`FlabError`]: something could not be written; the output folder is as it was.
@@ -125,7 +126,7 @@ class OutputFolder:
         except BaseException as error:
             with suppress(OSError):  # what is not settled stays where it is, for the next run
                 self._settle()
-            # some libraries wrap what the system says
+            # some libraries wrap the system's error
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             if full or isinstance(error, OSError):
                 reason = "the disk is full: free some space, or name another folder" if full else str(error)
@@ -134,7 +135,7 @@ class OutputFolder:
             raise
 
     def check(self) -> None:
-        """Raises what entering raises, but for another run that writes there; changes nothing."""
+        """Raises what entering raises, except if another run is writing there; changes nothing."""
         if self.folder.exists() and not self.folder.is_dir():
             raise FlabError(f"output {self.named} exists and is not a folder; name another")
         for path in self.inputs:
@@ -146,12 +147,12 @@ class OutputFolder:
         names = sorted(set(os.listdir(self.folder)) - IGNORED) if self.folder.is_dir() else []
         if names and self.kind.mark not in names:
             raise FlabError(
-                f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and is not"
-                f" replaced: it holds {listed(names)}; name another folder, or move what is there away"
+                f"output folder {self.named} is not {self.kind.name}, since {self.kind.mark} is missing, and will not"
+                f" be replaced: it holds {listed(names)}; name another folder, or move what is there away"
             )
         if names and not self.overwrite:
             raise FlabError(
-                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or give"
+                f"output folder {self.named} exists and is not empty (it holds {listed(names)}); name another, or set"
                 " `overwrite`"
             )
         if foreign := [name for name in names if not self._is_ours(self.folder / name)]:
@@ -181,7 +182,7 @@ class OutputFolder:
             ) from error
 
     def _clear(self, beside: Path) -> None:
-        """Removes what a run left that began when the folder was not there; refuses if it is still at work."""
+        """Removes what was left by a run that began before the folder existed; refuses if that is still at work."""
         lock = locked(beside, self._refuse)
         shutil.rmtree(beside, ignore_errors=True)
         lock.release()
@@ -198,7 +199,7 @@ class OutputFolder:
     def _left_in_between(self) -> str:
         kept = [str(path) for path in (self._work / READY, self._work / OLD) if path.exists()]
         return (
-            f"the files of the exchange that was begun are in {' and '.join(kept)}, and the next run goes on with it"
+            f"the files of the unfinished replacement are in {' and '.join(kept)}, and the next run will complete it"
         )
 
     def _is_settled(self) -> bool:
@@ -213,18 +214,18 @@ class OutputFolder:
     def _move_in(self) -> None:
         (self._work / OLD).mkdir()
         move_content(self.folder, self._work / OLD)
-        # from here on the new content is complete, and what is interrupted goes on instead of back
+        # from here on the new content is complete, and an interrupted replacement goes forward instead of back
         (self._work / NEW).rename(self._work / READY)
         try:
             self._settle()
-        except OSError:  # perhaps it was for once; there is no way back any more
+        except OSError:  # perhaps it was temporary; there is no way back any more
             self._settle()
 
     def _settle(self) -> None:
-        """Ends what was begun: forward where the new content was complete, else back.
+        """Finishes what was begun: forward if the new content was complete, else back.
 
         Raises:
-            [`FlabError`]: somebody put files there meanwhile that would be replaced.
+            [`FlabError`]: somebody put files there in the meantime that would be replaced.
         """
         new, ready, old = (self._work / name for name in (NEW, READY, OLD))
         left = ready if ready.is_dir() else old if old.is_dir() else None
@@ -241,7 +242,7 @@ class OutputFolder:
 
 
 def as_new_files(folder: Path) -> None:
-    """Gives files the mode that new files have: some writers of weights make them for their owner alone."""
+    """Sets the mode that new files have: some libraries make weight files readable by their owner only."""
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):
@@ -250,8 +251,8 @@ def as_new_files(folder: Path) -> None:
 
 
 def move_content(source: Path, target: Path) -> None:
-    """Moves what is in one folder to another of the same file system, so that at no time both halves of a checkpoint
-    can be read as one."""
+    """Moves what is in one folder to another of the same file system, so that at no time halves of two checkpoints can
+    be read as one."""
     arriving = target.name != OLD
     for name in sorted(os.listdir(source), key=lambda name: (name == READ_FIRST) is arriving):
         if name not in IGNORED:
@@ -260,16 +261,16 @@ def move_content(source: Path, target: Path) -> None:
 
 @contextmanager
 def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
-    """Within this context a folder that may not be looked at is refused with a [`FlabError`]."""
+    """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
-    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle are the second
+    except (OSError, RuntimeError, UnicodeError) as error:  # circular links raise the second
         reason = getattr(error, "strerror", None) or error
-        raise FlabError(f"output folder {folder} cannot be looked at ({reason}); name another") from error
+        raise FlabError(f"output folder {folder} cannot be accessed ({reason}); name another") from error
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raises a [`FlabError`] if `folder` is a file, or cannot be made or written."""
+    """Raises a [`FlabError`] if `folder` is a file, or cannot be created or written."""
     with refused_where_unreadable(folder):
         if Path(folder).exists() and not Path(folder).is_dir():
             raise FlabError(f"output {folder} exists and is not a folder; name another")
@@ -282,7 +283,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 def is_in(path: Path, folder: Path) -> bool:
-    """Whether `path` exists and is `folder` or below it, whatever they are called."""
+    """Whether `path` exists and is `folder` or below it, whatever names they go by."""
     path = path.resolve()
     return path.exists() and folder.exists() and any(part.samefile(folder) for part in (path, *path.parents))
 
@@ -294,7 +295,7 @@ def listed(names: list[str]) -> str:
 
 
 def nearest_folder(folder: str | Path) -> Path:
-    """A folder, or where it is not there yet the nearest one above it that is."""
+    """A folder, or if it does not exist yet its nearest existing parent."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent

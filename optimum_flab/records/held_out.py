@@ -49,19 +49,19 @@ class LayerDrift(Record):
 
 
 class HeldOut(Record):
-    """What pruning cost on held-out text; where such text was named, everything but `by_kind` is about that alone.
+    """What pruning cost on held-out text; if such text was named, everything but `by_kind` is about only that.
 
     Args:
         texts (`int`): whole texts.
         bytes (`int`): their size in UTF-8.
-        positions (`int`): predicted tokens of the pruned tokenizer, that `divergence` and `lost_mass` are means of.
-        dense_tokens, pruned_tokens (`int`): pieces of the texts under each tokenizer.
-        texts_cut_differently (`int`): texts that the two tokenizers cut into different pieces.
+        positions (`int`): predicted tokens of the pruned tokenizer, over which `divergence` and `lost_mass` are means.
+        dense_tokens, pruned_tokens (`int`): tokens of the texts under each tokenizer.
+        texts_cut_differently (`int`): texts that the two tokenizers tokenise differently.
         divergence (`float`): mean KL(dense ‖ pruned) in nats per token, over the kept vocabulary, on the pruned
-            tokenizer's pieces.
-        lost_mass (`float`): mean probability that the dense model gives to tokens that are gone.
+            tokenizer's tokens.
+        lost_mass (`float`): mean probability that the dense model gives to removed tokens.
         dense_bits_per_byte, pruned_bits_per_byte (`float`): bits; each model under its own tokenizer.
-        by_kind (`dict[str, KindCost]`): the same by kind of text; empty where texts were of no kind.
+        by_kind (`dict[str, KindCost]`): the same by kind of text; empty if texts were of no kind.
         by_token (`dict[str, TokenCost]`): the divergence by kind of the predicted token, most frequent first; empty in
             older reports.
         by_layer (`tuple[LayerDrift, ...]`): the drift after each layer; empty in older reports.

@@ -1,4 +1,4 @@
-"""JSON files with a known form. Light."""
+"""JSON files with a known form. Lightweight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_json(path: Path, advice: str = "make it again, or restore the file") ->
     """The JSON object in a file.
 
     Args:
-        advice (`str`): what to do where it cannot be read, for the message.
+        advice (`str`): what to do if it cannot be read, for the message.
 
     Raises:
         [`FlabError`]: the file cannot be read, or holds something else.
@@ -39,7 +39,7 @@ def validated(form: type[Form], values: Any, path: Path, advice: str = "make it 
 
     Args:
         form (`type`): a pydantic model.
-        values: what the file was read as.
+        values: the values read from the file.
 
     Raises:
         [`FlabError`]: names the first fields that are not as they should be.

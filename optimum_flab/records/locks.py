@@ -1,4 +1,4 @@
-"""Folders that one run at a time may change."""
+"""Folders that only one run at a time may change."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-LOCK = "lock"  # the file that says so
+LOCK = "lock"  # the lock file
 
 
 def locked(folder: Path, busy: Callable[[FileLock], None]) -> FileLock:
-    """Makes a folder where it is missing, and takes the lock in it.
+    """Creates a folder if it does not exist, and takes its lock.
 
     Args:
-        folder (`Path`): whoever removes it holds its lock meanwhile.
-        busy (`Callable`): called with the lock where another run holds it: raises, or waits for it.
+        folder (`Path`): whoever removes it must hold its lock.
+        busy (`Callable`): called with the lock if another run holds it: raises, or waits for it.
 
     Returns:
         `FileLock`: to be released.
 
     Raises:
-        `OSError`: the folder cannot be made or written.
+        `OSError`: the folder cannot be created or written.
     """
     lock = FileLock(folder / LOCK)
     while True:
@@ -33,4 +33,4 @@ def locked(folder: Path, busy: Callable[[FileLock], None]) -> FileLock:
             busy(lock)
         if Path(lock.lock_file).exists():
             return lock
-        lock.release()  # the run that had it ended, and took the file along
+        lock.release()  # the run that held it ended, and removed the file

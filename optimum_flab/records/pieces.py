@@ -1,4 +1,4 @@
-"""Finished pieces of a long stage, kept as they come, so that a run that was killed goes on after the last of them."""
+"""Finished pieces of a long stage, saved as they come, so that after a kill the run resumes after the last of them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Piece:
 
 
 class Pieces:
-    """Pieces by name: one file each, written beside its name and renamed, so that none is ever half there.
+    """Pieces by name: one file each, written under a temporary name and renamed, so that none is ever incomplete.
 
     Args:
-        folder (`Path`, *optional*): made for the first piece. `None`: pieces are kept in memory, for a run that cannot
-            go on later. What a full disk refuses is kept in memory too.
+        folder (`Path`, *optional*): created for the first piece. `None`: pieces are kept in memory, for a run that
+            cannot be resumed. What does not fit on a full disk is kept in memory too.
         on_write (`Callable`): called after every piece.
         above (`tuple[str, ...]`): names of what these are pieces of; a file that was moved counts as damaged.
     """
@@ -57,7 +57,7 @@ class Pieces:
         self._memory: dict[str, Piece] = {}
 
     def part(self, name: str) -> Pieces:
-        """Pieces of their own inside these; the same ones at every call."""
+        """A separate group of pieces inside these; the same one at every call."""
         if name not in self._parts:
             self._parts[name] = Pieces(
                 None if self.folder is None else self.folder / name, self._on_write, (*self._above, name)
@@ -82,24 +82,25 @@ class Pieces:
         try:
             with safe_open(self._path(name), framework="pt") as file:
                 if file.metadata()[NAME] != self._full(name):
-                    raise ValueError("it is another piece")
+                    raise ValueError("it is a different piece")
                 tensors = {key: file.get_tensor(key) for key in file.keys() if key.startswith(only)}
                 return Piece(tensors, json.loads(file.metadata()[FACTS]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            say(f"{self._path(name)} is damaged; what it held is done again")
+            say(f"{self._path(name)} is damaged; its content is computed again")
             self._path(name).unlink(missing_ok=True)
             return None
 
     def finished(self, name: str, only: str = "") -> Piece:
-        """A piece that was kept by this run.
+        """A piece that was saved by this run.
 
         Raises:
-            [`FlabError`]: somebody removed or damaged it meanwhile.
+            [`FlabError`]: it was removed or damaged in the meantime.
         """
         piece = self.read(name, only)
         if piece is None:
             raise FlabError(
-                f"{name} is gone from {self.folder} since it was kept; the same command again makes it anew"
+                f"{name} has disappeared from {self.folder} since it was saved; run the same command again to recreate"
+                " it"
             )
         return piece
 
@@ -108,7 +109,7 @@ class Pieces:
         return self.read(name, only="\0") is not None
 
     def tensors(self, name: str, make: Callable[[], Mapping[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
-        """The tensors of a piece, which is made and kept where it is not finished."""
+        """The tensors of a piece, which is made and saved if it is not finished."""
         piece = self.read(name)
         if piece is not None:
             return piece.tensors
@@ -117,7 +118,7 @@ class Pieces:
         return made
 
     def write(self, name: str, tensors: Mapping[str, torch.Tensor] | None = None, **facts: Any) -> None:
-        """Keeps a piece, in place of one of the same name."""
+        """Saves a piece, replacing one of the same name."""
         tensors = {} if tensors is None else tensors
         if self.folder is None:
             self._memory[name] = Piece(dict(tensors), facts)
@@ -131,7 +132,7 @@ class Pieces:
             self._on_write()
         except (OSError, SafetensorError) as error:
             if not self._memory:
-                say(f"{path} cannot be written ({error}); a run that is interrupted cannot go on")
+                say(f"{path} cannot be written ({error}); an interrupted run cannot resume")
             self._memory[name] = Piece({key: value.detach().cpu() for key, value in tensors.items()}, facts)
 
     def forget_unfinished(self) -> None:
@@ -149,7 +150,7 @@ class Pieces:
                 shutil.rmtree(self.folder)
 
     def _full(self, name: str) -> str:
-        """The name of a piece among those of all stages; the folder of a stage is named by what decides it."""
+        """The name of a piece among those of all stages; the folder of a stage is named after what decides it."""
         return "/".join([*self._above, name])
 
     def _path(self, name: str) -> Path:

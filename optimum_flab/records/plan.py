@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PLAN_NAME = "flab_plan.json"
 WEIGHTS_NAME = "flab_plan.safetensors"
-FORMAT, WITH_EXPERTS = 1, 2  # a reader of the first alone would take plans with experts for no plans
+FORMAT, WITH_EXPERTS = 1, 2  # a reader of only the first would not recognise plans with experts
 Index = Annotated[int, Field(ge=0)]
 LayerName = Annotated[str, Field(pattern=r"^(0|[1-9]\d{0,5})$")]
 
@@ -99,7 +99,7 @@ class PruningPlan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes that it gives the model, by the dimensions of [`~families.Family`]."""
+        """The sizes of the model that results, by the dimensions of [`~families.Family`]."""
         sizes = {"vocab": self.vocab_size, "layer": len(self.kept_layers)}
         if self.kept_neurons:
             neurons: list = next(iter(self.kept_neurons.values()))
@@ -128,7 +128,7 @@ class PruningPlan:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Writes `flab_plan.json`, and `flab_plan.safetensors` where compensation changed something."""
+        """Writes `flab_plan.json`, and `flab_plan.safetensors` if compensation changed something."""
         from ..tensors.lazy import StoredTensors, write_tensors
 
         fields = self.to_dict()
@@ -145,11 +145,11 @@ class PruningPlan:
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:
-        """Reads a plan from a folder or from its `flab_plan.json`; the tensors lie beside it.
+        """Reads a plan from a folder or from its `flab_plan.json`; the tensors are beside it.
 
         Raises:
             [`FlabError`]: the file is missing, is not a plan, or its tensors are not there. Whether it fits a model is
-                for [`~checkpoints.surgery.check_plan`].
+                checked by [`~checkpoints.surgery.check_plan`].
         """
         from safetensors import SafetensorError
 
@@ -210,7 +210,7 @@ class PruningPlan:
 
 
 def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
-    """Whether the neurons that a layer keeps are a list for each of its experts."""
+    """Whether the neurons that a layer keeps are listed separately for each of its experts."""
     return bool(neurons) and isinstance(neurons[0], list)
 
 

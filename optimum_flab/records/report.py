@@ -1,4 +1,4 @@
-"""`flab_report.json`: what was removed and what it cost. Its form, its one writer and its one reader. Light."""
+"""`flab_report.json`: what was removed and what it cost. Its form, writer and reader. Lightweight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .texts import PlainText, TextCounts
 
 
 REPORT_NAME = "flab_report.json"
-FORMAT: Final = 2  # reports that state none are of format 1
+FORMAT: Final = 2  # reports that state no format are of format 1
 ADVICE = "restore the file, or prune again"
 
 
@@ -41,10 +41,10 @@ class Base(Record):
     """The dense model.
 
     Args:
-        name (`str`): as it was given: a Hub id or a path.
-        revision (`str`, *optional*): its commit, where it is from the Hub.
+        name (`str`): as the user named it: a Hub id or a path.
+        revision (`str`, *optional*): its commit, if it is from the Hub.
         weights_sha256 (`str`): hash of its weights.
-        card ([`BaseCard`], *optional*): `None` where there was no card in its folder.
+        card ([`BaseCard`], *optional*): `None` if there was no card in its folder.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Sizes(Record):
         vocab_size (`int`): rows of the embedding.
         num_hidden_layers (`int`): layers.
         intermediate_size (`int`): neurons of an FFN, or of an expert where there are experts.
-        num_experts (`int`, *optional*): experts of a layer; `None` where there are none.
+        num_experts (`int`, *optional*): experts of a layer; `None` if there are none.
     """
 
     vocab_size: int
@@ -103,9 +103,10 @@ class TriedShape(Sizes):
 
     Args:
         validation_divergence (`float`): nats per token, over the vocabulary of the shape.
-        validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays in the shape's pieces.
-        validation_bits_per_byte (`float`): the divergence added; less half of the former, shapes are compared by it.
-        chosen (`bool`): whether it is the one that was taken.
+        validation_vocabulary_bits_per_byte (`float`, *optional*): what the dense model pays with the shape's tokens.
+        validation_bits_per_byte (`float`): the divergence added; minus half of the former, this is what shapes are
+            compared by.
+        chosen (`bool`): whether it is the one that was chosen.
     """
 
     validation_divergence: Number
@@ -119,7 +120,7 @@ class RemovedLayer(Record):
 
     Args:
         layer (`int`): index in the dense model.
-        score (`float`): what the criterion said, see [`~pruning.depth.Removal`].
+        score (`float`): the criterion's score, see [`~pruning.depth.Removal`].
     """
 
     layer: int
@@ -127,12 +128,12 @@ class RemovedLayer(Record):
 
 
 class Search(Record):
-    """What the search saw.
+    """What the search measured.
 
     Args:
         candidates (`tuple[TriedShape, ...]`): empty where sizes were pinned.
         removed_layers (`tuple[RemovedLayer, ...]`): in the order of their removal.
-        natural_vocab_size (`int`): tokens that the corpus asks for.
+        natural_vocab_size (`int`): tokens that the corpus needs.
     """
 
     candidates: tuple[TriedShape, ...] = ()
@@ -145,10 +146,10 @@ class RecoveryData(Record):
 
     Args:
         examples (`int`): examples that were read.
-        dropped (`dict[str, int]`): examples left out, by reason; where there are none, passages that only measure.
+        dropped (`dict[str, int]`): examples left out, by reason; if there are none, passages that only measure.
         kept (`int`): examples that are left.
-        plain_text ([`PlainText`]): text beside them.
-        answers (`dict[str, int]`): examples by whose answer is learned.
+        plain_text ([`PlainText`]): text besides them.
+        answers (`dict[str, int]`): examples by the source of the answer that is learned.
         answers_rejected (`dict[str, int]`): answers of the dense model that are not learned, by reason.
         sequences, validation_sequences (`int`): rows that were trained on, and that were set aside.
         tokens, answer_tokens (`int`): tokens in `sequences`, and those whose prediction is learned.
@@ -171,7 +172,7 @@ class ClosedForm(Record):
 
     Args:
         before, after (`float`): divergence on the sequences set aside, in nats per token.
-        share (`float`): how far it went of the way that the closed form points out, 0 to 1.
+        share (`float`): how much of the closed-form update was applied, 0 to 1.
         kept (`bool`): whether the refitted weights were kept.
     """
 
@@ -182,11 +183,11 @@ class ClosedForm(Record):
 
 
 class CurvePoint(Record):
-    """A loss as it was logged: of the training, or on the sequences set aside.
+    """A logged loss: of the training, or on the sequences set aside.
 
     Args:
         step (`int`): steps done.
-        training_loss, validation_loss (`float`, *optional*): nats; one of them.
+        training_loss, validation_loss (`float`, *optional*): nats; one of the two.
     """
 
     step: int
@@ -198,7 +199,7 @@ class RecoveryTraining(Record):
     """How a training went.
 
     Args:
-        steps, steps_done (`int`): steps of the optimizer, planned and done.
+        steps, steps_done (`int`): optimizer steps, planned and done.
         batch_size, micro_batch_size (`int`): sequences per step over all processes, and per forward pass of one.
         accumulation (`int`): forward passes per step of one process.
         evaluate_every (`int`): steps between evaluations.
@@ -242,17 +243,17 @@ class Recovery(Record):
 
     Args:
         pruned_weights_sha256 (`str`): hash of the weights before it.
-        settings (`dict`): the settings, as they were asked for.
+        settings (`dict`): the settings, as requested.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read.
         data ([`RecoveryData`]): what it was done with.
         held_out_before, held_out_after ([`HeldOut`]): on text not trained on, the same for both.
         pruning_held_out ([`HeldOut`], *optional*): what the pruning before it measured, on held-out text of its own.
-        closed_form ([`ClosedForm`], *optional*): `None` where it was not asked for.
+        closed_form ([`ClosedForm`], *optional*): `None` if it was not requested.
         training ([`RecoveryTraining`]): how it went.
         estimate ([`RecoveryEstimate`]): what it was expected to take.
         seconds (`dict[str, float]`): wall time per step.
         notes (`tuple[str, ...]`): what the user should know.
-        command (`str`, *optional*): the command line, with names in place of paths.
+        command (`str`, *optional*): the command line, with names instead of paths.
     """
 
     pruned_weights_sha256: str
@@ -274,9 +275,10 @@ class EarlierRound(Record):
     """A pruning and a training before the last pruning of several.
 
     Args:
-        removed_ratio, target_ratio (`float`): share of all parameters of the dense model that was gone after it.
+        removed_ratio, target_ratio (`float`): share of all parameters of the dense model that had been removed by
+            then.
         pruned ([`Side`]): the model after it.
-        search ([`Search`]): what its search saw.
+        search ([`Search`]): what its search measured.
         recovery ([`Recovery`]): its training, towards the dense model.
         seconds (`dict[str, float]`): wall time per step of its pruning.
     """
@@ -320,28 +322,28 @@ class Report(Record):
     Args:
         format (`int`): of the file.
         base_model ([`Base`]): the dense model.
-        weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, where they are cut on
-            their way to the files.
+        weights_sha256 (`str`, *optional*): hash of the weights; `None` until they are written, if they are only pruned
+            on their way to the files.
         dense, pruned ([`Side`]): before and after.
-        removed_ratio, target_ratio (`float`): share of all parameters; no target where sizes were pinned.
+        removed_ratio, target_ratio (`float`): share of all parameters; no target if sizes were pinned.
         removed_body_ratio (`float`, *optional*): share of the parameters of all but the vocabulary; `None` in reports
-            of before this was noted.
+            from before this was recorded.
         removed_layer_indices (`tuple[int, ...]`): of the dense model, ascending.
-        held_out ([`HeldOut`], *optional*): `None` where nothing was measured, as when a plan is applied.
-        search ([`Search`], *optional*): `None` where a plan was applied.
-        texts ([`TextCounts`], *optional*): `None` where a plan was applied.
+        held_out ([`HeldOut`], *optional*): `None` if nothing was measured, as when a plan is applied.
+        search ([`Search`], *optional*): `None` if a plan was applied.
+        texts ([`TextCounts`], *optional*): `None` if a plan was applied.
         datasets (`tuple[str, ...]`): ids of the Hub datasets that were read to prune.
         recovery ([`Recovery`], *optional*): the training after pruning.
-        earlier_rounds (`tuple[EarlierRound, ...]`): where it was pruned more than once, with training in between: all
-            rounds but the last, of which `search`, `texts` and `seconds` tell. Each searched on the model that the
-            round before it had trained; everything else compares with the dense model.
-        completions (`tuple[Completion, ...]`): those that were asked for.
+        earlier_rounds (`tuple[EarlierRound, ...]`): if it was pruned more than once, with training in between: all
+            rounds but the last, which `search`, `texts` and `seconds` describe. Each searched on the model trained by
+            the previous round; everything else compares with the dense model.
+        completions (`tuple[Completion, ...]`): those that were requested.
         notes (`tuple[str, ...]`): what the user should know.
         seed (`int`, *optional*): of the sampling of texts.
         computation ([`Computation`]): what it was computed in.
         seconds (`dict[str, float]`): wall time per step.
         versions (`dict[str, str]`): of Python and packages; `None` for one that is not installed.
-        command (`str`, *optional*): the command line, with names in place of paths.
+        command (`str`, *optional*): the command line, with names instead of paths.
     """
 
     format: Literal[2] = FORMAT
@@ -384,7 +386,7 @@ def write_report(folder: str | Path, report: Report) -> None:
 
 
 def read_report(folder: str | Path) -> Report:
-    """What `flab_report.json` says, in today's form.
+    """The content of `flab_report.json`, in the current form.
 
     Args:
         folder (`str` or `Path`): of a pruned model.
@@ -397,14 +399,14 @@ def read_report(folder: str | Path) -> Report:
 
 
 def as_report(values: dict[str, Any], path: Path) -> Report:
-    """The content of a `flab_report.json` in today's form.
+    """The content of a `flab_report.json` in the current form.
 
     Args:
-        values (`dict`): what the file was read as.
-        path (`Path`): where it was read, for messages.
+        values (`dict`): the values read from the file.
+        path (`Path`): the file, for messages.
 
     Raises:
-        [`FlabError`]: it is of a newer format, or names the first fields that are not as they should be.
+        [`FlabError`]: it is of a newer format, or malformed; names the first faulty fields.
     """
     if "base_model" not in values:
         raise FlabError(f"{str(path)!r} is not the report of a pruning; name the folder of a pruned model")
@@ -414,7 +416,7 @@ def as_report(values: dict[str, Any], path: Path) -> Report:
             f"report {str(path)!r} has format {version}, and optimum-flab {__version__} reads formats up to {FORMAT};"
             f" install optimum-flab {_writer(values)} or later"
         )
-    # of format 1 are those that state none; what they left out is optional today
+    # reports that state no format are of format 1; what they left out is optional now
     if version is None or (type(version) is int and version == 1):
         values = {**values, "format": FORMAT}
     return validated(Report, values, path, ADVICE)

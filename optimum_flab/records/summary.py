@@ -1,4 +1,4 @@
-"""A report as the terminal shows it. Light."""
+"""A report as the terminal shows it. Lightweight."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def report_summary(report: Report) -> str:
             f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
             f"  dense mass lost        {held_out.lost_mass:.3%}",
             f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
-            f"({held_out.texts_cut_differently} texts cut differently)",
+            f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
         ]
     for number, before in enumerate(report.earlier_rounds, start=1):
@@ -45,13 +45,13 @@ def report_summary(report: Report) -> str:
     texts = report.texts
     if texts is not None and texts.corpus_cut_differently:
         lines.append(
-            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are cut into other pieces than before"
+            f"{texts.corpus_cut_differently:,} of {texts.corpus:,} corpus texts are tokenised differently than before"
         )
     if texts is not None and texts.preset_words_cut_differently:
         cut, words = texts.preset_words_cut_differently, texts.preset_words
-        lines.append(f"{cut:,} of {words:,} words of the preset are cut into other pieces than before")
+        lines.append(f"{cut:,} of {words:,} words of the preset are tokenised differently than before")
     if texts is not None and texts.counts:
-        lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts are whole")
+        lines.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts stay whole")
     lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
 
@@ -88,7 +88,7 @@ def _recovery_lines(recovery: Recovery) -> list[str]:
 
 
 def _before_lines(measured: HeldOut | None) -> list[str]:
-    """What the pruning measured before a training, on other texts than that."""
+    """What the pruning measured before a training, on different texts."""
     lines = [] if measured is None else _kind_lines(measured)
     if measured is None or not lines:
         return []

@@ -1,4 +1,4 @@
-"""The texts that decided, in the report. Light."""
+"""The texts that decisions were based on, in the report. Lightweight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CountedText(Record):
     Args:
         file, sha256 (`str`): the file of counts, and its hash.
         sources, datasets (`tuple[str, ...]`): what was counted, and the ids of the Hub datasets in it.
-        texts, tokens, bytes (`int`): how much that is.
+        texts, tokens, bytes (`int`): the amount of text.
         whole_tokens (`int`): those of the tokens that stay in the vocabulary.
     """
 
@@ -34,11 +34,11 @@ class TextCounts(Record):
         corpus, calibration, validation, held_out (`int`): texts in each set.
         set_aside (`int`): texts taken out of the calibration sources for validation and held-out.
         skipped_files (`int`): files inside named folders that are not UTF-8 text.
-        corpus_cut_differently (`int`, *optional*): texts of the corpus that are cut into other pieces than before.
+        corpus_cut_differently (`int`, *optional*): texts of the corpus that are tokenised differently than before.
         calibration_by_kind (`dict[str, int]`): texts of the calibration by kind.
         preset_words, preset_words_cut_differently (`int`): words of the preset that decided the vocabulary with the
-            corpus, and those that are cut into other pieces than before; 0 without one.
-        counts (`tuple[CountedText, ...]`): text that decided the vocabulary with the corpus by its counts alone.
+            corpus, and those that are tokenised differently than before; 0 without a preset.
+        counts (`tuple[CountedText, ...]`): text that decided the vocabulary with the corpus only through its counts.
     """
 
     corpus: int
@@ -68,12 +68,12 @@ class PlainText(Record):
     """Text without answers that was trained on.
 
     Args:
-        passages (`int`): passages that were taken.
-        overlapping (`dict[str, int]`): passages left out since they overlap with a text, by the name of that.
-        continuations (`int`): beginnings of files that the dense model wrote on from, and that were taken.
+        passages (`int`): passages that were used.
+        overlapping (`dict[str, int]`): passages left out because they overlap with a text, by the name of that text.
+        continuations (`int`): beginnings of files that the dense model continued, and that were used.
         continuations_dropped (`dict[str, int]`): those that were left out, by reason.
         tokens (`int`, *optional*): tokens of both; `None` in reports of versions that did not count them.
-        sources (`tuple[str, ...]`): what was read, named or not; in older reports that stands in the settings.
+        sources (`tuple[str, ...]`): what was read, named or not; in older reports this is in the settings.
     """
 
     passages: int

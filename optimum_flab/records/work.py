@@ -1,4 +1,4 @@
-"""Values of the stages of a run, kept by content: the same command after a kill finds them and goes on."""
+"""Values of the stages of a run, saved by content: after a kill the same command finds them and resumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .pieces import Pieces
 
 FORMAT = 1  # of the work folder
 KEY_LENGTH = 16  # of the hash in the name of a value's folder
-KEPT_DAYS = 30  # after the last run that asked for it
+KEPT_DAYS = 30  # after the last run that used it
 INPUTS, SECONDS, CHECKSUM = "inputs.json", "seconds", "checksum"
 VALUE, UNFINISHED, PIECES = "value", "value.partial", "pieces"
 MOST_NAMED = 3
@@ -41,7 +41,7 @@ class Stage(Generic[T]):
     Args:
         name (`str`): one word, for folders and messages.
         save (`Callable`): writes a value to an empty folder.
-        load (`Callable`): reads it again, equal in every bit.
+        load (`Callable`): reads it again, bit for bit.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Stage(Generic[T]):
 
 
 class WorkFolder:
-    """The values of stages, each in a folder named by the hash of everything that decides it.
+    """The values of stages, each in a folder named after the hash of everything that decides it.
 
     Args:
-        root (`Path`): made where it is missing. Where it cannot be written, values are kept until the run ends.
-        resume (`bool`): whether what is there may be used; otherwise it is made anew, and replaces it.
-        say (`Callable`): what tells the user of values that are used again.
-        agree (`Callable`): of several processes that make the same values, each in a folder of its own, whether
-            something is so in all.
+        root (`Path`): created if it does not exist. If it cannot be written, values are kept until the run ends.
+        resume (`bool`): whether saved values may be used; otherwise they are computed again and replaced.
+        say (`Callable`): tells the user about values that are reused.
+        agree (`Callable`): for several processes that compute the same values, each in a folder of its own: whether a
+            condition holds in all.
         is_main (`bool`): whether this process is the first of them.
-        check (`Callable`): called before a value is kept; raises if what it was made of has changed meanwhile.
+        check (`Callable`): called before a value is saved; raises if its inputs have changed in the meantime.
 
     Attributes:
-        seconds (`dict[str, float]`): what each stage of this run took to make, before an interruption included.
+        seconds (`dict[str, float]`): how long each stage of this run took, including the time before an interruption.
     """
 
     def __init__(
@@ -84,18 +84,18 @@ class WorkFolder:
             with tempfile.TemporaryFile(dir=root):
                 _forget_old(root)
         except OSError as error:
-            self._say(f"nothing can be kept in {root} ({error.strerror or error}): an interrupted run cannot go on")
+            self._say(f"nothing can be saved in {root} ({error.strerror or error}): an interrupted run cannot resume")
             self._temporary = tempfile.TemporaryDirectory()
             root = Path(self._temporary.name)
         self.root = root
 
     def made(self, stage: Stage[T], inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
-        """The value of a stage: what an earlier run kept of the same inputs, or else what `make` gives.
+        """The value of a stage: what an earlier run saved for the same inputs, or else what `make` returns.
 
         Args:
             inputs (`Mapping[str, Any]`): everything that decides the value, as JSON can hold it.
-            make (`Callable`): makes the value. What it writes to the [`Pieces`] that it is given is there again after
-                an interruption, and goes once the value is kept.
+            make (`Callable`): computes the value. What it writes to the [`Pieces`] passed to it is available again
+                after an interruption, and is removed once the value is saved.
         """
         inputs = json.loads(json.dumps({"format": FORMAT, "code": code_hash(), **inputs}))
         folder, start = self.root / f"{stage.name}-{digest_of(inputs)[:KEY_LENGTH]}", time.monotonic()
@@ -111,7 +111,7 @@ class WorkFolder:
                 found = self._kept(stage, folder)
             except OSError as error:
                 unusable = error
-            if not self._agree(found is not None) and found is not None:  # another process has to make it
+            if not self._agree(found is not None) and found is not None:  # another process has to compute it
                 found = None
                 _empty(folder)
             if unusable is not None:
@@ -122,11 +122,11 @@ class WorkFolder:
             return value
 
     def _lock_in_turn(self, stage: Stage[T], folder: Path, held: ExitStack) -> None:
-        """Takes the lock of a folder; of several processes the first before the others, so that of two equal runs one
-        waits as a whole."""
+        """Takes the lock of a folder; with several processes the first one goes before the others, so that of two
+        equal runs one waits as a whole."""
 
         def wait(lock: FileLock) -> None:
-            self._say(f"{stage.name}: another run is making the same in {folder}; waiting for it")
+            self._say(f"{stage.name}: another run is computing the same in {folder}; waiting for it")
             lock.acquire()
 
         if not self._is_main:
@@ -138,8 +138,8 @@ class WorkFolder:
                 self._agree(True)
 
     def _unkept(self, stage: Stage[T], make: Callable[[Pieces], T], start: float, error: OSError) -> T:
-        """A value that nothing is kept of."""
-        self._say(f"{stage.name} cannot be kept ({error}); an interrupted run makes it anew")
+        """A value of which nothing is saved."""
+        self._say(f"{stage.name} cannot be saved ({error}); an interrupted run computes it again")
         value = make(Pieces())
         self.seconds[stage.name] = round(time.monotonic() - start, 3)
         return value
@@ -157,12 +157,12 @@ class WorkFolder:
             if (folder / CHECKSUM).read_text(encoding="utf-8") != _checksum(folder / VALUE):
                 raise ValueError("it is not as it was written")
             found = (stage.load(folder / VALUE),)
-        except Exception as error:  # of the many kinds of libraries that read files
-            self._say(f"{stage.name}: what was kept in {folder} cannot be read ({error}); it is made anew")
+        except Exception as error:  # libraries that read files raise errors of many kinds
+            self._say(f"{stage.name}: what was saved in {folder} cannot be read ({error}); it is computed again")
             _empty(folder)
             return None
-        self._say(f"{stage.name}: used again from {folder}")
-        shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did
+        self._say(f"{stage.name}: reused from {folder}")
+        shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a run that was killed before it did this
         return found
 
     def _make(self, stage: Stage[T], folder: Path, inputs: Mapping[str, Any], make: Callable[[Pieces], T]) -> T:
@@ -174,9 +174,9 @@ class WorkFolder:
         pieces = Pieces(folder / PIECES, lambda: _write_seconds(folder, elapsed()), (folder.name,))
         pieces.forget_unfinished()
         if finished := pieces.count():
-            self._say(f"{stage.name}: goes on after the {finished} pieces that are finished in {folder}")
+            self._say(f"{stage.name}: resumes after the {finished} finished pieces in {folder}")
         elif not (folder / INPUTS).exists() and (other := self._nearest(stage.name, inputs)):
-            self._say(f"{stage.name}: made anew, since {other}")
+            self._say(f"{stage.name}: computed again, since {other}")
         with suppress(OSError):
             (folder / INPUTS).write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         value = make(pieces)
@@ -194,13 +194,13 @@ class WorkFolder:
             (folder / UNFINISHED).rename(folder / VALUE)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-            self._say(f"{stage.name} cannot be kept ({error}); an interrupted run goes on after its last piece")
+            self._say(f"{stage.name} cannot be saved ({error}); an interrupted run resumes after its last piece")
             return value
         pieces.clear()
         return value
 
     def _nearest(self, name: str, inputs: Mapping[str, Any]) -> str | None:
-        """What the nearest kept value of this stage and this model was made with instead."""
+        """What the nearest saved value of this stage and model was computed with instead."""
         nearest: list[str] | None = None
         for path in sorted(self.root.glob(f"{name}-*/{INPUTS}")):
             if not any((path.parent / there).exists() for there in (VALUE, PIECES)):
@@ -218,15 +218,15 @@ class WorkFolder:
 
 @cache
 def code_hash() -> str:
-    """Hex SHA-256 of the source of this package: other code may decide otherwise."""
+    """Hex SHA-256 of the source of this package: other code may decide differently."""
     package = Path(__file__).parent.parent
     files = sorted(package.rglob("*.py"))
     return digest_of([[path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")] for path in files])
 
 
 def _forget_old(root: Path) -> None:
-    """Removes what nobody asked for in many days: of runs that never ended, of settings that nobody takes again. What
-    is not of a work folder stays."""
+    """Removes what has not been used for many days: from runs that never ended, or settings no longer in use. Anything
+    not from a work folder stays."""
     for folder in root.iterdir():
         with suppress(OSError):
             if _is_ours(folder) and time.time() - folder.stat().st_mtime > KEPT_DAYS * 24 * 3600:
@@ -234,7 +234,7 @@ def _forget_old(root: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is that of a value: by its name, and by inputs that have this name."""
+    """Whether a folder belongs to a value: by its name, and by inputs whose hash is that name."""
     name, _, key = folder.name.rpartition("-")
     if not name or folder.is_symlink() or not folder.is_dir():
         return False
@@ -243,7 +243,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _inputs(folder: Path) -> dict[str, Any] | None:
-    """What a value was made of; `None` where that cannot be read."""
+    """The inputs of a value; `None` if they cannot be read."""
     try:
         values = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -288,7 +288,7 @@ def _write_seconds(folder: Path, seconds: float) -> None:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Which fields differ, with both values where they are short."""
+    """Which fields differ, with both values if they are short."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             found
@@ -298,4 +298,4 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if old == new:
         return []
     shown = f"{name} is {new!r}, and was {old!r} in an earlier run"
-    return [shown if len(shown) <= 100 else f"{name} is another than in an earlier run"]
+    return [shown if len(shown) <= 100 else f"{name} differs from that of an earlier run"]

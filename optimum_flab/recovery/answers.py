@@ -1,4 +1,4 @@
-"""The dense model's answers and continuations: batched, each batch kept on disk."""
+"""The dense model's answers and continuations: batched, each batch saved on disk."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .strategy import STOP_STRINGS, Completion
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> int:
-    """The id that fills rows; it is masked, so that any will do where the tokenizer has none."""
+    """The id that fills rows; it is masked, so any will do if the tokenizer has none."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
 
 
 class Answerer:
-    """Asks a dense model.
+    """Generates a dense model's answers.
 
     Args:
         model (`PreTrainedModel`): in evaluation mode.
-        weights_hash (`str`): says which weights these are, for the cache.
-        cache ([`BatchCache`]): keeps the answers by content.
+        weights_hash (`str`): identifies the weights, for the cache.
+        cache ([`BatchCache`]): saves the answers by content.
         most_tokens (`int`): of an answer.
     """
 
@@ -93,22 +93,22 @@ class Answerer:
         return [self._answer(prompt, ids, stops) for prompt, ids in zip(prompts, found, strict=True)]
 
     def _answer(self, prompt: list[int], ids: list[int], stops: list[str]) -> list[Any]:
-        """The text before its end, and whether it came to one."""
+        """The text before its end, and whether it reached one."""
         text, ended = text_behind(self.tokenizer, prompt, ids, self.ends)
         shortened = cut(text, stops)
         return [shortened + "\n", True] if shortened != text else [text, ended]
 
 
 class Continuer:
-    """Has a dense model write on from beginnings of texts, seeded.
+    """Has a dense model continue beginnings of texts, with a seed.
 
     Args:
         model (`PreTrainedModel`): in evaluation mode.
-        weights_hash (`str`): says which weights these are, for the cache.
-        cache ([`BatchCache`]): keeps the continuations by content.
+        weights_hash (`str`): identifies the weights, for the cache.
+        cache ([`BatchCache`]): saves the continuations by content.
         most_tokens (`int`): of a continuation.
-        temperature (`float`): tokens are drawn at; 0: the likeliest.
-        seed (`int`): of the draws.
+        temperature (`float`): of the sampling; 0: the likeliest tokens.
+        seed (`int`): of the sampling.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class Continuer:
         keep: Callable[[str, int], bool] = lambda text, number: True,
         tick: Callable[[int], Any] = lambda done: None,
     ) -> Iterator[tuple[str, int]]:
-        """Beginnings with their continuations, and how many tokens those have, batch by batch until those that `keep`
-        takes have as many tokens as asked for, or there are no more; `tick` is called with the number of every
-        batch's."""
+        """Beginnings with their continuations and their numbers of tokens, batch by batch until those that `keep`
+        accepts have as many tokens as requested, or there are no more; `tick` is called with the number of tokens of
+        every batch."""
         before = list(special_ids(self.tokenizer)[0])
         start = 0
         while tokens > 0 and start < len(beginnings):

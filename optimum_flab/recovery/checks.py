@@ -1,4 +1,4 @@
-"""What a recovery refuses before any long work: settings, consent, and a dense model that is another."""
+"""What a recovery refuses before any long work: faulty settings, missing consent, and a different dense model."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def check_teacher(work: Work) -> None:
     if found != plan.base_hash:
         raise FlabError(
             f"teacher {name!r} has weights {found[:12]}…, the model was pruned from {plan.base_model!r} with weights "
-            f"{plan.base_hash[:12]}…; give the model that it was pruned from"
+            f"{plan.base_hash[:12]}…; name the model that it was pruned from"
             + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )
     rows = work.model.get_input_embeddings().weight.shape[0]
     if rows != plan.vocab_size:
         raise FlabError(
-            f"the pruned model has {rows:,} embedding rows, its plan says {plan.vocab_size:,}; the folder mixes files "
-            "of two prunings, prune again"
+            f"the pruned model has {rows:,} embedding rows, but its plan says {plan.vocab_size:,}; the folder mixes"
+            " files of two prunings, so prune again"
         )
     vocabulary = work.tokenizer.get_vocab()
     dense_vocabulary = work.dense.tokenizer.get_vocab()
@@ -45,18 +45,18 @@ def check_teacher(work: Work) -> None:
         )
         if dense_vocabulary.get(token) != dense_number:
             raise FlabError(
-                f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id "
-                f"{dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; give the teacher that the "
-                "model was pruned from"
+                f"token {token!r} has id {number} in the pruned tokenizer, which the plan takes from dense id"
+                f" {dense_number}, but in {name!r} it is {dense_vocabulary.get(token)}; name the teacher that the"
+                " model was pruned from"
             )
 
 
 def check_method(settings: RecoverySettings, family: Family) -> None:
     """Raises a [`ConfigurationError`] if this family's weights cannot be trained in this way."""
     if settings.method == "full" and family.experts is not None:
-        # the Trainer goes on from files in which each expert has a name of its own, and would find none of them
+        # the Trainer resumes from files in which each expert has a separate name, and would find none of them
         raise ConfigurationError(
-            f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; take 'lora'"
+            f"recovery.method: 'full' does not train mixtures of experts, such as {family.model_type}; use 'lora'"
         )
 
 
@@ -69,14 +69,13 @@ def check_inputs(settings: RecoverySettings, consent: bool) -> None:
 
 
 def check_consent(settings: RecoverySettings, examples: Sequence[Example], consent: bool) -> None:
-    """Raises a [`ConfigurationError`] if programs would have to run and may not, or lack the packages that they are
+    """Raises a [`ConfigurationError`] if programs would have to run but may not, or lack the packages that they are
     allowed; called before any long work."""
     if settings.answers != "dense" or not any(one.test is not None and not one.blank for one in examples):
         return
     if not consent:
         raise ConfigurationError(
             "the data has tests, so programs that the dense model writes would be run in a sandbox; consent with "
-            "`confirm_run_unsafe_code`, or learn from the references alone with "
-            "`recovery.answers` reference"
+            "`confirm_run_unsafe_code`, or learn only from the references with `recovery.answers` reference"
         )
     check_packages(settings.allow_packages)

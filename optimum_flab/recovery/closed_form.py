@@ -1,11 +1,11 @@
-"""The free step before training: what least squares can still win back on the model as it was pruned.
+"""The free step before training: what least squares can still regain on the pruned model.
 
-Two streams of hidden states go up side by side, that of the dense model and that of the pruned one, as it is with the
-layers below already refitted. Layer by layer the attention's output projection and the FFN's are refitted so that the
-pruned stream is as near to the dense one as they can make it, at the place where the pruned model's next layer reads
-it: behind removed layers, whose linear part is so folded into the projection before them. A bias of the projection and
-the scale of the final norm are refitted too. The weights are pulled towards those there are, and a projection that
-reads more numbers than the tokens can tell apart is left as it is. (Where a norm stands between the FFN and the
+Two streams of hidden states go up side by side, that of the dense model and that of the pruned one with the layers
+below already refitted. Layer by layer the attention's output projection and the FFN's are refitted so that the pruned
+stream is as near to the dense one as they can make it, at the point where the pruned model's next layer reads it:
+after removed layers, whose linear part is thus folded into the projection before them. A bias of the projection and
+the scale of the final norm are refitted too. The weights are pulled towards the current ones, and a projection whose
+inputs are too many for the tokens to determine it is left as it is. (Where there is a norm between the FFN and the
 stream, only the final norm is refitted.)
 """
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TOKENS_PER_INPUT = 8  # fewest tokens for each number that a projection reads, else it would be fitted to their noise
-PULL = 0.3  # towards the weights there are, as a share of the mean diagonal of the Gram matrix
+TOKENS_PER_INPUT = 8  # fewest tokens per input of a projection, else it would be fitted to their noise
+PULL = 0.3  # towards the current weights, as a share of the mean diagonal of the Gram matrix
 
 
 def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -> torch.Tensor:
-    """A projection's weights with what least squares adds to them, float32; as they are if the tokens say nothing.
+    """A projection's weights with the least-squares correction, float32; unchanged if the tokens say nothing.
 
     Args:
-        weight (`torch.Tensor` of shape `(out, in)`): the weights there are.
-        problem ([`LeastSquares`]): what its output lacks, as targets of a step that is pulled towards zero. The
-            targets are small, so that the sums hold more digits than those of whole outputs would.
+        weight (`torch.Tensor` of shape `(out, in)`): the current weights.
+        problem ([`LeastSquares`]): the error of its output, as targets of a step that is pulled towards zero. The
+            targets are small, so the sums hold more digits than those of whole outputs would.
     """
     weight = weight.detach().float()
     if not torch.isfinite(problem.gram.diagonal().mean()):
@@ -50,7 +50,7 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
 
 @contextmanager
 def _inputs_seen(module: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Notes what a module reads, at each run."""
+    """Records the input of a module, at each run."""
     seen: dict[str, torch.Tensor] = {}
     handle = module.register_forward_pre_hook(lambda _, args: seen.update(input=args[0]))
     try:
@@ -70,13 +70,14 @@ def refit(
     batch_size: int,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Refits a pruned model in place; of a mixture of experts what attention gives, and the final norm.
+    """Refits a pruned model in place; in a mixture of experts only the attention's output projections and the final
+    norm.
 
     Args:
         dense (`PreTrainedModel`): the dense model, in the dtype to compute in.
         pruned (`PreTrainedModel`): a model of the same family, changed; on the same device.
         kept_layers (`Sequence[int]`): dense index of each pruned layer.
-        dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either.
+        dense_tokens, tokens ([`PackedTokens`]): the same sequences as ids of either model.
         tick (`Callable`): called after every layer of the pruned model.
     """
     dense_inputs = [layer_inputs(dense, family, batch) for batch in dense_tokens.batches(batch_size)]
@@ -124,8 +125,8 @@ def _refit_output(
 
     Args:
         name (`str`): the attention's output projection or the FFN's.
-        wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read behind the projection: in
-            front of the FFN, or behind the layer.
+        wanted (`Sequence[torch.Tensor]`): the dense stream where the pruned one is read after the projection: before
+            the FFN, or after the layer.
     """
     projection = family.projection(layer, name)
     weight = family.matrix(name, projection.weight)
@@ -175,7 +176,7 @@ def _refit_final_norm(
 
 @torch.no_grad()
 def between(start: PreTrainedModel, refitted: PreTrainedModel, share: float, result: PreTrainedModel) -> None:
-    """Gives `result` the weights of `start` and this share of what the refit changed; summed in float32.
+    """Sets the weights of `result` to those of `start` plus this share of what the refit changed; summed in float32.
 
     Least squares on the hidden states aims past what is best for the predictions; part of the way often helps more.
     """
@@ -183,7 +184,7 @@ def between(start: PreTrainedModel, refitted: PreTrainedModel, share: float, res
     target = dict(result.named_parameters())
     for name, parameter in start.named_parameters():
         there = goal[name].to(parameter.device)
-        # what the refit left alone differs by the rounding of the computation at most
+        # what the refit left alone differs at most by the rounding of the computation
         changed = not torch.equal(there, parameter.to(there.dtype))
         own = parameter.float()
         target[name].copy_(own + share * (there.float() - own) if changed else parameter)

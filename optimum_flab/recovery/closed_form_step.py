@@ -1,4 +1,4 @@
-"""The closed form as a step of a recovery: refit, go as much of the way as helps, keep the result by content."""
+"""The closed form as a step of a recovery: refit, apply as much of the update as helps, save the result by content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .data import Data
 from .work import MEASURED_AT_ONCE, Steps, Work
 
 
-REFIT_SHARES = (1.0, 0.5, 0.25)  # of the way that the closed form points out
+REFIT_SHARES = (1.0, 0.5, 0.25)  # of the update of the closed form
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def closed_form_step(
     dtype: torch.dtype,
     give_up_dense: Callable[[], None],
 ) -> tuple[PreTrainedModel, ClosedForm]:
-    """The refitted model if it is nearer to the dense one on the rows set aside, else the model as it was.
+    """The refitted model if it is closer to the dense one on the rows set aside, else the model as it was.
 
     `give_up_dense` is called once the dense model's weights are no longer read here.
     """
@@ -88,7 +88,7 @@ def closed_form_step(
     write_atomically(file, lambda partial: save_file(weights, partial, metadata=metadata))
     steps.say(
         f"closed form: divergence {section.before:.4f} -> {section.after:.4f} on the sequences set aside, "
-        + (f"going {share:.0%} of the way" if section.kept else "so it is left out")
+        + (f"applying {share:.0%} of the update" if section.kept else "so it is not applied")
     )
     return (best if section.kept else work.model), section
 

@@ -17,7 +17,7 @@ def draw_curve(curve: Sequence[Mapping[str, float]], best_step: int, label: str,
     Args:
         curve (`Sequence[Mapping[str, float]]`): see [`~recovery.trained.Training`].
         best_step (`int`): the step whose checkpoint was kept.
-        label (`str`): what the loss is, for the axis.
+        label (`str`): the name of the loss, for the axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

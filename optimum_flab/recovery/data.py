@@ -40,10 +40,10 @@ from .strategy import (
 from .work import Steps, Work
 
 
-HELD_OUT_SHARE = 0.1  # most of the examples that are set aside to measure on, where no held-out source is named
+HELD_OUT_SHARE = 0.1  # the most examples to be set aside for measuring, if no held-out source is named
 PROGRAMS_AT_ONCE = 64
-INSTRUCTIONS = "the instruction data"  # which plain text must not show; of the examples themselves
-LONGER = "lengthen the sequences by `recovery.sequence_length`, or name other data in `recovery.data`"
+INSTRUCTIONS = "the instruction data"  # which plain text must not contain; of the examples themselves
+LONGER = "lengthen the sequences with `recovery.sequence_length`, or name other data in `recovery.data`"
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Selected:
         held_out (`list[str]`): texts that only measure.
         forbidden (`dict[str, Forbidden]`): what no training text may share a passage with, by its name.
         plain ([`Sequences`], *optional*): rows of plain text, without labels.
-        beginnings (`list[str]`): of files that the dense model is to write on from.
-        validation ([`Sequences`], *optional*): rows of plain text that choose the checkpoint, where there are no
+        beginnings (`list[str]`): of files that the dense model is to continue.
+        validation ([`Sequences`], *optional*): rows of plain text that choose the checkpoint, if there are no
             examples.
     """
 
@@ -82,21 +82,21 @@ def held_out_texts(settings: RecoverySettings, plan: PruningPlan) -> list[str]:
     """Texts of the sources that only measure: those of the settings, else those of the pruning if still there."""
     named = settings.held_out
     if named:
-        # of packaged sources what no pruning decided by
+        # of packaged sources what no pruning used for decisions
         return [document.text for document in read_sources(named, for_training=True).documents]
     try:
         sources = plan.settings.get("data", {}).get("held_out", [])
         return [document.text for document in read_sources(sources).documents] if sources else []
-    except FlabError:  # made on another machine
+    except FlabError:  # created on another machine
         return []
 
 
 def within_tokens(work: Work, texts: Sequence[str], settings: RecoverySettings) -> list[str]:
-    """Passages of some texts in a seeded order that have as many tokens as are measured on, at least one."""
+    """Passages of some texts in a seeded order with as many tokens as are measured on, at least one passage."""
     left = settings.held_out_tokens
     taken: list[str] = []
     length = settings.sequence_length
-    # what fits a sequence may make sense only as a whole, as a conversation does
+    # what fits a sequence may only make sense as a whole, like a conversation
     whole = {text: _tokens(work, text) <= length for text in dict.fromkeys(texts) if text.strip()}
     passages = {part for text, fits in whole.items() for part in ([text] if fits else passages_in(text, settings))}
     for passage in sorted(passages, key=lambda passage: rank(settings.seed, passage)):
@@ -114,7 +114,7 @@ def _tokens(work: Work, text: str) -> int:
 def select(
     work: Work, settings: RecoverySettings, examples: list[Example], held_out: list[str], steps: Steps
 ) -> Selected:
-    """Leaves out what must not be trained on, and sets texts aside to measure on where none are named."""
+    """Leaves out what must not be trained on, and sets texts aside to measure on if none are named."""
     counts = Counts(read=len(examples))
     examples = [example for example in examples if not example.blank]
     counts.drop("without a prompt or an answer", counts.read - len(examples))
@@ -162,16 +162,16 @@ def _select_text(
     forbidden: dict[str, Forbidden],
     counts: Counts,
 ) -> Selected:
-    """Divides plain text where there are no instructions."""
+    """Divides plain text if there are no instructions."""
     parts = divided_text(plain, settings, partial(_tokens, work), bool(held_out))
     if not held_out:
         held_out, forbidden = parts.held_out, {**forbidden, "text set aside": Forbidden(parts.held_out)}
         counts.drop("set aside to measure on", len(held_out))
-    # what chooses the checkpoint may show no evaluation text either; the report counts what is trained on
+    # what chooses the checkpoint must not contain evaluation text either; the report counts what is trained on
     choosing = Counts()
     validation = _plain_rows(work, settings, parts.validation, settings.text_tokens, forbidden, choosing)
     set_aside = [text for source in parts.validation for document in source.documents for text in document]
-    # and a near copy of it that is trained on would flatter the checkpoints that learnt it by heart
+    # and training on a near copy of it would favour the checkpoints that memorised it
     forbidden = {**forbidden, "validation text": Forbidden(set_aside)}
     budget = text_budget(settings, 0)
     rows = _plain_rows(work, settings, parts.training, budget, forbidden, counts)
@@ -181,7 +181,7 @@ def _select_text(
         other = ", which overlaps neither excluded nor held-out text" if overlap else ""
         raise FlabError(
             f"nothing is left to train on, to choose the checkpoint on, or to measure on: {counts.describe()} to train"
-            f" on, {choosing.describe()} to choose by; name more text in `recovery.text`{other}, or data in"
+            f" on, {choosing.describe()} to choose on; name more text in `recovery.text`{other}, or data in"
             " `recovery.data`"
         )
     return Selected([], held_out, forbidden, counts, rows, beginnings, validation)
@@ -195,14 +195,14 @@ def _plain_rows(
     forbidden: dict[str, Forbidden],
     counts: Counts,
 ) -> Sequences | None:
-    """Passages of several sources as rows; `None` where none may be read."""
+    """Passages of several sources as rows; `None` if none may be read."""
     taken = drawn(sources, work.tokenizer, settings, most, forbidden, counts)
     counts.plain_tokens += sum(len(one.ids) for one in taken)
     return pack_examples(taken, settings.sequence_length, not work.family.separates_documents)[0]
 
 
 def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) -> Sequences:
-    """The rows that there would be with the reference answers; raises what the data could be refused for."""
+    """The rows that the reference answers would make; raises whatever the data could be refused for."""
     if not settings.data:
         rows = selected.plain if selected.plain is not None else selected.validation
         assert rows is not None  # else it was refused
@@ -214,7 +214,7 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
     length, apart = settings.sequence_length, not work.family.separates_documents
     packed, too_long = pack_examples(encoded, length, apart)
     if packed is None and settings.answers == "dense" and any(e.answers.count(False) < length for e in encoded):
-        # the references are too long, but the dense model may answer more shortly
+        # the references are too long, but the dense model may give shorter answers
         packed, too_long = pack_examples([e.cut(length) for e in encoded], length, apart)
     if packed is None:
         selected.counts.drop(f"longer than {length} tokens", too_long)
@@ -228,22 +228,23 @@ def expected_rows(work: Work, settings: RecoverySettings, selected: Selected) ->
 
 
 def _with_expected(rows: Sequences, settings: RecoverySettings) -> Sequences:
-    """Rows with as many again, of the same text, as there may be of continuations."""
+    """Rows extended by as many, of the same text, as there may be of continuations."""
     more = math.ceil(settings.continuation_tokens / settings.sequence_length)
     return rows.with_rows(rows.rows([number % len(rows) for number in range(more)])) if more else rows
 
 
 def _refuse_one_row(length: int) -> NoReturn:
     raise FlabError(
-        f"the data fills 1 sequence of {length} tokens, and one is needed to choose the checkpoint on; name more data "
-        "in `recovery.data` or shorten the sequences by `recovery.sequence_length`"
+        f"the data fills 1 sequence of {length} tokens, and a further one is needed to choose the checkpoint; name"
+        " more data "
+        "in `recovery.data` or shorten the sequences with `recovery.sequence_length`"
     )
 
 
 def prepare(
     work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
 ) -> Data:
-    """Chooses the answers of the examples and lays them into rows."""
+    """Chooses the answers of the examples and packs them into rows."""
     examples, counts = selected.examples, selected.counts
     continued = _continued(work, settings, selected, cache, steps, dtype) if settings.continuation_tokens else None
     plain = [rows for rows in (selected.plain, continued) if rows is not None]
@@ -256,7 +257,7 @@ def prepare(
         return Data(_joined(plain), selected.validation, selected.held_out, counts)
     if settings.answers == "dense":
         examples = _answered(work, settings, examples, cache, steps, dtype, counts)
-        # an answer of the dense model may recite what no reference held
+        # an answer of the dense model may recite what no reference contained
         forbidden = {name: texts for name, texts in selected.forbidden.items() if name != INSTRUCTIONS}
         examples = without_overlap(examples, forbidden, counts)
     else:
@@ -271,7 +272,7 @@ def prepare(
     if len(packed) < 2:
         _refuse_one_row(settings.sequence_length)
     rows, aside = split_rows(len(packed), settings.validation_share, settings.seed)
-    # what is set aside is like the instructions, which are what a recovery with instructions is for
+    # what is set aside resembles the instructions, which are what a recovery with instructions is for
     return Data(_joined([packed.rows(rows), *plain]), packed.rows(aside), selected.held_out, counts)
 
 
@@ -282,7 +283,7 @@ def _joined(parts: Sequence[Sequences]) -> Sequences:
 def _continued(
     work: Work, settings: RecoverySettings, selected: Selected, cache: BatchCache, steps: Steps, dtype: torch.dtype
 ) -> Sequences | None:
-    """Rows of what the dense model writes on from beginnings of files; `None` where none may be trained on."""
+    """Rows of the dense model's continuations of beginnings of files; `None` if none may be trained on."""
     counts, asked = selected.counts, settings.continuation_tokens
     continuer = Continuer(
         _writing(work, dtype),
@@ -308,8 +309,8 @@ def _continued(
     counts.continuations += len(found)
     if (written := sum(number for _, number in found)) < asked:
         steps.say(
-            f"note: of {asked:,} tokens of continuations that were asked for {written:,} could be had; name more text "
-            "in `recovery.text` to have more files written on from"
+            f"note: of the {asked:,} tokens of continuations requested, {written:,} could be generated; name more text"
+            " in `recovery.text` for more files to continue"
         )
     kept = [piece for text, _ in found for piece in encode_text(text, work.tokenizer, settings.sequence_length)]
     counts.plain_tokens += sum(len(one.ids) for one in kept)
@@ -317,7 +318,7 @@ def _continued(
 
 
 def _writing(work: Work, dtype: torch.dtype) -> PreTrainedModel:
-    """The dense model in the dtype of the training, to write with."""
+    """The dense model in the dtype of the training, for generation."""
     dense = work.dense.model
     model = placed(dense, dense.device, dtype)
     model.generation_config = dense.generation_config
@@ -360,8 +361,8 @@ def _answered(
 def faults(
     programs: Sequence[Program], packages: tuple[str, ...], cache: BatchCache, tick: Callable[[int], Any]
 ) -> list[str | None]:
-    """Why each program is not learned from, `None` where it passes its test. Kept on disk: a program near its time
-    limit is judged once, not once a process, and not anew after an interruption."""
+    """Why each program is not learned from, `None` if it passes its test. Saved on disk: a program near its time limit
+    is judged once, not once per process, and not again after an interruption."""
 
     def judged(part: Sequence[Program]) -> list[str | None]:
         verdicts = run_programs(part, confirm_run_unsafe_code=True, allow_packages=packages)

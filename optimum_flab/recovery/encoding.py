@@ -1,4 +1,4 @@
-"""Examples -> packed rows of tokens, with labels on the answers alone."""
+"""Examples -> packed rows of tokens, with labels only on the answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as tokens; `answers` is true for the tokens that hold a part of the answer, and for its end."""
+    """One example as tokens; `answers` is true for the tokens that contain a part of the answer, and for its end."""
 
     ids: list[int]
     answers: list[bool]
@@ -37,7 +37,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Packed rows to train or to measure on.
+    """Packed rows to train or measure on.
 
     Args:
         tokens ([`PackedTokens`]): no document of a row sees another.
@@ -77,19 +77,19 @@ class Sequences:
 
 
 def uses_chat(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Whether instructions are laid out by the tokenizer's chat template.
+    """Whether instructions are formatted with the tokenizer's chat template.
 
     Raises:
-        [`FlabError`]: that is asked for, and there is none.
+        [`FlabError`]: that is requested, and there is none.
     """
     if template == "chat" and not tokenizer.chat_template:
-        raise FlabError("recovery.template: 'chat', but the tokenizer has no chat template; take 'plain' or 'auto'")
+        raise FlabError("recovery.template: 'chat', but the tokenizer has no chat template; use 'plain' or 'auto'")
     return template == "chat" or (template == "auto" and bool(tokenizer.chat_template))
 
 
 def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """The text before an answer, special tokens of the chat template included; nothing of it is stripped or added,
-    except one line end between an instruction and its answer where there is no chat template."""
+    except one newline between an instruction and its answer if there is no chat template."""
     if example.continues:
         return example.prompt
     if not chat:
@@ -97,7 +97,7 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
     messages = [{"role": role, "content": text} for role, text in example.turns]
     try:
         return chat_text(tokenizer, messages, add_generation_prompt=True)
-    except Exception as error:  # templates refuse what they do not know in their own ways
+    except Exception as error:  # templates refuse what they do not know in various ways
         raise FlabError(
             f"{example.place}: the tokenizer's chat template refuses it ({error}); set recovery.template to 'plain', "
             "or leave the example out"
@@ -105,22 +105,22 @@ def prompt_text(example: Example, tokenizer: PreTrainedTokenizerBase, chat: bool
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template writes behind an answer, without the white space that only parts it from the next turn;
-    empty where the template says nothing."""
+    """What the chat template writes after an answer, without the white space that only separates it from the next
+    turn; empty if the template writes nothing."""
     mark = "\ufdd0answer\ufdd0"
     messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
     try:
         _, found, end = chat_text(tokenizer, messages).rpartition(mark)
         return end.rstrip() if found else ""
-    except Exception:  # a template that knows no such turns; its examples say so themselves
+    except Exception:  # a template that knows no such turns; formatting its examples reports that
         return ""
 
 
 def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[Encoded]:
-    """Tokens of prompt and answer as one text, so that they are cut as they will be when the text is read.
+    """Tokens of prompt and answer as one text, tokenised as they will be when the text is read.
 
-    A token that holds a part of both belongs to the answer. In a chat the end of the turn follows the answer, and in
-    any case the end-of-sequence token.
+    A token that contains a part of both belongs to the answer. In a chat the end of the turn follows the answer, and
+    in any case the end-of-sequence token.
     """
     closing = turn_end(tokenizer) if chat else ""
     prompts = [prompt_text(example, tokenizer, chat) for example in examples]
@@ -148,7 +148,7 @@ def encode(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, chat
 
 
 def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Encoded]:
-    """A plain text in pieces of at most `length` tokens, none of which is an answer."""
+    """A plain text in chunks of at most `length` tokens, none of which is an answer."""
     before, after = (list(ids) for ids in special_ids(tokenizer))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     own = max(1, length - len(before) - len(after))
@@ -157,8 +157,8 @@ def encode_text(text: str, tokenizer: PreTrainedTokenizerBase, length: int) -> l
 
 
 def pack_examples(encoded: Sequence[Encoded], length: int, apart: bool) -> tuple[Sequences | None, int]:
-    """Lays examples into rows, first fit in the given order, or each into one of its own (`apart`); the longer ones
-    are left out.
+    """Packs examples into rows, first fit in the given order, or each into its own row (`apart`); longer ones are left
+    out.
 
     Returns:
         `tuple[Sequences | None, int]`: the rows (`None`: there are none), and how many examples were too long.
@@ -167,7 +167,7 @@ def pack_examples(encoded: Sequence[Encoded], length: int, apart: bool) -> tuple
     if not fitting:
         return None, len(encoded)
     tokens = pack([example.ids for example in fitting], length, 0, apart=apart)
-    # the same lengths in the same order are laid out alike
+    # the same lengths in the same order are packed alike
     flags = [[int(flag) for flag in example.answers] for example in fitting]
     answers = pack(flags, length, 0, apart=apart).input_ids.bool()
     wanted = predicting(tokens)
@@ -178,14 +178,14 @@ def pack_examples(encoded: Sequence[Encoded], length: int, apart: bool) -> tuple
 
 
 def split_rows(number: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to train on and rows set aside, at least one each where there are two."""
+    """Rows to train on and rows set aside, at least one each if there are two."""
     order = np.random.default_rng(seed).permutation(number).tolist()
     aside = min(max(1, round(number * share)), number - 1)
     return order[aside:], sorted(order[:aside])
 
 
 def schedule(rows: int, steps: int, batch_size: int, seed: int) -> list[int]:
-    """The row of every place of every batch: pass after pass over all rows, each in an order of its own.
+    """The row at every place of every batch: pass after pass over all rows, each in a different order.
 
     Fixed beforehand, so that it is the same for one process and for many, and after an interruption.
     """

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TRAINED_BYTES = 16  # of a trained parameter: float32 weight, gradient and two moments of AdamW
+TRAINED_BYTES = 16  # per trained parameter: float32 weight, gradient and two AdamW moments
 # tensors that one layer keeps for its backward pass, as wide as the hidden states and as wide as the FFN, in the dtype
 # of the training; measured on Qwen2 with LoRA on all linear layers
 ACTIVATIONS_PER_LAYER = 30
 WIDE_ACTIVATIONS_PER_LAYER = 9
 LOGIT_COPIES = 4  # float32
-TRAINED_CASTS = 2  # bytes of a trained parameter's copy in bfloat16, where that is computed in
+TRAINED_CASTS = 2  # bytes of a trained parameter's bfloat16 copy, if that is the dtype of the computation
 RUNTIME_BYTES = 600_000_000  # the interpreter and its libraries
-BACKWARD_COST = 3.0  # a training step against the forward pass of the same tokens
+BACKWARD_COST = 3.0  # a training step relative to the forward pass of the same tokens
 CHECKPOINTS = 3  # on disk at once: two and the one being written
 
 
@@ -37,7 +37,7 @@ class Estimate:
         memory_bytes (`int`): of one process while it trains.
         disk_bytes (`int`): checkpoints, cached predictions and the result.
         seconds (`float`): of the training steps, evaluations included.
-        answer_seconds (`float`): of the dense model's answers and continuations, if none is kept from before and each
+        answer_seconds (`float`): of the dense model's answers and continuations, if none is saved from before and each
             is as long as it may be.
     """
 
@@ -85,8 +85,8 @@ def training_memory(
         parameters, trained (`int`): weights of the pruned model, and those that are trained.
         length (`int`): tokens per sequence.
         itemsize (`int`): bytes of a number in the dtype of the training.
-        held (`int`, *optional*): weights of the pruned model that are trained themselves, in float32 as are those
-            beside them. Defaults to none: they are frozen, in the dtype of the training.
+        held (`int`, *optional*): weights of the pruned model that are trained themselves, in float32 like the others.
+            Defaults to none: they are frozen, in the dtype of the training.
     """
     tokens = sizes.micro_batch_size * length
     layer = (ACTIVATIONS_PER_LAYER * config.hidden_size + WIDE_ACTIVATIONS_PER_LAYER * width) * (tokens * itemsize)
@@ -105,7 +105,7 @@ def disk_needed(trained: int, parameters: int, output_itemsize: int, cache: int,
     """Bytes that checkpoints, cached predictions and the merged weights take on disk.
 
     Args:
-        saved (`int`, *optional*): weights in a checkpoint, beside two moments of each that is trained. Defaults to
+        saved (`int`, *optional*): weights in a checkpoint, besides two moments of each that is trained. Defaults to
             those that are trained.
     """
     checkpoint = 2 * trained + (trained if saved is None else saved)
@@ -120,7 +120,7 @@ def seconds_per_row(model: PreTrainedModel, tokens: PackedTokens, rows: int) -> 
 
 
 def seconds_per_token(model: PreTrainedModel, batch_size: int) -> float:
-    """Wall time of one more token for each prompt of a batch, without what attention to the prompts takes."""
+    """Wall time of one more token for each prompt of a batch, without the time for attention to the prompts."""
     inputs = torch.zeros(batch_size, 1, dtype=torch.long, device=next(model.parameters()).device)
     return _seconds(lambda: model(input_ids=inputs), inputs.device)
 

@@ -1,4 +1,4 @@
-"""Instruction data in the forms that are about -> examples with a prompt, a reference answer and perhaps tests."""
+"""Instruction data in common formats -> examples with a prompt, a reference answer and perhaps tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..texts.sources import Source, parse_source, source_rows
 FIELDS = ("prompt", "answer", "test", "entry_point")
 CHAT_COLUMNS = ("messages", "conversations", "conversation")
 ROLES = {"human": "user", "gpt": "assistant", "prompter": "user", "bot": "assistant", "model": "assistant"}
-# the prompt and the answer of a form; an answer in one of CONTINUATIONS goes on where its prompt ends
+# the prompt and the answer of a form; an answer in one of CONTINUATIONS continues where its prompt ends
 INSTRUCTION_PAIRS = (
     ("instruction", "output"),
     ("instruction", "response"),
@@ -41,10 +41,10 @@ class Example:
 
     Args:
         place (`str`): where it was read, such as `problems.jsonl#3`.
-        turns (`tuple[tuple[str, str], ...]`): role and text of each message before the answer; of a continuation one
-            turn of the user, which is the text to go on from.
-        answer (`str`): the reference answer, as it stands.
-        continues (`bool`): the answer goes on where the prompt ends, without anything between.
+        turns (`tuple[tuple[str, str], ...]`): role and text of each message before the answer; for a continuation one
+            user turn, which is the text to continue.
+        answer (`str`): the reference answer, unchanged.
+        continues (`bool`): the answer continues where the prompt ends, with nothing in between.
         test (`str`, *optional*): source of its tests.
         entry_point (`str`, *optional*): the function that the tests call.
     """
@@ -63,7 +63,7 @@ class Example:
 
     @property
     def text(self) -> str:
-        """Everything that it shows a model."""
+        """All text that it shows a model."""
         return self.prompt + ("" if self.continues else "\n") + self.answer
 
     @property
@@ -78,8 +78,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a row make an example; `input` of the Alpaca form follows the instruction in a line of its
-    own."""
+    """Which columns of a row make an example; `input` of the Alpaca form follows the instruction on its own line."""
 
     prompt: str
     answer: str
@@ -95,7 +94,7 @@ def read_instructions(specs: Sequence[str]) -> list[Example]:
 
     Args:
         specs (`Sequence[str]`): files (`.jsonl`, `.ndjson`, `.json`, `.parquet`, `.csv`), folders of such files, or
-            Hub datasets, each perhaps with its columns mapped by name, `file.jsonl[prompt=question,answer=code]`.
+            Hub datasets, each optionally with its columns mapped by name, `file.jsonl[prompt=question,answer=code]`.
 
     Raises:
         [`FlabError`]: a source cannot be read, or has no usable columns; the message lists those it has.
@@ -131,7 +130,7 @@ def column_mapping(source: Source) -> dict[str, str]:
         if not equals or not value or name not in FIELDS or name in mapping:
             raise ConfigurationError(
                 f"source {source.spec!r}: {column!r} does not map a column; write "
-                f"'[prompt=COLUMN,answer=COLUMN]', with {' and '.join(FIELDS[2:])} where there are tests"
+                f"'[prompt=COLUMN,answer=COLUMN]', with {' and '.join(FIELDS[2:])} if there are tests"
             )
         mapping[name] = value
     if mapping and not {"prompt", "answer"} <= set(mapping):
@@ -142,7 +141,7 @@ def column_mapping(source: Source) -> dict[str, str]:
 
 
 def recognise(columns: Sequence[str], mapping: Mapping[str, str]) -> Columns | None:
-    """What the columns of a row are for, as the user said or else by their names; `None` where there is no telling."""
+    """What the columns of a row are for, as the user said or else by their names; `None` if that cannot be told."""
     found = set(columns)
     if mapping:
         if not set(mapping.values()) <= found:
@@ -167,7 +166,7 @@ def examples_from_rows(rows: Any, name: str, mapping: Mapping[str, str]) -> Iter
     """Examples of the rows of one file or dataset, one for each; some may be blank.
 
     Raises:
-        [`FlabError`]: a row has no usable columns, or a chat is not one; names the row, counted from 1.
+        [`FlabError`]: a row has no usable columns, or its chat is malformed; names the row, counted from 1.
     """
     for number, row in enumerate(rows, start=1):
         place = f"{name}#{number}"
@@ -198,7 +197,7 @@ def _from_pair(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
 
 
 def _from_chat(row: Mapping[str, Any], columns: Columns, place: str) -> Example:
-    """The turns up to the last answer of the assistant; blank where nobody answers."""
+    """The turns up to the last answer of the assistant; blank if there is none."""
     messages = row[columns.chat or ""]
     turns = []
     for message in messages if isinstance(messages, (list, tuple)) else [None]:

@@ -12,10 +12,10 @@ def check_agreement(key: str, state: PartialState) -> None:
     """Raises a [`FlabError`] in every process unless all of them are about to train on the same rows.
 
     Args:
-        key (`str`): names the training by everything that decides its result.
+        key (`str`): identifies the training by everything that decides its result.
     """
     if not Processes(state).same(key):
         raise FlabError(
-            "the processes prepared different data; give those of all machines the same files, and a `cache_dir` that "
-            "all of them share"
+            "the processes prepared different data; use the same files on all machines, and a `cache_dir` that all of"
+            " them share"
         )

@@ -1,4 +1,4 @@
-"""LoRA matrices on a pruned model: which, and seeded."""
+"""Seeded LoRA matrices on a pruned model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def lora_config(model: PreTrainedModel, settings: RecoverySettings) -> LoraConfig:
-    """What the settings ask of peft."""
+    """The peft configuration from the settings."""
     embeddings = {}
     if settings.train_embeddings:
         tied = bool(getattr(model.config, "tie_word_embeddings", False))
@@ -53,8 +53,8 @@ def with_lora(model: PreTrainedModel, settings: RecoverySettings) -> PeftModel:
         shared |= {"lm_head"}
         if named := sorted(shared & {target.rpartition(".")[-1] for target in settings.targets}):
             raise ConfigurationError(
-                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which matrices of "
-                "the head alone would be merged as well; leave it out, or train both with `recovery.train_embeddings`"
+                f"recovery.targets: {', '.join(named)} shares its weights with the embeddings, into which the head's"
+                " matrices would also be merged; leave it out, or train both with `recovery.train_embeddings`"
             )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -16,7 +16,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits (`torch.Tensor` of shape `(positions, vocabulary)`): of one model.
-        labels (`torch.LongTensor` of shape `(positions,)`): the tokens that come.
+        labels (`torch.LongTensor` of shape `(positions,)`): the next tokens.
     """
     logits = logits.float()
     return logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]
@@ -27,7 +27,7 @@ def divergence(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits (`torch.Tensor` of shape `(positions, vocabulary)`): the student's; columns beyond the teacher's are
-            rows that only pad a vocabulary, and count as probability lost.
+            vocabulary padding, and count as probability lost.
         teacher (`torch.Tensor` of shape `(positions, kept)`): log-probabilities.
     """
     student = logits.float().log_softmax(dim=-1)[:, : teacher.shape[1]]
@@ -35,7 +35,7 @@ def divergence(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def top_divergence(logits: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """KL(teacher ‖ student) where the teacher is known at its likeliest tokens only, shape `(positions,)`.
+    """KL(teacher ‖ student) where only the teacher's likeliest tokens are known, shape `(positions,)`.
 
     All other tokens count as one. That never exceeds the whole divergence, and equals it if no token is left out.
 

@@ -1,4 +1,4 @@
-"""What is trained of a pruned model: LoRA matrices beside its weights, or its weights themselves."""
+"""What is trained in a pruned model: LoRA matrices beside its weights, or its weights themselves."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def trainable(
     start: PreTrainedModel, settings: RecoverySettings, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel | PeftModel:
-    """A copy of a model whose trained parameters require gradients and are held in float32: small steps on bfloat16
+    """A copy of a model whose trained parameters require gradients and are kept in float32: small steps on bfloat16
     weights would be rounded away.
 
-    Trained as a whole it is in float32 altogether, and autocast computes in the dtype of the training.
+    If all of it is trained, it is all in float32, and autocast computes in the dtype of the training.
 
     Args:
         start (`PreTrainedModel`): left as it is.
@@ -50,7 +50,7 @@ def trainable(
 
 
 def all_weights(model: PreTrainedModel, settings: RecoverySettings) -> PreTrainedModel:
-    """The model with gradients for all weights, those of embeddings and head only where they are asked for."""
+    """The model with gradients for all weights, those of embeddings and head only if requested."""
     model.requires_grad_(True)
     if not settings.train_embeddings:
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -82,8 +82,8 @@ def load_checkpoint(model: nn.Module, folder: str | Path) -> None:
 
 
 class NamesInCheckpoints(TrainerCallback):
-    """Ends a training whose first checkpoint lacks what is trained: some classes write weights under other names, and
-    going on from such a file would silently begin anew."""
+    """Stops a training whose first checkpoint lacks what is trained: some classes write weights under other names, and
+    resuming from such a file would silently start over."""
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if isinstance(model, PeftModel) or not state.is_world_process_zero:
@@ -91,19 +91,19 @@ class NamesInCheckpoints(TrainerCallback):
         stored = StoredTensors(shards(Path(args.output_dir, f"checkpoint-{state.global_step}")))
         if missing := sorted(set(trained_parameters(model)) - set(stored)):
             raise ConfigurationError(
-                f"recovery.method: 'full' cannot train a {type(model).__name__}, whose files have other names for "
-                f"{len(missing)} weights, {missing[0]} among them; take 'lora'"
+                f"recovery.method: 'full' cannot train a {type(model).__name__}, whose files have other names for"
+                f" {len(missing)} weights, {missing[0]} among them; use 'lora'"
             )
 
 
 @torch.no_grad()
 def with_trained(model: PreTrainedModel, weights: dict[str, torch.Tensor], config: LoraConfig | None) -> nn.Module:
-    """A model in float32 with what was trained in its weights.
+    """A model in float32 with the result of training in its weights.
 
     Args:
-        model (`PreTrainedModel`): is changed.
+        model (`PreTrainedModel`): is changed in place.
         weights (`dict[str, torch.Tensor]`): see [`trained_weights`].
-        config (`LoraConfig`, *optional*): what matrices are for; `None` where the weights themselves were trained.
+        config (`LoraConfig`, *optional*): of the matrices; `None` if the weights themselves were trained.
     """
     if config is None:
         model.load_state_dict(weights, strict=False)

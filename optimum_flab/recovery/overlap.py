@@ -1,4 +1,4 @@
-"""Keeping evaluation sets out: duplicates, and passages that training text shares with texts it must not show."""
+"""Keeping evaluation sets out: duplicates, and passages that training text shares with texts it must not contain."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..texts.sources import parse_source, read_source, source_rows
 
 
 def overlapped(text: str, forbidden: Mapping[str, Forbidden]) -> str | None:
-    """The name of the first of some forbidden texts that a text shares a run of words with; `None`: with none."""
+    """The name of the first forbidden text with which a text shares a run of words; `None` if there is none."""
     return next((name for name, texts in forbidden.items() if texts.overlaps(text)), None)
 
 
 def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str | None:
-    """What to tell the user of benchmarks whose texts are not at hand.
+    """What to tell the user about benchmarks whose texts are not available.
 
     Args:
         known (`Iterable[str]`): the names of those that are.
@@ -30,14 +30,15 @@ def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str |
     ]
     if not missing:
         return None
-    return f"the data was not checked against {' and '.join(missing)}, whose texts are not at hand; " + ", and ".join(
-        advice[name] for name in missing
+    return (
+        f"the data was not checked against {' and '.join(missing)}, whose texts are not available; "
+        + ", and ".join(advice[name] for name in missing)
     )
 
 
 def source_texts(specs: Sequence[str]) -> list[str]:
-    """The texts of sources that must not be trained on: of a row without named columns, every text that it holds; of
-    packaged sources what prunings read and what recoveries do."""
+    """The texts of sources that must not be trained on: for a row without named columns, every text in it; for
+    packaged sources, what prunings and recoveries read."""
     texts = []
     for source in [parse_source(spec) for spec in specs]:
         rows = source.dataset is not None or (source.path is not None and source.path.suffix.lower() in ROW_SUFFIXES)

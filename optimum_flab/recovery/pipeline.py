@@ -1,4 +1,4 @@
-"""From a pruned model and its dense model to a recovered one: the order of the steps, nothing else."""
+"""From a pruned model and its dense model to a recovered one: only the order of the steps."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a recovery gives.
+    """What a recovery returns.
 
     Args:
         model (`PreTrainedModel`): of the pruned model's class, shape and dtype.
-        held_out ([`HeldOut`], *optional*): for the report, measured anew; `None` in all processes but the first.
+        held_out ([`HeldOut`], *optional*): for the report, measured again; `None` in all processes but the first.
         section ([`Recovery`], *optional*): for the report; `None` in all processes but the first.
-        files (`dict[str, Path]`): what goes beside the weights, by its name there.
+        files (`dict[str, Path]`): files to be put beside the weights, by their names there.
     """
 
     model: PreTrainedModel
@@ -59,22 +59,22 @@ def recover(
 ) -> Recovered:
     """Trains a pruned model back towards its dense model.
 
-    Everything that takes long is kept in `cache_dir` by content: a run that was interrupted goes on where it was, and
-    gives what an uninterrupted one gives. Under `accelerate launch` every process calls this; the first prepares, and
-    all train.
+    Everything that takes long is saved in `cache_dir` by content: an interrupted run resumes where it stopped, and
+    produces the same as an uninterrupted one. Under `accelerate launch` every process calls this; the first prepares,
+    and all train.
 
     Args:
         work ([`Work`]): the models.
-        settings ([`RecoverySettings`]): what is asked for.
+        settings ([`RecoverySettings`]): what is requested.
         confirm_run_unsafe_code (`bool`): the dense model's answers may be run against the problems' tests.
         cache_dir (`str` or `Path`, *optional*): defaults to `optimum_flab/recovery` in the folder of the Hugging Face
             cache (`HF_HOME`).
-        release_dense (`bool`): give up the dense model's weights once they are no longer needed; it cannot be used
+        release_dense (`bool`): release the dense model's weights once they are no longer needed; it cannot be used
             afterwards.
 
     Raises:
         [`ConfigurationError`]: faulty settings, or consent is missing.
-        [`FlabError`]: the dense model is another, the data is not usable, or the disk is full.
+        [`FlabError`]: the dense model is a different one, the data is not usable, or the disk is full.
     """
     check_recovery(settings)
     check_method(settings, work.family)
@@ -126,7 +126,7 @@ def recover(
 def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, steps: Steps) -> Training:
     done = load_training(ready.folder, ready.start, settings)
     if done is not None:
-        steps.say(f"this very training was finished before; its result is taken from {ready.folder}")
+        steps.say(f"this training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
     data = ready.data
@@ -150,12 +150,12 @@ def recovered_model(
         settings ([`RecoverySettings`], *optional*): defaults to those of the configuration it was pruned with.
 
     Raises:
-        [`ConfigurationError`]: it was recovered already.
+        [`ConfigurationError`]: it was already recovered.
     """
     if pruned.report.recovery is not None:
         raise ConfigurationError(
-            "this model was recovered already; give the pruned model as it was before, which the training starts "
-            "from (with other data or settings, it starts anew)"
+            "this model was already recovered; name the pruned model as it was before, from which the training starts"
+            " (with other data or settings, it starts over)"
         )
     found = recover(
         Work(dense, pruned.model, pruned.tokenizer, pruned.plan, dense.family),

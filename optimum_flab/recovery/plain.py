@@ -1,5 +1,5 @@
 """Plain text that is distilled: passages of several sources for shares of the tokens, and beginnings of documents that
-the dense model writes on from."""
+the dense model continues."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .overlap import overlapped
 from .strategy import Counts
 
 
-FEWEST_DOCUMENTS = 20  # of a source; with fewer, its passages are divided among what is trained on and what is not
+FEWEST_DOCUMENTS = 20  # of a source; with fewer, its passages are divided between what is trained on and what is not
 FEWEST_PASSAGES = 4  # of such a source: one to measure on, one to choose the checkpoint on, the others to train on
-SHORTEST_PASSAGE = 80  # characters, about 20 tokens; what is shorter is not divided for that
+SHORTEST_PASSAGE = 80  # characters, about 20 tokens; anything shorter is not divided for that
 MOST_SET_ASIDE = 0.1  # of the documents, to measure on, and as many again to choose the checkpoint on
 BEGINNING_CHARACTERS = 160  # about 40 tokens
 LONGEST_BEGINNING = 400
-COMMENTS = ("#", "//", "/*", "*", "--", ";", "%", "<!--")  # a licence at the top of a file is nothing to write on from
+COMMENTS = ("#", "//", "/*", "*", "--", ";", "%", "<!--")  # a licence at the top of a file is nothing to continue
 SPARE_BEGINNINGS = 4  # times as many as full continuations would need: some end early, some are left out
 
 
@@ -43,8 +43,8 @@ class PlainSource:
     Args:
         documents (`list[list[str]]`): each as its passages in order.
         share (`float`): of the tokens, in proportion to those of other sources.
-        whole (`bool`): whether a passage makes sense only as a whole: longer ones than a sequence are left out, and
-            nothing is written on from their beginnings.
+        whole (`bool`): whether a passage only makes sense as a whole: those longer than a sequence are left out, and
+            their beginnings are not continued.
     """
 
     documents: list[list[str]]
@@ -52,7 +52,7 @@ class PlainSource:
     whole: bool = False
 
     def passages(self, seed: int) -> list[str]:
-        """The different passages in a seeded order of their own, so that long documents give more."""
+        """The distinct passages in a seeded order of their own, so that long documents contribute more."""
         return sorted({text for document in self.documents for text in document}, key=lambda text: rank(seed, text))
 
 
@@ -63,18 +63,18 @@ def beginnings(sources: Sequence[PlainSource]) -> Iterator[str]:
 
 
 def rank(seed: int, text: str) -> str:
-    """Decides the place of a text in a seeded order that other texts do not change."""
+    """Decides the position of a text in a seeded order that does not depend on other texts."""
     return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "replace")).hexdigest()
 
 
 def passages_in(text: str, settings: RecoverySettings, most: int | None = None) -> list[str]:
-    """The passages of a text, about as long as a sequence, or of at most so many characters."""
+    """The passages of a text, about as long as a sequence, or of at most this many characters."""
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
     return [passage for passage in split_passages(text, min(longest, most or longest)) if passage.strip()]
 
 
 def as_documents(source: list[str], settings: RecoverySettings) -> list[str]:
-    """The passages of a source of few documents, each to be taken for a document of its own."""
+    """The passages of a source of few documents, each to be treated as a document."""
     most = max(SHORTEST_PASSAGE, sum(map(len, source)) // FEWEST_PASSAGES)
     return [passage for text in source for passage in passages_in(text, settings, most)]
 
@@ -83,7 +83,7 @@ def read_plain(settings: RecoverySettings, formats: Formats = NO_FORMATS) -> lis
     """The documents of all sources of plain text.
 
     Args:
-        formats ([`Formats`]): the conversations and gaps of the tokenizer, for text of these kinds where no source is
+        formats ([`Formats`]): the conversations and gaps of the tokenizer, for text of these kinds if no source is
             named.
 
     Raises:
@@ -103,10 +103,10 @@ def _named_source(spec: str, settings: RecoverySettings) -> PlainSource:
 
 
 def _default_sources(settings: RecoverySettings, formats: Formats) -> list[PlainSource]:
-    """Text of the kinds that models are calibrated on, in the same shares and of other documents."""
+    """Text of the kinds that models are calibrated on, in the same shares but from other documents."""
     mix = {kind: share for kind, share in KINDS.items() if kind != OWN}
     files: list[Document] = []
-    with suppress(FlabError):  # of installers that list no files; there are problems
+    with suppress(FlabError):  # from installers that list no files; the problems remain
         files = read_source(LIBRARY_SOURCE, for_training=True).documents
     files.sort(key=lambda document: rank(settings.seed, document.text))
     longest = PASSAGE_CHARACTERS_PER_TOKEN * settings.sequence_length
@@ -123,7 +123,7 @@ def _default_sources(settings: RecoverySettings, formats: Formats) -> list[Plain
 
 @dataclass(frozen=True)
 class DividedText:
-    """Plain text where there is nothing else to train on; no document is in two parts.
+    """Plain text if there is nothing else to train on; no document is in two parts.
 
     Args:
         held_out (`list[str]`): passages that only measure.
@@ -142,11 +142,11 @@ def divided_text(
     count_tokens: Callable[[str], int],
     held_out_named: bool,
 ) -> DividedText:
-    """Sets documents of every source aside, of each of which one passage is taken, so that many kinds are measured.
+    """Sets documents of every source aside and takes one passage of each, so that many kinds are measured.
 
     Args:
         count_tokens (`Callable[[str], int]`): of a text.
-        held_out_named (`bool`): text to measure on is there already.
+        held_out_named (`bool`): text to measure on already exists.
     """
 
     def fits(source: PlainSource, document: list[str]) -> bool:
@@ -195,8 +195,8 @@ def drawn(
     forbidden: dict[str, Forbidden],
     counts: Counts,
 ) -> list[Encoded]:
-    """Passages as tokens, always the next of the source that lacks most of its share, until there are as many as asked
-    for; what one source lacks the others give."""
+    """Passages as tokens, always the next from the source that lacks most of its share, until there are as many as
+    requested; what one source lacks is taken from the others."""
     rest = [(iter(source.passages(settings.seed)), source) for source in sources]
     given, left = [0] * len(rest), most
     taken: list[Encoded] = []
@@ -212,7 +212,7 @@ def drawn(
             continue
         pieces = encode_text(passage, tokenizer, settings.sequence_length)
         if source.whole and (len(pieces) > 1 or len(pieces[0].ids) > left):
-            # the last rows are filled by sources that can be cut
+            # the last rows are filled from sources that can be split
             given[number] += len(pieces[0].ids) if len(pieces) == 1 else 0
             continue
         for piece in pieces:
@@ -225,7 +225,8 @@ def drawn(
 
 
 def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
-    """Tokens of plain text to train on: all that may be, or of the default text its share beside instruction data."""
+    """Tokens of plain text to train on: as many as allowed, or for the default text its share along with instruction
+    data."""
     if settings.text:
         return settings.text_tokens
     if not settings.text_sources or not settings.text_share:
@@ -235,7 +236,7 @@ def text_budget(settings: RecoverySettings, instruction_tokens: int) -> int:
 
 
 def beginning(document: Sequence[str]) -> str:
-    """The first lines of a document behind what it begins with of comments; empty where there are none."""
+    """The first lines of a document after its leading comments; empty if there are none."""
     found = ""
     for line in document[0].splitlines(keepends=True) if document else []:
         if not found and (not line.strip() or line.lstrip().startswith(COMMENTS)):
@@ -247,6 +248,6 @@ def beginning(document: Sequence[str]) -> str:
 
 
 def chosen_beginnings(sources: Sequence[PlainSource], settings: RecoverySettings) -> list[str]:
-    """Enough of the first lines for the continuations that are asked for."""
+    """Enough first lines for the continuations that are requested."""
     needed = -(-settings.continuation_tokens // settings.max_new_tokens)
     return list(islice(dict.fromkeys(beginnings(sources)), SPARE_BEGINNINGS * needed))

@@ -58,11 +58,11 @@ class Ready:
     """Everything that training starts from.
 
     Args:
-        folder (`Path`): for what this training keeps.
+        folder (`Path`): for what this training saves.
         start (`PreTrainedModel`): the pruned model, refitted or as it was.
         closed_form ([`ClosedForm`], *optional*): what the refit did.
         teachers (`tuple`): cached predictions for the rows to train on and those set aside.
-        dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
+        dense ([`DenseTeacher`], *optional*): if predictions are computed as needed.
         side ([`DenseSide`], *optional*): to measure against; `None` in all processes but the first.
         before ([`HeldOut`], *optional*): what the pruned model costs on held-out text.
         pruned_hash (`str`): SHA-256 of the pruned model's weights.
@@ -146,7 +146,7 @@ def prepare_training(
 
 
 def run_key(work: Work, pruned_hash: str, settings: RecoverySettings, data: Data, sizes: TrainingSizes) -> str:
-    """Names a training by everything that decides its result, but not by how many processes share it."""
+    """Identifies a training by everything that decides its result, but not by how many processes share it."""
     values = {
         "dense": work.plan.base_hash,
         "pruned": pruned_hash,
@@ -207,18 +207,20 @@ def _estimate(
 
 
 def _check_space(root: Path, estimate: Estimate) -> None:
-    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, with what is there of them."""
+    """Raises a [`FlabError`] if checkpoints and predictions would not fit on the disk, counting those already
+    there."""
     free = shutil.disk_usage(root).free
     there = sum(path.stat().st_size for name in ("runs", "teacher") for path in (root / name).rglob("*.safetensors"))
     if free + there < estimate.disk_bytes:
         raise FlabError(
             f"checkpoints and the dense model's predictions take {estimate.disk_bytes / 1e6:,.0f} MB, and the disk of "
-            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some, or name another folder with `cache_dir`"
+            f"{str(root)!r} has {free / 1e6:,.0f} MB free; free some space, or name another folder as `cache_dir`"
         )
 
 
 def _check_memory(estimate: Estimate, device: torch.device) -> None:
-    """Raises a [`FlabError`] if training all weights would not fit, with what this process holds already."""
+    """Raises a [`FlabError`] if training all weights would not fit in memory, given what this process already
+    holds."""
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     elif device.type == "cpu":
@@ -228,8 +230,8 @@ def _check_memory(estimate: Estimate, device: torch.device) -> None:
     if estimate.memory_bytes > available:
         raise FlabError(
             f"training all weights takes about {estimate.memory_bytes / 1e9:.1f} GB of memory, and "
-            f"{available / 1e9:.1f} GB are there; take `recovery.method` lora, shorten the sequences by "
-            "`recovery.sequence_length`, or compute activations twice by `recovery.gradient_checkpointing`"
+            f"{available / 1e9:.1f} GB are available; use `recovery.method` lora, shorten the sequences with"
+            " `recovery.sequence_length`, or compute activations twice with `recovery.gradient_checkpointing`"
         )
 
 

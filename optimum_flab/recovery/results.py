@@ -22,7 +22,7 @@ from .work import Steps
 def report_section(
     settings: RecoverySettings, ready: Ready, after: HeldOut, training: Training, steps: Steps, processes: int
 ) -> Recovery:
-    """The report's `recovery` section, of the process that measured."""
+    """The report's `recovery` section, from the process that measured."""
     assert ready.before is not None
     data, counts = ready.data, ready.data.counts
     return Recovery(
@@ -68,7 +68,7 @@ def report_section(
 
 
 def written_files(ready: Ready, settings: RecoverySettings, training: Training) -> dict[str, Path]:
-    """Writes the loss curve and, where asked for, the adapter."""
+    """Writes the loss curve and, if requested, the adapter."""
     folder, start = ready.folder, ready.start
     folder.mkdir(parents=True, exist_ok=True)
     curve = folder / CURVE_NAME
@@ -80,10 +80,10 @@ def written_files(ready: Ready, settings: RecoverySettings, training: Training) 
 
         adapter = folder / ADAPTER_FOLDER
         base = copy_in(start, torch.device("cpu"), start.dtype)
-        forget_origin(base)  # its base is the pruned checkpoint, wherever it will lie
+        forget_origin(base)  # its base is the pruned checkpoint, wherever that will be
         model = get_peft_model(base, replace(training.config, base_model_name_or_path=None))
         set_peft_model_state_dict(model, training.weights)
         model.save_pretrained(adapter)
-        (adapter / "README.md").unlink(missing_ok=True)  # an empty form
+        (adapter / "README.md").unlink(missing_ok=True)  # an empty template
         files[ADAPTER_FOLDER] = adapter
     return files

@@ -1,4 +1,4 @@
-"""How long a training is, in which batches, and how much each loss counts."""
+"""How long a training is, in what batches, and how much each loss counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainingSizes:
     """Steps and batches.
 
     Args:
-        steps (`int`): steps of the optimizer.
+        steps (`int`): optimizer steps.
         batch_size (`int`): sequences per step, over all processes.
         micro_batch_size (`int`): sequences per forward pass of one process.
         accumulation (`int`): forward passes per step of one process.
@@ -50,12 +50,12 @@ def training_sizes(settings: RecoverySettings, rows: int, processes: int = 1) ->
     """Sizes for a number of training rows.
 
     Raises:
-        [`ConfigurationError`]: the batch cannot be shared by the processes.
+        [`ConfigurationError`]: the batch cannot be divided among the processes.
     """
     if settings.batch_size % processes:
         raise ConfigurationError(
-            f"recovery.batch_size: {settings.batch_size} sequences cannot be shared by {processes} processes; take a "
-            f"multiple of {processes}"
+            f"recovery.batch_size: {settings.batch_size} sequences cannot be divided among {processes} processes; use"
+            f" a multiple of {processes}"
         )
     own = settings.batch_size // processes
     most = max(1, MOST_TOKENS_AT_ONCE // settings.sequence_length)
@@ -63,7 +63,7 @@ def training_sizes(settings: RecoverySettings, rows: int, processes: int = 1) ->
     if own % micro:
         raise ConfigurationError(
             f"recovery.micro_batch_size: {micro} does not divide the {own} sequences per step of each of {processes} "
-            "processes; take a divisor"
+            "processes; use a divisor"
         )
     steps = settings.max_steps or max(1, math.ceil(settings.epochs * rows / settings.batch_size))
     return TrainingSizes(

@@ -1,7 +1,7 @@
 """Which answers are learned: the dense model's own where they pass a check, otherwise the references.
 
-The data strategy of arXiv 2412.15921: a pruned model wins back what it could do sooner from answers that the dense
-model would have given itself. An answer that fails the problem's tests is not learned from.
+The data strategy of arXiv 2412.15921: a pruned model regains its abilities sooner from answers that the dense model
+would have given itself. An answer that fails the problem's tests is not learned from.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .instructions import Example
 from .overlap import overlapped
 
 
-MOST_REPEATED = 0.5  # of the runs of 4 words of an answer, at most this share may be a repetition of an earlier one
+MOST_REPEATED = 0.5  # at most this share of an answer's 4-word runs may repeat an earlier one
 LEAST_WORDS_TO_REPEAT = 24  # shorter answers repeat themselves by chance
-STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the function asked for
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the requested function
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Counts:
         return " and ".join([*examples, *text])
 
     def describe_answers(self) -> str:
-        """What is learned, and why answers of the dense model are not; empty where there are none."""
+        """What is learned, and why answers of the dense model are not; empty if there are none."""
         if not self.answers:
             return ""
         learned = ", ".join(f"{number:,} {name}" for name, number in self.answers.items())
@@ -74,7 +74,7 @@ class Completion:
 
 
 def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden], counts: Counts) -> list[Example]:
-    """The examples that are not one another's duplicates and share no passage with a forbidden text.
+    """The examples that are not duplicates of each other and share no passage with a forbidden text.
 
     Args:
         forbidden (`dict[str, Forbidden]`): by the name that the report shows.
@@ -96,7 +96,7 @@ def without_overlap(examples: Sequence[Example], forbidden: dict[str, Forbidden]
 def to_answer(examples: Sequence[Example], dense_share: float, seed: int) -> list[int]:
     """Indices of the examples that the dense model answers: those with tests, and a share of the others.
 
-    The choice depends on the text of an example alone, so that more data does not change it.
+    The choice depends only on the text of an example, so that more data does not change it.
     """
     return [
         index
@@ -111,7 +111,7 @@ def _fraction(text: str) -> float:
 
 
 def program_for(example: Example, answer: str) -> Program:
-    """The program that tells whether an answer is right; as the evaluation tasks build it."""
+    """The program that tells whether an answer is correct; built as in the evaluation tasks."""
     if example.continues:
         doc = {"prompt": example.prompt, "test": example.test, "entry_point": example.entry_point}
         if example.entry_point is None:
@@ -126,7 +126,7 @@ def program_for(example: Example, answer: str) -> Program:
 
 
 def fault_of_program(verdict: Verdict) -> str | None:
-    """Why a program is not learned from; `None` where it passed its test."""
+    """Why a program is not learned from; `None` if it passed its test."""
     if verdict.passed:
         return None
     if verdict.package is not None:
@@ -135,7 +135,7 @@ def fault_of_program(verdict: Verdict) -> str | None:
 
 
 def fault_of(example: Example, completion: Completion) -> str | None:
-    """Why an answer to a problem without tests is not learned from; `None` where it may be."""
+    """Why an answer to a problem without tests is not learned from; `None` if it may be."""
     text = completion.text
     if not text.strip():
         return "empty"
@@ -149,7 +149,7 @@ def fault_of(example: Example, completion: Completion) -> str | None:
 
 
 def all_code(example: Example, answer: str) -> str:
-    """The code of all blocks of an answer, or of all of it where it has none."""
+    """The code of all blocks of an answer, or all of the answer if it has none."""
     if example.continues:
         return example.prompt + answer
     blocks = code_blocks(answer)
@@ -157,7 +157,7 @@ def all_code(example: Example, answer: str) -> str:
 
 
 def parses(code: str) -> bool:
-    """Whether it is a Python module that holds more than a bare expression or nothing."""
+    """Whether it is a Python module with more than a bare expression or nothing."""
     try:
         body = ast.parse(code).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -184,7 +184,7 @@ def choose(
 
     Args:
         completions (`dict[int, Completion]`): the dense model's answers by index, see [`to_answer`].
-        run (`Callable`): runs programs; of each the fault that its test found, see [`fault_of_program`].
+        run (`Callable`): runs programs; returns for each the fault that its test found, see [`fault_of_program`].
     """
     tested = [index for index in completions if examples[index].test is not None]
     faults = run([program_for(examples[i], completions[i].text) for i in tested]) if tested else []
@@ -197,7 +197,7 @@ def choose(
             chosen.append(example)
             continue
         if index in found:
-            # what was cut off would be learned as an end, even if the code before it passes
+            # truncation would be learned as an end, even if the code before it passes
             fault = found[index] if completion.ended else "too long"
         else:
             fault = fault_of(example, completion)

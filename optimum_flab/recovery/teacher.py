@@ -1,4 +1,5 @@
-"""The dense model's predictions on the kept vocabulary: computed as needed, or their likeliest tokens kept on disk."""
+"""The dense model's predictions on the kept vocabulary: computed as needed, or only the likeliest tokens, saved on
+disk."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ IDS = torch.int32  # safetensors cannot hold what torch cannot index; vocabulari
 
 
 class DenseTeacher:
-    """The dense model, asked in pruned ids.
+    """The dense model, queried with pruned ids.
 
     Args:
         model (`PreTrainedModel`): the dense model, in the dtype to compute in.
@@ -78,10 +79,11 @@ class DenseTeacher:
 class CachedTeacher:
     """The likeliest tokens of every position of some rows, in files of a few rows each.
 
-    Files are named by their content, so an interrupted run goes on where it was, and other settings share them.
+    Files are named by their content, so an interrupted run resumes where it stopped, and runs with other settings
+    share them.
 
     Args:
-        folder (`Path`): made when the first file is written.
+        folder (`Path`): created when the first file is written.
         tokens ([`PackedTokens`]): the rows, as pruned ids.
         identity (`dict`): plain values that say which dense model and which vocabulary.
         k (`int`): tokens per position.
@@ -96,11 +98,11 @@ class CachedTeacher:
             self.files.append(folder / f"{digest.hexdigest()}.safetensors")
 
     def missing(self) -> list[int]:
-        """Numbers of the files that are not there yet, or are damaged."""
+        """Numbers of the files that do not exist yet, or are damaged."""
         return [number for number, file in enumerate(self.files) if not _whole(file)]
 
     def fill(self, teacher: Callable[[PackedTokens, int], tuple], tick: Callable[[], None] = lambda: None) -> None:
-        """Makes the files that are missing; `teacher` is [`~recovery.teacher.DenseTeacher.likeliest`]."""
+        """Creates the files that are missing; `teacher` is [`~recovery.teacher.DenseTeacher.likeliest`]."""
         parts = list(self.tokens.batches(ROWS_PER_FILE))
         for number in self.missing():
             values, ids = teacher(parts[number], self.k)
@@ -110,8 +112,8 @@ class CachedTeacher:
                 write_atomically(file, partial(save_file, tensors))
             except (OSError, SafetensorError) as error:
                 raise FlabError(
-                    f"the dense model's predictions cannot be kept in {str(file.parent)!r} ({error}); free some "
-                    "space, name another folder with `cache_dir`, or take `recovery.teacher` resident"
+                    f"the dense model's predictions cannot be saved in {str(file.parent)!r} ({error}); free some"
+                    " space, name another folder as `cache_dir`, or use `recovery.teacher` resident"
                 ) from error
             tick()
 
@@ -131,5 +133,5 @@ def _whole(file: Path) -> bool:
 
 
 def cache_bytes(tokens: PackedTokens, k: int) -> int:
-    """What a [`CachedTeacher`] takes on disk."""
+    """The bytes that a [`CachedTeacher`] takes on disk."""
     return tokens.input_ids.numel() * k * (torch.float16.itemsize + IDS.itemsize)

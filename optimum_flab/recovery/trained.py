@@ -1,4 +1,4 @@
-"""What a training gave: kept in files once it is finished, and merged into the model's weights."""
+"""The result of a training: saved in files once it is finished, and merged into the model's weights."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a training that was finished
+TRAINING, WEIGHTS = "training.json", "trained.safetensors"  # of a finished training
 
 
 @dataclass
 class Training:
-    """What training gave.
+    """The result of a training.
 
     Args:
         weights (`dict[str, torch.Tensor]`, *optional*): the best LoRA matrices, or the best weights themselves, see
-            [`~recovery.methods.trained_weights`]; `None` where no checkpoint was better than the start.
-        config (`LoraConfig`, *optional*): what matrices are for; `None` where the weights themselves were trained.
+            [`~recovery.methods.trained_weights`]; `None` if no checkpoint was better than the start.
+        config (`LoraConfig`, *optional*): of the matrices; `None` if the weights themselves were trained.
         start_loss, best_loss (`float`): on the rows set aside.
         steps, best_step (`int`): done, and those of the best checkpoint.
-        curve (`list[dict]`): step, training loss or loss on the rows set aside, as they were logged.
+        curve (`list[dict]`): step, training loss or loss on the rows set aside, as logged.
         notes (`list[str]`): what the user should be told.
     """
 
@@ -52,7 +52,7 @@ class Training:
 
 
 def save_training(training: Training, folder: Path) -> None:
-    """Keeps a finished training, and removes its checkpoints."""
+    """Saves a finished training, and removes its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     if training.weights is not None:
         save_file({name: tensor.contiguous() for name, tensor in training.weights.items()}, folder / WEIGHTS)
@@ -63,7 +63,7 @@ def save_training(training: Training, folder: Path) -> None:
 
 
 def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettings) -> Training | None:
-    """A training that was finished in this folder; `None` where there is none that can be read."""
+    """A training that was finished in this folder; `None` if there is none that can be read."""
     try:
         values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS) if values.pop("has_weights") else None
@@ -75,9 +75,9 @@ def load_training(folder: Path, start: PreTrainedModel, settings: RecoverySettin
 
 @torch.no_grad()
 def merged(start: PreTrainedModel, training: Training, dtype: torch.dtype) -> PreTrainedModel:
-    """The pruned model with what was trained in its weights, a stock model on the CPU.
+    """The pruned model with the result of training in its weights, a stock model on the CPU.
 
-    The sum is formed in float32 and rounded once.
+    The sum is computed in float32 and rounded once.
     """
     model: torch.nn.Module = copy_in(start, torch.device("cpu"), torch.float32)
     if training.weights is not None:

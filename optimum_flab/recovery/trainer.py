@@ -39,8 +39,8 @@ class Rows(Dataset):
         self.order = range(len(sequences)) if order is None else order
         labelled = sequences.labels != IGNORED
         self.distilled = predicting(sequences.tokens) if distill_on == "all" else labelled
-        # the loss of a batch is a sum over its positions divided by what its rows have on average over the whole set,
-        # so that it adds up over micro-batches and processes
+        # the loss of a batch is a sum over its positions divided by the average number of positions per row in the
+        # whole set, so that it adds up over micro-batches and processes
         self.label_weight = len(sequences) / max(1, int(labelled.sum()))
         self.distill_weight = len(sequences) / max(1, int(self.distilled.sum()))
 
@@ -68,11 +68,11 @@ class NotFinite(Exception):
 
 @in_order
 class RecoveryTrainer(Trainer):
-    """A Trainer with our loss over rows in the order of their dataset.
+    """A Trainer with our loss over rows in dataset order.
 
     Args:
         shares ([`Shares`]): how much each loss counts.
-        dense ([`DenseTeacher`], *optional*): asked for every batch that brings no predictions of its own.
+        dense ([`DenseTeacher`], *optional*): queried for every batch without predictions of its own.
     """
 
     loss_is_scaled_for_ga = False  # it is a mean over the rows of one micro-batch
@@ -105,7 +105,7 @@ class RecoveryTrainer(Trainer):
                     logits[distilled], inputs["teacher_values"][distilled], inputs["teacher_ids"][distilled]
                 )
             else:
-                assert self.dense is not None  # which every training has whose rows bring no predictions
+                assert self.dense is not None  # which every training has whose rows come without predictions
                 teacher = self.dense.log_probabilities(inputs["input_ids"], inputs["position_ids"], distilled)
                 costs = divergence(logits[distilled], teacher)
             total = total + self.shares.distillation * inputs["distill_weight"][0] * costs.sum()
@@ -113,7 +113,7 @@ class RecoveryTrainer(Trainer):
 
 
 def predictions(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    """What a model says about a batch of packed rows."""
+    """What a model predicts for a batch of packed rows."""
     return model(
         input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=None, use_cache=False
     )

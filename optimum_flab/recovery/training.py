@@ -38,7 +38,7 @@ STATE = "trainer_state.json"  # written last into a checkpoint
 def training_arguments(
     settings: RecoverySettings, sizes: TrainingSizes, folder: Path, device: torch.device
 ) -> TrainingArguments:
-    """What the settings ask of the Trainer."""
+    """The Trainer's arguments from the settings."""
     checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     checkpointing = checkpointing if settings.gradient_checkpointing else {}
     arguments = TrainingArguments(
@@ -46,7 +46,7 @@ def training_arguments(
         max_steps=sizes.steps,
         per_device_train_batch_size=sizes.micro_batch_size,
         per_device_eval_batch_size=1,  # a mean over rows, however many processes share them
-        restore_callback_states_from_checkpoint=True,  # early stopping counts on where it was
+        restore_callback_states_from_checkpoint=True,  # early stopping continues its count
         gradient_accumulation_steps=sizes.accumulation,
         learning_rate=settings.largest_rate,
         weight_decay=settings.weight_decay,
@@ -82,7 +82,7 @@ def training_arguments(
 
 
 def number_format(asked: str, device: torch.device) -> str:
-    """The name of a number format, `"auto"` being bfloat16 where the device multiplies it, else float32."""
+    """The name of a number format, `"auto"` being bfloat16 if the device supports it natively, else float32."""
     if asked != "auto":
         return asked
     return "bfloat16" if multiplies_bfloat16(device) else "float32"
@@ -99,17 +99,17 @@ def train(
     folder: Path,
     device: torch.device,
 ) -> Training:
-    """Trains LoRA matrices on a pruned model, or its weights; goes on from the last whole checkpoint in `folder`.
+    """Trains LoRA matrices on a pruned model, or its weights; resumes from the last complete checkpoint in `folder`.
 
     Args:
         start (`PreTrainedModel`): the pruned model; left as it is.
         rows, validation ([`Sequences`]): to train on, and to choose the checkpoint on.
         teachers (`tuple`): the cached predictions for both, or `None`.
-        dense ([`DenseTeacher`], *optional*): where predictions are computed as they are needed.
+        dense ([`DenseTeacher`], *optional*): if predictions are computed as needed.
         folder (`Path`): for checkpoints.
 
     Raises:
-        [`FlabError`]: the checkpoints find no space.
+        [`FlabError`]: there is no space for the checkpoints.
     """
     dtype = getattr(torch, settings.dtype)
     if device.type == "cuda" and device.index is not None:
@@ -138,14 +138,14 @@ def train(
     except (OSError, RuntimeError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise FlabError(
-                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder with `cache_dir`, "
-                "and start again: training goes on from its last whole checkpoint"
+                f"no space for checkpoints in {str(folder)!r}; free some, or name another folder as `cache_dir`, and"
+                " start again: training resumes from its last complete checkpoint"
             ) from error
         raise
     state = trainer.state
     best = state.best_metric if state.best_metric is not None else math.inf
     if state.global_step < sizes.steps and not notes:
-        notes.append(f"stopped early after {state.global_step} of {sizes.steps} steps: no improvement any more")
+        notes.append(f"stopped early after {state.global_step} of {sizes.steps} steps: no further improvement")
     better = best < start_loss
     if not better:
         notes.append("no checkpoint was better than the model before training, which is kept")
@@ -165,7 +165,8 @@ def train(
 def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
     """Mean loss over rows before the training, the same in every process.
 
-    Not by `Trainer.evaluate`: accelerate then takes the model for prepared, and several processes would train apart.
+    Not with `Trainer.evaluate`: accelerate would then consider the model prepared, and several processes would
+    diverge.
     """
     model, device = trainer.model.eval(), trainer.args.device
     total = 0.0
@@ -178,7 +179,7 @@ def loss_of(trainer: RecoveryTrainer, rows: Rows) -> float:
 
 
 def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
-    """After a loss that is no number: what the best checkpoint holds, and what to say."""
+    """After a NaN loss: the best checkpoint, and what to say."""
     best = trainer.state.best_model_checkpoint
     if best is None:
         return f"the loss became NaN at {where}, before the first checkpoint; try a lower learning rate"
@@ -190,7 +191,7 @@ def _fall_back(trainer: Trainer, model: torch.nn.Module, where: str) -> str:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was written whole; those that were not are removed."""
+    """The last checkpoint that was written completely; incomplete ones are removed."""
     for path in sorted(folder.glob("checkpoint-*")) if folder.is_dir() else []:
         try:
             json.loads((path / STATE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a recovery is about, and how it speaks to the user meanwhile."""
+"""What a recovery works on, and how it talks to the user meanwhile."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..records.plan import PruningPlan
 from ..stopwatch import Stopwatch
 
 
-MEASURED_AT_ONCE = 8  # rows per forward pass where nothing is trained
+MEASURED_AT_ONCE = 8  # rows per forward pass when nothing is trained
 
 
 @dataclass(frozen=True)
 class Work:
-    """The models a recovery is about.
+    """The models that a recovery works on.
 
     Args:
         dense ([`LoadedModel`]): the dense model.
         model (`PreTrainedModel`): the pruned one, as it is written.
         tokenizer (`PreTrainedTokenizerBase`): the pruned one.
-        plan ([`PruningPlan`]): how they belong together.
+        plan ([`PruningPlan`]): how they relate to each other.
     """
 
     dense: LoadedModel
@@ -39,7 +39,7 @@ class Work:
 
 @dataclass
 class Steps(Stopwatch):
-    """A stopwatch that has a word with the user; quiet in all processes but the first."""
+    """A stopwatch that also informs the user; silent in all processes but the first."""
 
     quiet: bool = False
 

@@ -1,1 +1,1 @@
-"""A model a layer at a time, and its completions."""
+"""Runs a model one layer at a time, and completes prompts."""

@@ -1,4 +1,4 @@
-"""A pass through the layers of a model that goes on where it was interrupted."""
+"""A pass through the layers of a model that resumes where it was interrupted."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ STREAMS = "streams"
 
 
 def layer_piece(index: int) -> str:
-    """The name of what is kept about a layer."""
+    """The name of what is saved about a layer."""
     return f"layer-{index}"
 
 
 class Ascent:
-    """Hidden states on their way up, kept after every layer.
+    """Hidden states on their way up, saved after every layer.
 
     ```python
     >>> ascent = Ascent(pieces, hidden=[x.hidden for x in inputs])
@@ -29,14 +29,14 @@ class Ascent:
     ```
 
     Args:
-        pieces ([`Pieces`]): where they are kept.
-        generator (`torch.Generator`, *optional*): whose state is kept with them.
-        made (`Sequence[int]`): the layers of which a piece, named by [`layer_piece`], must be there once they are
-            done; where one is missing or damaged, the pass begins anew.
-        processes ([`Processes`], *optional*): those that go up together; where they were interrupted at different
-            layers, the pass begins anew.
-        streams (`list[torch.Tensor]`): hidden states by batch, in front of the first layer. Two streams may be the
-            same tensors, and are so again after an interruption.
+        pieces ([`Pieces`]): where they are saved.
+        generator (`torch.Generator`, *optional*): whose state is saved with them.
+        made (`Sequence[int]`): the layers for which a piece, named by [`layer_piece`], must exist once they are done;
+            if one is missing or damaged, the pass starts over.
+        processes ([`Processes`], *optional*): those that go up together; if they were interrupted at different layers,
+            the pass starts over.
+        streams (`list[torch.Tensor]`): hidden states by batch, before the first layer. Two streams may be the same
+            tensors, and still are after an interruption.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Ascent:
             generator.set_state(piece.tensors["generator"])
 
     def layers(self, number: int, tick: Callable[[], None] = lambda: None) -> Iterator[int]:
-        """The indices of the layers that are not done yet; each is done when the next is asked for.
+        """The indices of the layers that are not done yet; each is done when the next is requested.
 
         Args:
             number (`int`): of layers.

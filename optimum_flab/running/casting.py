@@ -1,4 +1,4 @@
-"""Models elsewhere and in another dtype, copied whole or a layer at a time."""
+"""Models on another device or in another dtype, copied whole or one layer at a time."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def as_they_are(index: int) -> dict[str, torch.Tensor]:
 
 
 def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of a model, elsewhere and in another dtype.
+    """A copy of a model on another device or in another dtype.
 
-    Built anew: casting a model would cast buffers too that belong in float32 whatever the weights are in.
+    Built from scratch: casting a model would also cast buffers that must stay float32 whatever the weights' dtype.
     """
     copied = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
     copied.load_state_dict(model.state_dict(), strict=True)
@@ -42,24 +42,25 @@ def copy_in(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) ->
 
 
 def placed(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A model to read only: itself where it already is there in this dtype, else a copy."""
+    """A read-only model: the model itself if it is already there in this dtype, else a copy."""
     there = model.device == device and all(parameter.dtype == dtype for parameter in model.parameters())
     return model if there else copy_in(model, device, dtype)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; one without computes in it many times slower than in float32."""
+    """Whether a device has instructions for bfloat16; one without them computes in it many times slower than in
+    float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return True
-    # older versions of torch do not tell
+    # older versions of torch do not say
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(available for name, available in capabilities.items() if name.endswith("bf16"))
 
 
 def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
-    """What each tensor of a model is in: some stay in float32 whatever the others are in."""
+    """The dtype of each tensor of a model: some stay in float32 whatever the others are in."""
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
@@ -83,8 +84,8 @@ def sharing_weights(
 
 
 def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
-    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is. What a
-    layer has instead is made once for the batches that go through it one after the other."""
+    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is. A layer's
+    replacements are made once for the consecutive batches that go through it."""
     layers = family.decoder_layers(model)
     latest: dict[int, dict[str, torch.Tensor]] = {}
 
@@ -105,15 +106,15 @@ def cast_by_layer(
     dtype: torch.dtype,
     replaced: Replaced = as_they_are,
 ) -> tuple[nn.Module, LayerStep]:
-    """What computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
+    """Computes as [`copy_in`] would, with one decoder layer at a time copied instead of all.
 
     Args:
         model (`PreTrainedModel`): left as it is.
-        replaced (`Callable`): tensors in place of those of a layer, in any dtype.
+        replaced (`Callable`): tensors that replace those of a layer, in any dtype.
 
     Returns:
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
-        such a layer does elsewhere and in the other dtype, for [`~measuring.divergence.final_hidden`].
+            such a layer does on the other device and in the other dtype, for [`~measuring.divergence.final_hidden`].
     """
     config = copy.deepcopy(model.config)
     with torch.device("meta"):
@@ -133,16 +134,16 @@ def cast_by_layer(
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What [`for_estimates`] computes in where a model is in this dtype on this device."""
+    """The dtype in which [`for_estimates`] computes for a model in this dtype on this device."""
     return torch.bfloat16 if dtype == torch.float32 and multiplies_bfloat16(device) else dtype
 
 
 def for_estimates(
     model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are
 ) -> tuple[nn.Module, LayerStep]:
-    """A model and what its layers do, for what need not be exact to the last digit: in bfloat16 where the device
-    multiplies that, which takes half of the time, see [`cast_by_layer`]; otherwise, and where the model is in half
-    precision, itself."""
+    """A model and what its layers do, for results that need not be exact to the last digit: in bfloat16 where the
+    device supports it natively, which takes half the time, see [`cast_by_layer`]; otherwise, and if the model is in
+    half precision, the model itself."""
     if (dtype := estimates_dtype(model.dtype, model.device)) != model.dtype:
         return cast_by_layer(model, family, model.device, dtype, replaced)
     return model, replaced_step(model, family, replaced)

@@ -1,4 +1,4 @@
-"""Decoder layers of a mixture once their insides are cut."""
+"""Decoder layers of a mixture once they are pruned inside."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class CutLayers:
-    """Decoder layers as they are once their insides are cut: for mixtures, whose routers cannot be masked.
+    """Decoder layers as they are once they are pruned inside: for mixtures, whose routers cannot be masked.
 
     Args:
         model (`PreTrainedModel`): the dense model.
-        sizes (`Mapping[str, int]`): what the layers will have of each dimension that is cut.
+        sizes (`Mapping[str, int]`): the size that the layers will have in each dimension that is pruned.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, sizes: Mapping[str, int]):
@@ -37,7 +37,7 @@ class CutLayers:
     def weights(
         self, index: int, kept: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors of one layer by their names in it, cut to what is kept.
+        """The tensors of one layer by their names in it, sliced to what is kept.
 
         Args:
             kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].

@@ -21,7 +21,7 @@ class Routed:
 
     Args:
         hidden (`torch.Tensor` of shape `(tokens, hidden)`): what they read.
-        experts (`torch.Tensor` of shape `(tokens, experts per token)`): the experts that each token was sent to.
+        experts (`torch.Tensor` of shape `(tokens, experts per token)`): the experts that each token was routed to.
         weights (`torch.Tensor` of shape `(tokens, experts per token)`): what their outputs are multiplied by.
         output (`torch.Tensor` of shape `(tokens, hidden)`): the weighted sum of their outputs.
     """
@@ -32,7 +32,7 @@ class Routed:
     output: torch.Tensor
 
     def sent_to(self, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens that an expert got, as a mask of shape `(tokens,)`, and their weights."""
+        """The tokens routed to an expert, as a mask of shape `(tokens,)`, and their weights."""
         here = self.experts == expert
         tokens = here.any(dim=-1)
         return tokens, (self.weights * here).sum(dim=-1)[tokens]
@@ -40,7 +40,7 @@ class Routed:
 
 @contextmanager
 def routed(family: Family, layer: nn.Module) -> Iterator[list[Routed]]:
-    """Within this context each run of a layer notes what its experts were given."""
+    """Within this context each run of a layer records what its experts were given."""
     seen: list[Routed] = []
 
     def see(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: torch.Tensor) -> None:
@@ -58,7 +58,7 @@ class ExpertWeights:
     """The experts of one layer, to be run one at a time.
 
     Args:
-        layer (`nn.Module`): the dense layer, or one like it that `tensors` are for.
+        layer (`nn.Module`): the dense layer, or one like it that fits `tensors`.
         tensors (`dict[str, torch.Tensor]`): the tensors of the layer by their names in it.
     """
 
@@ -76,7 +76,7 @@ class ExpertWeights:
         return self.family.expert_matrix(self.tensors[self.family.mixture.out][expert])
 
     def out_bias(self, expert: int) -> torch.Tensor | None:
-        """What an expert adds to that, of shape `(hidden,)`."""
+        """The bias that an expert adds to that, of shape `(hidden,)`."""
         found = [tensor for name, tensor in self.tensors.items() if self.axes[name] == ("expert", "hidden")]
         return found[0][expert] if found else None
 
@@ -93,7 +93,7 @@ class ExpertWeights:
         """What the weights out of an expert read.
 
         The class itself computes it, whatever its activation: the weights out of the neurons are replaced by ones
-        that hand on as many neurons at a time as the stream is wide.
+        that pass on as many neurons at a time as the stream is wide.
 
         Args:
             hidden (`torch.Tensor` of shape `(tokens, hidden)`): what the expert reads.
@@ -116,15 +116,15 @@ class ExpertWeights:
         return torch.cat(parts, dim=1)
 
     def _alone(self, tensors: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-        """What the experts give where all tokens are sent to the first of them."""
+        """The output of the experts if all tokens are routed to the first of them."""
         first = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
         config: Any = self.module.config
-        with experts_by(config, "eager"):  # the others want to know how many experts there are
+        with experts_by(config, "eager"):  # the other implementations need the number of experts
             return functional_call(self.module, tensors, (hidden, first, torch.ones_like(first, dtype=hidden.dtype)))
 
 
 def chosen_experts(scores: torch.Tensor, number: int, groups: int = 1) -> torch.Tensor:
-    """The experts with the highest scores, as many from each group of neighbours.
+    """The experts with the highest scores, the same number from each group of neighbours.
 
     Args:
         scores (`torch.Tensor` of shape `(experts,)`): see [`rank_experts`].

@@ -1,4 +1,4 @@
-"""Completions of prompts by batches that are kept on disk, as evaluation and recovery ask for them."""
+"""Completions of prompts in batches that are saved on disk, as evaluation and recovery need them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..vocabulary import tokenizer_hash
 
 TAIL_MARGIN = 4  # tokens decoded beyond the longest stop string
 FIRST_STEP = 64  # new tokens after which rows that have ended leave a batch for the first time
-# Settings that mean the same where a completion is written in several steps.
+# Settings whose meaning does not change if a completion is generated in several steps.
 PLAIN_SETTINGS = frozenset(
     {
         "do_sample",
@@ -38,8 +38,8 @@ PLAIN_SETTINGS = frozenset(
         "transformers_version",
     }
 )
-ANCHOR = 8  # tokens of the prompt that a completion is decoded behind
-CACHE_FORMAT = 2  # of batches; one more whenever generating, cutting or scoring changes
+ANCHOR = 8  # prompt tokens that precede a completion when it is decoded
+CACHE_FORMAT = 2  # of batches; increased whenever generating, truncating or scoring changes
 
 
 @dataclass
@@ -47,7 +47,7 @@ class BatchCache:
     """One JSON file per batch.
 
     Args:
-        folder (`Path`): made when the first batch is stored.
+        folder (`Path`): created when the first batch is stored.
         made, reused (`int`): batches computed and read so far.
     """
 
@@ -56,7 +56,7 @@ class BatchCache:
     reused: int = 0
 
     def get(self, key: Mapping[str, Any], make: Callable[[], list[Any]]) -> list[Any]:
-        """What is stored under `key` (any plain values), or what `make` gives, which is then stored."""
+        """What is stored under `key` (any plain values), or what `make` returns, which is then stored."""
         digest = digest_of(key)
         path = self.folder / digest[:2] / f"{digest}.json"
         found = self._read(path)
@@ -69,7 +69,7 @@ class BatchCache:
         return result
 
     def prepare(self) -> None:
-        """Makes the folder; raises a [`FlabError`] if it cannot be written to."""
+        """Creates the folder; raises a [`FlabError`] if it cannot be written to."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -82,7 +82,7 @@ class BatchCache:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError:  # a disk that lost its last writes; the batch is made again
+        except ValueError:  # a disk that lost its last writes; the batch is computed again
             return None
         except OSError as error:
             raise self._unusable(error) from error
@@ -108,7 +108,7 @@ def batches_by_length(prompts: Sequence[list[int]], batch_size: int) -> list[lis
 
 @contextmanager
 def contiguous_head_input(model: PreTrainedModel) -> Iterator[None]:
-    """Lets the output head read contiguous hidden states.
+    """Makes the output head read contiguous hidden states.
 
     After a prompt it is given the last position of each row, a strided view. Torch multiplies such a view by a weight
     that needs no gradient row by row, each time with a copy of the weight: gigabytes for a large vocabulary.
@@ -132,16 +132,16 @@ def new_tokens(
     stops: Sequence[str],
     config: GenerationConfig,
 ) -> list[list[int]]:
-    """The token ids that a model adds to each prompt of a batch, with whatever fills a row behind its end.
+    """The token ids that a model adds to each prompt of a batch, with whatever fills a row after its end.
 
-    Rows that have ended leave the batch now and then, so that a few long completions do not cost what a batch of
+    Rows that have ended leave the batch now and then, so that a few long completions do not cost what a whole batch of
     them would.
 
     Args:
         prompts (`Sequence[list[int]]`): token ids, padded on the left here.
-        stops (`Sequence[str]`): a row ends once its new text holds one of them.
-        config (`GenerationConfig`): all that applies, with `pad_token_id`, `max_new_tokens`, and `eos_token_id` as a
-            list or `None`; the checkpoint's own settings do not.
+        stops (`Sequence[str]`): a row ends once its new text contains one of them.
+        config (`GenerationConfig`): the complete settings, with `pad_token_id`, `max_new_tokens`, and `eos_token_id`
+            as a list or `None`; the checkpoint's own settings do not.
     """
     found: list[list[int]] = [[] for _ in prompts]
     rows, written = list(range(len(prompts))), 0
@@ -158,7 +158,7 @@ def new_tokens(
 
 
 def _steps(config: GenerationConfig) -> Iterator[int]:
-    """New tokens until rows that have ended leave: each step as long as all before it, which are read again."""
+    """New tokens until rows that have ended leave: each step as long as all before it, since those are read again."""
     left = config.max_new_tokens
     if config.num_beams not in (None, 1) or not PLAIN_SETTINGS.issuperset(config.to_diff_dict()):
         yield left
@@ -184,7 +184,7 @@ def _written_on(
     stops: Sequence[str],
     config: GenerationConfig,
 ) -> tuple[list[list[int]], list[bool]]:
-    """What a model adds to texts, the last `written` tokens of which are its own, and which of them it has ended."""
+    """What a model adds to texts, whose last `written` tokens are its own, and which of the texts it has ended."""
     width = max(map(len, texts))
     rows = [[config.pad_token_id] * (width - len(text)) + text for text in texts]
     mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
@@ -207,7 +207,7 @@ def text_behind(
 ) -> tuple[str, bool]:
     """A completion as text up to its first end token, and whether there is one.
 
-    It is read behind the end of its prompt: some decoders strip the space of a first token.
+    It is decoded after the end of its prompt: some decoders strip the space of a first token.
     """
 
     def decoded(tokens: list[int]) -> str:
@@ -221,13 +221,13 @@ def text_behind(
 
 
 class HasStopString(StoppingCriteria):
-    """Ends a row once its new text holds a stop string.
+    """Ends a row once its new text contains a stop string.
 
-    Only the last tokens are decoded: a stop string has not been there before, and each of its bytes takes at most one
+    Only the last tokens are decoded: a stop string was not there before, and each of its bytes takes at most one
     token.
 
     Args:
-        start (`int`): tokens in front of the new text, padding among them.
+        start (`int`): tokens before the new text, including padding.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], start: int):
@@ -254,7 +254,7 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 @contextmanager
 def only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """While the block runs, the model has this generation config: a call takes what it leaves open from there."""
+    """While the block runs, the model has this generation config: a call takes what it does not specify from there."""
     own, model.generation_config = model.generation_config, config
     try:
         yield
@@ -267,7 +267,7 @@ def completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, promp
     """A prompt with a greedy completion, whatever the model's own generation settings say."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
     own = model.generation_config
-    # what a call leaves open is taken from the model's own settings, a repetition penalty for example
+    # what a call does not specify comes from the model's own settings, a repetition penalty for example
     config = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=own.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -300,7 +300,7 @@ def model_identity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, w
 
 
 def config_hash(model: PreTrainedModel) -> str:
-    """Hex SHA-256 of the configuration, which decides what weights compute."""
+    """Hex SHA-256 of the configuration, which decides what the weights compute."""
     config = model.config.to_diff_dict()
     for name in ("_name_or_path", "transformers_version", "dtype"):
         config.pop(name, None)

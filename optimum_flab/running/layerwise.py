@@ -1,4 +1,4 @@
-"""Running a decoder one layer at a time, with the hidden states in our hands."""
+"""Runs a decoder one layer at a time, with access to the hidden states."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LayerInputs:
 
 @contextmanager
 def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Iterator[None]:
-    """Within this context layers hand their input on unchanged and note all other arguments, by their names."""
+    """Within this context layers pass their input on unchanged and record all other arguments, by name."""
     _, *names = inspect.signature(layers[0].forward).parameters
 
     def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -66,7 +66,7 @@ def layer_inputs(
     """Embeds a batch and lets the model itself build every layer's masks and position embeddings.
 
     Args:
-        workspace ([`Workspace`], *optional*): where the embedded tokens are. Defaults to memory.
+        workspace ([`Workspace`], *optional*): where the embedded tokens are put. Defaults to memory.
     """
     layers = family.decoder_layers(model)
     device = next(model.parameters()).device
@@ -92,13 +92,13 @@ def layer_inputs(
 
 
 def _same_document(position_ids: torch.Tensor) -> torch.Tensor:
-    """Which two positions of a row are of one document: bool of shape `(rows, 1, length, length)`."""
+    """Which pairs of positions in a row are in one document: bool of shape `(rows, 1, length, length)`."""
     documents = (position_ids == 0).cumsum(dim=1)
     return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 
 def _within(mask: torch.Tensor | None, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask of a layer, `None` for a causal one, where it only allows what `allowed` does as well."""
+    """The mask of a layer, `None` for a causal one, restricted to what `allowed` also allows."""
     if mask is None or mask.dtype == torch.bool:
         return allowed & (torch.ones_like(allowed).tril() if mask is None else mask)
     return mask.masked_fill(~allowed, torch.finfo(dtype).min)
@@ -110,7 +110,8 @@ class Captured:
     Attributes:
         stream (`torch.Tensor` of shape `(rows, length, hidden)`): what the FFN's output is added to.
         neurons (`torch.Tensor` of shape `(rows, length, neurons)`): what the output projection reads.
-        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection gave when it last ran.
+        output (`torch.Tensor` of shape `(rows, length, hidden)`): what the output projection returned when it last
+            ran.
     """
 
     stream: torch.Tensor
@@ -120,7 +121,7 @@ class Captured:
 
 @contextmanager
 def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured]:
-    """Within this context each run of a layer notes what its FFN saw."""
+    """Within this context each run of a layer records what its FFN saw."""
     seen, block = Captured(), family.block
     scale = block.scale(config)
 
@@ -156,12 +157,12 @@ def run_layer(layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) ->
 
 
 class _NeuronsSeen(Exception):
-    """What follows in a layer is not needed."""
+    """The rest of a layer is not needed."""
 
 
 def run_to_neurons(family: Family, layer: nn.Module, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
-    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] notes; to the end
-    where attention comes later."""
+    """Runs a decoder layer up to what the output projection of its FFN reads, for what [`captured`] records; to the
+    end if attention comes later."""
     attended: list[bool] = []
 
     def stop(module: nn.Module, args: tuple) -> None:
@@ -188,7 +189,7 @@ def _attention_name(family: Family) -> str:
 
 
 def output_of(result: torch.Tensor | tuple) -> torch.Tensor:
-    """The hidden states in what a decoder layer gives: some families give them with others."""
+    """The hidden states in the output of a decoder layer: some families return them with other values."""
     return result[0] if isinstance(result, tuple) else result
 
 
@@ -196,6 +197,6 @@ def token_importance(norm: Norm, hidden: torch.Tensor) -> torch.Tensor:
     """Weight of each token's error, float32, of the shape of `hidden` without its last axis.
 
     The next layer reads the residual stream through a norm, so an error counts relative to the stream's own size;
-    without this a few tokens with massive activations (attention sinks) outweigh all others.
+    otherwise a few tokens with massive activations (attention sinks) would outweigh all others.
     """
     return 1 / norm.square(hidden).clamp_min(1e-12)

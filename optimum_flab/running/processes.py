@@ -15,25 +15,25 @@ from accelerate.utils import gather_object, get_int_from_env
 from ..errors import FlabError
 
 
-LONGEST_WAIT = timedelta(days=7)  # of the other processes, while the first prepares the data
+LONGEST_WAIT = timedelta(days=7)  # by the other processes, while the first prepares the data
 HERE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # how many are on this machine
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # where launchers say how many
 T = TypeVar("T")
 
 
 def process_state(device: str | torch.device | None = None) -> PartialState:
-    """The state of this process among those of `accelerate launch` or `torchrun`, alone without them.
+    """The state of this process among those of `accelerate launch` or `torchrun`; without them it is the only one.
 
     Args:
         device (`str` or `torch.device`, *optional*): what to compute on; the first call decides. Defaults to CUDA if
-            there is any.
+            available.
     """
     cpu = not torch.cuda.is_available() if device is None else torch.device(device).type == "cpu"
     return PartialState(cpu=cpu, timeout=LONGEST_WAIT)
 
 
 def process_device(asked: str | None) -> str | None:
-    """The device of this process: what the user asked for, or of several processes its own."""
+    """The device of this process: the one that the user named, or with several processes its own."""
     return str(process_state(asked).device) if launched() else asked
 
 
@@ -48,13 +48,14 @@ def on_this_machine() -> int:
 
 
 class Processes:
-    """Those that share the batches of a pruning. Each reads its own, and all decide the same from the sums.
+    """The processes that share the batches of a pruning. Each reads its own, and all make the same decisions from the
+    sums.
 
     Args:
-        state (`PartialState`, *optional*): of this process. Defaults to one that is alone.
+        state (`PartialState`, *optional*): of this process. Defaults to that of a single process.
 
     Raises:
-        [`FlabError`]: in what they do together, if another has ended.
+        [`FlabError`]: in collective operations, if another has ended.
     """
 
     def __init__(self, state: PartialState | None = None):
@@ -63,34 +64,34 @@ class Processes:
 
     @classmethod
     def of_this_run(cls, device: str | torch.device | None) -> Processes:
-        """Those that were launched together."""
+        """The processes that were launched together."""
         return cls(process_state(device) if launched() else None)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the process that writes."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """What of the items this process works on: every `number`-th."""
+        """The items that this process works on: every `number`-th."""
         return list(items[self.rank :: self.number])
 
     def sum_(self, *tensors: torch.Tensor) -> None:
-        """Puts the sum over all processes in the place of each tensor."""
+        """Replaces each tensor by its sum over all processes."""
         if self.number > 1:
             with _together():
                 for tensor in tensors:
                     torch.distributed.all_reduce(tensor)
 
     def gathered(self, found: Sequence[T]) -> list[T]:
-        """What was found of all items, in their order, from what each process found of its [`share`]."""
+        """The results for all items, in order, from each process's results for its [`share`]."""
         if self.number == 1:
             return list(found)
         parts = self.of_each(list(found))
         return [parts[item % self.number][item // self.number] for item in range(sum(map(len, parts)))]
 
     def agree(self, is_so: bool) -> bool:
-        """Whether something is so in every process."""
+        """Whether a condition holds in every process."""
         return all(self.of_each(is_so))
 
     def same(self, value: object) -> bool:
@@ -106,16 +107,16 @@ class Processes:
         """
         if not self.same(value):
             raise FlabError(
-                f"{what} are not the same in all {self.number} processes; give them the same files, settings and"
-                " libraries, and processors of one kind"
+                f"{what} are not the same in all {self.number} processes; use the same files, settings, libraries and"
+                " kind of processor in all of them"
             )
 
     def own_folder(self, folder: Path) -> Path:
-        """What each of several processes has in place of a folder: what it keeps there is of its share."""
+        """Each process's own version of a folder, for what it saves of its share."""
         return folder if self.number == 1 else folder / f"process-{self.rank}-of-{self.number}"
 
     def of_each(self, value: T) -> list[T]:
-        """What each process has, in their order."""
+        """The value of each process, in order."""
         if self.number == 1:
             return [value]
         with _together():
@@ -124,13 +125,13 @@ class Processes:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """What all processes do at once: within this context, one that has ended is an error of the others."""
+    """A collective operation: within this context, a process that has ended is an error in the others."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # what the backends raise has no class of its own
+    except RuntimeError as error:  # backends raise no specific class
         raise FlabError(
-            "another process of this run ended, or cannot be reached; what it said is the reason, and the same command"
-            f" goes on from what could be kept ({error})"
+            "another process of this run ended, or cannot be reached; its output says why, and the same command"
+            f" resumes from what could be saved ({error})"
         ) from error

@@ -1,1 +1,1 @@
-"""What a user can ask for: one section per verb, from which flags and settings files derive. Ground floor."""
+"""What a user can ask for: one section per verb, from which flags and settings files derive. Lowest layer."""

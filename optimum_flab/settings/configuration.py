@@ -1,4 +1,4 @@
-"""`FlabPrunerConfig`: what a user asks of a pruning, as an Optimum configuration."""
+"""`FlabPrunerConfig`: what a user requests of pruning, as an Optimum configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class FlabPrunerConfig(BaseConfig):
 
     Args:
         target_ratio (`float`, *optional*): share of all parameters to remove, between 0 and 1. Without it the
-            vocabulary goes to its natural size, and layers and feed-forward networks to the sizes given here, if any.
+            vocabulary is pruned to its natural size, and layers and feed-forward networks to the sizes given here, if
+            any.
         seed (`int`, defaults to 0): seed of every random choice.
         align (`int`, *optional*): number of devices that share each layer when the model is served: the width and the
             rows of the vocabulary are multiples of 64 for each of them.
@@ -45,9 +46,9 @@ class FlabPrunerConfig(BaseConfig):
         experts ([`~settings.pruning.ExpertSettings`] or `dict`, *optional*): how whole experts of a mixture are
             removed; by default they are not.
         recovery ([`~settings.recovery.RecoverySettings`] or `dict`, *optional*): what the pruned model is trained on
-            afterwards, and how; it is not trained unless data, text or continuations are named there.
+            afterwards, and how; it is not trained unless data, text or continuations are requested there.
         rounds ([`~settings.pruning.RoundSettings`] or `dict`, *optional*): how often it is pruned and recovered until
-            the target is met, by [`FlabOptimizer.prune_and_recover`]; by default once.
+            the target is met, by [`FlabOptimizer.prune_and_recover`]; once by default.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field, bad value and contradiction at once.
@@ -108,7 +109,7 @@ class FlabPrunerConfig(BaseConfig):
         self.rounds = settings.rounds
 
     def validate(self) -> None:
-        """Check the fields again: they may have been changed since.
+        """Check the fields again: they may have changed since.
 
         Raises:
             [`ConfigurationError`]: lists every fault at once.
@@ -123,7 +124,7 @@ class FlabPrunerConfig(BaseConfig):
             path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
         Raises:
-            [`ConfigurationError`]: the file cannot be read, or what it asks for is faulty.
+            [`ConfigurationError`]: the file cannot be read, or its settings are faulty.
         """
         return cls(**read_pruning(path))
 
@@ -134,8 +135,8 @@ class FlabPrunerConfig(BaseConfig):
         Args:
             config_dict (`Mapping[str, Any]`): what [`~FlabPrunerConfig.to_dict`] returns; the keys that
                 transformers and optimum add to saved configurations are ignored.
-            kwargs (`dict[str, Any]`): fields that win over those in `config_dict`. With `return_unused_kwargs=True`,
-                what is no field is returned as well, instead of being refused.
+            kwargs (`dict[str, Any]`): fields that take precedence over those in `config_dict`. With
+                `return_unused_kwargs=True`, whatever is not a field is also returned instead of being refused.
 
         Raises:
             [`ConfigurationError`]: lists every fault at once.
@@ -148,7 +149,8 @@ class FlabPrunerConfig(BaseConfig):
         return (config, unused) if return_unused else config
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, and `flab_version`; nothing of what a model's configuration inherits."""
+        """The fields as plain values, and `flab_version`; none of the fields inherited from a model's
+        configuration."""
         sections = {
             name: value.model_dump() if hasattr(value, "model_dump") else value
             for name, value in ((name, getattr(self, name)) for name in FIELDS)
@@ -169,15 +171,15 @@ class FlabPrunerConfig(BaseConfig):
         """Save the configuration as `flab_config.json`.
 
         Args:
-            save_directory (`str` or `os.PathLike`): the folder; made if it does not exist.
+            save_directory (`str` or `os.PathLike`): the folder; created if it does not exist.
             push_to_hub (`bool`): refused: a configuration is pushed with the model it shaped.
 
         Raises:
-            [`ConfigurationError`]: a push was asked for, or the fields were changed into something faulty.
+            [`ConfigurationError`]: a push was requested, or the fields were changed to something faulty.
         """
         if push_to_hub:
             raise ConfigurationError(
-                "push_to_hub: a pruning configuration is not pushed alone; push the folder of the pruned model, "
+                "push_to_hub: a pruning configuration is not pushed by itself; push the folder of the pruned model, "
                 "which holds it, with FlabOptimizer.push_to_hub or `optimum-cli flab push`"
             )
         self.validate()
@@ -188,7 +190,7 @@ class FlabPrunerConfig(BaseConfig):
 
 
 def read_pruner_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | None:
-    """The configuration beside a pruned checkpoint; `None` where a plan was applied, which leaves none.
+    """The configuration beside a pruned checkpoint; `None` if a plan was applied, which leaves none.
 
     Raises:
         [`ConfigurationError`]: the file cannot be read, or is faulty.

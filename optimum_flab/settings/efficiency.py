@@ -1,4 +1,4 @@
-"""What the measurement of efficiency is asked for, as a validated section. Light."""
+"""The settings of the efficiency measurement, as a validated section. Lightweight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .section import Dtype, VerbSection
 
 
 class BenchSettings(VerbSection):
-    """What each model is made to do while its cost is measured; the `bench` section of a settings file.
+    """What each model does while its cost is measured; the `bench` section of a settings file.
 
     Raises:
         [`ConfigurationError`]: lists every unknown field and bad value at once.
@@ -19,13 +19,13 @@ class BenchSettings(VerbSection):
     NAME = "bench"
 
     prompt_tokens: int = Field(default=128, ge=1, description="tokens of each prompt")
-    # at least two, since the first one is timed apart
+    # at least two, since the first one is timed separately
     new_tokens: int = Field(default=32, ge=2, description="tokens generated for each prompt")
     batch_size: int = Field(default=8, ge=1, description="prompts of the larger batch; batch 1 is always measured")
     repeats: int = Field(default=5, ge=1, description="timed rounds")
-    warmup: int = Field(default=1, ge=0, description="rounds before them that do not count")
+    warmup: int = Field(default=1, ge=0, description="untimed rounds before them")
     energy_seconds: float = Field(
-        default=10.0, ge=0, description="how long at least each model runs for the estimate of energy, 0 for none"
+        default=10.0, ge=0, description="least time that each model runs for the energy estimate, 0 for no estimate"
     )
     country: str | None = Field(
         default=None,
@@ -40,5 +40,5 @@ class BenchSettings(VerbSection):
 
     @property
     def workload(self) -> dict[str, Any]:
-        """What decides the work itself, as plain values."""
+        """The settings that decide the work itself, as plain values."""
         return self.model_dump(exclude={"country", "dtype"})

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, as a validated section. Light."""
+"""The settings of an evaluation, as a validated section. Lightweight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigurationError
 from .section import Dtype, Sources, VerbSection
 
 
-DIVERGENCE = "divergence"  # needs both models, so it is no task of lm-eval's
+DIVERGENCE = "divergence"  # needs both models, so it is not an lm-eval task
 
 
 class EvaluationSettings(VerbSection):
@@ -35,43 +35,41 @@ class EvaluationSettings(VerbSection):
 
     tasks: Sources = Field(
         default=[],
-        description="what to evaluate on, with commas between: tasks of this package, of the folder with your own, or"
-        " lm-eval's own; may be given several times (default: none)",
+        description="what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or"
+        " of lm-eval; may be given several times (default: none)",
     )
     data: dict[str, Sources] = Field(
         default={},
-        description="file (.jsonl, .json or .csv, perhaps .gz) with the problems of a task; for perplexity and"
-        " divergence any source of text; may be given several times, for recode also several files of one task"
+        description="file (.jsonl, .json or .csv, optionally .gz) with the problems of a task; for perplexity and"
+        " divergence any source of text; may be given several times, for recode also for the same task"
         " (default: the task's dataset on the Hub)",
     )
     include_path: str | None = Field(default=None, description="folder with tasks of your own, one YAML each")
     limit: int | None = Field(default=None, ge=1, description="only the first N problems of each task (default: all)")
     samples: int = Field(
-        default=1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more give pass@k"
+        default=1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more yield pass@k"
     )
-    temperature: float = Field(
-        default=0.8, gt=0, description="temperature of the draws where there are several samples"
-    )
-    top_p: float = Field(default=0.95, gt=0, le=1, description="top-p of these draws")
+    temperature: float = Field(default=0.8, gt=0, description="sampling temperature if there are several samples")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="top-p of this sampling")
     max_new_tokens: int | None = Field(
-        default=None, ge=1, description="most tokens of a completion (default: what each task says, 128 to 1024)"
+        default=None, ge=1, description="most tokens of a completion (default: set by each task, 128 to 1024)"
     )
     fim_format: str | None = Field(
         default=None,
-        description="how the models are asked to fill a gap: their special tokens with {prefix} and {suffix} among"
-        " them, such as '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: found in the"
-        " tokenizer, where it is a known one)",
+        description="how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among"
+        " them, such as '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer,"
+        " if known)",
     )
     batch_size: int = Field(default=16, ge=1, description="requests per batch")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the draws and of the bootstrap")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of sampling and of the bootstrap")
     dtype: Dtype = Field(
         default=None,
         description="number format of the computation (default: that of the weights; for divergence float32)",
     )
     allow_packages: Sources = Field(
         default=[],
-        description="packages installed here that the models' programs may import, each by the name it is imported by,"
-        " with those that it needs itself; may be given several times (default: the standard library alone)",
+        description="packages installed here that the models' programs may import, each by its import name, together"
+        " with its own dependencies; may be given several times (default: only the standard library)",
     )
 
     @field_validator("tasks")
@@ -96,7 +94,7 @@ class EvaluationSettings(VerbSection):
         for name in self.data:
             if name not in self.tasks:
                 asked = ", ".join(self.tasks) or "none"
-                raise ValueError(f"data: task {name!r} is not among those asked for ({asked})")
+                raise ValueError(f"data: task {name!r} is not among those requested ({asked})")
         return self
 
     @property
@@ -116,10 +114,10 @@ def check_evaluation(settings: EvaluationSettings, has_baseline: bool) -> None:
         if not has_baseline:
             raise ConfigurationError("task 'divergence' compares two models; name the dense one as `baseline`")
         if not settings.data.get(DIVERGENCE):
-            raise ConfigurationError("task 'divergence' measures on text that you name; give a source of it in `data`")
+            raise ConfigurationError("task 'divergence' measures on text that you name; name a source in `data`")
 
 
 def check_tasks(settings: EvaluationSettings) -> None:
     """Raises a [`ConfigurationError`] if no task is named."""
     if not settings.tasks:
-        raise ConfigurationError("no task is named; give `tasks`, such as humaneval")
+        raise ConfigurationError("no task is named; set `tasks`, such as humaneval")

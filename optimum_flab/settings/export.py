@@ -1,4 +1,4 @@
-"""What an export is asked for, as a validated section. Light."""
+"""The settings of an export, as a validated section. Lightweight."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ class ExportSettings(VerbSection):
 
     NAME = "export"
 
-    type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names stand above
+    type: Literal[(*OWN_TYPES, *QUANTISED_TYPES)] = Field(  # type: ignore[valid-type]  # the names are above
         default="f16",
         description=f"number format of the matrices; all but {', '.join(OWN_TYPES)} are made by llama-cpp-python,"
         " which has to be installed (pip install 'optimum-flab[gguf]')",
     )
     pre_tokenizer: str | None = Field(
         default=None,
-        description="llama.cpp's name of how a byte-level tokenizer cuts text before it merges, for example qwen2"
-        " (default: as the tokenizer does)",
+        description="llama.cpp's name for the pre-tokenizer of a byte-level tokenizer, for example qwen2 (default: the"
+        " one that matches the tokenizer)",
     )
     split_megabytes: int | None = Field(
-        default=None, ge=1, description="most megabytes of weights in one file; more are written (default: one file)"
+        default=None,
+        ge=1,
+        description="most megabytes of weights in one file, which is split beyond that (default: one file)",
     )
-    overwrite: bool = Field(default=False, description="replace files that are there")
+    overwrite: bool = Field(default=False, description="replace existing files")

@@ -1,7 +1,8 @@
-"""Settings files: YAML or JSON, with the sections of one verb or of several, or recipes by their names. Light.
+"""Settings files: YAML or JSON, with the sections of one verb or of several, or recipes by name. Lightweight.
 
-`prune` reads all names that are not another verb's, and each of the other verbs the section of its name. A verb checks
-what it reads and the names of the rest: a fault inside another verb's section is told when that verb is run.
+`prune` reads all names that are not another verb's, and each of the other verbs reads the section with its name. A
+verb checks what it reads and the names of the rest: a fault inside another verb's section is reported when that verb
+is run.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .section import Section, nearest
 
 OTHERS = {kind.NAME: kind for kind in (EvaluationSettings, BenchSettings, CardSettings, ExportSettings, PushSettings)}
 ALL_SECTIONS: dict[str, type[Section]] = {**SECTIONS, **OTHERS}
-NAMES = (*PrunerSettings.model_fields, *OTHERS)  # of what a file may hold
+NAMES = (*PrunerSettings.model_fields, *OTHERS)  # the names that a file may hold
 
 
 def read_pruning(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a settings file says of pruning; nothing is validated yet, and a name that nothing reads is kept.
+    """What a settings file says about pruning; nothing is validated yet, and unknown names are kept.
 
     Args:
         path (`str` or `os.PathLike`): the file, or the name of a recipe.
@@ -40,14 +41,14 @@ def read_pruning(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
-    """One section of a settings file, empty where the file has none; its fields are not validated yet.
+    """One section of a settings file, empty if the file has none; its fields are not validated yet.
 
     Args:
         path (`str` or `os.PathLike`): the file, or the name of a recipe.
         section (`str`): one of `ALL_SECTIONS`.
 
     Raises:
-        [`ConfigurationError`]: the file cannot be read, holds a name that nothing reads, or the section is no mapping.
+        [`ConfigurationError`]: the file cannot be read, holds an unknown name, or the section is not a mapping.
     """
     values = read_settings_file(path)
     for name in values:
@@ -61,7 +62,7 @@ def read_section(path: str | os.PathLike[str], section: str) -> dict[str, Any]:
         return {}
     if not isinstance(fields, Mapping):
         known = ", ".join(ALL_SECTIONS[section].model_fields)
-        raise ConfigurationError(f"{section}: {fields!r} is not a section; give its fields: {known}")
+        raise ConfigurationError(f"{section}: {fields!r} is not a section; set its fields: {known}")
     return {str(name): value for name, value in fields.items()}
 
 
@@ -72,10 +73,11 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
     Returns:
-        `dict[str, Any]`: its fields, as they stand.
+        `dict[str, Any]`: its fields, unchanged.
 
     Raises:
-        [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is no mapping.
+        [`ConfigurationError`]: the file cannot be read, is not UTF-8 or not YAML, repeats a field, or is not a
+            mapping.
     """
     name, file = os.fspath(path), settings_path(path)
     try:
@@ -90,7 +92,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"configuration file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "give a YAML or JSON file"
+            "name a YAML or JSON file"
         ) from error
     # YAML reads nearly all JSON, but refuses some characters that JSON allows
     values = _parse_json(text, name) if file.suffix == ".json" else _parse_yaml(text, name)
@@ -98,7 +100,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigurationError(
-            f"configuration file {name!r} holds a {type(values).__name__}; give a mapping with some of the fields "
+            f"configuration file {name!r} holds a {type(values).__name__}; it needs a mapping with some of the fields "
             f"{', '.join(NAMES)}"
         )
     return values
@@ -109,7 +111,7 @@ def _parse_json(text: str, name: str) -> Any:
         values: dict[str, Any] = {}
         for field, value in pairs:
             if field in values:
-                raise ConfigurationError(f"configuration file {name!r} gives field {field!r} twice")
+                raise ConfigurationError(f"configuration file {name!r} sets field {field!r} twice")
             values[field] = value
         return values
 
@@ -133,14 +135,14 @@ def _parse_yaml(text: str, name: str) -> Any:
                 if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                     continue
                 if key.value in seen:
-                    problem = f"field {key.value!r} is given twice"
+                    problem = f"field {key.value!r} is set twice"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:
         return yaml.load(text, Loader=OnceOnlyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error

@@ -1,4 +1,4 @@
-"""What cards and pushes are asked for, as validated sections. Light."""
+"""The settings of cards and pushes, as validated sections. Lightweight."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LONGEST_TIMEOUT = 86_400.0  # seconds, a day
 
 
 class TermsSettings(VerbSection):
-    """Whose model was pruned, where its files do not say."""
+    """Facts about the dense model that its files do not state."""
 
     base_model: str | None = Field(
         default=None,
-        description="repository of the dense model, where it was read from local files (default: as recorded)",
+        description="repository of the dense model, if it was read from local files (default: as recorded)",
     )
     license: str | None = Field(
         default=None,
@@ -27,7 +27,7 @@ class TermsSettings(VerbSection):
         default=None, description="name of a licence without an id of its own (default: that of its card)"
     )
     license_link: str | None = Field(
-        default=None, description="where its text is (default: what the base model's card says)"
+        default=None, description="where the text of that licence is (default: what the base model's card says)"
     )
 
 
@@ -38,11 +38,11 @@ class CardSettings(TermsSettings):
 
     results: Sources | None = Field(
         default=None,
-        description="folder with what `flab eval` or `flab bench` wrote; may be given several times; they are copied"
-        " beside the weights, in place of those copied before (default: those beside the weights)",
+        description="folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied"
+        " beside the weights, replacing those copied before (default: those beside the weights)",
     )
     repo_id: str | None = Field(
-        default=None, description="repository that title and example name (default: none; a push fills it in)"
+        default=None, description="repository to name in the title and the example (default: none; a push fills it in)"
     )
     overwrite_card: bool = Field(
         default=False, description="replace a README.md that was not written by this software (default: refuse)"
@@ -55,11 +55,12 @@ class PushSettings(TermsSettings):
     NAME = "push"
 
     private: bool = Field(default=False, description="make a new repository private (default: public)")
-    revision: str | None = Field(default=None, description="branch to push to; made if it is missing (default: main)")
+    revision: str | None = Field(
+        default=None, description="branch to push to; created if it does not exist (default: main)"
+    )
     create_pr: bool = Field(
         default=False,
-        description="open a pull request instead of changing the branch, or bring your open one up to date"
-        " (default: no)",
+        description="open a pull request instead of changing the branch, or update your open one (default: no)",
     )
     commit_message: str | None = Field(
         default=None, description="title of the commit, and its description below (default: what is pushed)"
@@ -71,18 +72,18 @@ class PushSettings(TermsSettings):
     )
     include: Sources = Field(
         default=[],
-        description="send these files of the folder too, for example 'notes/*.md'; may be given several times; what"
-        " looks like a secret is sent only by its full name (default: only the files of the model)",
+        description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
+        " that look like secrets are sent only if named in full (default: only the files of the model)",
     )
     adapter_of: str | None = Field(
         default=None,
-        description="push only the LoRA adapter that `flab recover --keep-adapter` kept in the folder; the repository"
-        " of the pruned model that it goes with (default: push the model)",
+        description="push only the LoRA adapter that `flab recover --keep-adapter` kept in the folder; the value is"
+        " the repository of the pruned model that it belongs to (default: push the model)",
     )
     timeout: float = Field(
         default=TIMEOUT,
         gt=0,
         le=LONGEST_TIMEOUT,
-        description="how long nothing of an answer may come before a request has failed, at most a day; Xet, by which"
-        " large files go where hf_xet is installed, gives up by itself after some minutes",
+        description="seconds without any data from the Hub after which a request fails, at most a day; Xet, which"
+        " transfers large files if hf_xet is installed, gives up by itself after some minutes",
     )

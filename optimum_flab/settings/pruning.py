@@ -1,4 +1,4 @@
-"""What a user can ask for, as validated sections. Light: the command line reads its defaults from here."""
+"""What a user can ask for, as validated sections. Lightweight: the command line reads its defaults from here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .recovery import RecoverySettings, contradictions
 from .section import Section, Sources, nearest
 
 
-# Written beside the settings by us, optimum and transformers; they say nothing about the pruning.
+# Written along with the settings by this package, optimum and transformers; not settings of the pruning.
 BOOKKEEPING = frozenset(
     {"flab_version", "optimum_version", "transformers_version", "model_type", "_commit_hash", "_name_or_path"}
 )
@@ -24,15 +24,15 @@ BOOKKEEPING = frozenset(
 # The sections of a settings file that other verbs read.
 OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
 
-# What calibration text is made of: kind -> its usual share of the tokens.
+# The composition of calibration text: kind -> its default share of the tokens.
 KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
-# The kind of text that is named in `data.held_out`; reports measure it beside the others.
+# The kind of text that is named in `data.held_out`; reports measure it along with the others.
 NAMED_HELD_OUT = "held-out"
 
-# The packaged counts of words that may stand for a corpus; the last one is all others together.
+# The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
 
-# Share of all parameters that a round removes at least. A target may be missed by half of that (`TOLERANCE` in
+# The least share of all parameters that a round removes. A target may be missed by half of that (`TOLERANCE` in
 # pruning/limits.py), so that the next round has something left to remove.
 LEAST_OF_A_ROUND = 0.01
 
@@ -41,10 +41,10 @@ PINS = {component.section: component.setting for component in COMPONENTS}
 
 
 class DataSettings(Section):
-    """Which text decides what is kept.
+    """The text that decides what is kept.
 
     A source is a file, a folder, a Hub dataset, or one of these with columns in brackets
-    (`problems.jsonl[prompt,canonical_solution]`): the columns of a row are joined as they stand.
+    (`problems.jsonl[prompt,canonical_solution]`): the columns of a row are concatenated as they are.
     """
 
     corpus: Sources = Field(
@@ -54,34 +54,35 @@ class DataSettings(Section):
     )
     preset: Literal[PRESETS] | None = Field(  # type: ignore[valid-type]
         default=None,
-        description="packaged words of a kind of code, whose tokens stay in the vocabulary beside those of the corpus;"
-        " without one, in place of the default corpus",
+        description="packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the"
+        " corpus; if no corpus is named, they replace the default one",
     )
     counts: Sources = Field(
         default=[],
-        description="files that `flab count` wrote, which add up: tokens that they count stay in the vocabulary beside"
-        " those of the corpus; where none is named, in place of the default corpus",
+        description="files that `flab count` wrote, whose counts are added up: the tokens counted stay in the"
+        " vocabulary along with those of the corpus; if no corpus is named, they replace the default one",
     )
     calibration: Sources = Field(
-        default=[], description="sources that your own share of the calibration is sampled from; empty: the corpus"
+        default=[],
+        description="sources from which your own share of the calibration text is sampled; empty: the corpus",
     )
     mix: dict[str, float] = Field(
         default=KINDS,
         description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
         " problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are"
-        " not named get none, unless what is named only leaves out (infilling=0), and what a kind cannot fill goes to"
-        " the others",
+        " not named get none, unless all values are 0, which only leaves kinds out (infilling=0); what a kind cannot"
+        " fill goes to the others",
     )
     held_out: Sources = Field(
         default=[],
-        description="sources that only ever measure; empty: documents set aside from the calibration sources",
+        description="sources used only for measuring; empty: documents set aside from the calibration sources",
     )
-    calibration_tokens: int = Field(default=32768, ge=1, description="most tokens that statistics are collected on")
-    validation_tokens: int = Field(default=4096, ge=1, description="most tokens that choose between candidate shapes")
+    calibration_tokens: int = Field(default=32768, ge=1, description="most tokens for collecting statistics")
+    validation_tokens: int = Field(default=4096, ge=1, description="most tokens for choosing between candidate shapes")
     held_out_tokens: int = Field(
         default=8192,
         ge=1,
-        description="most tokens that the report measures on, of named sources and of set aside text each",
+        description="most tokens that the report measures on, from named sources and from text set aside each",
     )
     sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
     batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
@@ -95,25 +96,25 @@ class DataSettings(Section):
             if kind not in KINDS:
                 raise ValueError(f"has no kind of text {kind!r}; {nearest(str(kind), KINDS, 'kinds')}")
             if isinstance(share, bool):
-                raise ValueError(f"says yes or no to {kind!r}; give a share of the tokens")
+                raise ValueError(f"has yes or no for {kind!r}; set a share of the tokens")
         return value
 
     @field_validator("mix")
     @classmethod
     def _refuse_no_share(cls, value: dict[str, float]) -> dict[str, float]:
         if negative := [kind for kind, share in value.items() if share < 0]:
-            raise ValueError(f"has a share below 0 of {negative[0]!r}; give 0 to leave a kind out")
-        if value and not any(value.values()):  # it says what to leave out, and nothing of the rest
+            raise ValueError(f"has a negative share of {negative[0]!r}; set 0 to leave a kind out")
+        if value and not any(value.values()):  # it only says what to leave out
             value = {**KINDS, **value}
         if not any(value.values()):
-            raise ValueError("leaves no text; give one kind a share above 0")
+            raise ValueError("leaves no text; set the share of one kind above 0")
         if not math.isfinite(sum(value.values())):
-            raise ValueError("has shares that are too large to add up; give them in proportion, such as 0.5 and 0.5")
+            raise ValueError("has shares that are too large to add up; set them in proportion, such as 0.5 and 0.5")
         return value
 
     @property
     def uses_default_corpus(self) -> bool:
-        """Whether nothing is named that decides the vocabulary."""
+        """Whether nothing that decides the vocabulary is named."""
         return not (self.corpus or self.counts) and self.preset is None
 
     @property
@@ -132,24 +133,24 @@ class VocabularySettings(Section):
         default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
     )
     min_count: int = Field(
-        default=1, ge=1, description="fewest times a token must occur in the corpus to be kept for it"
+        default=1, ge=1, description="least number of occurrences in the corpus for a token to be kept"
     )
     coverage: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="share of the corpus' tokens to keep whole, each source weighing the same: the least used tokens"
-        " are dropped down to it; the first merges always stay",
+        description="share of the corpus' tokens to keep whole, with equal weight for each source: the least used"
+        " tokens are dropped down to that; the first merges always stay",
     )
     keep_merges: int = Field(
         default=20000,
         ge=0,
-        description="number of first merges of the tokenizer (first tokens, where it merges nothing) kept whatever the"
+        description="number of first merges of the tokenizer (first tokens, if it has no merges) kept whatever the"
         " corpus holds",
     )
     keep_used: bool = Field(
         default=False,
-        description="never drop a token of the natural vocabulary to meet the target, whatever it saves elsewhere",
+        description="never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere",
     )
     keep_tokens: Sources = Field(default=[], description="tokens kept whatever the corpus holds")
     pad_to_multiple_of: int | None = Field(
@@ -164,7 +165,7 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         default=None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names stand in criteria.py
+    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names are in criteria.py
         default="divergence", description="what ranks the layers"
     )
     search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
@@ -180,22 +181,22 @@ class FFNSettings(Section):
     multiple_of: int | None = Field(
         default=None,
         ge=1,
-        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, where the dense"
-        " width is one, has 8 such steps and the vocabulary takes what they leave of a target; otherwise 64",
+        description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense"
+        " width is one, has 8 such steps and the vocabulary can take up what they leave of a target; otherwise 64",
     )
     criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
-        default="obs", description="what ranks the neurons, and how the rest is compensated"
+        default="obs", description="what ranks the neurons, and how the removal is compensated"
     )
 
 
 class ExpertSettings(Section):
-    """How whole experts of a mixture are removed. Where they are, their width stays unless it is pinned."""
+    """How whole experts of a mixture are removed. If they are, their width stays unless it is pinned."""
 
     enabled: bool = Field(default=False, description="remove whole experts of a mixture of experts")
     num_experts: int | None = Field(
         default=None,
         ge=1,
-        description="experts to keep per layer, which takes experts in; default: decided by the target",
+        description="experts to keep per layer; enables their removal; default: decided by the target",
     )
     criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
         default="reap", description="what ranks the experts"
@@ -213,7 +214,10 @@ class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
     number: int = Field(
-        default=1, ge=1, le=16, description="rounds of pruning, each of as many parameters, with a recovery after each"
+        default=1,
+        ge=1,
+        le=16,
+        description="rounds of pruning, of equal numbers of parameters, with a recovery after each",
     )
     share: float = Field(
         default=0.25, gt=0, le=1, description="share of the recovery's epochs or steps after each round but the last"
@@ -251,7 +255,7 @@ SECTIONS = {
 
 
 def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
-    """Validate what a user asked for.
+    """Validate a user's settings.
 
     Args:
         values (`Mapping[str, Any]`): fields of [`PrunerSettings`]; a section is a mapping, a section instance,
@@ -272,7 +276,7 @@ def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
         settings, faults = PrunerSettings.model_validate(asked), []
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors(include_url=False)]
-        # What is left without the faulty values is checked too, so that one run shows every fault.
+        # The rest without the faulty values is checked too, so that one run shows every fault.
         settings = PrunerSettings.model_validate(_without(asked, [fault["loc"] for fault in error.errors()]))
     faults += _contradictions(settings)
     if faults:
@@ -320,22 +324,22 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
     for source in data.held_out:
         if source in data.calibration:
             yield (
-                f"data.held_out: {source!r} is also a calibration source; text that only measures must be other text, "
-                "so name another source, or none to have documents set aside"
+                f"data.held_out: {source!r} is also a calibration source; text that only measures must be different,"
+                " so name another source, or none to have documents set aside"
             )
 
 
 def _faults_of_choice(settings: PrunerSettings) -> Iterator[str]:
-    """What says which tokens stay, where something else has said it already."""
+    """Settings for which tokens stay that contradict others."""
     vocabulary, preset = settings.vocabulary, settings.data.preset
     if preset is not None and not vocabulary.enabled:
         yield (
-            f"data.preset: {preset!r} decides the vocabulary alone, and vocabulary.enabled is false; drop it or switch"
+            f"data.preset: {preset!r} only decides the vocabulary, and vocabulary.enabled is false; drop it or switch"
             " vocabulary on"
         )
     if settings.data.counts and not vocabulary.enabled:
         yield (
-            f"data.counts: {', '.join(settings.data.counts)} decide the vocabulary alone, and vocabulary.enabled is"
+            f"data.counts: {', '.join(settings.data.counts)} only decide the vocabulary, and vocabulary.enabled is"
             " false; drop them or switch vocabulary on"
         )
     if vocabulary.coverage < 1 and not vocabulary.enabled:
@@ -351,15 +355,15 @@ def _faults_of_choice(settings: PrunerSettings) -> Iterator[str]:
 
 
 def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterator[str]:
-    """What keeps a pruning from being done in rounds."""
+    """What prevents pruning in rounds."""
     asked = f"rounds.number: {settings.rounds.number} rounds"
     if settings.target_ratio is None or pinned:
         sizes = f", and {', '.join(pinned)} would be met in the first" if pinned else ""
-        yield f"{asked} share a target_ratio out{sizes}; give a target alone, or prune in one round"
+        yield f"{asked} divide a target_ratio{sizes}; set only a target, or prune in one round"
     elif (share := settings.target_ratio / settings.rounds.number) < LEAST_OF_A_ROUND:
         yield (
             f"{asked} remove {share:.4f} of all parameters each, and {LEAST_OF_A_ROUND:g} is the least, since a target"
-            " may be missed by half of that; take fewer rounds, or a larger target_ratio"
+            " may be missed by half of that; use fewer rounds, or a larger target_ratio"
         )
     if not settings.recovery.trains:
         yield f"{asked} need a recovery after each; name `recovery.data` or `recovery.text`, or prune in one round"
@@ -371,11 +375,11 @@ def _describe(fault: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return f"{name}: unknown field; {_suggestion(location)}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{name}: {value!r} is not a section; give its fields: {', '.join(SECTIONS[name].model_fields)}"
+        return f"{name}: {value!r} is not a section; set its fields: {', '.join(SECTIONS[name].model_fields)}"
     if name == "target_ratio" and kind in ("greater_than", "less_than", "finite_number"):
         return (
             f"target_ratio: {value!r} is not between 0 and 1; "
-            "give the share of all parameters to remove, for example 0.35"
+            "it is the share of all parameters to remove, for example 0.35"
         )
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
     return f"{name}: {value!r} {message}"
@@ -405,15 +409,16 @@ def _without(values: Mapping[str, Any], locations: list[tuple[Any, ...]]) -> dic
 
 
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others, field by field; neither is validated here.
+    """Override settings with others, field by field; neither is validated here.
 
     A size in `winning` also overrules `enabled: false` of the same component in `base`, and switching a component off
-    overrules its size: the last word decides, and only what is said in one breath can contradict itself. A mix that
-    only leaves kinds out leaves them out of the mix in `base`.
+    overrules its size: the last value wins, and only settings from the same place can contradict each other. A mix
+    that only leaves kinds out leaves them out of the mix in `base`.
 
     Args:
         base (`Mapping[str, Any]`): the fields of a configuration file.
-        winning (`Mapping[str, Any]`): the fields that win, lists included: they are replaced, not extended.
+        winning (`Mapping[str, Any]`): the fields that take precedence, lists included: they are replaced, not
+            extended.
 
     Returns:
         `dict[str, Any]`: the fields of both.
@@ -438,6 +443,6 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
 def _merged_mix(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
     if any(winning.values()):
         return dict(winning)
-    # a mix that gives shares gives none to kinds that it does not name, also where all that it names are left out
+    # a mix that sets shares gives none to kinds that it does not name, even if all that it names are left out
     unnamed = dict.fromkeys(KINDS, 0) if any(base.values()) else {}
     return {**unnamed, **base, **winning}

@@ -1,4 +1,4 @@
-"""Recipes: settings files that come with the package, each known by its name. Light."""
+"""Recipes: settings files that come with the package, each known by its name. Lightweight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent.parent / "recipes"
 
 @lru_cache(maxsize=1)
 def recipe_files() -> dict[str, Path]:
-    """The file of every recipe by its name, in the order of names."""
+    """The file of every recipe by name, sorted."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
@@ -23,7 +23,7 @@ def read_recipe(name: str) -> str:
     """The text of a recipe.
 
     Raises:
-        [`ConfigurationError`]: there is none of this name.
+        [`ConfigurationError`]: there is no recipe of this name.
     """
     if name not in recipe_files():
         raise ConfigurationError(f"there is no recipe {name!r}; recipes: {', '.join(recipe_files())}")
@@ -31,12 +31,12 @@ def read_recipe(name: str) -> str:
 
 
 def first_comment(text: str) -> str:
-    """The first line of comment in a settings file, which says what it is for."""
+    """The first comment line in a settings file, which says what it is for."""
     return next((line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")), "")
 
 
 def settings_path(path: str | os.PathLike[str]) -> Path:
-    """Where a settings file is: a file of this path wins over a recipe of this name.
+    """Where a settings file is: a file with this path takes precedence over a recipe of this name.
 
     Args:
         path (`str` or `os.PathLike`): of a file, which need not exist, or the name of a recipe.

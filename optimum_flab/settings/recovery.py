@@ -1,4 +1,4 @@
-"""What a user can ask of a recovery, as a validated section. Light."""
+"""The settings of a recovery, as a validated section. Lightweight."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 from .section import Section, Sources, VerbSection, faults_in
 
 
-ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, where its adapter is kept
+ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, for its adapter
 LIBRARY_SOURCE = "python-packages"
 PROBLEM_SOURCE = "packaged-problems"
-LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # where the user names none; matrices of LoRA begin at nothing
+LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero
 
 
 class RecoverySettings(Section):
@@ -26,50 +26,49 @@ class RecoverySettings(Section):
     )
     text: Sources = Field(
         default=[],
-        description="sources of plain text that distillation reads, each for an equal share of the tokens; default:"
-        f" {LIBRARY_SOURCE} and {PROBLEM_SOURCE}, also as conversations and with gaps, in the shares of kinds that"
-        " calibration has, where distillation reads more than answers",
+        description="sources of plain text for distillation, each with an equal share of the tokens; default:"
+        f" {LIBRARY_SOURCE} and {PROBLEM_SOURCE}, also as conversations and with gaps, in the shares of the kinds of"
+        " calibration text, if distillation reads more than answers",
     )
-    text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, a seeded choice")
+    text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, sampled with the seed")
     text_share: float = Field(
         default=0.5,
         ge=0,
         lt=1,
-        description="share of all tokens that is plain text where none is named, and all without instruction data;"
-        " 0: none",
+        description="share of all tokens that is plain text if none is named, all without instruction data; 0: none",
     )
     continuation_tokens: int = Field(
         default=0,
         ge=0,
-        description="tokens that the dense model writes on from the first lines of files of the plain text, to be"
+        description="tokens that the dense model generates after the first lines of files of the plain text, to be"
         " distilled too; each costs about one of its forward passes",
     )
     continuation_temperature: float = Field(
-        default=1.0, ge=0, description="temperature that continuations are drawn at; 0: the likeliest tokens"
+        default=1.0, ge=0, description="sampling temperature of continuations; 0: the likeliest tokens"
     )
     exclude: Sources = Field(
-        default=[], description="sources whose text must not be trained on, beside HumanEval (where it is installed)"
+        default=[], description="sources whose text must not be trained on, besides HumanEval (if it is installed)"
     )
     held_out: Sources = Field(
         default=[],
-        description="sources of text that only measure; default: those of the pruning, or a part set aside from the"
-        " data",
+        description="sources of text used only for measuring; default: those of the pruning, or a part of the data set"
+        " aside",
     )
-    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens that are measured on")
+    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens to measure on")
     most_examples: int | None = Field(
-        default=None, ge=1, description="most examples to use, a seeded choice; default: all"
+        default=None, ge=1, description="most examples to use, sampled with the seed; default: all"
     )
     answers: Literal["dense", "reference"] = Field(
         default="dense",
-        description="what is learned: the dense model's own answers where they pass a check, or the references alone",
+        description="what is learned: the dense model's own answers where they pass a check, or only the references",
     )
     dense_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
     )
     allow_packages: Sources = Field(
         default=[],
-        description="packages installed here that the dense model's programs may import, by the names they are"
-        " imported by, with those that they need themselves; default: the standard library alone",
+        description="packages installed here that the dense model's programs may import, by import name, together with"
+        " their own dependencies; default: only the standard library",
     )
     max_new_tokens: int = Field(
         default=256, ge=1, description="most tokens of an answer or a continuation of the dense model"
@@ -77,7 +76,7 @@ class RecoverySettings(Section):
     generation_batch_size: int = Field(default=16, ge=1, description="prompts per batch of the dense model's answers")
     template: Literal["auto", "chat", "plain"] = Field(
         default="auto",
-        description="how instructions are laid out; auto: by the tokenizer's chat template where it has one",
+        description="how instructions are formatted; auto: with the tokenizer's chat template if it has one",
     )
     sequence_length: int = Field(default=512, ge=8, description="tokens per packed training sequence")
     validation_share: float = Field(
@@ -95,16 +94,16 @@ class RecoverySettings(Section):
     cross_entropy_share: float = Field(
         default=0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both"
     )
-    distill_on: Literal["all", "answer"] = Field(default="all", description="tokens that distillation looks at")
+    distill_on: Literal["all", "answer"] = Field(default="all", description="tokens that are distilled")
     teacher: Literal["cached", "resident"] = Field(
         default="cached",
-        description="dense predictions: the likeliest tokens kept on disk, or all computed as they are needed",
+        description="dense predictions: the likeliest tokens saved on disk, or all computed as needed",
     )
-    top_k: int = Field(default=64, ge=1, description="likeliest tokens per position that a cached teacher keeps")
+    top_k: int = Field(default=64, ge=1, description="likeliest tokens per position that a cached teacher saves")
     method: Literal["lora", "full"] = Field(
         default="lora",
-        description="what is trained: LoRA matrices, merged afterwards, or all weights, held in float32, which takes"
-        " several times the memory and disk",
+        description="what is trained: LoRA matrices, merged afterwards, or all weights, kept in float32, which takes"
+        " several times the memory and disk space",
     )
     rank: int = Field(default=32, ge=1, description="rank of the LoRA matrices")
     alpha: float | None = Field(default=None, gt=0, description="scale of LoRA times its rank; default: the rank")
@@ -121,26 +120,28 @@ class RecoverySettings(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the largest learning rate that is left at the end of its fall along a cosine",
+        description="share of the largest learning rate that is left at the end of cosine decay",
     )
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of AdamW")
     warmup_share: float = Field(
-        default=0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises"
+        default=0.05, ge=0, lt=1, description="share of the steps with rising learning rate (warm-up)"
     )
     epochs: float = Field(default=3.0, gt=0, description="passes over the training sequences")
     max_steps: int | None = Field(
-        default=None, ge=1, description="steps, whatever the epochs say; default: by the epochs"
+        default=None, ge=1, description="number of steps, which overrides the epochs; default: by the epochs"
     )
     batch_size: int = Field(default=8, ge=1, description="sequences per step, over all processes")
     micro_batch_size: int | None = Field(
         default=None, ge=1, description="sequences per forward pass of a process; default: about 512 tokens"
     )
-    evaluations: int = Field(default=8, ge=1, description="evaluations, each with a checkpoint, spread over the steps")
+    evaluations: int = Field(
+        default=8, ge=1, description="number of evaluations, each with a checkpoint, spread over the steps"
+    )
     patience: int = Field(default=3, ge=1, description="evaluations without improvement after which training stops")
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice to save memory")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="number format of the training; auto: bfloat16 where the device multiplies it, else float32",
+        description="number format of the training; auto: bfloat16 if the device supports it natively, else float32",
     )
     keep_adapter: bool = Field(
         default=False, description="keep the LoRA adapter in the output, beside the merged weights"
@@ -154,18 +155,18 @@ class RecoverySettings(Section):
 
     @property
     def text_sources(self) -> list[str]:
-        """The sources of plain text: those that are named, else the packaged ones unless these are switched off."""
+        """The sources of plain text: those that are named, else the packaged ones unless they are switched off."""
         packaged = self.reads_plain_text and (self.text_share > 0 or self.continuation_tokens > 0)
         return self.text or [LIBRARY_SOURCE, PROBLEM_SOURCE] * packaged
 
     @property
     def trains(self) -> bool:
-        """Whether what is named asks for a training, so that `flab prune` goes on with one."""
+        """Whether the settings request a training, so that `flab prune` continues with one."""
         return bool(self.data or self.text or self.continuation_tokens)
 
     @property
     def largest_rate(self) -> float:
-        """The learning rate that was asked for, or that of the method."""
+        """The learning rate that was requested, or that of the method."""
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     @property
@@ -203,35 +204,35 @@ class RecoveryConfig(RecoverySettings, VerbSection):
 
 
 def contradictions(settings: RecoverySettings) -> list[str]:
-    """What the settings say against themselves, one sentence each."""
+    """The contradictions in the settings, one sentence each."""
     faults = []
     if settings.micro_batch_size is not None and settings.batch_size % settings.micro_batch_size:
         faults.append(
             f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
-            f"({settings.batch_size}); take a divisor"
+            f"({settings.batch_size}); use a divisor"
         )
     if settings.method == "full":
         lora = {"keep_adapter": settings.keep_adapter, "alpha": settings.alpha, "dropout": settings.dropout}
         faults += [
-            f"recovery.{name}: belongs to LoRA, and recovery.method is 'full'; leave one of them out"
+            f"recovery.{name}: applies to LoRA, but recovery.method is 'full'; leave one of them out"
             for name, value in {**lora, "targets": settings.targets}.items()
             if value
         ]
     elif settings.keep_adapter and settings.closed_form:
         faults.append(
-            "recovery.keep_adapter: an adapter belongs to the pruned weights as they are, and recovery.closed_form "
-            "refits them first; switch `recovery.closed_form` off"
+            "recovery.keep_adapter: an adapter belongs to the unchanged pruned weights, but recovery.closed_form"
+            " refits them first; switch `recovery.closed_form` off"
         )
     for name in ("text", "continuation_tokens"):
         if getattr(settings, name) and not settings.reads_plain_text:
             faults.append(
-                f"recovery.{name}: plain text has no answers, so that recovery.loss 'cross-entropy' and "
-                "recovery.distill_on 'answer' learn nothing from it; leave it out"
+                f"recovery.{name}: plain text has no answers, so recovery.loss 'cross-entropy' and recovery.distill_on"
+                " 'answer' learn nothing from it; leave it out"
             )
     for source in settings.held_out:
         if _place(source) in map(_place, (*settings.data, *settings.text_sources)):
             faults.append(
-                f"recovery.held_out: {source!r} is also trained on; text that only measures must be other text"
+                f"recovery.held_out: {source!r} is also trained on; text that only measures must be different"
             )
     return faults
 
@@ -252,7 +253,7 @@ def check_recovery(settings: RecoverySettings) -> None:
             + (
                 "recovery.text_share is 0"
                 if settings.reads_plain_text
-                else "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn from answers alone"
+                else "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn only from answers"
             )
         )
     if faults:

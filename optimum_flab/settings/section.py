@@ -1,4 +1,4 @@
-"""What the sections of the settings have in common. Light."""
+"""What the sections of the settings have in common. Lightweight."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Dtype = Annotated[Literal["float32", "bfloat16", "float16"] | None, BeforeValida
 
 
 class Section(BaseModel):
-    """Some settings: each with its kind, range, default and description, from which its flag derives."""
+    """A group of settings, each with its type, range, default and description, from which its flag derives."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
@@ -43,12 +43,12 @@ class Section(BaseModel):
     def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic reads True as 1, and YAML reads "yes" and "on" as True
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("is a yes or no; give a value of the field's own kind")
+            raise ValueError("is a yes or no; set a value of the field's own type")
         return value
 
 
 class VerbSection(Section):
-    """The settings of one verb, under its `NAME` in a settings file; what is wrong is a [`ConfigurationError`]."""
+    """The settings of one verb, under its `NAME` in a settings file; faults raise a [`ConfigurationError`]."""
 
     NAME: ClassVar[str]
 
@@ -70,8 +70,7 @@ class VerbSection(Section):
             path (`str` or `os.PathLike`): the file, or the name of a recipe.
 
         Raises:
-            [`ConfigurationError`]: the file cannot be read, holds a name that no verb reads, or this section is
-                faulty.
+            [`ConfigurationError`]: the file cannot be read, holds an unknown name, or this section is faulty.
         """
         from .files import read_section
 
@@ -93,6 +92,6 @@ def described(fault: Mapping[str, Any], section: type[Section]) -> str:
 
 
 def nearest(name: str, names: Collection[str], kind: str) -> str:
-    """What may have been meant by a name that is none, or else all that it could be."""
+    """What an unknown name may have been meant to be, or else all that it could be."""
     matches = get_close_matches(name, names, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"{kind}: {', '.join(names)}"

@@ -1,1 +1,1 @@
-"""Tensors by name, read when they are asked for, from whatever files they are in."""
+"""Tensors by name, read on demand from whatever files they are in."""

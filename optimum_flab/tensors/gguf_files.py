@@ -1,4 +1,4 @@
-"""GGUF files: what is in them, and their tensors as transformers reads them, one at a time."""
+"""GGUF files: their content, and their tensors as transformers reads them, one at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 # the largest relative difference (Frobenius) that quantising one matrix twice explains: about 4% between 5 and 8 bits,
-# 15% at 3 bits; matrices trained apart differ by more than 100%
+# 15% at 3 bits; separately trained matrices differ by more than 100%
 LARGEST_QUANTISATION_DIFFERENCE = 0.2
 ROWS_AT_ONCE = 4096
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")  # of several files
-WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that we wrote: of which weights
+WEIGHTS_FIELD = "flab.weights_sha256"  # in a file that this package wrote: the hash of the weights in it
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself.
+    """The metadata of a GGUF file.
 
     Args:
-        fields (`dict[str, Any]`): its fields; of lists of texts only how many there are.
+        fields (`dict[str, Any]`): its fields; for lists of strings only their length.
         tensors (`dict[str, GgufTensor]`): by name.
     """
 
@@ -83,11 +83,11 @@ def _block(kind: gguf.GGMLQuantizationType) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Reads all but the tensors of a GGUF file; once for as long as it stays as it is, for the library looks at every
-    token of a vocabulary.
+    """Reads everything but the tensors of a GGUF file; only once while it is unchanged, for the library goes through
+    every token of a vocabulary.
 
     Raises:
-        [`FlabError`]: the file is damaged, cut short, or of a version that the library cannot read.
+        [`FlabError`]: the file is damaged, truncated, or of a version that the library cannot read.
     """
     return _header(path, file_state(path))
 
@@ -100,7 +100,7 @@ def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
         reader = gguf.GGUFReader(path)
         texts = {gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING}
         fields = {
-            # of lists of texts, which vocabularies are, only how many there are
+            # for lists of strings, such as vocabularies, only their length
             name: len(field.data) if texts <= set(field.types) else field.contents()
             for name, field in reader.fields.items()
         }
@@ -112,14 +112,14 @@ def _header(path: Path, state: tuple[int, int]) -> GgufHeader:
         }
     except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
         said = (str(error).splitlines() or [""])[0]
-        raise FlabError(f"GGUF file {str(path)!r} is damaged or cut short ({said}); download it again") from error
+        raise FlabError(f"GGUF file {str(path)!r} is damaged or truncated ({said}); download it again") from error
     if not isinstance(fields.get("general.architecture"), str) or any(not one.shape for one in tensors.values()):
         raise FlabError(f"GGUF file {str(path)!r} is damaged: it names no architecture, or tensors without a shape")
     return GgufHeader(fields, tensors)
 
 
 def dequantised(path: Path, tensor: GgufTensor) -> Iterator[tuple[int, np.ndarray]]:
-    """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first; of a tensor with more
+    """Float32 rows of a tensor, a few thousand at a time, each time with the index of the first; in a tensor with more
     than two dimensions all but the last count as rows."""
     import gguf
 
@@ -158,13 +158,13 @@ def near_equal_copies(path: Path) -> tuple[GgufTensor | None, float]:
 
 class GgufTensors(LazyTensors):
     """The tensors of a GGUF file as transformers reads them, under the names that it gives them. Each is dequantised
-    when it is asked for, and nothing of it is kept.
+    on demand, and not kept.
 
     Args:
         path (`Path`): the file.
-        model (`PreTrainedModel`): what it is read for, on the meta device.
-        dtype (`torch.dtype`): what values are rounded to.
-        embedding ([`GgufTensor`], *optional*): what stands for both the embedding and the output head, where these are
+        model (`PreTrainedModel`): the model to read it for, on the meta device.
+        dtype (`torch.dtype`): the dtype that values are rounded to.
+        embedding ([`GgufTensor`], *optional*): the tensor for both the embedding and the output head, if these are
             copies of one matrix, see [`near_equal_copies`].
 
     Raises:
@@ -212,7 +212,7 @@ class GgufTensors(LazyTensors):
         tensor, outline = made[name].to(self.dtype), self.outlines[name]
         if tensor.shape != outline.shape:
             raise FlabError(
-                f"{self._pieces[name][0].name} in the GGUF file {str(self.path)!r} is {tuple(tensor.shape)}, and its"
+                f"{self._pieces[name][0].name} in the GGUF file {str(self.path)!r} is {tuple(tensor.shape)}, but the"
                 f" model has {tuple(outline.shape)}; name the checkpoint that the file was made from"
             )
         return tensor
@@ -225,8 +225,8 @@ class GgufTensors(LazyTensors):
 
 
 def _processor(header: GgufHeader, model: PreTrainedModel) -> TensorProcessor:
-    """What transformers has the tensors of an architecture go through: llama's heads are stored in another order, for
-    example, and gemma's norms with one added.
+    """The conversions that transformers applies to the tensors of an architecture: llama's heads, for example, are
+    stored in another order, and gemma's norms with one added.
 
     Raises:
         `ValueError`: it reads files of this architecture in another way.
@@ -236,7 +236,7 @@ def _processor(header: GgufHeader, model: PreTrainedModel) -> TensorProcessor:
 
     try:
         from transformers.integrations.gguf import is_gguf_arch_supported as is_read_anew
-    except ImportError:  # of older releases, which read all in one way
+    except ImportError:  # older releases, which read all in one way
         is_read_anew = ().__contains__
     if is_read_anew(header.architecture):
         raise ValueError(f"files of {header.architecture} are read by their own conversions")
@@ -246,6 +246,7 @@ def _processor(header: GgufHeader, model: PreTrainedModel) -> TensorProcessor:
 
 
 def _shape(pieces: Iterable[GgufTensor], wanted: torch.Size) -> tuple[int, ...]:
-    """The shape that pieces will have, if they are of a tensor of the `wanted` one: transformers turns some around."""
+    """The shape that pieces will have, if they belong to a tensor of the `wanted` shape: transformers transposes
+    some."""
     found = list(pieces)
     return tuple(wanted) if sum(prod(piece.shape) for piece in found) == wanted.numel() else found[0].shape

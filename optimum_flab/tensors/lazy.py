@@ -1,4 +1,4 @@
-"""Tensors by name, read from safetensors files as they are asked for and written one after the other."""
+"""Tensors by name, read from safetensors files on demand and written one after the other."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# tensors lie in a file in the order of their types, the last of these first, and then of their names
+# tensors in a file are sorted by their types, the last of these first, and then by their names
 ORDER = ["BOOL", "U8", "I8", "I16", "F16", "BF16", "I32", "F32", "F64", "I64"]
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
-    """Tensors by name, each made when it is asked for.
+    """Tensors by name, each made on demand.
 
     Attributes:
         outlines (`dict[str, torch.Tensor]`): all of them, on the meta device.
@@ -53,19 +53,19 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return len(self.outlines)
 
     def check_unchanged(self) -> None:
-        """Raises a [`FlabError`] if tensors that were read may be others now; there is nothing to check where each is
-        a copy."""
+        """Raises a [`FlabError`] if tensors that were read may have changed; there is nothing to check if each is a
+        copy."""
 
 
 class StoredTensors(LazyTensors):
-    """The tensors of safetensors files. Each is read when it is asked for, and nothing of it is kept.
+    """The tensors of safetensors files. Each is read on demand, and not kept.
 
     Args:
-        paths (`Sequence[Path]`): files that no two tensors of one name are in.
+        paths (`Sequence[Path]`): files without duplicate tensor names.
 
     Raises:
-        `ValueError`: a tensor is of a type that is not known here.
-        [`FlabError`]: when a tensor is asked for, its file is gone or was changed.
+        `ValueError`: a tensor is of an unknown type.
+        [`FlabError`]: when a tensor is requested and its file has been removed or modified.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -84,7 +84,7 @@ class StoredTensors(LazyTensors):
         self._inodes = {path: path.stat().st_ino for path in self.paths}
 
     def check_unchanged(self) -> None:
-        """Raises a [`FlabError`] if a file was written to since it was opened, and tensors of it may be others now.
+        """Raises a [`FlabError`] if a file was written to since it was opened, so that its tensors may have changed.
         One that was removed, or replaced by another under its name, is still mapped as it was."""
         for path, inode in self._inodes.items():
             if path.exists() and path.stat().st_ino == inode:
@@ -98,32 +98,32 @@ class StoredTensors(LazyTensors):
         path = self._files[name]
         try:
             self._check_state(path)
-            # opened anew each time: what of a file was read stays in memory for as long as it is open
+            # opened anew each time: what was read of a file stays in memory as long as it is open
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise FlabError(f"weight file {str(path)!r} cannot be read any more ({error}); put it back") from error
+            raise FlabError(f"weight file {str(path)!r} can no longer be read ({error}); put it back") from error
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """What tells whether a file was changed: its size and when it was last written."""
+    """What shows whether a file was modified: its size and when it was last written."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
 class ModelTensors(LazyTensors):
-    """The tensors of a model under its own names, over what is stored. Each is made when it is asked for, of its
-    stored pieces and by the conversions of transformers: a mixture of experts is stored one expert at a time, and
-    some tensors under older names.
+    """The tensors of a model under its own names, made from what is stored. Each is made on demand from its stored
+    pieces with the conversions of transformers: a mixture of experts is stored one expert at a time, and some tensors
+    under older names.
 
     Args:
-        model (`PreTrainedModel`): on the meta device, its weights tied. As by `from_pretrained`, it is told which
-            conversions were used, for they are reverted in writing.
+        model (`PreTrainedModel`): on the meta device, its weights tied. As with `from_pretrained`, it is told which
+            conversions were used, for they are reverted on saving.
         stored ([`LazyTensors`]): what it would be loaded from, [`StoredTensors`] or those of a GGUF file.
 
     Attributes:
-        lacking (`list[str]`): tensors of the model that cannot be made, or in another shape only.
-        unknown (`list[str]`): what is stored for no tensor of the model, without what its class ignores.
+        lacking (`list[str]`): tensors of the model that cannot be made, or only in another shape.
+        unknown (`list[str]`): stored tensors that belong to no tensor of the model, except those its class ignores.
         exact (`bool`): whether what is stored makes every tensor of the model once, under the first of its names.
     """
 
@@ -166,19 +166,19 @@ class ModelTensors(LazyTensors):
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
     def is_in_file(self, name: str) -> bool:
-        """Whether a tensor is a piece of a file as it is, which takes no memory before it is read."""
+        """Whether a tensor is an unchanged piece of a file, which takes no memory before it is read."""
         pieces = self._pieces[self._groups[name]]
         return isinstance(self.stored, StoredTensors) and set(pieces.values()) == {None}
 
     def written(self) -> Mapping[str, torch.Tensor]:
-        """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored so, as they are
-        there."""
+        """The tensors as transformers writes them, see [`WrittenTensors`]: where they are stored in this form,
+        unchanged."""
         written = WrittenTensors(self.model, self)
         shapes = [{name: outline.shape for name, outline in one.outlines.items()} for one in (written, self.stored)]
         return self.stored if shapes[0] == shapes[1] else written
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """As it is stored, unless the model holds it in a type that is coarser."""
+        """As it is stored, unless the model holds it in a coarser type."""
         tensor = self._made(self._groups[name], self.stored)[name]
         exact = torch.promote_types(tensor.dtype, self._dtypes[name]) == self._dtypes[name]
         return tensor if exact else tensor.to(self._dtypes[name])
@@ -187,19 +187,20 @@ class ModelTensors(LazyTensors):
 def _pieces(
     model: PreTrainedModel, stored: Iterable[str], conversions: Sequence[WeightTransform]
 ) -> tuple[dict[str, dict[str, str | None]], list[str]]:
-    """What is made of which stored tensors, found as transformers' `convert_and_load_state_dict_in_model` does.
+    """Which stored tensors make which tensors of the model, found as transformers'
+    `convert_and_load_state_dict_in_model` does.
 
     Returns:
         `tuple[dict[str, dict[str, str | None]], list[str]]`: for a tensor of the model, the first if several are made
             together, the stored ones in the order in which transformers takes them, each with the pattern of the
-            conversion that turns them into it, if any does; and the stored ones that are for none.
+            conversion that turns them into it, if any; and the stored ones that belong to none.
     """
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
     renamings = [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]
     converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
     known, prefix = model.state_dict(), model.base_model_prefix
-    # what older versions stored, and this one keeps without storing it
+    # what older versions stored, and this one does not
     kept = {name.rpartition(".")[2] for name, _ in model.named_buffers()} & {"inv_freq", "position_ids"}
     ignored = [*not_unexpected(model), *(rf"(^|\.){name}$" for name in kept)]
     pieces: dict[str, dict[str, str | None]] = {}
@@ -216,7 +217,7 @@ def _pieces(
 
 
 def _lacking(model: PreTrainedModel, outlines: Mapping[str, torch.Tensor]) -> list[str]:
-    """The tensors of a model, tied ones once, that are not among `outlines`, or in another shape."""
+    """The tensors of a model, tied ones once, that are not among `outlines`, or are there in another shape."""
     ignored, needed = not_missed(model), model.state_dict()
     lacking = []
     for names in _names(model):
@@ -236,7 +237,7 @@ class WrittenTensors(LazyTensors):
             Defaults to those in it.
 
     Raises:
-        [`FlabError`]: transformers puts tensors of this class together, so that it cannot be written one by one.
+        [`FlabError`]: transformers combines tensors of this class, so that it cannot be written one by one.
     """
 
     def __init__(self, model: PreTrainedModel, tensors: Mapping[str, torch.Tensor] | None = None):
@@ -255,7 +256,7 @@ class WrittenTensors(LazyTensors):
             for part, outline in written_parts(model, name, outlines[name]).items():
                 if part not in self.outlines or outline.shape != self.outlines[part].shape:
                     raise FlabError(
-                        f"transformers writes {part} of several tensors of a {type(model).__name__}, which is not"
+                        f"transformers combines several tensors of a {type(model).__name__} into {part}, which is not"
                         " supported; prune another model"
                     )
                 self._cut[part] = name
@@ -267,20 +268,20 @@ class WrittenTensors(LazyTensors):
         origin = self._cut[name]
         if origin not in self._latest:
             parts = written_parts(self.model, origin, self.tensors[origin])
-            # in the order of their names the experts of a layer alternate between two tensors
+            # sorted by name, the experts of a layer alternate between two tensors
             self._latest = {**dict([*self._latest.items()][-1:]), origin: parts}
         return self._latest[origin][name]
 
 
 def written_parts(model: PreTrainedModel, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What transformers writes of a tensor that is `name` in the model."""
+    """What transformers writes for the tensor `name` of the model."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return revert_weight_conversion(model, {name: tensor})
 
 
 def own_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors of a model by their names in it, each once: of tied ones, what comes first."""
+    """The tensors of a model by their names in it, each once: of tied ones, the first."""
     tensors = model.state_dict()
     return {names[0]: tensors[names[0]] for names in _names(model)}
 
@@ -304,16 +305,16 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes safetensors files without having all their tensors in memory; the bytes are those that
-    `safetensors.torch.save_file` writes of them, which needs them all (there is no writer that does not).
+    `safetensors.torch.save_file` would write, which needs them all (there is no writer that does not).
 
     Args:
         files (`Mapping[Path, Mapping[str, torch.Tensor]]`): names, shapes and dtypes by file; the tensors may be on
             the meta device. No name is in two files.
         tensors (`Iterable[tuple[str, torch.Tensor]]`): the same with their values, in any order, each once.
-        metadata (`Mapping[str, str]`, *optional*): what each file says of itself.
+        metadata (`Mapping[str, str]`, *optional*): the metadata of each file.
 
     Raises:
-        `ValueError`: a tensor is missing, or is another than its outline.
+        `ValueError`: a tensor is missing, or differs from its outline.
     """
     places: dict[str, tuple[Path, int]] = {}
     for path, outlines in files.items():

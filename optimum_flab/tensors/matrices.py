@@ -1,4 +1,4 @@
-"""Symmetric matrices, factored, inverted and cut where they are.
+"""Symmetric matrices, factored, inverted and sliced in place.
 
 Block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions factor and invert copies, in twice
 the time, and OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some 17,000 rows in
@@ -16,7 +16,7 @@ ROWS = 512  # of a block
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:
-    """Puts the lower Cholesky factor of a symmetric matrix in its place; what is above its diagonal stays.
+    """Replaces a symmetric matrix by its lower Cholesky factor; what is above its diagonal stays.
 
     Args:
         matrix (`torch.Tensor` of shape `(size, size)`): float32 or float64.
@@ -41,8 +41,8 @@ def cholesky_(matrix: torch.Tensor) -> bool:
 
 
 def inverse_(matrix: torch.Tensor, workspace: Workspace | None = None) -> torch.Tensor:
-    """Puts the inverse of a symmetric, positive definite matrix in its place; worked out in float64, in a workspace,
-    where its own dtype is too coarse.
+    """Replaces a symmetric, positive definite matrix by its inverse, computed in float64, in a workspace, if its own
+    dtype is too coarse.
 
     Args:
         matrix (`torch.Tensor` of shape `(size, size)`): float32 or float64.
@@ -70,7 +70,7 @@ def selected(
     """Rows and columns of a square matrix, in another dtype if one is named.
 
     Args:
-        indices (`torch.Tensor` of shape `(size,)`): which, in this order.
+        indices (`torch.Tensor` of shape `(size,)`): the indices, in this order.
     """
     found = (workspace or Workspace()).empty((len(indices), len(indices)), dtype or matrix.dtype, matrix.device)
     for start in range(0, len(indices), ROWS):
@@ -93,12 +93,12 @@ def _blocks(size: int) -> list[slice]:
 
 
 def _replace_lower(square: torch.Tensor, lower: torch.Tensor) -> None:
-    """Puts the lower half of a matrix in the place of that of another."""
+    """Replaces the lower half of a matrix by that of another."""
     square.copy_(lower.tril() + square.triu(1))
 
 
 def _invert_lower(matrix: torch.Tensor) -> None:
-    """Puts the inverse of the lower half of a matrix in its place."""
+    """Replaces the lower half of a matrix by its inverse."""
     blocks = _blocks(len(matrix))
     for number, block in reversed(list(enumerate(blocks))):
         factor = matrix[block, block].tril()
@@ -114,7 +114,7 @@ def _invert_lower(matrix: torch.Tensor) -> None:
 
 
 def _multiply_lower(matrix: torch.Tensor) -> None:
-    """Puts the lower half of `MᵀM` in the place of `M`, the lower half of a matrix."""
+    """Replaces `M`, the lower half of a matrix, by the lower half of `MᵀM`."""
     for block in _blocks(len(matrix)):
         own, below = matrix[block, block].tril(), matrix[block.stop :, block]
         left = own.T @ matrix[block, : block.start]

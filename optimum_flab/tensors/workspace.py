@@ -1,4 +1,4 @@
-"""Where the large tensors of a run lie: in memory, or in files that the system reads and writes as memory allows."""
+"""Where the large tensors of a run are: in memory, or in files that the system reads and writes as memory allows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ OPEN_FILES = Path("/proc/self/fd")  # the files that a process has open, by numb
 class Workspace:
     """Room for tensors that may be larger than memory.
 
-    A tensor in a file is an ordinary one, mapped from there: what of it is not used for a while the system writes out
-    and forgets. The file has no name, so that nothing is left of it however the run ends (on Windows it goes with the
-    tensor).
+    A tensor in a file is an ordinary one, mapped from there: parts that are not used for a while are written out and
+    evicted by the system. The file has no name, so that nothing is left of it however the run ends (on Windows it is
+    removed with the tensor).
 
     Args:
         folder (`Path`, *optional*): where the files are. `None`: tensors are in memory.
@@ -35,7 +35,7 @@ class Workspace:
     def empty(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """A tensor with any values. What is asked for on another device than the CPU is there, and in no file.
+        """A tensor with arbitrary values. If another device than the CPU is requested, it is there and in no file.
 
         Raises:
             [`FlabError`]: the disk is full.
@@ -48,7 +48,7 @@ class Workspace:
                 _reserve(file.fileno(), size * dtype.itemsize)
             except OSError as error:
                 raise FlabError(
-                    f"{self.folder} has no room for {size * dtype.itemsize / 1e6:,.0f} MB that memory has none for"
+                    f"{self.folder} has no room for {size * dtype.itemsize / 1e6:,.0f} MB that do not fit in memory"
                     f" ({error.strerror}); free some space, or name a folder on another disk as cache_dir"
                 ) from error
             return torch.from_file(name, shared=True, size=size, dtype=dtype).view(tuple(shape))
@@ -56,7 +56,7 @@ class Workspace:
     def zeros(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """[`empty`], of zeros."""
+        """[`empty`], filled with zeros."""
         return self.empty(shape, dtype, device).zero_()
 
     def placed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,8 @@ class Workspace:
 
 @contextmanager
 def _unnamed(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
-    """A new file, and a name to open it by within this context; where Linux gives one, it has none in its folder."""
+    """A new file, and a name to open it by within this context; where Linux provides that name, the file has none in
+    its folder."""
     if OPEN_FILES.is_dir():
         with tempfile.TemporaryFile(dir=folder) as file:
             yield file, str(OPEN_FILES / str(file.fileno()))
@@ -80,7 +81,8 @@ def _unnamed(folder: Path) -> Iterator[tuple[IO[bytes], str]]:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Takes room on the disk now: a full one is found here and not by a signal when the tensor is written to."""
+    """Allocates room on the disk now: a full disk is detected here and not by a signal when the tensor is written
+    to."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:

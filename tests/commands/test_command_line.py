@@ -240,7 +240,7 @@ def test_shares_of_kinds_replace_the_usual_ones():
         (["own=much"], "expected KIND=SHARE"),
         (["code=1"], "has no kind of text 'code'"),
         (["libary=1"], "did you mean 'library'"),
-        (["own=-1"], "below 0 of 'own'"),
+        (["own=-1"], "negative share of 'own'"),
         ([f"{kind}=0" for kind in KINDS], "leaves no text"),
         (["own=nan"], "finite"),
     ):
@@ -475,7 +475,7 @@ def test_a_fault_in_the_section_of_another_verb_is_not_told_but_a_name_that_noth
     with pytest.raises(ConfigurationError, match="bensh: unknown field; did you mean 'bench'"):
         check_settings(pruning_from(parsed("prune", "-c", file), FLAGS))
     file.write_text("evaluation: [humaneval]", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"evaluation: \['humaneval'\] is not a section; give its fi"):
+    with pytest.raises(ConfigurationError, match=r"evaluation: \['humaneval'\] is not a section; set its fi"):
         section_from(parsed("eval", "-c", file), eval.FLAGS, "evaluation")
 
 
@@ -573,7 +573,7 @@ def test_a_reader_that_has_gone_is_no_fault(arguments, unbuffered):
 
 def test_a_setting_that_is_refused_stays_as_it_was():
     settings = EvaluationSettings(tasks="perplexity", data={"perplexity": "text"})
-    with pytest.raises(ConfigurationError, match="not among those asked for"):
+    with pytest.raises(ConfigurationError, match="not among those requested"):
         settings.tasks = "mbpp"
     assert settings.tasks == ["perplexity"]
     with pytest.raises(ConfigurationError, match="task 'mbpp' is not among"):

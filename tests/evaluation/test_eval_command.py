@@ -98,7 +98,7 @@ def test_every_flag_says_its_default():
     ("arguments", "code", "message"),
     [
         (["--tasks", "humaneval"], 2, "the following arguments are required: -m/--model"),
-        (["-m", "dense"], 2, "no task is named; give --tasks, such as humaneval"),
+        (["-m", "dense"], 2, "no task is named; set --tasks, such as humaneval"),
         (["-m", "dense", "--tasks", "humaneval"], 2, "--confirm-run-unsafe-code"),
         (["-m", "dense", "--tasks", "cruxeval_output", "--data", "outputs.jsonl"], 2, "expected TASK=FILE"),
         (

@@ -433,7 +433,7 @@ def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint
         (["openeval"], {"seed": -1}, "seed: -1 should be greater than or equal to 0"),
         (["openeval"], {"data": "x.jsonl"}, "data: 'x.jsonl' is not a mapping from tasks to files"),
         (["openeval"], {"top_p": 1.5}, "top_p: 1.5 should be less than or equal to 1"),
-        (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "data: task 'mbpp' is not among those asked for"),
+        (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "data: task 'mbpp' is not among those requested"),
         (["openeval"], {"data": {"openeval": ["x", "y"]}}, "data: 2 files were given for task 'openeval'"),
         (["divergence"], {}, "task 'divergence' compares two models; name the dense one as `baseline`"),
         (["divergence"], {"baseline": "x", "data": {}}, "give a source of it in `data`"),

@@ -148,7 +148,7 @@ def test_the_command_needs_no_model_and_ends_with_1_if_a_reference_fails(cli, tm
         "openeval: 1 of 2 reference solutions passes; 1 problem has none",
         "  Test/2  failed: assert candidate(3) == 4",
     ]
-    assert "1 reference solution fails; where a right answer would fail too, that lowers every score" in faults
+    assert "1 reference solution fails; if a right answer would fail too, that lowers every score" in faults
     code, printed, faults = cli(*arguments)
     assert code == 2
     assert printed == ""
@@ -176,10 +176,10 @@ def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path
         assert f"--check-references runs no model and writes nothing; leave out {given[0]}\n" in faults
     code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
     assert code == 2
-    assert "data: task 'mbpp' is not among those asked for (humaneval) (--data)" in faults
+    assert "data: task 'mbpp' is not among those requested (humaneval) (--data)" in faults
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
-    assert "the following arguments are required: -m/--model (only --check-references does without)" in faults
+    assert "the following arguments are required: -m/--model (only --check-references works without)" in faults
 
 
 def test_references_may_import_packages_that_are_allowed(tmp_path):

@@ -179,7 +179,7 @@ def test_scores_do_not_depend_on_batches_or_padding():
 def test_a_model_that_gives_nan_is_refused():
     model = member("mixtral")
     model.model.layers[1].mlp.experts.down_proj[:, 0, 0] = torch.nan
-    with pytest.raises(FlabError, match="the experts of layer 1 give NaN"):
+    with pytest.raises(FlabError, match="the experts of layer 1 produce NaN"):
         rank_experts(
             model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, CRITERIA["reap"], generator()
         )
@@ -188,19 +188,19 @@ def test_a_model_that_gives_nan_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kept_experts": {0: [0, 1], 1: [0, 1], 2: [0, 1], 3: [0, 1]}}, "experts are not those of its layers"),
+        ({"kept_experts": {0: [0, 1], 1: [0, 1], 2: [0, 1], 3: [0, 1]}}, "experts are not those of the layers"),
         (
             {"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 5, 4]}},
             "experts are not ascending numbers below the model's 8",
         ),
         ({"kept_experts": {2: [0, 1, 4, 5], 3: [0, 1, 4, 5, 6, 7]}}, "different numbers of experts"),
-        ({"kept_experts": {2: [0, 1, 2, 4], 3: [0, 1, 2, 4]}}, "not as many from each of the 2 groups"),
-        ({"kept_experts": {2: [0, 1, 2, 3], 3: [0, 1, 2, 3]}}, "not as many from each of the 2 groups"),
+        ({"kept_experts": {2: [0, 1, 2, 4], 3: [0, 1, 2, 4]}}, "the same number of experts from each of the 2 groups"),
+        ({"kept_experts": {2: [0, 1, 2, 3], 3: [0, 1, 2, 3]}}, "the same number of experts from each of the 2 groups"),
         ({"kept_experts": {2: [0, 4], 3: [0, 4]}}, "cannot have 2 experts"),
         ({"kept_neurons": {2: list(range(24)), 3: list(range(24))}}, "not a list for each expert"),
         ({"kept_neurons": {2: [list(range(20))] * 4, 3: [list(range(20))] * 4}}, "cannot have 20 neurons"),
         ({"kept_neurons": {2: [list(range(24))] * 3, 3: [list(range(24))] * 3}}, "not a list for each expert"),
-        ({"kept_layers": [0, 2, 3]}, r"removes layers \[1\], which have no experts and stay"),
+        ({"kept_layers": [0, 2, 3]}, r"removes layers \[1\], which have no experts and must stay"),
     ],
 )
 def test_a_plan_that_the_model_cannot_have_is_refused(change, message):

@@ -144,10 +144,10 @@ def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(dens
     ("changes", "said"),
     [
         ({"experts": {"num_experts": 9}}, "experts.num_experts: 9 is more than the 8 of the dense model"),
-        ({"experts": {"num_experts": 1}}, "experts.num_experts: this model cannot have 1; take one of"),
+        ({"experts": {"num_experts": 1}}, "experts.num_experts: this model cannot have 1; use one of"),
         ({"layers": {"num_hidden_layers": 1}}, "layers.num_hidden_layers: this model cannot have 1"),
         ({"experts": {"enabled": True}}, "nothing says how many experts stay"),
-        ({"ffn": {"intermediate_size": 28}}, "ffn.intermediate_size: this model cannot have 28; take one of"),
+        ({"ffn": {"intermediate_size": 28}}, "ffn.intermediate_size: this model cannot have 28; use one of"),
         ({"experts": {"num_experts": 8}, "vocabulary": {"enabled": False}}, "nothing would be pruned"),
         ({"experts": {"num_experts": 4, "enabled": False}}, "experts.num_experts: 4 is pinned although"),
     ],
@@ -164,7 +164,7 @@ def test_a_width_that_the_shared_expert_does_not_allow_is_refused(tmp_path, dens
     if "deepseek" not in dense.name:
         pytest.skip("no shared expert as wide as some")
     optimizer = FlabOptimizer.from_pretrained(dense, device="cpu")
-    with pytest.raises(ConfigurationError, match="_size: this model cannot have 40; take one of 8, 16, 24"):
+    with pytest.raises(ConfigurationError, match="_size: this model cannot have 40; use one of 8, 16, 24"):
         optimizer.prune(asked(dense, ffn={"intermediate_size": 40, "multiple_of": 8}))
 
 

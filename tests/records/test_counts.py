@@ -103,10 +103,12 @@ def test_what_decides_has_another_hash(two):
 
 def test_counts_of_two_tokenizers_do_not_add_up(two):
     other = counted(two.sources, tokenizer="b" * 64, model="other/model")
-    with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*do not add up"):
+    with pytest.raises(FlabError, match="tokenizers of 'org/model' and 'other/model'.*cannot be added up"):
         TokenCounts.merged([two, other])
     longer = counted({"a": usage(range(SIZE + 1))})
-    with pytest.raises(FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, do not add up"):
+    with pytest.raises(
+        FlabError, match="counts of 40 and of 41 token ids, although of one tokenizer, cannot be added up"
+    ):
         TokenCounts.merged([two, longer])
     with pytest.raises(FlabError, match="no counts"):
         TokenCounts.merged([])
@@ -121,7 +123,10 @@ def test_more_than_can_be_counted_is_refused():
 def test_nothing_is_replaced_unless_it_is_asked_for_and_is_a_file_of_counts(two, tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(b"something of mine")
-    for overwrite, message in ((False, "is there already; name another file, or set `overwrite`"), (True, "nothing")):
+    for overwrite, message in (
+        (False, "exists already; name another file, or set `overwrite`"),
+        (True, "not written by"),
+    ):
         with pytest.raises(ConfigurationError, match=message):
             two.save(path, overwrite=overwrite)
     assert path.read_bytes() == b"something of mine"
@@ -160,7 +165,7 @@ def written(path, counts, **changes):
         ([[1, 1, 2]], {"sources": []}, "shape .1, 3. for 0 sources"),
         ([[1.0, 1.0]], {}, "float64"),
         ([1, 2], {"sources": [{"name": "s", "texts": 1, "tokens": 3, "bytes": 1}]}, r"shape \(2,\)"),
-        ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}] * 2}, "a source is there twice"),
+        ([[1], [1]], {"sources": [{"name": "s", "texts": 1, "tokens": 1, "bytes": 1}] * 2}, "a source occurs twice"),
         ([[1]], {"sources": [{"name": "s", "texts": -1, "tokens": 1, "bytes": 1}]}, "sources.0.texts"),
         ([[1]], {"more": 1}, "more: Extra inputs"),
         ([[1]], {"format": 0}, "format: "),

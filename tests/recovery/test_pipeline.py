@@ -234,12 +234,14 @@ def test_the_learning_rate_rises_and_falls_along_a_cosine_to_its_floor():
 )
 def test_what_belongs_to_lora_is_refused_where_all_weights_are_trained(changes):
     (name,) = changes
-    with pytest.raises(ConfigurationError, match=f"recovery.{name}: belongs to LoRA"):
+    with pytest.raises(ConfigurationError, match=f"recovery.{name}: applies to LoRA"):
         check_recovery(RecoveryConfig(method="full", **changes))
 
 
 def test_all_weights_are_not_trained_where_memory_lacks_or_experts_are():
-    with pytest.raises(FlabError, match=r"training all weights takes about .* GB are there; take `recovery.method`"):
+    with pytest.raises(
+        FlabError, match=r"training all weights takes about .* GB are available; use `recovery.method`"
+    ):
         preparation._check_memory(Estimate(memory_bytes=10**14, disk_bytes=0, seconds=1.0), torch.device("cpu"))
     preparation._check_memory(Estimate(memory_bytes=1000, disk_bytes=0, seconds=1.0), torch.device("cpu"))
     mixture, llama = (known_family(name) for name in ("mixtral", "llama"))
@@ -255,7 +257,7 @@ def test_a_checkpoint_that_lacks_what_is_trained_ends_the_training(tmp_path):
     arguments, state = SimpleNamespace(output_dir=tmp_path), SimpleNamespace(global_step=2, is_world_process_zero=True)
     NamesInCheckpoints().on_save(arguments, state, None, model=model)
     model.extra = torch.nn.Linear(1, 1)
-    with pytest.raises(ConfigurationError, match="other names for 2 weights, extra.bias among them; take 'lora'"):
+    with pytest.raises(ConfigurationError, match="other names for 2 weights, extra.bias among them; use 'lora'"):
         NamesInCheckpoints().on_save(arguments, state, None, model=model)
 
 
@@ -400,7 +402,7 @@ def test_the_recovery_section_of_one_configuration_file_is_enough(made):
 def test_nothing_changes_without_data_and_text(made):
     with pytest.raises(ConfigurationError, match="recovery.data: no source.*recovery.text_share is 0"):
         optimizer_for(made).recover(RecoveryConfig(text_share=0))
-    with pytest.raises(ConfigurationError, match="recovery.data: no source.*answers alone"):
+    with pytest.raises(ConfigurationError, match="recovery.data: no source.*only from answers"):
         optimizer_for(made).recover(RecoveryConfig(distill_on="answer"))
 
 
@@ -429,7 +431,7 @@ def test_a_teacher_with_other_weights_is_refused(made):
     with torch.no_grad():
         other.get_input_embeddings().weight[0, 0] += 1
     other.save_pretrained(made / "dense")
-    with pytest.raises(FlabError, match="give the model that it was pruned from"):
+    with pytest.raises(FlabError, match="name the model that it was pruned from"):
         run(made)
 
 
@@ -442,7 +444,7 @@ def test_a_teacher_with_other_ids_is_refused(made):
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     file.write_text(json.dumps(content))
     optimizer.dense.tokenizer = AutoTokenizer.from_pretrained(made / "dense")
-    with pytest.raises(FlabError, match="in the pruned tokenizer.*give the teacher"):
+    with pytest.raises(FlabError, match="in the pruned tokenizer.*name the teacher"):
         optimizer.recover(config_for(made), confirm_run_unsafe_code=True, cache_dir=made / "cache")
 
 
@@ -479,7 +481,7 @@ def test_tests_need_consent_before_anything_long(made):
 
 def test_no_space_for_checkpoints_is_said_before_training(made, monkeypatch):
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(FlabError, match="name another folder with `cache_dir`"):
+    with pytest.raises(FlabError, match="name another folder as `cache_dir`"):
         run(made)
 
 
@@ -621,12 +623,12 @@ def test_plain_text_needs_a_loss_that_reads_it(made, changes):
 
 def test_a_model_is_not_recovered_twice(made):
     optimizer = run(made, answers="reference", max_steps=1)
-    with pytest.raises(ConfigurationError, match="recovered already"):
+    with pytest.raises(ConfigurationError, match="already recovered"):
         optimizer.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
     optimizer.save_pretrained(made / "recovered")
     again = FlabOptimizer.from_pretrained(made / "dense")
     again.load_pruned(made / "recovered")
-    with pytest.raises(ConfigurationError, match="recovered already"):
+    with pytest.raises(ConfigurationError, match="already recovered"):
         again.recover(config_for(made, answers="reference"), cache_dir=made / "cache")
 
 
@@ -643,4 +645,4 @@ def test_what_is_learned_and_a_result_from_before_are_said(made, capsys):
     run(made, max_steps=1, max_new_tokens=4)
     assert " reference (answers of the dense model left out: " in capsys.readouterr().err
     run(made, max_steps=1, max_new_tokens=4)
-    assert "this very training was finished before" in capsys.readouterr().err
+    assert "this training was finished before" in capsys.readouterr().err

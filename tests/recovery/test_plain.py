@@ -309,7 +309,7 @@ def test_fewer_continuations_than_asked_for_are_said_to_be_fewer(made):
     data = data_room.prepare(work, asked, replace(selected, forbidden=never), cache, steps, torch.float32)
     assert data.counts.continuations_dropped["overlapping what is known"] == 1 and not said
     data_room.prepare(work, asked, replace(selected, beginnings=selected.beginnings[:1]), cache, steps, torch.float32)
-    assert "of 50 tokens of continuations that were asked for" in said[0] and "`recovery.text`" in said[0]
+    assert "of the 50 tokens of continuations requested" in said[0] and "`recovery.text`" in said[0]
 
 
 def test_too_little_text_is_refused_with_what_to_do(made):

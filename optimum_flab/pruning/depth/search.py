@@ -1,4 +1,5 @@
-"""In which order layers go: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
+"""In which order layers are removed: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py`
+describes."""
 
 from __future__ import annotations
 
@@ -63,19 +64,19 @@ def greedy_divergence(
 ) -> Iterator[Removal]:
     """Removes, one after the other, the layer whose absence changes the model's predictions least.
 
-    The hidden states in front of every remaining layer are kept, so that a candidate costs only the layers above it
-    (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a
-    removal go up side by side, so that each layer's weights are read once for all of them. In bfloat16 where the
-    device multiplies that, see [`~running.casting.for_estimates`].
+    The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it (arXiv
+    2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a removal go up
+    side by side, so that each layer's weights are read once for all of them. In bfloat16 where the device supports it
+    natively, see [`~running.casting.for_estimates`].
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         head ([`OutputHead`]): the kept vocabulary.
-        tick (`Callable`): called for every layer that all candidates for a removal have gone through.
-        pieces ([`Pieces`], *optional*): keeps removals and candidates on their way, for a run that is interrupted.
+        tick (`Callable`): called for every layer that all candidates for a removal have passed.
+        pieces ([`Pieces`], *optional*): keeps removals and candidates in progress, in case the run is interrupted.
 
     Yields:
-        [`Removal`]: until one of the layers that may go is left.
+        [`Removal`]: until one of the layers that may be removed is left.
     """
     pieces = Pieces() if pieces is None else pieces
     remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
@@ -128,7 +129,7 @@ class Candidates:
         device (`torch.device`): where the states are.
 
     Attributes:
-        states (`dict[int, list[torch.Tensor]]`): by the layer that is gone, the states by batch.
+        states (`dict[int, list[torch.Tensor]]`): by removed layer, the states by batch.
     """
 
     def __init__(self, pieces: Pieces, batches: int, device: torch.device):
@@ -140,7 +141,7 @@ class Candidates:
                 self.states[layer] = [piece.tensors[f"{layer}.{batch}"].to(device) for batch in range(batches)]
 
     def positions(self, number: int, tick: Tick) -> Iterator[int]:
-        """The positions of the layers that they have still to go through; done when the next is asked for.
+        """The positions of the layers still to be passed; each is done when the next is requested.
 
         Args:
             number (`int`): of layers.
@@ -221,7 +222,7 @@ def _by_turn(
     tick: Tick = lambda: None,
     pieces: Pieces | None = None,
 ) -> Iterator[Removal]:
-    """First the layers that turn the hidden states least, over the positions that `counted` marks."""
+    """First the layers that rotate the hidden states least, over the positions that `counted` marks."""
     pieces = Pieces() if pieces is None else pieces
     return _ranked(model, family, _mean_turn(model, family, tokens, batch_size, counted, tick, pieces))
 

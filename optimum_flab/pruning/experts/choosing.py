@@ -28,7 +28,7 @@ class ExpertUse:
     """What calibration says about the experts of one layer, in float64.
 
     Args:
-        tokens (`torch.Tensor` of shape `(experts,)`): tokens that each was sent.
+        tokens (`torch.Tensor` of shape `(experts,)`): tokens routed to each.
         norms (`torch.Tensor` of shape `(experts,)`): sum over these of the router's weight times the norm of the
             expert's output.
     """
@@ -73,7 +73,7 @@ def rank_experts(
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
         score (`Callable`): a value of `CRITERIA`.
         tick (`Callable`): called after every layer.
-        pieces ([`Pieces`], *optional*): keeps scores and hidden states, for a run that is interrupted.
+        pieces ([`Pieces`], *optional*): keeps scores and hidden states, in case the run is interrupted.
 
     Returns:
         `dict[int, torch.Tensor]`: by layer index, scores of shape `(experts,)`; higher is better.
@@ -94,7 +94,8 @@ def rank_experts(
             use = _use_of(ExpertWeights(family, layer, layer.state_dict()), seen, masks)
             if not torch.isfinite(use.norms).all():
                 raise FlabError(
-                    f"the experts of layer {index} give NaN or infinite outputs on the calibration text; nothing can"
+                    f"the experts of layer {index} produce NaN or infinite outputs on the calibration text; nothing"
+                    " can"
                     " be measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
@@ -103,7 +104,7 @@ def rank_experts(
 
 
 def _use_of(experts: ExpertWeights, seen: Sequence[Routed], masks: Sequence[torch.Tensor]) -> ExpertUse:
-    """What the real tokens among those that experts were given say of them.
+    """What the real tokens among those that experts were given say about them.
 
     Args:
         masks (`Sequence[torch.Tensor]` of shape `(tokens,)`): for each batch which tokens are real.

@@ -36,8 +36,8 @@ def _statistics(
     importance: Sequence[torch.Tensor],
     folds: Sequence[torch.Tensor],
 ) -> NeuronStatistics:
-    """What the tokens that an expert got say about its neurons: its own output is wanted of it, and a token counts by
-    the square of what that is multiplied by."""
+    """What the tokens routed to an expert say about its neurons: the target is its own output, and each token is
+    weighted by the square of the factor that multiplies that."""
     out = experts.out(expert)
     statistics = NeuronStatistics(out, experts.incoming(expert))
     for batch, counts, fold in zip(seen, importance, folds, strict=True):
@@ -46,7 +46,7 @@ def _statistics(
         wanted, counts_here = neurons.float() @ out.float().T, counts[sent] * weights.float().square()
         statistics.add(neurons, wanted, counts_here, fold[sent])
     if not any(problem.gram.any() for problem in statistics.folds):
-        problem = statistics.folds[0]  # no token was sent to it: all its neurons count alike
+        problem = statistics.folds[0]  # no token was routed to it: all its neurons count alike
         problem.gram.fill_diagonal_(1.0)
         problem.cross.copy_(statistics.weight)
     return statistics
@@ -103,7 +103,7 @@ def survey_experts(
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         tick (`Callable`): called after every layer.
-        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
+        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states in case the run is interrupted.
 
     Returns:
         `dict[int, Mapping[int, NarrowLayer]]`: by width, and layer with experts, the neurons of its experts. Their
@@ -145,7 +145,7 @@ def narrow_experts(
 ) -> Mapping[int, NarrowLayer]:
     """Decides the experts of every kept layer at one width, each on top of the layers already pruned below it.
 
-    Every expert that stays is fitted to its own dense output on the tokens that it gets in the pruned model.
+    Every expert that stays is fitted to its own dense output on the tokens routed to it in the pruned model.
 
     Args:
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
@@ -153,7 +153,7 @@ def narrow_experts(
         width (`int`): neurons to keep per expert.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
-        pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
+        pieces ([`Pieces`], *optional*): keeps layers and hidden states, in case the run is interrupted.
 
     Returns:
         `Mapping[int, NarrowLayer]`: by dense layer index, for the experts that stay, in their order.
@@ -213,11 +213,10 @@ def _upwards(
     pieces: Pieces,
     narrow_layers: CutLayers | None = None,
 ) -> None:
-    """Runs the layers that stay, with the experts that stay, and has each layer with experts decided on.
+    """Runs the layers that stay, with the experts that stay, and decides each layer with experts.
 
     Args:
-        narrow_layers ([`CutLayers`], *optional*): what the layers are once they are narrow; each then goes on as it
-            was decided.
+        narrow_layers ([`CutLayers`], *optional*): the narrowed layers; each then continues as it was decided.
     """
     batches = list(tokens.batches(batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]

@@ -22,7 +22,8 @@ class NeuronCriterion:
 
     Args:
         select (`Callable`): `(statistics, widths, generator) -> {width: sorted kept indices}`.
-        needs_statistics (`bool`): whether it reads activations; without them and without refit no calibration is run.
+        needs_statistics (`bool`): whether it reads activations; without them and without a refit no calibration is
+            run.
         compensates (`bool`): whether `down_proj` is refitted by least squares afterwards.
     """
 

@@ -16,7 +16,7 @@ from ...tensors.matrices import inverse_
 from ...tensors.workspace import Workspace
 
 
-STEPS = 16  # blocks, after which the inverse is brought up to date: reading all of it takes longer than computing
+STEPS = 16  # blocks after which the inverse is brought up to date: reading all of it takes longer than computing
 
 
 def eliminate(
@@ -28,13 +28,13 @@ def eliminate(
 ) -> dict[int, torch.Tensor]:
     """Eliminates the neurons that raise the error least, one block after the other.
 
-    After each block the remaining weights are those of least squares, so a neuron is cheap when the others can do its
-    work.
+    After each block the remaining weights are the least-squares solution, so a neuron is cheap when the others can do
+    its work.
 
     Args:
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see
-            [`~pruning.least_squares.LeastSquares.damped`]. What is computed with takes its place.
-        cross (`torch.Tensor` of shape `(hidden, neurons)`): from there.
+            [`~pruning.least_squares.LeastSquares.damped`]. It is overwritten during the computation.
+        cross (`torch.Tensor` of shape `(hidden, neurons)`): likewise.
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
         block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
         workspace ([`Workspace`], *optional*): where `gram` is inverted if float32 is too coarse for it. Defaults to
@@ -48,9 +48,9 @@ def eliminate(
     weight, diagonal = cross @ inverted, inverted.diagonal().clone()
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
-    # what is yet to be subtracted from the inverse is the product of these
+    # the product of these is still to be subtracted from the inverse
     left, right = inverted.new_empty(len(gram), STEPS * block), inverted.new_empty(STEPS * block, len(gram))
-    pending = 0  # columns and rows of these that hold something
+    pending = 0  # columns and rows of these in use
     for width in sorted(set(widths), reverse=True):
         while alive > width:
             score = weight.square().sum(dim=0) / diagonal

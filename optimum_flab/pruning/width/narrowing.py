@@ -35,7 +35,7 @@ class NarrowLayer:
         kept (`torch.Tensor` of shape `(width,)`): sorted indices of the kept neurons; in a mixture of shape
             `(experts, width)`.
         weight (`torch.Tensor` of shape `(hidden, width)`, *optional*): compensated weights out of the neurons, in a
-            mixture of shape `(experts, hidden, width)`; `None` where the dense ones stay as they are.
+            mixture of shape `(experts, hidden, width)`; `None` if the dense ones stay as they are.
     """
 
     kept: torch.Tensor
@@ -43,13 +43,13 @@ class NarrowLayer:
 
 
 class DecidedLayers(Mapping[int, NarrowLayer]):
-    """What layers keep at one width, read when it is asked for: the weights of all of them take much memory.
+    """What layers keep at one width, read on demand: the weights of all of them take much memory.
 
     Args:
         pieces ([`Pieces`]): where [`keep_layer`] put them.
         width (`int`): neurons that stay.
         layers (`Sequence[int]`): that were decided, ascending.
-        device (`torch.device`): where the tensors are to be.
+        device (`torch.device`): where the tensors are put.
     """
 
     def __init__(self, pieces: Pieces, width: int, layers: Sequence[int], device: torch.device):
@@ -91,9 +91,9 @@ def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[Pac
 
 
 def fold_of_tokens(batches: Sequence[PackedTokens], device: torch.device) -> list[torch.Tensor]:
-    """Which part of the calibration set each token is of, `(rows, length)` for each batch; padding is of none.
+    """Which part of the calibration set each token is in, `(rows, length)` for each batch; padding is in none.
 
-    Rows take turns: most hold whole documents, and a document that goes over the end of one is in both parts.
+    Rows alternate: most hold whole documents, and a document that extends past the end of one is in both parts.
     """
     starts = accumulate((len(batch.mask) for batch in batches), initial=0)
     return [
@@ -116,8 +116,8 @@ def decide(
 
     Args:
         fit ([`Fit`], *optional*): how closely compensated weights follow the tokens. Defaults to what is best on folds
-            of them at the smallest width, which asks the most of the neurons that stay.
-        dtype (`torch.dtype`): what compensated weights are worked out in.
+            of them at the smallest width, which demands most of the neurons that stay.
+        dtype (`torch.dtype`): the dtype in which compensated weights are computed.
     """
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
@@ -153,9 +153,9 @@ def survey(
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
         tick (`Callable`): called after every layer.
-        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states for a run that is interrupted.
-        workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
+        pieces ([`Pieces`], *optional*): keeps what was decided, and hidden states in case the run is interrupted.
+        workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `dict[int, Mapping[int, NarrowLayer]]`: by width and layer what is kept; weights in bfloat16 to save memory.
@@ -189,7 +189,7 @@ def survey(
         }
         keep_layer(pieces, index, chosen)
         del statistics, chosen
-        trim_heap()  # what is kept of a layer lies between what it took to decide it
+        trim_heap()  # a layer's results are scattered among the temporary data of its decision
     return {width: DecidedLayers(pieces, width, range(len(layers)), model.device) for width in widths}
 
 
@@ -213,17 +213,17 @@ def narrow(
 
     Two streams of hidden states go up side by side: that of the dense model and that of the pruned one. Each layer's
     output weights are fitted so that the pruned stream, after the layer, is as near to the dense one as they can make
-    it: this compensates removed neurons, removed layers and the drift of the layers below alike. (Where a norm stands
-    between the FFN and the stream, the FFN's own dense output is the target.)
+    it: this compensates for removed neurons, removed layers and the drift of the layers below alike. (Where there is a
+        norm between the FFN and the stream, the FFN's own dense output is the target.)
 
     Args:
         kept_layers (`Sequence[int]`): layers of the dense model that stay, ascending.
         width (`int`): neurons to keep per layer.
         importance (`torch.Tensor` of shape `(layers, rows, length)`, *optional*): the weight of each token in each
             layer, see [`~measuring.fisher.fisher_weights`]; without it all count alike.
-        pieces ([`Pieces`], *optional*): keeps layers and hidden states, for a run that is interrupted.
-        workspace ([`Workspace`], *optional*): where what is large is. Defaults to memory.
-        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one alone.
+        pieces ([`Pieces`], *optional*): keeps layers and hidden states, in case the run is interrupted.
+        workspace ([`Workspace`], *optional*): where large data is put. Defaults to memory.
+        processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
 
     Returns:
         `Mapping[int, NarrowLayer]`: by dense layer index.
@@ -283,7 +283,7 @@ def narrow(
         weight = (matrix[:, chosen.kept] if chosen.weight is None else chosen.weight).to(matrix)
         for batch in range(len(folds)):
             output = nn.functional.linear(neurons[batch][..., chosen.kept], weight, out.bias)
-            neurons[batch] = output.new_empty(0)  # it takes memory
+            neurons[batch] = output.new_empty(0)  # this frees its memory
             output = residuals[batch] + scale * (output if post_norm is None else post_norm(output))
             pruned[batch] = workspace.placed(output)
         keep_layer(pieces, index, {width: chosen})

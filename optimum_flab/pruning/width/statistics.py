@@ -13,17 +13,18 @@ from ...tensors.workspace import Workspace
 from ..least_squares import LeastSquares, whole
 
 
-FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and what is in none
+FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and the mark of tokens in none
 
 
 class NeuronStatistics:
-    """The least-squares problem of one layer: `x` are the inputs of `down_proj` in the pruned model, `t` the output
-    wanted of it, and the weights are pulled towards the dense ones.
+    """The least-squares problem of one layer: `x` are the inputs of `down_proj` in the pruned model, `t` the target
+    output, and the weights are pulled towards the dense ones.
 
     Args:
         weight (`torch.Tensor` of shape `(hidden, neurons)`): dense `down_proj.weight`.
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
-        workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are. Defaults to memory.
+        workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are put. Defaults to
+            memory.
 
     Attributes:
         folds (`list[LeastSquares]`): the problem on each part of the calibration set.
@@ -39,10 +40,10 @@ class NeuronStatistics:
 
         Args:
             inputs (`torch.Tensor` of shape `(..., neurons)`): see [`LeastSquares.add`].
-            targets (`torch.Tensor` of shape `(..., hidden)`): from there.
-            importance (`torch.Tensor` of shape `(...)`): from there.
-            fold (`torch.Tensor` of shape `(...)`): which part of the calibration set each token is of; what is in none
-                of them, as [`PADDING`], is left out.
+            targets (`torch.Tensor` of shape `(..., hidden)`): likewise.
+            importance (`torch.Tensor` of shape `(...)`): likewise.
+            fold (`torch.Tensor` of shape `(...)`): which part of the calibration set each token is in; tokens in none,
+                marked [`PADDING`], are left out.
         """
         inputs, targets = inputs.flatten(end_dim=-2), targets.flatten(end_dim=-2)
         importance, fold = importance.flatten().to(inputs.device), fold.flatten()
