@@ -12,7 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from glob import glob
@@ -248,11 +247,15 @@ def run_launched(words: list[str]) -> Ended:
     return Ended(ended.returncode, ended.stdout + ended.stderr)
 
 
-def target(verb: str, args: Namespace) -> Path | None:
-    """What a command writes."""
+def target(verb: str, rest: list[str]) -> Path | None:
+    """What a command writes; `None` for one that only prints."""
+    try:
+        args = vars(VERBS[verb][1].parse_args(rest))
+    except SystemExit:  # of a flag that lists something
+        return None
     if verb == "card":
-        return Path(args.folder) / "README.md"
-    name = getattr(args, WRITTEN[verb][0]) if verb in WRITTEN else None
+        return Path(args["folder"], "README.md")
+    name = args[WRITTEN[verb][0]] if verb in WRITTEN else None
     return None if name is None else Path(name)
 
 
@@ -274,7 +277,7 @@ def test_a_command_of_the_pages_does_what_it_says(command, folder):
     verb, *rest = flab_arguments(words)
     if "q4_k_m" in rest:
         pytest.importorskip("llama_cpp")
-    path = target(verb, VERBS[verb][1].parse_args(rest))
+    path = target(verb, rest)
     if path is not None:
         remove(path)
     ended = run_here([verb, *rest]) if words[0] == "optimum-cli" else run_launched(words)
