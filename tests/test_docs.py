@@ -9,12 +9,10 @@ import importlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,26 +21,30 @@ from hub.client import RIGHT
 from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
 
-import optimum_flab
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.families.files import read_family
 from optimum_flab.pruning.width import NeuronStatistics, criteria
 from optimum_flab.settings.files import read_pruning, read_section
 from optimum_flab.settings.pruning import check_settings
 
-from .conftest import script, write_project
+from .conftest import write_project
+from .docs_commands import (
+    BLOCKS,
+    DOCS,
+    FENCE,
+    FLAB,
+    PAGES,
+    ROOT,
+    VERBS,
+    block_of,
+    commands,
+    exit_code,
+    flab_arguments,
+    hooks,
+)
 from .families import zoo
 
 
-ROOT = Path(optimum_flab.__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
-if not (DOCS / "hooks.py").exists():
-    pytest.skip("the package is installed without its sources", allow_module_level=True)
-
-hooks = script(DOCS / "hooks.py")
-VERBS = hooks.verbs()
-PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md"))]
-LAUNCHED = {"optimum_flab.pruning": "prune", "optimum_flab.recovery": "recover"}
 # flags of other programs that the pages name
 FOREIGN = {
     *(
@@ -57,62 +59,15 @@ FOREIGN = {
     ),
     *("--tensor-parallel-size", "--context", "--layers", "--work", "--measure"),
 }
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-
-
-class Block(NamedTuple):
-    """A block of code of a page."""
-
-    page: Path
-    language: str
-    text: str
-
-
-def blocks(page: Path) -> list[Block]:
-    return [
-        Block(page, language, re.sub(f"^{indent}", "", text, flags=re.M))
-        for indent, language, text in FENCE.findall(page.read_text(encoding="utf-8"))
-    ]
-
-
-BLOCKS = [block for page in PAGES for block in blocks(page)]
-
-
-def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of a block, without comments."""
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        line = re.sub(r"\[(--[^\]]+)\]", r"\1", line)  # what may be left out
-        words = shlex.split(line, comments=True)
-        if words := words[: words.index(">")] if ">" in words else words:  # what the shell does with the output
-            yield words
-
-
-def flab_arguments(words: list[str]) -> list[str] | None:
-    """The verb and arguments of a command that runs this package, `None` for others."""
-    if words[:2] == ["optimum-cli", "flab"]:
-        return words[2:]
-    for module, verb in LAUNCHED.items():
-        if module in words and words[words.index(module) - 1] == "-m":
-            return [verb, *words[words.index(module) + 1 :]]
-    return None
-
-
-FLAB = [
-    pytest.param(arguments, id=f"{block.page.stem}: {shlex.join(arguments)[:60]}")
-    for block in BLOCKS
-    if block.language in ("", "shell")
-    for words in commands(block.text)
-    if (arguments := flab_arguments(words)) is not None and arguments[-1] != "..."
-]
 
 
 # --- commands and settings
 
 
-@pytest.mark.parametrize("arguments", FLAB)
-def test_every_command_parses(arguments, capsys):
-    verb, *rest = arguments
+@pytest.mark.parametrize("command", FLAB, ids=str)
+def test_every_command_parses(command, capsys):
+    verb, *rest = command.arguments
     assert verb in VERBS
     try:
         VERBS[verb][1].parse_args(rest)
@@ -175,10 +130,6 @@ def test_python_is_valid_and_imports_what_there_is(block):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("optimum_flab"):
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
-
-
-def block_of(page: str, language: str, number: int = 0) -> str:
-    return [block.text for block in BLOCKS if block.page.stem == page and block.language == language][number]
 
 
 def test_the_criterion_of_the_worked_example_is_described_and_computed():
@@ -315,25 +266,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
-STEPS = [
-    arguments
-    for block in BLOCKS
-    if block.page.stem == "start" and block.language == "shell"
-    for words in commands(block.text)
-    if (arguments := flab_arguments(words)) is not None
-]
-
-
-def flab(*arguments: str) -> None:
-    """Runs a verb in this process, which has imported already what it needs."""
-    from optimum.commands.optimum_cli import main
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["optimum-cli", "flab", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            assert not end.code, arguments
+STEPS = [command.arguments for command in FLAB if command.page == "start"]
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +277,7 @@ def started(project) -> Path:
         patch.chdir(project)
         for step in STEPS[:-1]:
             words = ["tiny" if word == "flab-demo" else word for word in step]
-            flab(*words, *(["-c", "small.yaml"] if words[0] == "prune" else []))
+            assert not exit_code(*words, *(["-c", "small.yaml"] if words[0] == "prune" else [])), step
     return project
 
 
