@@ -347,7 +347,7 @@ def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     again = run(tmp_path, "a.jsonl", "-m", str(model), "-o", "new/counts.npz")
     assert again.returncode == 2
     assert again.stderr == (
-        "optimum-cli flab: error: output: 'new/counts.npz' is there already; name another file, or set --overwrite"
+        "optimum-cli flab: error: output: 'new/counts.npz' exists already; name another file, or set --overwrite"
         " (--output)\n"
     )
     assert os.listdir(tmp_path / "new") == ["counts.npz"]

@@ -402,7 +402,7 @@ def test_a_plan_that_was_edited_is_refused(tokenizer, corpus):
         ({"kept_neurons": fewer}, rf"tensor '{name}' of shape \(32, 32\), where the model has \(32, 31\)"),
         ({"kept_tokens": [-1, *plan.kept_tokens[1:]]}, "tokens are not ascending"),
         ({"kept_tokens": plan.kept_tokens[:-3]}, f"vocab_size is {plan.vocab_size}, but {plan.vocab_size - 3} tokens"),
-        ({"kept_layers": plan.kept_layers[1:]}, "neurons are not those of its layers"),
+        ({"kept_layers": plan.kept_layers[1:]}, "neurons are not those of the layers it keeps"),
         ({"vocab_size": 10}, "vocab_size is 10"),
         ({"dtype": "abacus"}, "'abacus' is not one"),
         ({"weights": {"nowhere": torch.zeros(2, 2)}}, "tensor 'nowhere'"),

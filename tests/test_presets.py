@@ -218,7 +218,7 @@ def test_of_a_smaller_vocabulary_it_is_said_which_words_and_where_they_are_from(
     texts = optimizer.pruned.report.texts
     words = texts.preset_words
     assert 0 < texts.preset_words_cut_differently < words
-    said = f"{texts.preset_words_cut_differently:,} of {words:,} words of the preset are cut into other pieces"
+    said = f"{texts.preset_words_cut_differently:,} of {words:,} words of the preset are tokenised differently"
     assert said in report_summary(optimizer.pruned.report)
     optimizer.save_pretrained(tmp_path / "out")
     card = render_card(tmp_path / "out").card.text

@@ -40,7 +40,8 @@ def content(folder):
     report = json.loads(files.pop("flab_report.json"))
     for name in ("seconds", "computation"):
         del report[name]
-    del files["README.md"]
+    for name in ("README.md", "flab_report.html"):  # which tell of it
+        del files[name]
     return {**files, "report": report}
 
 

@@ -219,12 +219,12 @@ def printable(text: str) -> str:
 
 
 def function_name(text: str) -> str:
-    """A name as Python normalizes it, which turns some letters into others: `ﬁ` into `fi`."""
+    """A name as Python normalises it, which turns some letters into others: `ﬁ` into `fi`."""
     return unicodedata.normalize("NFKC", text.strip())
 
 
 def source(code: str) -> str:
-    """Source code with its line ends as Python itself normalizes them, and without a byte order mark."""
+    """Source code with its line ends as Python itself normalises them, and without a byte order mark."""
     return code.removeprefix("\ufeff").replace("\r\n", "\n")
 
 

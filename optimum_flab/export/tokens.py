@@ -53,7 +53,7 @@ def tokenizer_fields(
             what the tokenizer does.
 
     Raises:
-        [`FlabError`]: llama.cpp cannot tokenize text as the tokenizer does.
+        [`FlabError`]: llama.cpp cannot tokenise text as the tokenizer does.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     in_bytes = byte_level(content)
@@ -89,18 +89,18 @@ def tokenizer_fields(
         notes += _notes_of_spaces(content, added.values())
     if (form := _unicode_form(content["normalizer"])) is not None:
         notes.append(
-            f"the tokenizer first normalizes text to the Unicode form {form}, which llama.cpp does not: text in"
-            " another form is tokenized differently there"
+            f"the tokenizer first normalises text to the Unicode form {form}, which llama.cpp does not: text in"
+            " another form is tokenised differently there"
         )
     if stripping := [token["content"] for token in added.values() if token["lstrip"] or token["rstrip"]]:
         notes.append(
             f"{len(stripping):,} added tokens, {stripping[0]!r} among them, absorb adjacent whitespace, which"
-            " llama.cpp may not do: prompts with such whitespace are tokenized differently there"
+            " llama.cpp may not do: prompts with such whitespace are tokenised differently there"
         )
     if whole := [token["content"] for token in added.values() if token["single_word"]]:
         notes.append(
             f"{len(whole):,} added tokens, {whole[0]!r} among them, are not recognized inside a word, but llama.cpp"
-            " finds them there too: such words are tokenized differently there"
+            " finds them there too: such words are tokenised differently there"
         )
     fields["pre"] = name
     return TokenizerFields(
@@ -139,7 +139,7 @@ def _check_normalizer(content: Mapping[str, Any], in_bytes: bool) -> None:
         if step["type"] in FORMS or (step["type"] == "ByteLevel" if in_bytes else as_spaces or in_front):
             continue
         raise FlabError(
-            f"the tokenizer's normalizer has a step {step['type']}, which llama.cpp lacks: it would tokenize other"
+            f"the tokenizer's normalizer has a step {step['type']}, which llama.cpp lacks: it would tokenise other"
             " text than the model was trained on"
         )
 
@@ -156,7 +156,7 @@ def _notes_of_spaces(content: Mapping[str, Any], added: Iterable[Mapping[str, An
     if _adds_space(content) and (spaces or any(step["type"] == "Metaspace" for step in cutting)):
         notes.append(
             "llama.cpp puts a space before a text and before what follows an added token, even where there is one"
-            " already, unlike the tokenizer: texts with spaces there are tokenized differently"
+            " already, unlike the tokenizer: texts with spaces there are tokenised differently"
         )
     return notes
 

@@ -132,7 +132,7 @@ def settle_tokenizer(
     """
     new = _saved_and_loaded(tokenizer, model_type)
     if changed := differences(tokenizer, new):
-        effects = _effects(tokenizer, new) or "tokenizes all sample texts as before"
+        effects = _effects(tokenizer, new) or "tokenises all sample texts as before"
         raise FlabError(
             f"transformers loads the tokenizer of {name!r} as {type(new).__name__}, which changes its"
             f" {', '.join(changed)} and {effects}; save tokenizer and model to one folder, load both from there, and"
@@ -252,9 +252,9 @@ def _read_back_otherwise(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
 
 
 def _effects(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
-    """What another tokenizer does to text that the first one does not; empty if it tokenizes the samples alike."""
+    """What another tokenizer does to text that the first one does not; empty if it tokenises the samples alike."""
     cut, added = cut_differently(one, other), sorted(set(other.get_vocab()).difference(one.get_vocab()))
-    found = [f"tokenizes {len(cut)} of {len(sample_texts(one))} sample texts differently ({cut[0]!r})"] if cut else []
+    found = [f"tokenises {len(cut)} of {len(sample_texts(one))} sample texts differently ({cut[0]!r})"] if cut else []
     return " and ".join([*found, *([f"adds {', '.join(map(repr, added))}"] if added else [])])
 
 

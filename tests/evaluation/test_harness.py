@@ -436,7 +436,7 @@ def test_a_tokenizer_that_does_not_fit_the_embeddings_is_refused(run, checkpoint
         (["openeval"], {"data": {"mbpp": "x.jsonl"}}, "data: task 'mbpp' is not among those requested"),
         (["openeval"], {"data": {"openeval": ["x", "y"]}}, "data: 2 files were given for task 'openeval'"),
         (["divergence"], {}, "task 'divergence' compares two models; name the dense one as `baseline`"),
-        (["divergence"], {"baseline": "x", "data": {}}, "give a source of it in `data`"),
+        (["divergence"], {"baseline": "x", "data": {}}, "name a source in `data`"),
         (["openeval"], {"confirm_run_unsafe_code": False}, "`confirm_run_unsafe_code`"),
         (["openeval"], {"dtype": "int8"}, "dtype: 'int8' should be 'float32', "),
         (["openeval"], {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),

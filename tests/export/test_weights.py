@@ -116,5 +116,5 @@ def test_one_form_takes_the_place_of_another_and_nothing_else_goes(tokenizer, tm
         settings = settings.model_copy(update={"overwrite": True})
         done = export_gguf(loaded, tmp_path / "a[1].gguf", settings)
         assert {path.name for path in tmp_path.iterdir()} == others | {file.path.name for file in done.files}
-    with pytest.raises(ConfigurationError, match="there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         export_gguf(loaded, tmp_path / "a[1].gguf", whole)

@@ -62,7 +62,7 @@ def test_a_model_is_not_replaced_by_an_adapter(recovered, hub, client):
     client(push, str(plain), PRUNED).result()
     before = hub.state(PRUNED)
     error = client(push, str(recovered), PRUNED, adapter_of=PRUNED).error
-    assert isinstance(error, ConfigurationError) and "of its own" in str(error)
+    assert isinstance(error, ConfigurationError) and "its own repository" in str(error)
     assert hub.state(PRUNED) == before
 
 
@@ -111,7 +111,7 @@ def test_a_training_that_kept_no_adapter_is_told_apart(recovered):
 
 
 def test_what_holds_no_adapter_is_refused(recovered, pruned):
-    with pytest.raises(ConfigurationError, match="of its own"):
+    with pytest.raises(ConfigurationError, match="its own repository"):
         stage_adapter(recovered, PRUNED, PRUNED)
     with pytest.raises(ConfigurationError, match="adapter_of: "):
         stage_adapter(recovered, NAME, "not a repository")

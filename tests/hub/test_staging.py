@@ -275,7 +275,7 @@ def test_a_card_that_somebody_wrote_is_sent_as_it_is_if_it_states_a_licence(prun
     mine = "---\nlicense: apache-2.0\n---\n# mine\n"
     (pruned / "README.md").write_text(mine, encoding="utf-8")
     staged = stage(pruned, NAME)
-    assert staged.card == mine and staged.files["README.md"] == mine.encode() and "as it is" in staged.notes[0]
+    assert staged.card == mine and staged.files["README.md"] == mine.encode() and "sent unchanged" in staged.notes[0]
     with pytest.raises(ConfigurationError, match="would have no effect"):
         stage(pruned, NAME, answers=Answers(license="mit"))
     (pruned / "README.md").write_text("# mine\n", encoding="utf-8")

@@ -110,7 +110,7 @@ def test_what_transformers_would_make_of_it_is_told_and_counted(settled):
     original, tokenizer, _, note = settled["legacy", "llama"]
     plain = sample_texts(tokenizer)
     spaced = [text for text in plain if original.encode(text).tokens[1:2] and text.startswith((" ", "▁"))]
-    assert "as LlamaTokenizer, which cuts" in note and note.endswith("it is read and written as its files say")
+    assert "as LlamaTokenizer, which tokenises" in note and note.endswith("it is read and written as its files say")
     count = int(note.split("cuts ")[1].split(" of ")[0])
     assert len(spaced) <= count < len(plain)
     assert settled["legacy", "mistral"][3] is None and settled["not-legacy", "llama"][3] is None
@@ -140,7 +140,7 @@ def test_a_class_that_cuts_otherwise_is_told(tmp_path):
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>").save_pretrained(tmp_path)
     tokenizer, note = load(tmp_path, "qwen2")
     assert backend_json(tokenizer) == backend_json(AutoTokenizer.from_pretrained(tmp_path))
-    assert "of a qwen2 model as Qwen2Tokenizer, which cuts" in note and "tiny" not in note
+    assert "of a qwen2 model as Qwen2Tokenizer, which tokenises" in note and "tiny" not in note
     assert note.endswith("what it loads is counted, measured and written")
     assert load(tmp_path, "qwen3")[1] is None
 
@@ -156,7 +156,7 @@ def test_digits_stay_apart_where_the_class_would_join_them(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
     tokenizer, note = load(tmp_path, "llama")
     assert backend_json(tokenizer)["pre_tokenizer"] == json.loads(backend.to_str())["pre_tokenizer"]
-    assert "as GPT2Tokenizer, which cuts" in note
+    assert "as GPT2Tokenizer, which tokenises" in note
 
 
 def test_a_tokenizer_in_memory_is_settled_or_refused():
@@ -165,7 +165,7 @@ def test_a_tokenizer_in_memory_is_settled_or_refused():
     )
     again = settle_tokenizer(tokenizer, "tiny", "llama")
     assert backend_json(again) == backend_json(tokenizer) and again.padding_side == "left"
-    with pytest.raises(FlabError, match=r"as Qwen2Tokenizer, which changes its .*normalizer, .* and cuts \d+ of"):
+    with pytest.raises(FlabError, match=r"as Qwen2Tokenizer, which changes its .*normalizer, .* and tokenises \d+ of"):
         settle_tokenizer(tokenizer, "tiny", "qwen2")
 
 
