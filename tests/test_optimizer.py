@@ -404,7 +404,7 @@ def test_a_plan_that_was_edited_is_refused(tokenizer, corpus):
         ({"kept_tokens": plan.kept_tokens[:-3]}, f"vocab_size is {plan.vocab_size}, but {plan.vocab_size - 3} tokens"),
         ({"kept_layers": plan.kept_layers[1:]}, "neurons are not those of the layers it keeps"),
         ({"vocab_size": 10}, "vocab_size is 10"),
-        ({"dtype": "abacus"}, "'abacus' is not one"),
+        ({"dtype": "abacus"}, "'abacus' is unknown"),
         ({"weights": {"nowhere": torch.zeros(2, 2)}}, "tensor 'nowhere'"),
     ):
         with pytest.raises(FlabError, match=message):
