@@ -152,6 +152,7 @@ def test_two_runs_differ_in_nothing_but_their_times(project):
 # --- plans
 
 
+@pytest.mark.thorough
 def test_a_plan_is_applied_by_its_own_verb_and_by_the_alias_in_the_same_way(project):
     made = flab(project, "prune", "-m", "model", "out", "-c", "small.yaml", "--intermediate-size", "48")
     assert made.returncode == 0, made.stderr

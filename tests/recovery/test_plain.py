@@ -320,6 +320,7 @@ def test_too_little_text_is_refused_with_what_to_do(made):
         )
 
 
+@pytest.mark.thorough
 def test_the_two_models_are_enough_for_a_recovery_on_packaged_text(made):
     small = {**SMALL, "text_share": 0.5, "text_tokens": 600, "held_out_tokens": 200, "max_steps": 1}
     (made / "flab.json").write_text(json.dumps({"recovery": small}))

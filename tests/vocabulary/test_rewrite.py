@@ -204,7 +204,7 @@ def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
     everything = range(len(tokenizer))
     with pytest.raises(FlabError, match=r"Qwen2Tokenizer changes normalizer .* load it again"):
         rewrite_tokenizer(tokenizer, everything, "qwen2")
-    with pytest.raises(FlabError, match=r"'tiny' as Qwen2Tokenizer, which changes its normalizer and tokenises 1 of \d+"):
+    with pytest.raises(FlabError, match=r"'tiny' as Qwen2Tokenizer, which changes its normalizer and tokenises 1 of"):
         settle_tokenizer(tokenizer, "tiny", "qwen2")
     # beside a model of another family it stays what it is
     assert backend_json(settle_tokenizer(tokenizer, "tiny", "qwen3"))["normalizer"] is None
