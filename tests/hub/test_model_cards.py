@@ -28,5 +28,6 @@ def test_a_published_card_is_as_it_was_written(path):
     assert is_generated(content) and card_errors(content) == []
     assert "None" not in content and not re.search(r"(?<![\w.:/])/(root|home|work|tmp)/", content)
     links = re.findall(r"\]\(([^)]+)\)", ModelCard.load(path).text)
-    own = [link for link in links if not link.startswith("https://") and not link.endswith(".gguf")]  # weights are not here
+    # weights are not here
+    own = [link for link in links if not link.startswith("https://") and not link.endswith(".gguf")]
     assert own and all((path.parent / link).is_file() for link in own)
