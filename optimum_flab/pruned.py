@@ -176,15 +176,13 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
 
 def note_completion(folder: Path, completion: Completion) -> None:
     """Adds a completion to the report of a folder, and to the page of it."""
-    from .hub.card import render_card
-    from .hub.page import PAGE_NAME
+    from .hub.facts import read_facts
+    from .hub.page import PAGE_NAME, render_page
 
     report = read_report(folder)
     report = report.model_copy(update={"completions": (*report.completions, completion)})
-    write_files(folder, {REPORT_NAME: report_text(report).encode()})
-    page = render_card(folder).page
-    assert page is not None  # there is a report
-    write_files(folder, {PAGE_NAME: page.encode()})
+    page = render_page(replace(read_facts(folder), report=report))
+    write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})
 
 
 def drop_kept(pruned: PrunedModel) -> None:

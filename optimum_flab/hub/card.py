@@ -55,7 +55,7 @@ class Rendered:
     @property
     def page(self) -> str | None:
         """The report as a page; `None` where there is none."""
-        return None if self.facts.report is None else render_page(self.facts, self.terms.name or "A model")
+        return None if self.facts.report is None else render_page(self.facts)
 
     @property
     def card(self) -> ModelCard:

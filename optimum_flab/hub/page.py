@@ -10,10 +10,10 @@ from ..measuring.scores import metric_text
 from ..records.held_out import HeldOut
 from ..records.report import Report
 from .facts import Facts, against_dense
-from .paths import without_paths
+from .paths import last_name, without_paths
 from .plots import component_parameters
 from .tables import KIND_LABELS, retention_cell, score_cell, size_rows
-from .typesetting import change, count, decimals, percent
+from .typesetting import change, changed, count, decimals, percent
 
 
 PAGE_NAME = "flab_report.html"
@@ -22,12 +22,11 @@ TEMPLATE = Path(__file__).with_name("page.html.jinja")
 Row = tuple[list[str], float]  # cells, and how long its bar is: 0 to 1
 
 
-def render_page(facts: Facts, name: str) -> str:
-    """The page of a model whose report there is.
+def render_page(facts: Facts) -> str:
+    """The page of a model that has a report.
 
     Args:
         facts ([`Facts`]): what the files in the folder say.
-        name (`str`): what to call the dense model.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -36,13 +35,13 @@ def render_page(facts: Facts, name: str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     held_out = report.held_out
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
+        name=last_name(report.base_model.name) or "A model",
         report=report,
         trained=facts.recovery is not None,
         sizes=size_rows(report),
         components=component_rows(report),
         candidates=candidate_rows(report),
-        removed=[] if report.search is None else [(row.layer, row.score) for row in report.search.removed_layers],
+        removed=removed_rows(report),
         held_out=None if held_out is None else held_out_rows(held_out),
         texts=held_out,
         kinds=[] if held_out is None else kind_rows(held_out),
@@ -61,7 +60,7 @@ def component_rows(report: Report) -> list[tuple[str, list[str], float, float]]:
     return [
         (
             part,
-            [count(before), count(after), "unchanged" if before == after else change(before, after)],
+            [count(before), count(after), changed(before, after)],
             before / most,
             after / most,
         )
@@ -70,7 +69,7 @@ def component_rows(report: Report) -> list[tuple[str, list[str], float, float]]:
 
 
 def candidate_rows(report: Report) -> list[tuple[list[str], bool]]:
-    """The shapes that were tried, and whether a shape was taken."""
+    """The shapes that were tried, and whether each was taken."""
     candidates = () if report.search is None else report.search.candidates
     return [
         (
@@ -86,6 +85,12 @@ def candidate_rows(report: Report) -> list[tuple[list[str], bool]]:
         )
         for shape in candidates
     ]
+
+
+def removed_rows(report: Report) -> list[tuple[int, str]]:
+    """The removed layers in order, each with its score."""
+    removed = () if report.search is None else report.search.removed_layers
+    return [(row.layer, decimals(row.score)) for row in removed]
 
 
 def held_out_rows(held_out: HeldOut) -> list[list[str]]:
@@ -126,7 +131,7 @@ def with_bars(rows: Iterable[tuple[Sequence[str], float | None]]) -> list[Row]:
 
 
 def score_rows(facts: Facts) -> Iterable[Mapping[str, Any]]:
-    """The scores of all evaluations, with those of the dense model where it was evaluated beside."""
+    """The scores of all evaluations, with those of the dense model if it was evaluated too."""
     for evaluation in facts.results.evaluations:
         paired = against_dense(evaluation, facts.report)
         for row in evaluation.scores:

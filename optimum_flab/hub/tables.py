@@ -15,6 +15,7 @@ from .typesetting import (
     UNMEASURED,
     cell,
     change,
+    changed,
     code,
     count,
     decimals,
@@ -75,8 +76,7 @@ def size_rows(report: Report | None) -> list[list[str]]:
     for part in COMPONENTS:
         before, after = size_of(dense, part.reported), size_of(pruned, part.reported)
         if before is not None:
-            changed = "unchanged" if before == after else change(before, after)
-            rows.append([_size_label(part.dimension, part.label), count(before), count(after), changed])
+            rows.append([_size_label(part.dimension, part.label), count(before), count(after), changed(before, after)])
     return rows
 
 

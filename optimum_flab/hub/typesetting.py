@@ -61,6 +61,11 @@ def change(before: float | None, after: float | None) -> str:
     return typeset(retention_text(Score(retained(after, before)), higher_is_better=False))
 
 
+def changed(before: int, after: int | None) -> str:
+    """[`change`] of a size, or that there is none."""
+    return "unchanged" if before == after else change(before, after)
+
+
 def removed_share(before: int, after: int) -> str:
     """The share of `before` that is gone; a dash where there was nothing."""
     return f"{1 - after / before:.1%}" if before else "–"

@@ -233,7 +233,8 @@ class DenseSide:
             by_layer=tuple(
                 LayerDrift(layer=layer, drift=drift(self._streams, layer, streams, place))
                 for place, layer in enumerate(self.kept_layers)
-                if streams.is_finished(layer_piece(place))  # a process without texts has seen none
+                # a process without texts has none
+                if self._streams.is_finished(layer_piece(layer)) and streams.is_finished(layer_piece(place))
             ),
         )
 
