@@ -54,7 +54,7 @@ def final_hidden(
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
     processes: Processes | None = None,
-    look: Callable[[int, torch.Tensor, PackedTokens], None] | None = None,
+    on_layer: Callable[[int, torch.Tensor, PackedTokens], None] | None = None,
 ) -> torch.Tensor:
     """Hidden states that the output head reads at the positions that predict something. All batches go through a layer
     before any goes through the next, so that its weights are read once.
@@ -67,7 +67,7 @@ def final_hidden(
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
-        look (`Callable`, *optional*): called after every layer with its index, the hidden states of the first batch
+        on_layer (`Callable`, *optional*): called after every layer with its index, the hidden states of the first batch
             and its tokens.
 
     Returns:
@@ -88,8 +88,8 @@ def final_hidden(
         for index in ascent.layers(len(layers), tick):
             for batch, x in enumerate(inputs):
                 streams[batch] = step(index, streams[batch], x.kwargs[index])
-            if look is not None and batches:
-                look(index, streams[0], batches[0])
+            if on_layer is not None and batches:
+                on_layer(index, streams[0], batches[0])
         found = [
             norm(hidden[predicting(batch).to(hidden.device)]).cpu()
             for hidden, batch in zip(streams, batches, strict=True)
