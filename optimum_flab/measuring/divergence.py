@@ -67,8 +67,8 @@ def final_hidden(
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps hidden states, for a run that is interrupted.
         processes ([`Processes`], *optional*): those that share the batches. Defaults to this one only.
-        on_layer (`Callable`, *optional*): called after every layer with its index, the hidden states of the first batch
-            and its tokens.
+        on_layer (`Callable`, *optional*): called after every layer with its index, the hidden states of the first
+            batch and its tokens.
 
     Returns:
         `torch.Tensor` of shape `(predicting positions, hidden)`, on the CPU, in the dtype of the computation.
