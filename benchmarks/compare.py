@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
     parser.add_argument("--limit", type=int, help="only so many texts and problems, for a trial")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", help="of the divergence (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
     parser.add_argument("--no-speed", action="store_true", help="do not time anything")
     parser.add_argument("--also", nargs="+", type=labelled, default=[], help="further rows: LABEL=FOLDER")
@@ -246,9 +247,10 @@ def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping
 def measured(args: argparse.Namespace, out: Path) -> dict:
     """What a checkpoint costs: measured once, and noted beside its weights."""
     limit = [] if args.limit is None else ["--limit", str(args.limit)]
-    noted, texts, passes = note(out), f"texts-{args.limit}", f"passes-{args.limit}"
+    texts, passes = f"texts-{args.limit}" + f"-{args.dtype}" * (args.dtype != "float32"), f"passes-{args.limit}"
+    noted = note(out)
     if texts not in noted:
-        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), *limit)
+        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), "--dtype", args.dtype, *limit)
         names = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
         noted = note(out, **{texts: {name: found["pruned"][name] for name in names}})
     if not args.no_passes and passes not in noted:

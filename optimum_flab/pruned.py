@@ -98,7 +98,7 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
 
 def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
     """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
-    if pruned.model.device.type == "meta":
+    if pruned.model.device.type == "meta" or dense.stored is None:
         dense.check_in_memory()
     if dense.stored is not None:
         folder = cache_root("pruning") if pruned.work is None else pruned.work.root

@@ -16,7 +16,8 @@ from ..errors import ConfigurationError
 from ..families import Family, family_for
 from ..memory import give_back_memory
 from ..progress import progress_bar
-from ..running.casting import dtypes_of, sharing_weights
+from ..running.casting import dtypes_of
+from ..running.placement import devices_of, sharing_weights, with_layers_elsewhere, without_hooks
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
@@ -51,6 +52,7 @@ class LoadedModel:
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
         stored ([`~tensors.lazy.ModelTensors`], *optional*): the weights, where the model is on the meta device.
+        computed_on (`torch.device`, *optional*): the device of the computation, if its weights are elsewhere.
     """
 
     model: PreTrainedModel
@@ -63,11 +65,12 @@ class LoadedModel:
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
     stored: ModelTensors | None = None
+    computed_on: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        """The device of the computation: weights in files are mapped to be read on the CPU."""
-        return self.model.device if self.stored is None else torch.device("cpu")
+        """The device of the computation."""
+        return self.computed_on or self.model.device
 
     @torch.no_grad()
     def mapped(self, workspace: Workspace) -> LoadedModel:
@@ -84,9 +87,17 @@ class LoadedModel:
         for name in progress_bar("Mapping weights", len(self.stored), "tensor", iterable=own_tensors(self.model)):
             found = self.stored[name]
             tensors[name] = workspace.copied(found.to(dtypes[name])) if name in converted else found
-        model = sharing_weights(self.model, self.model.config, self.device, under_all_names(self.model, tensors))
+        cpu = torch.device("cpu")
+        model = sharing_weights(self.model, self.model.config, cpu, under_all_names(self.model, tensors))
         model.generation_config = self.model.generation_config
         return replace(self, model=model, stored=None)
+
+    def on_its_device(self) -> LoadedModel:
+        """The same model to compute with: all but its decoder layers are on the device of the computation, and each
+        layer is taken there when it is run."""
+        if devices_of(self.model) == {self.device}:
+            return self
+        return replace(self, model=with_layers_elsewhere(self.model, self.family, self.device))
 
     def converted(self) -> set[str]:
         """Of weights in their files, those whose form in the computation differs from the stored one."""
@@ -105,11 +116,16 @@ class LoadedModel:
             self.stored.stored.check_unchanged()
 
     def check_in_memory(self) -> None:
-        """Raises a [`ConfigurationError`] if the weights were left in their files."""
+        """Raises a [`ConfigurationError`] if the weights were left in their files, or are on several devices."""
         if self.stored is not None:
             raise ConfigurationError(
                 "in_memory: the weights of the dense model are in their files, which is enough to prune it, to apply a"
                 " plan and to save; load it with in_memory=True for everything else"
+            )
+        if len(places := devices_of(self.model)) > 1:
+            raise ConfigurationError(
+                f"the weights of the dense model are on {', '.join(sorted(map(str, places)))}, which is enough to"
+                " prune it, to apply a plan and to save; load it without device_map for everything else"
             )
 
 
@@ -132,22 +148,21 @@ def load_dense(
             `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
-        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if available and `in_memory` is
-            not false, else the CPU.
+        device (`str` or `torch.device`, *optional*): where to compute. Defaults to CUDA if available, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
             Peak memory is about one copy of the model in this dtype.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
             Defaults to the one beside a pruned model, else to one of the known families.
         in_memory (`bool` or `Callable`): where false, the weights stay in their files if those are safetensors or GGUF
             and transformers makes the model's tensors from them one by one, and the model is on the meta device:
-            enough to apply a plan, and to prune on the CPU, see [`LoadedModel.mapped`]. May be a function of the
-            model's configuration and family, and of the dtype and device of the computation; then the model is refused
-            if they cannot stay.
+            enough to apply a plan, and to prune, see [`LoadedModel.mapped`]. May be a function of the model's
+            configuration and family, and of the dtype and device of the computation; then the model is refused if they
+            cannot stay.
         check (`Callable`): called with the model's configuration, family and tokenizer before its weights are read;
             may refuse it.
 
     Returns:
-        [`LoadedModel`]: the model on `device` in `dtype`.
+        [`LoadedModel`]: the model in `dtype`, on `device` if its weights are in memory.
 
     Raises:
         [`FlabError`]: the model does not exist or cannot be reached, is not a causal language model, is quantised
@@ -155,12 +170,7 @@ def load_dense(
             code that was not allowed, or has no fast tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files but cannot.
     """
-    device = computation_device("cpu" if in_memory is False and device is None else device)
-    if in_memory is False and device.type != "cpu":
-        raise ConfigurationError(
-            f"in_memory: weights that stay in files are computed with on the CPU, but device {device} is requested;"
-            " leave one of the two out"
-        )
+    device = computation_device(device)
     chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
@@ -240,6 +250,7 @@ def load_dense(
         notes=notes,
         license_files=find_license_files(files.folder),
         stored=stored,
+        computed_on=None if stored is None else device,
     )
 
 
@@ -249,7 +260,8 @@ def dense_from_memory(
     """Takes a model and a tokenizer that are already in memory, after the checks of [`load_dense`].
 
     The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
-    gradients. The tokenizer is copied.
+    gradients. If accelerate distributed it over devices (`device_map`), it computes on the first accelerator, and
+    offloaded weights are taken to host memory. The tokenizer is copied.
 
     Raises:
         [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the
@@ -262,6 +274,7 @@ def dense_from_memory(
     check_vocabulary(tokenizer, model.config, name)
     tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None
+    model, device = without_hooks(model) if getattr(model, "hf_device_map", None) else (model, None)
     model = model.eval().requires_grad_(False)
     check_family(model, facts)
     return LoadedModel(
@@ -273,4 +286,5 @@ def dense_from_memory(
         storage_dtype=most_common(*zip(*((p.dtype, p.numel()) for p in model.parameters()), strict=True)),
         folder=folder,
         license_files=find_license_files(folder) if folder else [],
+        computed_on=device,
     )

@@ -17,10 +17,10 @@ from ..errors import FlabError
 from ..families import Block, Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
-from ..running.casting import sharing_weights
 from ..running.cut_layers import CutLayers
 from ..running.experts import ExpertWeights, chosen_experts, routed
 from ..running.layerwise import layer_inputs, output_of, run_layer
+from ..running.placement import devices_of, sharing_weights
 from ..sizes import sizes_of
 from ..texts.packing import PackedTokens
 
@@ -41,13 +41,14 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
     configuration, layer by layer what the FFN reads and adds, and the output head against the model's own logits.
 
     Args:
-        model (`PreTrainedModel`): in evaluation mode; one on the meta device is not run.
+        model (`PreTrainedModel`): in evaluation mode; one on the meta device, or on several devices, is not run.
 
     Raises:
         [`FlabError`]: says what differs.
     """
     # the later checks need what the earlier ones found to be there
-    run = () if model.device.type == "meta" else (_functions, _configuration, _fewest_experts)
+    runs = devices_of(model) == {model.device} and model.device.type != "meta"
+    run = (_functions, _configuration, _fewest_experts) if runs else ()
     for check in (_fields, _modules, _tensors, _per_layer, _shorter, *run):
         if faults := list(_found(check, model, family)):
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -15,7 +15,8 @@ from ..errors import FlabError
 from ..families import Family, cut, parts_of, plain_axes
 from ..families.resizing import resized_config
 from ..records.plan import PruningPlan, is_by_expert
-from ..running.casting import dtypes_of, sharing_weights
+from ..running.casting import dtypes_of
+from ..running.placement import sharing_weights
 from ..sizes import Shape, row_multiple, shape_of, sizes_of
 from ..tensors.lazy import own_tensors, under_all_names
 from ..tensors.workspace import Workspace

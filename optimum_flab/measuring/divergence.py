@@ -19,7 +19,8 @@ from ..errors import FlabError
 from ..families import Family
 from ..records.pieces import Pieces
 from ..running.ascent import Ascent
-from ..running.layerwise import LayerStep, layer_inputs, run_layer
+from ..running.casting import replaced_step
+from ..running.layerwise import LayerStep, layer_inputs
 from ..running.processes import Processes
 from ..texts.packing import PackedTokens
 
@@ -76,10 +77,7 @@ def final_hidden(
     layers = family.decoder_layers(model)
     norm = model.get_submodule(family.modules.final_norm)
 
-    def plain(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
-        return run_layer(layers[index], hidden, kwargs)
-
-    step, processes = layer_step or plain, processes or Processes()
+    step, processes = layer_step or replaced_step(model, family), processes or Processes()
     batches = processes.share(list(tokens.batches(batch_size)))
     with torch.no_grad():
         inputs = [layer_inputs(model, family, batch) for batch in batches]

@@ -51,29 +51,39 @@ class MemoryNeeds:
     """The maximum memory that pruning takes, in bytes, apart from file cache.
 
     Args:
-        in_memory (`int`): if the weights are in memory.
-        in_files (`int`): if they stay in their files, with other large data on disk.
+        in_memory (`int`): if all weights are in the memory of the device that computes.
+        in_files (`int`): if they stay in their files, with other large data on disk, and the CPU computes.
+        layer_by_layer (`int`): of another device that computes, if they stay in their files and each layer is taken
+            there when it is run.
     """
 
     in_memory: int
     in_files: int
+    layer_by_layer: int
 
-    def fits(self, budget: int | None) -> bool:
-        """Whether the weights can be in memory.
+    def fits(self, budget: int | None, device: torch.device) -> bool:
+        """Whether all weights can be in the memory of a device.
 
         Args:
-            budget (`int`, *optional*): bytes that may be taken. Defaults to what this machine has free.
+            budget (`int`, *optional*): bytes of it that may be taken. Defaults to what is free.
 
         Raises:
-            [`ConfigurationError`]: the budget is too small even if they are not.
+            [`ConfigurationError`]: the budget is too small even if they are not; without a budget, what another device
+                than the CPU has free.
         """
-        if budget is not None and budget < self.in_files:
+        cpu = device.type == "cpu"
+        least, where = (self.in_files, "") if cpu else (self.layer_by_layer, f" on {device}")
+        free = free_memory(device) if budget is None else budget
+        if free is None:
+            return True
+        if free < least and not (cpu and budget is None):
             raise ConfigurationError(
-                f"memory_budget: {budget / 1e9:,.1f} GB is less than the {self.in_files / 1e9:,.1f} GB that pruning"
-                f" this model takes with its weights in their files ({self.in_memory / 1e9:,.1f} GB with all of them"
-                " in memory); allow that much, or choose a smaller data.batch_size or data.sequence_length"
+                f"memory_budget: {free / 1e9:,.1f} GB is less than the {least / 1e9:,.1f} GB that pruning this model"
+                f" takes{where} with its weights in their files ({self.in_memory / 1e9:,.1f} GB with all of them in"
+                " memory); allow that much, or choose a smaller data.batch_size or data.sequence_length"
+                + ("" if cpu else ", or compute on the CPU by device cpu")
             )
-        return self.in_memory <= (available_memory() if budget is None else budget)
+        return self.in_memory <= free
 
 
 def memory_needs(
@@ -99,7 +109,9 @@ def memory_needs(
     both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
     streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
     weights = parameters * (dtype.itemsize + output_dtype.itemsize)
-    return MemoryNeeds(both + weights + MATRICES * 4 * neurons**2 + streams, both)
+    working = both + MATRICES * 4 * neurons**2 + streams
+    around = parameters - shape["layer"] * layer  # embeddings and head
+    return MemoryNeeds(working + weights, both, working + around * dtype.itemsize)
 
 
 def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
@@ -128,20 +140,12 @@ def weights_fit(
     budget: str | float | None, config: FlabPrunerConfig, output_dtype: torch.dtype | None
 ) -> Callable[[PreTrainedConfig, Family, torch.dtype, torch.device], bool]:
     """Returns a function that tells from a model's configuration and family, and the dtype and device of the
-    computation, whether its weights can be in memory; see [`MemoryNeeds.fits`] and [`memory_needs`]. On devices other
-    than the CPU they always are: weights in files are computed with on the CPU."""
+    computation, whether its weights can be in the memory of that device; see [`MemoryNeeds.fits`] and
+    [`memory_needs`]."""
     limit = None if budget is None else bytes_of(budget)
 
     def fits(model: PreTrainedConfig, family: Family, dtype: torch.dtype, device: torch.device) -> bool:
-        if device.type != "cpu" and limit is None:
-            return True
-        found = memory_needs(model, family, config, dtype, output_dtype or dtype).fits(limit)
-        if device.type != "cpu" and not found:
-            raise ConfigurationError(
-                f"memory_budget: {budget} is too little for all weights, and weights that stay in files are computed"
-                " with on the CPU; set device to cpu, or allow more"
-            )
-        return found
+        return memory_needs(model, family, config, dtype, output_dtype or dtype).fits(limit, device)
 
     return fits
 
@@ -162,6 +166,13 @@ def bytes_of(size: str | float) -> int:
     if found <= 0:
         raise ConfigurationError(f"memory_budget: {size!r} is not a size in bytes; write it as 6GB, 512MB or 8GiB")
     return found
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes that this process can still allocate on a device; `None` if the device does not say."""
+    if device.type == "cpu":
+        return available_memory()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:

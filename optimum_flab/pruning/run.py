@@ -92,8 +92,8 @@ def work_folder(
 
 
 def mapped(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
-    """A model to compute with, and where other large data goes: the disk of the work folder, if the weights were left
-    in their files.
+    """A model whose weights can be read, and where other large data goes: the disk of the work folder, if the weights
+    were left in their files.
 
     Raises:
         [`FlabError`]: that disk is too full.
@@ -153,7 +153,8 @@ def prune(
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
-    asked = PruningInputs(dense, config, texts, tokens, workspace, processes)
+    computing = dense.on_its_device()
+    asked = PruningInputs(computing, config, texts, tokens, workspace, processes)
     decided_by = asked.identity()
     processes.check_same(decided_by, "model, texts and settings")
     chosen = chosen_shape(asked, shapes, decided_by, work)
@@ -171,7 +172,7 @@ def prune(
     decided_by |= {"pruned": weights_hash(model)}
     loaded.check_unchanged()
     held_out = held_out_cost(
-        dense,
+        computing,
         (model, tokenizer),
         plan.kept_tokens,
         plan.kept_layers,

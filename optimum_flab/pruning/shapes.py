@@ -16,6 +16,7 @@ from ..records.pieces import Pieces
 from ..running.casting import Replaced, for_estimates, replaced_step
 from ..running.cut_layers import CutLayers
 from ..running.layerwise import LayerStep, run_layer
+from ..running.placement import visits
 from ..running.processes import Processes
 from ..sizes import Shape
 from ..texts.packing import PackedTokens
@@ -82,7 +83,8 @@ def masked_weights(model: PreTrainedModel, family: Family, narrowed: Mapping[int
     def replaced(index: int) -> dict[str, torch.Tensor]:
         if index not in narrowed:
             return {}
-        dense, narrow = family.ffn_out_matrix(layers[index]), narrowed[index]
+        narrow = narrowed[index]
+        dense = family.ffn_out_matrix(layers[index]).to(narrow.kept.device)
         weight = torch.zeros_like(dense)
         weight[:, narrow.kept] = dense[:, narrow.kept] if narrow.weight is None else narrow.weight.to(dense)
         return {family.ffn_out_name: family.matrix(family.block.ffn_out, weight)}
@@ -112,7 +114,8 @@ def cut_step(
             neurons = narrowed[index].kept
             kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
         if not kept:
-            return run_layer(layers.dense[index], hidden, kwargs)
+            with visits(layers.dense[index], model.device):
+                return run_layer(layers.dense[index], hidden, kwargs)
         return layers.run(index, layers.weights(index, kept), hidden, kwargs)
 
     return step

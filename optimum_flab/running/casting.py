@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from torch.func import functional_call
-from transformers.initialization import no_init_weights
 
-from ..compat import attention_of, new_model
+from ..compat import new_model
 from ..families import Family
 from .layerwise import LayerStep, output_of
+from .placement import with_layers_elsewhere
 
 
 if TYPE_CHECKING:
@@ -64,35 +63,25 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in model.state_dict().items()}
 
 
-@torch.no_grad()
-def sharing_weights(
-    model: PreTrainedModel, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
-) -> PreTrainedModel:
-    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
-
-    Args:
-        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
-    """
-    with init_empty_weights(), no_init_weights():  # only its buffers are made
-        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
-    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
-    other.tie_weights()
-    for module in other.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
-    return other.eval().requires_grad_(False)
-
-
 def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
     """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is. A layer's
     replacements are made once for the consecutive batches that go through it."""
-    layers = family.decoder_layers(model)
+    layers, device = family.decoder_layers(model), model.device
+
+    def tensors(index: int) -> dict[str, torch.Tensor]:
+        own = layers[index].named_parameters()
+        return {name: tensor.to(device) for name, tensor in own if tensor.device != device} | dict(replaced(index))
+
+    return _step(layers, tensors)
+
+
+def _step(layers: nn.ModuleList, tensors: Replaced) -> LayerStep:
     latest: dict[int, dict[str, torch.Tensor]] = {}
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         if index not in latest:
             latest.clear()  # before the next is made
-            latest[index] = dict(replaced(index))
+            latest[index] = dict(tensors(index))
         return output_of(functional_call(layers[index], latest[index], (hidden,), kwargs))
 
     return step
@@ -116,21 +105,16 @@ def cast_by_layer(
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
             such a layer does on the other device and in the other dtype, for [`~measuring.divergence.final_hidden`].
     """
-    config = copy.deepcopy(model.config)
     with torch.device("meta"):
-        dtypes = dtypes_of(new_model(type(model), config, dtype=dtype))
-    tensors = {
-        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
-        for name, tensor in model.state_dict().items()
-    }
-    outer = sharing_weights(model, config, device, tensors)
+        dtypes = dtypes_of(new_model(type(model), copy.deepcopy(model.config), dtype=dtype))
+    outer = with_layers_elsewhere(model, family, device, dtypes)
     layers = family.decoder_layers(outer)
 
     def weights(index: int) -> dict[str, torch.Tensor]:
         tensors = {**dict(layers[index].named_parameters()), **replaced(index)}
         return {name: tensor.to(device, dtypes[family.in_layer(index, name)]) for name, tensor in tensors.items()}
 
-    return outer, replaced_step(outer, family, weights)
+    return outer, _step(layers, weights)
 
 
 def estimates_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -27,7 +27,7 @@ class CutLayers:
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, sizes: Mapping[str, int]):
-        self.dense, self.family = family.decoder_layers(model), family
+        self.dense, self.family, self.device = family.decoder_layers(model), family, model.device
         config = resized_config(model.config, family, range(len(self.dense)), sizes)
         set_experts(config, experts_of(model.config))
         with torch.device("meta"):
@@ -37,7 +37,7 @@ class CutLayers:
     def weights(
         self, index: int, kept: Mapping[str, torch.Tensor], out: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """The tensors of one layer by their names in it, sliced to what is kept.
+        """The tensors of one layer by their names in it, sliced to what is kept, on the device of the computation.
 
         Args:
             kept (`Mapping[str, torch.Tensor]`): see [`~families.cut`].
@@ -46,9 +46,9 @@ class CutLayers:
         """
         family, dense = self.family, self.dense[index].state_dict()
         axes = {name: family.axes(family.in_layer(index, name)) or () for name in dense}
-        weights = {name: cut(tensor, axes[name], kept) for name, tensor in dense.items()}
+        weights = {name: cut(tensor, axes[name], kept).to(self.device) for name, tensor in dense.items()}
         if out is not None:
-            weights[family.ffn_out_name] = family.expert_matrix(out).to(dense[family.ffn_out_name])
+            weights[family.ffn_out_name] = family.expert_matrix(out).to(weights[family.ffn_out_name])
         return weights
 
     def run(

@@ -108,11 +108,11 @@ class ExpertWeights:
         }
         parts = []
         for start in range(0, width, hidden.shape[1]):
-            shown = range(start, min(start + hidden.shape[1], width))
+            shown = min(hidden.shape[1], width - start)
             select = hidden.new_zeros(hidden.shape[1], width)
-            select[range(len(shown)), list(shown)] = 1
+            select[:shown, start : start + shown].fill_diagonal_(1)
             tensors[out] = self.family.expert_matrix(select)[None]
-            parts.append(self._alone(tensors, hidden)[:, : len(shown)])
+            parts.append(self._alone(tensors, hidden)[:, :shown])
         return torch.cat(parts, dim=1)
 
     def _alone(self, tensors: dict[str, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:

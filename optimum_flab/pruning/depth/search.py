@@ -18,6 +18,7 @@ from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.casting import estimates_dtype, for_estimates
 from ...running.layerwise import layer_inputs, run_layer
+from ...running.placement import in_turn
 from ...texts.packing import PackedTokens
 
 
@@ -194,7 +195,7 @@ def _mean_turn(
     masks = [counted(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(pieces, made=range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for index in ascent.layers(len(layers), tick):
+    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         turn = torch.zeros((), dtype=torch.float64)
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             after = run_layer(layers[index], streams[batch], x.kwargs[index])

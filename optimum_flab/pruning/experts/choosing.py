@@ -16,6 +16,7 @@ from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer
+from ...running.placement import in_turn
 from ...texts.packing import PackedTokens
 
 
@@ -84,7 +85,7 @@ def rank_experts(
     pieces, layers = Pieces() if pieces is None else pieces, family.decoder_layers(model)
     ascent = Ascent(pieces, generator, family.pruned_layers(model), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for index in ascent.layers(len(layers), tick):
+    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         layer = layers[index]
         mixed = family.has_experts(layer)
         noting: AbstractContextManager[list[Routed]] = routed(family, layer) if mixed else nullcontext([])

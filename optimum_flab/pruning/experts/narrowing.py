@@ -14,6 +14,7 @@ from ...running.ascent import Ascent
 from ...running.cut_layers import CutLayers
 from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer
+from ...running.placement import in_turn
 from ...texts.packing import PackedTokens
 from ..width import NeuronCriterion, NeuronStatistics
 from ..width.narrowing import DecidedLayers, NarrowLayer, by_batch, decide, fold_of_tokens, keep_layer
@@ -226,7 +227,7 @@ def _upwards(
     cut_layers = CutLayers(model, family, _number(kept_experts))
     weights_of_tokens = by_batch(importance, len(layers), batches)
     folds = [fold.flatten() for fold in fold_of_tokens(batches, model.device)]
-    for index in ascent.layers(len(layers), tick):
+    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         layer = layers[index]
         kwargs = [x.kwargs[index] for x in inputs]
         if index in kept_layers and not family.has_experts(layer):

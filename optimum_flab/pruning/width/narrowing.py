@@ -15,6 +15,7 @@ from ...memory import trim_heap
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent, layer_piece
 from ...running.layerwise import captured, layer_inputs, run_layer, run_to_neurons
+from ...running.placement import in_turn
 from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
@@ -171,7 +172,7 @@ def survey(
     inputs = [layer_inputs(model, family, batch, workspace) for batch in batches]
     ascent = Ascent(pieces, generator, range(len(layers)), processes, hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for index in ascent.layers(len(layers), tick):
+    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         layer = layers[index]
         statistics = _empty_statistics(family, layer, workspace)
         if needed:
@@ -246,7 +247,7 @@ def narrow(
     )
     dense, pruned = ascent.streams["dense"], ascent.streams["pruned"]
     scale = family.block.scale(model.config)
-    for index in ascent.layers(len(layers), tick):
+    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         layer = layers[index]
         if index not in kept_layers:
             for batch, x in enumerate(inputs):

@@ -1,0 +1,112 @@
+"""Models whose layers are elsewhere: in host memory, in files or on other devices than the one that computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from accelerate.utils.modeling import get_state_dict_offloaded_model
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from ..compat import attention_of, new_model
+from ..families import Family
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def sharing_weights(
+    model: PreTrainedModel, config: Any, device: torch.device, tensors: Mapping[str, torch.Tensor] | None = None
+) -> PreTrainedModel:
+    """A model of the same class with another configuration, and buffers of its own, that takes no memory for weights.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`, *optional*): its weights. Defaults to those of `model`.
+    """
+    with init_empty_weights(), no_init_weights():  # only its buffers are made
+        other = new_model(type(model), config, attn_implementation=attention_of(model.config))
+    other.load_state_dict(model.state_dict() if tensors is None else tensors, strict=True, assign=True)
+    other.tie_weights()
+    for module in other.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return other.eval().requires_grad_(False)
+
+
+def with_layers_elsewhere(
+    model: PreTrainedModel, family: Family, device: torch.device, dtypes: Mapping[str, torch.dtype] | None = None
+) -> PreTrainedModel:
+    """A model that shares the weights of the decoder layers with another one, wherever those are, and has all others
+    on a device. A layer computes there while it [`visits`].
+
+    Args:
+        model (`PreTrainedModel`): left as it is.
+        dtypes (`Mapping[str, torch.dtype]`, *optional*): of the other tensors. Defaults to those that they have.
+    """
+    tensors = {
+        name: tensor
+        if family.layer_of(name)[0] is not None
+        else tensor.to(device, tensor.dtype if dtypes is None else dtypes[name])
+        for name, tensor in model.state_dict().items()
+    }
+    other = sharing_weights(model, copy.deepcopy(model.config), device, tensors)
+    other.generation_config = model.generation_config
+    return other
+
+
+@contextmanager
+def visits(layer: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within this context the parameters of a layer are on a device; then they are where they were."""
+    elsewhere = [
+        (module, name, parameter)
+        for module in layer.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.device != device
+    ]
+    for module, name, parameter in elsewhere:
+        setattr(module, name, nn.Parameter(parameter.detach().to(device), requires_grad=False))
+    try:
+        yield
+    finally:
+        for module, name, parameter in elsewhere:
+            setattr(module, name, parameter)
+
+
+def in_turn(indices: Iterable[int], layers: nn.ModuleList, device: torch.device) -> Iterator[int]:
+    """The same indices; the layer of each is on the device until the next is requested."""
+    for index in indices:
+        with visits(layers[index], device):
+            yield index
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """Where the parameters of a model are."""
+    return {parameter.device for parameter in model.parameters()}
+
+
+def without_hooks(model: PreTrainedModel) -> tuple[PreTrainedModel, torch.device]:
+    """A model that accelerate distributed over devices, host memory and disk (`device_map`), as one that this tool can
+    move itself; and the device to compute on, the first of its accelerators.
+
+    Args:
+        model (`PreTrainedModel`): left as it is. Weights that it has offloaded are taken to host memory; all others
+            are shared.
+    """
+    tensors = model.state_dict()
+    if any(tensor.device.type == "meta" for tensor in tensors.values()):
+        offloaded = get_state_dict_offloaded_model(model)
+        tensors = {
+            name: offloaded[name] if tensor.device.type == "meta" else tensor for name, tensor in tensors.items()
+        }
+    places = [torch.device(place) for place in model.hf_device_map.values() if place != "disk"]
+    device = next((place for place in places if place.type != "cpu"), torch.device("cpu"))
+    plain = sharing_weights(model, model.config, device, tensors)
+    plain.generation_config = model.generation_config
+    return plain, device

@@ -1,0 +1,133 @@
+"""Layers that are elsewhere than the device that computes: in files, in host memory, on other devices."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import dispatch_model
+from transformers import AutoModelForCausalLM
+
+from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.families import family_for
+from optimum_flab.running.placement import devices_of, in_turn, visits, with_layers_elsewhere, without_hooks
+
+from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
+from .families.zoo import member
+
+
+MODELS = {
+    "llama": lambda: tiny_model("llama", 600),
+    "gemma3_text": lambda: tiny_model("gemma3_text", 600),
+    "qwen3_moe": lambda: member("qwen3_moe", vocab_size=600),
+    "gpt2": lambda: member("gpt2", vocab_size=600),
+}
+ROOT = Path(__file__).parents[1]
+
+
+def settings(folder):
+    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return {
+        "data": {"corpus": [f"{folder / 'code.jsonl'}[text]"], "calibration_tokens": 256, "sequence_length": 64},
+        "vocabulary": {"keep_merges": 0, "pad_to_multiple_of": 16},
+        "target_ratio": 0.3,
+        "ffn": {"multiple_of": 8},
+    }
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    byte_level_tokenizer(600).save_pretrained(folder)
+    return folder
+
+
+def weights(folder):
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "flab_plan.json")]
+
+
+@pytest.mark.parametrize("name", thorough_but(2, list(MODELS)))
+def test_layers_visit_another_device_from_their_files(tmp_path, name):
+    """On a device that refuses tensors of the CPU; what visits it is the same as what stays there."""
+    if not hasattr(torch._C, "_acc") or not hasattr(torch._C._acc, "register_python_privateuseone_device_guard"):
+        pytest.skip("this version of torch has no devices in Python")
+    dense = saved(MODELS[name](), tmp_path / "dense")
+    (tmp_path / "settings.json").write_text(json.dumps(settings(tmp_path)))
+    moved = {}
+    for in_memory in (True, False):
+        told = [dense, tmp_path / "settings.json", tmp_path / str(in_memory), str(in_memory)]
+        command = [sys.executable, "-m", "tests.second_device", *map(str, told)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["report"] == "second"
+        moved[in_memory] = found["moved"]
+    assert weights(tmp_path / "True") == weights(tmp_path / "False")
+    assert moved[False] > moved[True] > 0  # layers went there again and again
+
+
+@pytest.mark.parametrize("places", [("cpu", "disk"), ("disk", "cpu"), ("cpu", "cpu")])
+def test_a_model_that_accelerate_distributed_is_pruned_as_one_in_memory(tmp_path, places):
+    dense = saved(tiny_model("llama", 600), tmp_path / "dense")
+    whole = AutoModelForCausalLM.from_pretrained(dense)
+    parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    layers = {f"model.layers.{index}": places[index % 2] for index in range(whole.config.num_hidden_layers)}
+    spread = AutoModelForCausalLM.from_pretrained(
+        dense, device_map=parts | layers, offload_folder=tmp_path / "offloaded"
+    )
+    before = {name: tensor.device for name, tensor in spread.state_dict().items()}
+    for name, model in (("whole", whole), ("spread", spread)):
+        optimizer = FlabOptimizer(model, byte_level_tokenizer(600), output_dtype="bfloat16")
+        optimizer.prune(FlabPrunerConfig(**settings(tmp_path)), cache_dir=tmp_path / name / "work")
+        optimizer.save_pretrained(tmp_path / name / "out")
+    assert weights(tmp_path / "whole" / "out") == weights(tmp_path / "spread" / "out")
+    assert {name: tensor.device for name, tensor in spread.state_dict().items()} == before
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(spread(ids).logits, whole(ids).logits)  # still works as it did
+
+
+def test_a_layer_visits_a_device_and_is_back_even_after_an_error():
+    model = tiny_model("llama")
+    layers, meta = family_for(model.config).decoder_layers(model), torch.device("meta")
+    before = dict(layers[1].named_parameters())
+    with pytest.raises(ZeroDivisionError), visits(layers[1], meta):
+        assert devices_of(layers[1]) == {meta} and devices_of(layers[0]) == {torch.device("cpu")}
+        raise ZeroDivisionError
+    after = dict(layers[1].named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items()) and after.keys() == before.keys()
+    seen = [[meta in devices_of(layer) for layer in layers] for _ in in_turn(range(len(layers)), layers, meta)]
+    assert seen == [[place == index for place in range(len(layers))] for index in range(len(layers))]
+    assert devices_of(model) == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_but_the_layers_are_on_the_device(tied):
+    model = tiny_model("llama", tie_word_embeddings=tied)
+    family, meta = family_for(model.config), torch.device("meta")
+    other = with_layers_elsewhere(model, family, meta)
+    assert devices_of(family.decoder_layers(other)) == {torch.device("cpu")} and devices_of(model) == {
+        torch.device("cpu")
+    }
+    assert other.device == meta and other.lm_head.weight.device == meta
+    assert (other.lm_head.weight is other.model.embed_tokens.weight) == tied
+    assert all(buffer.device == meta for buffer in other.buffers())
+
+
+def test_the_first_accelerator_computes():
+    model = dispatch_model(tiny_model("llama"), {"": "cpu"})
+    model.hf_device_map = {"model.embed_tokens": "disk", "model.norm": "cpu", "model.layers.0": 1, "lm_head": 0}
+    if torch.accelerator.is_available():
+        pytest.skip("numbers name its devices")
+    model.hf_device_map |= {"model.layers.0": "cuda:1", "lm_head": "cuda:0"}
+    assert without_hooks(model)[1] == torch.device("cuda", 1)
+
+
+def test_weights_on_several_devices_are_enough_to_prune_and_to_save_only():
+    optimizer = FlabOptimizer(tiny_model("llama", 600), byte_level_tokenizer(600))
+    dense = optimizer.dense
+    dense.check_in_memory()
+    dense.model = with_layers_elsewhere(dense.model, dense.family, torch.device("meta"))
+    with pytest.raises(ConfigurationError, match="are on cpu, meta, which is enough"):
+        dense.check_in_memory()
