@@ -101,8 +101,8 @@ class PruneCommand(FlabVerb):
         optional.add_argument(
             "--memory-budget",
             metavar="SIZE",
-            help="memory that may be used, for example 6GB; weights that would need more stay in their files, and"
-            " other large data goes to the disk of --cache-dir (default: what the machine has free)",
+            help="memory of --device that may be used, for example 6GB; weights that would need more stay in their"
+            " files, and on the CPU other large data goes to the disk of --cache-dir (default: what is free)",
         )
         optional.add_argument(
             "--time-budget",
