@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from optimum_flab.criteria import DAMPING
 from optimum_flab.pruning.least_squares import (
-    COLUMN_BLOCKS,
     DAMPING_STEP,
     Fit,
     LeastSquares,
@@ -14,7 +13,7 @@ from optimum_flab.pruning.least_squares import (
     solve,
     whole,
 )
-from optimum_flab.tensors.matrices import cholesky_, inverse_
+from optimum_flab.tensors.matrices import COLUMN_BLOCKS, cholesky_, inverse_
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,6 +82,10 @@ def two_folds(seed: int, tokens: int, noise: float, mismatch: float) -> list[Lea
     return folds
 
 
+def fit_of(folds: list[LeastSquares], kept: torch.Tensor, **options) -> Fit:
+    return best_fit([fold.restricted(kept) for fold in folds], **options)
+
+
 def error_on(problem: LeastSquares, kept: torch.Tensor, weights: torch.Tensor) -> float:
     gram, cross, weights = problem.gram[kept][:, kept].double(), problem.cross[:, kept].double(), weights.double()
     return float(((weights @ gram - 2 * cross) * weights).sum())
@@ -95,12 +98,12 @@ def test_the_fit_is_the_best_of_its_neighbours_on_the_other_fold(seed, noise, mi
     scales = [float((fold.weight @ fold.gram * fold.weight).sum()) for fold in folds]
 
     def crossed(damping: float, share: float) -> float:
-        pulls = [float(fold.pull(1.0)) for fold in folds]
+        pulls = [fold.restricted(kept).level for fold in folds]
         same = [damping * sum(pulls) / len(pulls) / pull for pull in pulls]  # one pull for both
-        weights = [solve(*fold.damped(own, share), [kept])[0] for fold, own in zip(folds, same, strict=True)]
+        weights = [solve(*fold.restricted(kept).damped(own, share))[0] for fold, own in zip(folds, same, strict=True)]
         return error_on(folds[1], kept, weights[0]) / scales[1] + error_on(folds[0], kept, weights[1]) / scales[0]
 
-    fit = best_fit(folds, kept)
+    fit = fit_of(folds, kept)
     damping, least = fit.damping * len(folds), None
     assert 0 <= fit.share <= 1
     least = crossed(damping, fit.share)
@@ -113,14 +116,14 @@ def test_the_fit_is_the_best_of_its_neighbours_on_the_other_fold(seed, noise, mi
 
 def test_noise_is_damped_and_a_mismatch_that_is_noise_is_not_followed():
     kept = torch.arange(12)
-    clean, noisy = (best_fit(two_folds(0, 30, noise, 1.0), kept) for noise in (0.01, 30.0))
+    clean, noisy = (fit_of(two_folds(0, 30, noise, 1.0), kept) for noise in (0.01, 30.0))
     assert clean.damping < noisy.damping
-    assert clean.share > 0.9 and best_fit(two_folds(0, 20, 30.0, 0.0), kept).share < 0.5
+    assert clean.share > 0.9 and fit_of(two_folds(0, 20, 30.0, 0.0), kept).share < 0.5
 
 
 def test_without_text_in_a_fold_the_fit_is_the_default():
     filled = two_folds(0, 30, 1.0, 0.0)[0]
-    assert best_fit([filled, LeastSquares(filled.weight)], torch.arange(12)) == Fit()
+    assert fit_of([filled, LeastSquares(filled.weight)], torch.arange(12)) == Fit()
 
 
 def test_the_whole_is_the_sum_of_its_folds():
@@ -129,11 +132,25 @@ def test_the_whole_is_the_sum_of_its_folds():
     assert whole(folds).cross.equal(folds[0].cross + folds[1].cross)
 
 
+@given(st.integers(0, 10**6), st.permutations(range(12)), st.integers(1, 12), st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_what_stays_of_the_whole_is_the_sum_of_what_stays_of_its_folds(seed, order, size, share):
+    """And its equations are rows and columns of those of all inputs."""
+    folds, kept = two_folds(seed, 30, 1.0, 0.5), torch.tensor(sorted(order[:size]))
+    both = whole([fold.restricted(kept) for fold in folds])
+    for found, expected in zip(both.damped(0.1, share), whole(folds).damped(0.1, share), strict=True):
+        expected = expected[:, kept] if expected.shape != (12, 12) else expected[kept][:, kept]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    some = torch.arange(0, size, 2)
+    one, other = folds[0].restricted(kept).restricted(some), folds[0].restricted(kept[some])
+    assert one.gram.equal(other.gram) and one.dense.equal(other.dense) and one.level == other.level
+
+
 def test_a_fold_that_hardly_weighs_anything_decides_nothing():
     folds = two_folds(0, 30, 1.0, 0.5)
-    folds[1].gram.mul_(0.1)
+    folds[1]._halves[0].place.mul_(0.1)
     folds[1].cross *= 0.1
-    assert best_fit(folds, torch.arange(0, 12, 2)) == Fit()
+    assert fit_of(folds, torch.arange(0, 12, 2)) == Fit()
 
 
 def too_fine_for_float32() -> torch.Tensor:
@@ -155,7 +172,7 @@ def test_what_float32_cannot_factor_is_left_to_more_damping_or_to_float64():
 
     folds = two_folds(0, 30, 0.0, 0.5)
     for fold in folds:
-        fold.gram[:6, :6] = gram
-        fold.gram[6:, :6] = fold.gram[:6, 6:] = 0
-    fit = best_fit(folds, torch.arange(6), start=1e-13)
+        fold._halves[0].place[:6, :6] = gram
+        fold._halves[0].place[:6, 6:] = 0
+    fit = fit_of(folds, torch.arange(6), start=1e-13)
     assert fit.damping > 1e-13 and solve(*whole(folds).damped(fit.damping))[0].isfinite().all()

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve
+from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve, whole
 from optimum_flab.tensors import matrices
-from optimum_flab.tensors.matrices import cholesky_, inverse_, selected
+from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, selected, two_halves
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
 
 
@@ -68,6 +68,24 @@ def test_rows_and_columns_come_in_the_order_asked_for(order, size):
         assert selected(matrix, indices, dtype=torch.float64).equal(matrix[indices][:, indices].double())
 
 
+@given(size=st.integers(1, 30), seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_two_halves_share_a_place_and_do_not_touch_each_other(size, seed):
+    torch.manual_seed(seed)
+    place, halves = two_halves(size, Workspace(), torch.device("cpu"))
+    factors = [torch.randn(7, size) for _ in range(2)]
+    for factor, half in zip(factors, halves, strict=True):
+        for rows in factor.split(4):
+            half.add_product(rows)
+    products = [factor.T @ factor for factor in factors]
+    for half, product in zip(halves, products, strict=True):
+        found = full_sum([half], Workspace())
+        assert found.equal(found.T) and found.diagonal().equal(half.place.diagonal())
+        torch.testing.assert_close(found, product, rtol=1e-4, atol=1e-4)
+    assert full_sum(halves, Workspace()).equal(sum(full_sum([half], Workspace()) for half in halves))
+    assert place.numel() <= size**2 * 9 / 8 + size * 8
+
+
 def test_least_squares_are_the_same_on_the_disk(tmp_path):
     generator, kept, found = torch.Generator().manual_seed(0), torch.arange(0, 12, 2), []
     weight, inputs = torch.randn(5, 12, generator=generator), torch.randn(60, 12, generator=generator)
@@ -75,9 +93,9 @@ def test_least_squares_are_the_same_on_the_disk(tmp_path):
         folds = [LeastSquares(weight, workspace) for _ in range(2)]
         for fold, rows in zip(folds, inputs.split(30), strict=True):
             fold.add(rows, rows @ weight.T, torch.ones(30))
-        fit = best_fit(folds, kept)
-        both = folds[0] + folds[1]
-        found.append((fit, solve(*both.damped(fit.damping, fit.share), [kept], workspace=workspace)[0]))
+        some = [fold.restricted(kept) for fold in folds]
+        fit = best_fit(some)
+        found.append((fit, solve(*whole(some).damped(fit.damping, fit.share), workspace=workspace)[0]))
     assert found[0][0] == found[1][0] and found[0][1].equal(found[1][1])
 
 

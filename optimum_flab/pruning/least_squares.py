@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TypeVar
 
 import torch
 
 from ..criteria import DAMPING
-from ..tensors.matrices import cholesky_, mirror_upper_, selected
+from ..tensors.matrices import HalfMatrix, cholesky_, full_sum, selected
 from ..tensors.workspace import Workspace
 
 
@@ -19,7 +21,6 @@ DAMPING_STEP, MOST_DAMPING_STEPS = 3.0, 4
 LEAST_FOLD = 0.25  # of the other one's mean diagonal; a fold with less weight says nothing about the whole
 ROWS_TRIED = 128  # at least this many rows of the weights are fitted to find the best damping: all share a Gram matrix
 ROWS_SOLVED = 512  # rows of the weights solved at once
-COLUMN_BLOCKS = 8  # the Gram matrix is symmetric: only blocks on and above its diagonal are computed, 56% of it
 
 
 class LeastSquares:
@@ -29,26 +30,29 @@ class LeastSquares:
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, what the weights are pulled towards.
         workspace ([`Workspace`], *optional*): where matrices of shape `(in, in)` are put. Defaults to memory.
+        half ([`HalfMatrix`], *optional*): zeros, where the Gram matrix is summed. Defaults to one in the workspace.
 
     Attributes:
         weight (`torch.Tensor` of shape `(out, in)`): `W₀`, float32.
         cross (`torch.Tensor` of shape `(out, in)`): sum of `c t xᵀ`.
     """
 
-    def __init__(self, weight: torch.Tensor, workspace: Workspace | None = None):
+    def __init__(self, weight: torch.Tensor, workspace: Workspace | None = None, half: HalfMatrix | None = None):
         self.weight, self.workspace = weight.detach().float(), workspace or Workspace()
         size = weight.shape[1]
-        self._gram = self.workspace.zeros((size, size), device=weight.device)
-        self._mirrored = True
+        half = half or HalfMatrix(self.workspace.zeros((size, size), device=weight.device))
+        self._halves: tuple[HalfMatrix, ...] = (half,)
         self.cross = torch.zeros_like(self.weight)
 
     @property
     def gram(self) -> torch.Tensor:
-        """Sum of `c x xᵀ`, of shape `(in, in)`."""
-        if not self._mirrored:
-            mirror_upper_(self._gram)
-            self._mirrored = True
-        return self._gram
+        """Sum of `c x xᵀ`, of shape `(in, in)`, made anew whenever it is read."""
+        return full_sum(self._halves, self.workspace)
+
+    @property
+    def diagonal(self) -> torch.Tensor:
+        """The diagonal of `gram`."""
+        return reduce(torch.add, (half.place.diagonal() for half in self._halves))
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor) -> None:
         """Adds tokens.
@@ -60,22 +64,88 @@ class LeastSquares:
         """
         root = importance.float().sqrt()[:, None]
         scaled = (inputs * root).float()
-        size = -(-scaled.shape[1] // COLUMN_BLOCKS)
-        for start in range(0, scaled.shape[1], size):
-            self._gram[start : start + size, start:].addmm_(scaled[:, start : start + size].T, scaled[:, start:])
-        self._mirrored = False
+        self._halves[0].add_product(scaled)
         self.cross.addmm_((targets * root).float().T, scaled)
 
     def __add__(self, other: LeastSquares) -> LeastSquares:
-        """The problem on the tokens of both."""
+        """The problem on the tokens of both, which share their Gram matrices with it: no tokens are added later."""
         both = copy(self)
-        both._mirrored = True
-        both._gram, both.cross = self.workspace.copied(self.gram).add_(other.gram), self.cross + other.cross
+        both._halves, both.cross = (*self._halves, *other._halves), self.cross + other.cross
         return both
 
-    def pull(self, damping: float) -> torch.Tensor:
-        """`λ`: a share of the mean of the Gram diagonal."""
-        return damping * self.gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    def damped(self, damping: float = DAMPING, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """[`RestrictedLeastSquares.damped`] if all inputs stay."""
+        gram = self.gram
+        dense = None if share == 1.0 else self.weight @ gram
+        return _damped(gram, self.cross, self.weight, dense, _pull(self.diagonal, damping), share)
+
+    def restricted(self, kept: torch.Tensor) -> RestrictedLeastSquares:
+        """The same problem if only some inputs stay.
+
+        Args:
+            kept (`torch.Tensor` of shape `(kept,)`): their indices.
+        """
+        gram = self.gram
+        dense = self.weight @ gram
+        return RestrictedLeastSquares(
+            weight=self.weight[:, kept],
+            gram=selected(gram, kept, self.workspace),
+            cross=self.cross[:, kept],
+            dense=dense[:, kept],
+            power=(dense * self.weight).sum(dim=1),
+            diagonal=self.diagonal,
+            workspace=self.workspace,
+        )
+
+
+@dataclass(frozen=True)
+class RestrictedLeastSquares:
+    """[`LeastSquares`] over weights of which only some columns stay, and what the dense weights make of its tokens.
+
+    Args:
+        weight, cross (`torch.Tensor` of shape `(out, kept)`): columns of `W₀` and of `cross`.
+        gram (`torch.Tensor` of shape `(kept, kept)`): rows and columns of `gram`.
+        dense (`torch.Tensor` of shape `(out, kept)`): columns of `W₀ gram`.
+        power (`torch.Tensor` of shape `(out,)`): the diagonal of `W₀ gram W₀ᵀ`.
+        diagonal (`torch.Tensor` of shape `(in,)`): of `gram`, of all inputs.
+        workspace ([`Workspace`]): where matrices are put.
+    """
+
+    weight: torch.Tensor
+    gram: torch.Tensor
+    cross: torch.Tensor
+    dense: torch.Tensor
+    power: torch.Tensor
+    diagonal: torch.Tensor
+    workspace: Workspace
+
+    def __add__(self, other: RestrictedLeastSquares) -> RestrictedLeastSquares:
+        """The problem on the tokens of both; it takes over this one's Gram matrix."""
+        return replace(
+            self,
+            gram=self.gram.add_(other.gram),
+            cross=self.cross + other.cross,
+            dense=self.dense + other.dense,
+            power=self.power + other.power,
+            diagonal=self.diagonal + other.diagonal,
+        )
+
+    def restricted(self, kept: torch.Tensor) -> RestrictedLeastSquares:
+        """The same problem if only some of these inputs stay."""
+        if len(kept) == self.weight.shape[1]:
+            return self
+        return replace(
+            self,
+            weight=self.weight[:, kept],
+            gram=selected(self.gram, kept, self.workspace),
+            cross=self.cross[:, kept],
+            dense=self.dense[:, kept],
+        )
+
+    @property
+    def level(self) -> float:
+        """The mean of the Gram diagonal of all inputs."""
+        return float(_pull(self.diagonal, 1.0))
 
     def damped(self, damping: float = DAMPING, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """The normal equations `W gram = cross`, pulled towards `W₀`.
@@ -86,28 +156,49 @@ class LeastSquares:
                 from 0 to 1.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: gram `(in, in)` and cross `(out, in)`, float32; both are copies.
+            `tuple[torch.Tensor, torch.Tensor]`: gram `(kept, kept)` and cross `(out, kept)`, float32. The first is
+                this problem's own, of which nothing else can be asked then.
         """
-        pull, gram = self.pull(damping), self.workspace.copied(self.gram)
-        gram.diagonal().add_(pull)
-        cross = self.cross if share == 1.0 else torch.lerp(self.weight @ self.gram, self.cross, share)
-        return gram, cross + pull * self.weight
+        return _damped(self.gram, self.cross, self.weight, self.dense, _pull(self.diagonal, damping), share)
+
+
+def _pull(diagonal: torch.Tensor, damping: float) -> torch.Tensor:
+    """`λ`: a share of the mean of the Gram diagonal."""
+    return damping * diagonal.mean().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _damped(
+    gram: torch.Tensor,
+    cross: torch.Tensor,
+    weight: torch.Tensor,
+    dense: torch.Tensor | None,
+    pull: torch.Tensor,
+    share: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See [`RestrictedLeastSquares.damped`]; `gram` is overwritten."""
+    gram.diagonal().add_(pull)
+    wanted = cross if share == 1.0 or dense is None else torch.lerp(dense, cross, share)
+    return gram, wanted + pull * weight
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How closely weights follow their calibration tokens: `damping` and `share` of [`LeastSquares.damped`]."""
+    """How closely weights follow their calibration tokens: `damping` and `share` of
+    [`RestrictedLeastSquares.damped`]."""
 
     damping: float = DAMPING
     share: float = 1.0
 
 
-def whole(folds: Sequence[LeastSquares]) -> LeastSquares:
+Problem = TypeVar("Problem", LeastSquares, RestrictedLeastSquares)
+
+
+def whole(folds: Sequence[Problem]) -> Problem:
     """The problem on the tokens of all folds."""
-    return reduce(LeastSquares.__add__, folds)
+    return reduce(operator.add, folds)
 
 
-def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = DAMPING) -> Fit:
+def best_fit(folds: Sequence[RestrictedLeastSquares], start: float = DAMPING) -> Fit:
     """The fit with which weights fitted to one fold do best on the other.
 
     Damping moves down or up from `start` by the factor [`DAMPING_STEP`] as long as that helps. The weights are linear
@@ -115,24 +206,19 @@ def best_fit(folds: Sequence[LeastSquares], kept: torch.Tensor, start: float = D
     follows from two solutions. No token is read again: the error on a fold is a quadratic form of its Gram matrix.
 
     Args:
-        folds (`Sequence[LeastSquares]`): two parts of the tokens. If one of them has almost none of the weight, the
-            default is returned.
-        kept (`torch.Tensor` of shape `(width,)`): inputs that stay.
+        folds (`Sequence[RestrictedLeastSquares]`): two parts of the tokens. If one of them has almost none of the
+            weight, the default is returned.
         start (`float`): the first damping that is tried.
     """
-    sizes = [float(fold.pull(1.0)) for fold in folds]
-    if not all(fold.gram.any() for fold in folds) or min(sizes) < LEAST_FOLD * max(sizes):
+    sizes = [fold.level for fold in folds]
+    if not all(fold.diagonal.any() for fold in folds) or min(sizes) < LEAST_FOLD * max(sizes):
         return Fit()
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
-    weight, dense = folds[0].weight[rows, kept], folds[0].weight[rows]
-    workspace = folds[0].workspace
-    grams = [selected(fold.gram, kept, workspace) for fold in folds]
-    trial = workspace.empty(grams[0].shape, device=kept.device)
-    crosses = [fold.cross[rows, kept] for fold in folds]
-    wanted = [dense @ fold.gram for fold in folds]
-    local = [given[:, kept] for given in wanted]
+    weight, grams = folds[0].weight[rows], [fold.gram for fold in folds]
+    trial = folds[0].workspace.empty(grams[0].shape, device=weight.device)
+    crosses, local = [fold.cross[rows] for fold in folds], [fold.dense[rows] for fold in folds]
     # the errors of the folds are summed as shares of their targets
-    scales = [float((given * dense).sum().clamp_min(1e-30)) for given in wanted]
+    scales = [float(fold.power[rows].sum().clamp_min(1e-30)) for fold in folds]
     tried: dict[int, tuple[float, float]] = {}
 
     def error(step: int) -> float:
@@ -185,7 +271,7 @@ def solve(
     """The weights of the inputs that stay that minimise the error.
 
     Args:
-        gram, cross (`torch.Tensor`): see [`LeastSquares.damped`].
+        gram, cross (`torch.Tensor`): see [`RestrictedLeastSquares.damped`].
         nested (`Sequence[torch.Tensor]`, *optional*): sets of inputs that stay, sorted indices; the smaller of two
             lies within the larger, so that one factorisation serves them all. Defaults to one set, of all.
         dtype (`torch.dtype`): dtype of the computation; float32 takes half the time, and is enough where damping is

@@ -42,7 +42,7 @@ def corrected(weight: torch.Tensor, problem: LeastSquares, pull: float = PULL) -
             targets are small, so the sums hold more digits than those of whole outputs would.
     """
     weight = weight.detach().float()
-    if not torch.isfinite(problem.gram.diagonal().mean()):
+    if not torch.isfinite(problem.diagonal.mean()):
         return weight
     step = solve(*problem.damped(pull))[0]
     return weight + step if torch.isfinite(step).all() else weight

@@ -1,4 +1,4 @@
-"""Symmetric matrices, factored, inverted and sliced in place.
+"""Symmetric matrices: stored by half, and factored, inverted and sliced in place.
 
 Block by block, in LAPACK's order (`potrf`, `trtri`, `lauum`): torch's own functions factor and invert copies, in twice
 the time, and OpenBLAS, which scipy calls in place, ends with a segmentation fault on matrices of some 17,000 rows in
@@ -7,12 +7,68 @@ float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .workspace import Workspace
 
 
 ROWS = 512  # of a block
+COLUMN_BLOCKS = 8  # a symmetric matrix is summed and stored by blocks on one side of its diagonal, 56% of it
+
+
+class HalfMatrix:
+    """A symmetric matrix of which the blocks on its diagonal and on one side of it are stored.
+
+    Args:
+        place (`torch.Tensor` of shape `(size, size)`): where; the other blocks of it are not touched.
+        below (`bool`): whether the side is the one below the diagonal.
+    """
+
+    def __init__(self, place: torch.Tensor, below: bool = False):
+        self.place, self.below = place, below
+
+    def add_product(self, factor: torch.Tensor) -> None:
+        """Adds `factorᵀ factor`, for a factor of shape `(rows, size)`."""
+        for block in column_blocks(len(self.place)):
+            strip, rest = factor[:, block], factor[:, block.start :]
+            if self.below:
+                self.place[block.start :, block].addmm_(rest.T, strip)
+            else:
+                self.place[block, block.start :].addmm_(strip.T, rest)
+
+    def strip(self, block: slice) -> torch.Tensor:
+        """The rows of a block from the diagonal on."""
+        return self.place[block.start :, block].T if self.below else self.place[block, block.start :]
+
+
+def column_blocks(size: int) -> list[slice]:
+    """The rows and columns of each block of a [`HalfMatrix`]."""
+    width = -(-size // COLUMN_BLOCKS)
+    return [slice(start, min(start + width, size)) for start in range(0, size, width)]
+
+
+def two_halves(
+    size: int, workspace: Workspace, device: torch.device
+) -> tuple[torch.Tensor, tuple[HalfMatrix, HalfMatrix]]:
+    """Two symmetric matrices of zeros in one tensor of little more than the size of one: the first above a diagonal of
+    blocks, the second below it, and moved down by a block."""
+    down = column_blocks(size)[0].stop
+    both = workspace.zeros((size + down, size), device=device)
+    return both, (HalfMatrix(both[:size]), HalfMatrix(both[down:], below=True))
+
+
+def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor:
+    """The sum of symmetric matrices, a new one in a workspace with all its rows and columns."""
+    place = halves[0].place
+    found = workspace.empty(place.shape, place.dtype, place.device)
+    for block in column_blocks(len(found)):
+        strip = found[block, block.start :].copy_(halves[0].strip(block))
+        for half in halves[1:]:
+            strip.add_(half.strip(block))
+    mirror_upper_(found)
+    return found
 
 
 def cholesky_(matrix: torch.Tensor) -> bool:

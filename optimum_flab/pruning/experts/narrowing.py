@@ -46,10 +46,10 @@ def _statistics(
         neurons = experts.neurons(expert, batch.hidden[sent])
         wanted, counts_here = neurons.float() @ out.float().T, counts[sent] * weights.float().square()
         statistics.add(neurons, wanted, counts_here, fold[sent])
-    if not any(problem.gram.any() for problem in statistics.folds):
-        problem = statistics.folds[0]  # no token was routed to it: all its neurons count alike
-        problem.gram.fill_diagonal_(1.0)
-        problem.cross.copy_(statistics.weight)
+    if not statistics.whole.diagonal.any():  # no token was routed to it: all its neurons count alike
+        alike = torch.eye(out.shape[1], device=out.device)
+        ones = alike.diagonal()
+        statistics.add(alike, out.float().T, ones, torch.zeros_like(ones))
     return statistics
 
 

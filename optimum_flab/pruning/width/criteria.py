@@ -38,12 +38,12 @@ def _largest(score: torch.Tensor, widths: Sequence[int]) -> Selection:
 
 
 def _obs(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    workspace = statistics.whole.workspace
-    return eliminate(*statistics.whole.damped(SELECTION_DAMPING), widths, workspace=workspace)
+    problem = statistics.whole
+    return eliminate(*problem.damped(SELECTION_DAMPING), widths, workspace=problem.workspace)
 
 
 def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
-    return _largest(statistics.whole.gram.diagonal() * statistics.weight.square().sum(dim=0), widths)
+    return _largest(statistics.whole.diagonal * statistics.weight.square().sum(dim=0), widths)
 
 
 def _max_abs_weight(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

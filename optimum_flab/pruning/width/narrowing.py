@@ -19,7 +19,7 @@ from ...running.placement import in_turn
 from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
-from ..least_squares import Fit, best_fit, solve
+from ..least_squares import Fit, best_fit, solve, whole
 from .criteria import NeuronCriterion
 from .statistics import FOLDS, PADDING, NeuronStatistics
 
@@ -113,7 +113,7 @@ def decide(
     fit: Fit | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> dict[int, NarrowLayer]:
-    """What the neurons of these statistics keep, by width.
+    """What the neurons of these statistics keep, by width. If weights are compensated, the statistics are used up.
 
     Args:
         fit ([`Fit`], *optional*): how closely compensated weights follow the tokens. Defaults to what is best on folds
@@ -123,9 +123,13 @@ def decide(
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-    fit = best_fit(statistics.folds, chosen[min(chosen)]) if fit is None else fit
-    problem = statistics.whole
-    weights = solve(*problem.damped(fit.damping, fit.share), list(chosen.values()), dtype, problem.workspace)
+    most = chosen[max(chosen)]
+    nested = [torch.searchsorted(most, kept) for kept in chosen.values()]
+    folds = statistics.restricted(most)
+    fit = best_fit([fold.restricted(min(nested, key=len)) for fold in folds]) if fit is None else fit
+    problem = whole(folds)
+    del folds
+    weights = solve(*problem.damped(fit.damping, fit.share), nested, dtype, problem.workspace)
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 

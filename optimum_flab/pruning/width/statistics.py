@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 
 from ...measuring.divergence import check_finite_layer
 from ...running.processes import Processes
+from ...tensors.matrices import two_halves
 from ...tensors.workspace import Workspace
-from ..least_squares import LeastSquares, whole
+from ..least_squares import LeastSquares, RestrictedLeastSquares, whole
 
 
 FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and the mark of tokens in none
@@ -33,7 +33,9 @@ class NeuronStatistics:
     def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor], workspace: Workspace | None = None):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
-        self.folds = [LeastSquares(self.weight, workspace) for _ in range(FOLDS)]
+        workspace = workspace or Workspace()
+        self._grams, halves = two_halves(weight.shape[1], workspace, weight.device)
+        self.folds = [LeastSquares(self.weight, workspace, half) for half in halves]
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
         """Adds tokens, before anything is decided.
@@ -51,18 +53,24 @@ class NeuronStatistics:
             here = torch.nonzero(fold == number).flatten()
             problem.add(inputs[here], targets[here], importance[here])
 
-    @cached_property
+    @property
     def whole(self) -> LeastSquares:
-        """The problem on all tokens."""
+        """The problem on all tokens, made anew whenever it is read."""
         return whole(self.folds)
+
+    def restricted(self, kept: torch.Tensor) -> list[RestrictedLeastSquares]:
+        """The folds if only some neurons stay. They take the place of what is known about all, which is given up: it
+        may not fit in memory beside them."""
+        found = [fold.restricted(kept) for fold in self.folds]
+        del self.folds, self._grams
+        return found
 
     def sum_over(self, processes: Processes) -> None:
         """Adds what other processes saw of the same layer."""
-        for problem in self.folds:
-            processes.sum_(problem.gram, problem.cross)
+        processes.sum_(self._grams, *(problem.cross for problem in self.folds))
 
     def check_finite(self, layer: int) -> None:
         """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""
         for problem in self.folds:
-            check_finite_layer(problem.gram.diagonal(), layer)
+            check_finite_layer(problem.diagonal, layer)
             check_finite_layer(problem.cross, layer)
