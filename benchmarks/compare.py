@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,38 +211,62 @@ def by_optipfair(model: str, out: Path, width: int) -> None:
 
 def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
     """Writes a plan that keeps the neurons of the highest scores in every layer."""
-    import numpy as np
-    from peers import SCORES, kept_neurons, neuron_sums
+    from peers import SCORES, kept_neurons
 
-    from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
-    from optimum_flab.checkpoints.hashes import dense_hash
-    from optimum_flab.pruning.texts import divided_texts
-    from optimum_flab.pruning.vocabulary import token_choice
-    from optimum_flab.records.work import WorkFolder
+    from optimum_flab import PruningPlan
 
-    config = FlabPrunerConfig(target_ratio=args.share, data={"calibration_tokens": args.tokens})
-    dense = FlabOptimizer.from_pretrained(args.model).dense
-    work = WorkFolder(args.work / "cache")
-    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    rows = dense.model.get_input_embeddings().num_embeddings
-    choice = token_choice(dense, config.vocabulary, texts, (), work)
-    tokens = choice.packed(np.arange(rows), texts.calibration, config.data.sequence_length, args.tokens)
-    kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != rows else None
-    common = range(rows) if kept is None else kept
-    sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
+    read = Calibration(args.model, args.share, args.tokens, args.work / "cache")
+    vocabulary = model_sizes(args.model).shape["vocab"]
+    kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != vocabulary else None
+    base_hash, dtype, sums = sums_of_neurons(read, None if kept is None else tuple(kept))
     folder.mkdir(parents=True)
     PruningPlan(
         base_model=args.model,
         base_revision=None,
-        base_hash=dense_hash(dense),
+        base_hash=base_hash,
         corpus_hash="",
         kept_tokens=kept,
         vocab_size=sizes["vocab"],
         kept_layers=list(range(sizes["layer"])),
         kept_neurons={index: kept_neurons(SCORES[score](one), sizes["neuron"]) for index, one in enumerate(sums)},
-        dtype=str(dense.storage_dtype).removeprefix("torch."),
+        dtype=dtype,
         settings={},
     ).save(folder)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What decides the calibration text of `ours`, and where it is kept."""
+
+    model: str
+    share: float
+    tokens: int
+    cache: Path
+
+
+@cache
+def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[str, str, list]:
+    """What all scores are made of, from one pass over the calibration text: the hash of the model, the dtype of its
+    weights, and for each layer `peers.NeuronSums`."""
+    import numpy as np
+    from peers import neuron_sums
+
+    from optimum_flab import FlabOptimizer, FlabPrunerConfig
+    from optimum_flab.checkpoints.hashes import dense_hash
+    from optimum_flab.pruning.texts import divided_texts
+    from optimum_flab.pruning.vocabulary import token_choice
+    from optimum_flab.records.work import WorkFolder
+
+    config = FlabPrunerConfig(target_ratio=read.share, data={"calibration_tokens": read.tokens})
+    dense = FlabOptimizer.from_pretrained(read.model).dense
+    work = WorkFolder(read.cache)
+    texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
+    rows = dense.model.get_input_embeddings().num_embeddings
+    choice = token_choice(dense, config.vocabulary, texts, (), work)
+    tokens = choice.packed(np.arange(rows), texts.calibration, config.data.sequence_length, read.tokens)
+    common = range(rows) if kept is None else kept
+    sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
+    return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums
 
 
 def measured(args: argparse.Namespace, out: Path) -> dict:

@@ -22,6 +22,7 @@ from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
 
 from optimum_flab.checkpoints.self_check import check_family
+from optimum_flab.criteria import Criterion
 from optimum_flab.families.files import read_family
 from optimum_flab.pruning.width import NeuronStatistics, criteria
 from optimum_flab.settings.files import read_pruning, read_section
@@ -134,7 +135,7 @@ def test_python_is_valid_and_imports_what_there_is(block):
 
 def test_the_criterion_of_the_worked_example_is_described_and_computed():
     described = block_of("adding_a_criterion", "python").strip()
-    scope: dict = {}
+    scope: dict = {"Criterion": Criterion}
     tree = ast.parse(described)
     exec(compile(ast.Module(tree.body[:-1], []), "page", "exec"), scope)
     criterion = eval(compile(ast.Expression(tree.body[-1].value), "page", "eval"), scope)

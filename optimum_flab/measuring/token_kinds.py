@@ -29,7 +29,8 @@ def token_kinds(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> np.ndarr
     Returns:
         `np.ndarray`: int64 of the same shape.
     """
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    added = tokenizer.added_tokens_decoder  # some vocabularies add plain ones, such as runs of spaces
+    special = set(tokenizer.all_special_ids) | {one for one, token in added.items() if token.special}
     different, where = np.unique(ids, return_inverse=True)
     names = ["special tokens" if one in special else kind_of(tokenizer.decode([one])) for one in different.tolist()]
     return np.array([TOKEN_KINDS.index(name) for name in names], dtype=np.int64)[where]

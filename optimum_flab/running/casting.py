@@ -106,8 +106,8 @@ def cast_by_layer(
             such a layer does on the other device and in the other dtype, for [`~measuring.divergence.final_hidden`].
     """
     with torch.device("meta"):
-        dtypes = dtypes_of(new_model(type(model), copy.deepcopy(model.config), dtype=dtype))
-    outer = with_layers_elsewhere(model, family, device, dtypes)
+        like = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
+    outer, dtypes = with_layers_elsewhere(model, family, device, like), dtypes_of(like)
     layers = family.decoder_layers(outer)
 
     def weights(index: int) -> dict[str, torch.Tensor]:

@@ -41,22 +41,23 @@ def sharing_weights(
 
 
 def with_layers_elsewhere(
-    model: PreTrainedModel, family: Family, device: torch.device, dtypes: Mapping[str, torch.dtype] | None = None
+    model: PreTrainedModel, family: Family, device: torch.device, like: PreTrainedModel | None = None
 ) -> PreTrainedModel:
     """A model that shares the weights of the decoder layers with another one, wherever those are, and has all others
     on a device. A layer computes there while it [`visits`].
 
     Args:
         model (`PreTrainedModel`): left as it is.
-        dtypes (`Mapping[str, torch.dtype]`, *optional*): of the other tensors. Defaults to those that they have.
+        like (`PreTrainedModel`, *optional*): a model of the same architecture, for the dtypes of the other tensors and
+            of what the model computes from its configuration. Defaults to the model itself.
     """
+    like = like or model
+    dtypes = {name: tensor.dtype for name, tensor in like.state_dict().items()}
     tensors = {
-        name: tensor
-        if family.layer_of(name)[0] is not None
-        else tensor.to(device, tensor.dtype if dtypes is None else dtypes[name])
+        name: tensor if family.layer_of(name)[0] is not None else tensor.to(device, dtypes[name])
         for name, tensor in model.state_dict().items()
     }
-    other = sharing_weights(model, copy.deepcopy(model.config), device, tensors)
+    other = sharing_weights(model, copy.deepcopy(like.config), device, tensors)
     other.generation_config = model.generation_config
     return other
 

@@ -82,7 +82,8 @@ class DataSettings(Section):
     held_out_tokens: int = Field(
         default=8192,
         ge=1,
-        description="most tokens that the report measures on, from named sources and from text set aside each",
+        description="about how many tokens the report measures on, from named sources and from text set aside each;"
+        " these are whole documents, so there may be more",
     )
     sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
     batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
