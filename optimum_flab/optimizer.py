@@ -94,7 +94,7 @@ class FlabOptimizer:
             output_dtype, family: see [`FlabOptimizer`]; for the latter also `docs/families.md`.
             in_memory (`bool`, *optional*): where false, the weights stay in their files if that is possible; enough
                 for [`prune`], [`apply`] and [`save_pretrained`], which then need little more memory than one layer
-                takes. `None`: they do if the machine has too little free memory for them.
+                takes. `None`: they do if the device has too little free memory for them.
             memory_budget (`str` or `float`, *optional*): the memory of the device that [`prune`] may take, in bytes or
                 as in `"6GB"`; the weights stay in their files where they would take more.
             config ([`FlabPrunerConfig`], *optional*): what will be requested; sizes and a target that this model

@@ -1,7 +1,7 @@
 """A second device that computes on the CPU, and refuses operations on tensors of both, as accelerators do.
 
-Run as a program it prunes a model there: `python -m tests.second_device MODEL TEXTS OUT in_memory`; it is a process of
-its own, because a device is registered for good. Needs torch 2.9.
+Run as a program it prunes a model there: `python -m tests.second_device MODEL SETTINGS OUT WEIGHTS`; the last is
+`there`, `in-files` or `spread` over both devices. It is a process of its own, because a device is registered for good. Needs torch 2.9.
 """
 
 import json
@@ -98,19 +98,35 @@ def run(function, args, kwargs):
     )
 
 
-def main(model, texts, out, in_memory):
+def with_odd_layers_elsewhere(optimizer):
+    """The same model as accelerate distributes it, with every second layer on the CPU."""
+    from optimum_flab import FlabOptimizer
+
+    model = optimizer.dense.model
+    for layer in model.base_model.layers[1::2]:
+        for module in layer.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, torch.nn.Parameter(parameter.detach().to("cpu"), requires_grad=False))
+    model.hf_device_map = {"model.embed_tokens": f"{NAME}:0", "model.layers.1": "cpu"}
+    return FlabOptimizer(model, optimizer.dense.tokenizer, output_dtype="bfloat16")
+
+
+def main(model, settings, out, weights):
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
     register()
     with SecondDevice(), MadeFromData():
         optimizer = FlabOptimizer.from_pretrained(
-            model, device=NAME, dtype="float32", output_dtype="bfloat16", in_memory=in_memory == "True"
+            model, device=NAME, dtype="float32", output_dtype="bfloat16", in_memory=weights != "in-files"
         )
         optimizer.dense.model.tie_weights()  # torch replaces parameters that change their class, one by one
-        config = FlabPrunerConfig(**json.loads(Path(texts).read_text(encoding="utf-8")))
+        if weights == "spread":
+            optimizer = with_odd_layers_elsewhere(optimizer)
+        config = FlabPrunerConfig(**json.loads(Path(settings).read_text(encoding="utf-8")))
         optimizer.prune(config, cache_dir=f"{out}-work")
         optimizer.save_pretrained(out)
-    print(json.dumps({"moved": SecondDevice.moved, "report": optimizer.pruned.report.computation.device}))
+    notes = optimizer.pruned.report.notes
+    print(json.dumps({"moved": SecondDevice.moved, "on": optimizer.pruned.report.computation.device, "notes": notes}))
 
 
 if __name__ == "__main__":

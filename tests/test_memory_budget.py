@@ -40,25 +40,29 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def test_a_budget_says_where_the_weights_are():
-    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, layer_by_layer=9 * 10**9)
+    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, on_device=15 * 10**9, layer_by_layer=9 * 10**9)
     assert needs.fits(20 * 10**9, CPU) and not needs.fits(6 * 10**9, CPU)
     with pytest.raises(ConfigurationError, match=r"4\.0 GB is less than the 5\.0 GB .* \(20\.0 GB with all"):
         needs.fits(4 * 10**9, CPU)
-    assert needs.fits(20 * 10**9, GPU) and not needs.fits(10 * 10**9, GPU)
-    with pytest.raises(ConfigurationError, match=r"6\.0 GB is less than the 9\.0 GB .* on cuda:0 .* device cpu"):
+    assert needs.fits(15 * 10**9, GPU) and not needs.fits(10 * 10**9, GPU)
+    with pytest.raises(
+        ConfigurationError, match=r"6\.0 GB is less than the 9\.0 GB .* on cuda:0 .*15\.0 GB.* device cpu"
+    ):
         needs.fits(6 * 10**9, GPU)
 
 
 def test_what_a_device_has_free_decides_without_a_budget(monkeypatch):
-    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, layer_by_layer=9 * 10**9)
+    needs = MemoryNeeds(in_memory=20 * 10**9, in_files=5 * 10**9, on_device=15 * 10**9, layer_by_layer=9 * 10**9)
     assert needs.fits(None, torch.device("mps"))  # which does not say
     monkeypatch.setattr("optimum_flab.pruning.memory_budget.available_memory", lambda: 10**9)
     assert not needs.fits(None, CPU)  # the disk holds what memory does not
+    for name in ("memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: 10**9)
     for free, fits in ((24 * 10**9, True), (12 * 10**9, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 48 * 10**9))
         assert needs.fits(None, GPU) == fits
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 48 * 10**9))
-    with pytest.raises(ConfigurationError, match=r"8\.0 GB is less than the 9\.0 GB"):
+    with pytest.raises(ConfigurationError, match=r"cuda:0 has 8\.0 GB free, which is less than the 9\.0 GB"):
         needs.fits(None, GPU)
 
 
@@ -70,7 +74,7 @@ def test_more_of_anything_needs_more_and_files_need_less():
         return memory_needs(model.config, family_for(model.config), asked, dtype, torch.bfloat16)
 
     least = needs()
-    assert least.in_files < least.layer_by_layer < least.in_memory
+    assert least.in_files < least.layer_by_layer < least.on_device < least.in_memory
     for more in (needs(torch.float32), needs(batch_size=64), needs(search_tokens=1 << 16)):
         assert more.in_files > least.in_files and more.in_memory > least.in_memory
     longer = needs(calibration_tokens=1 << 16)
@@ -92,6 +96,8 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path):
     check_disk(tmp_path, dense, data)
     with pytest.raises(FlabError, match=r"needs [\d,.]+ GB temporarily .* has [\d,.]+ GB free"):
         check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
+    dense.computed_on = GPU  # which holds its matrices and hidden states itself
+    check_disk(tmp_path, dense, data.model_copy(update={"calibration_tokens": 1 << 40}))
     assert not dense.converted()
     assert load_dense(tmp_path / "dense", device="cpu", dtype="bfloat16", in_memory=False).converted()
 
@@ -113,7 +119,7 @@ def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_pat
 def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch):
     tiny_model("llama", 600).save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
-    needs = MemoryNeeds(in_memory=2000, in_files=1000, layer_by_layer=1500)
+    needs = MemoryNeeds(in_memory=2000, in_files=1000, on_device=1800, layer_by_layer=1500)
     monkeypatch.setattr("optimum_flab.pruning.memory_budget.memory_needs", lambda *arguments: needs)
 
     def loaded(**options):

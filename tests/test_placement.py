@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import dispatch_model
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
-from optimum_flab.running.placement import devices_of, in_turn, visits, with_layers_elsewhere, without_hooks
+from optimum_flab.running.placement import devices_of, first_accelerator, in_turn, visits, with_layers_elsewhere
 
 from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
 from .families.zoo import member
@@ -55,17 +54,17 @@ def test_layers_visit_another_device_from_their_files(tmp_path, name):
         pytest.skip("this version of torch has no devices in Python")
     dense = saved(MODELS[name](), tmp_path / "dense")
     (tmp_path / "settings.json").write_text(json.dumps(settings(tmp_path)))
-    moved = {}
-    for in_memory in (True, False):
-        told = [dense, tmp_path / "settings.json", tmp_path / str(in_memory), str(in_memory)]
+    found = {}
+    places = ["there", "in-files"] + ["spread"] * (name == "llama")
+    for place in places:
+        told = [dense, tmp_path / "settings.json", tmp_path / place, place]
         command = [sys.executable, "-m", "tests.second_device", *map(str, told)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout.splitlines()[-1])
-        assert found["report"] == "second"
-        moved[in_memory] = found["moved"]
-    assert weights(tmp_path / "True") == weights(tmp_path / "False")
-    assert moved[False] > moved[True] > 0  # layers went there again and again
+        found[place] = json.loads(done.stdout.splitlines()[-1])
+        assert found[place]["on"] == "second" and weights(tmp_path / place) == weights(tmp_path / "there")
+        assert any("on several devices" in note for note in found[place]["notes"]) == (place == "spread")
+    assert found["in-files"]["moved"] > found["there"]["moved"] > 0  # layers went there again and again
 
 
 @pytest.mark.parametrize("places", [("cpu", "disk"), ("disk", "cpu"), ("cpu", "cpu")])
@@ -77,13 +76,16 @@ def test_a_model_that_accelerate_distributed_is_pruned_as_one_in_memory(tmp_path
     spread = AutoModelForCausalLM.from_pretrained(
         dense, device_map=parts | layers, offload_folder=tmp_path / "offloaded"
     )
-    before = {name: tensor.device for name, tensor in spread.state_dict().items()}
+    before = {name: (id(parameter), parameter.device) for name, parameter in spread.named_parameters()}
     for name, model in (("whole", whole), ("spread", spread)):
         optimizer = FlabOptimizer(model, byte_level_tokenizer(600), output_dtype="bfloat16")
         optimizer.prune(FlabPrunerConfig(**settings(tmp_path)), cache_dir=tmp_path / name / "work")
         optimizer.save_pretrained(tmp_path / name / "out")
     assert weights(tmp_path / "whole" / "out") == weights(tmp_path / "spread" / "out")
-    assert {name: tensor.device for name, tensor in spread.state_dict().items()} == before
+    after = {name: (id(parameter), parameter.device) for name, parameter in spread.named_parameters()}
+    assert before.keys() == after.keys() and all(
+        before[name] == after[name] for name in before if before[name][1].type != "meta"
+    )
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(spread(ids).logits, whole(ids).logits)  # still works as it did
 
@@ -116,10 +118,8 @@ def test_all_but_the_layers_are_on_the_device(tied):
 
 
 def test_the_first_accelerator_computes():
-    model = dispatch_model(tiny_model("llama"), {"": "cpu"})
-    assert without_hooks(model)[1] == torch.device("cpu")
-    model.hf_device_map = {"model.embed_tokens": "disk", "model.norm": "cpu", "lm_head": "meta"}
-    assert without_hooks(model)[1] == torch.device("meta")
+    assert first_accelerator(["disk", "cpu"]) == torch.device("cpu")
+    assert first_accelerator(["disk", "cpu", "cuda:1", "cuda:0"]) == torch.device("cuda", 1)
 
 
 def test_weights_on_several_devices_are_enough_to_prune_and_to_save_only():

@@ -17,7 +17,7 @@ from ..families import Family, family_for
 from ..memory import give_back_memory
 from ..progress import progress_bar
 from ..running.casting import dtypes_of
-from ..running.placement import devices_of, sharing_weights, with_layers_elsewhere, without_hooks
+from ..running.placement import devices_of, first_accelerator, sharing_weights, with_layers_elsewhere, without_hooks
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
@@ -74,8 +74,8 @@ class LoadedModel:
 
     @torch.no_grad()
     def mapped(self, workspace: Workspace) -> LoadedModel:
-        """The same model to compute with, if its weights were left in their files: they are read from there when they
-        are used, and are never all in memory.
+        """The same model with weights that can be read, if they were left in their files: they are read from there
+        when they are used, by the CPU, and are never all in memory.
 
         Args:
             workspace ([`Workspace`]): holds what is computed in another form than it is stored in: another dtype,
@@ -148,7 +148,8 @@ def load_dense(
             `flab-demo`.
         revision (`str`, *optional*): branch, tag or commit of a Hub repository.
         trust_remote_code (`bool`): whether code from the repository may run.
-        device (`str` or `torch.device`, *optional*): where to compute. Defaults to CUDA if available, else the CPU.
+        device (`str` or `torch.device`, *optional*): where to compute; default: CUDA if available and `in_memory` is
+            not false, else the CPU.
         dtype (`str` or `torch.dtype`): what to compute in, see [`~checkpoints.computation.chosen_dtype`] for `"auto"`.
             Peak memory is about one copy of the model in this dtype.
         family (`str` or `Path`, *optional*): a file that describes the model's family, see [`~families.read_family`].
@@ -170,7 +171,7 @@ def load_dense(
             code that was not allowed, or has no fast tokenizer that fits it.
         [`ConfigurationError`]: there is no such device or dtype, or the weights must stay in files but cannot.
     """
-    device = computation_device(device)
+    device = computation_device("cpu" if in_memory is False and device is None else device)
     chosen_dtype(dtype, torch.float32, device)  # an unknown one is refused first
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
@@ -260,8 +261,9 @@ def dense_from_memory(
     """Takes a model and a tokenizer that are already in memory, after the checks of [`load_dense`].
 
     The model stays where it is and in its dtype; it is put in evaluation mode and its parameters stop requiring
-    gradients. If accelerate distributed it over devices (`device_map`), it computes on the first accelerator, and
-    offloaded weights are taken to host memory. The tokenizer is copied.
+    gradients. One that accelerate distributed over devices (`device_map`) is left as it is, and shared where possible:
+    offloaded weights are taken to host memory. It computes on the first accelerator, and is not run for the checks.
+    The tokenizer is copied.
 
     Raises:
         [`FlabError`]: the model is quantised, not a causal language model or of an unsupported family, or the
@@ -274,7 +276,14 @@ def dense_from_memory(
     check_vocabulary(tokenizer, model.config, name)
     tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None
-    model, device = without_hooks(model) if getattr(model, "hf_device_map", None) else (model, None)
+    device, notes = None, []
+    if getattr(model, "hf_device_map", None):
+        model, device = without_hooks(model), first_accelerator(model.hf_device_map.values())
+        if len(devices_of(model)) > 1:
+            notes.append(
+                "the weights are on several devices: names and shapes of its tensors were compared with the"
+                " description of its family, and what they compute was not"
+            )
     model = model.eval().requires_grad_(False)
     check_family(model, facts)
     return LoadedModel(
@@ -285,6 +294,7 @@ def dense_from_memory(
         revision=commit_of(model.config),
         storage_dtype=most_common(*zip(*((p.dtype, p.numel()) for p in model.parameters()), strict=True)),
         folder=folder,
+        notes=notes,
         license_files=find_license_files(folder) if folder else [],
         computed_on=device,
     )

@@ -130,18 +130,6 @@ class RestrictedLeastSquares:
             diagonal=self.diagonal + other.diagonal,
         )
 
-    def restricted(self, kept: torch.Tensor) -> RestrictedLeastSquares:
-        """The same problem if only some of these inputs stay."""
-        if len(kept) == self.weight.shape[1]:
-            return self
-        return replace(
-            self,
-            weight=self.weight[:, kept],
-            gram=selected(self.gram, kept, self.workspace),
-            cross=self.cross[:, kept],
-            dense=self.dense[:, kept],
-        )
-
     @property
     def level(self) -> float:
         """The mean of the Gram diagonal of all inputs."""
@@ -177,8 +165,8 @@ def _damped(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See [`RestrictedLeastSquares.damped`]; `gram` is overwritten."""
     gram.diagonal().add_(pull)
-    wanted = cross if share == 1.0 or dense is None else torch.lerp(dense, cross, share)
-    return gram, wanted + pull * weight
+    wanted = cross if dense is None else torch.lerp(dense, cross, share)
+    return gram, torch.add(wanted, weight, alpha=float(pull))
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,16 @@ class MemoryNeeds:
     """The maximum memory that pruning takes, in bytes, apart from file cache.
 
     Args:
-        in_memory (`int`): if all weights are in the memory of the device that computes.
-        in_files (`int`): if they stay in their files, with other large data on disk, and the CPU computes.
-        layer_by_layer (`int`): of another device that computes, if they stay in their files and each layer is taken
-            there when it is run.
+        in_memory (`int`): if the CPU computes, with all weights in memory.
+        in_files (`int`): if the CPU computes, with the weights in their files and other large data on disk.
+        on_device (`int`): of another device that computes, with all dense weights; the pruned ones are not there.
+        layer_by_layer (`int`): of another device that computes, if the weights stay in their files and each layer is
+            taken there when it is run.
     """
 
     in_memory: int
     in_files: int
+    on_device: int
     layer_by_layer: int
 
     def fits(self, budget: int | None, device: torch.device) -> bool:
@@ -72,18 +74,19 @@ class MemoryNeeds:
                 than the CPU has free.
         """
         cpu = device.type == "cpu"
-        least, where = (self.in_files, "") if cpu else (self.layer_by_layer, f" on {device}")
+        least, most = (self.in_files, self.in_memory) if cpu else (self.layer_by_layer, self.on_device)
         free = free_memory(device) if budget is None else budget
         if free is None:
             return True
         if free < least and not (cpu and budget is None):
+            limit = "memory_budget:" if budget is not None else f"memory_budget: {device} has"
             raise ConfigurationError(
-                f"memory_budget: {free / 1e9:,.1f} GB is less than the {least / 1e9:,.1f} GB that pruning this model"
-                f" takes{where} with its weights in their files ({self.in_memory / 1e9:,.1f} GB with all of them in"
-                " memory); allow that much, or choose a smaller data.batch_size or data.sequence_length"
-                + ("" if cpu else ", or compute on the CPU by device cpu")
+                f"{limit} {free / 1e9:,.1f} GB{'' if budget is not None else ' free, which'} is less than the"
+                f" {least / 1e9:,.1f} GB that pruning this model takes{'' if cpu else f' on {device}'} with its"
+                f" weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or choose a smaller"
+                f" data.batch_size or data.sequence_length{'' if cpu else ', or compute on the CPU by device cpu'}"
             )
-        return self.in_memory <= free
+        return most <= free
 
 
 def memory_needs(
@@ -108,10 +111,14 @@ def memory_needs(
     deciding = LAYERS * layer * 4 + ACTIVATIONS * at_once + pending
     both = BASE + IN_HAND * data.calibration_tokens * hidden + max(ranking, deciding)
     streams = data.calibration_tokens * (STREAMS * hidden + neurons * dtype.itemsize)
-    weights = parameters * (dtype.itemsize + output_dtype.itemsize)
     working = both + MATRICES * 4 * neurons**2 + streams
     around = parameters - shape["layer"] * layer  # embeddings and head
-    return MemoryNeeds(working + weights, both, working + around * dtype.itemsize)
+    return MemoryNeeds(
+        in_memory=working + parameters * (dtype.itemsize + output_dtype.itemsize),
+        in_files=both,
+        on_device=working + parameters * dtype.itemsize,
+        layer_by_layer=working + around * dtype.itemsize,
+    )
 
 
 def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
@@ -127,7 +134,9 @@ def check_disk(folder: Path, dense: LoadedModel, data: DataSettings) -> None:
     states = data.calibration_tokens * itemsize * rows
     tensors = own_tensors(dense.model)
     converted = sum(tensors[name].nbytes for name in dense.converted())
-    needed = total * itemsize + converted + states + MATRICES * 4 * shape["neuron"] ** 2
+    needed = total * itemsize + converted
+    if dense.device.type == "cpu":  # another one has them itself
+        needed += states + MATRICES * 4 * shape["neuron"] ** 2
     needed *= on_this_machine()
     if (free := shutil.disk_usage(folder).free) < needed:
         raise FlabError(
@@ -172,7 +181,10 @@ def free_memory(device: torch.device) -> int | None:
     """The bytes that this process can still allocate on a device; `None` if the device does not say."""
     if device.type == "cpu":
         return available_memory()
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:

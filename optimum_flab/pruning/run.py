@@ -119,7 +119,7 @@ def prune(
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory, or in their files; then other large data is on the disk of
-            the work folder.
+            the work folder, if the CPU computes.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
         card ([`BaseCard`], *optional*): what the dense model's card states, for the report.

@@ -15,8 +15,7 @@ from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, to
 from ..records.pieces import Pieces
 from ..running.casting import Replaced, for_estimates, replaced_step
 from ..running.cut_layers import CutLayers
-from ..running.layerwise import LayerStep, run_layer
-from ..running.placement import visits
+from ..running.layerwise import LayerStep
 from ..running.processes import Processes
 from ..sizes import Shape
 from ..texts.packing import PackedTokens
@@ -107,6 +106,8 @@ def cut_step(
     """What each layer does once pruned, for a mixture of experts, whose router only chooses among some of them if the
     others are really removed."""
     layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
+    dense = replaced_step(model, family)
+    latest: dict[int, dict[str, torch.Tensor]] = {}  # made once for the consecutive batches that go through a layer
 
     def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
         kept = {"expert": kept_experts[index]} if index in kept_experts else {}
@@ -114,9 +115,11 @@ def cut_step(
             neurons = narrowed[index].kept
             kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
         if not kept:
-            with visits(layers.dense[index], model.device):
-                return run_layer(layers.dense[index], hidden, kwargs)
-        return layers.run(index, layers.weights(index, kept), hidden, kwargs)
+            return dense(index, hidden, kwargs)
+        if index not in latest:
+            latest.clear()  # before the next is made
+            latest[index] = layers.weights(index, kept)
+        return layers.run(index, latest[index], hidden, kwargs)
 
     return step
 

@@ -69,8 +69,9 @@ def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = a
     layers, device = family.decoder_layers(model), model.device
 
     def tensors(index: int) -> dict[str, torch.Tensor]:
-        own = layers[index].named_parameters()
-        return {name: tensor.to(device) for name, tensor in own if tensor.device != device} | dict(replaced(index))
+        given = replaced(index)
+        own = {name: tensor for name, tensor in layers[index].named_parameters() if name not in given}
+        return {name: tensor.to(device) for name, tensor in own.items() if tensor.device != device} | dict(given)
 
     return _step(layers, tensors)
 

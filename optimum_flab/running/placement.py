@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from accelerate.utils.modeling import get_state_dict_offloaded_model
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from transformers.initialization import no_init_weights
 
@@ -92,22 +92,27 @@ def devices_of(model: nn.Module) -> set[torch.device]:
     return {parameter.device for parameter in model.parameters()}
 
 
-def without_hooks(model: PreTrainedModel) -> tuple[PreTrainedModel, torch.device]:
+@torch.no_grad()
+def without_hooks(model: PreTrainedModel) -> PreTrainedModel:
     """A model that accelerate distributed over devices, host memory and disk (`device_map`), as one that this tool can
-    move itself; and the device to compute on, the first of its accelerators.
+    move itself.
 
     Args:
         model (`PreTrainedModel`): left as it is. Weights that it has offloaded are taken to host memory; all others
             are shared.
     """
     tensors = model.state_dict()
-    if any(tensor.device.type == "meta" for tensor in tensors.values()):
-        offloaded = get_state_dict_offloaded_model(model)
-        tensors = {
-            name: offloaded[name] if tensor.device.type == "meta" else tensor for name, tensor in tensors.items()
-        }
-    places = [torch.device(place) for place in model.hf_device_map.values() if place != "disk"]
-    device = next((place for place in places if place.type != "cpu"), torch.device("cpu"))
-    plain = sharing_weights(model, model.config, device, tensors)
+    for path, module in model.named_modules():
+        if has_offloaded_params(module):
+            with align_module_device(module, torch.device("cpu")):
+                own = {f"{path}.{name}".lstrip("."): tensor for name, tensor in module.state_dict().items()}
+            tensors |= {name: tensor for name, tensor in own.items() if tensors[name].device.type == "meta"}
+    plain = sharing_weights(model, model.config, torch.device("cpu"), tensors)
     plain.generation_config = model.generation_config
-    return plain, device
+    return plain
+
+
+def first_accelerator(places: Iterable[str | int | torch.device]) -> torch.device:
+    """The first device of a `device_map` that is not the CPU; the CPU if there is none."""
+    devices = [torch.device(place) for place in places if place != "disk"]
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))

@@ -75,7 +75,7 @@ def test_neurons_go_as_if_the_inverse_were_brought_up_to_date_every_step(seed, b
     inputs = torch.randn(4 * neurons, neurons, generator=generator, dtype=torch.float64)
     gram = inputs.T @ inputs / len(inputs) + torch.eye(neurons)
     cross = torch.randn(HIDDEN, neurons, generator=generator, dtype=torch.float64)
-    found = eliminate(gram.clone(), cross, [width, 2 * width], block)
+    found = eliminate(gram.clone(), cross.clone(), [width, 2 * width], block)
 
     left = list(range(neurons))
     while len(left) > width:
@@ -92,7 +92,7 @@ def test_neurons_go_as_if_the_inverse_were_brought_up_to_date_every_step(seed, b
 @settings(max_examples=20, deadline=None)
 def test_nested_sets_are_refitted_as_each_alone(seed):
     gram, cross = made(seed).whole.damped()
-    kept = list(eliminate(gram.clone(), cross, [20, 5, 11]).values())
+    kept = list(eliminate(gram.clone(), cross.clone(), [20, 5, 11]).values())
     for neurons, weight in zip(kept, solve(gram, cross, kept), strict=True):
         alone = torch.linalg.solve(gram[neurons][:, neurons].double(), cross[:, neurons].double().T).T
         torch.testing.assert_close(weight.double(), alone, rtol=1e-4, atol=1e-5)

@@ -39,7 +39,10 @@ def _largest(score: torch.Tensor, widths: Sequence[int]) -> Selection:
 
 def _obs(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:
     problem = statistics.whole
-    return eliminate(*problem.damped(SELECTION_DAMPING), widths, workspace=problem.workspace)
+    gram, cross = problem.damped(SELECTION_DAMPING)
+    workspace = problem.workspace
+    del problem  # its own sums take much memory
+    return eliminate(gram, cross, widths, workspace=workspace)
 
 
 def _energy(statistics: NeuronStatistics, widths: Sequence[int], generator: torch.Generator) -> Selection:

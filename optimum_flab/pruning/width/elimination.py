@@ -33,8 +33,8 @@ def eliminate(
 
     Args:
         gram (`torch.Tensor` of shape `(neurons, neurons)`): positive definite, see
-            [`~pruning.least_squares.LeastSquares.damped`]. It is overwritten during the computation.
-        cross (`torch.Tensor` of shape `(hidden, neurons)`): likewise.
+            [`~pruning.least_squares.LeastSquares.damped`].
+        cross (`torch.Tensor` of shape `(hidden, neurons)`): likewise. Both are overwritten during the computation.
         widths (`Sequence[int]`): numbers of neurons to stop at; the sets are nested.
         block (`int`, *optional*): neurons eliminated at a time. Defaults to a 256th of all.
         workspace ([`Workspace`], *optional*): where `gram` is inverted if float32 is too coarse for it. Defaults to
@@ -45,7 +45,7 @@ def eliminate(
     """
     block = block or max(1, len(gram) // BLOCKS)
     inverted = inverse_(gram, workspace)
-    weight, diagonal = cross @ inverted, inverted.diagonal().clone()
+    weight, diagonal = cross.copy_(cross @ inverted), inverted.diagonal().clone()
     dead = torch.zeros(len(gram), dtype=torch.bool, device=gram.device)
     alive, kept = len(gram), {}
     # the product of these is still to be subtracted from the inverse

@@ -113,23 +113,25 @@ def decide(
     fit: Fit | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> dict[int, NarrowLayer]:
-    """What the neurons of these statistics keep, by width. If weights are compensated, the statistics are used up.
+    """What the neurons of these statistics keep, by width. The statistics may be used up.
 
     Args:
         fit ([`Fit`], *optional*): how closely compensated weights follow the tokens. Defaults to what is best on folds
-            of them at the smallest width, which demands most of the neurons that stay.
+            of them, if there is one width.
         dtype (`torch.dtype`): the dtype in which compensated weights are computed.
     """
     chosen = criterion.select(statistics, widths, generator)
     if not criterion.compensates:
         return {width: NarrowLayer(kept, None) for width, kept in chosen.items()}
-    most = chosen[max(chosen)]
-    nested = [torch.searchsorted(most, kept) for kept in chosen.values()]
-    folds = statistics.restricted(most)
-    fit = best_fit([fold.restricted(min(nested, key=len)) for fold in folds]) if fit is None else fit
-    problem = whole(folds)
-    del folds
-    weights = solve(*problem.damped(fit.damping, fit.share), nested, dtype, problem.workspace)
+    if fit is not None:
+        problem = statistics.whole
+        weights = solve(*problem.damped(fit.damping, fit.share), list(chosen.values()), dtype, problem.workspace)
+    else:
+        (kept,) = chosen.values()
+        folds = statistics.restricted(kept)
+        fit, some = best_fit(folds), whole(folds)
+        del folds
+        weights = solve(*some.damped(fit.damping, fit.share), None, dtype, some.workspace)
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
@@ -279,6 +281,7 @@ def narrow(
                 statistics.add(seen.neurons, wanted, weights[batch][index], fold)
                 residuals.append(workspace.placed(seen.stream))
                 neurons.append(workspace.placed(seen.neurons))
+        del seen  # what the last batch left behind
         statistics.sum_over(processes)
         statistics.check_finite(index)
         chosen = decide(statistics, [width], criterion, generator)[width]

@@ -61,9 +61,8 @@ class NeuronStatistics:
     def restricted(self, kept: torch.Tensor) -> list[RestrictedLeastSquares]:
         """The folds if only some neurons stay. They take the place of what is known about all, which is given up: it
         may not fit in memory beside them."""
-        found = [fold.restricted(kept) for fold in self.folds]
-        del self.folds, self._grams
-        return found
+        del self._grams
+        return [self.folds.pop(0).restricted(kept) for _ in range(FOLDS)]
 
     def sum_over(self, processes: Processes) -> None:
         """Adds what other processes saw of the same layer."""
