@@ -1,7 +1,8 @@
 """A second device that computes on the CPU, and refuses operations on tensors of both, as accelerators do.
 
 Run as a program it prunes a model there: `python -m tests.second_device MODEL SETTINGS OUT WEIGHTS`; the last is
-`there`, `in-files` or `spread` over both devices. It is a process of its own, because a device is registered for good. Needs torch 2.9.
+`there`, `in-files` or `spread` over both devices. It is a process of its own, because a device is registered for good.
+Needs torch 2.9.
 """
 
 import json

@@ -79,12 +79,12 @@ class MemoryNeeds:
         if free is None:
             return True
         if free < least and not (cpu and budget is None):
-            limit = "memory_budget:" if budget is not None else f"memory_budget: {device} has"
+            size = f"{free / 1e9:,.1f} GB" if budget is not None else f"{device} has {free / 1e9:,.1f} GB free, which"
+            on, instead = ("", "") if cpu else (f" on {device}", ", or compute on the CPU by device cpu")
             raise ConfigurationError(
-                f"{limit} {free / 1e9:,.1f} GB{'' if budget is not None else ' free, which'} is less than the"
-                f" {least / 1e9:,.1f} GB that pruning this model takes{'' if cpu else f' on {device}'} with its"
-                f" weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or choose a smaller"
-                f" data.batch_size or data.sequence_length{'' if cpu else ', or compute on the CPU by device cpu'}"
+                f"memory_budget: {size} is less than the {least / 1e9:,.1f} GB that pruning this model takes{on} with"
+                f" its weights in their files ({most / 1e9:,.1f} GB with all of them there); allow that much, or"
+                f" choose a smaller data.batch_size or data.sequence_length{instead}"
             )
         return most <= free
 
