@@ -23,7 +23,7 @@ from .pruned import (
     to_export,
     write_pruned,
 )
-from .pruning.memory_budget import weights_fit
+from .pruning.memory_budget import bytes_of, weights_fit
 from .pruning.result import PrunedModel
 from .pruning.run import apply_plan, check_asked, prune, work_folder
 from .pruning.time_budget import check_budget
@@ -113,11 +113,11 @@ class FlabOptimizer:
             in_memory=fits if in_memory is None or (in_memory and memory_budget is not None) else in_memory,
             check=lambda *model: None if config is None else check_asked(config, str(model_name_or_path), *model),
         )
-        optimizer._set_up(dense, output_dtype)
+        optimizer._set_up(dense, output_dtype, None if memory_budget is None else bytes_of(memory_budget))
         return optimizer
 
-    def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None) -> None:
-        self.dense, self.family = dense, dense.family
+    def _set_up(self, dense: LoadedModel, output_dtype: str | torch.dtype | None, memory: int | None = None) -> None:
+        self.dense, self.family, self._memory = dense, dense.family, memory
         self.output_dtype = dense.storage_dtype if output_dtype is None else computation_dtype(output_dtype)
         self.pruned: PrunedModel | None = None
 
@@ -154,7 +154,8 @@ class FlabOptimizer:
         config.validate()
         check_budget(time_budget)
         work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense.folder)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget)
+        budgets: dict[str, Any] = {"time_budget": time_budget, "memory": self._memory}
+        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, **budgets)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -89,14 +89,30 @@ def test_two_halves_share_a_place_and_do_not_touch_each_other(size, seed):
 def test_least_squares_are_the_same_on_the_disk(tmp_path):
     generator, kept, found = torch.Generator().manual_seed(0), torch.arange(0, 12, 2), []
     weight, inputs = torch.randn(5, 12, generator=generator), torch.randn(60, 12, generator=generator)
-    for workspace in (Workspace(), Workspace(tmp_path)):
+    for workspace in (Workspace(), Workspace(tmp_path), Workspace(tmp_path, spare=1 << 20)):
         folds = [LeastSquares(weight, workspace) for _ in range(2)]
         for fold, rows in zip(folds, inputs.split(30), strict=True):
             fold.add(rows, rows @ weight.T, torch.ones(30))
         some = [fold.restricted(kept) for fold in folds]
         fit = best_fit(some)
         found.append((fit, solve(*whole(some).damped(fit.damping, fit.share), workspace=workspace)[0]))
-    assert found[0][0] == found[1][0] and found[0][1].equal(found[1][1])
+    for fit, weights in found[1:]:
+        assert fit == found[0][0] and weights.equal(found[0][1])
+
+
+def test_what_is_worked_on_is_in_spare_memory_if_it_fits(tmp_path, monkeypatch):
+    made = []
+    empty = Workspace.empty
+
+    def noted(workspace, shape, *more):
+        made.append(tuple(shape))
+        return empty(workspace, shape, *more)
+
+    monkeypatch.setattr(Workspace, "empty", noted)
+    workspace = Workspace(tmp_path, spare=48)
+    assert workspace.worked_on((3, 4)).shape == (3, 4) and made == []
+    assert workspace.worked_on((3, 5)).shape == (3, 5) and made == [(3, 5)]
+    assert workspace.worked_on((3, 4), torch.float64).dtype == torch.float64 and made[1:] == [(3, 4)]
 
 
 def test_a_tensor_on_the_disk_leaves_no_file(tmp_path):

@@ -203,7 +203,7 @@ def best_fit(folds: Sequence[RestrictedLeastSquares], start: float = DAMPING) ->
         return Fit()
     rows = slice(None, None, max(1, len(folds[0].weight) // ROWS_TRIED))
     weight, grams = folds[0].weight[rows], [fold.gram for fold in folds]
-    trial = folds[0].workspace.empty(grams[0].shape, device=weight.device)
+    trial = folds[0].workspace.worked_on(grams[0].shape, device=weight.device)
     crosses, local = [fold.cross[rows] for fold in folds], [fold.dense[rows] for fold in folds]
     # the errors of the folds are summed as shares of their targets
     scales = [float(fold.power[rows].sum().clamp_min(1e-30)) for fold in folds]

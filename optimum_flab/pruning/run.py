@@ -27,7 +27,6 @@ from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedSh
 from ..records.work import WorkFolder
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
-from ..settings.pruning import DataSettings
 from ..sizes import sizes_of, sizes_of_config
 from ..stopwatch import Stopwatch
 from ..tensors.workspace import Workspace
@@ -39,7 +38,7 @@ from .applying import applied, held_out_cost
 from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
-from .memory_budget import check_disk
+from .memory_budget import available_memory, check_disk, memory_needs
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -91,17 +90,23 @@ def work_folder(
     )
 
 
-def mapped(dense: LoadedModel, data: DataSettings, work: WorkFolder) -> tuple[LoadedModel, Workspace]:
+def mapped(
+    dense: LoadedModel, config: FlabPrunerConfig, work: WorkFolder, memory: int | None = None
+) -> tuple[LoadedModel, Workspace]:
     """A model whose weights can be read, and where other large data goes: the disk of the work folder, if the weights
     were left in their files.
+
+    Args:
+        memory (`int`, *optional*): bytes that may be taken. Defaults to what is free.
 
     Raises:
         [`FlabError`]: that disk is too full.
     """
     if dense.stored is None:
         return dense, Workspace()
-    check_disk(work.root, dense, data)
-    workspace = Workspace(work.root)
+    check_disk(work.root, dense, config.data)
+    needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
+    workspace = Workspace(work.root, spare=max(0, (memory or available_memory()) - needs.in_files))
     return dense.mapped(workspace), workspace
 
 
@@ -114,6 +119,7 @@ def prune(
     processes: Processes | None = None,
     time_budget: str | float | None = None,
     counts: Sequence[CountsFile] | None = None,
+    memory: int | None = None,
 ) -> PrunedModel:
     """Searches for what to keep, and prunes.
 
@@ -128,6 +134,7 @@ def prune(
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
         counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
             what the files hold.
+        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
 
     Raises:
         [`FlabError`]: there is too little text, the target is out of reach, the model produces NaN, or the disk is too
@@ -149,7 +156,7 @@ def prune(
         say(note)
         notes.append(note)
     loaded = dense
-    dense, workspace = mapped(loaded, config.data, work)
+    dense, workspace = mapped(loaded, config, work, memory)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)

@@ -62,7 +62,7 @@ def two_halves(
 def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor:
     """The sum of symmetric matrices, a new one in a workspace with all its rows and columns."""
     place = halves[0].place
-    found = workspace.empty(place.shape, place.dtype, place.device)
+    found = workspace.worked_on(place.shape, place.dtype, place.device)
     for block in column_blocks(len(found)):
         strip = found[block, block.start :].copy_(halves[0].strip(block))
         for half in halves[1:]:

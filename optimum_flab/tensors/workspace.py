@@ -27,10 +27,12 @@ class Workspace:
 
     Args:
         folder (`Path`, *optional*): where the files are. `None`: tensors are in memory.
+        spare (`int`): bytes of memory for one tensor at a time that is read and written over and over; the system
+            would evict parts of it even where there is room.
     """
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
+    def __init__(self, folder: Path | None = None, spare: int = 0):
+        self.folder, self._spare = folder, spare
 
     def empty(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -52,6 +54,14 @@ class Workspace:
                     f" ({error.strerror}); free some space, or name a folder on another disk as cache_dir"
                 ) from error
             return torch.from_file(name, shared=True, size=size, dtype=dtype).view(tuple(shape))
+
+    def worked_on(
+        self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """[`empty`] for what is read and written over and over: in spare memory if it fits. The one before must be
+        gone."""
+        fits = math.prod(shape) * dtype.itemsize <= self._spare
+        return torch.empty(tuple(shape), dtype=dtype, device=device) if fits else self.empty(shape, dtype, device)
 
     def zeros(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
