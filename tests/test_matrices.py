@@ -83,6 +83,7 @@ def test_two_halves_share_a_place_and_do_not_touch_each_other(size, seed):
         assert found.equal(found.T) and found.diagonal().equal(half.place.diagonal())
         torch.testing.assert_close(found, product, rtol=1e-4, atol=1e-4)
     assert full_sum(halves, Workspace()).equal(sum(full_sum([half], Workspace()) for half in halves))
+    assert full_sum(halves[::-1], Workspace()).equal(full_sum(halves, Workspace()))
     assert place.numel() <= size**2 * 9 / 8 + size * 8
 
 

@@ -29,18 +29,15 @@ class HalfMatrix:
     def __init__(self, place: torch.Tensor, below: bool = False):
         self.place, self.below = place, below
 
+    def columns(self, block: slice) -> slice:
+        """The columns that are stored of the rows of a block: from the diagonal on, or up to it."""
+        return slice(0, block.stop) if self.below else slice(block.start, None)
+
     def add_product(self, factor: torch.Tensor) -> None:
         """Adds `factorᵀ factor`, for a factor of shape `(rows, size)`."""
         for block in column_blocks(len(self.place)):
-            strip, rest = factor[:, block], factor[:, block.start :]
-            if self.below:
-                self.place[block.start :, block].addmm_(rest.T, strip)
-            else:
-                self.place[block, block.start :].addmm_(strip.T, rest)
-
-    def strip(self, block: slice) -> torch.Tensor:
-        """The rows of a block from the diagonal on."""
-        return self.place[block.start :, block].T if self.below else self.place[block, block.start :]
+            columns = self.columns(block)
+            self.place[block, columns].addmm_(factor[:, block].T, factor[:, columns])
 
 
 def column_blocks(size: int) -> list[slice]:
@@ -61,12 +58,18 @@ def two_halves(
 
 def full_sum(halves: Sequence[HalfMatrix], workspace: Workspace) -> torch.Tensor:
     """The sum of symmetric matrices, a new one in a workspace with all its rows and columns."""
+    halves = sorted(halves, key=lambda half: half.below)  # a block is added to once it was copied
     place = halves[0].place
     found = workspace.worked_on(place.shape, place.dtype, place.device)
-    for block in column_blocks(len(found)):
-        strip = found[block, block.start :].copy_(halves[0].strip(block))
-        for half in halves[1:]:
-            strip.add_(half.strip(block))
+    for block in column_blocks(len(found)):  # files are read from the beginning to the end
+        for half in halves:
+            columns = half.columns(block)
+            stored = half.place[block, columns]
+            above, values = (found[columns, block], stored.T) if half.below else (found[block, columns], stored)
+            if half is halves[0]:
+                above.copy_(values)
+            else:
+                above.add_(values)
     mirror_upper_(found)
     return found
 
