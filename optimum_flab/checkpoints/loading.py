@@ -15,7 +15,7 @@ from ..compat import commit_of
 from ..errors import ConfigurationError
 from ..families import Family, family_for
 from ..memory import give_back_memory
-from ..progress import progress_bar
+from ..progress import progress_bar, say
 from ..running.casting import dtypes_of
 from ..running.placement import devices_of, first_accelerator, sharing_weights, with_layers_elsewhere, without_hooks
 from ..tensors.gguf_files import near_equal_copies
@@ -176,6 +176,8 @@ def load_dense(
     files = find_model(model_name_or_path, revision, family)
     config = read_model_config(files, trust_remote_code)
     facts = family_for(config, files.family)
+    if files.gguf is not None:
+        say(f"reading the tokenizer in the GGUF file of {files.name}, which takes up to a minute")
     tokenizer, tokenizer_note = load_tokenizer(files, config, trust_remote_code)
     give_back_memory()  # it was read several times
     check_vocabulary(tokenizer, config, files.name)
