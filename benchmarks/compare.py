@@ -199,7 +199,8 @@ def by_optipfair(model: str, out: Path, width: int) -> None:
     from optipfair import prune_model
 
     dense = load_model(model, "bfloat16")
-    share = 100 * (1 - width / dense.config.intermediate_size)
+    size = dense.config.intermediate_size
+    share = 100 * (size - width + 0.5) / size  # it rounds down to whole neurons
     start = time.perf_counter()
     pruned = prune_model(dense, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False)
     if pruned.config.intermediate_size != width:
