@@ -366,14 +366,14 @@ def _limits_of_vocabulary(report: Report) -> list[str]:
     texts = report.texts
     if texts is not None and texts.corpus_cut_differently is not None:
         said.append(
-            f"{texts.corpus_cut_differently:,} of the {texts.corpus:,} texts of the corpus are tokenised differently"
+            f"{texts.corpus_cut_differently:,} of the {texts.corpus:,} texts of the corpus are cut into other pieces"
             " than before."
         )
     if texts is not None and texts.counts:
         said.append(f"{texts.counted_whole:.3%} of the {texts.counted_tokens:,} tokens in files of counts are whole.")
     if texts is not None and texts.preset_words:
         cut, words = texts.preset_words_cut_differently, texts.preset_words
-        said.append(f"{cut:,} of the {words:,} words of the preset are tokenised differently than before.")
+        said.append(f"{cut:,} of the {words:,} words of the preset are cut into other pieces than before.")
     return said
 
 
@@ -381,5 +381,5 @@ def _tokens_of_held_out(held_out: HeldOut) -> str:
     before, after = held_out.dense_tokens, held_out.pruned_tokens
     return (
         f"Held-out text takes {count(after)} tokens instead of {count(before)} ({change(before, after)}); "
-        f"{held_out.texts_cut_differently:,} of {held_out.texts:,} texts are tokenised differently than before."
+        f"{held_out.texts_cut_differently:,} of {held_out.texts:,} texts are cut into other pieces than before."
     )

@@ -29,7 +29,7 @@ from .typesetting import (
 
 KIND_LABELS = {
     "held-out": "named held-out text",
-    "own": "of your own sources",
+    "own": "of the user's own sources",
     "problems": "small problems with solutions",
     "library": "source of Python libraries",
     "chat": "problems as a conversation",
@@ -194,7 +194,7 @@ def _held_out_cells(held_out: HeldOut) -> dict[str, str]:
         "probability that the dense model gives to tokens that are gone": percent(held_out.lost_mass, 2),
         "tokens of the text, dense": count(held_out.dense_tokens),
         "tokens of the text, this model": count(held_out.pruned_tokens),
-        "texts tokenised differently": f"{held_out.texts_cut_differently:,} of {held_out.texts:,}",
+        "texts cut into other pieces": f"{held_out.texts_cut_differently:,} of {held_out.texts:,}",
     }
 
 
