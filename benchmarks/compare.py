@@ -309,23 +309,25 @@ def plot(rows: Mapping[str, Mapping], file: Path) -> None:
     """Draws divergence, and passes against the dense model where there are any, as bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 0.36 * len(rows) + 1.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    solved = any("retention" in row for row in rows.values())
+    figure = Figure(figsize=(11 if solved else 7, 0.36 * len(rows) + 1.4), layout="constrained")
+    left, *others = figure.subplots(1, 1 + solved, sharey=True, squeeze=False)[0]
     names = sorted(rows, key=lambda name: -rows[name]["divergence"])
     colours = ["#2a6fbb" if name.startswith("ours") else "#9aa5b1" for name in names]
     values = [rows[name]["divergence"] for name in names]
     left.bar_label(left.barh(names, values, color=colours), fmt="%.3g", padding=3)
     left.set_xscale("log")
+    left.set_xlim(min(values) / 1.5, max(values) * 2)
     left.set_xlabel("divergence on HumanEval text, nats per token")
-    for place, name in enumerate(names):
-        if "retention" in rows[name]:
-            value, (low, high) = rows[name]["retention"], rows[name]["retention_95"]
-            right.errorbar(
-                value, place, xerr=[[value - low], [high - value]], fmt="o", color=colours[place], capsize=3
-            )
-    right.set_xlabel("HumanEval problems solved, against dense")
-    right.set_xlim(left=0)
-    right.grid(axis="x", alpha=0.3)
+    for right in others:
+        for place, name in enumerate(names):
+            if "retention" in rows[name]:
+                value, (low, high) = rows[name]["retention"], rows[name]["retention_95"]
+                error = [[value - low], [high - value]]
+                right.errorbar(value, place, xerr=error, fmt="o", color=colours[place], capsize=3)
+        right.set_xlabel("HumanEval problems solved, against dense")
+        right.set_xlim(left=0)
+        right.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=110)
 
 
