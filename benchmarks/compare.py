@@ -273,7 +273,7 @@ def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[st
 def measured(args: argparse.Namespace, out: Path) -> dict:
     """What a checkpoint costs: measured once, and noted beside its weights."""
     limit = [] if args.limit is None else ["--limit", str(args.limit)]
-    texts, passes = f"texts-{args.limit}" + f"-{args.dtype}" * (args.dtype != "float32"), f"passes-{args.limit}"
+    texts, passes = f"texts-{args.limit}-{args.dtype}", f"passes-{args.limit}"
     noted = note(out)
     if texts not in noted:
         found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), "--dtype", args.dtype, *limit)

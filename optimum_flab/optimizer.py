@@ -154,8 +154,7 @@ class FlabOptimizer:
         config.validate()
         check_budget(time_budget)
         work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense.folder)
-        budgets: dict[str, Any] = {"time_budget": time_budget, "memory": self._memory}
-        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, **budgets)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget, self._memory)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:

@@ -13,7 +13,7 @@ from optimum_flab.pruning.least_squares import (
     solve,
     whole,
 )
-from optimum_flab.tensors.matrices import COLUMN_BLOCKS, cholesky_, inverse_
+from optimum_flab.tensors.matrices import COLUMN_BLOCKS, HalfMatrix, cholesky_, inverse_
 
 
 @settings(max_examples=30, deadline=None)
@@ -137,7 +137,7 @@ def test_the_whole_is_the_sum_of_its_folds():
 def test_what_stays_of_the_whole_is_the_sum_of_what_stays_of_its_folds(seed, order, size, share):
     """And its equations are rows and columns of those of all inputs."""
     folds, kept = two_folds(seed, 30, 1.0, 0.5), torch.tensor(sorted(order[:size]))
-    both = whole([fold.restricted(kept) for fold in folds])
+    both = folds[0].restricted(kept).joined(folds[1].restricted(kept))
     for found, expected in zip(both.damped(0.1, share), whole(folds).damped(0.1, share), strict=True):
         expected = expected[:, kept] if expected.shape != (12, 12) else expected[kept][:, kept]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -145,8 +145,9 @@ def test_what_stays_of_the_whole_is_the_sum_of_what_stays_of_its_folds(seed, ord
 
 def test_a_fold_that_hardly_weighs_anything_decides_nothing():
     folds = two_folds(0, 30, 1.0, 0.5)
-    folds[1]._halves[0].place.mul_(0.1)
-    folds[1].cross *= 0.1
+    light = LeastSquares(folds[1].weight)
+    light.add(torch.randn(30, 12), torch.randn(30, 4), torch.full((30,), 0.01))
+    folds[1] = light
     assert fit_of(folds, torch.arange(0, 12, 2)) == Fit()
 
 
@@ -167,9 +168,11 @@ def test_what_float32_cannot_factor_is_left_to_more_damping_or_to_float64():
     exact = torch.linalg.inv(gram.double())
     torch.testing.assert_close(inverse_(gram.clone()).double(), exact, rtol=1e-3, atol=1e-3)
 
-    folds = two_folds(0, 30, 0.0, 0.5)
-    for fold in folds:
-        fold._halves[0].place[:6, :6] = gram
-        fold._halves[0].place[:6, 6:] = 0
+    folds = []
+    for fold in two_folds(0, 30, 0.0, 0.5):
+        whole_gram = fold.gram
+        whole_gram[:6, :6], whole_gram[:6, 6:] = gram, 0
+        folds.append(LeastSquares(fold.weight, half=HalfMatrix(whole_gram)))
+        folds[-1].cross.copy_(fold.cross)
     fit = fit_of(folds, torch.arange(6), start=1e-13)
     assert fit.damping > 1e-13 and solve(*whole(folds).damped(fit.damping))[0].isfinite().all()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
-from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve, whole
+from optimum_flab.pruning.least_squares import LeastSquares, best_fit, solve
 from optimum_flab.tensors import matrices
 from optimum_flab.tensors.matrices import cholesky_, full_sum, inverse_, selected, two_halves
 from optimum_flab.tensors.workspace import OPEN_FILES, Workspace
@@ -95,8 +95,8 @@ def test_least_squares_are_the_same_on_the_disk(tmp_path):
         for fold, rows in zip(folds, inputs.split(30), strict=True):
             fold.add(rows, rows @ weight.T, torch.ones(30))
         some = [fold.restricted(kept) for fold in folds]
-        fit = best_fit(some)
-        found.append((fit, solve(*whole(some).damped(fit.damping, fit.share), workspace=workspace)[0]))
+        fit, both = best_fit(some), some[0].joined(some[1])
+        found.append((fit, solve(*both.damped(fit.damping, fit.share), workspace=workspace)[0]))
     for fit, weights in found[1:]:
         assert fit == found[0][0] and weights.equal(found[0][1])
 

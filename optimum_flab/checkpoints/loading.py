@@ -280,7 +280,8 @@ def dense_from_memory(
     folder = Path(name) if Path(name).is_dir() else None
     device, notes = None, []
     if getattr(model, "hf_device_map", None):
-        model, device = without_hooks(model), first_accelerator(model.hf_device_map.values())
+        device = first_accelerator(model.hf_device_map.values())
+        model = without_hooks(model, device)
         if len(devices_of(model)) > 1:
             notes.append(
                 "the weights are on several devices: names and shapes of its tensors were compared with the"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TypeVar
 
 import torch
 
@@ -119,8 +117,8 @@ class RestrictedLeastSquares:
     diagonal: torch.Tensor
     workspace: Workspace
 
-    def __add__(self, other: RestrictedLeastSquares) -> RestrictedLeastSquares:
-        """The problem on the tokens of both; it takes over this one's Gram matrix."""
+    def joined(self, other: RestrictedLeastSquares) -> RestrictedLeastSquares:
+        """The problem on the tokens of both, in the place of this one, whose Gram matrix it takes over."""
         return replace(
             self,
             gram=self.gram.add_(other.gram),
@@ -178,12 +176,9 @@ class Fit:
     share: float = 1.0
 
 
-Problem = TypeVar("Problem", LeastSquares, RestrictedLeastSquares)
-
-
-def whole(folds: Sequence[Problem]) -> Problem:
+def whole(folds: Sequence[LeastSquares]) -> LeastSquares:
     """The problem on the tokens of all folds."""
-    return reduce(operator.add, folds)
+    return reduce(LeastSquares.__add__, folds)
 
 
 def best_fit(folds: Sequence[RestrictedLeastSquares], start: float = DAMPING) -> Fit:

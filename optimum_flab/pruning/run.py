@@ -118,8 +118,8 @@ def prune(
     card: BaseCard | None = None,
     processes: Processes | None = None,
     time_budget: str | float | None = None,
-    counts: Sequence[CountsFile] | None = None,
     memory: int | None = None,
+    counts: Sequence[CountsFile] | None = None,
 ) -> PrunedModel:
     """Searches for what to keep, and prunes.
 
@@ -132,9 +132,9 @@ def prune(
         processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
             this one only.
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
+        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
         counts (`Sequence[CountsFile]`, *optional*): of `config.data.counts`, in the ids of this model. Defaults to
             what the files hold.
-        memory (`int`, *optional*): bytes that may be taken if the weights are in files. Defaults to what is free.
 
     Raises:
         [`FlabError`]: there is too little text, the target is out of reach, the model produces NaN, or the disk is too

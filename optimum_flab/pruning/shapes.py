@@ -13,7 +13,7 @@ import torch
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
 from ..records.pieces import Pieces
-from ..running.casting import Replaced, for_estimates, replaced_step
+from ..running.casting import Replaced, for_estimates, one_at_a_time, replaced_step
 from ..running.cut_layers import CutLayers
 from ..running.layerwise import LayerStep
 from ..running.processes import Processes
@@ -107,19 +107,20 @@ def cut_step(
     others are really removed."""
     layers = CutLayers(model, family, {"neuron": shape["neuron"], "expert": shape["expert"]})
     dense = replaced_step(model, family)
-    latest: dict[int, dict[str, torch.Tensor]] = {}  # made once for the consecutive batches that go through a layer
 
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+    def kept_in(index: int) -> dict[str, torch.Tensor]:
         kept = {"expert": kept_experts[index]} if index in kept_experts else {}
         if index in narrowed:
             neurons = narrowed[index].kept
             kept["neuron"] = neurons[kept["expert"]] if "expert" in kept else neurons
-        if not kept:
-            return dense(index, hidden, kwargs)
-        if index not in latest:
-            latest.clear()  # before the next is made
-            latest[index] = layers.weights(index, kept)
-        return layers.run(index, latest[index], hidden, kwargs)
+        return kept
+
+    weights = one_at_a_time(lambda index: layers.weights(index, kept_in(index)))
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        if index in kept_experts or index in narrowed:
+            return layers.run(index, weights(index), hidden, kwargs)
+        return dense(index, hidden, kwargs)
 
     return step
 

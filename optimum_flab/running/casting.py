@@ -64,8 +64,8 @@ def dtypes_of(model: PreTrainedModel) -> dict[str, torch.dtype]:
 
 
 def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = as_they_are) -> LayerStep:
-    """What the decoder layers of a model do with some of their tensors replaced; the model is left as it is. A layer's
-    replacements are made once for the consecutive batches that go through it."""
+    """What the decoder layers of a model do on its device with some of their tensors replaced; the model is left as it
+    is."""
     layers, device = family.decoder_layers(model), model.device
 
     def tensors(index: int) -> dict[str, torch.Tensor]:
@@ -76,14 +76,24 @@ def replaced_step(model: PreTrainedModel, family: Family, replaced: Replaced = a
     return _step(layers, tensors)
 
 
-def _step(layers: nn.ModuleList, tensors: Replaced) -> LayerStep:
-    latest: dict[int, dict[str, torch.Tensor]] = {}
+def one_at_a_time(tensors: Replaced) -> Replaced:
+    """The same tensors, made once for the consecutive batches that go through a layer."""
+    latest: dict[int, Mapping[str, torch.Tensor]] = {}
 
-    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+    def of_layer(index: int) -> Mapping[str, torch.Tensor]:
         if index not in latest:
             latest.clear()  # before the next is made
-            latest[index] = dict(tensors(index))
-        return output_of(functional_call(layers[index], latest[index], (hidden,), kwargs))
+            latest[index] = tensors(index)
+        return latest[index]
+
+    return of_layer
+
+
+def _step(layers: nn.ModuleList, tensors: Replaced) -> LayerStep:
+    of_layer = one_at_a_time(tensors)
+
+    def step(index: int, hidden: torch.Tensor, kwargs: dict) -> torch.Tensor:
+        return output_of(functional_call(layers[index], dict(of_layer(index)), (hidden,), kwargs))
 
     return step
 

@@ -93,13 +93,14 @@ def devices_of(model: nn.Module) -> set[torch.device]:
 
 
 @torch.no_grad()
-def without_hooks(model: PreTrainedModel) -> PreTrainedModel:
+def without_hooks(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     """A model that accelerate distributed over devices, host memory and disk (`device_map`), as one that this tool can
     move itself.
 
     Args:
         model (`PreTrainedModel`): left as it is. Weights that it has offloaded are taken to host memory; all others
             are shared.
+        device (`torch.device`): where its buffers are put.
     """
     tensors = model.state_dict()
     for path, module in model.named_modules():
@@ -107,7 +108,7 @@ def without_hooks(model: PreTrainedModel) -> PreTrainedModel:
             with align_module_device(module, torch.device("cpu")):
                 own = {f"{path}.{name}".lstrip("."): tensor for name, tensor in module.state_dict().items()}
             tensors |= {name: tensor for name, tensor in own.items() if tensors[name].device.type == "meta"}
-    plain = sharing_weights(model, model.config, torch.device("cpu"), tensors)
+    plain = sharing_weights(model, model.config, device, tensors)
     plain.generation_config = model.generation_config
     return plain
 

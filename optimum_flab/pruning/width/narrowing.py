@@ -19,7 +19,7 @@ from ...running.placement import in_turn
 from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
-from ..least_squares import Fit, best_fit, solve, whole
+from ..least_squares import Fit, best_fit, solve
 from .criteria import NeuronCriterion
 from .statistics import FOLDS, PADDING, NeuronStatistics
 
@@ -128,10 +128,10 @@ def decide(
         weights = solve(*problem.damped(fit.damping, fit.share), list(chosen.values()), dtype, problem.workspace)
     else:
         (kept,) = chosen.values()
-        folds = statistics.restricted(kept)
-        fit, some = best_fit(folds), whole(folds)
-        del folds
-        weights = solve(*some.damped(fit.damping, fit.share), None, dtype, some.workspace)
+        one, other = statistics.restricted(kept)
+        fit, both = best_fit([one, other]), one.joined(other)
+        del one, other
+        weights = solve(*both.damped(fit.damping, fit.share), None, dtype, both.workspace)
     return {width: NarrowLayer(kept, weight) for (width, kept), weight in zip(chosen.items(), weights, strict=True)}
 
 
