@@ -33,7 +33,7 @@ def report_summary(report: Report) -> str:
             f"On {held_out.texts} held-out texts ({held_out.positions:,} tokens):",
             f"  bits per byte          {dense_bits:.4f} -> {bits:.4f} ({bits / dense_bits - 1:+.1%})",
             f"  divergence             {held_out.divergence:.4f} nats per token, over the vocabulary that is left",
-            f"  dense mass lost        {held_out.lost_mass:.3%}",
+            f"  removed tokens         had {held_out.lost_mass:.3%} of the dense model's probability",
             f"  tokens                 {held_out.dense_tokens:,} -> {held_out.pruned_tokens:,} "
             f"({held_out.texts_cut_differently} texts tokenised differently)",
             *_kind_lines(held_out),
