@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import TEXTS, byte_level_tokenizer, tiny_model
 from tokenizers.processors import TemplateProcessing
+from transformers import AddedToken
 
 from optimum_flab.families import family_for
 from optimum_flab.measuring.held_out import measure_held_out
@@ -70,6 +71,19 @@ def test_kinds_are_measured_in_one_pass_as_alone(around):
 )
 def test_the_kind_of_a_token(text, kind):
     assert kind_of(text) == kind
+
+
+def test_an_added_token_is_special_only_if_it_says_so():
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_tokens([AddedToken("        ", normalized=False), AddedToken("lambda_", normalized=False)])
+    tokenizer.add_tokens([AddedToken("<|note|>", special=True)], special_tokens=False)
+    ids = np.array(tokenizer.convert_tokens_to_ids(["        ", "<|note|>", "lambda_", "<|pad|>"]))
+    assert [TOKEN_KINDS[place] for place in token_kinds(tokenizer, ids)] == [
+        "line ends and indentation",
+        "special tokens",
+        "names and words",
+        "special tokens",
+    ]
 
 
 def test_costs_by_token_and_by_layer_are_those_of_the_plain_models():

@@ -46,15 +46,20 @@ class Conversation:
                     raise
         raise AssertionError
 
+    @staticmethod
+    def has_token() -> bool:
+        """Whether there is a token in one of the standard places."""
+        from huggingface_hub import get_token
+
+        return get_token() is not None
+
     def account(self) -> dict[str, Any]:
         """The account that the token belongs to.
 
         Raises:
             [`FlabError`]: there is no token, it is not valid, or it is read-only.
         """
-        from huggingface_hub import get_token
-
-        if get_token() is None:
+        if not self.has_token():
             raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
         with told("the Hub could not be asked who the token belongs to"):
             account = self.ask(self.api.whoami)

@@ -124,10 +124,10 @@ def layer_rows(held_out: HeldOut) -> list[Row]:
 
 
 def with_bars(rows: Iterable[tuple[Sequence[str], float | None]]) -> list[Row]:
-    """Cells followed by their value, and its share of the largest."""
+    """Cells followed by their value, and its share of the largest; none if all are 0."""
     rows = list(rows)
     most = max((value for _, value in rows if value is not None), default=0.0)
-    return [([*cells, decimals(value)], (value or 0.0) / most if most > 0 else 0.0) for cells, value in rows]
+    return [([*cells, decimals(value)], (value or 0.0) / most) for cells, value in rows] if most > 0 else []
 
 
 def score_rows(facts: Facts) -> Iterable[Mapping[str, Any]]:

@@ -91,7 +91,8 @@ def push_to_hub(
         revision (`str`, *optional*): the branch to push to, created if missing; `main` by default.
         create_pr (`bool`): open a pull request instead, or update the one that an earlier push of this account opened
             and that is still open; the same content is never proposed twice.
-        dry_run (`bool`): only look and check, and report what would be done.
+        dry_run (`bool`): only look and check, and report what would be done. Without a token, everything is checked
+            except whether the account may push there.
         overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
         include (`str` or `Sequence[str]`): files to send besides those of the model: paths in the folder, in which `*`
             stands for anything; what looks like a secret must be named in full.
@@ -185,11 +186,21 @@ def push_staged(
         hub ([`Conversation`]): the connection to the Hub.
         staging (`Callable`): from the repository's name and its current card to what will be sent.
     """
-    account = hub.account()
-    repo_id = repo_id if "/" in repo_id else f"{account['name']}/{repo_id}"
+    account = None if dry_run and not hub.has_token() else hub.account()
+    if "/" not in repo_id:
+        if account is None:
+            raise ConfigurationError(
+                f"repo_id: {repo_id} has no owner, and there is no token to say who you are; write OWNER/{repo_id}, or"
+                " run `hf auth login`"
+            )
+        repo_id = f"{account['name']}/{repo_id}"
     main = hub.look(repo_id, revision or "main", create_pr)
-    check_may_push(main, account, private and not hub.is_private(main))
-    requests = hub.open_requests(main, account["name"]) if create_pr else []
+    unchecked: tuple[str, ...] = ()
+    if account is None:
+        unchecked = (f"there is no token for the Hub, so whether you may push to {repo_id} was not checked",)
+    else:
+        check_may_push(main, account, private and not hub.is_private(main))
+    requests = hub.open_requests(main, account["name"]) if create_pr and account is not None else []
     target = next((request for request in requests if hub.is_ours(request, main)), main)
     staged = staging(repo_id, hub.card(target))
     hub.check_card(staged.card)
@@ -198,7 +209,7 @@ def push_staged(
 
     def pushed(url: str | None, at: Target, changes: Changes, *notes: str) -> Push:
         size = sum(size_of(staged.files[path]) for path in changes.send)
-        return Push(url, at, changes, size, (*staged.notes, *notes), staged.left)
+        return Push(url, at, changes, size, (*unchecked, *staged.notes, *notes), staged.left)
 
     there = changes if target is main else changes_between(staged.files, main.files)
     if not (there.send or there.delete):

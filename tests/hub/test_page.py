@@ -126,8 +126,29 @@ def test_where_nothing_was_measured_that_is_said(pruned):
 
 
 def test_bars_of_nothing():
-    assert with_bars([(["a"], 0.0), (["b"], None)]) == [(["a", "0"], 0.0), (["b", "not measured"], 0.0)]
-    assert with_bars([(["a"], 1.0), (["b"], 4.0)])[0] == (["a", "1"], 0.25)
+    assert with_bars([(["a"], 0.0), (["b"], None)]) == []
+    assert with_bars([(["a"], 1.0), (["b"], 4.0), (["c"], None)])[::2] == [
+        (["a", "1"], 0.25),
+        (["c", "not measured"], 0.0),
+    ]
+
+
+def test_where_nothing_differs_one_sentence_says_so(pruned):
+    """As where only the vocabulary was pruned."""
+    report = read_report(pruned)
+    held_out = report.held_out
+    same = {
+        "divergence": 0.0,
+        "by_kind": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_kind.items()},
+        "by_token": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_token.items()},
+        "by_layer": tuple(row.model_copy(update={"drift": 0.0}) for row in held_out.by_layer),
+    }
+    sentence = "No kind of text, no kind of token and no layer differs from the dense model"
+    assert sentence not in page_of(pruned).text
+    write_report(pruned, report.model_copy(update={"held_out": held_out.model_copy(update=same)}))
+    write_card(pruned)
+    page = page_of(pruned)
+    assert sentence in page.text and "dense|²" not in page.text and "Divergence by" not in page.text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")

@@ -110,6 +110,20 @@ def test_a_dry_run_sends_nothing(pruned, hub, client):
     assert {method for method, path in hub.requests if path != "/api/validate-yaml"} == {"GET"}
 
 
+@pytest.mark.parametrize("create_pr", [False, True])
+def test_a_dry_run_without_a_token_checks_all_but_the_account(pruned, hub, client, create_pr):
+    hub.add(NAME, {"notes.md": b"mine"})
+    found = client(push, str(pruned), NAME, dry_run=True, create_pr=create_pr, token=None, **LICENSED).result()
+    assert "README.md" in found.changes.send and found.changes.keep == ("notes.md",)
+    assert f"note: there is no token for the Hub, so whether you may push to {NAME} was not checked" in found.to_text()
+    assert not any("whoami" in path for _, path in hub.requests)
+    assert not client(push, str(pruned), "me/new", dry_run=True, token=None, **LICENSED).result().target.exists
+    refused = client(push, str(pruned), "model", dry_run=True, token=None, **LICENSED).error
+    assert isinstance(refused, ConfigurationError) and "write OWNER/model" in str(refused)
+    (pruned / "model.safetensors").write_bytes(b"damaged")
+    assert "model.safetensors" in str(client(push, str(pruned), NAME, dry_run=True, token=None, **LICENSED).error)
+
+
 def test_a_branch_starts_from_main_and_main_stays(pruned, hub, client):
     hub.add(NAME, {"notes.md": b"mine"})
     client(push, str(pruned), NAME, revision="v1/x", **LICENSED).result()
