@@ -119,6 +119,44 @@ def test_neurons_go_by_the_formulas(tokens):
             assert selected(name, tokens, len(left), seed=7) == lowest_go(scores, len(left)), name
 
 
+class OtherProcesses:
+    """What the statistics of other processes add to those of one."""
+
+    def __init__(self, others):
+        self.others = others
+
+    def sum_(self, *tensors):
+        for statistics in self.others:
+            seen = Recorded()
+            statistics.sum_over(seen)
+            for tensor, other in zip(tensors, seen.tensors, strict=True):
+                tensor += other
+
+
+class Recorded:
+    def sum_(self, *tensors):
+        self.tensors = tensors
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_neurons_are_chosen_by_what_all_processes_saw(name, tokens):
+    """A sum that `NeuronStatistics.sum_over` forgets would be that of one process."""
+    x, c, w, incoming = tokens
+    parts = []
+    for rows in torch.arange(TOKENS).split([6, TOKENS - 6]):
+        parts.append(NeuronStatistics(w, incoming))
+        parts[-1].add(x[rows], x[rows] @ w.T, c[rows], rows % 2)
+    parts[0].sum_over(OtherProcesses(parts[1:]))
+    for width in range(NEURON_COUNT - 1, 2, -3):
+        statistics = NeuronStatistics(w, incoming)
+        statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
+        alone, together = (
+            ffn.CRITERIA[name].select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
+            for one in (statistics, parts[0])
+        )
+        assert alone == together
+
+
 def documents(packed):
     """The ids of every packed document, alone in a row."""
     for ids, places, mask in zip(packed.input_ids, packed.position_ids, packed.mask, strict=True):

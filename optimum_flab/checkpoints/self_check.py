@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ TOKENS = 16
 # the largest relative difference (of norms) that rounding explains, for results in float32 and in half precision
 EXACT, ROUNDED = 1e-3, 3e-2
 REPEATED = 1e-5  # for the same computation, repeated
+MOST_NAMED = 8  # tensors that a message lists
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -55,7 +57,7 @@ def check_family(model: PreTrainedModel, family: Family) -> None:
             raise FlabError(
                 f"this {family.model_type} model does not match the description of its family:"
                 f" {'; '.join(faults[:3])}{more}. It"
-                " would be pruned wrongly, so describe it in a family file of its own and name that as `family`"
+                " would be pruned wrongly, so correct its family file, or write one and name that as `family`"
             )
 
 
@@ -138,7 +140,9 @@ def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
     state = model.state_dict()
     unnamed = [name for name in state if family.axes(name) is None]
     if unnamed:
-        yield f"tensors: nothing says what the axes of {len(unnamed)} of its {len(state)} tensors are ({unnamed[0]})"
+        alike = list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in unnamed))
+        named = ", ".join(alike[:MOST_NAMED]) + ", …" * (len(alike) > MOST_NAMED)
+        yield f"tensors: nothing says what the axes of {len(unnamed)} of its {len(state)} tensors are ({named})"
         return
     for name, tensor in state.items():
         axes = family.named_axes(name)

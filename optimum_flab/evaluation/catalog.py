@@ -392,13 +392,17 @@ def _builder(file: str) -> str:
 
 
 def _beside(files: Any, folder: Path) -> Any:
-    """Relative data files as paths next to the YAML, where they exist there."""
+    """Relative data files as paths next to the YAML, unless they are something else that can be read: a file in the
+    current folder, a pattern, an address."""
     if isinstance(files, Mapping):
         return {split: _beside(inner, folder) for split, inner in files.items()}
     if isinstance(files, (list, tuple)):
         return [_beside(inner, folder) for inner in files]
-    path = folder / files if isinstance(files, str) else None
-    return str(path) if path is not None and path.exists() else files
+    if not isinstance(files, str):
+        return files
+    path = folder / files
+    other = "://" in files or any(mark in files for mark in "*?[") or Path(files).exists()
+    return files if other and not path.exists() else str(path)
 
 
 def hub_dataset(task: Task) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ import ast
 import collections
 import gzip
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,8 +69,8 @@ def load(*names, data=None, **options):
     return load_tasks(EvaluationSettings(tasks=names, data=data or {}, **options), **consent)
 
 
-def only_task(name, path, **options):
-    (loaded,) = load(name, data={name: str(path)}, **options)
+def only_task(name, path=None, **options):
+    (loaded,) = load(name, data={} if path is None else {name: str(path)}, **options)
     (task,) = loaded.tasks.values()
     return task
 
@@ -701,9 +702,10 @@ def test_every_yaml_is_listed_described_and_marked_where_it_runs_code():
     for name in files:
         config = load_yaml(TASKS_FOLDER / f"{name}.yaml", resolve_func=False)
         assert config["task"] == name
-        assert config["metadata"]["description"] and config["metadata"]["protocol"]
+        metadata = config.get("metadata", {})
+        assert metadata.get("description") and metadata.get("protocol"), f"`metadata` of {name}.yaml"
         assert bool(config.get("unsafe_code")) is ("filter_list" in config)
-        assert (config["metadata"].get("chat_template") is True) is name.endswith("_instruct")
+        assert (metadata.get("chat_template") is True) is name.endswith("_instruct")
 
 
 def test_sampling_repeats_the_tasks_that_have_programs_and_no_others(tmp_path):
@@ -775,6 +777,18 @@ def test_a_task_is_added_by_a_yaml_and_a_jsonl_in_a_folder(tmp_path):
     other = jsonl(tmp_path / "other.jsonl", [{"question": "2+2=", "answer": "4"}])
     task = only_task("mine", other, include_path=tmp_path)
     assert task.doc_to_text(task.eval_docs[0]) == "2+2="
+
+
+def test_a_data_file_that_is_missing_is_looked_for_beside_the_yaml(tmp_path, monkeypatch):
+    folder, current = tmp_path / "tasks", tmp_path / "current"
+    folder.mkdir()
+    current.mkdir()
+    monkeypatch.chdir(current)
+    (folder / "mine.yaml").write_text(OWN_YAML, encoding="utf-8")
+    with pytest.raises(FlabError, match=re.escape(str(folder / "mine.jsonl"))):
+        load("mine", include_path=folder)
+    jsonl(current / "mine.jsonl", [{"question": "1+1=", "answer": "2"}])
+    assert only_task("mine", include_path=folder).eval_docs[0]["answer"] == "2"
 
 
 def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.families import FAMILY_NAME, family_for, known_families, read_family
+from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
 from optimum_flab.hub.staging import check_checkpoint_files
 from optimum_flab.inspection import inspect_model
 
@@ -57,6 +57,20 @@ def written(folder, facts, name="family.json"):
     return folder / name
 
 
+@pytest.fixture
+def strangers(tmp_path_factory, monkeypatch):
+    """The package without the families that these tests take for unknown ones: it may get to know them."""
+    known = tmp_path_factory.mktemp("known")
+    for path in files.KNOWN.glob("*.json"):
+        if path.stem not in ("ernie4_5", "olmoe", "opt", "persimmon"):
+            (known / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(files, "KNOWN", known)
+    files.known_family.cache_clear()
+    yield
+    files.known_family.cache_clear()
+
+
+@pytest.mark.usefixtures("strangers")
 @pytest.mark.parametrize("facts", [ERNIE, PERSIMMON], ids=lambda facts: facts["model_type"])
 def test_a_family_of_the_user(facts, tmp_path):
     model = stranger(facts)
@@ -65,6 +79,7 @@ def test_a_family_of_the_user(facts, tmp_path):
     check_family(model, family_for(model.config, written(tmp_path, facts)))
 
 
+@pytest.mark.usefixtures("strangers")
 def test_it_goes_all_the_way_and_stays_with_what_was_pruned(tmp_path):
     file, dense, out = written(tmp_path, PERSIMMON), tmp_path / "dense", tmp_path / "out"
     stranger(PERSIMMON).save_pretrained(dense)
@@ -175,6 +190,7 @@ def test_a_wrong_file_is_refused_by_file_and_entry(facts, said, tmp_path):
     assert str(path) in str(caught.value) and said in str(caught.value)
 
 
+@pytest.mark.usefixtures("strangers")
 def test_a_mixture_of_the_user(tmp_path):
     facts = {"model_type": "olmoe", "like": "mixtral", "transformers": ">=5.0"}
     sizes = {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
@@ -190,6 +206,7 @@ def test_a_file_of_another_family_is_refused(tmp_path):
         family_for(stranger(PERSIMMON).config, written(tmp_path, ERNIE))
 
 
+@pytest.mark.usefixtures("strangers")
 def test_layers_without_number_are_not_built():
     config = CONFIG_MAPPING["opt"](num_hidden_layers=10**6)
     with pytest.raises(FlabError, match="'opt' is not supported"):
@@ -205,6 +222,16 @@ def test_wrong_facts_are_refused_before_weights_are_read(tmp_path):
             inspect_model(str(tmp_path), family=file)
 
 
+def test_each_kind_of_tensor_that_nothing_describes_is_named_once(tmp_path):
+    model = stranger(PERSIMMON)
+    with pytest.raises(FlabError, match="nothing says what the axes of") as caught:
+        check_family(model, family_for(model.config, written(tmp_path, {**PERSIMMON, "tensors": {}})))
+    for name in ("query_key_value.weight", "query_key_value.bias", "dense_h_to_4h.weight", "dense_4h_to_h.bias"):
+        assert str(caught.value).count(name) == 1, name
+    assert "model.layers.N.mlp.dense_h_to_4h.weight" in str(caught.value)
+
+
+@pytest.mark.usefixtures("strangers")
 def test_what_it_resembles_is_said():
     with pytest.raises(FlabError) as caught:
         family_for(stranger(ERNIE).config)
