@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,10 +34,13 @@ from common import flab_command, labelled, memory_peak, print_result, progress
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from optimum_flab.sizes import ModelSizes
 
 BENCHMARKS = Path(__file__).parent
 MULTIPLE = 64  # of neurons
+NOTHING = 1e-4  # nats, or percent, that bfloat16 cannot tell from 0
 TAYLOR_ROWS = 10  # LLM-Pruner takes ten samples
 
 
@@ -306,19 +309,18 @@ def speed(model: str, out: Path) -> dict[str, float]:
 
 
 def plot(rows: Mapping[str, Mapping], file: Path) -> None:
-    """Draws divergence, and passes against the dense model where there are any, as bars."""
+    """Draws divergence and bits per byte, and passes against the dense model where there are any."""
     from matplotlib.figure import Figure
 
     solved = any("retention" in row for row in rows.values())
-    figure = Figure(figsize=(11 if solved else 7, 0.36 * len(rows) + 1.4), layout="constrained")
-    left, *others = figure.subplots(1, 1 + solved, sharey=True, squeeze=False)[0]
-    names = sorted(rows, key=lambda name: -rows[name]["divergence"])
+    figure = Figure(figsize=(14 if solved else 10, 0.36 * len(rows) + 1.4), layout="constrained")
+    left, middle, *others = figure.subplots(1, 2 + solved, sharey=True)
+    names = sorted(rows, key=lambda name: (-rows[name]["bits_per_byte_ratio"], name))
     colours = ["#2a6fbb" if name.startswith("ours") else "#9aa5b1" for name in names]
-    values = [rows[name]["divergence"] for name in names]
-    left.bar_label(left.barh(names, values, color=colours), fmt="%.3g", padding=3)
-    left.set_xscale("log")
-    left.set_xlim(min(values) / 1.5, max(values) * 2)
+    bars(left, names, colours, [rows[name]["divergence"] for name in names])
     left.set_xlabel("divergence on HumanEval text, nats per token")
+    bars(middle, names, colours, [100 * (rows[name]["bits_per_byte_ratio"] - 1) for name in names])
+    middle.set_xlabel("more bits per byte of it than the dense model, %")
     for right in others:
         for place, name in enumerate(names):
             if "retention" in rows[name]:
@@ -329,6 +331,17 @@ def plot(rows: Mapping[str, Mapping], file: Path) -> None:
         right.set_xlim(left=0)
         right.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=110)
+
+
+def bars(axes: Axes, names: Sequence[str], colours: Sequence[str], values: Sequence[float]) -> None:
+    """Draws values on a logarithmic scale; what is 0 up to rounding has a label and no bar."""
+    drawn = [value if value > NOTHING else 0.0 for value in values]
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlim(min((value for value in drawn if value), default=1) / 2, max(drawn, default=1) * 3)
+    lowest = axes.get_xlim()[0]
+    placed = axes.barh(names, [value or lowest for value in drawn], color=colours)
+    axes.bar_label(placed, [f"{value:.3g}" for value in drawn], padding=3)
 
 
 def run(script: str, *told: str) -> dict:
