@@ -87,26 +87,24 @@ def evaluated(
     args: argparse.Namespace, label: str, folder: Path, name: str, tasks: Sequence[str], data: Sequence[str]
 ) -> list[dict]:
     """The scores of a model against the dense one, evaluated unless that was done."""
-    results = args.work / f"{label}-{name}"
-    if not results.is_dir():
-        limit = [] if args.limit is None else ["--limit", args.limit]
-        told = ["--tasks", ",".join(tasks), *(word for one in data for word in ("--data", one)), *limit]
-        told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
-        run("eval", "-m", folder, "--baseline", args.dense, *told, "-o", results)
-    return json.loads((results / "flab_evaluation.json").read_text(encoding="utf-8"))["scores"]
+    limit = [] if args.limit is None else ["--limit", args.limit]
+    told = ["--tasks", ",".join(tasks), *(word for one in data for word in ("--data", one)), *limit]
+    told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
+    file = args.work / f"{label}-{name}" / "flab_evaluation.json"
+    return made(file, "eval", "-m", folder, "--baseline", args.dense, *told)["scores"]
 
 
 def timed(args: argparse.Namespace, label: str, folder: Path) -> list[dict]:
     """What a model costs against the dense one, timed unless that was done."""
-    results = args.work / f"{label}-cost"
-    if not results.is_dir():
-        run("bench", "-m", folder, "--baseline", args.dense, "-o", results)
-    return json.loads((results / "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
+    file = args.work / f"{label}-cost" / "flab_efficiency.json"
+    return made(file, "bench", "-m", folder, "--baseline", args.dense)["table"]
 
 
-def run(verb: str, *told: object) -> None:
-    """Runs a verb of `optimum-cli flab`."""
-    subprocess.run(flab_command(verb, *told), check=True)
+def made(file: Path, verb: str, *told: object) -> dict:
+    """What a verb of `optimum-cli flab` writes to a file of its output folder; it is run unless that is there."""
+    if not file.is_file():
+        subprocess.run(flab_command(verb, *told, "-o", file.parent), check=True)
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -392,17 +393,16 @@ def _builder(file: str) -> str:
 
 
 def _beside(files: Any, folder: Path) -> Any:
-    """Relative data files as paths next to the YAML, unless they are something else that can be read: a file in the
-    current folder, a pattern, an address."""
+    """Relative data files, or patterns of them, as paths next to the YAML, unless they are only in the current folder;
+    addresses as they are."""
     if isinstance(files, Mapping):
         return {split: _beside(inner, folder) for split, inner in files.items()}
     if isinstance(files, (list, tuple)):
         return [_beside(inner, folder) for inner in files]
     if not isinstance(files, str):
         return files
-    path = folder / files
-    other = "://" in files or any(mark in files for mark in "*?[") or Path(files).exists()
-    return files if other and not path.exists() else str(path)
+    path = str(folder / files)
+    return files if "://" in files or (glob(files) and not glob(path)) else path
 
 
 def hub_dataset(task: Task) -> dict[str, str] | None:

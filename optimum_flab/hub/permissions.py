@@ -29,12 +29,26 @@ def check_revision(revision: str | None, create_pr: bool) -> None:
         raise ConfigurationError(f"revision: {revision!r} is not a name that git accepts for a branch")
 
 
-def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool) -> None:
+def check_target(target: Target, not_private: bool) -> None:
+    """Raises a [`FlabError`] if nobody could push to a target in this way.
+
+    Args:
+        not_private (`bool`): the repository was to be private, but exists and is public.
+    """
+    if target.create_pr and not target.exists:
+        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out `create_pr`")
+    if not_private:
+        raise FlabError(
+            f"{target.repo_id} exists and is public, and a push does not make it private; change that in its"
+            " settings, or leave out `private`"
+        )
+
+
+def check_may_push(target: Target, account: Mapping[str, Any]) -> None:
     """Raises a [`FlabError`] if an account cannot push to a target.
 
     Args:
         account (`Mapping`): what the Hub says about the token's owner.
-        not_private (`bool`): the repository was to be private, but exists and is public.
     """
     owner = target.repo_id.split("/")[0]
     mine = {account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")}
@@ -44,17 +58,10 @@ def check_may_push(target: Target, account: Mapping[str, Any], not_private: bool
             f"{target.repo_id} belongs to {owner!r}, where the token of {account['name']!r} may not write (it may as"
             f" {others}); name another repository, or propose the model with `create_pr`"
         )
-    if target.create_pr and not target.exists:
-        raise FlabError(f"{target.repo_id} does not exist, so there is nothing to propose to; leave out `create_pr`")
     if owner in mine and not may_write(account, target.repo_id):
         raise FlabError(
             f"the token is a fine-grained one that may not write to {target.repo_id}; let it write to repositories of"
             f" {owner!r} on https://huggingface.co/settings/tokens, or set another with `hf auth login` or HF_TOKEN"
-        )
-    if not_private:
-        raise FlabError(
-            f"{target.repo_id} exists and is public, and a push does not make it private; change that in its"
-            " settings, or leave out `private`"
         )
 
 

@@ -13,7 +13,7 @@ from .adapter import check_adapter, stage_adapter
 from .changes import Changes, Target, changes_between, commit_text, holds
 from .client import answers_within, hub_client
 from .conversation import Conversation, card_reader
-from .permissions import check_kind, check_made, check_may_push, check_revision
+from .permissions import check_kind, check_made, check_may_push, check_revision, check_target
 from .selection import grouped, select_files
 from .staging import Staged, check_complete, size_of, stage
 from .terms import Answers, check_repo_id
@@ -195,12 +195,13 @@ def push_staged(
             )
         repo_id = f"{account['name']}/{repo_id}"
     main = hub.look(repo_id, revision or "main", create_pr)
-    unchecked: tuple[str, ...] = ()
+    check_target(main, private and not hub.is_private(main))
+    unchecked, requests = [], []
     if account is None:
-        unchecked = (f"there is no token for the Hub, so whether you may push to {repo_id} was not checked",)
+        unchecked = [f"there is no token for the Hub, so whether you may push to {repo_id} was not checked"]
     else:
-        check_may_push(main, account, private and not hub.is_private(main))
-    requests = hub.open_requests(main, account["name"]) if create_pr and account is not None else []
+        check_may_push(main, account)
+        requests = hub.open_requests(main, account["name"]) if create_pr else []
     target = next((request for request in requests if hub.is_ours(request, main)), main)
     staged = staging(repo_id, hub.card(target))
     hub.check_card(staged.card)

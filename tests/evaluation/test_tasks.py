@@ -789,6 +789,10 @@ def test_a_data_file_that_is_missing_is_looked_for_beside_the_yaml(tmp_path, mon
         load("mine", include_path=folder)
     jsonl(current / "mine.jsonl", [{"question": "1+1=", "answer": "2"}])
     assert only_task("mine", include_path=folder).eval_docs[0]["answer"] == "2"
+    jsonl(folder / "mine.jsonl", [{"question": "1+1=", "answer": "two"}])
+    for files in ("mine.jsonl", "mine*.jsonl"):
+        (folder / "mine.yaml").write_text(OWN_YAML.replace("mine.jsonl", files), encoding="utf-8")
+        assert only_task("mine", include_path=folder).eval_docs[0]["answer"] == "two"
 
 
 def test_a_task_of_the_user_can_run_programs_in_the_sandbox(tmp_path):

@@ -98,7 +98,7 @@ def test_it_shows_what_the_report_says(pruned):
 
 def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_path):
     report = read_report(pruned)
-    write_report(pruned, report.model_copy(update={"notes": (HOSTILE, "/home/somebody/data.jsonl")}))
+    write_report(pruned, report.model_copy(update={"notes": (HOSTILE, f"{tmp_path}/data.jsonl")}))
     results = tmp_path / "results"
     results.mkdir()
     (results / "flab_evaluation.json").write_text(json.dumps(evaluation_of(report.model_dump())))
@@ -106,7 +106,7 @@ def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_pa
     note_completion(pruned, Completion(prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2"))
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
-    assert "data.jsonl" in page.text and "somebody" not in page.text
+    assert "data.jsonl" in page.text and str(tmp_path) not in page.text
     assert read_report(pruned).completions[0].pruned == f"{HOSTILE}2"
     note_completion(pruned, Completion(prompt="a", dense="b", pruned="c"))
     assert len(read_report(pruned).completions) == 2

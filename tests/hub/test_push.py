@@ -118,6 +118,11 @@ def test_a_dry_run_without_a_token_checks_all_but_the_account(pruned, hub, clien
     assert f"note: there is no token for the Hub, so whether you may push to {NAME} was not checked" in found.to_text()
     assert not any("whoami" in path for _, path in hub.requests)
     assert not client(push, str(pruned), "me/new", dry_run=True, token=None, **LICENSED).result().target.exists
+    for name, told, message in (
+        ("me/new", {"create_pr": True}, "nothing to propose"),
+        (NAME, {"private": True}, "public"),
+    ):
+        assert message in str(client(push, str(pruned), name, dry_run=True, token=None, **told, **LICENSED).error)
     refused = client(push, str(pruned), "model", dry_run=True, token=None, **LICENSED).error
     assert isinstance(refused, ConfigurationError) and "write OWNER/model" in str(refused)
     (pruned / "model.safetensors").write_bytes(b"damaged")
@@ -328,8 +333,8 @@ def test_a_fine_grained_token_must_be_one_for_the_owner():
         return {"entity": {"type": "user", "name": name}, "permissions": ["repo.content.read", permission]}
 
     target = Target(NAME, "main")
-    check_may_push(target, account(scope("me", "repo.write")), False)
-    check_may_push(target, account(scope(NAME, "repo.write")), False)
+    check_may_push(target, account(scope("me", "repo.write")))
+    check_may_push(target, account(scope(NAME, "repo.write")))
     for wrong in (
         account(),
         account(scope("team", "repo.write")),
@@ -337,7 +342,7 @@ def test_a_fine_grained_token_must_be_one_for_the_owner():
         account({}),
     ):
         with pytest.raises(FlabError, match="fine-grained"):
-            check_may_push(target, wrong, False)
+            check_may_push(target, wrong)
 
 
 def test_a_base_card_that_cannot_be_read_offline_is_not_said_to_be_missing():
