@@ -118,11 +118,11 @@ def test_a_dry_run_without_a_token_checks_all_but_the_account(pruned, hub, clien
     assert f"note: there is no token for the Hub, so whether you may push to {NAME} was not checked" in found.to_text()
     assert not any("whoami" in path for _, path in hub.requests)
     assert not client(push, str(pruned), "me/new", dry_run=True, token=None, **LICENSED).result().target.exists
-    for name, told, message in (
+    for name, asked, message in (
         ("me/new", {"create_pr": True}, "nothing to propose"),
-        (NAME, {"private": True}, "public"),
+        (NAME, {"private": True}, "exists and is public"),
     ):
-        assert message in str(client(push, str(pruned), name, dry_run=True, token=None, **told, **LICENSED).error)
+        assert message in str(client(push, str(pruned), name, dry_run=True, token=None, **asked, **LICENSED).error)
     refused = client(push, str(pruned), "model", dry_run=True, token=None, **LICENSED).error
     assert isinstance(refused, ConfigurationError) and "write OWNER/model" in str(refused)
     (pruned / "model.safetensors").write_bytes(b"damaged")
