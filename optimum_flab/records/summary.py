@@ -15,15 +15,15 @@ def report_summary(report: Report) -> str:
         f"({report.removed_ratio:.1%} removed{_body_text(report)}), "
         f"{dense.bytes / 1e6:,.0f} -> {pruned.bytes / 1e6:,.0f} MB",
         "",
-        f"{'':<22}{'dense':>16}{'pruned':>16}",
+        f"{'':<27}{'dense':>16}{'pruned':>16}",
     ]
     for part in COMPONENTS:
         before, after = (getattr(side, part.reported) for side in (dense, pruned))
         if before is not None:
-            lines.append(f"{part.label:<22}{before:>16,}{after:>16,}")
+            lines.append(f"{part.label:<27}{before:>16,}{after:>16,}")
     for component, size in dense.components.items():
         left = pruned.components[component]
-        lines.append(f"{component + ' params':<22}{size.parameters:>16,}{left.parameters:>16,}")
+        lines.append(f"{component + ' params':<27}{size.parameters:>16,}{left.parameters:>16,}")
     if report.removed_layer_indices:
         lines.append(f"layers removed: {', '.join(map(str, report.removed_layer_indices))}")
     if held_out is not None:
