@@ -116,7 +116,7 @@ def test_a_control_group_limits_what_is_available_and_processes_share_it(tmp_pat
     assert available_memory(tmp_path) == 300_000
 
 
-def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch):
+def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, monkeypatch, capsys):
     tiny_model("llama", 600).save_pretrained(tmp_path)
     byte_level_tokenizer(600).save_pretrained(tmp_path)
     needs = MemoryNeeds(in_memory=2000, in_files=1000, on_device=1800, layer_by_layer=1500)
@@ -125,7 +125,10 @@ def test_a_model_is_left_in_its_files_where_the_budget_asks_for_it(tmp_path, mon
     def loaded(**options):
         return FlabOptimizer.from_pretrained(tmp_path, config=FlabPrunerConfig(), **options).dense
 
-    assert loaded(memory_budget=2000).stored is None and loaded(memory_budget="1.5KB").stored is not None
+    in_memory, in_files = loaded(memory_budget=2000), loaded(memory_budget="1.5KB")
+    assert in_memory.stored is None and in_files.stored is not None
+    assert in_files.notes == capsys.readouterr().err.splitlines()[-1:]
+    assert "stay in their files" in in_files.notes[-1] and not in_memory.notes
     assert loaded(in_memory=None).stored is None  # this machine has as much
     with pytest.raises(ConfigurationError, match="memory_budget"):
         loaded(memory_budget=999)

@@ -222,6 +222,12 @@ def load_dense(
                 " their files, which are neither safetensors nor GGUF files whose tensors can be read one by one;"
                 " convert them, or set a memory_budget that is large enough"
             )
+        if callable(in_memory):
+            notes.append(
+                "the weights stay in their files: with all of them in memory, pruning would take more than there is"
+                " room for"
+            )
+            say(notes[-1])
     if stored is not None:
         model = stored.model
     else:
