@@ -153,7 +153,7 @@ class FlabOptimizer:
         """
         config.validate()
         check_budget(time_budget)
-        work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense.folder)
+        work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense)
         self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget, self._memory)
         return self.pruned
 
@@ -177,7 +177,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
-        self.pruned = apply_plan(self.dense, plan, base_card_of(self.dense.folder))
+        self.pruned = apply_plan(self.dense, plan, base_card_of(self.dense))
         return self.pruned
 
     output = staticmethod(output_folder)

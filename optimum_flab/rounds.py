@@ -69,7 +69,7 @@ def prune_and_recover(
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = work_folder(dense, cache_dir, resume)
-    card = base_card_of(dense.folder)
+    card = base_card_of(dense)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,
         "cache_dir": None if cache_dir is None else user_path(cache_dir) / "recovery",

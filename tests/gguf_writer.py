@@ -68,15 +68,19 @@ def write_gguf(
     output: tuple[np.ndarray, gguf.GGMLQuantizationType] | None = None,
     more: Mapping[str, np.ndarray] = MappingProxyType({}),
     without: str | None = None,
+    fields: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Writes a tiny Qwen2 as llama.cpp's converter would.
 
     Args:
         embedding, output: pairs of a float32 matrix and the type to quantise it to.
         more, without: tensors beside the model's, and one that is missing.
+        fields: texts beside what every file says.
     """
     writer = gguf.GGUFWriter(path, "qwen2")
     write_fields(writer, model.config, tokenizer)
+    for name, text in fields.items():
+        writer.add_string(name, text)
     with torch.device("meta"):
         names = get_gguf_hf_weights_map(AutoModelForCausalLM.from_config(model.config), TensorProcessor())
     tensors = model.state_dict()

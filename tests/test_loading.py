@@ -22,6 +22,8 @@ from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, loa
 from optimum_flab.checkpoints.model_config import check_config, read_model_config
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
+from optimum_flab.hub.terms import base_card_of
+from optimum_flab.records.report import BaseCard
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
 
@@ -302,6 +304,40 @@ def test_gguf_of_a_tied_model_loads_and_saves_as_an_ordinary_one(tmp_path, token
     again = load_dense(tmp_path / "saved")
     assert weights_hash(again.model) == weights_hash(dense_qwen2) and again.storage_dtype == torch.float32
     assert not hasattr(dense.model.config, "quantization_config")
+
+
+@pytest.mark.parametrize(
+    ("card", "fields", "expected"),
+    [
+        (None, {"general.license": "Gemma"}, {"license": "gemma"}),
+        (
+            "---\nlanguage: en\n---\n",
+            {
+                "general.license": "other",
+                "general.license.name": "ours",
+                "general.license.link": "https://a.example/l",
+            },
+            {
+                "license": "other",
+                "license_name": "ours",
+                "license_link": "https://a.example/l",
+                "language": ("en",),
+            },
+        ),
+        ("---\nlicense: mit\n---\n", {"general.license": "gemma"}, {"license": "mit"}),
+        ("# Tiny\n", {"general.license": "see the web page"}, {}),
+        (None, {}, None),
+    ],
+)
+def test_the_licence_in_a_gguf_file_counts_where_the_card_states_none(
+    tmp_path, tokenizer, dense_qwen2, card, fields, expected
+):
+    matrix = dense_qwen2.model.embed_tokens.weight.numpy()
+    write_gguf(tmp_path / "tiny.gguf", dense_qwen2, tokenizer, (matrix, F32), fields=fields)
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    stated = base_card_of(load_dense(tmp_path / "tiny.gguf"))
+    assert stated == (None if expected is None else BaseCard(**expected))
 
 
 @pytest.mark.parametrize(("embedding_type", "output_type", "finer"), [(Q5, Q8, Q8), (Q8, Q5, Q8)])

@@ -49,6 +49,7 @@ class LoadedModel:
         revision (`str`, *optional*): the commit of a Hub repository.
         storage_dtype (`torch.dtype`): what most of its weights are stored in; bfloat16 for GGUF files.
         folder (`Path`, *optional*): where its files are.
+        gguf (`Path`, *optional*): the GGUF file that it was read from.
         notes (`list[str]`): what the user should be told.
         license_files (`list[Path]`): licences and notices that belong to the weights.
         stored ([`~tensors.lazy.ModelTensors`], *optional*): the weights, where the model is on the meta device.
@@ -62,6 +63,7 @@ class LoadedModel:
     revision: str | None = None
     storage_dtype: torch.dtype = torch.float32
     folder: Path | None = None
+    gguf: Path | None = None
     notes: list[str] = field(default_factory=list)
     license_files: list[Path] = field(default_factory=list)
     stored: ModelTensors | None = None
@@ -256,6 +258,7 @@ def load_dense(
         revision=files.revision,
         storage_dtype=storage_dtype,
         folder=files.folder,
+        gguf=files.gguf,
         notes=notes,
         license_files=find_license_files(files.folder),
         stored=stored,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
 from ..records.report import Base, BaseCard
+from ..tensors.gguf_files import read_header
 from .metadata import metadata_of
 from .ownership import is_about, own_metadata
 
+
+if TYPE_CHECKING:
+    from ..checkpoints.loading import LoadedModel
 
 CARD_NAME = "README.md"
 LICENSE_FIELDS = ("license", "license_name", "license_link")
@@ -129,15 +134,27 @@ def read_base_card(text: str) -> dict[str, Any]:
     return found
 
 
-def base_card_of(folder: Path | None) -> BaseCard | None:
-    """What the card in a dense model's folder states, for the report; `None` where there is no card."""
-    path = None if folder is None else folder / CARD_NAME
-    if path is None or not path.is_file():
-        return None
-    try:
-        return BaseCard(**read_base_card(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+def base_card_of(dense: LoadedModel) -> BaseCard | None:
+    """For the report: what the card in a dense model's folder states, and the licence in its GGUF file where the card
+    has none; `None` where neither states anything."""
+    path, found = None if dense.folder is None else dense.folder / CARD_NAME, None
+    if path is not None and path.is_file():
+        with suppress(OSError, ValueError):
+            found = read_base_card(path.read_text(encoding="utf-8"))
+    if not (found or {}).get("license") and dense.gguf is not None:
+        found = (found or {}) | gguf_license(read_header(dense.gguf).fields) or found
+    return None if found is None else BaseCard(**found)
+
+
+def gguf_license(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The licence that the fields of a GGUF file state; empty where they state none that the Hub could know."""
+    license = fields.get("general.license")
+    if not isinstance(license, str) or not LICENSE_ID.fullmatch(license.lower()):
+        return {}
+    stated = {name: fields.get(f"general.license.{name.removeprefix('license_')}") for name in LICENSE_FIELDS[1:]}
+    return {"license": license.lower()} | {
+        name: text for name, text in stated.items() if isinstance(text, str) and text
+    }
 
 
 def settle_terms(
