@@ -18,9 +18,10 @@ import torch
 from common import kept_tokens, load_model, load_tokenizer, print_result, progress
 from torch import nn
 
+from optimum_flab.criteria import LAYERS
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, predicting
-from optimum_flab.pruning.depth import CRITERIA
+from optimum_flab.pruning.depth import LayerSearch
 from optimum_flab.texts.packing import PackedTokens, pack
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     family, tokens = family_for(model.config), sample(load_tokenizer(args.model), args.tokens, 512)
     start = time.perf_counter()
     head = OutputHead(model, family, kept_tokens(args.kept))
-    order = CRITERIA["divergence"].removals(model, family, tokens, 8, head, lambda: None, None)
+    order = LAYERS["divergence"].removals(LayerSearch(model, family, tokens, 8, head))
     ours = [removal.layer for removal in islice(order, args.remove)]
     middle = time.perf_counter()
     plain = plain_greedy(model, family, tokens, args.remove)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -10,19 +12,16 @@ import torch
 from optimum_flab import criteria
 from optimum_flab.commands.prune import FLAGS
 from optimum_flab.components import COMPONENTS
-from optimum_flab.criteria import CHOICES, LAYERS, NEURONS
+from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
-from optimum_flab.pruning import depth as layers
-from optimum_flab.pruning import experts
-from optimum_flab.pruning import width as ffn
+from optimum_flab.pruning.depth import LayerSearch
 from optimum_flab.pruning.width import NeuronStatistics
 from optimum_flab.settings.pruning import SECTIONS, PrunerSettings
 
 from .conftest import random_tokens, tiny_model
 
 
-COMPUTED = {"layers": layers.CRITERIA, "ffn": ffn.CRITERIA, "experts": experts.CRITERIA}
 EVERY = [(section, name) for section, choices in CHOICES.items() for name in choices]
 
 
@@ -31,18 +30,21 @@ EVERY = [(section, name) for section, choices in CHOICES.items() for name in cho
 
 def test_every_section_that_has_a_criterion_is_known_everywhere():
     sections = {name for name, section in SECTIONS.items() if "criterion" in section.model_fields}
-    assert sections == set(CHOICES), "a section of the settings and CHOICES in optimum_flab/criteria.py"
-    assert sections == set(COMPUTED), "a section of the settings and COMPUTED in this test"
+    assert sections == set(CHOICES), "a section of the settings and CHOICES in optimum_flab/criteria/__init__.py"
     assert sections <= {part.section for part in COMPONENTS}
     assert sections <= {flag.setting.partition(".")[0] for flag in FLAGS if flag.setting.endswith(".criterion")}
 
 
 @pytest.mark.parametrize("section", CHOICES)
-def test_names_are_those_of_the_setting_and_of_the_functions(section):
-    described, computed = CHOICES[section], COMPUTED[section]
-    assert described.keys() - computed.keys() == set(), "described in optimum_flab/criteria.py, but not computed"
-    assert computed.keys() - described.keys() == set(), "computed, but not described in optimum_flab/criteria.py"
-    assert get_args(SECTIONS[section].model_fields["criterion"].annotation) == tuple(described)
+def test_names_are_those_of_the_setting(section):
+    assert get_args(SECTIONS[section].model_fields["criterion"].annotation) == tuple(CHOICES[section])
+
+
+@pytest.mark.parametrize("folder", [criteria.layers, criteria.neurons, criteria.experts])
+def test_every_file_is_a_criterion_of_its_name(folder):
+    found = {"layers": LAYERS, "neurons": NEURONS, "experts": EXPERTS}[folder.__name__.rpartition(".")[2]]
+    files = [path.stem for path in sorted(Path(folder.__file__).parent.glob("*.py")) if path.stem != "__init__"]
+    assert [name.replace("-", "_") for name in found] == files
 
 
 @pytest.mark.parametrize(("section", "name"), EVERY)
@@ -51,10 +53,12 @@ def test_a_description_says_all_and_can_be_printed(section, name):
     assert criterion.name == name
     for text in (criterion.summary, criterion.formula, criterion.source, *criterion.parameters.values()):
         assert text and text.isascii() and "\n" not in text and not text.endswith("."), text
-    settings = PrunerSettings().model_dump()
+    settings, folder = PrunerSettings().model_dump(), {"ffn": "neurons"}.get(section, section)
+    own = sys.modules[f"{criteria.__name__}.{folder}.{name.replace('-', '_')}"]
+    constants = {constant.lower(): 0 for constant in {**vars(criteria), **vars(own)}}
     for parameter in criterion.parameters:
         *inside, field = parameter.split(".")
-        known = settings[inside[0]] if inside else {**settings, **{constant.lower(): 0 for constant in vars(criteria)}}
+        known = settings[inside[0]] if inside else {**settings, **constants}
         assert field in known, f"{name} has no parameter {parameter}"
 
 
@@ -93,7 +97,7 @@ def selected(name, tokens, width, seed=0):
     x, c, w, incoming = tokens
     statistics = NeuronStatistics(w, incoming)
     statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
-    kept = ffn.CRITERIA[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
+    kept = NEURONS[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
     return kept.tolist()
 
 
@@ -151,7 +155,7 @@ def test_neurons_are_chosen_by_what_all_processes_saw(name, tokens):
         statistics = NeuronStatistics(w, incoming)
         statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
         alone, together = (
-            ffn.CRITERIA[name].select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
+            NEURONS[name].select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
             for one in (statistics, parts[0])
         )
         assert alone == together
@@ -192,7 +196,8 @@ def test_layers_go_by_the_formulas():
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
     for name, scores in expected.items():
-        order = list(layers.CRITERIA[name].removals(model, family, packed, 4, OutputHead(model, family)))
+        search = LayerSearch(model, family, packed, 4, OutputHead(model, family))
+        order = list(LAYERS[name].removals(search))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:
             assert removal.score == pytest.approx(scores[removal.layer], abs=1e-5)

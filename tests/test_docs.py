@@ -21,10 +21,10 @@ from hub.client import RIGHT
 from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
 
+from optimum_flab import criteria
 from optimum_flab.checkpoints.self_check import check_family
-from optimum_flab.criteria import Criterion
 from optimum_flab.families.files import read_family
-from optimum_flab.pruning.width import NeuronStatistics, criteria
+from optimum_flab.pruning.width import NeuronStatistics
 from optimum_flab.settings.files import read_pruning, read_section
 from optimum_flab.settings.pruning import check_settings
 
@@ -134,18 +134,13 @@ def test_python_is_valid_and_imports_what_there_is(block):
 
 
 def test_the_criterion_of_the_worked_example_is_described_and_computed():
-    described = block_of("adding_a_criterion", "python").strip()
-    scope: dict = {"Criterion": Criterion}
-    tree = ast.parse(described)
-    exec(compile(ast.Module(tree.body[:-1], []), "page", "exec"), scope)
-    criterion = eval(compile(ast.Expression(tree.body[-1].value), "page", "eval"), scope)
+    scope: dict = {"__package__": criteria.neurons.__name__}
+    exec(block_of("adding_a_criterion", "python"), scope)
+    criterion = scope["CRITERION"]
     for text in (criterion.summary, criterion.formula, criterion.source):
         assert text.isascii() and not text.endswith(".")
-    scope = {**vars(criteria), "CRITERIA": dict(criteria.CRITERIA)}
-    exec(block_of("adding_a_criterion", "python", 1), scope)
     weight = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.5, 0.0, 2.0]])
-    select = scope["CRITERIA"][criterion.name].select
-    kept = select(NeuronStatistics(weight, [weight.T]), [3, 2], torch.Generator())
+    kept = criterion.select(NeuronStatistics(weight, [weight.T]), [3, 2], torch.Generator())
     assert {width: ids.tolist() for width, ids in kept.items()} == {3: [0, 2, 3], 2: [2, 3]}
 
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from optimum_flab import PruningPlan
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
 from optimum_flab.measuring.fisher import fisher_weights
-from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.work import Stage, WorkFolder
 from optimum_flab.running.processes import Processes, process_state

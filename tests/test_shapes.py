@@ -3,11 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import candidate_shapes, parameters_to_keep
 from optimum_flab.pruning.search import search_shape, start_shape
 from optimum_flab.pruning.shapes import Candidate, ValidationText, measure_shape
-from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import survey
 from optimum_flab.running import casting
 from optimum_flab.sizes import Shape

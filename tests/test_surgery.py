@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
 from optimum_flab.records.plan import PruningPlan
 

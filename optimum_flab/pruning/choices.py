@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from ..criteria import EXPERTS, LAYERS, NEURONS, NeuronCriterion
 from ..families import Family
 from ..measuring.divergence import OutputHead
 from ..measuring.fisher import fisher_weights
@@ -24,12 +25,8 @@ from ..running.processes import Processes
 from ..sizes import shape_of
 from ..tensors.workspace import Workspace
 from ..texts.packing import PackedTokens
-from .depth import CRITERIA as LAYER_CRITERIA
-from .depth import Removal
-from .experts import CRITERIA as EXPERT_CRITERIA
+from .depth import LayerSearch, Removal
 from .experts import narrow_experts, rank_experts, survey_experts
-from .width import CRITERIA as FFN_CRITERIA
-from .width import NeuronCriterion
 from .width.narrowing import NarrowLayer, narrow, survey
 
 
@@ -109,10 +106,11 @@ class LayerChoice:
         on = self._on
         # a head is a copy of rows, only made when layers are really ranked
         head = OutputHead(on.model, on.family, on.kept)
-        order = LAYER_CRITERIA[on.config.layers.criterion].removals
+        search = LayerSearch(
+            on.model, on.family, tokens, on.config.data.batch_size, head, lambda: self._tick(), self._pieces
+        )
         # some rank all layers as soon as they are called
-        batch_size = on.config.data.batch_size
-        yield from order(on.model, on.family, tokens, batch_size, head, lambda: self._tick(), self._pieces)
+        yield from LAYERS[on.config.layers.criterion].removals(search)
 
 
 class ExpertChoice(Choice):
@@ -129,7 +127,7 @@ class ExpertChoice(Choice):
             return {}
         if self._scores is None:
             criterion = on.config.experts.criterion
-            arguments = (on.config.data.batch_size, EXPERT_CRITERIA[criterion], on.generator())
+            arguments = (on.config.data.batch_size, EXPERTS[criterion], on.generator())
             with progress(f"Ranking experts by {criterion}", on.layers, "layer") as tick:
                 self._scores = rank_experts(
                     on.model, on.family, on.tokens, *arguments, tick, on.pieces.part("experts")
@@ -162,7 +160,7 @@ class NeuronChoice(Choice):
         on = self._on
         # a part of the set is enough to tell shapes apart; decisions for the chosen one use all of it
         part = next(on.tokens.batches(-(-len(on.tokens.input_ids) // SURVEYED_PART)))
-        criterion, pieces = FFN_CRITERIA[on.config.ffn.criterion], on.pieces.part("survey")
+        criterion, pieces = NEURONS[on.config.ffn.criterion], on.pieces.part("survey")
         importance = token_weights(on, part, criterion, pieces)
         arguments = (self._widths, criterion, on.config.data.batch_size, on.generator(), importance)
         with progress("Surveying FFN widths", on.layers, "layer") as tick:
@@ -199,7 +197,7 @@ def narrowed(
     Returns:
         `Mapping[int, NarrowLayer]`: by dense layer index; empty where nothing is removed and nothing is compensated.
     """
-    criterion = FFN_CRITERIA[on.config.ffn.criterion]
+    criterion = NEURONS[on.config.ffn.criterion]
     same = width == shape_of(on.model, on.family)["neuron"]
     # at full width neurons can still compensate for removed layers, but experts do not
     made_up_for = criterion.compensates and on.family.experts is None and len(layers) < on.layers

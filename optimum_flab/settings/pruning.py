@@ -166,7 +166,7 @@ class LayerSettings(Section):
     num_hidden_layers: int | None = Field(
         default=None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names are in criteria.py
+    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names are in criteria/
         default="divergence", description="what ranks the layers"
     )
     search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")

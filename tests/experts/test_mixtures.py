@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from optimum_flab.checkpoints.surgery import check_plan, operate
+from optimum_flab.criteria import EXPERTS
+from optimum_flab.criteria import NEURONS as NEURON_CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
-from optimum_flab.pruning.experts import CRITERIA, narrow_experts, rank_experts
-from optimum_flab.pruning.width import CRITERIA as NEURON_CRITERIA
+from optimum_flab.pruning.experts import narrow_experts, rank_experts
 from optimum_flab.running.experts import chosen_experts
 from optimum_flab.sizes import shape_of, sizes_of
 
@@ -44,7 +45,7 @@ def pruned_plan(model, family, criterion, tokens=KEPT):
     width = max(n for n in sizes.possible["neuron"] if n * 3 <= sizes.shape["neuron"] * 2)
     kept_layers = [index for index in range(sizes.shape["layer"]) if index != family.pruned_layers(model)[-1]]
     text = random_tokens(40, VOCABULARY, 24)
-    scores = rank_experts(model, family, text, 4, CRITERIA["reap"], generator())
+    scores = rank_experts(model, family, text, 4, EXPERTS["reap"], generator())
     groups = family.experts.group_count(model.config)
     experts = {layer: chosen_experts(found, number, groups) for layer, found in scores.items() if layer in kept_layers}
     narrowed = narrow_experts(
@@ -161,7 +162,7 @@ def reference_scores(model, family, tokens, layer):
 def test_reap_is_what_its_formula_says(model_type):
     model = member(model_type)
     family, tokens = family_for(model.config), random_tokens(6, VOCABULARY, 24)
-    found = rank_experts(model, family, tokens, 100, CRITERIA["reap"], generator())
+    found = rank_experts(model, family, tokens, 100, EXPERTS["reap"], generator())
     for layer in family.pruned_layers(model):
         torch.testing.assert_close(found[layer], reference_scores(model, family, tokens, layer), rtol=1e-4, atol=1e-6)
 
@@ -170,7 +171,7 @@ def test_scores_do_not_depend_on_batches_or_padding():
     model = member("qwen3_moe")
     family, tokens = family_for(model.config), random_tokens(20, VOCABULARY, 24)
     for name in ("reap", "frequency"):
-        one, many = (rank_experts(model, family, tokens, n, CRITERIA[name], generator()) for n in (1, 100))
+        one, many = (rank_experts(model, family, tokens, n, EXPERTS[name], generator()) for n in (1, 100))
         for layer, scores in one.items():
             torch.testing.assert_close(scores, many[layer], rtol=1e-5, atol=1e-7)
     assert int(many[0].sum()) == tokens.tokens * model.config.num_experts_per_tok
@@ -181,7 +182,7 @@ def test_a_model_that_gives_nan_is_refused():
     model.model.layers[1].mlp.experts.down_proj[:, 0, 0] = torch.nan
     with pytest.raises(FlabError, match="the experts of layer 1 produce NaN"):
         rank_experts(
-            model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, CRITERIA["reap"], generator()
+            model, family_for(model.config), random_tokens(4, VOCABULARY, 24), 4, EXPERTS["reap"], generator()
         )
 
 

@@ -11,10 +11,10 @@ from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.checkpoints.surgery import check_plan, operate
 from optimum_flab.checkpoints.weight_files import shards
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.resizing import resized_config
 from optimum_flab.measuring.divergence import OutputHead, final_hidden
-from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import narrow, survey
 from optimum_flab.recovery.closed_form import refit
 from optimum_flab.running.casting import cast_by_layer, copy_in

@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.pruning.least_squares import solve
-from optimum_flab.pruning.width import CRITERIA, NeuronStatistics, eliminate
+from optimum_flab.pruning.width import NeuronStatistics, eliminate
 from optimum_flab.pruning.width.elimination import STEPS
 from optimum_flab.pruning.width.statistics import FOLDS
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence
-from optimum_flab.pruning.width import CRITERIA
 from optimum_flab.pruning.width.narrowing import fold_of_tokens, narrow, survey
 from optimum_flab.pruning.width.statistics import PADDING
 from optimum_flab.running.layerwise import captured, layer_inputs, run_layer, run_to_neurons

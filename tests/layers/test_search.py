@@ -3,9 +3,10 @@ from itertools import islice
 import pytest
 import torch
 
+from optimum_flab.criteria import LAYERS as CRITERIA
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead, final_hidden, mean_divergence, mean_divergences
-from optimum_flab.pruning.depth import CRITERIA
+from optimum_flab.pruning.depth import LayerSearch
 from optimum_flab.running import casting
 
 from ..conftest import LAYERS, masked_step, random_tokens, tiny_model
@@ -13,7 +14,8 @@ from ..conftest import LAYERS, masked_step, random_tokens, tiny_model
 
 def removals(model, criterion, number, tokens):
     architecture = family_for(model.config)
-    order = CRITERIA[criterion].removals(model, architecture, tokens, 4, OutputHead(model, architecture))
+    search = LayerSearch(model, architecture, tokens, 4, OutputHead(model, architecture))
+    order = CRITERIA[criterion].removals(search)
     return list(islice(order, number))
 
 

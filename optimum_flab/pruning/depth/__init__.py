@@ -1,6 +1,6 @@
 """Depth: which layers go."""
 
-from .search import CRITERIA, LayerCriterion, Removal, greedy_divergence
+from .search import LayerSearch, Removal, greedy_divergence
 
 
-__all__ = ["CRITERIA", "LayerCriterion", "Removal", "greedy_divergence"]
+__all__ = ["LayerSearch", "Removal", "greedy_divergence"]

@@ -1,11 +1,9 @@
-"""In which order layers are removed: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py`
-describes."""
+"""In which order layers are removed: what criteria of `optimum_flab/criteria/layers/` choose from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -43,14 +41,49 @@ class Removal:
 CARRIED = "carried"
 Tick = Callable[[], None]
 States = list[torch.Tensor]  # hidden states by batch
-Order = Callable[[nn.Module, Family, PackedTokens, int, OutputHead, Tick, Pieces], Iterator[Removal]]
 
 
 @dataclass(frozen=True)
-class LayerCriterion:
-    """How a criterion of [`~optimum_flab.criteria.LAYERS`] is computed: the removals in order, as asked for."""
+class LayerSearch:
+    """What layers are ranked on, and ways to rank them.
 
-    removals: Order
+    Args:
+        model (`PreTrainedModel`): the dense model.
+        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
+        head ([`OutputHead`]): the kept vocabulary.
+        tick (`Callable`): called for every layer that is done.
+        pieces ([`Pieces`]): keeps what is measured, in case the run is interrupted.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    tokens: PackedTokens
+    batch_size: int
+    head: OutputHead
+    tick: Tick = lambda: None
+    pieces: Pieces = field(default_factory=Pieces)
+
+    def by_divergence(self) -> Iterator[Removal]:
+        """See [`greedy_divergence`]."""
+        return greedy_divergence(
+            self.model, self.family, self.tokens, self.batch_size, self.head, self.tick, self.pieces
+        )
+
+    def by_turn(self, counted: Callable[[PackedTokens], torch.Tensor]) -> Iterator[Removal]:
+        """First the layers that rotate the hidden states least, over the positions that `counted` marks."""
+        about = (self.model, self.family, self.tokens, self.batch_size)
+        return self.by_scores(_mean_turn(*about, counted, self.tick, self.pieces))
+
+    def by_scores(self, scores: Sequence[float]) -> Iterator[Removal]:
+        """First the layers of the lowest scores; all but one of those that may be removed.
+
+        Args:
+            scores (`Sequence[float]`): one for each layer.
+        """
+        for score in scores:
+            check_finite(score)
+        order = sorted(self.family.pruned_layers(self.model), key=lambda layer: (scores[layer], layer))
+        return (Removal(layer, scores[layer]) for layer in order[:-1])
 
 
 @torch.no_grad()
@@ -172,13 +205,6 @@ def _begun(pieces: Pieces) -> list[Removal]:
     return [] if piece is None else [Removal(layer, score) for layer, score in piece.facts["removed"]]
 
 
-def _ranked(model: PreTrainedModel, family: Family, scores: list[float]) -> Iterator[Removal]:
-    for score in scores:
-        check_finite(score)
-    order = sorted(family.pruned_layers(model), key=lambda layer: (scores[layer], layer))
-    return (Removal(layer, scores[layer]) for layer in order[:-1])
-
-
 @torch.no_grad()
 def _mean_turn(
     model: PreTrainedModel,
@@ -205,31 +231,3 @@ def _mean_turn(
         pieces.write(layer_piece(index), {"turn": turn})
     count = sum(int(mask.sum()) for mask in masks)
     return [float(pieces.finished(layer_piece(index)).tensors["turn"]) / count for index in range(len(layers))]
-
-
-def _last_of_document(batch: PackedTokens) -> torch.Tensor:
-    last = batch.mask.clone()
-    last[:, :-1] &= ~(batch.mask[:, 1:] & (batch.position_ids[:, 1:] > 0))
-    return last
-
-
-def _by_turn(
-    counted: Callable[[PackedTokens], torch.Tensor],
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    batch_size: int,
-    head: OutputHead,
-    tick: Tick = lambda: None,
-    pieces: Pieces | None = None,
-) -> Iterator[Removal]:
-    """First the layers that rotate the hidden states least, over the positions that `counted` marks."""
-    pieces = Pieces() if pieces is None else pieces
-    return _ranked(model, family, _mean_turn(model, family, tokens, batch_size, counted, tick, pieces))
-
-
-CRITERIA = {
-    "divergence": LayerCriterion(greedy_divergence),
-    "block-influence": LayerCriterion(partial(_by_turn, lambda batch: batch.mask)),
-    "last-token-cosine": LayerCriterion(partial(_by_turn, _last_of_document)),
-}

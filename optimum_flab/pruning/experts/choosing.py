@@ -1,4 +1,4 @@
-"""Which experts stay: one row of `CRITERIA` for each criterion that `optimum_flab/criteria.py` describes."""
+"""Which experts stay: what a criterion of `optimum_flab/criteria/experts/` says of each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ...criteria import ExpertCriterion
 from ...errors import FlabError
 from ...families import Family
 from ...records.pieces import Pieces
@@ -38,32 +39,13 @@ class ExpertUse:
     norms: torch.Tensor
 
 
-# (use, generator) -> scores of shape (experts,), of which the lowest go
-Score = Callable[[ExpertUse, torch.Generator], torch.Tensor]
-
-
-def _reap(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
-    return use.norms / use.tokens.clamp_min(1)
-
-
-def _frequency(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
-    return use.tokens
-
-
-def _random(use: ExpertUse, generator: torch.Generator) -> torch.Tensor:
-    return torch.randperm(len(use.tokens), generator=generator)
-
-
-CRITERIA: dict[str, Score] = {"reap": _reap, "frequency": _frequency, "random": _random}
-
-
 @torch.no_grad()
 def rank_experts(
     model: PreTrainedModel,
     family: Family,
     tokens: PackedTokens,
     batch_size: int,
-    score: Score,
+    criterion: ExpertCriterion,
     generator: torch.Generator,
     tick: Callable[[], None] = lambda: None,
     pieces: Pieces | None = None,
@@ -72,7 +54,7 @@ def rank_experts(
 
     Args:
         tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
-        score (`Callable`): a value of `CRITERIA`.
+        criterion ([`~optimum_flab.criteria.ExpertCriterion`]): how they are scored.
         tick (`Callable`): called after every layer.
         pieces ([`Pieces`], *optional*): keeps scores and hidden states, in case the run is interrupted.
 
@@ -100,7 +82,7 @@ def rank_experts(
                     " be measured on this model. If it runs in float16, try `dtype` float32 or bfloat16; otherwise"
                     " check the checkpoint"
                 )
-            pieces.write(layer_piece(index), {"scores": score(use, generator)})
+            pieces.write(layer_piece(index), {"scores": criterion.score(use, generator)})
     return {index: pieces.finished(layer_piece(index)).tensors["scores"] for index in family.pruned_layers(model)}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...criteria import NeuronCriterion
 from ...families import Family
 from ...records.pieces import Pieces
 from ...running.ascent import Ascent
@@ -16,7 +17,7 @@ from ...running.experts import ExpertWeights, Routed, routed
 from ...running.layerwise import layer_inputs, run_layer
 from ...running.placement import in_turn
 from ...texts.packing import PackedTokens
-from ..width import NeuronCriterion, NeuronStatistics
+from ..width import NeuronStatistics
 from ..width.narrowing import DecidedLayers, NarrowLayer, by_batch, decide, fold_of_tokens, keep_layer
 
 

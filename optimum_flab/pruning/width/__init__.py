@@ -1,8 +1,7 @@
 """FFN width: which neurons stay, and what their output weights become."""
 
-from .criteria import CRITERIA, NeuronCriterion
 from .elimination import eliminate
 from .statistics import NeuronStatistics
 
 
-__all__ = ["CRITERIA", "NeuronCriterion", "NeuronStatistics", "eliminate"]
+__all__ = ["NeuronStatistics", "eliminate"]

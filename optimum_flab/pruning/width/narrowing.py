@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ...criteria import NeuronCriterion
 from ...families import Family
 from ...memory import trim_heap
 from ...records.pieces import Pieces
@@ -20,7 +21,6 @@ from ...running.processes import Processes
 from ...tensors.workspace import Workspace
 from ...texts.packing import PackedTokens
 from ..least_squares import Fit, best_fit, solve
-from .criteria import NeuronCriterion
 from .statistics import FOLDS, PADDING, NeuronStatistics
 
 

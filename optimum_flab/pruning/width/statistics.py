@@ -11,6 +11,7 @@ from ...running.processes import Processes
 from ...tensors.matrices import two_halves
 from ...tensors.workspace import Workspace
 from ..least_squares import LeastSquares, RestrictedLeastSquares, whole
+from .elimination import eliminate
 
 
 FOLDS, PADDING = 2, -1  # parts of the calibration set, by rows, and the mark of tokens in none
@@ -63,6 +64,19 @@ class NeuronStatistics:
         may not fit in memory beside them."""
         del self._grams
         return [self.folds.pop(0).restricted(kept) for _ in range(FOLDS)]
+
+    def eliminated(self, widths: Sequence[int], damping: float) -> dict[int, torch.Tensor]:
+        """By width, the sorted indices of the neurons that stay when those go that the others can best make up for,
+        see [`~pruning.width.eliminate`].
+
+        Args:
+            damping (`float`): see [`LeastSquares.damped`].
+        """
+        problem = self.whole
+        gram, cross = problem.damped(damping)
+        workspace = problem.workspace
+        del problem  # its own sums take much memory
+        return eliminate(gram, cross, widths, workspace=workspace)
 
     def sum_over(self, processes: Processes) -> None:
         """Adds what other processes saw of the same layer."""

@@ -1,0 +1,107 @@
+"""What a criterion says and does, and what several of them share. Lightweight: torch is imported where it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..pruning.depth import LayerSearch, Removal
+    from ..pruning.experts import ExpertUse
+    from ..pruning.width import NeuronStatistics
+
+
+# λ as a share of the mean diagonal of the Gram matrix; see benchmarks/README.md for how these were chosen
+DAMPING = 0.3  # of the refit, where the folds of the calibration set suggest nothing better
+SELECTION_DAMPING = 0.03  # while neurons are chosen: more would hide the neurons that only some text uses
+BLOCKS = 256  # one in this many neurons is eliminated between two updates of the scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """A way to choose what goes. In every formula the lowest score goes first.
+
+    Args:
+        name (`str`): what the setting calls it.
+        summary (`str`): what it does, in words.
+        source (`str`): who published it and where, and what is different here.
+        formula (`str`): the score, with its symbols explained, in one line of ASCII: `--help` prints it, and a
+            terminal may show no other characters.
+        parameters (`Mapping[str, str]`): what controls it, and how: settings by their path (`"layers.search_tokens"`)
+            and constants of `criteria` or of its own module in small letters.
+    """
+
+    name: str
+    summary: str
+    source: str
+    formula: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCriterion(Criterion):
+    """A criterion for layers.
+
+    Args:
+        removals (`Callable`): from a [`LayerSearch`] to the removals in their order. Only as many as needed are drawn,
+            so what is costly should be done on demand.
+    """
+
+    removals: Callable[[LayerSearch], Iterator[Removal]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronCriterion(Criterion):
+    """A criterion for neurons.
+
+    Args:
+        select (`Callable`): `(statistics, widths, generator) -> {width: sorted kept indices}`, where the smaller of
+            two sets is part of the larger; see [`largest`].
+        needs_statistics (`bool`): whether it reads activations; without them and without a refit no calibration is
+            run.
+        compensates (`bool`): whether the output weights are refitted by least squares afterwards.
+    """
+
+    select: Callable[[NeuronStatistics, Sequence[int], torch.Generator], dict[int, torch.Tensor]]
+    needs_statistics: bool
+    compensates: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertCriterion(Criterion):
+    """A criterion for experts.
+
+    Args:
+        score (`Callable`): `(use, generator) -> scores of shape (experts,)` of a layer.
+    """
+
+    score: Callable[[ExpertUse, torch.Generator], torch.Tensor]
+
+
+def largest(scores: torch.Tensor, widths: Sequence[int]) -> dict[int, torch.Tensor]:
+    """By width, the sorted indices of the neurons with the highest of `scores`, a tensor of shape `(neurons,)`."""
+    order = scores.argsort(descending=True, stable=True)
+    return {width: order[:width].sort().values for width in widths}
+
+
+SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}
+COUNTED = {"data.calibration_tokens": "most tokens t that are summed over"}
+DAMPED = {
+    "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
+    f" all neurons: {SELECTION_DAMPING} while neurons are chosen, afterwards whatever is best on folds of the"
+    f" calibration set, starting at {DAMPING}"
+}
+REFIT_DAMPED = {
+    "damping": "pull lambda of the refit towards the dense weights, as a share of the mean of sum_t c_t x_k(t)^2 over"
+    f" all neurons: whatever is best on folds of the calibration set, starting at {DAMPING}"
+}
+WEIGHTED = (
+    "c_t the Fisher information of the token: the squared gradient, with respect to the output of the FFN, of the"
+    " log-probability of a next token that the model samples itself; inside an expert c_t is multiplied by the square"
+    " of the router's weight, over the tokens routed to the expert"
+)
+REFITTED = "; the output weights that stay are refitted by least squares"

@@ -1,0 +1,1 @@
+"""Criteria for experts, one in each file."""

@@ -1,0 +1,1 @@
+"""Criteria for layers, one in each file."""

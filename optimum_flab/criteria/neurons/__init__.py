@@ -1,0 +1,1 @@
+"""Criteria for neurons, one in each file."""

@@ -1,0 +1,21 @@
+"""Optimal brain surgeon, in blocks, with a refit."""
+
+from ..base import BLOCKS, COUNTED, DAMPED, REFITTED, SELECTION_DAMPING, WEIGHTED, NeuronCriterion
+
+
+CRITERION = NeuronCriterion(
+    name="obs",
+    summary="optimal brain surgeon, in blocks: those neurons go that the others can best make up for" + REFITTED,
+    source="Hassibi and Stork, Second order derivatives for network pruning: Optimal Brain Surgeon, NIPS 1992,"
+    " with one Hessian for all output weights of a neuron; blocks and token weights are ours",
+    formula="|w_k|^2 / inv(H)_kk, where H = sum_t c_t x(t) x(t)' + lambda I, x(t) the activations at token t of"
+    " the neurons that are left, w_k the refitted output weights of neuron k, " + WEIGHTED,
+    parameters={
+        **COUNTED,
+        **DAMPED,
+        "blocks": f"one in {BLOCKS} of the layer's neurons, at least one, goes between two updates of w, H",
+    },
+    select=lambda statistics, widths, generator: statistics.eliminated(widths, SELECTION_DAMPING),
+    needs_statistics=True,
+    compensates=True,
+)
