@@ -31,6 +31,7 @@ quality: $(BIN)/python
 	$(BIN)/flake8 optimum_flab
 
 style: $(BIN)/python
+	$(BIN)/pip install --quiet -e '.[quality]'
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

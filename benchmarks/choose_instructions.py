@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instructions", required=True, help="JSON list with instruction, input and output")
     parser.add_argument("--output", required=True, type=Path, help="file to write")
-    parser.add_argument("--limit", type=int, help="only the first so many rows")
+    parser.add_argument("--limit", type=int, help="only the first N rows")
     args = parser.parse_args()
     rows = json.loads(Path(args.instructions).read_text(encoding="utf-8"))[: args.limit]
     chosen = [row for row in rows if parses(row["output"])]

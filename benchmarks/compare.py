@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
     parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
-    parser.add_argument("--limit", type=int, help="only so many texts and problems, for a trial")
+    parser.add_argument("--limit", type=int, help="only N texts and problems, for a trial")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", help="of the divergence (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")

@@ -51,7 +51,7 @@ def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder")
-    parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--limit", type=int, help="only the first N problems")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dtype", default="bfloat16")

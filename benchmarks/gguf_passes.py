@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument(
         "--tasks", type=task_names, default=",".join(TASKS), help="of these (default: %(default)s); empty: none"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many problems (default: all)")
+    parser.add_argument("--limit", type=int, help="only the first N problems (default: all)")
     parser.add_argument("--fim-format", default=EXAMPLE, help="how a gap is asked for (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="of a program (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="completions that are timed (default: %(default)s)")

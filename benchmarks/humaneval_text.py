@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--pruned", required=True, help="checkpoint folder of the pruned model")
     parser.add_argument("--reference", help="a second pruned checkpoint, such as the same shape by other criteria")
     parser.add_argument("--texts", default="humaneval", help="`humaneval`, or file.jsonl[column,column]")
-    parser.add_argument("--limit", type=int, help="only the first so many texts")
+    parser.add_argument("--limit", type=int, help="only the first N texts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

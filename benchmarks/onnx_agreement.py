@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="checkpoint folder")
     parser.add_argument("--onnx", required=True, type=Path, help="folder that it was exported to")
     parser.add_argument("--texts", default="humaneval", help="`humaneval`, or file.jsonl[column]")
-    parser.add_argument("--limit", type=int, help="only the first so many texts")
+    parser.add_argument("--limit", type=int, help="only the first N texts")
     args = parser.parse_args()
 
     model, tokenizer = load_model(args.model, "float32"), load_tokenizer(args.model)

@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[], help="TASK=FILE, as for `flab eval`")
     parser.add_argument("--recode", nargs="*", type=Path, default=[], help="files of ReCode, named by perturbation")
     parser.add_argument(
-        "--limit", action="append", default=[], help="N or TASK=N: only the first so many problems (default: all)"
+        "--limit", action="append", default=[], help="N or TASK=N: only the first N problems (default: all)"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--no-cost", action="store_true", help="time nothing")

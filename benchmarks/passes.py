@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="checkpoint folder of the dense model")
     parser.add_argument("--cache-dir", help="folder that keeps completions, by hash of the checkpoint")
     parser.add_argument("--output", help="JSON file to write completions and results per problem to")
-    parser.add_argument("--limit", type=int, help="only the first so many problems")
+    parser.add_argument("--limit", type=int, help="only the first N problems")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16")

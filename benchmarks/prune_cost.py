@@ -74,7 +74,7 @@ def main() -> None:
         help="text of the forward pass: file.jsonl[column,column] or humaneval",
     )
     parser.add_argument("--tokens", type=int, default=32768)
-    parser.add_argument("--limit", type=int, help="at most so many tokens in the forward pass, for a trial")
+    parser.add_argument("--limit", type=int, help="at most N tokens in the forward pass, for a trial")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--sequence-length", type=int, default=512)
     parser.add_argument("--dtype", default="float32")

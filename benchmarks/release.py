@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--data", nargs="+", default=[], help="sources of instructions for a recovery")
     parser.add_argument("--cards", type=Path, help="folder that gets a copy of the card (default: none)")
-    parser.add_argument("--limit", type=int, help="only the first so many problems of each task (default: all)")
+    parser.add_argument("--limit", type=int, help="only the first N problems of each task (default: all)")
     parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
     args = parser.parse_args()
     release, folder = RELEASES[args.name], args.work / args.name

@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder with the tokenizer of the dense model")
     parser.add_argument("--megabytes", type=float, default=20.0, help="size of the corpus, in 10**6 bytes of UTF-8")
-    parser.add_argument("--limit", type=int, help="at most so many bytes of corpus, for a trial")
+    parser.add_argument("--limit", type=int, help="at most N bytes of corpus, for a trial")
     parser.add_argument("--rounds", type=int, default=1, help="how often to time both; the medians count")
     args = parser.parse_args()
 

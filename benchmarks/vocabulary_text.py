@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument(
         "--texts", default="humaneval", help="texts for bits per byte: `humaneval`, or file.jsonl[column]"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many texts, and corpus texts")
+    parser.add_argument("--limit", type=int, help="only the first N texts, and corpus texts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

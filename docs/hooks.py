@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to the pages: README and CHANGELOG, the flags of every verb, and the docstrings.
+"""What `mkdocs build` adds to the pages: README, CHANGELOG and others, the flags of every verb, and the docstrings.
 
 The flags are read from the parsers and the names from `docs/reference.md`, so that neither page can be out of date.
 """
@@ -22,7 +22,13 @@ from optimum_flab.compat import actions_of
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 # pages that are made of files outside of docs/, and where other files that pages link to lie in the site
-PAGES = {"README.md": "overview.md", "CHANGELOG.md": "changes.md", "benchmarks/README.md": "benchmarks.md"}
+PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
 FILES = "files"
 FLAGS, NAMES = "<!-- flags -->", "<!-- names -->"
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")

@@ -190,6 +190,10 @@ def test_every_page_is_in_the_navigation_once():
     assert nav == sorted([*(page.name for page in DOCS.glob("*.md")), *hooks.PAGES.values()])
 
 
+def test_every_file_of_markdown_that_a_page_links_to_is_a_page():
+    assert [path for path in hooks.linked_files() if path.suffix == ".md"] == []
+
+
 # --- what the package says
 
 

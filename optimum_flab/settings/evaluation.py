@@ -52,7 +52,9 @@ class EvaluationSettings(VerbSection):
     temperature: float = Field(default=0.8, gt=0, description="sampling temperature if there are several samples")
     top_p: float = Field(default=0.95, gt=0, le=1, description="top-p of this sampling")
     max_new_tokens: int | None = Field(
-        default=None, ge=1, description="most tokens of a completion (default: set by each task, 128 to 1024)"
+        default=None,
+        ge=1,
+        description="maximum number of tokens of a completion (default: set by each task, 128 to 1024)",
     )
     fim_format: str | None = Field(
         default=None,

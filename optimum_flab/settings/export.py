@@ -34,6 +34,6 @@ class ExportSettings(VerbSection):
     split_megabytes: int | None = Field(
         default=None,
         ge=1,
-        description="most megabytes of weights in one file, which is split beyond that (default: one file)",
+        description="maximum megabytes of weights in one file, which is split beyond that (default: one file)",
     )
     overwrite: bool = Field(default=False, description="replace existing files")

@@ -77,8 +77,12 @@ class DataSettings(Section):
         default=[],
         description="sources used only for measuring; empty: documents set aside from the calibration sources",
     )
-    calibration_tokens: int = Field(default=32768, ge=1, description="most tokens for collecting statistics")
-    validation_tokens: int = Field(default=4096, ge=1, description="most tokens for choosing between candidate shapes")
+    calibration_tokens: int = Field(
+        default=32768, ge=1, description="maximum number of tokens for collecting statistics"
+    )
+    validation_tokens: int = Field(
+        default=4096, ge=1, description="maximum number of tokens for choosing between candidate shapes"
+    )
     held_out_tokens: int = Field(
         default=8192,
         ge=1,

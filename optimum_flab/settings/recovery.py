@@ -30,7 +30,9 @@ class RecoverySettings(Section):
         f" {LIBRARY_SOURCE} and {PROBLEM_SOURCE}, also as conversations and with gaps, in the shares of the kinds of"
         " calibration text, if distillation reads more than answers",
     )
-    text_tokens: int = Field(default=65536, ge=1, description="most tokens of plain text, sampled with the seed")
+    text_tokens: int = Field(
+        default=65536, ge=1, description="maximum number of tokens of plain text, sampled with the seed"
+    )
     text_share: float = Field(
         default=0.5,
         ge=0,
@@ -54,9 +56,9 @@ class RecoverySettings(Section):
         description="sources of text used only for measuring; default: those of the pruning, or a part of the data set"
         " aside",
     )
-    held_out_tokens: int = Field(default=8192, ge=1, description="most tokens to measure on")
+    held_out_tokens: int = Field(default=8192, ge=1, description="maximum number of tokens to measure on")
     most_examples: int | None = Field(
-        default=None, ge=1, description="most examples to use, sampled with the seed; default: all"
+        default=None, ge=1, description="maximum number of examples, sampled with the seed; default: all"
     )
     answers: Literal["dense", "reference"] = Field(
         default="dense",
@@ -71,7 +73,7 @@ class RecoverySettings(Section):
         " their own dependencies; default: only the standard library",
     )
     max_new_tokens: int = Field(
-        default=256, ge=1, description="most tokens of an answer or a continuation of the dense model"
+        default=256, ge=1, description="maximum number of tokens of an answer or a continuation of the dense model"
     )
     generation_batch_size: int = Field(default=16, ge=1, description="prompts per batch of the dense model's answers")
     template: Literal["auto", "chat", "plain"] = Field(
@@ -86,7 +88,9 @@ class RecoverySettings(Section):
         description="share of the sequences set aside for early stopping and the best checkpoint",
     )
     closed_form: bool = Field(default=True, description="refit output projections in closed form before training")
-    closed_form_tokens: int = Field(default=16384, ge=1, description="most tokens that the closed-form step reads")
+    closed_form_tokens: int = Field(
+        default=16384, ge=1, description="maximum number of tokens that the closed-form step reads"
+    )
     loss: Literal["distillation", "cross-entropy", "both"] = Field(
         default="distillation",
         description="what is minimised: the divergence from the dense model, the cost of the answers, or a mix",
