@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import flab_command, labelled, print_result, progress
+from common import check_distinct, labelled, made_once, positive, print_result, progress
 from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, task_names, tasks_of
 
 from optimum_flab.evaluation.comparison import MEAN, compare
@@ -33,14 +32,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=labelled, help="LABEL=FOLDER; the first is the dense model")
     parser.add_argument("--work", type=Path, required=True, help="a folder for the files and what is kept")
-    parser.add_argument("--types", type=lambda text: text.split(","), default=list(TYPES), help="(default: all five)")
+    parser.add_argument(
+        "--types", type=lambda text: [kind for kind in text.split(",") if kind], default=list(TYPES),
+        help="separated by commas (default: " + ",".join(TYPES) + ")",
+    )  # fmt: skip
     parser.add_argument("--tasks", type=task_names, default=",".join(TASKS), help="of these (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only the first N problems (default: all)")
-    parser.add_argument("--gaps-of", type=int, help="fill in the lines of N problems (default: as many)")
+    parser.add_argument("--limit", type=positive, help="only the first N problems (default: all)")
+    parser.add_argument("--gaps-of", type=positive, help="fill in the lines of N problems (default: as many)")
     parser.add_argument("--repeats", type=int, default=0, help="completions that are timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of llama.cpp (default: half of the cores)")
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
+    check_distinct([label for label, _ in args.models])
     args.work.mkdir(parents=True, exist_ok=True)
     limits = {"humaneval": args.limit, "infilling": args.gaps_of or args.limit}
     tasks = {name: tasks_of([name], limits[name], EXAMPLE, TOKENS)[name] for name in args.tasks}
@@ -48,7 +51,8 @@ def main() -> None:
     wanted = [(label, folder, kind) for label, folder in args.models for kind in args.types]
     rows: list[dict[str, Any]] = []
     for number, (label, folder, kind) in enumerate(wanted, 1):
-        file = exported(folder, args.work / f"{label}-{kind}.gguf", kind)
+        file = args.work / f"{label}-{kind}.gguf"
+        made_once(file, [folder], "export", folder, file, "--type", kind)
         content = file_sha256(file)
         row: dict[str, Any] = {"model": label, "type": kind, "megabytes": file.stat().st_size / 1e6}
         for name, task in tasks.items():
@@ -59,16 +63,9 @@ def main() -> None:
         progress(number, len(wanted), "files")
     for name in tasks:
         mark_frontier(rows, name)
-    if args.plot is not None:
-        plot(rows, list(tasks), args.plot)
     print_result("bytes_against_passes", rows=rows, tokens=TOKENS, limits=limits, threads=args.threads)
-
-
-def exported(folder: Path, file: Path, kind: str) -> Path:
-    """A checkpoint as a GGUF file, unless it is there already."""
-    if not file.exists():
-        subprocess.run(flab_command("export", folder, file, "--type", kind), check=True, stdout=subprocess.DEVNULL)
-    return file
+    if args.plot is not None and (tasks or args.repeats):
+        plot(rows, list(tasks), args.plot)
 
 
 class Kept:
@@ -94,7 +91,9 @@ class Kept:
 
     def _keep(self, key: str, value: Any) -> None:
         self._values[key] = value
-        self._file.write_text(json.dumps(self._values), encoding="utf-8")
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps(self._values), encoding="utf-8")
+        beside.replace(self._file)
 
 
 def opened(file: Path, threads: int | None) -> Any:
@@ -137,7 +136,7 @@ def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) ->
                 axes.set_ylabel("ms of a completion: 32 tokens after 2,048")
                 continue
             values = [row[panel]["passes"] for row in points]
-            ends = [row[panel]["passes_95"] for row in points]
+            ends = [row[panel]["passes_95"] or (value, value) for row, value in zip(points, values, strict=True)]
             below = [value - low for value, (low, _) in zip(values, ends, strict=True)]
             above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
             axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", capsize=2, elinewidth=0.7, label=label)

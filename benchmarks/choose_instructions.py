@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from common import print_result
+from common import positive, print_result
 
 from optimum_flab.recovery.strategy import parses
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instructions", required=True, help="JSON list with instruction, input and output")
     parser.add_argument("--output", required=True, type=Path, help="file to write")
-    parser.add_argument("--limit", type=int, help="only the first N rows")
+    parser.add_argument("--limit", type=positive, help="only the first N rows")
     args = parser.parse_args()
     rows = json.loads(Path(args.instructions).read_text(encoding="utf-8"))[: args.limit]
     chosen = [row for row in rows if parses(row["output"])]

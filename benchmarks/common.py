@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -77,9 +78,52 @@ def load_model(path: str | Path, dtype: str, device: str = "cpu"):
 def labelled(text: str) -> tuple[str, Path]:
     """The parts of an argument LABEL=FOLDER."""
     label, _, folder = text.partition("=")
-    if not label or not Path(folder).is_dir():
+    if not label or Path(label).name != label or not Path(folder).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=FOLDER of a checkpoint")
     return label, Path(folder)
+
+
+def check_distinct(labels: Sequence[str]) -> None:
+    """Refuses labels that occur twice."""
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise SystemExit(f"{', '.join(twice)}: each label can be given once")
+
+
+def positive(text: str) -> int:
+    """An argument that is a number of things, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def made_once(target: Path, of: Sequence[Path], *told: object) -> bool:
+    """Runs a verb of `optimum-cli flab`, unless what it makes is there.
+
+    Args:
+        target: the file or folder that it makes; how it was made is noted beside it.
+        of: the checkpoint folders that it is made of.
+        told: the verb and its arguments.
+
+    Returns:
+        Whether it was made now. What was made in another way, or of other files, ends the script.
+    """
+    note = target.with_name(f"{target.name}.made.json")
+    wanted = {"told": [str(word) for word in told], "of": {str(folder): file_states(folder) for folder in of}}
+    if target.exists():
+        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
+            raise SystemExit(f"{target} was made in another way, or of other files: remove it, or name another --work")
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if status := subprocess.run(flab_command(*told), stdout=sys.stderr).returncode:
+        raise SystemExit(f"flab {told[0]} for {target} ended with status {status}")
+    note.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    return True
+
+
+def file_states(folder: Path) -> list[list[str | int]]:
+    """Names, sizes and times of the files that decide what a checkpoint says."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def load_tokenizer(path: str | Path):

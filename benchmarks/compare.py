@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import flab_command, labelled, memory_peak, print_result, progress
+from common import check_distinct, flab_command, labelled, memory_peak, positive, print_result, progress
 
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
     parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
-    parser.add_argument("--limit", type=int, help="only N texts and problems, for a trial")
+    parser.add_argument("--limit", type=positive, help="only N texts and problems, for a trial")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", help="of the divergence (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
@@ -104,6 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
     place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
+    check_distinct([*(label for label, _ in args.also), *(one.name for one in wanted)])
     make_ours(args, place)
     rows: dict[str, dict] = {}
     for done, method in enumerate(wanted, 1):
@@ -114,9 +116,9 @@ def main() -> None:
         progress(done, len(wanted), "methods")
     for label, folder in args.also:
         rows[label] = {"source": "made elsewhere", **model_sizes(folder).shape, **measured(args, folder)}
+    print_result("compare", share=args.share, of=args.of, rows=rows)
     if args.plot is not None:
         plot(rows, args.plot)
-    print_result("compare", share=args.share, of=args.of, rows=rows)
 
 
 def make_ours(args: argparse.Namespace, place: Path) -> None:
@@ -223,7 +225,7 @@ def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping
     vocabulary = model_sizes(args.model).shape["vocab"]
     kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != vocabulary else None
     base_hash, dtype, sums = sums_of_neurons(read, None if kept is None else tuple(kept))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     PruningPlan(
         base_model=args.model,
         base_revision=None,
@@ -323,7 +325,7 @@ def plot(rows: Mapping[str, Mapping], file: Path) -> None:
     middle.set_xlabel("more bits per byte of it than the dense model, %")
     for right in others:
         for place, name in enumerate(names):
-            if "retention" in rows[name]:
+            if rows[name].get("retention_95"):
                 value, (low, high) = rows[name]["retention"], rows[name]["retention_95"]
                 error = [[value - low], [high - value]]
                 right.errorbar(value, place, xerr=error, fmt="o", color=colours[place], capsize=3)
@@ -334,14 +336,14 @@ def plot(rows: Mapping[str, Mapping], file: Path) -> None:
 
 
 def bars(axes: Axes, names: Sequence[str], colours: Sequence[str], values: Sequence[float]) -> None:
-    """Draws values on a logarithmic scale; what is 0 up to rounding has a label and no bar."""
-    drawn = [value if value > NOTHING else 0.0 for value in values]
+    """Draws values on a logarithmic scale; what is not above 0 up to rounding, or is infinite, has no bar."""
+    drawn = [value if NOTHING < value < math.inf else 0.0 for value in values]
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlim(min((value for value in drawn if value), default=1) / 2, max(drawn, default=1) * 3)
     lowest = axes.get_xlim()[0]
     placed = axes.barh(names, [value or lowest for value in drawn], color=colours)
-    axes.bar_label(placed, [f"{value:.3g}" for value in drawn], padding=3)
+    axes.bar_label(placed, [f"{0.0 if abs(value) <= NOTHING else value:.3g}" for value in values], padding=3)
 
 
 def run(script: str, *told: str) -> dict:

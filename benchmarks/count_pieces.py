@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from common import flab_command, memory_peak, print_result
+from common import flab_command, memory_peak, positive, print_result
 from vocabulary_speed import corpus
 
 from optimum_flab import TokenCounts
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder whose tokenizer counts")
     parser.add_argument("--megabytes", type=float, default=200.0, help="size of the text, in 10**6 bytes of UTF-8")
-    parser.add_argument("--limit", type=int, help="at most N bytes of text, for a trial")
+    parser.add_argument("--limit", type=positive, help="at most N bytes of text, for a trial")
     parser.add_argument("--pieces", type=int, default=4, help="how many pieces")
     parser.add_argument("--datatrove", action="store_true", help="count them as a datatrove pipeline, too")
     args = parser.parse_args()

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import humaneval_problems, load_model, load_tokenizer, print_result, progress
+from common import humaneval_problems, load_model, load_tokenizer, positive, print_result, progress
 
 
 def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max_new_tokens: int) -> list[str]:
@@ -51,7 +51,7 @@ def bare_completions(model, tokenizer, prompts: list[str], stops: list[str], max
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder")
-    parser.add_argument("--limit", type=int, help="only the first N problems")
+    parser.add_argument("--limit", type=positive, help="only the first N problems")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dtype", default="bfloat16")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import humaneval_problems, print_result, progress
+from common import humaneval_problems, positive, print_result, progress
 
 from optimum_flab.compat import read_task_file
 from optimum_flab.evaluation.catalog import TASKS_FOLDER
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument(
         "--tasks", type=task_names, default=",".join(TASKS), help="of these (default: %(default)s); empty: none"
     )
-    parser.add_argument("--limit", type=int, help="only the first N problems (default: all)")
+    parser.add_argument("--limit", type=positive, help="only the first N problems (default: all)")
     parser.add_argument("--fim-format", default=EXAMPLE, help="how a gap is asked for (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="of a program (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="completions that are timed (default: %(default)s)")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common import print_result, progress, read_texts
+from common import positive, print_result, progress, read_texts
 
 
 def cost(path: str, texts: list[str]) -> dict[str, float]:
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", help="GGUF files; the first is what the others are compared with")
     parser.add_argument("--source", default="humaneval", help="texts, see common.read_texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only the first N texts (default: all)")
+    parser.add_argument("--limit", type=positive, help="only the first N texts (default: all)")
     args = parser.parse_args()
     texts = read_texts(args.source, args.limit)
     costs = {Path(path).name: cost(path, texts) for path in args.files}

@@ -17,7 +17,16 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from common import count_parameters, kept_tokens, load_model, load_tokenizer, print_result, progress, read_texts
+from common import (
+    count_parameters,
+    kept_tokens,
+    load_model,
+    load_tokenizer,
+    positive,
+    print_result,
+    progress,
+    read_texts,
+)
 
 
 LOGITS_AT_ONCE = 1 << 24  # numbers in one block of logits: bounds the memory with a large vocabulary
@@ -193,7 +202,7 @@ def main() -> None:
     parser.add_argument("--pruned", required=True, help="checkpoint folder of the pruned model")
     parser.add_argument("--reference", help="a second pruned checkpoint, such as the same shape by other criteria")
     parser.add_argument("--texts", default="humaneval", help="`humaneval`, or file.jsonl[column,column]")
-    parser.add_argument("--limit", type=int, help="only the first N texts")
+    parser.add_argument("--limit", type=positive, help="only the first N texts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

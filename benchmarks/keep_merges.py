@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 import torch
-from common import print_result
+from common import positive, print_result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab.families import family_for
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="checkpoint folder of the dense model")
     parser.add_argument("--texts", required=True, help="source of texts, columns in brackets")
     parser.add_argument("--merges", type=int, nargs="+", default=[0, 5000, 10000, 15000, 20000, 30000])
-    parser.add_argument("--limit", type=int, default=150, help="number of texts, evenly spread")
+    parser.add_argument("--limit", type=positive, default=150, help="number of texts, evenly spread")
     args = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from common import kept_tokens, load_model, load_tokenizer, print_result, progress, read_texts
+from common import kept_tokens, load_model, load_tokenizer, positive, print_result, progress, read_texts
 
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.settings.pruning import DataSettings
@@ -72,7 +72,7 @@ def main() -> None:
         metavar="KIND=SOURCE",
         help="texts of a kind",
     )
-    parser.add_argument("--limit", type=int, help="take only the first so many texts of a kind")
+    parser.add_argument("--limit", type=positive, help="take only the first so many texts of a kind")
     args = parser.parse_args()
 
     dense, pruned = load_model(args.dense, "float32"), load_model(args.pruned, "float32")

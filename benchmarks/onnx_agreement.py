@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from common import load_model, load_tokenizer, print_result, progress, read_texts
+from common import load_model, load_tokenizer, positive, print_result, progress, read_texts
 
 
 TYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32}
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="checkpoint folder")
     parser.add_argument("--onnx", required=True, type=Path, help="folder that it was exported to")
     parser.add_argument("--texts", default="humaneval", help="`humaneval`, or file.jsonl[column]")
-    parser.add_argument("--limit", type=int, help="only the first N texts")
+    parser.add_argument("--limit", type=positive, help="only the first N texts")
     args = parser.parse_args()
 
     model, tokenizer = load_model(args.model, "float32"), load_tokenizer(args.model)

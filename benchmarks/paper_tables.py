@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import flab_command, labelled, print_result
+from common import check_distinct, labelled, made_once, print_result
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,16 @@ def main() -> None:
     if not args.confirm_run_unsafe_code:
         raise SystemExit("an evaluation executes what models wrote: --confirm-run-unsafe-code allows it")
     data = dict(told.partition("=")[::2] for told in args.data)
+    check_distinct([label for label, _ in args.models])
     limits = dict(told.rpartition("=")[::2] for told in args.limit)
     files = {row.results: data.get(row.task) for row in TASKS if row.task in data or row.task == "humaneval"}
     rows = [row for row in TASKS if row.results in files]
     for file in args.recode:
-        perturbation = next((name for name in RECODE if name in file.stem), file.stem)
+        perturbation = next((name for name in RECODE if file.stem.endswith(name)), file.stem)
         name, paper = f"ReCode, {perturbation}: robust pass@1", RECODE.get(perturbation)
         rows.append(Row(name, "recode", "robust_pass@1", paper, perturbation))
         files[rows[-1].results] = str(file)
+    check_distinct([row.results for row in rows])
     found: dict[str, dict] = {}
     for label, folder in args.models:
         found[label] = {
@@ -103,21 +104,17 @@ def evaluated(
         *([] if limit is None else ["--limit", limit]),
     ]
     told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
-    file = args.work / "-".join([label, row.results, *([] if limit is None else [limit])]) / "flab_evaluation.json"
-    return made(file, "eval", "-m", folder, "--baseline", args.dense, "--tasks", row.task, *told)["scores"]
+    out = args.work / "-".join([label, row.results, *([] if limit is None else [limit])])
+    pair = ["-m", folder, "--baseline", args.dense]
+    made_once(out, [folder, args.dense], "eval", *pair, "--tasks", row.task, *told, "-o", out)
+    return json.loads((out / "flab_evaluation.json").read_text(encoding="utf-8"))["scores"]
 
 
 def timed(args: argparse.Namespace, label: str, folder: Path) -> list[dict]:
     """What a model costs against the dense one, timed unless that was done."""
-    file = args.work / f"{label}-cost" / "flab_efficiency.json"
-    return made(file, "bench", "-m", folder, "--baseline", args.dense)["table"]
-
-
-def made(file: Path, verb: str, *told: object) -> dict:
-    """What a verb of `optimum-cli flab` writes to a file of its output folder; it is run unless that is there."""
-    if not file.is_file():
-        subprocess.run(flab_command(verb, *told, "-o", file.parent), check=True)
-    return json.loads(file.read_text(encoding="utf-8"))
+    out = args.work / f"{label}-cost"
+    made_once(out, [folder, args.dense], "bench", "-m", folder, "--baseline", args.dense, "-o", out)
+    return json.loads((out / "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
 
 
 def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -> Iterator[str]:
@@ -139,13 +136,15 @@ def tables(rows: Sequence[Row], found: Mapping[str, Mapping[str, list[dict]]]) -
     if all("cost" in found[label] for label in labels):
         yield ""
         yield heading("cost", "dense", *labels, *ratios)
-        for place, cost in enumerate(found[labels[0]]["cost"]):
-            others = [found[label]["cost"][place] for label in labels]
+        costs = [{cost["metric"]: cost for cost in found[label]["cost"]} for label in labels]
+        for name in dict.fromkeys(name for cost in costs for name in cost):
+            told = [cost.get(name, {}) for cost in costs]
+            first = next(filter(None, told))
             yield line(
-                cost["metric"] + (f" ({cost['unit']})" if cost.get("unit") else ""),
-                number(cost["baseline"]),
-                *(number(other["model"]) for other in others),
-                *("–" if other["ratio"] is None else f"{other['ratio']:.2f} ×" for other in others),
+                name + (f" ({first['unit']})" if first.get("unit") else ""),
+                number(first["baseline"]),
+                *(number(cost.get("model")) for cost in told),
+                *("–" if cost.get("ratio") is None else f"{cost['ratio']:.2f} ×" for cost in told),
             )
 
 

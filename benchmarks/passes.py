@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from common import fingerprint, humaneval_problems, load_model, load_tokenizer, print_result, progress
+from common import fingerprint, humaneval_problems, load_model, load_tokenizer, positive, print_result, progress
 
 
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="checkpoint folder of the dense model")
     parser.add_argument("--cache-dir", help="folder that keeps completions, by hash of the checkpoint")
     parser.add_argument("--output", help="JSON file to write completions and results per problem to")
-    parser.add_argument("--limit", type=int, help="only the first N problems")
+    parser.add_argument("--limit", type=positive, help="only the first N problems")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16")

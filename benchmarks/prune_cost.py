@@ -19,7 +19,16 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from common import count_parameters, flab_command, load_model, load_tokenizer, memory_peak, print_result, read_texts
+from common import (
+    count_parameters,
+    flab_command,
+    load_model,
+    load_tokenizer,
+    memory_peak,
+    positive,
+    print_result,
+    read_texts,
+)
 
 
 def token_rows(tokenizer, texts: list[str], tokens: int, length: int) -> tuple[list[list[int]], int]:
@@ -74,7 +83,7 @@ def main() -> None:
         help="text of the forward pass: file.jsonl[column,column] or humaneval",
     )
     parser.add_argument("--tokens", type=int, default=32768)
-    parser.add_argument("--limit", type=int, help="at most N tokens in the forward pass, for a trial")
+    parser.add_argument("--limit", type=positive, help="at most N tokens in the forward pass, for a trial")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--sequence-length", type=int, default=512)
     parser.add_argument("--dtype", default="float32")

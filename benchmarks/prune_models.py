@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import flab_command, kept_tokens, print_result
+from common import flab_command, kept_tokens, positive, print_result
 
 
 JOBS = ("0.22", "0.35", "reference", "vocabulary")
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=["0.22", "0.35", "reference"])
     parser.add_argument("--corpus", nargs="+", default=[], help="sources of the corpus")
     parser.add_argument("--calibration", nargs="+", default=[], help="sources of calibration text")
-    parser.add_argument("--limit", type=int, help="at most N calibration tokens, for a trial")
+    parser.add_argument("--limit", type=positive, help="at most N calibration tokens, for a trial")
     parser.add_argument(
         "extra", nargs="*", metavar="-- FLAG", help="further flags of `flab prune`, for every checkpoint"
     )

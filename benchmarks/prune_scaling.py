@@ -17,7 +17,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from common import flab_command, print_result, progress
+from common import flab_command, positive, print_result, progress
 from larger_than_memory import make_checkpoint, use_of
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--like", type=Path, required=True, help="a checkpoint whose sizes and tokenizer are taken")
     parser.add_argument("--work", type=Path, required=True, help="a folder for the checkpoints and what is kept")
-    parser.add_argument("--limit", type=int, help="so many steps of each size (default: all)")
+    parser.add_argument("--limit", type=positive, help="so many steps of each size (default: all)")
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
     wanted = [

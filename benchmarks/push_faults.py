@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from common import print_result, progress
+from common import positive, print_result, progress
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -28,7 +28,7 @@ LASTING = ("reset!", "503!")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--limit", type=int, help="only the first N requests of each push (default: all)")
+    parser.add_argument("--limit", type=positive, help="only the first N requests of each push (default: all)")
     parser.add_argument("--lasting", action="store_true", help="also a Hub that is down from each request on")
     args = parser.parse_args()
 

@@ -30,7 +30,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import count_parameters, fingerprint, flab_command, load_model, memory_peak, print_result
+from common import count_parameters, fingerprint, flab_command, load_model, memory_peak, positive, print_result
 
 
 PLAIN = ("--answers", "reference", "--loss", "cross-entropy", "--no-closed-form")
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, help="folder for a second run, plain fine-tuning on the references")
     parser.add_argument("--kill", action="store_true", help="a second run that is killed and started again")
     parser.add_argument("--processes", type=int, help="processes of a second run, the same otherwise")
-    parser.add_argument("--limit", type=int, help="at most N steps, for a trial")
+    parser.add_argument("--limit", type=positive, help="at most N steps, for a trial")
     parser.add_argument("recover", nargs="+", metavar="-- ARGUMENT", help="arguments of `optimum-cli flab recover`")
     args = parser.parse_args()
     flags = [*args.recover, *(["--max-steps", str(args.limit)] if args.limit else [])]

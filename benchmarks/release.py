@@ -15,11 +15,10 @@ import argparse
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import flab_command, print_result
+from common import flab_command, made_once, positive, print_result
 
 
 IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
@@ -66,7 +65,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--data", nargs="+", default=[], help="sources of instructions for a recovery")
     parser.add_argument("--cards", type=Path, help="folder that gets a copy of the card (default: none)")
-    parser.add_argument("--limit", type=int, help="only the first N problems of each task (default: all)")
+    parser.add_argument("--limit", type=positive, help="only the first N problems of each task (default: all)")
     parser.add_argument("--confirm-run-unsafe-code", action="store_true", help="run what the models write")
     args = parser.parse_args()
     release, folder = RELEASES[args.name], args.work / args.name
@@ -84,11 +83,10 @@ def main() -> None:
         if release.recover is not None:
             sources = [word for source in args.data for word in ("--data", source)]
             done += run("recover", "-m", pruned, folder, "--teacher", args.model, *sources, *release.recover)
-    if not results.is_dir():
-        limit = [] if args.limit is None else ["--limit", args.limit]
-        done += run("eval", *pair, "--tasks", release.tasks, *limit, "--confirm-run-unsafe-code", "-o", results)
-    if not efficiency.is_dir():
-        done += run("bench", *pair, "-o", efficiency)
+    limit = [] if args.limit is None else ["--limit", args.limit]
+    asked = ["--tasks", release.tasks, *limit, "--confirm-run-unsafe-code"]
+    done += made_once(results, [folder, args.model], "eval", *pair, *asked, "-o", results) * ["eval"]
+    done += made_once(efficiency, [folder, args.model], "bench", *pair, "-o", efficiency) * ["bench"]
     for kind in release.types:
         file = folder / f"{args.name}-{kind}.gguf"
         if not file.exists():
@@ -99,7 +97,7 @@ def main() -> None:
     if args.cards is not None:
         copy_card(folder, card, args.cards / f"qwen2.5-coder-{args.name}")
     print_result(
-        "release", folder=str(folder), steps=done, missing=re.findall(r".*\bnot (?:evaluated|measured)\b.*", card)
+        "release", folder=str(folder), steps=done, missing=re.findall(r"(?i).*\bnot (?:evaluated|measured)\b.*", card)
     )
 
 
@@ -112,7 +110,7 @@ def run(verb: str, *told: object) -> list[str]:
 def copy_card(folder: Path, card: str, place: Path) -> None:
     """Copies a card with its images."""
     place.mkdir(parents=True, exist_ok=True)
-    images: Sequence[str] = IMAGE.findall(card)
+    images = [image for image in IMAGE.findall(card) if (folder / image).is_file()]
     for name in ("README.md", *images):
         shutil.copyfile(folder / name, place / name)
 

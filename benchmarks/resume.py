@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import flab_command, print_result
+from common import flab_command, positive, print_result
 
 
 def batches(cache: Path) -> int:
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="pruned checkpoint")
     parser.add_argument("--baseline", required=True, help="dense checkpoint")
-    parser.add_argument("--limit", type=int, default=32)
+    parser.add_argument("--limit", type=positive, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     args = parser.parse_args()

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from common import humaneval_problems, print_result, progress
+from common import humaneval_problems, positive, print_result, progress
 
 from optimum_flab.evaluation.tasks.code import completed
 from optimum_flab.execution import Program, best_isolation, run_programs
@@ -72,7 +72,7 @@ def reference_seconds(problems: list[dict[str, str]], workers: int, timeout: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, help="only the first N problems")
+    parser.add_argument("--limit", type=positive, help="only the first N problems")
     parser.add_argument("--workers", type=int, default=2, help="programs run at once")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs that are timed")
     args = parser.parse_args()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
-from common import load_tokenizer, print_result
+from common import load_tokenizer, positive, print_result
 
 
 ALLOWED_RATIO, ALLOWED_SECONDS = 1.3, 5.0
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder with the tokenizer of the dense model")
     parser.add_argument("--megabytes", type=float, default=20.0, help="size of the corpus, in 10**6 bytes of UTF-8")
-    parser.add_argument("--limit", type=int, help="at most N bytes of corpus, for a trial")
+    parser.add_argument("--limit", type=positive, help="at most N bytes of corpus, for a trial")
     parser.add_argument("--rounds", type=int, default=1, help="how often to time both; the medians count")
     args = parser.parse_args()
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import count_parameters, load_model, load_tokenizer, print_result, progress, read_texts
+from common import count_parameters, load_model, load_tokenizer, positive, print_result, progress, read_texts
 from humaneval_text import load_checkpoint, measure, summary
 
 from optimum_flab import FlabPrunerConfig
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument(
         "--texts", default="humaneval", help="texts for bits per byte: `humaneval`, or file.jsonl[column]"
     )
-    parser.add_argument("--limit", type=int, help="only the first N texts, and corpus texts")
+    parser.add_argument("--limit", type=positive, help="only the first N texts, and corpus texts")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

@@ -94,7 +94,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="number format of both (default: %(default)s)")
     args = parser.parse_args(given)
 
-    prompts = prompts_of(args.prompts, args.limit)
+    if not (prompts := prompts_of(args.prompts, max(args.limit, 0))):
+        sys.exit("there are no prompts: --limit is at least 1, and a file of --prompts has one in each line")
     tokenizers = [AutoTokenizer.from_pretrained(name) for name in (args.draft, args.target)]
     if (found := difference(*tokenizers, prompts)) is not None:
         sys.exit(

@@ -8,6 +8,7 @@ curl http://127.0.0.1:8012/v1/completions -d '{"prompt": "def add(a, b):\\n", "s
 
 import argparse
 import json
+import socket
 import sys
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -140,6 +141,12 @@ def main() -> None:
         "--suffix-first", action="store_true", help="for models that are shown the suffix first (default: no)"
     )
     args = parser.parse_args()
+    with socket.socket() as tried:  # before the model is read
+        try:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((args.host, args.port))
+        except OSError as error:
+            sys.exit(f"{args.host}:{args.port} cannot be listened on: {error.strerror}; choose another --port")
     try:
         infiller = Infiller(Llama(args.model, n_ctx=args.context, verbose=False), args.suffix_first)
     except ValueError as error:  # Llama's own where the file is not there or does not load

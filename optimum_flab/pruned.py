@@ -98,6 +98,8 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
 
 def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
     """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
+    if not prompt:
+        raise ConfigurationError("prompt: there is nothing to continue; name some text")
     if pruned.model.device.type == "meta" or dense.stored is None:
         dense.check_in_memory()
     if dense.stored is not None:

@@ -169,7 +169,7 @@ def test_all_faults_are_reported_at_once():
     ):
         assert line in lines
     assert any(line.startswith("data: 'x' is not a section; set its fields: corpus,") for line in lines)
-    assert any(line.startswith("ffn.criterion: 'best' should be 'obs',") for line in lines)
+    assert any(line.startswith("ffn.criterion: 'best' should be 'energy',") for line in lines)
     assert len(lines) == 10
 
 
@@ -249,6 +249,12 @@ def test_pushing_a_configuration_alone_is_refused_before_anything_is_written(tmp
         (b"1: 2\n", "1: unknown field"),
         (b"ffn:\n  1: 2\n", "ffn.1"),
         (b"vocabulary: {size: yes}\n", "vocabulary.size: True is a yes or no"),
+        (b"layers: off\n", "layers: False is not a section; set its fields: enabled,"),
+        (b"seed: !!bool maybe\n", "is not valid YAML: a value does not have the form of its tag"),
+        (b"seed: !!int ''\n", "is not valid YAML: a value does not have the form of its tag"),
+        (b"seed: !!timestamp foo\n", "is not valid YAML: a value does not have the form of its tag"),
+        (b"data: {1.5: 2}\n", "data.1.5: 1.5 Keys should be strings"),
+        (b"eval: {limit: 3}\n", "evaluation"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, message):
@@ -265,6 +271,7 @@ def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, me
         ('{"seed": 1,}', "line 1, column 12 is not valid JSON"),
         ('{"ffn": {"multiple_of": 1, "multiple_of": 2}}', "sets field 'multiple_of' twice"),
         ("[1]", "holds a list"),
+        ('{"seed": 1, "seed": 2}', "configuration file '{path}' sets field 'seed' twice"),
     ],
 )
 def test_a_bad_json_file_is_refused_with_the_place_of_the_fault(tmp_path, content, message):
@@ -272,11 +279,18 @@ def test_a_bad_json_file_is_refused_with_the_place_of_the_fault(tmp_path, conten
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigurationError) as caught:
         read_settings_file(path)
-    assert message in str(caught.value)
+    assert message.replace("{path}", str(path)) in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1
+
+
+def test_a_long_value_is_not_repeated_whole():
+    with pytest.raises(ConfigurationError) as caught:
+        FlabPrunerConfig(seed=["x" * 100] * 100)
+    assert len(str(caught.value)) < 400 and "seed: ['xxx" in str(caught.value)
 
 
 def test_a_file_that_is_missing_or_a_folder_is_refused_by_name(tmp_path):
-    for path in (tmp_path / "no.yaml", tmp_path):
+    for path in (tmp_path / "no.yaml", tmp_path, tmp_path / ("long" * 100)):
         with pytest.raises(ConfigurationError, match="cannot be read") as caught:
             FlabPrunerConfig.from_yaml(path)
         assert str(path) in str(caught.value)
@@ -294,6 +308,12 @@ def test_a_file_is_read_as_utf_8(tmp_path):
     path.write_text("data: {corpus: größe/源.txt}\nvocabulary: {keep_tokens: [é, 🤗, ' x']}\n", encoding="utf-8")
     config = FlabPrunerConfig.from_yaml(path)
     assert (config.data.corpus, config.vocabulary.keep_tokens) == (["größe/源.txt"], ["é", "🤗", " x"])
+
+
+@pytest.mark.parametrize("name", ["flab.yaml", "flab.json"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name):
+    (tmp_path / name).write_text('{"seed": 7}', encoding="utf-8-sig")
+    assert FlabPrunerConfig.from_yaml(tmp_path / name).seed == 7
 
 
 def test_merging_replaces_fields_and_keeps_the_rest():

@@ -68,11 +68,25 @@ def add_ending_arguments(optional: _ArgumentGroup) -> None:
     optional.add_argument(
         "--prompt",
         metavar="TEXT",
+        type=prompt_text,
         help="complete this text with the dense and the pruned model at the end (default: do not)",
     )
     optional.add_argument(
         "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
     )
+
+
+def prompt_text(text: str) -> str:
+    """The value of `--prompt`, which a tokenizer can read."""
+    from argparse import ArgumentTypeError
+
+    if not text:
+        raise ArgumentTypeError("the text is empty; give the beginning of a program, or leave the flag out")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ArgumentTypeError(f"the text is not UTF-8 at character {error.start + 1}") from error
+    return text
 
 
 def show_pruned(verb: FlabVerb, optimizer: FlabOptimizer) -> None:

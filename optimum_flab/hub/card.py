@@ -17,7 +17,7 @@ from .ownership import BEGIN, END, is_generated, merged_metadata, metadata_of_us
 from .page import PAGE_NAME, render_page
 from .plots import LAYERS_PLOT, PARAMETERS_PLOT, card_plots
 from .terms import CARD_NAME, NO_ANSWERS, Answers, Fetch, Terms, remembered, settle_terms
-from .typesetting import removed_share
+from .typesetting import code, heading, removed_share
 
 
 if TYPE_CHECKING:
@@ -284,9 +284,10 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
     """What the template needs."""
     report = facts.report
     base = f"[{terms.base_model}](https://huggingface.co/{terms.base_model})" if terms.base_model else None
-    base = base or (f"`{terms.name}`" if terms.name else "a dense model that the files do not name")
+    name = code([terms.name])[0] if terms.name else None
+    base = base or name or "a dense model that the files do not name"
     return {
-        "title": title,
+        "title": heading(title),
         "lead": lead(facts, base),
         "summary": [*tables.size_rows(report), *tables.retention_rows(facts)],
         "licence": licence(terms, facts.license_files),
@@ -315,7 +316,7 @@ def values(facts: Facts, terms: Terms, title: str, plots: dict[str, bytes]) -> d
         "limits": provenance.limits(facts),
         "citation": terms.citation,
         "base_model": terms.base_model,
-        "base_name": f"`{terms.name}`" if terms.name else "not named in the files",
+        "base_name": name or "not named in the files",
     }
 
 

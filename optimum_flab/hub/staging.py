@@ -177,7 +177,9 @@ def commit_title(report: Report) -> str:
     """What a push contains, on one line."""
     what = last_name(report.base_model.name) or "a model"
     trained = " and trained" * (report.recovery is not None)
-    return f"Upload {what}, pruned by {report.removed_ratio:.1%}{trained}"
+    body = report.removed_body_ratio
+    share = "" if body is None else f" ({body:.1%} of the body)"
+    return f"Upload {what}, pruned by {report.removed_ratio:.1%}{share}{trained}"
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any
 
 from ..measuring.scores import Score, retained, retention_text
@@ -20,9 +21,21 @@ def cell(text: Any) -> str:
     return MARKUP.sub(r"\\\g<0>", line) or "–"
 
 
+def heading(text: str) -> str:
+    """Text of a heading that is shown literally."""
+    return cell(seen(text))
+
+
+def seen(text: str) -> str:
+    """Text without characters that are not seen, such as those that turn the direction of what follows."""
+    return "".join(character for character in text if unicodedata.category(character) not in ("Cc", "Cf"))
+
+
 def code(texts: Any) -> list[str]:
     """The texts of a list as inline code, anything else left out."""
-    texts = [" ".join(text.split()) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    texts = (
+        [seen(" ".join(text.split())) for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
+    )
     return ["`" + text.replace("|", "\\|").replace("`", "'") + "`" for text in texts]
 
 

@@ -39,7 +39,9 @@ def report_summary(report: Report) -> str:
             *_kind_lines(held_out),
         ]
     for number, before in enumerate(report.earlier_rounds, start=1):
-        lines += ["", f"Round {number}: {before.removed_ratio:.1%} removed.", *_recovery_lines(before.recovery)]
+        body = report.dense.body_parameters
+        share = f" ({1 - before.pruned.body_parameters / body:.1%} of the body)" if body else ""
+        lines += ["", f"Round {number}: {before.removed_ratio:.1%} removed{share}.", *_recovery_lines(before.recovery)]
     if report.recovery is not None:
         lines += ["", *_recovery_lines(report.recovery)]
     texts = report.texts

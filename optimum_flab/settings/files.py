@@ -81,7 +81,7 @@ def read_settings_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name, file = os.fspath(path), settings_path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"configuration file {name!r} cannot be read: {error.strerror}, and no recipe has this name; recipes: "
@@ -117,6 +117,8 @@ def _parse_json(text: str, name: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=once_only)
+    except ConfigurationError:
+        raise
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"configuration file {name!r}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}"
@@ -142,8 +144,9 @@ def _parse_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader=OnceOnlyLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date
+    # what PyYAML's own constructors raise where a value does not have the form of its tag, such as an invalid date
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
+        problem = getattr(error, "problem", None) or f"a value does not have the form of its tag ({error})"
         raise ConfigurationError(f"configuration file {name!r}{where} is not valid YAML: {problem}") from error

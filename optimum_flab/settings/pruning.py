@@ -13,7 +13,7 @@ from ..components import COMPONENTS
 from ..criteria import EXPERTS, LAYERS, NEURONS
 from ..errors import ConfigurationError
 from .recovery import RecoverySettings, contradictions
-from .section import Section, Sources, nearest
+from .section import Section, Sources, nearest, shown
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -380,14 +380,14 @@ def _describe(fault: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return f"{name}: unknown field; {_suggestion(location)}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{name}: {value!r} is not a section; set its fields: {', '.join(SECTIONS[name].model_fields)}"
+        return f"{name}: {shown(value)} is not a section; set its fields: {', '.join(SECTIONS[name].model_fields)}"
     if name == "target_ratio" and kind in ("greater_than", "less_than", "finite_number"):
         return (
-            f"target_ratio: {value!r} is not between 0 and 1; "
+            f"target_ratio: {shown(value)} is not between 0 and 1; "
             "it is the share of all parameters to remove, for example 0.35"
         )
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-    return f"{name}: {value!r} {message}"
+    return f"{name}: {shown(value)} {message}"
 
 
 def _suggestion(location: tuple[Any, ...]) -> str:
@@ -400,14 +400,15 @@ def _suggestion(location: tuple[Any, ...]) -> str:
         matches = get_close_matches(name, names, n=1)
         if matches:
             return f"did you mean {names[matches[0]]!r}?"
-    return f"known fields: {', '.join(here.values())}"
+    return f"known fields: {', '.join((here if section else top).values())}"
 
 
 def _without(values: Mapping[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
     kept = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     for section, *rest in locations:
         if rest and isinstance(kept.get(section), dict):
-            kept[section].pop(rest[0], None)
+            # pydantic tells where a fault is in text, whatever the key was
+            kept[section] = {name: value for name, value in kept[section].items() if str(name) != str(rest[0])}
         else:
             kept.pop(section, None)
     return kept

@@ -45,4 +45,8 @@ def settings_path(path: str | os.PathLike[str]) -> Path:
         [`ConfigurationError`]: it is empty, or begins with the `~` of a user that is not known here.
     """
     file = user_path(path)
-    return file if file.is_file() else recipe_files().get(os.fspath(path), file)
+    try:
+        found = file.is_file()
+    except OSError:  # a name longer than the system allows
+        found = False
+    return file if found else recipe_files().get(os.fspath(path), file)

@@ -12,6 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from ..errors import ConfigurationError
 
 
+LONGEST_SHOWN = 200  # characters of a wrong value in a message
+
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -42,7 +45,9 @@ class Section(BaseModel):
     @classmethod
     def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        if isinstance(value, bool) and kind is not bool and not is_section:
             raise ValueError("is a yes or no; set a value of the field's own type")
         return value
 
@@ -88,7 +93,13 @@ def described(fault: Mapping[str, Any], section: type[Section]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{name}: unknown field; {nearest(name, section.model_fields, 'known fields')}"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-    return f"{name}: {fault['input']!r} {message}" if name else message
+    return f"{name}: {shown(fault['input'])} {message}" if name else message
+
+
+def shown(value: Any) -> str:
+    """A value for a message, of which the middle is left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 
 def nearest(name: str, names: Collection[str], kind: str) -> str:

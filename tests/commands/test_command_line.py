@@ -13,6 +13,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from optimum_flab.commands import FlabCommand, bench, card, eval, export, prune, push, recover
+from optimum_flab.commands.apply import ApplyCommand
 from optimum_flab.commands.base import command_line, faults_with_flags, terminal, with_flags
 from optimum_flab.commands.flags import field_of, pruning_from, section_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
@@ -364,6 +365,16 @@ def test_an_error_of_the_user_ends_with_its_message_and_exit_code(capsys, error,
         raise error
     assert end.value.code == code
     assert capsys.readouterr().err == "optimum-cli flab: error: no luck\n"
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("", "the text is empty"), ("a\udcff", "not UTF-8 at character 2")])
+def test_a_prompt_that_nothing_can_continue_is_refused_at_once(capsys, tmp_path, prompt, message):
+    for verb in (PruneCommand, ApplyCommand):
+        parser = ArgumentParser()
+        verb.parse_args(parser)
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(["-m", "x", str(tmp_path / "out"), "--plan", "y", "--prompt", prompt])
+        assert end.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_an_error_of_ours_keeps_its_traceback():

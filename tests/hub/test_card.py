@@ -647,6 +647,14 @@ def test_a_folder_that_looks_like_a_hub_id_is_not_taken_for_one(pruned, report, 
     assert "base_model" not in render_card(pruned).card.data.to_dict()
 
 
+def test_a_name_cannot_change_how_the_card_is_read(pruned, report):
+    name = "mo<script>alert(1)\u202e`model"
+    change_report(pruned, base_model={**report["base_model"], "name": name, "revision": None})
+    text = render_card(pruned).card.content
+    assert "<script>" not in text.replace("`mo<script>alert(1)'model`", "") and "\u202e" not in text
+    assert "# mo&lt;script>alert(1)\\`model, pruned" in text
+
+
 @pytest.mark.parametrize(
     "text", ["", "---\n- a\n---\n", "---\nlicense: [1\n---\n", "---\nlicense: 7\nlanguage: 3\n---\nx"]
 )

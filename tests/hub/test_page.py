@@ -166,3 +166,25 @@ def test_a_browser_shows_it_without_a_fault(pruned, tmp_path):
     assert shown.returncode == 0
     assert "CONSOLE" not in shown.stderr, shown.stderr  # a refused resource or a fault is noted there
     assert page_of(pruned).tables == Page(shown.stdout).tables
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
+def test_long_words_do_not_make_the_page_wider_than_the_window(pruned, tmp_path):
+    note_completion(pruned, Completion(prompt="x" * 3000, dense="y" * 3000, pruned="\nz"))
+    text = (pruned / PAGE_NAME).read_text(encoding="utf-8")
+    assert "<pre>\n\nz</pre>" in text  # HTML takes the first of them away
+    # the page itself lets no script run
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace(
+        "</body>", "<script>document.title = document.documentElement.scrollWidth > innerWidth</script></body>"
+    )
+    (tmp_path / "page.html").write_text(measured, encoding="utf-8")
+    shown = subprocess.run(
+        [
+            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--window-size=400,800", "--dump-dom", (tmp_path / "page.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "<title>false</title>" in shown.stdout

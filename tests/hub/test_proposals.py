@@ -94,14 +94,15 @@ def test_a_commit_says_what_it_brings(pruned, hub, client):
     message = "Seed 6\n\nIt was luckier."
     change(pruned, 6)
     client(push, str(pruned), NAME, commit_message=message, **LICENSED).result()
-    removed = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))["removed_ratio"]
+    report = json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))
+    removed, of_body = report["removed_ratio"], report["removed_body_ratio"]
     said = [(log["title"], log["message"]) for log in hub.repositories[NAME].history("main")]
     signature = said[1][1]
     assert signature.startswith(SIGNATURE)
     assert said[:3] == [
         ("Seed 6", f"It was luckier.\n\n{signature}"),
         ("Update README.md, flab_report.json", signature),
-        (f"Upload tiny-qwen2, pruned by {removed:.1%}", signature),
+        (f"Upload tiny-qwen2, pruned by {removed:.1%} ({of_body:.1%} of the body)", signature),
     ]
 
 

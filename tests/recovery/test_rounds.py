@@ -66,7 +66,8 @@ def test_two_rounds_remove_what_was_asked_for_and_say_so(in_rounds, _made):
     # both trainings measure against the dense model, on the same text
     before, after = first.recovery.held_out_after, report.recovery.held_out_before
     assert (before.texts, before.dense_bits_per_byte) == (after.texts, after.dense_bits_per_byte)
-    assert "Round 1: " in report_summary(report)
+    body = 1 - first.pruned.body_parameters / report.dense.body_parameters
+    assert f"Round 1: {first.removed_ratio:.1%} removed ({body:.1%} of the body)." in report_summary(report)
     written = json.loads((folder / "out" / "flab_config.json").read_text())
     assert (written["target_ratio"], written["rounds"]["number"]) == (0.4, 2)
 

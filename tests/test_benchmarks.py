@@ -1,0 +1,108 @@
+"""What the benchmark scripts share, and the tables that they make of results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module
+
+
+def test_what_was_made_in_another_way_or_of_other_files_is_not_taken_for_the_same(script, tmp_path, monkeypatch):
+    common = script("common")
+    source, out = tmp_path / "model", tmp_path / "work" / "out"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    writes = f"import pathlib; pathlib.Path({str(out)!r}).write_text('made')"
+    monkeypatch.setattr(common, "flab_command", lambda *told: [sys.executable, "-c", writes])
+    assert common.made_once(out, [source], "eval", "--limit", 5)
+    assert not common.made_once(out, [source], "eval", "--limit", 5)
+    with pytest.raises(SystemExit, match="was made in another way"):
+        common.made_once(out, [source], "eval")
+    (source / "config.json").write_text('{"other": 1}')
+    with pytest.raises(SystemExit, match="or of other files"):
+        common.made_once(out, [source], "eval", "--limit", 5)
+
+
+def test_what_fails_ends_the_script_and_is_tried_again(script, tmp_path, monkeypatch):
+    common = script("common")
+    monkeypatch.setattr(common, "flab_command", lambda *told: [sys.executable, "-c", "raise SystemExit(2)"])
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="flab bench for .* ended with status 2"):
+            common.made_once(tmp_path / "out", [], "bench")
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "x", ""])
+def test_a_number_of_things_is_at_least_one(script, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
+        script("common").positive(text)
+
+
+@pytest.mark.parametrize("label", ["../x", "a/b", ""])
+def test_a_label_stays_in_its_folder(script, tmp_path, label):
+    with pytest.raises(argparse.ArgumentTypeError):
+        script("common").labelled(f"{label}={tmp_path}")
+
+
+def test_labels_are_given_once(script):
+    script("common").check_distinct(["a", "b"])
+    with pytest.raises(SystemExit, match="a: each label"):
+        script("common").check_distinct(["a", "b", "a"])
+
+
+def value(number, interval=None):
+    return {"value": number, "interval_95": interval}
+
+
+def test_the_tables_of_the_paper_join_rows_by_their_name(script):
+    tables = script("paper_tables")
+    score = {
+        "task": "humaneval",
+        "metric": "pass@1",
+        "problems": 1640,
+        "dense": value(0.5, [0.4, 0.6]),
+        "pruned": value(0.25, [0.2, None]),
+        "retention": value(0.5, [0.4, 0.625]),
+    }
+    costs = {
+        "a": [
+            {"metric": "storage", "unit": "MB", "baseline": 988.0, "model": 642.0, "ratio": 0.65},
+            {"metric": "memory on CUDA", "unit": None, "baseline": 4.0, "model": 3.0, "ratio": 0.75},
+        ],
+        "b": [
+            {"metric": "energy", "unit": "J", "baseline": {"median": 8.0}, "model": {"median": 6.0}, "ratio": 0.75},
+            {"metric": "storage", "unit": "MB", "baseline": 988.0, "model": 1234.0, "ratio": None},
+        ],
+    }
+    found = {label: {"humaneval": [score], "cost": cost} for label, cost in costs.items()}
+    text = "\n".join(tables.tables([tables.TASKS[0]], found))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line]
+    assert cells[2] == [
+        "HumanEval, pass@1",
+        "1,640",
+        "50.0 [40.0, 60.0]",
+        *2 * ["25.0 [20.0, –]"],
+        *2 * ["50.0% [40.0, 62.5]"],
+        "76.8, 70.1 (91%), 76.2 (99%)",
+    ]
+    assert cells[5:] == [
+        ["storage (MB)", "988", "642", "1,234", "0.65 ×", "–"],
+        ["memory on CUDA", "4", "3", "–", "0.75 ×", "–"],
+        ["energy (J)", "8", "–", "6", "–", "0.75 ×"],
+    ]
+
+
+def test_what_cannot_be_drawn_to_scale_keeps_its_label(script):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    script("compare").bars(axes, ["a", "b", "c", "d"], ["#000"] * 4, [0.5, -7.0, float("inf"), 1e-6])
+    assert [text.get_text() for text in axes.texts] == ["0.5", "-7", "inf", "0"]
