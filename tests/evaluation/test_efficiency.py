@@ -119,6 +119,10 @@ def test_ratios_are_of_the_model_to_the_baseline():
 # --- FLOPs ---------------------------------------------------------------------------------------------------------
 
 
+# older versions of transformers compute the angles of rotary positions by a matrix product
+ANGLES = 3e-4
+
+
 def by_hand(tokens: int, context: int, vocabulary: int = VOCABULARY) -> int:
     """FLOPs of one pass with the output head at the last token: two per multiplication."""
     attention = HIDDEN * HEAD_DIM * (2 * HEADS + 2 * KV_HEADS) * tokens  # q, o, k, v
@@ -131,7 +135,8 @@ def by_hand(tokens: int, context: int, vocabulary: int = VOCABULARY) -> int:
 @pytest.mark.parametrize("length", [1, 16])
 def test_flops_are_those_counted_by_hand(family, length):
     counted = count_flops(tiny_model(family).config, length)
-    assert counted == Flops(by_hand(length, length) / length, by_hand(1, length + 1))
+    assert counted.prefill == pytest.approx(by_hand(length, length) / length, rel=ANGLES)
+    assert counted.decode == pytest.approx(by_hand(1, length + 1), rel=ANGLES)
 
 
 @pytest.mark.parametrize("model_type", MIXTURES)
@@ -144,7 +149,7 @@ def test_of_a_mixture_the_experts_are_counted_that_a_token_is_sent_to(model_type
 
 
 def test_a_sliding_window_shortens_the_context_of_decoding():
-    assert count_flops(tiny_model("mistral").config, 16).decode == by_hand(1, 8)
+    assert count_flops(tiny_model("mistral").config, 16).decode == pytest.approx(by_hand(1, 8), rel=ANGLES)
 
 
 def test_a_token_less_saves_its_row_of_the_output_head():
