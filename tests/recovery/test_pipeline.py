@@ -533,7 +533,13 @@ def test_what_would_fail_later_is_said_before_the_dense_model_answers(made, monk
     monkeypatch.setattr(data_room, "_answered", never)
     file = made / "pruned" / "chat_template.jinja"
     file.write_text("{{ raise_exception('unknown') }}")
-    write_lines(made / "plain.jsonl", [{"instruction": f"Write {n}.", "output": f"x = {n}"} for n in range(30)])
+    write_lines(
+        made / "plain.jsonl",
+        [
+            {"instruction": f"Write the number {n} into a variable of the name x.", "output": f"x = {n}"}
+            for n in range(30)
+        ],
+    )
     with pytest.raises(FlabError, match=message):
         run(made, data=["plain.jsonl"], **changes)
 
