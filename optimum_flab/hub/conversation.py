@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,18 +135,30 @@ class Conversation:
         Raises:
             [`FlabError`]: lists what it finds wrong.
         """
-        from huggingface_hub import ModelCard
-
         with told("the Hub could not be asked to check the card"):
-            try:
-                self.ask(ModelCard(card).validate)
-            except json.JSONDecodeError:
-                raise
-            except ValueError as error:
-                raise ConfigurationError(
-                    f"the Hub does not accept the metadata of the card ({scrubbed(str(error))}); correct"
-                    " `license` or `base_model`, or the card"
-                ) from None
+            wrong = self.ask(self._wrong_in, card)
+        if wrong is not None:
+            raise ConfigurationError(
+                f"the Hub does not accept the metadata of the card ({scrubbed(wrong)}); correct"
+                " `license` or `base_model`, or the card"
+            )
+
+    def _wrong_in(self, card: str) -> str | None:
+        """What the Hub finds wrong; `None`: nothing.
+
+        Before huggingface_hub 2, `ModelCard.validate` asks huggingface.co whatever the endpoint is.
+        """
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        response = get_session().post(
+            f"{self.api.endpoint}/api/validate-yaml",
+            json={"repoType": "model", "content": card},
+            headers={"Accept": "text/plain"},
+        )
+        if response.status_code == HTTPStatus.BAD_REQUEST:
+            return response.text
+        hf_raise_for_status(response)
+        return None
 
     def benchmark_task(self, dataset: HubDataset) -> str | None:
         """The id of the task of a dataset that is a benchmark on the Hub; `None` where it is not one.
