@@ -338,7 +338,9 @@ class Handler(BaseHTTPRequestHandler):
                 return failed(403, f"You don't have the rights to create a model under the namespace {name}")
             if name in hub.repositories:
                 return ok({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}, 409)
-            hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, given.get("visibility") == "private")
+            # clients before 2 say `private`
+            private = given.get("visibility") == "private" or given.get("private", False)
+            hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private)
             return ok({"url": f"{hub.url}/{name}", "name": name})
         if path == "/api/datasets":
             asked = (query.get("filter"), query.get("search", [""])[0])
