@@ -37,6 +37,13 @@ class LayerInputs:
     kwargs: list[dict[str, Any]]
 
 
+class _PassedOn(torch.Tensor):
+    """A tensor that is its own first item: where a layer returns a tuple, a model takes the first item of it."""
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self if type(index) is int and index == 0 else super().__getitem__(index)
+
+
 @contextmanager
 def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Iterator[None]:
     """Within this context layers pass their input on unchanged and record all other arguments, by name."""
@@ -44,7 +51,7 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
     def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         record.append(dict(zip(names, args, strict=False)) | kwargs)
-        return hidden_states
+        return hidden_states.as_subclass(_PassedOn)
 
     originals = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
@@ -74,7 +81,7 @@ def layer_inputs(
     seen: dict[str, torch.Tensor] = {}
 
     norm = model.get_submodule(family.modules.final_norm)
-    handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0]))
+    handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0].as_subclass(torch.Tensor)))
     try:
         with _layers_recorded(layers, record):
             model.base_model(**tokens.model_inputs(device))
