@@ -148,8 +148,7 @@ class ModelTensors(LazyTensors):
             self.outlines |= made
         self.lacking = _lacking(model, self.outlines)
         self.exact = not (self.lacking or self.unknown) and self._groups.keys() == own_tensors(model).keys()
-        # in transformers 5.0 they do not know whether they were used
-        used = [getattr(conversion, "was_used", lambda: True)() for conversion in conversions]
+        used = [conversion.was_used() for conversion in conversions]
         set_conversions(model, list(itertools.compress(conversions, used)))
 
     def _made(self, group: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -162,7 +161,6 @@ class ModelTensors(LazyTensors):
         for name, pattern in pieces.items():
             converter.add_tensor(group, name, pattern, tensors[name])
         made = converter.convert(group, model=self.model, config=self.model.config)
-        made = made[0] if isinstance(made, tuple) else made  # in transformers 5.0
         return {name: tensor[0] if isinstance(tensor, list) else tensor for name, tensor in made.items()}
 
     def is_in_file(self, name: str) -> bool:
