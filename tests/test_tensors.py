@@ -163,7 +163,11 @@ def test_half_of_the_experts_are_written_as_a_model_that_has_no_more(model_type,
     loaded, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "streamed", dtype=torch.bfloat16, output_loading_info=True
     )
-    assert not any(report.values()) and weights_hash(loaded) == weights_hash(cut)
+    assert not any(report.values())
+    # which values stay in float32 depends on the version of transformers
+    values, expected = loaded.state_dict(), cut.state_dict()
+    assert values.keys() == expected.keys()
+    assert all(torch.equal(values[name].float(), expected[name].float()) for name in values)
 
 
 UP, NORM = "model.layers.1.mlp.experts.2.up_proj.weight", "model.norm.weight"

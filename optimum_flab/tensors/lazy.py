@@ -142,7 +142,7 @@ class ModelTensors(LazyTensors):
         for group in self._pieces:
             try:
                 made = self._made(group, stored.outlines)
-            except (AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
+            except (AssertionError, AttributeError, LookupError, RuntimeError):  # pieces are missing, or do not fit
                 continue
             self._groups |= dict.fromkeys(made, group)
             self.outlines |= made

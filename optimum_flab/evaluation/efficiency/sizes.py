@@ -47,7 +47,7 @@ def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
     set_experts(config, "batched_mm")  # torch has no formula for grouped products
     with torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-        # transformers renamed the argument between 5.16 and 5.24
+        # transformers renamed the argument between 5.20 and 5.24
         name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         cache = {name: DynamicCache(config=model.config)}
         counts = []
