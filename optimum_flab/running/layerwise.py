@@ -51,7 +51,8 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
     def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         record.append(dict(zip(names, args, strict=False)) | kwargs)
-        return hidden_states.as_subclass(_PassedOn)
+        # a class of tensors of its own is left as it is
+        return hidden_states.as_subclass(_PassedOn) if type(hidden_states) is torch.Tensor else hidden_states
 
     originals = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
@@ -80,8 +81,12 @@ def layer_inputs(
     record: list[dict[str, Any]] = []
     seen: dict[str, torch.Tensor] = {}
 
+    def see(module: nn.Module, args: tuple) -> None:
+        (hidden,) = args
+        seen["hidden"] = hidden.as_subclass(torch.Tensor) if isinstance(hidden, _PassedOn) else hidden
+
     norm = model.get_submodule(family.modules.final_norm)
-    handle = norm.register_forward_pre_hook(lambda module, args: seen.update(hidden=args[0].as_subclass(torch.Tensor)))
+    handle = norm.register_forward_pre_hook(see)
     try:
         with _layers_recorded(layers, record):
             model.base_model(**tokens.model_inputs(device))
