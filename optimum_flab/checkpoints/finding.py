@@ -124,11 +124,19 @@ def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
 
 def _snapshot(name: str, revision: str | None, patterns: list[str]) -> Path:
     """The cache folder with files from the top folder of a Hub repository."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    # offline, huggingface_hub 1.31 to 1.33 would ask the Hub for the list of a commit's files all the same
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],
+            local_files_only=constants.HF_HUB_OFFLINE,
+        )
+        return Path(folder)
     except GatedRepoError as error:
         raise FlabError(
             f"model {name!r} is gated; accept its terms on its page on the Hub and run `hf auth login`"
