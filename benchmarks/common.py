@@ -100,30 +100,25 @@ def made_once(target: Path, of: Sequence[Path], *told: object) -> bool:
     """Runs a verb of `optimum-cli flab`, unless what it makes is there.
 
     Args:
-        target: the file or folder that it makes; how it was made is noted beside it.
+        target: the file or folder that it makes; how it is made is noted beside it.
         of: the checkpoint folders that it is made of.
         told: the verb and its arguments.
 
     Returns:
-        Whether it was made now. What was made in another way, or of other files, ends the script.
+        Whether it was made now. What was made in another way, or of other checkpoints, ends the script.
     """
     note = target.with_name(f"{target.name}.made.json")
-    wanted = {"told": [str(word) for word in told], "of": {str(folder): file_states(folder) for folder in of}}
+    wanted = {"told": [str(word) for word in told], "of": {str(folder): fingerprint(folder) for folder in of}}
     if target.exists():
         if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != wanted:
-            raise SystemExit(f"{target} was made in another way, or of other files: remove it, or name another --work")
+            raise SystemExit(f"{target} was made in another way or of other files: remove it, or name another --work")
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
+    # noted first: a verb leaves its output whole or not at all, so that nothing can be there without a note
+    note.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     if status := subprocess.run(flab_command(*told), stdout=sys.stderr).returncode:
         raise SystemExit(f"flab {told[0]} for {target} ended with status {status}")
-    note.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
     return True
-
-
-def file_states(folder: Path) -> list[list[str | int]]:
-    """Names, sizes and times of the files that decide what a checkpoint says."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def load_tokenizer(path: str | Path):

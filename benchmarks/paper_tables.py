@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import check_distinct, labelled, made_once, print_result
+from common import check_distinct, labelled, made_once, positive, print_result
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", default=[], help="TASK=FILE, as for `flab eval`")
     parser.add_argument("--recode", nargs="*", type=Path, default=[], help="files of ReCode, named by perturbation")
     parser.add_argument(
-        "--limit", action="append", default=[], help="N or TASK=N: only the first N problems (default: all)"
+        "--limit", type=task_limit, action="append", default=[], help="N or TASK=N: only the first N (default: all)"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--no-cost", action="store_true", help="time nothing")
@@ -73,7 +73,7 @@ def main() -> None:
         raise SystemExit("an evaluation executes what models wrote: --confirm-run-unsafe-code allows it")
     data = dict(told.partition("=")[::2] for told in args.data)
     check_distinct([label for label, _ in args.models])
-    limits = dict(told.rpartition("=")[::2] for told in args.limit)
+    limits = dict(args.limit)
     files = {row.results: data.get(row.task) for row in TASKS if row.task in data or row.task == "humaneval"}
     rows = [row for row in TASKS if row.results in files]
     for file in args.recode:
@@ -95,8 +95,14 @@ def main() -> None:
     print_result("paper_tables", models=found)
 
 
+def task_limit(text: str) -> tuple[str, int]:
+    """The parts of an argument TASK=N; the task is empty where there is only a number."""
+    task, _, number = text.rpartition("=")
+    return task, positive(number)
+
+
 def evaluated(
-    args: argparse.Namespace, label: str, folder: Path, row: Row, data: str | None, limit: str | None
+    args: argparse.Namespace, label: str, folder: Path, row: Row, data: str | None, limit: int | None
 ) -> list[dict]:
     """The scores of a model against the dense one, evaluated unless that was done."""
     told = [
@@ -104,7 +110,7 @@ def evaluated(
         *([] if limit is None else ["--limit", limit]),
     ]
     told += ["--batch-size", args.batch_size, "--cache-dir", args.work / "cache", "--confirm-run-unsafe-code"]
-    out = args.work / "-".join([label, row.results, *([] if limit is None else [limit])])
+    out = args.work / "-".join([label, row.results, *([] if limit is None else [str(limit)])])
     pair = ["-m", folder, "--baseline", args.dense]
     made_once(out, [folder, args.dense], "eval", *pair, "--tasks", row.task, *told, "-o", out)
     return json.loads((out / "flab_evaluation.json").read_text(encoding="utf-8"))["scores"]

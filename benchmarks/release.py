@@ -85,8 +85,9 @@ def main() -> None:
             done += run("recover", "-m", pruned, folder, "--teacher", args.model, *sources, *release.recover)
     limit = [] if args.limit is None else ["--limit", args.limit]
     asked = ["--tasks", release.tasks, *limit, "--confirm-run-unsafe-code"]
-    done += made_once(results, [folder, args.model], "eval", *pair, *asked, "-o", results) * ["eval"]
-    done += made_once(efficiency, [folder, args.model], "bench", *pair, "-o", efficiency) * ["bench"]
+    for verb, out, more in (("eval", results, asked), ("bench", efficiency, [])):
+        if made_once(out, [folder, args.model], verb, *pair, *more, "-o", out):
+            done.append(verb)
     for kind in release.types:
         file = folder / f"{args.name}-{kind}.gguf"
         if not file.exists():

@@ -24,6 +24,7 @@ def test_what_was_made_in_another_way_or_of_other_files_is_not_taken_for_the_sam
     writes = f"import pathlib; pathlib.Path({str(out)!r}).write_text('made')"
     monkeypatch.setattr(common, "flab_command", lambda *told: [sys.executable, "-c", writes])
     assert common.made_once(out, [source], "eval", "--limit", 5)
+    (source / "flab_evaluation.json").write_text("{}")  # a card takes results along, which change no model
     assert not common.made_once(out, [source], "eval", "--limit", 5)
     with pytest.raises(SystemExit, match="was made in another way"):
         common.made_once(out, [source], "eval")

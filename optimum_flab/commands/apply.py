@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,6 @@ def add_ending_arguments(optional: _ArgumentGroup) -> None:
 
 def prompt_text(text: str) -> str:
     """The value of `--prompt`, which a tokenizer can read."""
-    from argparse import ArgumentTypeError
-
     if not text:
         raise ArgumentTypeError("the text is empty; give the beginning of a program, or leave the flag out")
     try:

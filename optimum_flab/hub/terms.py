@@ -136,13 +136,14 @@ def read_base_card(text: str) -> dict[str, Any]:
 
 def base_card_of(dense: LoadedModel) -> BaseCard | None:
     """For the report: what the card in a dense model's folder states, and the licence in its GGUF file where the card
-    has none; `None` where neither states anything."""
+    has none; `None` where there is neither."""
     path, found = None if dense.folder is None else dense.folder / CARD_NAME, None
     if path is not None and path.is_file():
         with suppress(OSError, ValueError):
             found = read_base_card(path.read_text(encoding="utf-8"))
-    if not (found or {}).get("license") and dense.gguf is not None:
-        found = (found or {}) | gguf_license(read_header(dense.gguf).fields) or found
+    if dense.gguf is not None and not (found and found.get("license")):
+        if license := gguf_license(read_header(dense.gguf).fields):
+            found = {**(found or {}), **license}
     return None if found is None else BaseCard(**found)
 
 

@@ -51,7 +51,7 @@ def _layers_recorded(layers: nn.ModuleList, record: list[dict[str, Any]]) -> Ite
 
     def recorder(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         record.append(dict(zip(names, args, strict=False)) | kwargs)
-        # a class of tensors of its own is left as it is
+        # tensors that already have a class of their own keep it
         return hidden_states.as_subclass(_PassedOn) if type(hidden_states) is torch.Tensor else hidden_states
 
     originals = [layer.__dict__.get("forward") for layer in layers]
@@ -82,7 +82,7 @@ def layer_inputs(
     seen: dict[str, torch.Tensor] = {}
 
     def see(module: nn.Module, args: tuple) -> None:
-        (hidden,) = args
+        hidden = args[0]
         seen["hidden"] = hidden.as_subclass(torch.Tensor) if isinstance(hidden, _PassedOn) else hidden
 
     norm = model.get_submodule(family.modules.final_norm)

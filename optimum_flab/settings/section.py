@@ -12,11 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, Va
 from ..errors import ConfigurationError
 
 
-LONGEST_SHOWN = 200  # characters of a wrong value in a message
-
-
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
 def _as_text(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Depth: which layers go."""
 
-from .search import LayerSearch, Removal, greedy_divergence
+from .search import LayerSearch, Removal
 
 
-__all__ = ["LayerSearch", "Removal", "greedy_divergence"]
+__all__ = ["LayerSearch", "Removal"]

@@ -64,15 +64,22 @@ class LayerSearch:
     pieces: Pieces = field(default_factory=Pieces)
 
     def by_divergence(self) -> Iterator[Removal]:
-        """See [`greedy_divergence`]."""
-        return greedy_divergence(
-            self.model, self.family, self.tokens, self.batch_size, self.head, self.tick, self.pieces
-        )
+        """One after the other, the layer whose absence changes the model's predictions least.
+
+        The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it
+        (arXiv 2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a
+        removal go up side by side, so that each layer's weights are read once for all of them; `tick` is called for
+        every layer that all have passed. In bfloat16 where the device supports it natively, see
+        [`~running.casting.for_estimates`].
+
+        Returns:
+            `Iterator[Removal]`: until one of the layers that may be removed is left.
+        """
+        return _greedily(self)
 
     def by_turn(self, counted: Callable[[PackedTokens], torch.Tensor]) -> Iterator[Removal]:
         """First the layers that rotate the hidden states least, over the positions that `counted` marks."""
-        about = (self.model, self.family, self.tokens, self.batch_size)
-        return self.by_scores(_mean_turn(*about, counted, self.tick, self.pieces))
+        return self.by_scores(_mean_turn(self, counted))
 
     def by_scores(self, scores: Sequence[float]) -> Iterator[Removal]:
         """First the layers of the lowest scores; all but one of those that may be removed.
@@ -87,38 +94,14 @@ class LayerSearch:
 
 
 @torch.no_grad()
-def greedy_divergence(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    batch_size: int,
-    head: OutputHead,
-    tick: Tick = lambda: None,
-    pieces: Pieces | None = None,
-) -> Iterator[Removal]:
-    """Removes, one after the other, the layer whose absence changes the model's predictions least.
-
-    The hidden states before every remaining layer are kept, so that a candidate costs only the layers above it (arXiv
-    2412.15921, section on layer pruning, runs the whole model for every candidate). All candidates for a removal go up
-    side by side, so that each layer's weights are read once for all of them. In bfloat16 where the device supports it
-    natively, see [`~running.casting.for_estimates`].
-
-    Args:
-        tokens ([`PackedTokens`]): calibration sequences, as ids of `model`.
-        head ([`OutputHead`]): the kept vocabulary.
-        tick (`Callable`): called for every layer that all candidates for a removal have passed.
-        pieces ([`Pieces`], *optional*): keeps removals and candidates in progress, in case the run is interrupted.
-
-    Yields:
-        [`Removal`]: until one of the layers that may be removed is left.
-    """
-    pieces = Pieces() if pieces is None else pieces
+def _greedily(search: LayerSearch) -> Iterator[Removal]:
+    model, family, pieces = search.model, search.family, search.pieces
     remaining, removable = list(range(len(family.decoder_layers(model)))), set(family.pruned_layers(model))
-    head = head.cast(estimates_dtype(model.dtype, model.device))
+    head = search.head.cast(estimates_dtype(model.dtype, model.device))
     model, step = for_estimates(model, family)
     removed = _begun(pieces)
     norm = model.get_submodule(family.modules.final_norm)
-    batches = list(tokens.batches(batch_size))
+    batches = list(search.tokens.batches(search.batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [predicting(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
 
@@ -137,7 +120,7 @@ def greedy_divergence(
         yield from removed
     while len(removable) > 1:
         without = Candidates(pieces.part(f"candidates-{len(removed)}"), len(inputs), inputs[0].hidden.device)
-        for position in without.positions(len(remaining), tick):
+        for position in without.positions(len(remaining), search.tick):
             layer = remaining[position]
             without.states = {gone: raised(states, layer) for gone, states in without.states.items()}
             if layer in removable:
@@ -206,22 +189,15 @@ def _begun(pieces: Pieces) -> list[Removal]:
 
 
 @torch.no_grad()
-def _mean_turn(
-    model: PreTrainedModel,
-    family: Family,
-    tokens: PackedTokens,
-    batch_size: int,
-    counted: Callable[[PackedTokens], torch.Tensor],
-    tick: Tick,
-    pieces: Pieces,
-) -> list[float]:
+def _mean_turn(search: LayerSearch, counted: Callable[[PackedTokens], torch.Tensor]) -> list[float]:
     """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
-    layers, batches = family.decoder_layers(model), list(tokens.batches(batch_size))
+    model, family, pieces = search.model, search.family, search.pieces
+    layers, batches = family.decoder_layers(model), list(search.tokens.batches(search.batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
     masks = [counted(batch).to(x.hidden.device) for batch, x in zip(batches, inputs, strict=True)]
     ascent = Ascent(pieces, made=range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
-    for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
+    for index in in_turn(ascent.layers(len(layers), search.tick), layers, model.device):
         turn = torch.zeros((), dtype=torch.float64)
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             after = run_layer(layers[index], streams[batch], x.kwargs[index])
