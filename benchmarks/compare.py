@@ -325,8 +325,9 @@ def plot(rows: Mapping[str, Mapping], file: Path) -> None:
     middle.set_xlabel("more bits per byte of it than the dense model, %")
     for right in others:
         for place, name in enumerate(names):
-            if rows[name].get("retention_95"):
-                value, (low, high) = rows[name]["retention"], rows[name]["retention_95"]
+            value = rows[name].get("retention")
+            if value is not None:
+                low, high = rows[name]["retention_95"] or (value, value)
                 error = [[value - low], [high - value]]
                 right.errorbar(value, place, xerr=error, fmt="o", color=colours[place], capsize=3)
         right.set_xlabel("HumanEval problems solved, against dense")

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from common import fingerprint, humaneval_problems, load_model, load_tokenizer, positive, print_result, progress
 
+from optimum_flab.evaluation.comparison import MEAN, compare
+
 
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MEMORY_LIMIT = 4 << 30
@@ -134,25 +136,6 @@ def execute(problems: list[dict[str, str]], completions: list[str], timeout: flo
         return results
 
 
-def retention_interval(
-    dense: np.ndarray, pruned: np.ndarray, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float] | None:
-    """95% interval of sum(pruned) / sum(dense) by a paired bootstrap over the problems.
-
-    Args:
-        dense, pruned: one 0 or 1 per problem, in the same order.
-
-    Returns:
-        The 2.5 and 97.5 percentiles; None where some resample has no dense pass to divide by.
-    """
-    chosen = np.random.default_rng(seed).integers(0, len(dense), (resamples, len(dense)))
-    below = dense[chosen].sum(axis=1)
-    if not below.all():
-        return None
-    low, high = np.percentile(pruned[chosen].sum(axis=1) / below, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint folder to score")
@@ -193,11 +176,14 @@ def main() -> None:
     values: dict[str, object] = {"model": args.model, "problems": len(problems), "passes": int(passed["pruned"].sum())}
     if args.baseline:
         total = int(passed["dense"].sum())
+        retention = compare(
+            "humaneval", "pass@1", MEAN, MEAN.rows(passed["pruned"]), MEAN.rows(passed["dense"])
+        ).retention
         values |= {
             "baseline": args.baseline,
             "baseline_passes": total,
             "retention": round(values["passes"] / total, 4) if total else None,
-            "retention_95": retention_interval(passed["dense"], passed["pruned"]),
+            "retention_95": retention.interval,
             "gained": int((passed["pruned"] > passed["dense"]).sum()),
             "lost": int((passed["pruned"] < passed["dense"]).sum()),
         }

@@ -121,9 +121,10 @@ def resampled_sums(rows: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The central 95% of bootstrap values; NaNs carry no information and are left out."""
+    """The central 95% of bootstrap values; NaNs carry no information and are left out. `None` where all values are the
+    same, as they are if all problems came out alike: an interval of no width would look like certainty."""
     values = values[~np.isnan(values)]
-    if not len(values):
+    if not len(values) or values.min() == values.max():
         return None
     tail = 50 * (1 - LEVEL)
     low = np.percentile(values, tail, method="lower")
@@ -215,7 +216,7 @@ def compare(
     clusters: Sequence[Hashable] | None = None,
 ) -> Comparison:
     """Scores with bootstrap intervals over the problems, paired where there is a dense model; without intervals where
-    there is only one problem, or one cluster.
+    resamples cannot differ: there is only one problem, or one cluster, or all of them came out alike.
 
     Args:
         statistic ([`OfSums`]): the score.
@@ -225,8 +226,7 @@ def compare(
     """
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
-    # a single one is the same in every resample, which would look as if nothing could vary
-    sums = resampled_sums(drawn, resamples, seed) if len(drawn) > 1 else np.full((1, both.shape[1]), np.nan)
+    sums = resampled_sums(drawn, resamples, seed)
     row = Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan))
     found = _compared(row, statistic, both, sums, dense is not None)
     return found if clusters is None else replace(found, clusters=len(drawn))

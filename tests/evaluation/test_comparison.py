@@ -75,10 +75,22 @@ def test_the_same_scores_are_retained_whole(passes):
     rows = MEAN.rows(passes)
     found = compare("task", "pass@1", MEAN, rows, rows, resamples=200)
     if any(passes):
-        assert found.retention == Score(1.0, (1.0, 1.0) if len(passes) > 1 else None)
+        assert found.retention.value == 1.0
     else:
         assert math.isnan(found.retention.value)
-        assert found.retention.interval is None
+    assert found.retention.interval is None
+
+
+@pytest.mark.parametrize("before, after", [(0, 0), (1, 0), (1, 1)])
+def test_problems_that_all_came_out_alike_have_no_interval(before, after):
+    """One of no width would say that more problems could not come out otherwise."""
+    found = compare("task", "pass@1", MEAN, MEAN.rows([after] * 50), MEAN.rows([before] * 50))
+    assert (found.dense, found.score) == (Score(before, None), Score(after, None))
+    assert found.retention.interval is None
+    assert f"{after:.1%} " in table([found], {"score": "pruned", "retention": "retained"}).replace("\n", " ")
+    varied = compare("task", "pass@1", MEAN, MEAN.rows([after] * 49 + [1 - after]), MEAN.rows([before] * 50))
+    assert varied.score.interval is not None
+    assert varied.dense.interval is None
 
 
 @given(st.lists(st.tuples(st.floats(-50, 0), st.integers(1, 99)), min_size=2, max_size=12))
@@ -102,9 +114,9 @@ def test_an_interval_lies_around_its_score_and_narrows_with_problems():
 
 def test_the_interval_of_retention_is_paired():
     dense = [1, 0] * 100
-    same = compare("task", "pass@1", MEAN, MEAN.rows(dense), MEAN.rows(dense)).retention.interval
+    close = compare("task", "pass@1", MEAN, MEAN.rows([0, *dense[1:]]), MEAN.rows(dense)).retention.interval
     other = compare("task", "pass@1", MEAN, MEAN.rows(dense[::-1]), MEAN.rows(dense)).retention.interval
-    assert same == (1, 1)
+    assert 0.95 < close[0] < close[1] == 1
     assert other[0] < 0.85 < 1.15 < other[1]
 
 
@@ -228,9 +240,9 @@ def test_every_problem_of_several_tasks_counts_once():
 
 
 def test_the_bootstrap_of_several_tasks_is_stratified():
-    """Each resample holds as many problems of each as there are, so that these scores never vary."""
+    """Each resample holds as many problems of each as there are, so that these never vary."""
     found = together([Passed("a", range(10), [1] * 10, [1] * 10), Passed("b", range(90, 95), [0] * 5, [1] * 5)])
-    assert found.retention == Score(pytest.approx(2 / 3), (pytest.approx(2 / 3), pytest.approx(2 / 3)))
+    assert found.retention == Score(pytest.approx(2 / 3), None)
 
 
 def test_what_has_one_name_in_several_tasks_is_resampled_together():
