@@ -367,19 +367,19 @@ def test_the_front_door_evaluates_what_it_pruned(data, tmp_path, dense, tokenize
 
 
 def test_a_task_of_the_user_is_scored_with_an_interval(run, dense, tokenizer, tmp_path):
+    """Whichever of two answers a model prefers is right for every other problem: they have the same question."""
     (tmp_path / "mine.yaml").write_text(
         "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: mine.jsonl}}\ntest_split: test\n"
-        'doc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
-        'generation_kwargs: {until: ["\\n"], max_gen_toks: 4}\n'
-        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+        'output_type: multiple_choice\ndoc_to_text: "1+1="\ndoc_to_choice: ["2", "3"]\ndoc_to_target: right\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n",
         encoding="utf-8",
     )
-    jsonl(tmp_path / "mine.jsonl", [{"question": f"{n}+1=", "answer": str(n + 1)} for n in range(6)])
+    jsonl(tmp_path / "mine.jsonl", [{"right": number % 2} for number in range(6)])
     found = run((dense, tokenizer), "mine", data={}, include_path=tmp_path, limit=4, baseline=(dense, tokenizer))
     (row,) = found.comparisons
-    assert (row.task, row.metric, row.problems) == ("mine", "exact_match", 4)
-    assert math.isnan(row.retention.value)
-    assert row.score.interval == (0, 0)
+    assert (row.task, row.metric, row.problems, row.score.value) == ("mine", "acc", 4, 0.5)
+    assert row.score.interval == (0, 1)
+    assert row.retention.value == 1
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
