@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
     parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
-    parser.add_argument("--limit", type=positive, help="only N texts and problems, for a trial")
+    parser.add_argument("--limit", type=positive, help="only N problems, and as many texts (default: all)")
+    parser.add_argument("--texts", type=positive, help="measure divergence and bits per byte on N (default: --limit)")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", help="of the divergence (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
@@ -189,7 +190,7 @@ def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
     tokens = [] if "--plan" in told else ["--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"]
     command = flab_command("prune", "-m", args.model, out, *told, *tokens)
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid) as peak:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid, interval=0.5) as peak:
         status = process.wait()
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {status}")
@@ -277,16 +278,17 @@ def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[st
 
 def measured(args: argparse.Namespace, out: Path) -> dict:
     """What a checkpoint costs: measured once, and noted beside its weights."""
-    limit = [] if args.limit is None else ["--limit", str(args.limit)]
-    texts, passes = f"texts-{args.limit}-{args.dtype}", f"passes-{args.limit}"
+    limits = {"texts": args.texts or args.limit, "passes": args.limit}
+    limit = {name: [] if number is None else ["--limit", str(number)] for name, number in limits.items()}
+    texts, passes = f"texts-{limits['texts']}-{args.dtype}", f"passes-{limits['passes']}"
     noted = note(out)
     if texts not in noted:
-        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), "--dtype", args.dtype, *limit)
+        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), "--dtype", args.dtype, *limit["texts"])
         names = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
         noted = note(out, **{texts: {name: found["pruned"][name] for name in names}})
     if not args.no_passes and passes not in noted:
         told = ["--model", str(out), "--baseline", args.model, "--cache-dir", str(args.work / "completions")]
-        found = run("passes.py", *told, *limit)
+        found = run("passes.py", *told, *limit["passes"])
         names = ("passes", "baseline_passes", "retention", "retention_95")
         noted = note(out, **{passes: {name: found[name] for name in names}})
     if not args.no_speed and "speed" not in noted:
