@@ -190,7 +190,7 @@ def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
     tokens = [] if "--plan" in told else ["--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"]
     command = flab_command("prune", "-m", args.model, out, *told, *tokens)
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid, interval=0.5) as peak:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process, memory_peak(process.pid, 0.5) as peak:
         status = process.wait()
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {status}")
@@ -283,7 +283,8 @@ def measured(args: argparse.Namespace, out: Path) -> dict:
     texts, passes = f"texts-{limits['texts']}-{args.dtype}", f"passes-{limits['passes']}"
     noted = note(out)
     if texts not in noted:
-        found = run("humaneval_text.py", "--dense", args.model, "--pruned", str(out), "--dtype", args.dtype, *limit["texts"])
+        told = ["--dense", args.model, "--pruned", str(out), "--dtype", args.dtype]
+        found = run("humaneval_text.py", *told, *limit["texts"])
         names = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
         noted = note(out, **{texts: {name: found["pruned"][name] for name in names}})
     if not args.no_passes and passes not in noted:
