@@ -43,6 +43,8 @@ BENCHMARKS = Path(__file__).parent
 MULTIPLE = 64  # of neurons
 NOTHING = 1e-4  # nats, or percent, that bfloat16 cannot tell from 0
 TAYLOR_ROWS = 10  # LLM-Pruner takes ten samples
+AT_ONCE = 3  # checkpoints in memory that share the predictions of the dense model
+OF_TEXTS = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,21 @@ def main() -> None:
     check_distinct([*(label for label, _ in args.also), *(one.name for one in wanted)])
     make_ours(args, place)
     rows: dict[str, dict] = {}
+    folders: dict[str, Path] = {}
     for done, method in enumerate(wanted, 1):
         sizes = sizes_of(args.model, method.parts, place / "ours")
         if sizes is not None:
             make(args, place, method, sizes)
-            rows[method.name] = {"source": method.source, **sizes, **measured(args, place / method.name)}
-        progress(done, len(wanted), "methods")
+            rows[method.name] = {"source": method.source, **sizes}
+            folders[method.name] = place / method.name
+        progress(done, len(wanted), "methods pruned")
     for label, folder in args.also:
-        rows[label] = {"source": "made elsewhere", **model_sizes(folder).shape, **measured(args, folder)}
+        rows[label] = {"source": "made elsewhere", **model_sizes(folder).shape}
+        folders[label] = folder
+    measure_texts(args, list(folders.values()))
+    for done, (label, folder) in enumerate(folders.items(), 1):
+        rows[label] |= measured(args, folder)
+        progress(done, len(folders), "methods measured")
     print_result("compare", share=args.share, of=args.of, rows=rows)
     if args.plot is not None:
         plot(rows, args.plot)
@@ -276,25 +285,46 @@ def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[st
     return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums
 
 
+def limit_of_texts(args: argparse.Namespace) -> int | None:
+    return args.texts or args.limit
+
+
+def noted_texts(args: argparse.Namespace) -> str:
+    """What divergence and bits per byte are noted as."""
+    return f"texts-{limit_of_texts(args)}-{args.dtype}"
+
+
+def measure_texts(args: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """Divergence and bits per byte of the checkpoints that they are not noted of, beside their weights."""
+    missing = [folder for folder in folders if noted_texts(args) not in note(folder)]
+    if not missing:
+        return
+    from common import count_parameters, load_model, load_tokenizer, read_texts
+    from humaneval_text import load_checkpoint, measure, summary
+
+    texts = read_texts("humaneval", limit_of_texts(args))
+    dense, tokenizer = load_model(args.model, args.dtype), load_tokenizer(args.model)
+    for start in range(0, len(missing), AT_ONCE):
+        some = missing[start : start + AT_ONCE]
+        checkpoints = [load_checkpoint(str(folder), tokenizer, args.dtype, "cpu") for folder in some]
+        cost = measure(dense, tokenizer, checkpoints, texts)
+        for folder, checkpoint in zip(some, checkpoints, strict=True):
+            found = summary(checkpoint, cost, count_parameters(dense), len(texts))
+            note(folder, **{noted_texts(args): {name: found[name] for name in OF_TEXTS}})
+
+
 def measured(args: argparse.Namespace, out: Path) -> dict:
     """What a checkpoint costs: measured once, and noted beside its weights."""
-    limits = {"texts": args.texts or args.limit, "passes": args.limit}
-    limit = {name: [] if number is None else ["--limit", str(number)] for name, number in limits.items()}
-    texts, passes = f"texts-{limits['texts']}-{args.dtype}", f"passes-{limits['passes']}"
-    noted = note(out)
-    if texts not in noted:
-        told = ["--dense", args.model, "--pruned", str(out), "--dtype", args.dtype]
-        found = run("humaneval_text.py", *told, *limit["texts"])
-        names = ("divergence", "bits_per_byte_ratio", "parameters", "parameters_removed")
-        noted = note(out, **{texts: {name: found["pruned"][name] for name in names}})
+    passes, noted = f"passes-{args.limit}", note(out)
     if not args.no_passes and passes not in noted:
+        limit = [] if args.limit is None else ["--limit", str(args.limit)]
         told = ["--model", str(out), "--baseline", args.model, "--cache-dir", str(args.work / "completions")]
-        found = run("passes.py", *told, *limit["passes"])
+        found = run("passes.py", *told, *limit)
         names = ("passes", "baseline_passes", "retention", "retention_95")
         noted = note(out, **{passes: {name: found[name] for name in names}})
     if not args.no_speed and "speed" not in noted:
         noted = note(out, speed=speed(args.model, out))
-    kept = [texts, *([] if args.no_passes else [passes]), *([] if args.no_speed else ["speed"])]
+    kept = [noted_texts(args), *([] if args.no_passes else [passes]), *([] if args.no_speed else ["speed"])]
     pruning = {name: value for name, value in noted.items() if name.startswith("pruning")}
     return pruning | {name: value for part in kept for name, value in noted[part].items()}
 
