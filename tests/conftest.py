@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -32,6 +33,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import Limits, multiples_between
 from optimum_flab.pruning.shapes import masked_weights, without_layers
@@ -279,3 +281,26 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class Squares:
+    """A criterion that sums what the diagonal of the Gram matrix has anyway, and both as it saw them."""
+
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def criterion(self) -> NeuronCriterion:
+        def select(statistics, widths, generator):
+            self.seen.append((statistics.sums["square"], statistics.whole.diagonal))
+            return largest(statistics.sums["square"], widths)
+
+        said = dict.fromkeys(("name", "summary", "source", "formula"), "a test")
+        return NeuronCriterion(
+            **said, select=select, needs_statistics=True, compensates=False, sums={"square": torch.square}
+        )
+
+
+@pytest.fixture
+def squares() -> Squares:
+    return Squares()

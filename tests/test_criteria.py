@@ -13,6 +13,8 @@ from optimum_flab import criteria
 from optimum_flab.commands.prune import FLAGS
 from optimum_flab.components import COMPONENTS
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
+from optimum_flab.criteria.base import NeuronCriterion, largest
+from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.measuring.divergence import OutputHead
 from optimum_flab.pruning.depth import LayerSearch
@@ -95,7 +97,7 @@ def lowest_go(scores, width):
 
 def selected(name, tokens, width, seed=0):
     x, c, w, incoming = tokens
-    statistics = NeuronStatistics(w, incoming)
+    statistics = NeuronStatistics(w, incoming, sums=NEURONS[name].sums)
     statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
     kept = NEURONS[name].select(statistics, [width], torch.Generator().manual_seed(seed))[width]
     return kept.tolist()
@@ -142,20 +144,47 @@ class Recorded:
         self.tensors = tensors
 
 
-@pytest.mark.parametrize("name", NEURONS)
-def test_neurons_are_chosen_by_what_all_processes_saw(name, tokens):
+MAGNITUDE = NeuronCriterion(
+    name="magnitude",
+    summary="removes the neurons whose activations are smallest in the mean",
+    source="none: a sum of its own",
+    formula="mean_t of |x_k(t)|",
+    select=lambda statistics, widths, generator: largest(statistics.sums["size"] / statistics.sums["tokens"], widths),
+    needs_statistics=True,
+    compensates=False,
+    sums={"size": torch.abs, "tokens": torch.ones_like},
+)
+
+
+def test_a_criterion_reads_sums_of_its_own(tokens):
+    x, c, w, incoming = tokens
+    statistics = NeuronStatistics(w, incoming, sums=MAGNITUDE.sums)
+    fold = torch.arange(TOKENS) % 3 - 1  # a third is padding
+    statistics.add(x, x @ w.T, c, fold)
+    x, c = x[fold >= 0], c[fold >= 0]
+    torch.testing.assert_close(statistics.sums["size"], (c @ x.abs()).float())
+    torch.testing.assert_close(statistics.sums["tokens"], c.sum().float().expand(NEURON_COUNT))
+    kept = MAGNITUDE.select(statistics, [4], torch.Generator())[4]
+    assert kept.tolist() == lowest_go(c @ x.abs(), 4)
+    statistics.sums["size"][0] = torch.inf
+    with pytest.raises(FlabError, match="layer 7"):
+        statistics.check_finite(7)
+
+
+@pytest.mark.parametrize("criterion", [*NEURONS.values(), MAGNITUDE], ids=lambda criterion: criterion.name)
+def test_neurons_are_chosen_by_what_all_processes_saw(criterion, tokens):
     """A sum that `NeuronStatistics.sum_over` forgets would be that of one process."""
     x, c, w, incoming = tokens
     parts = []
     for rows in torch.arange(TOKENS).split([6, TOKENS - 6]):
-        parts.append(NeuronStatistics(w, incoming))
+        parts.append(NeuronStatistics(w, incoming, sums=criterion.sums))
         parts[-1].add(x[rows], x[rows] @ w.T, c[rows], rows % 2)
     parts[0].sum_over(OtherProcesses(parts[1:]))
     for width in range(NEURON_COUNT - 1, 2, -3):
-        statistics = NeuronStatistics(w, incoming)
+        statistics = NeuronStatistics(w, incoming, sums=criterion.sums)
         statistics.add(x, x @ w.T, c, torch.arange(len(c)) % 2)
         alone, together = (
-            NEURONS[name].select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
+            criterion.select(one, [width], torch.Generator().manual_seed(0))[width].tolist()
             for one in (statistics, parts[0])
         )
         assert alone == together
@@ -168,16 +197,21 @@ def documents(packed):
         yield from (document[None] for document in ids[mask].tensor_split(starts[1:]))
 
 
+def joined(pairs):
+    """What several texts are made of, one after the other."""
+    return [torch.cat(states) for states in zip(*pairs, strict=True)]
+
+
 def test_layers_go_by_the_formulas():
     model, packed = tiny_model("qwen2"), random_tokens(documents=8)
     family = family_for(model.config)
     decoder = family.decoder_layers(model)
-    cosines: dict[int, list[torch.Tensor]] = {index: [] for index in range(len(decoder))}
+    seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {index: [] for index in range(len(decoder))}
 
     def watched(index):
         def see(module, args, output):
             after = output[0] if isinstance(output, tuple) else output
-            cosines[index].append(torch.cosine_similarity(args[0][0], after[0], dim=-1))
+            seen[index].append((args[0][0], after[0]))
 
         return see
 
@@ -186,12 +220,13 @@ def test_layers_go_by_the_formulas():
         model(document)
     for handle in handles:
         handle.remove()
+    # x, y of every layer: hidden states before and after it, those of all tokens and of the last of each text
+    every = {index: joined(found) for index, found in seen.items()}
+    last = {index: joined([(x[-1:], y[-1:]) for x, y in found]) for index, found in seen.items()}
+    cosine = torch.nn.CosineSimilarity(dim=-1)
     expected = {
-        "block-influence": {index: 1 - float(torch.cat(found).mean()) for index, found in cosines.items()},
-        "last-token-cosine": {
-            index: 1 - float(torch.stack([of_document[-1] for of_document in found]).mean())
-            for index, found in cosines.items()
-        },
+        "block-influence": {index: 1 - cosine(x, y).mean() for index, (x, y) in every.items()},
+        "last-token-cosine": {index: 1 - cosine(x, y).mean() for index, (x, y) in last.items()},
     }
     # `divergence` is held against whole forward passes in layers/test_search.py
     assert set(expected) | {"divergence"} == set(LAYERS)
@@ -200,4 +235,4 @@ def test_layers_go_by_the_formulas():
         order = list(LAYERS[name].removals(search))
         assert [removal.layer for removal in order] == sorted(scores, key=scores.get)[: len(decoder) - 1]
         for removal in order:
-            assert removal.score == pytest.approx(scores[removal.layer], abs=1e-5)
+            assert removal.score == pytest.approx(float(scores[removal.layer]), abs=1e-5)

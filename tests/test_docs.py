@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -23,12 +25,15 @@ from transformers import CONFIG_MAPPING
 
 from optimum_flab import criteria
 from optimum_flab.checkpoints.self_check import check_family
+from optimum_flab.families import family_for
 from optimum_flab.families.files import read_family
+from optimum_flab.measuring.divergence import OutputHead
+from optimum_flab.pruning.depth import LayerSearch
 from optimum_flab.pruning.width import NeuronStatistics
 from optimum_flab.settings.files import read_pruning, read_section
 from optimum_flab.settings.pruning import check_settings
 
-from .conftest import write_project
+from .conftest import random_tokens, tiny_model, write_project
 from .docs_commands import (
     BLOCKS,
     DOCS,
@@ -133,15 +138,36 @@ def test_python_is_valid_and_imports_what_there_is(block):
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_the_criterion_of_the_worked_example_is_described_and_computed():
-    scope: dict = {"__package__": criteria.neurons.__name__}
-    exec(block_of("adding_a_criterion", "python"), scope)
+def criterion_of_the_page(number: int, folder: ModuleType) -> Any:
+    scope: dict = {"__package__": folder.__name__}
+    exec(block_of("adding_a_criterion", "python", number), scope)
     criterion = scope["CRITERION"]
     for text in (criterion.summary, criterion.formula, criterion.source):
         assert text.isascii() and not text.endswith(".")
+    return criterion
+
+
+def test_the_criterion_of_the_worked_example_is_described_and_computed():
+    criterion = criterion_of_the_page(0, criteria.neurons)
     weight = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.5, 0.0, 2.0]])
     kept = criterion.select(NeuronStatistics(weight, [weight.T]), [3, 2], torch.Generator())
     assert {width: ids.tolist() for width, ids in kept.items()} == {3: [0, 2, 3], 2: [2, 3]}
+
+
+def test_the_criterion_that_reads_activations_does():
+    criterion = criterion_of_the_page(1, criteria.neurons)
+    statistics = NeuronStatistics(torch.ones(2, 3), [], sums=criterion.sums)
+    activations = torch.tensor([[1.0, -5.0, 2.0], [-1.0, 5.0, 9.0]])
+    statistics.add(activations, torch.zeros(2, 2), torch.tensor([1.0, 0.1]), torch.tensor([0, 1]))
+    assert criterion.select(statistics, [1], torch.Generator())[1].tolist() == [1]  # 1.1, 5.5, 2.9
+
+
+def test_the_criterion_for_layers_ranks_them():
+    criterion, model = criterion_of_the_page(2, criteria.layers), tiny_model("qwen2")
+    family, tokens = family_for(model.config), random_tokens(documents=8)
+    removals = list(criterion.removals(LayerSearch(model, family, tokens, 4, OutputHead(model, family))))
+    scores = [removal.score for removal in removals]
+    assert len(scores) == model.config.num_hidden_layers - 1 and 0 < scores[0] and scores == sorted(scores)
 
 
 def test_the_family_of_the_worked_example_is_as_described(tmp_path, monkeypatch):

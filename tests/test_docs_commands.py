@@ -48,7 +48,7 @@ REPLACED = {
     "--vocab-size 32768": "--vocab-size 512",
     "--num-hidden-layers 22": "--num-hidden-layers 3",
     "--intermediate-size 4096": "--intermediate-size 256",
-    "--intermediate-size 3840": "--intermediate-size 256",
+    "--intermediate-size 1536": "--intermediate-size 256",
     "--num-experts 64 --intermediate-size 512": "--num-experts 4 --intermediate-size 32",
     "--target-ratio 0.3 --align 2": "--target-ratio 0.227 --align 2",  # that of one layer: other steps are large
     "OMP_NUM_THREADS=8": "OMP_NUM_THREADS=1",

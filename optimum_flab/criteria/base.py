@@ -64,11 +64,15 @@ class NeuronCriterion(Criterion):
         needs_statistics (`bool`): whether it reads activations; without them and without a refit no calibration is
             run.
         compensates (`bool`): whether the output weights are refitted by least squares afterwards.
+        sums (`Mapping[str, Callable]`): what it reads besides the least-squares problem, by name: functions of float32
+            activations x of shape `(tokens, neurons)` that return as many numbers. `statistics.sums` has their sums
+            over tokens, each weighted with c_t, of shape `(neurons,)`.
     """
 
     select: Callable[[NeuronStatistics, Sequence[int], torch.Generator], dict[int, torch.Tensor]]
     needs_statistics: bool
     compensates: bool
+    sums: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,13 @@ def largest(scores: torch.Tensor, widths: Sequence[int]) -> dict[int, torch.Tens
     """By width, the sorted indices of the neurons with the highest of `scores`, a tensor of shape `(neurons,)`."""
     order = scores.argsort(descending=True, stable=True)
     return {width: order[:width].sort().values for width in widths}
+
+
+def turn(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """How far hidden states are rotated, as a change that layers go by ([`LayerSearch.by_change`]): 1 - cosine."""
+    from torch.nn.functional import cosine_similarity
+
+    return 1 - cosine_similarity(before, after, dim=-1)
 
 
 SEARCHED = {"layers.search_tokens": "calibration tokens it is measured on"}

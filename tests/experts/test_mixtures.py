@@ -158,6 +158,15 @@ def reference_scores(model, family, tokens, layer):
     return torch.tensor([sum(found) / max(len(found), 1) for found in norms], dtype=torch.float64)
 
 
+def test_sums_of_a_criterion_are_over_the_tokens_routed_to_each_expert(squares):
+    model = member("qwen3_moe")
+    family, text = family_for(model.config), random_tokens(40, VOCABULARY, 24)
+    width, every = shape_of(model, family)["neuron"] // 2, range(len(family.decoder_layers(model)))
+    narrow_experts(model, family, text, every, {}, width, squares.criterion, 4, generator())
+    assert len(squares.seen) == len(family.pruned_layers(model)) * shape_of(model, family)["expert"]
+    assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
+
+
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "deepseek_v3"])
 def test_reap_is_what_its_formula_says(model_type):
     model = member(model_type)

@@ -79,6 +79,16 @@ def test_every_criterion_narrows_every_layer_and_leaves_the_model_alone(criterio
         assert torch.equal(tensor, before[name])
 
 
+def test_sums_of_a_criterion_are_over_the_tokens_that_all_else_is_over(squares):
+    model, tokens = tiny_model("qwen2"), random_tokens(40)
+    family, generator = family_for(model.config), torch.Generator()
+    survey(model, family, tokens, [WIDTH // 2], squares.criterion, 4, generator)
+    assert len(squares.seen) == LAYERS
+    narrow(model, family, tokens, [0, 2], WIDTH // 2, squares.criterion, 4, generator)
+    assert len(squares.seen) == LAYERS + 2
+    assert all(torch.allclose(own, diagonal, rtol=1e-4) for own, diagonal in squares.seen)
+
+
 def test_what_tokens_weigh_decides_what_stays():
     model, tokens = tiny_model("llama"), random_tokens(60)
     family, generator = family_for(model.config), torch.Generator().manual_seed(0)

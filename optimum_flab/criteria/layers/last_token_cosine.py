@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..base import SEARCHED, LayerCriterion
+from ..base import SEARCHED, LayerCriterion, turn
 
 
 if TYPE_CHECKING:
@@ -27,5 +27,5 @@ CRITERION = LayerCriterion(
     formula="1 - mean over texts of cos(x, y), where x, y are hidden states of the text's last token before and"
     " after the layer",
     parameters=SEARCHED,
-    removals=lambda search: search.by_turn(_last_of_document),
+    removals=lambda search: search.by_change(turn, _last_of_document),
 )

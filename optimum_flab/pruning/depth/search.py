@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ...families import Family
 from ...measuring.divergence import OutputHead, check_finite, mean_divergences, predicting
@@ -41,6 +40,7 @@ class Removal:
 CARRIED = "carried"
 Tick = Callable[[], None]
 States = list[torch.Tensor]  # hidden states by batch
+Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,18 @@ class LayerSearch:
         """
         return _greedily(self)
 
-    def by_turn(self, counted: Callable[[PackedTokens], torch.Tensor]) -> Iterator[Removal]:
-        """First the layers that rotate the hidden states least, over the positions that `counted` marks."""
-        return self.by_scores(_mean_turn(self, counted))
+    def by_change(
+        self, change: Change, counted: Callable[[PackedTokens], torch.Tensor] = lambda batch: batch.mask
+    ) -> Iterator[Removal]:
+        """First the layers that change the hidden states least, in the mean over tokens, in one pass over the text.
+
+        Args:
+            change (`Callable`): `(before, after) -> scores of shape (tokens,)` of the hidden states of some tokens
+                before and after a layer, each a float32 tensor of shape `(tokens, hidden)`.
+            counted (`Callable`, *optional*): from a batch to a mask of its shape of the tokens that count; all of the
+                text by default.
+        """
+        return self.by_scores(_mean_changes(self, change, counted))
 
     def by_scores(self, scores: Sequence[float]) -> Iterator[Removal]:
         """First the layers of the lowest scores; all but one of those that may be removed.
@@ -189,8 +198,8 @@ def _begun(pieces: Pieces) -> list[Removal]:
 
 
 @torch.no_grad()
-def _mean_turn(search: LayerSearch, counted: Callable[[PackedTokens], torch.Tensor]) -> list[float]:
-    """For every layer, 1 - mean cosine between its input and its output, over the positions that `counted` marks."""
+def _mean_changes(search: LayerSearch, change: Change, counted: Callable[[PackedTokens], torch.Tensor]) -> list[float]:
+    """For every layer, the mean of `change` over the tokens that `counted` marks."""
     model, family, pieces = search.model, search.family, search.pieces
     layers, batches = family.decoder_layers(model), list(search.tokens.batches(search.batch_size))
     inputs = [layer_inputs(model, family, batch) for batch in batches]
@@ -198,12 +207,11 @@ def _mean_turn(search: LayerSearch, counted: Callable[[PackedTokens], torch.Tens
     ascent = Ascent(pieces, made=range(len(layers)), hidden=[x.hidden for x in inputs])
     streams = ascent.streams["hidden"]
     for index in in_turn(ascent.layers(len(layers), search.tick), layers, model.device):
-        turn = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64)
         for batch, (x, mask) in enumerate(zip(inputs, masks, strict=True)):
             after = run_layer(layers[index], streams[batch], x.kwargs[index])
-            cosine = nn.functional.cosine_similarity(streams[batch][mask].float(), after[mask].float(), dim=-1)
-            turn += (1 - cosine).sum(dtype=torch.float64).cpu()
+            total += change(streams[batch][mask].float(), after[mask].float()).sum(dtype=torch.float64).cpu()
             streams[batch] = after
-        pieces.write(layer_piece(index), {"turn": turn})
+        pieces.write(layer_piece(index), {"change": total})
     count = sum(int(mask.sum()) for mask in masks)
-    return [float(pieces.finished(layer_piece(index)).tensors["turn"]) / count for index in range(len(layers))]
+    return [float(pieces.finished(layer_piece(index)).tensors["change"]) / count for index in range(len(layers))]

@@ -37,11 +37,12 @@ def _statistics(
     seen: Sequence[Routed],
     importance: Sequence[torch.Tensor],
     folds: Sequence[torch.Tensor],
+    criterion: NeuronCriterion,
 ) -> NeuronStatistics:
     """What the tokens routed to an expert say about its neurons: the target is its own output, and each token is
     weighted by the square of the factor that multiplies that."""
     out = experts.out(expert)
-    statistics = NeuronStatistics(out, experts.incoming(expert))
+    statistics = NeuronStatistics(out, experts.incoming(expert), sums=criterion.sums)
     for batch, counts, fold in zip(seen, importance, folds, strict=True):
         sent, weights = batch.sent_to(expert)
         neurons = experts.neurons(expert, batch.hidden[sent])
@@ -68,7 +69,7 @@ def _narrowed(
     decided = []
     for expert in range(len(experts)):
         if criterion.needs_statistics or criterion.compensates:
-            statistics = _statistics(experts, expert, seen, importance, folds)
+            statistics = _statistics(experts, expert, seen, importance, folds, criterion)
             statistics.check_finite(index)
         else:
             statistics = NeuronStatistics(experts.out(expert), experts.incoming(expert))

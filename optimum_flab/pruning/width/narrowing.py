@@ -80,8 +80,10 @@ def keep_layer(pieces: Pieces, layer: int, decided: Mapping[int, NarrowLayer]) -
     pieces.write(layer_piece(layer), tensors)
 
 
-def _empty_statistics(family: Family, layer: nn.Module, workspace: Workspace | None = None) -> NeuronStatistics:
-    return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), workspace)
+def _empty_statistics(
+    family: Family, layer: nn.Module, criterion: NeuronCriterion, workspace: Workspace | None = None
+) -> NeuronStatistics:
+    return NeuronStatistics(family.ffn_out_matrix(layer), family.incoming(layer), workspace, criterion.sums)
 
 
 def by_batch(importance: torch.Tensor | None, layers: int, batches: Sequence[PackedTokens]) -> Sequence[torch.Tensor]:
@@ -180,7 +182,7 @@ def survey(
     streams = ascent.streams["hidden"]
     for index in in_turn(ascent.layers(len(layers), tick), layers, model.device):
         layer = layers[index]
-        statistics = _empty_statistics(family, layer, workspace)
+        statistics = _empty_statistics(family, layer, criterion, workspace)
         if needed:
             bias = family.ffn_out(layer).bias
             with captured(family, model.config, layer) as seen:
@@ -240,7 +242,7 @@ def narrow(
     layers = family.decoder_layers(model)
     if not (criterion.needs_statistics or criterion.compensates):
         return {
-            index: decide(_empty_statistics(family, layers[index]), [width], criterion, generator)[width]
+            index: decide(_empty_statistics(family, layers[index], criterion), [width], criterion, generator)[width]
             for index in kept_layers
         }
     batches = list(tokens.batches(batch_size))
@@ -259,7 +261,7 @@ def narrow(
             for batch, x in enumerate(inputs):
                 dense[batch] = workspace.placed(run_layer(layer, dense[batch], x.kwargs[index]))
             continue
-        statistics = _empty_statistics(family, layer, workspace)
+        statistics = _empty_statistics(family, layer, criterion, workspace)
         out = family.ffn_out(layer)
         named = family.block.ffn_post_norm
         post_norm = None if named is None else layer.get_submodule(named)

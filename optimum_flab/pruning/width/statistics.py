@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -26,17 +26,28 @@ class NeuronStatistics:
         incoming (`Sequence[torch.Tensor]` of shape `(neurons, hidden)`): dense weights into the neurons (gate, up).
         workspace ([`Workspace`], *optional*): where matrices of shape `(neurons, neurons)` are put. Defaults to
             memory.
+        sums (`Mapping[str, Callable]`, *optional*): what else a criterion asks for, see [`~criteria.NeuronCriterion`].
+            Defaults to nothing.
 
     Attributes:
         folds (`list[LeastSquares]`): the problem on each part of the calibration set.
+        sums (`dict[str, torch.Tensor]` of shape `(neurons,)`): what else was asked for, summed over all tokens.
     """
 
-    def __init__(self, weight: torch.Tensor, incoming: Sequence[torch.Tensor], workspace: Workspace | None = None):
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        incoming: Sequence[torch.Tensor],
+        workspace: Workspace | None = None,
+        sums: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ):
         self.weight = weight.detach().float()
         self.incoming = [matrix.detach() for matrix in incoming]
         workspace = workspace or Workspace()
         self._grams, halves = two_halves(weight.shape[1], workspace, weight.device)
         self.folds = [LeastSquares(self.weight, workspace, half) for half in halves]
+        self._summed = dict(sums or {})
+        self.sums = {name: self.weight.new_zeros(weight.shape[1]) for name in self._summed}
 
     def add(self, inputs: torch.Tensor, targets: torch.Tensor, importance: torch.Tensor, fold: torch.Tensor) -> None:
         """Adds tokens, before anything is decided.
@@ -53,6 +64,8 @@ class NeuronStatistics:
         for number, problem in enumerate(self.folds):
             here = torch.nonzero(fold == number).flatten()
             problem.add(inputs[here], targets[here], importance[here])
+            for name, summed in self._summed.items():
+                self.sums[name] += importance[here].float() @ summed(inputs[here].float())
 
     @property
     def whole(self) -> LeastSquares:
@@ -80,10 +93,12 @@ class NeuronStatistics:
 
     def sum_over(self, processes: Processes) -> None:
         """Adds what other processes saw of the same layer."""
-        processes.sum_(self._grams, *(problem.cross for problem in self.folds))
+        processes.sum_(self._grams, *(problem.cross for problem in self.folds), *self.sums.values())
 
     def check_finite(self, layer: int) -> None:
         """Raises a [`FlabError`] that names the layer if an activation was NaN or infinite."""
         for problem in self.folds:
             check_finite_layer(problem.diagonal, layer)
             check_finite_layer(problem.cross, layer)
+        for total in self.sums.values():
+            check_finite_layer(total, layer)
