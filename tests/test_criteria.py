@@ -144,6 +144,13 @@ class Recorded:
         self.tensors = tensors
 
 
+def test_neurons_without_a_score_are_not_ranked():
+    kept = largest(torch.tensor([1.0, torch.inf, -torch.inf]), [2, 1])
+    assert {width: which.tolist() for width, which in kept.items()} == {2: [0, 1], 1: [1]}
+    with pytest.raises(FlabError, match="1 of 3 neurons"):
+        largest(torch.tensor([1.0, torch.nan, 2.0]), [2])
+
+
 MAGNITUDE = NeuronCriterion(
     name="magnitude",
     summary="removes the neurons whose activations are smallest in the mean",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..errors import FlabError
+
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +89,13 @@ class ExpertCriterion(Criterion):
 
 
 def largest(scores: torch.Tensor, widths: Sequence[int]) -> dict[int, torch.Tensor]:
-    """By width, the sorted indices of the neurons with the highest of `scores`, a tensor of shape `(neurons,)`."""
+    """By width, the sorted indices of the neurons with the highest of `scores`, a tensor of shape `(neurons,)`.
+
+    Raises:
+        [`FlabError`]: a score is NaN, which has no place in the order.
+    """
+    if bad := int(scores.isnan().sum()):
+        raise FlabError(f"{bad:,} of {len(scores):,} neurons have a score that is not a number")
     order = scores.argsort(descending=True, stable=True)
     return {width: order[:width].sort().values for width in widths}
 
