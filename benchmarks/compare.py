@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--also", nargs="+", type=labelled, default=[], help="further rows: LABEL=FOLDER")
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
+    args.texts = args.texts or args.limit
     wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
     place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
     check_distinct([*(label for label, _ in args.also), *(one.name for one in wanted)])
@@ -285,32 +286,32 @@ def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[st
     return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums
 
 
-def limit_of_texts(args: argparse.Namespace) -> int | None:
-    return args.texts or args.limit
-
-
 def noted_texts(args: argparse.Namespace) -> str:
     """What divergence and bits per byte are noted as."""
-    return f"texts-{limit_of_texts(args)}-{args.dtype}"
+    return f"texts-{args.texts}-{args.dtype}"
 
 
 def measure_texts(args: argparse.Namespace, folders: Sequence[Path]) -> None:
-    """Divergence and bits per byte of the checkpoints that they are not noted of, beside their weights."""
-    missing = [folder for folder in folders if noted_texts(args) not in note(folder)]
-    if not missing:
-        return
-    from common import count_parameters, load_model, load_tokenizer, read_texts
+    """Notes divergence and bits per byte beside the weights of the checkpoints where they are not noted yet."""
+    from common import load_model, load_tokenizer
+
+    if missing := [folder for folder in folders if noted_texts(args) not in note(folder)]:
+        dense, tokenizer = load_model(args.model, args.dtype), load_tokenizer(args.model)
+        for start in range(0, len(missing), AT_ONCE):
+            measure_some_texts(args, dense, tokenizer, missing[start : start + AT_ONCE])
+
+
+def measure_some_texts(args: argparse.Namespace, dense, tokenizer, folders: Sequence[Path]) -> None:
+    """The same for a few checkpoints, whose memory is given back at the end."""
+    from common import count_parameters, read_texts
     from humaneval_text import load_checkpoint, measure, summary
 
-    texts = read_texts("humaneval", limit_of_texts(args))
-    dense, tokenizer = load_model(args.model, args.dtype), load_tokenizer(args.model)
-    for start in range(0, len(missing), AT_ONCE):
-        some = missing[start : start + AT_ONCE]
-        checkpoints = [load_checkpoint(str(folder), tokenizer, args.dtype, "cpu") for folder in some]
-        cost = measure(dense, tokenizer, checkpoints, texts)
-        for folder, checkpoint in zip(some, checkpoints, strict=True):
-            found = summary(checkpoint, cost, count_parameters(dense), len(texts))
-            note(folder, **{noted_texts(args): {name: found[name] for name in OF_TEXTS}})
+    texts = read_texts("humaneval", args.texts)
+    checkpoints = [load_checkpoint(str(folder), tokenizer, args.dtype, "cpu") for folder in folders]
+    cost, parameters = measure(dense, tokenizer, checkpoints, texts), count_parameters(dense)
+    for folder, checkpoint in zip(folders, checkpoints, strict=True):
+        found = summary(checkpoint, cost, parameters, len(texts))
+        note(folder, **{noted_texts(args): {name: found[name] for name in OF_TEXTS}})
 
 
 def measured(args: argparse.Namespace, out: Path) -> dict:
