@@ -268,7 +268,7 @@ def test_a_bad_file_is_refused_with_the_place_of_the_fault(tmp_path, content, me
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"seed": 1,}', "line 1, column 12 is not valid JSON"),
+        ('{"seed": 1}}', "line 1, column 12 is not valid JSON"),
         ('{"ffn": {"multiple_of": 1, "multiple_of": 2}}', "sets field 'multiple_of' twice"),
         ("[1]", "holds a list"),
         ('{"seed": 1, "seed": 2}', "configuration file '{path}' sets field 'seed' twice"),

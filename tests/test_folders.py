@@ -291,7 +291,7 @@ def test_names_of_folders_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="has no name"):
         OutputFolder("", KIND)
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
-    for name in ("circle", "n" * 250, "n" * 300, "\udcff"):
+    for name in ("circle", "circle/out", "n" * 250, "n" * 300, "\udcff"):
         with pytest.raises(FlabError, match="cannot be (accessed|written)"), OutputFolder(tmp_path / name, KIND):
             pass
 

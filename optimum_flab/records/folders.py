@@ -80,6 +80,8 @@ class OutputFolder:
         with refused_where_unreadable(folder):
             self.folder = Path(folder).expanduser().resolve()
             str(self.folder).encode()
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self.folder.stat()  # since Python 3.13, `resolve` lets circular links pass
         self.kind, self.overwrite = kind, overwrite
         self.inputs = [user_path(path) for path in inputs if path is not None]
 
@@ -264,7 +266,7 @@ def refused_where_unreadable(folder: str | Path) -> Iterator[None]:
     """Within this context a folder that cannot be accessed is refused with a [`FlabError`]."""
     try:
         yield
-    except (OSError, RuntimeError, UnicodeError) as error:  # circular links raise the second
+    except (OSError, RuntimeError, UnicodeError) as error:  # circular links raise the second before Python 3.13
         reason = getattr(error, "strerror", None) or error
         raise FlabError(f"output folder {folder} cannot be accessed ({reason}); name another") from error
 

@@ -222,7 +222,9 @@ def test_continuations_are_drawn_with_the_seed_and_kept(made, temperature):
     assert write("one", tokens=0)[0] == []
     # what is not kept does not count as written
     longer = write("one", keep=lambda text, number: text not in [text for text, _ in first])[0]
-    assert sum(number for _, number in longer) >= 40 and not set(longer) & set(first)
+    beginnings_left = 8 - len(first)
+    assert sum(number for _, number in longer) >= 40 or len(longer) == beginnings_left
+    assert not set(longer) & set(first)
 
 
 def test_text_alone_is_enough_and_what_chooses_or_measures_is_not_trained_on(made):
