@@ -21,6 +21,7 @@ from pathlib import Path
 from common import flab_command, made_once, positive, print_result
 
 
+BATCH_SIZE = 32  # as in paper_tables.py: a cache that both use holds the dense model's completions once
 IMAGE = re.compile(r"!\[[^]]*\]\(([^)]+)\)")
 
 
@@ -84,7 +85,7 @@ def main() -> None:
             sources = [word for source in args.data for word in ("--data", source)]
             done += run("recover", "-m", pruned, folder, "--teacher", args.model, *sources, *release.recover)
     limit = [] if args.limit is None else ["--limit", args.limit]
-    asked = ["--tasks", release.tasks, *limit, "--confirm-run-unsafe-code"]
+    asked = ["--tasks", release.tasks, *limit, "--batch-size", BATCH_SIZE, "--confirm-run-unsafe-code"]
     for verb, out, more in (("eval", results, asked), ("bench", efficiency, [])):
         if made_once(out, [folder, args.model], verb, *pair, *more, "-o", out):
             done.append(verb)
