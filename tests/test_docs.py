@@ -203,6 +203,15 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in anchors(found), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_table_has_a_head_and_rows_of_as_many_cells(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for table in re.findall(r"(?:^\|.*\n?)+", text, re.M):
+        _, line, *rows = table.splitlines()
+        assert re.fullmatch(r"(\| *:?-+:? *)+\|", line) and rows, table
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
+
+
 def leaves(entries: list | str | dict) -> Iterator[str]:
     if isinstance(entries, str):
         yield entries
