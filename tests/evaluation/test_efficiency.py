@@ -369,6 +369,11 @@ def test_the_method_of_the_estimate_says_what_was_assumed_and_what_was_read():
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
+def test_the_machine_is_named_with_its_threads(report):
+    threads = torch.get_num_threads()
+    assert report.machine.endswith(f", {threads} thread{'s' if threads > 1 else ''}")
+
+
 def test_sizes_are_those_of_the_checkpoints(report, checkpoints):
     for folder, name in zip(checkpoints, (BASELINE, MODEL), strict=True):
         model = report.models[name]

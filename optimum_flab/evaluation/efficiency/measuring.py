@@ -205,7 +205,8 @@ def _machine(device: torch.device) -> str:
     with suppress(OSError):
         if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
             name = found[1]
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def _version(package: str) -> str | None:
