@@ -125,7 +125,7 @@ def main() -> None:
         folders[label] = folder
     measure_texts(args, list(folders.values()))
     for done, (label, folder) in enumerate(folders.items(), 1):
-        rows[label] |= measured(args, folder)
+        rows[label] |= measured(args, place, folder)
         progress(done, len(folders), "methods measured")
     print_result("compare", share=args.share, of=args.of, rows=rows)
     if args.plot is not None:
@@ -314,8 +314,9 @@ def measure_some_texts(args: argparse.Namespace, dense, tokenizer, folders: Sequ
         note(folder, **{noted_texts(args): {name: found[name] for name in OF_TEXTS}})
 
 
-def measured(args: argparse.Namespace, out: Path) -> dict:
-    """What a checkpoint costs: measured once, and noted beside its weights."""
+def measured(args: argparse.Namespace, place: Path, out: Path) -> dict:
+    """What a checkpoint costs: measured once, and noted beside its weights. Speed and memory do not depend on the
+    values of weights, so checkpoints of one shape share theirs, noted beside their folders."""
     passes, noted = f"passes-{args.limit}", note(out)
     if not args.no_passes and passes not in noted:
         limit = [] if args.limit is None else ["--limit", str(args.limit)]
@@ -323,15 +324,19 @@ def measured(args: argparse.Namespace, out: Path) -> dict:
         found = run("passes.py", *told, *limit)
         names = ("passes", "baseline_passes", "retention", "retention_95")
         noted = note(out, **{passes: {name: found[name] for name in names}})
-    if not args.no_speed and "speed" not in noted:
-        noted = note(out, speed=speed(args.model, out))
-    kept = [noted_texts(args), *([] if args.no_passes else [passes]), *([] if args.no_speed else ["speed"])]
+    kept = [noted[noted_texts(args)], *([] if args.no_passes else [noted[passes]])]
+    if not args.no_speed:
+        shape = "speed of " + ", ".join(f"{count} {part}" for part, count in model_sizes(out).shape.items())
+        if shape not in note(place):
+            note(place, **{shape: speed(args.model, out)})
+        kept.append(note(place)[shape])
     pruning = {name: value for name, value in noted.items() if name.startswith("pruning")}
-    return pruning | {name: value for part in kept for name, value in noted[part].items()}
+    return pruning | {name: value for part in kept for name, value in part.items()}
 
 
 def speed(model: str, out: Path) -> dict[str, float]:
-    """Ratios to the dense model by `flab bench`: the time to the first token after 2,048, and tokens per second."""
+    """Ratios to the dense model by `flab bench`: the time to the first token after 2,048, tokens per second, and the
+    peak memory of a process that generates."""
     with tempfile.TemporaryDirectory() as folder:
         told = ["-m", out, "--baseline", model, "-o", Path(folder, "bench"), "--prompt-tokens", 2048]
         told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 3, "--energy-seconds", 0]
@@ -341,6 +346,7 @@ def speed(model: str, out: Path) -> dict[str, float]:
     return {
         "first_token_ratio": ratios["time to first token, batch 1"],
         "tokens_per_second_ratio": ratios["generation, batch 1"],
+        "memory_ratio": ratios["peak memory of the process"],
     }
 
 
