@@ -5,7 +5,8 @@
 Writes each model in each of `--types`, has the file complete HumanEval and fill in its lines, and with `--repeats`
 times a completion of 32 tokens after 2,048 (`gguf_passes.py`). What is measured is kept in DIR by the content of the
 file, so that the same command goes on where it was. A row is on the frontier of a task where no smaller file passes as
-many problems. Runs what a model wrote: do it where nothing can be lost.
+many problems; its retention is that against the first model in the same type. Runs what a model wrote: do it where
+nothing can be lost.
 """
 
 from __future__ import annotations
@@ -50,13 +51,15 @@ def main() -> None:
     kept = Kept(args.work / "measured.json")
     wanted = [(label, folder, kind) for label, folder in args.models for kind in args.types]
     rows: list[dict[str, Any]] = []
+    dense: dict[tuple[str, str], list[bool]] = {}  # by task and type
     for number, (label, folder, kind) in enumerate(wanted, 1):
         file = args.work / f"{label}-{kind}.gguf"
         made_once(file, [folder], "export", folder, file, "--type", kind)
         content = file_sha256(file)
         row: dict[str, Any] = {"model": label, "type": kind, "megabytes": file.stat().st_size / 1e6}
         for name, task in tasks.items():
-            row[name] = score(name, task, kept.passes(file, content, name, task, args.threads))
+            passed = kept.passes(file, content, name, task, args.threads)
+            row[name] = score(name, task, passed, dense.setdefault((name, kind), passed))
         if args.repeats:
             row["milliseconds"] = kept.milliseconds(file, content, args.repeats, args.threads)
         rows.append(row)
@@ -104,12 +107,18 @@ def opened(file: Path, threads: int | None) -> Any:
     return closing(Llama(str(file), n_ctx=4096, n_batch=512, n_threads=threads, verbose=False))
 
 
-def score(name: str, task: Task, passed: Sequence[bool]) -> dict[str, Any]:
-    """How many problems pass, and the 95% interval of that number by bootstrap over the problems."""
+def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) -> dict[str, Any]:
+    """How many problems pass, and which part of the dense model's, with 95% intervals by bootstrap over the problems,
+    paired where both models count."""
     clusters = [problem[task.cluster] for problem in task.problems]
-    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), clusters=clusters).score
-    interval = found.interval and [end * len(passed) for end in found.interval]
-    return {"passes": sum(passed), "of": len(passed), "passes_95": interval}
+    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), MEAN.rows(dense), clusters=clusters)
+    return {
+        "passes": sum(passed),
+        "of": len(passed),
+        "passes_95": found.score.interval and [end * len(passed) for end in found.score.interval],
+        "retention": found.retention.value,
+        "retention_95": found.retention.interval,
+    }
 
 
 def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:

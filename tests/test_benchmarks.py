@@ -107,3 +107,15 @@ def test_what_cannot_be_drawn_to_scale_keeps_its_label(script):
     axes = Figure().subplots()
     script("compare").bars(axes, ["a", "b", "c", "d"], ["#000"] * 4, [0.5, -7.0, float("inf"), 1e-6])
     assert [text.get_text() for text in axes.texts] == ["0.5", "-7", "inf", "0"]
+
+
+def test_a_file_is_scored_against_the_dense_one_in_pairs(script):
+    module = script("bytes_against_passes")
+    task = script("gguf_passes").tasks_of(["humaneval"], 6, "", 1)["humaneval"]
+    dense = [True, True, True, False, True, False]
+    own = module.score("humaneval", task, dense, dense)
+    assert (own["passes"], own["of"], own["retention"]) == (4, 6, 1.0)
+    fewer = module.score("humaneval", task, [True, False, True, False, False, False], dense)
+    assert (fewer["passes"], fewer["retention"]) == (2, 0.5)
+    low, high = fewer["retention_95"]
+    assert 0 <= low < 0.5 < high <= 1  # it passes nothing that the dense one does not
