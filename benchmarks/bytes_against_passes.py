@@ -5,8 +5,8 @@
 Writes each model in each of `--types`, has the file complete HumanEval and fill in its lines, and with `--repeats`
 times a completion of 32 tokens after 2,048 (`gguf_passes.py`). What is measured is kept in DIR by the content of the
 file, so that the same command goes on where it was. A row is on the frontier of a task where no smaller file passes as
-many problems; its retention is that against the first model in the same type. Runs what a model wrote: do it where
-nothing can be lost.
+many problems and none of its size more; its retention is that against the first model in the same type. Runs what a
+model wrote: do it where nothing can be lost.
 """
 
 from __future__ import annotations
@@ -122,10 +122,11 @@ def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) 
 
 
 def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:
-    """Says of each row whether no smaller file passes as many problems of a task."""
-    for row in rows:
+    """Says of each row whether no smaller file passes as many problems of a task, and none of its size more."""
+    places = [(row["megabytes"], -row[task]["passes"]) for row in rows]
+    for row, (size, lost) in zip(rows, places, strict=True):
         row[task]["frontier"] = not any(
-            other["megabytes"] < row["megabytes"] and other[task]["passes"] >= row[task]["passes"] for other in rows
+            smaller <= size and less <= lost and (smaller, less) != (size, lost) for smaller, less in places
         )
 
 
@@ -143,6 +144,7 @@ def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) ->
             if panel == "milliseconds":
                 axes.plot(sizes, [row[panel]["completion"] for row in points], "o-", label=label)
                 axes.set_ylabel("ms of a completion: 32 tokens after 2,048")
+                axes.set_ylim(bottom=0)
                 continue
             values = [row[panel]["passes"] for row in points]
             ends = [row[panel]["passes_95"] or (value, value) for row, value in zip(points, values, strict=True)]

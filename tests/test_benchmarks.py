@@ -119,3 +119,10 @@ def test_a_file_is_scored_against_the_dense_one_in_pairs(script):
     assert (fewer["passes"], fewer["retention"]) == (2, 0.5)
     low, high = fewer["retention_95"]
     assert 0 <= low < 0.5 < high <= 1  # it passes nothing that the dense one does not
+
+
+def test_the_frontier_is_what_no_file_of_that_size_or_less_beats(script):
+    found = [(200, 41), (200, 51), (234, 51), (252, 70), (252, 70), (355, 69)]
+    rows = [{"megabytes": size, "humaneval": {"passes": passes}} for size, passes in found]
+    script("bytes_against_passes").mark_frontier(rows, "humaneval")
+    assert [row["humaneval"]["frontier"] for row in rows] == [False, True, False, True, True, False]
