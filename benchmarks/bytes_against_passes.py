@@ -144,7 +144,6 @@ def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) ->
             if panel == "milliseconds":
                 axes.plot(sizes, [row[panel]["completion"] for row in points], "o-", label=label)
                 axes.set_ylabel("ms of a completion: 32 tokens after 2,048")
-                axes.set_ylim(bottom=0)
                 continue
             values = [row[panel]["passes"] for row in points]
             ends = [row[panel]["passes_95"] or (value, value) for row, value in zip(points, values, strict=True)]
@@ -152,6 +151,8 @@ def plot(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], file: Path) ->
             above = [high - value for value, (_, high) in zip(values, ends, strict=True)]
             axes.errorbar(sizes, values, yerr=[below, above], fmt="o-", capsize=2, elinewidth=0.7, label=label)
             axes.set_ylabel(f"{panel}: passes of {points[0][panel]['of']:,}")
+        if panel == "milliseconds":
+            axes.set_ylim(bottom=0)
         axes.set_xlabel("MB of the file")
         axes.grid(alpha=0.3)
         axes.legend()
