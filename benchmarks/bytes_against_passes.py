@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from common import check_distinct, labelled, made_once, positive, print_result, progress
-from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, task_names, tasks_of
+from gguf_passes import TASKS, Task, completion_milliseconds, key_of, passes, score, task_names, tasks_of
 
-from optimum_flab.evaluation.comparison import MEAN, compare
 from optimum_flab.hashing import file_sha256
 from optimum_flab.vocabulary.infilling import EXAMPLE
 
@@ -105,20 +104,6 @@ def opened(file: Path, threads: int | None) -> Any:
     from llama_cpp import Llama
 
     return closing(Llama(str(file), n_ctx=4096, n_batch=512, n_threads=threads, verbose=False))
-
-
-def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) -> dict[str, Any]:
-    """How many problems pass, and which part of the dense model's, with 95% intervals by bootstrap over the problems,
-    paired where both models count."""
-    clusters = [problem[task.cluster] for problem in task.problems]
-    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), MEAN.rows(dense), clusters=clusters)
-    return {
-        "passes": sum(passed),
-        "of": len(passed),
-        "passes_95": found.score.interval and [end * len(passed) for end in found.score.interval],
-        "retention": found.retention.value,
-        "retention_95": found.retention.interval,
-    }
 
 
 def mark_frontier(rows: Sequence[dict[str, Any]], task: str) -> None:

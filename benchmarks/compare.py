@@ -12,7 +12,8 @@ is the library itself. A method that cannot remove that much has no row.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
 made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
-(`passes.py`, which executes what models wrote), and `flab bench` times a prompt of 2,048 tokens and 32 more.
+(`passes.py`, which executes what models wrote), and `flab bench` times a prompt of 2,048 tokens and 32 more, once for
+each shape.
 `--also LABEL=FOLDER` adds a row for a checkpoint that was made elsewhere, such as a recovered one.
 """
 

@@ -117,6 +117,20 @@ def passes(model: Any, path: str, task: Task, name: str, threads: int | None) ->
     return [verdict.passed for verdict in run_programs(programs, confirm_run_unsafe_code=True)]
 
 
+def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) -> dict[str, Any]:
+    """How many problems pass, and which part of the dense model's, with 95% intervals by bootstrap over the problems,
+    paired where both models count."""
+    clusters = [problem[task.cluster] for problem in task.problems]
+    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), MEAN.rows(dense), clusters=clusters)
+    return {
+        "passes": sum(passed),
+        "of": len(passed),
+        "passes_95": found.score.interval and [end * len(passed) for end in found.score.interval],
+        "retention": found.retention.value,
+        "retention_95": found.retention.interval,
+    }
+
+
 def completion_milliseconds(model: Any, repeats: int, prompt: int = 2048, tokens: int = 32) -> dict[str, float]:
     """The time to the first token of a completion, and to its last."""
     source = Path(argparse.__file__).read_text(encoding="utf-8")
@@ -169,20 +183,7 @@ def main() -> None:
                 passed[key] = passes(model, path, task, f"{label} ({path})", args.threads)
                 if kept is not None:
                     kept.write_text(json.dumps(passed), encoding="utf-8")
-            row = compare(
-                label,
-                "pass@1",
-                MEAN,
-                MEAN.rows(passed[key]),
-                MEAN.rows(reference.setdefault(label, passed[key])),
-                clusters=[problem[task.cluster] for problem in task.problems],
-            )
-            files[path][label] = {
-                "passes": sum(passed[key]),
-                "of": len(task.problems),
-                "retention": row.retention.value,
-                "retention_95": row.retention.interval,
-            }
+            files[path][label] = score(label, task, passed[key], reference.setdefault(label, passed[key]))
         model.close()
     settings = {name: getattr(args, name) for name in ("max_new_tokens", "threads", "limit")}
     print_result("gguf_passes", files=files, settings=settings)

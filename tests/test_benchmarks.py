@@ -110,8 +110,8 @@ def test_what_cannot_be_drawn_to_scale_keeps_its_label(script):
 
 
 def test_a_file_is_scored_against_the_dense_one_in_pairs(script):
-    module = script("bytes_against_passes")
-    task = script("gguf_passes").tasks_of(["humaneval"], 6, "", 1)["humaneval"]
+    module = script("gguf_passes")
+    task = module.tasks_of(["humaneval"], 6, "", 1)["humaneval"]
     dense = [True, True, True, False, True, False]
     own = module.score("humaneval", task, dense, dense)
     assert (own["passes"], own["of"], own["retention"]) == (4, 6, 1.0)
