@@ -59,6 +59,7 @@ class Method:
         flags: of `flab prune`, for one that this tool computes.
         score: of `peers.SCORES`, for one that ranks neurons by it.
         library: whether `optipfair` does it.
+        reads: whether that library is given the calibration text, which its defaults do without.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Method:
     flags: tuple[str, ...] = ()
     score: str | None = None
     library: bool = False
+    reads: bool = False
 
 
 ALL = ("vocab", "layer", "neuron")
@@ -83,6 +85,7 @@ METHODS = (
     ),
     Method("shortgpt", "arXiv 2403.03853", ("layer",), flags=("--layer-criterion", "block-influence")),
     Method("optipfair", "library of Martra, maximum absolute weight", ("neuron",), library=True),
+    Method("optipfair-data", "the same with activations", ("neuron",), library=True, reads=True),
     Method("wanda", "arXiv 2306.11695, 2312.11983", ("neuron",), score="wanda"),
     Method("flap", "arXiv 2312.11983", ("neuron",), score="flap"),
     Method("llm-pruner", "arXiv 2305.11627", ("neuron",), score="llm-pruner"),
@@ -165,7 +168,8 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
     """Prunes by one method, unless its folder is there."""
     out = place / method.name
     if method.library:
-        by_optipfair(args.model, out, sizes["neuron"])
+        read = Calibration(args.model, args.share, args.tokens, args.work / "cache") if method.reads else None
+        by_optipfair(args.model, out, sizes["neuron"], read)
     elif method.score is not None:
         plan = place / f"{method.name}-plan"
         if not (out / "config.json").is_file():
@@ -208,8 +212,9 @@ def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
     note(out, pruning_seconds=time.perf_counter() - start, pruning_bytes=peak.bytes)
 
 
-def by_optipfair(model: str, out: Path, width: int) -> None:
-    """The library's own pruning of FFNs by its default score, on a stock model that transformers saves."""
+def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) -> None:
+    """The library's own pruning of FFNs, on a stock model that transformers saves: by its default score, or with
+    calibration text by that and the activations."""
     if (out / "config.json").is_file():
         return
     from common import load_model, load_tokenizer
@@ -218,8 +223,13 @@ def by_optipfair(model: str, out: Path, width: int) -> None:
     dense = load_model(model, "bfloat16")
     size = dense.config.intermediate_size
     share = 100 * (size - width + 0.5) / size  # it rounds down to whole neurons
+    batches = None
+    if read is not None:
+        rows = read_calibration(read)[2]
+        batches = [{"input_ids": batch.input_ids, "attention_mask": batch.mask.long()} for batch in rows.batches(1)]
+    told: dict = {"pruning_type": "MLP_GLU", "pruning_percentage": share, "show_progress": False}
     start = time.perf_counter()
-    pruned = prune_model(dense, pruning_type="MLP_GLU", pruning_percentage=share, show_progress=False)
+    pruned = prune_model(dense, dataloader=batches, **told)
     if pruned.config.intermediate_size != width:
         raise SystemExit(f"optipfair left {pruned.config.intermediate_size} neurons, not {width}")
     load_tokenizer(model).save_pretrained(out)
@@ -262,15 +272,11 @@ class Calibration:
     cache: Path
 
 
-@cache
-def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[str, str, list]:
-    """What all scores are made of, from one pass over the calibration text: the hash of the model, the dtype of its
-    weights, and for each layer `peers.NeuronSums`."""
+def read_calibration(read: Calibration) -> tuple:
+    """The configuration and the dense model of `ours`, and its calibration text as `PackedTokens` of that model."""
     import numpy as np
-    from peers import neuron_sums
 
     from optimum_flab import FlabOptimizer, FlabPrunerConfig
-    from optimum_flab.checkpoints.hashes import dense_hash
     from optimum_flab.pruning.texts import divided_texts
     from optimum_flab.pruning.vocabulary import token_choice
     from optimum_flab.records.work import WorkFolder
@@ -279,10 +285,21 @@ def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[st
     dense = FlabOptimizer.from_pretrained(read.model).dense
     work = WorkFolder(read.cache)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
-    rows = dense.model.get_input_embeddings().num_embeddings
+    rows = np.arange(dense.model.get_input_embeddings().num_embeddings)
     choice = token_choice(dense, config.vocabulary, texts, (), work)
-    tokens = choice.packed(np.arange(rows), texts.calibration, config.data.sequence_length, read.tokens)
-    common = range(rows) if kept is None else kept
+    return config, dense, choice.packed(rows, texts.calibration, config.data.sequence_length, read.tokens)
+
+
+@cache
+def sums_of_neurons(read: Calibration, kept: tuple[int, ...] | None) -> tuple[str, str, list]:
+    """What all scores are made of, from one pass over the calibration text: the hash of the model, the dtype of its
+    weights, and for each layer `peers.NeuronSums`."""
+    from peers import neuron_sums
+
+    from optimum_flab.checkpoints.hashes import dense_hash
+
+    config, dense, tokens = read_calibration(read)
+    common = range(dense.model.get_input_embeddings().num_embeddings) if kept is None else kept
     sums = neuron_sums(dense.model, dense.family, tokens, common, config.data.batch_size, TAYLOR_ROWS)
     return dense_hash(dense), str(dense.storage_dtype).removeprefix("torch."), sums
 
