@@ -357,7 +357,7 @@ def speed(model: str, out: Path) -> dict[str, float]:
     peak memory of a process that generates."""
     with tempfile.TemporaryDirectory() as folder:
         told = ["-m", out, "--baseline", model, "-o", Path(folder, "bench"), "--prompt-tokens", 2048]
-        told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 3, "--energy-seconds", 0]
+        told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 5, "--energy-seconds", 0]
         subprocess.run(flab_command("bench", *told), check=True, stdout=subprocess.DEVNULL)
         table = json.loads(Path(folder, "bench", "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
     ratios = {row["metric"]: row["ratio"] for row in table}
