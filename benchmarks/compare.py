@@ -8,7 +8,8 @@
 layers as it takes (at most one more than needed), neurons in multiples of 64, the vocabulary that `ours` keeps. With
 `--of body` the share is that of everything but the vocabulary, which stays. Other methods are represented by their
 scores (`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair`
-is the library itself. A method that cannot remove that much has no row.
+is the library itself, by its defaults and, as `optipfair-data`, with that text. A method that cannot remove that much
+has no row.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
 made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
@@ -167,13 +168,13 @@ def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] |
 def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[str, int]) -> None:
     """Prunes by one method, unless its folder is there."""
     out = place / method.name
+    read = Calibration(args.model, args.share, args.tokens, args.work / "cache")
     if method.library:
-        read = Calibration(args.model, args.share, args.tokens, args.work / "cache") if method.reads else None
-        by_optipfair(args.model, out, sizes["neuron"], read)
+        by_optipfair(args.model, out, sizes["neuron"], read if method.reads else None)
     elif method.score is not None:
         plan = place / f"{method.name}-plan"
         if not (out / "config.json").is_file():
-            scored_plan(args, method.score, place / "ours", sizes, plan)
+            scored_plan(read, method.score, place / "ours", sizes, plan)
         prune(args, out, "--plan", plan)
     else:
         dense, flags = model_sizes(args.model).shape, {"vocab": "vocab-size", "layer": "num-hidden-layers"}
@@ -225,11 +226,12 @@ def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) ->
     share = 100 * (size - width + 0.5) / size  # it rounds down to whole neurons
     batches = None
     if read is not None:
-        rows = read_calibration(read)[2]
-        batches = [{"input_ids": batch.input_ids, "attention_mask": batch.mask.long()} for batch in rows.batches(1)]
-    told: dict = {"pruning_type": "MLP_GLU", "pruning_percentage": share, "show_progress": False}
+        _, _, tokens = read_calibration(read)
+        batches = [{"input_ids": row.input_ids, "attention_mask": row.mask.long()} for row in tokens.batches(1)]
     start = time.perf_counter()
-    pruned = prune_model(dense, dataloader=batches, **told)
+    pruned = prune_model(
+        dense, pruning_type="MLP_GLU", pruning_percentage=share, dataloader=batches, show_progress=False
+    )
     if pruned.config.intermediate_size != width:
         raise SystemExit(f"optipfair left {pruned.config.intermediate_size} neurons, not {width}")
     load_tokenizer(model).save_pretrained(out)
@@ -237,19 +239,18 @@ def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) ->
     note(out, pruning_seconds=time.perf_counter() - start)
 
 
-def scored_plan(args: argparse.Namespace, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
+def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
     """Writes a plan that keeps the neurons of the highest scores in every layer."""
     from peers import SCORES, kept_neurons
 
     from optimum_flab import PruningPlan
 
-    read = Calibration(args.model, args.share, args.tokens, args.work / "cache")
-    vocabulary = model_sizes(args.model).shape["vocab"]
+    vocabulary = model_sizes(read.model).shape["vocab"]
     kept = PruningPlan.load(ours).kept_tokens if sizes["vocab"] != vocabulary else None
     base_hash, dtype, sums = sums_of_neurons(read, None if kept is None else tuple(kept))
     folder.mkdir(parents=True, exist_ok=True)
     PruningPlan(
-        base_model=args.model,
+        base_model=read.model,
         base_revision=None,
         base_hash=base_hash,
         corpus_hash="",
