@@ -8,8 +8,8 @@
 layers as it takes (at most one more than needed), neurons in multiples of 64, the vocabulary that `ours` keeps. With
 `--of body` the share is that of everything but the vocabulary, which stays. Other methods are represented by their
 scores (`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair`
-is the library itself, by its defaults and, as `optipfair-data`, with that text. A method that cannot remove that much
-has no row.
+is the library itself, by its defaults and, as `optipfair-data`, with that text. `ours-sliced` is ours without its
+refit, `energy-refit` a plain score with it. A method that cannot remove that much has no row.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
 made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +61,7 @@ class Method:
         score: of `peers.SCORES`, for one that ranks neurons by it.
         library: whether `optipfair` does it.
         reads: whether that library is given the calibration text, which its defaults do without.
+        sliced: whether it is `ours` without its refit: the same parts, their weights as they were.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Method:
     score: str | None = None
     library: bool = False
     reads: bool = False
+    sliced: bool = False
 
 
 ALL = ("vocab", "layer", "neuron")
@@ -78,6 +80,8 @@ METHODS = (
     Method("ours-depth", "layers alone, by divergence", ("layer",)),
     Method("ours-width", "neurons alone, optimal brain surgeon with refit", ("neuron",)),
     Method("ours-vocabulary", "vocabulary alone", ("vocab",)),
+    Method("ours-sliced", "the parts that ours keeps, without its refit", ALL, sliced=True),
+    Method("energy-refit", "energy of neurons, refitted as ours", ALL, flags=("--ffn-criterion", "energy-refit")),
     Method(
         "reference",
         "code of Flab-Pruner, arXiv 2412.15921",
@@ -171,6 +175,11 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
     read = Calibration(args.model, args.share, args.tokens, args.work / "cache")
     if method.library:
         by_optipfair(args.model, out, sizes["neuron"], read if method.reads else None)
+    elif method.sliced:
+        plan = place / f"{method.name}-plan"
+        if not (out / "config.json").is_file():
+            plan_without_refit(place / "ours", plan)
+        prune(args, out, "--plan", plan)
     elif method.score is not None:
         plan = place / f"{method.name}-plan"
         if not (out / "config.json").is_file():
@@ -237,6 +246,14 @@ def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) ->
     load_tokenizer(model).save_pretrained(out)
     pruned.save_pretrained(out)
     note(out, pruning_seconds=time.perf_counter() - start)
+
+
+def plan_without_refit(ours: Path, folder: Path) -> None:
+    """Writes the plan of `ours` without the weights that it changed."""
+    from optimum_flab import PruningPlan
+
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(PruningPlan.load(ours), weights={}).save(folder)
 
 
 def scored_plan(read: Calibration, score: str, ours: Path, sizes: Mapping[str, int], folder: Path) -> None:
