@@ -8,8 +8,9 @@
 layers as it takes (at most one more than needed), neurons in multiples of 64, the vocabulary that `ours` keeps. With
 `--of body` the share is that of everything but the vocabulary, which stays. Other methods are represented by their
 scores (`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair`
-is the library itself, by its defaults and, as `optipfair-data`, with that text. `ours-sliced` is ours without its
-refit, `energy-refit` a plain score with it. A method that cannot remove that much has no row.
+is the library itself, by its defaults and, as `optipfair-data`, with that text. A method that
+cannot remove that much has no row. Where `--methods` names them, `ours-sliced` is ours without its refit and
+`energy-refit` a plain score with it.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
 made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
@@ -97,6 +98,7 @@ METHODS = (
     Method("minitron", "arXiv 2407.14679", ("neuron",), score="minitron"),
     Method("compact", "arXiv 2509.06836", ("vocab", "neuron"), score="compact"),
 )
+OF_REFIT = ("ours-sliced", "energy-refit")  # what the refit does: no methods of anybody
 
 
 def main() -> None:
@@ -105,7 +107,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and what is measured")
     parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
     parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help="(default: all)")
+    usual = "(default: all but " + " and ".join(OF_REFIT) + ")"
+    parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help=usual)
     parser.add_argument("--limit", type=positive, help="only N problems, and as many texts (default: all)")
     parser.add_argument("--texts", type=positive, help="measure divergence and bits per byte on N (default: --limit)")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
@@ -116,7 +119,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
     args.texts = args.texts or args.limit
-    wanted = [one for one in METHODS if one.name in (args.methods or [other.name for other in METHODS])]
+    methods = args.methods or [one.name for one in METHODS if one.name not in OF_REFIT]
+    wanted = [one for one in METHODS if one.name in methods]
     place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
     check_distinct([*(label for label, _ in args.also), *(one.name for one in wanted)])
     make_ours(args, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,21 @@ def test_what_cannot_be_drawn_to_scale_keeps_its_label(script):
     axes = Figure().subplots()
     script("compare").bars(axes, ["a", "b", "c", "d"], ["#000"] * 4, [0.5, -7.0, float("inf"), 1e-6])
     assert [text.get_text() for text in axes.texts] == ["0.5", "-7", "inf", "0"]
+
+
+def test_a_plan_without_refit_keeps_the_same_parts(script, tmp_path):
+    import torch
+
+    from optimum_flab import PruningPlan
+
+    ours, sliced = tmp_path / "ours", tmp_path / "sliced"
+    ours.mkdir()
+    plan = PruningPlan("model", None, "0" * 64, "", None, 8, [0, 1], {0: [1, 2], 1: [0, 2]}, "float32", {})
+    replace(plan, weights={"model.layers.0.mlp.down_proj.weight": torch.ones(4, 2)}).save(ours)
+    script("compare").plan_without_refit(ours, sliced)
+    found = PruningPlan.load(sliced)
+    assert (found, dict(found.weights)) == (plan, {})
+    assert PruningPlan.load(ours).weights  # ours is as it was
 
 
 def test_a_file_is_scored_against_the_dense_one_in_pairs(script):
