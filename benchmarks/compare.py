@@ -8,9 +8,9 @@
 layers as it takes (at most one more than needed), neurons in multiples of 64, the vocabulary that `ours` keeps. With
 `--of body` the share is that of everything but the vocabulary, which stays. Other methods are represented by their
 scores (`benchmarks/peers.py`) on the calibration text of `ours`, in the shape and the format of this tool; `optipfair`
-is the library itself, by its defaults and, as `optipfair-data`, with that text. A method that
-cannot remove that much has no row. Where `--methods` names them, `ours-sliced` is ours without its refit and
-`energy-refit` a plain score with it.
+is the library itself, by its defaults and, as `optipfair-data`, with that text. A method that cannot remove that much
+has no row. Where `--methods` names them, `ours-sliced` is ours without its refit and `energy-refit` a plain score with
+it.
 
 Every checkpoint is in a folder of its own under DIR, with `measured.json` beside its weights; existing results are not
 made again. Divergence and bits per byte are measured on HumanEval text (`humaneval_text.py`), passes on its problems
@@ -63,6 +63,7 @@ class Method:
         library: whether `optipfair` does it.
         reads: whether that library is given the calibration text, which its defaults do without.
         sliced: whether it is `ours` without its refit: the same parts, their weights as they were.
+        usual: whether it has a row where `--methods` names none.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Method:
     library: bool = False
     reads: bool = False
     sliced: bool = False
+    usual: bool = True
 
 
 ALL = ("vocab", "layer", "neuron")
@@ -81,8 +83,14 @@ METHODS = (
     Method("ours-depth", "layers alone, by divergence", ("layer",)),
     Method("ours-width", "neurons alone, optimal brain surgeon with refit", ("neuron",)),
     Method("ours-vocabulary", "vocabulary alone", ("vocab",)),
-    Method("ours-sliced", "the parts that ours keeps, without its refit", ALL, sliced=True),
-    Method("energy-refit", "energy of neurons, refitted as ours", ALL, flags=("--ffn-criterion", "energy-refit")),
+    Method("ours-sliced", "the parts that ours keeps, without its refit", ALL, sliced=True, usual=False),
+    Method(
+        "energy-refit",
+        "energy of neurons, refitted as ours",
+        ALL,
+        flags=("--ffn-criterion", "energy-refit"),
+        usual=False,
+    ),
     Method(
         "reference",
         "code of Flab-Pruner, arXiv 2412.15921",
@@ -98,7 +106,6 @@ METHODS = (
     Method("minitron", "arXiv 2407.14679", ("neuron",), score="minitron"),
     Method("compact", "arXiv 2509.06836", ("vocab", "neuron"), score="compact"),
 )
-OF_REFIT = ("ours-sliced", "energy-refit")  # what the refit does: no methods of anybody
 
 
 def main() -> None:
@@ -107,7 +114,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and what is measured")
     parser.add_argument("--share", type=float, required=True, help="of the parameters, to remove")
     parser.add_argument("--of", choices=("all", "body"), default="all", help="parameters (default: %(default)s)")
-    usual = "(default: all but " + " and ".join(OF_REFIT) + ")"
+    usual = "(default: all but " + " and ".join(one.name for one in METHODS if not one.usual) + ")"
     parser.add_argument("--methods", nargs="+", choices=[one.name for one in METHODS], help=usual)
     parser.add_argument("--limit", type=positive, help="only N problems, and as many texts (default: all)")
     parser.add_argument("--texts", type=positive, help="measure divergence and bits per byte on N (default: --limit)")
@@ -119,8 +126,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="file for the plot (default: none)")
     args = parser.parse_args()
     args.texts = args.texts or args.limit
-    methods = args.methods or [one.name for one in METHODS if one.name not in OF_REFIT]
-    wanted = [one for one in METHODS if one.name in methods]
+    wanted = [one for one in METHODS if (one.name in args.methods if args.methods else one.usual)]
     place = args.work / f"{Path(args.model).name}-{args.share:g}-of-{args.of}-{args.tokens}"
     check_distinct([*(label for label, _ in args.also), *(one.name for one in wanted)])
     make_ours(args, place)
@@ -149,6 +155,8 @@ def make_ours(args: argparse.Namespace, place: Path) -> None:
     """Prunes to the share by the defaults: the size that all others come down to."""
     from optimum_flab.inspection import inspect_model
 
+    if is_made(place / "ours"):
+        return
     share = args.share
     if args.of == "body":
         counts = inspect_model(args.model).to_dict()
@@ -176,17 +184,16 @@ def sizes_of(model: str, parts: tuple[str, ...], ours: Path) -> dict[str, int] |
 def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[str, int]) -> None:
     """Prunes by one method, unless its folder is there."""
     out = place / method.name
+    if is_made(out):
+        return
     read = Calibration(args.model, args.share, args.tokens, args.work / "cache")
     if method.library:
         by_optipfair(args.model, out, sizes["neuron"], read if method.reads else None)
-    elif method.sliced:
+    elif method.sliced or method.score is not None:
         plan = place / f"{method.name}-plan"
-        if not (out / "config.json").is_file():
+        if method.score is None:
             plan_without_refit(place / "ours", plan)
-        prune(args, out, "--plan", plan)
-    elif method.score is not None:
-        plan = place / f"{method.name}-plan"
-        if not (out / "config.json").is_file():
+        else:
             scored_plan(read, method.score, place / "ours", sizes, plan)
         prune(args, out, "--plan", plan)
     else:
@@ -199,6 +206,11 @@ def make(args: argparse.Namespace, place: Path, method: Method, sizes: Mapping[s
             for word in ([kept[part]] if sizes[part] == dense[part] else [f"--{flags[part]}", sizes[part]])
         ]
         prune(args, out, *told, *method.flags)
+
+
+def is_made(out: Path) -> bool:
+    """Whether a checkpoint is in the folder."""
+    return (out / "config.json").is_file()
 
 
 def model_sizes(path: str | Path) -> ModelSizes:
@@ -214,8 +226,6 @@ def model_sizes(path: str | Path) -> ModelSizes:
 
 def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
     """Runs `flab prune`, and notes its time and memory beside the weights."""
-    if (out / "config.json").is_file():
-        return
     tokens = [] if "--plan" in told else ["--calibration-tokens", args.tokens, "--cache-dir", args.work / "cache"]
     command = flab_command("prune", "-m", args.model, out, *told, *tokens)
     start = time.perf_counter()
@@ -229,8 +239,6 @@ def prune(args: argparse.Namespace, out: Path, *told: object) -> None:
 def by_optipfair(model: str, out: Path, width: int, read: Calibration | None) -> None:
     """The library's own pruning of FFNs, on a stock model that transformers saves: by its default score, or with
     calibration text by that and the activations."""
-    if (out / "config.json").is_file():
-        return
     from common import load_model, load_tokenizer
     from optipfair import prune_model
 
