@@ -14,6 +14,7 @@ from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
 from .hub.terms import base_card_of
 from .pruned import (
+    COMPLETION_TOKENS,
     check_as_written,
     check_space,
     completions,
@@ -297,7 +298,7 @@ class FlabOptimizer:
         """What was removed and what it cost, for the terminal."""
         return report_summary(self._result().report)
 
-    def complete(self, prompt: str, max_new_tokens: int = 64) -> dict[str, str]:
+    def complete(self, prompt: str, max_new_tokens: int = COMPLETION_TOKENS) -> dict[str, str]:
         """Greedy completions of a prompt by the dense and the pruned model, under the keys `"dense"` and `"pruned"`.
 
         Args:

@@ -17,6 +17,7 @@ from .checkpoints.surgery import check_plan, pruned_tensors
 from .checkpoints.weight_files import shards
 from .errors import ConfigurationError, FlabError
 from .families import save_family
+from .families.positions import check_positions
 from .hub.selection import is_replaceable
 from .hub.terms import CARD_NAME
 from .memory import give_back_memory
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
+COMPLETION_TOKENS = 64  # new ones, at most
 ONLY_UNTIL_WRITTEN = ("time-budget", "plan", "held-out")  # stages whose values are in the checkpoint itself
 
 
@@ -96,10 +98,17 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     )
 
 
-def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
-    """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
+def check_prompt(dense: LoadedModel, prompt: str, max_new_tokens: int = COMPLETION_TOKENS) -> None:
+    """Raises a [`ConfigurationError`] for a prompt that there is nothing to continue of, or that is too long."""
     if not prompt:
         raise ConfigurationError("prompt: there is nothing to continue; name some text")
+    tokens = len(dense.tokenizer(prompt)["input_ids"])
+    check_positions(dense.model.config, dense.family, "prompt and completion", tokens + max_new_tokens)
+
+
+def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
+    """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
+    check_prompt(dense, prompt, max_new_tokens)
     if pruned.model.device.type == "meta" or dense.stored is None:
         dense.check_in_memory()
     if dense.stored is not None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from .checkpoints.loading import LoadedModel
 from .checkpoints.surgery import pruned_tensors
 from .families import Family
+from .families.positions import check_positions
 from .hub.terms import base_card_of
 from .places import user_path
 from .pruned import as_loaded
@@ -66,6 +67,7 @@ def prune_and_recover(
     # what the training would refuse is refused before the pruning
     check_recovery(config.recovery)
     check_method(config.recovery, dense.family)
+    check_positions(dense.model.config, dense.family, "recovery.sequence_length", config.recovery.sequence_length)
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = work_folder(dense, cache_dir, resume)

@@ -65,6 +65,12 @@ def test_parse_source_prefers_what_exists(tmp_path, monkeypatch):
     assert hub_datasets(["org/data", "org/other:test[a]", "python-stdlib", "gone.txt", "org/other"]) == ["org/other"]
 
 
+def test_a_pipe_is_refused_rather_than_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FlabError, match="is a pipe or a device"):
+        parse_source(str(tmp_path / "pipe"))
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -349,6 +349,13 @@ def test_of_a_mix_below_something_must_be_left():
         check_settings(merge_settings({"data": {"mix": {"own": 1}}}, {"data": {"mix": 3}}))
 
 
+def test_a_section_in_place_of_its_fields_can_be_overridden():
+    base = {"layers": FlabPrunerConfig(layers={"num_hidden_layers": 2}).layers}
+    assert FlabPrunerConfig.from_dict(base, layers={"num_hidden_layers": 3}).layers.num_hidden_layers == 3
+    assert FlabPrunerConfig.from_dict(base, layers={"enabled": False}).layers.num_hidden_layers is None
+    assert FlabPrunerConfig.from_dict(base).layers.num_hidden_layers == 2
+
+
 def test_the_last_word_on_a_component_wins():
     off = merge_settings({"layers": {"num_hidden_layers": 3}}, {"layers": {"enabled": False}})
     assert check_settings(off).layers.enabled is False

@@ -11,11 +11,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab import (
+    ConfigurationError,
+    EvaluationSettings,
+    FlabError,
+    FlabOptimizer,
+    FlabPrunerConfig,
+    PruningPlan,
+    RecoveryConfig,
+)
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.hub.ownership import BEGIN
+from optimum_flab.hub.staging import check_checkpoint_files
 
 from .conftest import LAYERS, PROSE, TEXTS, WIDTH, byte_level_tokenizer, thorough_but, tiny_model
+from .families.zoo import member
 
 
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 4000}
@@ -535,3 +545,50 @@ def test_completions_of_both_models(tokenizer, corpus):
     texts = optimizer.complete("def add_alpha(a, b):", max_new_tokens=4)
     assert set(texts) == {"dense", "pruned"}
     assert all(text.startswith("def add_alpha(a, b):") for text in texts.values())
+
+
+def test_completions_need_no_generation_config(tokenizer, corpus):
+    optimizer = optimizer_for(tokenizer)
+    optimizer.prune(settings(corpus))
+    before = optimizer.complete("def add_alpha(a, b):", max_new_tokens=4)
+    optimizer.dense.model.generation_config = optimizer.pruned.model.generation_config = None
+    assert optimizer.complete("def add_alpha(a, b):", max_new_tokens=4) == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_ids_beyond_the_rows_are_left_out_whatever_is_pruned(enabled, tokenizer, corpus, tmp_path):
+    optimizer = optimizer_for(tokenizer)
+    model = optimizer.dense.model
+    model.config.eos_token_id, model.generation_config.eos_token_id = 608, [0, 905]
+    model.save_pretrained(tmp_path / "dense")
+    optimizer.dense.tokenizer.save_pretrained(tmp_path / "dense")
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense")
+    pruned = optimizer.prune(settings(corpus, vocabulary={"enabled": enabled}, ffn={"intermediate_size": 32}))
+    assert any("token ids 608, 905, beyond its 608 rows" in note for note in pruned.report.notes)
+    optimizer.save_pretrained(tmp_path / "out")
+    check_checkpoint_files(tmp_path / "out")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert (found.config.eos_token_id, found.generation_config.eos_token_id) == (None, [0])
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gpt_bigcode", "codegen"])
+def test_texts_longer_than_a_table_of_positions_are_refused_before_any_work(model_type, tokenizer, corpus, tmp_path):
+    model = member(model_type, vocab_size=608)  # of 128 positions
+    model.save_pretrained(tmp_path / "dense")
+    tokenizer.save_pretrained(tmp_path / "dense")
+    long = settings(corpus, data={"sequence_length": 129})
+    with pytest.raises(ConfigurationError, match="data.sequence_length: 129 tokens are more than the 128 positions"):
+        FlabOptimizer.from_pretrained(tmp_path / "dense", config=long)
+    optimizer = FlabOptimizer.from_pretrained(tmp_path / "dense")
+    with pytest.raises(ConfigurationError, match="data.sequence_length: 129"):
+        optimizer.prune(long)
+    optimizer.prune(settings(corpus, data={"sequence_length": 128}))
+    assert optimizer.complete("a", max_new_tokens=127)
+    with pytest.raises(ConfigurationError, match="prompt and completion: 129 tokens"):
+        optimizer.complete("a", max_new_tokens=128)
+    with pytest.raises(ConfigurationError, match="recovery.sequence_length: 512 tokens"):
+        optimizer.recover(RecoveryConfig(text=[corpus]))
+    evaluated = optimizer.evaluate(
+        EvaluationSettings(tasks="perplexity,divergence", data=dict.fromkeys(("perplexity", "divergence"), corpus))
+    )
+    assert {row.task for row in evaluated.comparisons} == {"perplexity", "divergence"}

@@ -119,6 +119,11 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
             f" type {text.get('model_type') or 'unknown'!r}, and only text models can be pruned; save that one as a"
             " checkpoint of its own, and prune it"
         )
+    if raw.get("use_bidirectional_attention"):
+        raise FlabError(
+            f"model {name!r} attends to the tokens after each one (use_bidirectional_attention), so it does not write"
+            " text; name a model that does"
+        )
     known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     known = {known} if isinstance(known, str) else set(known or ())
     if model_type not in CONFIG_MAPPING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -214,9 +213,9 @@ def operate(
         [`FlabError`]: the plan is for another model.
     """
     check_plan(model, family, plan)
-    config = model.config
-    if plan.kept_tokens is not None:
-        config, _ = remap_config_ids(config, None, plan.kept_tokens)
+    rows = getattr(model.config, family.sizes["vocab"])
+    kept = range(rows) if plan.kept_tokens is None else plan.kept_tokens
+    config, generation_config = remap_config_ids(model.config, model.generation_config, kept)
     config = resized_config(config, family, plan.kept_layers, shape_of(model, family).resized(**plan.sizes))
     config.dtype = getattr(torch, plan.dtype)
     with torch.device("meta"), no_init_weights():
@@ -226,9 +225,6 @@ def operate(
         tensors = pruned_tensors(own_tensors(model).items(), family, plan, dtypes_of(pruned))
         weights = under_all_names(pruned, _filled(own_tensors(pruned), tensors, workspace or Workspace()))
         pruned = sharing_weights(pruned, config, torch.device("cpu"), weights)
-    if model.generation_config is not None:
-        generation_config = copy.deepcopy(model.generation_config)
-        if plan.kept_tokens is not None:
-            _, generation_config = remap_config_ids(None, generation_config, plan.kept_tokens)
+    if generation_config is not None:
         pruned.generation_config = generation_config
     return pruned.eval().requires_grad_(False)

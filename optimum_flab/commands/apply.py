@@ -59,6 +59,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
             device="cpu" if args.prompt is None else args.device,
             dtype=args.dtype,
         )
+        check_completion(verb, optimizer)
         optimizer.pruned = optimizer.apply(plan).with_report(command=command)
         optimizer.save_to(output)
     show_pruned(verb, optimizer)
@@ -86,6 +87,14 @@ def prompt_text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ArgumentTypeError(f"the text is not UTF-8 at character {error.start + 1}") from error
     return text
+
+
+def check_completion(verb: FlabVerb, optimizer: FlabOptimizer) -> None:
+    """Refuse, before any long work, a prompt that the model cannot complete."""
+    if verb.args.prompt is not None:
+        from ..pruned import check_prompt
+
+        check_prompt(optimizer.dense, verb.args.prompt)
 
 
 def show_pruned(verb: FlabVerb, optimizer: FlabOptimizer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError
 from ..places import user_path
 from ..settings.pruning import check_settings
-from .apply import add_ending_arguments, apply_plan, show_pruned
+from .apply import add_ending_arguments, apply_plan, check_completion, show_pruned
 from .base import (
     DTYPES,
     FlabVerb,
@@ -171,6 +171,7 @@ class PruneCommand(FlabVerb):
                 config=config,
             )
             optimizer.check_space(args.output, config)
+            check_completion(self, optimizer)
             pruned = self._pruned(optimizer, config, processes)
             if processes.is_main:
                 optimizer.pruned = pruned.with_report(command=command)

@@ -14,6 +14,7 @@ from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
+from ..families.positions import most_positions
 from ..measuring.held_out import measure_held_out
 from ..measuring.scores import Score
 from ..places import cache_root, user_path
@@ -204,6 +205,9 @@ def measure_divergence(
     kinds: dict[str, list[str]] = {}
     for text in texts:
         kinds.setdefault(text.kind, []).append(text.text)
+    data = DataSettings(batch_size=batch_size)
+    most = most_positions(before.model.config, before.family) or data.sequence_length
+    data.sequence_length = min(data.sequence_length, most)
     found = {
         kind: measure_held_out(
             before.model,
@@ -214,7 +218,7 @@ def measure_divergence(
             kept,
             (),
             of_kind,
-            DataSettings(batch_size=batch_size),
+            data,
         )
         for kind, of_kind in kinds.items()
     }

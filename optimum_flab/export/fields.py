@@ -148,6 +148,10 @@ def _rope_fields(config: Any, family: Family) -> dict[str, Any]:
     }
     local = (getattr(config, "rope_parameters", None) or {}).get("sliding_attention")
     if local is not None:
+        if _kind(local) != "default":
+            raise FlabError(
+                f"llama.cpp has no position encoding of the kind {_kind(local)!r} for layers with a sliding window"
+            )
         fields["rope.freq_base_swa"] = float(local["rope_theta"])
     kind = _kind(rope)
     if kind not in _facts(family).positions:

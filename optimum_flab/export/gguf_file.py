@@ -23,6 +23,7 @@ from ..hashing import file_sha256
 from ..places import user_path
 from ..progress import progress
 from ..records.folders import nearest_folder
+from ..running.generation import end_ids
 from ..settings.export import OWN_TYPES, ExportSettings
 from ..tensors.gguf_files import PART, WEIGHTS_FIELD
 from ..tensors.lazy import own_tensors
@@ -93,7 +94,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
     config, family = model.model.config, model.family
     fields = _prefixed(model_fields(config, family), family)
     rows = getattr(config, family.sizes["vocab"])
-    tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer)
+    tokenizer = tokenizer_fields(model.tokenizer, rows, settings.pre_tokenizer, end_ids(model.model, model.tokenizer))
     tensors: Mapping[str, torch.Tensor] = own_tensors(model.model) if model.stored is None else model.stored
     pieces, more = pieces_of(own_tensors(model.model), config, family), rope_tensors(config, family)
     window = ignored_window(config, family)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
@@ -25,6 +25,11 @@ PREFIX = "tokenizer.ggml."
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # llama.cpp's names of special tokens, where they differ from those of transformers
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
+# tokens at which llama.cpp stops because of their names
+ENDS = (
+    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>"),
+    *("<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<EOT>"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class TokenizerFields:
 
 
 def tokenizer_fields(
-    tokenizer: PreTrainedTokenizerBase, rows: int, pre_tokenizer: str | None = None
+    tokenizer: PreTrainedTokenizerBase, rows: int, pre_tokenizer: str | None = None, ends: Sequence[int] = ()
 ) -> TokenizerFields:
     """Describes a tokenizer to llama.cpp.
 
@@ -51,6 +56,7 @@ def tokenizer_fields(
         rows (`int`): of the embedding; those without a token are named and never used.
         pre_tokenizer (`str`, *optional*): llama.cpp's name of the first step of a byte-level tokenizer. Defaults to
             what the tokenizer does.
+        ends (`Sequence[int]`): ids that end a completion, besides the tokenizer's own.
 
     Raises:
         [`FlabError`]: llama.cpp cannot tokenise text as the tokenizer does.
@@ -102,10 +108,14 @@ def tokenizer_fields(
             f"{len(whole):,} added tokens, {whole[0]!r} among them, are not recognized inside a word, but llama.cpp"
             " finds them there too: such words are tokenised differently there"
         )
-    fields["pre"] = name
+    fields |= {"pre": name, **_special_fields(tokenizer)}
+    unknown = [end for end in ends if end < rows and end != tokenizer.eos_token_id and tokens[end] not in ENDS]
+    # llama.cpp takes one end of a turn and one of a message besides the end of the text
+    fields |= dict(zip(("eot_token_id", "eom_token_id"), unknown, strict=False))
+    if unnamed := [tokens[end] for end in unknown[2:]]:
+        notes.append(f"llama.cpp will not stop at {', '.join(map(repr, unnamed))}, which end what the model writes")
     return TokenizerFields(
-        {f"{PREFIX}{key}": value for key, value in {**fields, **_special_fields(tokenizer)}.items()}
-        | _template_fields(tokenizer),
+        {f"{PREFIX}{key}": value for key, value in fields.items()} | _template_fields(tokenizer),
         name,
         tuple(notes),
     )

@@ -201,6 +201,8 @@ class Family(_Facts):
             means absent.
         separates_documents (`bool`): whether the class keeps the documents of one row apart, each starting at position
             0.
+        position_table (`bool`): whether the class looks positions up in a table, and so fails on texts of more tokens
+            than `max_position_embeddings`.
         block ([`Block`]), logits ([`Logits`]), norm ([`Norm`]): what pruning decisions need to know.
         experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
@@ -216,6 +218,7 @@ class Family(_Facts):
     layer_counts: list[FieldName] = []
     absent: dict[FieldName, int] = {}
     separates_documents: bool = True
+    position_table: bool = False
     block: Block
     logits: Logits = Logits()
     norm: Norm = Norm()

@@ -19,6 +19,7 @@ from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import operate
 from ..errors import ConfigurationError
 from ..families import Family
+from ..families.positions import check_positions
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..progress import say
@@ -66,9 +67,10 @@ def check_asked(
 
     Raises:
         [`FlabError`]: files of counts are not of its tokenizer, or cannot be read.
-        [`ConfigurationError`]: it has no such sizes.
+        [`ConfigurationError`]: it has no such sizes, or fewer positions.
     """
     check_sizes(config, sizes_of_config(model_config, family))
+    check_positions(model_config, family, "data.sequence_length", config.data.sequence_length)
     read_counts(config.data.counts, tokenizer, name)
 
 
@@ -149,6 +151,7 @@ def prune(
     config = copy.deepcopy(config)  # a copy is written beside the weights, whatever happens to the original meanwhile
     sizes, watch, processes = sizes_of(dense.model, dense.family), Stopwatch(), processes or Processes()
     check_sizes(config, sizes)
+    check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
     if time_budget is not None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..errors import ConfigurationError
+from ..families.positions import check_positions
 from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..pruning.result import PrunedModel
@@ -78,6 +79,7 @@ def recover(
     """
     check_recovery(settings)
     check_method(settings, work.family)
+    check_positions(work.model.config, work.family, "recovery.sequence_length", settings.sequence_length)
     device = work.dense.model.device
     taken = {"dtype": number_format(settings.dtype, device), "learning_rate": settings.largest_rate}
     settings = settings.model_copy(update=taken)

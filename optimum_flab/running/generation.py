@@ -266,10 +266,11 @@ def only_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[No
 def completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int) -> str:
     """A prompt with a greedy completion, whatever the model's own generation settings say."""
     inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-    own = model.generation_config
     # what a call does not specify comes from the model's own settings, a repetition penalty for example
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, eos_token_id=own.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_ids(model, tokenizer) or None,
+        pad_token_id=tokenizer.pad_token_id,
     )
     with only_config(model, config):
         output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])

@@ -22,7 +22,7 @@ BOOKKEEPING = frozenset(
 )
 
 # The sections of a settings file that other verbs read.
-OTHER_SECTIONS = ("evaluation", "bench", "card", "push")
+OTHER_SECTIONS = ("evaluation", "bench", "card", "push", "export")
 
 # The composition of calibration text: kind -> its default share of the tokens.
 KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
@@ -432,6 +432,8 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
     merged = dict(base)
     for name, value in winning.items():
         below = merged.get(name) or {}
+        if isinstance(below, Section):
+            below = below.model_dump(exclude_unset=True)
         if not isinstance(value, Mapping):
             merged[name] = value
         elif isinstance(below, Mapping):

@@ -86,14 +86,17 @@ def parse_source(spec: str) -> Source:
             whatever else it looks like.
 
     Raises:
-        [`FlabError`]: `spec` is neither an existing path nor has the form of a Hub dataset id.
+        [`FlabError`]: `spec` is neither a file or folder nor has the form of a Hub dataset id.
     """
     if spec in (STANDARD_LIBRARY, INSTALLED, PACKAGED):
         return Source(spec)
     if not spec.strip():
         raise FlabError("an empty source was named; name a file, a folder or a Hub dataset")
     if _exists(spec):
-        return Source(spec, path=Path(spec).expanduser())
+        path = Path(spec).expanduser()
+        if not (path.is_file() or path.is_dir()):
+            raise FlabError(f"source {spec!r} is a pipe or a device, and sources are read more than once; name a file")
+        return Source(spec, path=path)
     base = spec
     columns: tuple[str, ...] = ()
     if match := BRACKETS.fullmatch(spec):

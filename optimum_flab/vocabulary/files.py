@@ -246,7 +246,8 @@ def _read_back_otherwise(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
 
     def back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
         backend = tokenizer.backend_tokenizer
-        return unicodedata.normalize("NFC", backend.decode(backend.encode(text).ids))
+        with whole_texts(backend):
+            return unicodedata.normalize("NFC", backend.decode(backend.encode(text).ids))
 
     return [text for text in sample_texts(one) if back(one, text) != back(other, text)]
 

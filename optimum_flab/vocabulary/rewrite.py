@@ -15,7 +15,7 @@ from ..errors import FlabError
 from .files import json_differences, load_saved, save_tokenizer, write_json
 from .kinds import kind_of
 from .steps import processor_ids, renumbered_processor
-from .usage import encode_chunks
+from .usage import encode_chunks, whole_texts
 
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def rewrite_tokenizer(
             " cannot be loaded"
         )
     for text in ("", "a"):
-        # calling the tokenizers themselves would reset their truncation and padding
-        before, after = (side.backend_tokenizer.encode(text).ids for side in (tokenizer, new))
+        # calling the tokenizers themselves would reset their truncation and padding for good
+        before, after = (_framed(side, text) for side in (tokenizer, new))
         if mapping.keys() >= set(before) and [mapping[index] for index in before] != after:
             raise FlabError(
                 f"{type(tokenizer).__name__} frames texts differently once loaded: {before} became {after} ({text!r})"
@@ -76,6 +76,11 @@ def rewrite_tokenizer(
         if new.special_tokens_map.get(name) != token or mapping.get(dense[token]) != tokens[token]:
             raise FlabError(f"{type(tokenizer).__name__} lost its {name} {token!r} on loading")
     return new
+
+
+def _framed(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    with whole_texts(tokenizer.backend_tokenizer):
+        return list(tokenizer.backend_tokenizer.encode(text).ids)
 
 
 def _check_kept(tokenizer: PreTrainedTokenizerBase, content: dict[str, Any], kept: list[int]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import FlabError
 from ..hashing import digest_of
 
 
@@ -125,9 +126,16 @@ def token_lists(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The ids that encoding adds before and after a text."""
-    encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
+    """The ids that encoding adds before and after a text, not those that its padding would add.
+
+    Raises:
+        [`FlabError`]: it has no token for the letter a, in front of and after which they are looked for.
+    """
+    with whole_texts(tokenizer.backend_tokenizer):
+        encoding = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True)
     own = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
+    if not own:
+        raise FlabError(f"{type(tokenizer).__name__} makes no tokens of the letter 'a'; check its tokenizer.json")
     return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
 
 

@@ -168,6 +168,10 @@ def test_a_disk_that_fills_up_is_said_and_nothing_is_left(tmp_path):
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 16}
+SLIDING_SCALED = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
         ("llama", {"max_position_embeddings": 2**40}, "context_length of this model would be 1,099,511,627,776"),
         ("qwen3", {"attention_bias": True}, "attention_bias of this model is True"),
         ("gemma3_text", {"attention_bias": True}, "attention_bias of this model is True"),
+        ("gemma3_text", {"rope_parameters": SLIDING_SCALED}, "'linear' for layers with a sliding window"),
     ],
 )
 def test_a_model_that_llama_cpp_would_compute_otherwise_is_refused(family, changes, message, tmp_path):
@@ -202,3 +207,14 @@ def test_factors_of_positions_that_do_not_fit_the_heads_are_refused():
     config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
     with pytest.raises(FlabError, match="short_factor .* has 3 numbers, but its heads have 8 pairs"):
         rope_tensors(config, family_for(config))
+
+
+def test_a_model_that_sees_what_comes_after_is_refused(tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    model = tiny_model("gemma3_text", 600, use_bidirectional_attention=True)
+    with pytest.raises(FlabError, match="so it does not write text"):
+        dense_from_memory(model, tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(FlabError, match="so it does not write text"):
+        load_dense(tmp_path / "model")

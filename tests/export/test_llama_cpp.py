@@ -1,5 +1,6 @@
 """llama.cpp itself computes, and cuts text, as transformers does; where it is installed."""
 
+import copy
 import ctypes
 
 import numpy as np
@@ -123,3 +124,16 @@ def test_a_model_of_files_is_quantised_as_one_in_memory(tokenizer, tmp_path):
         loaded = load_dense(tmp_path / "model", in_memory=in_memory)
         export_gguf(loaded, tmp_path / name / "tiny.gguf", ExportSettings(type="q4_0"))
     assert (tmp_path / "a/tiny.gguf").read_bytes() == (tmp_path / "b/tiny.gguf").read_bytes()
+
+
+def test_it_stops_where_the_model_does(tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    model = tiny("llama", vocab_size=608)
+    model.generation_config.eos_token_id = [600, 0]
+    path = tmp_path / "tiny.gguf"
+    assert not export_gguf(saved(model, tokenizer, tmp_path / "model"), path).notes
+    found = in_llama_cpp(path)
+    vocabulary = llama_cpp.llama_model_get_vocab(found.model)
+    ends = [index for index in range(608) if llama_cpp.llama_vocab_is_eog(vocabulary, index)]
+    assert ends == [0, 600]

@@ -185,3 +185,25 @@ def test_tokens_that_take_spaces_in_are_noted():
     tokenizer = byte_level_tokenizer(600)
     tokenizer.add_tokens([AddedToken("<|user|>", rstrip=True)])
     assert any("'<|user|>'" in note for note in tokenizer_fields(tokenizer, 601).notes)
+
+
+def test_stored_padding_adds_no_end_to_prompts():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.backend_tokenizer.enable_padding(length=16, pad_id=0, pad_token="<|endoftext|>")
+    assert not field(tokenizer, "ggml.add_eos_token")
+
+
+def test_ends_whose_names_llama_cpp_does_not_know_are_named_or_noted():
+    tokenizer = byte_level_tokenizer(600)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "<turn>", "<stop>", "<over>"]})
+    known, turn, stop, over = range(600, 604)
+
+    def found(*ends):
+        said = tokenizer_fields(tokenizer, 604, ends=ends)
+        return [said.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")], said.notes
+
+    assert found() == found(0, known) == found(0, known, 700) == ([0, None, None], ())
+    assert found(0, turn) == ([0, turn, None], ())
+    assert found(known, turn, stop) == ([0, turn, stop], ())
+    ids, notes = found(0, turn, stop, over)
+    assert ids == [0, turn, stop] and "will not stop at '<over>'" in notes[0]

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
+from optimum_flab import FlabError
 from optimum_flab.vocabulary import (
     balanced_uses,
     count_tokens,
@@ -171,3 +173,24 @@ def test_special_ids_are_what_encoding_adds(tokenizers):
         before, after = special_ids(tokenizer)
         own = tokenizer.encode("return items", add_special_tokens=False)
         assert tokenizer.encode("return items") == [*before, *own, *after], name
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_stored_padding_and_truncation_are_not_what_encoding_adds(tokenizers, side):
+    for name, tokenizer in tokenizers.items():
+        expected, backend = special_ids(tokenizer), tokenizer.backend_tokenizer
+        kept = backend.padding, backend.truncation
+        backend.enable_padding(direction=side, length=16)
+        assert special_ids(tokenizer) == expected, name
+        backend.enable_truncation(2, direction=side)
+        assert special_ids(tokenizer) == expected, name
+        assert backend.padding["length"] == 16 and backend.truncation["max_length"] == 2
+        backend.no_padding()
+        backend.no_truncation()
+        assert kept == (None, None)
+
+
+def test_a_tokenizer_without_letters_is_refused():
+    backend = Tokenizer(models.BPE({"1": 0}, []))
+    with pytest.raises(FlabError, match="makes no tokens of the letter 'a'"):
+        special_ids(PreTrainedTokenizerFast(tokenizer_object=backend))
