@@ -388,6 +388,7 @@ def speed(model: str, out: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         told = ["-m", out, "--baseline", model, "-o", Path(folder, "bench"), "--prompt-tokens", 2048]
         told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 5, "--energy-seconds", 0]
+        told += ["--dtype", "float32"]
         subprocess.run(flab_command("bench", *told), check=True, stdout=subprocess.DEVNULL)
         table = json.loads(Path(folder, "bench", "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
     ratios = {row["metric"]: row["ratio"] for row in table}

@@ -119,7 +119,9 @@ def evaluated(
 def timed(args: argparse.Namespace, label: str, folder: Path) -> list[dict]:
     """What a model costs against the dense one, timed unless that was done."""
     out = args.work / f"{label}-cost"
-    made_once(out, [folder, args.dense], "bench", "-m", folder, "--baseline", args.dense, "-o", out)
+    made_once(
+        out, [folder, args.dense], "bench", "-m", folder, "--baseline", args.dense, "--dtype", "float32", "-o", out
+    )
     return json.loads((out / "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
 
 

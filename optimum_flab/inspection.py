@@ -42,6 +42,12 @@ class Inspection:
             left[part.reported] = max((s for s in self._possible(part.dimension) if s <= most), default=None)
         return left
 
+    def least_body_ratio(self, removed: int) -> float:
+        """The share of the body that must go even if the vocabulary gives up all tokens but the fewest."""
+        counts, dense = self.sizes.counts, self.sizes.shape
+        vocabulary = (dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
+        return max(0.0, (removed - vocabulary) / counts.body(dense))
+
     def _possible(self, dimension: str) -> Sequence[int]:
         """The sizes that pruning may give a single component by default, as far as they are known without text."""
         possible = self.sizes.possible[dimension]
@@ -79,6 +85,7 @@ class Inspection:
             kept = parameters_to_keep(counts, dense, self.target_ratio)
             result["target_ratio"] = self.target_ratio
             result["parameters_to_remove"] = counts.total(dense) - kept
+            result["least_body_ratio"] = self.least_body_ratio(counts.total(dense) - kept)
             result["one_component_alone"] = self.alone()
         return result
 
@@ -99,7 +106,13 @@ class Inspection:
         lines += ["", self._width_line()]
         if self.target_ratio is not None:
             kept = parameters_to_keep(counts, dense, self.target_ratio)
-            lines += ["", f"Removing {self.target_ratio:.1%} means {total - kept:,} parameters. One component alone:"]
+            least = self.least_body_ratio(total - kept)
+            lines += [
+                "",
+                f"Removing {self.target_ratio:.1%} means {total - kept:,} parameters, at least {least:.1%} of the body"
+                " (all but the vocabulary).",
+                "One component alone:",
+            ]
             for part, size in zip(self._parts(), self.alone().values(), strict=True):
                 change = "cannot reach it" if size is None else f"{dense[part.dimension]:,} -> {size:,}"
                 lines.append(f"  {part.label:<20}{change}")

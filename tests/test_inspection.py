@@ -3,7 +3,7 @@ import pytest
 from optimum_flab import FlabPrunerConfig
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
-from optimum_flab.inspection import Inspection, inspect_model
+from optimum_flab.inspection import FEWEST_TOKENS, Inspection, inspect_model
 from optimum_flab.pruning.limits import parameters_to_keep, shapes_to_compare
 from optimum_flab.sizes import ModelSizes, sizes_of
 
@@ -29,6 +29,19 @@ def test_inspect_refuses_a_ratio_out_of_range_and_a_missing_model(tmp_path):
         inspect_model("x", target_ratio=1.5)
     with pytest.raises(FlabError, match="nowhere"):
         inspect_model(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(("ratio", "least"), [(0.22, 0.0), (0.35, 0.10), (0.5, 0.31)])
+def test_the_least_share_of_the_body_is_what_the_vocabulary_cannot_give(ratio, least):
+    inspection = Inspection(
+        "qwen", ModelSizes(DENSE, QWEN, {size: range(1, DENSE[size] + 1) for size in DENSE}), ratio
+    )
+    found = inspection.to_dict()["least_body_ratio"]
+    assert found == pytest.approx(least, abs=0.005) and f"at least {found:.1%} of the body" in inspection.to_text()
+    # the vocabulary at its smallest, and the rest from the neurons
+    dense, removed = QWEN.total(DENSE), inspection.to_dict()["parameters_to_remove"]
+    smallest = QWEN.total(DENSE.resized(vocab=FEWEST_TOKENS))
+    assert found == pytest.approx(max(0, smallest - (dense - removed)) / QWEN.body(DENSE))
 
 
 def test_one_component_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,7 +165,7 @@ def check_weights(files: ModelFiles, config: PreTrainedConfig) -> None:
         return
     if files.gguf is None:
         check_weight_files(files.folder)
-    stored = _stored(files, config, torch.float32)
+    stored = _stored(files, copy.deepcopy(config), torch.float32)  # building a model changes the dtype in it
     if stored is None:
         return
     if isinstance(stored.stored, GgufTensors) and stored.stored.unknown:

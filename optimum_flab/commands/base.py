@@ -106,6 +106,7 @@ class VerbParser(ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         self.given = list(sys.argv[1:] if args is None else args)
+        self.allow_abbrev = False  # what is short for one flag today may be short for two tomorrow
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -114,8 +115,13 @@ class VerbParser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
         words = [word.partition("=")[0] for word in self.given if word.startswith("--")]
-        wrong = [word for word in words if len(word) > 2 and not any(flag.startswith(word) for flag in flags)]
-        near = [match for word in wrong for match in get_close_matches(word, flags, n=1)]
+        wrong = [word for word in words if len(word) > 2 and word not in flags]
+        longer = [[flag for flag in flags if flag.startswith(word)] for word in wrong]
+        near = [
+            match
+            for word, known in zip(wrong, longer, strict=True)
+            for match in known or get_close_matches(word, flags, n=1)
+        ]
         super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     def print_help(self, file: Any = None) -> None:
@@ -186,7 +192,7 @@ def told_to_go_on(args: Namespace) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = "the same command without --no-resume" if args.no_resume else "the same command"
+        again = "the same command without --no-resume" if getattr(args, "no_resume", False) else "the same command"
         print(f"\n{again} resumes from the finished work that could be saved", file=sys.stderr)
         raise
 

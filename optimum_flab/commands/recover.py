@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..settings.recovery import RecoveryConfig, check_recovery
-from .base import DTYPES, FlabVerb, add_device_argument, add_family_argument, argument_groups, command_line
+from .base import (
+    DTYPES,
+    FlabVerb,
+    add_device_argument,
+    add_family_argument,
+    argument_groups,
+    command_line,
+    told_to_go_on,
+)
 from .flags import Flag, add_config, add_flag, config_file, section_from
 
 
@@ -82,7 +90,9 @@ class RecoverCommand(FlabVerb):
         add_family_argument(optional)
         add_config(optional, "a section `recovery`")
         optional.add_argument(
-            "--teacher-revision", help="branch, tag or commit of a teacher on the Hub (default: its main branch)"
+            "--teacher-revision",
+            metavar="REVISION",
+            help="branch, tag or commit of a teacher on the Hub (default: its main branch)",
         )
         for flag in FLAGS:
             add_flag(optional, flag)
@@ -147,12 +157,13 @@ class RecoverCommand(FlabVerb):
                 family=args.family,
             )
             optimizer.load_pruned(args.model)
-            recovered = optimizer.recover(
-                settings,
-                confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-                cache_dir=args.cache_dir,
-                release_dense=True,
-            )
+            with told_to_go_on(args):
+                recovered = optimizer.recover(
+                    settings,
+                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                    cache_dir=args.cache_dir,
+                    release_dense=True,
+                )
             if process_state().is_main_process:
                 section = recovered.report.recovery
                 assert section is not None  # it was recovered just now

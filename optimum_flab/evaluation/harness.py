@@ -157,7 +157,10 @@ def evaluate(
             **settings_told(settings, loaded, isolation, packages),
             **({} if infilling is None else {"fim_format": infilling.template}),
         },
-        protocols={task.name: task.protocol for task in loaded if task.protocol},
+        protocols={
+            **{task.name: task.protocol for task in loaded if task.protocol},
+            **({} if texts is None else {DIVERGENCE: divergence_protocol(str(dtype or torch.float32))}),
+        },
         harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
         reused=cache.reused,
@@ -195,6 +198,15 @@ def settings_told(
 
 
 # --- divergence ----------------------------------------------------------------------------------------------------
+
+
+def divergence_protocol(dtype: str) -> str:
+    """How divergence and bits per byte are measured here, and what tells the latter from those of perplexity."""
+    return (
+        "over the remaining vocabulary (lost_mass is what the dense model assigned to the rest), computed in"
+        f" {dtype.removeprefix('torch.')} on pieces of at most {DataSettings().sequence_length:,} tokens; its bits per"
+        " byte leave out the first token of each, which perplexity counts, in longer windows"
+    )
 
 
 def measure_divergence(

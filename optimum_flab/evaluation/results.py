@@ -16,7 +16,6 @@ from lm_eval.utils import handle_non_serializable
 
 from ..measuring.scores import together_text
 from ..records.folders import Kind, OutputFolder
-from ..settings.evaluation import DIVERGENCE
 from . import comparison
 from .comparison import Comparison
 
@@ -93,12 +92,6 @@ class Evaluation:
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
                 notes += [f"{task}, {role}: {note}" for note in notes_on_programs(samples)]
-        if any(row.task == DIVERGENCE for row in self.comparisons):
-            notes.append(
-                "divergence is over the remaining vocabulary (lost_mass is what the dense model assigned to the rest),"
-                f" computed in {self.settings['divergence_dtype']}, and its bits per byte leave out the first token of"
-                " every text, which perplexity counts"
-            )
         return notes
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:

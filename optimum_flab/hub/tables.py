@@ -264,6 +264,8 @@ def efficiency_table(efficiency: MeasuredEfficiency | None, report: Report | Non
     about, work = [], efficiency.workload
     if efficiency.machine:
         about.append(f"{cell(efficiency.device or 'device not recorded')} ({cell(efficiency.machine)}).")
+    if said := list(dict.fromkeys(model.dtype for model in efficiency.models.values() if model.dtype)):
+        about.append(f"Computed in {' and '.join(map(cell, said))}.")
     about.append(
         f"Tokens per prompt: {count(work.prompt_tokens)}; generated: {count(work.new_tokens)}; rounds:"
         f" {count(work.repeats)}, of which medians with quartiles are shown."

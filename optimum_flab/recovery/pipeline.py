@@ -26,7 +26,7 @@ from .launch import check_agreement
 from .preparation import Ready, prepare_training
 from .results import report_section, written_files
 from .trained import Training, load_training, merged, save_training
-from .training import number_format, train
+from .training import last_checkpoint, number_format, train
 from .work import Steps, Work
 
 
@@ -131,6 +131,8 @@ def _trained(ready: Ready, settings: RecoverySettings, device: torch.device, ste
         steps.say(f"this training was finished before; its result is taken from {ready.folder}")
         return done
     folder = ready.folder / CHECKPOINTS
+    if (checkpoint := last_checkpoint(folder)) is not None:
+        steps.say(f"the training resumes after step {checkpoint.rsplit('-', 1)[-1]}")
     data = ready.data
     return train(
         ready.start, data.rows, data.validation, ready.teachers, ready.dense, settings, ready.sizes, folder, device

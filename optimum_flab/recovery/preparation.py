@@ -252,7 +252,8 @@ def _cached(
     identity = {"dense": work.plan.base_hash, "vocabulary": vocabulary, "dtype": settings.dtype}
     rows = CachedTeacher(folder, data.rows.tokens, identity, k)
     validation = CachedTeacher(folder, data.validation.tokens, identity, k)
-    with steps.bar("Predictions of the dense model", len(rows.missing()) + len(validation.missing()), "file") as tick:
-        for part in (validation, rows):
-            part.fill(teacher.likeliest, tick)
+    if missing := len(rows.missing()) + len(validation.missing()):
+        with steps.bar("Predictions of the dense model", missing, "file") as tick:
+            for part in (validation, rows):
+                part.fill(teacher.likeliest, tick)
     return rows, validation

@@ -531,8 +531,9 @@ def test_names_in_messages_get_their_flags():
     ("arguments", "hint"),
     [
         (["prune", "-m", "x", "out", "--target-ration", "0.3"], "--target-ration 0.3; did you mean --target-ratio?"),
-        (["eval", "-m", "x", "--task=mbpp", "--basline=y"], "--basline=y; did you mean --baseline?"),
+        (["eval", "-m", "x", "--tasks=mbpp", "--basline=y"], "--basline=y; did you mean --baseline?"),
         (["inspect", "-m", "x", "--zzzz"], "--zzzz"),
+        (["prune", "-m", "x", "out", "--target", "0.3"], "--target 0.3; did you mean --target-ratio?"),
         (["inspect", "-m", "x", "--jsno", "-x"], "--jsno -x; did you mean --json?"),
     ],
 )

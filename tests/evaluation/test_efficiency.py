@@ -322,6 +322,15 @@ def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(ch
         measure_efficiency(folder, None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 
+def test_models_are_computed_in_their_own_number_format_unless_another_is_named(tmp_path):
+    tiny_model("qwen2", vocab_size=PRUNED_VOCABULARY, dtype=torch.bfloat16).bfloat16().save_pretrained(tmp_path)
+    byte_level_tokenizer(PRUNED_VOCABULARY).save_pretrained(tmp_path)
+    once = {"prompt_tokens": 8, "new_tokens": 2, "batch_size": 1, "repeats": 1, "warmup": 0, "energy_seconds": 0}
+    for asked, dtype in (({}, "bfloat16"), ({"dtype": "float32"}, "float32")):
+        found = measure_efficiency(tmp_path, None, BenchSettings(**once, **asked), device="cpu")
+        assert [model.dtype for model in found.models.values()] == [dtype]
+
+
 # --- the process apart ---------------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,7 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
     )
     report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
     assert set(report["protocols"]) == set(tasks)
+    assert "computed in float32 on pieces of at most 512 tokens" in report["protocols"]["divergence"]
     assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
     assert report["models"]["pruned"]["weights_sha256"] == weights_hash(other)
     assert report["models"]["dense"]["weights_sha256"][:12] in table

@@ -111,7 +111,7 @@ def test_the_adapter_alone_makes_the_pruned_model_the_recovered_one(made):
     [pytest.param({}, marks=pytest.mark.thorough), {**FULL, "answers": "reference"}],
     ids=["lora", "full"],
 )
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch, method):
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch, method, capsys):
     whole = run(made, **method)
     steps = []
     own_step = RecoveryTrainer.training_step
@@ -130,6 +130,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(made, monkeypatch, me
         RecoveryTrainer, "training_step", lambda trainer, *a, **k: steps.append(0) or own_step(trainer, *a, **k)
     )
     again = run(made, cache="other", **method)
+    assert "the training resumes after step 4" in capsys.readouterr().err
     assert len(steps) == 4  # of 8: the first four were in the checkpoint
     run(made, cache="other", **method)
     assert len(steps) == 4  # a training that was finished is not done again
