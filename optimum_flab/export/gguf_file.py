@@ -84,10 +84,10 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
 
     Raises:
-        [`ConfigurationError`]: the path does not end in `.gguf`, or the file already exists; a type needs the
-            quantiser, which is not installed, or cannot be split.
-        [`FlabError`]: llama.cpp does not know the family, its position encoding or its tokenizer; a weight is too
-            large for the type; the disk is full.
+        [`ConfigurationError`]: the path does not end in `.gguf`; a type cannot be split.
+        [`FlabError`]: the file already exists; a type needs the quantiser, which is not installed; llama.cpp does not
+            know the family, its position encoding or its tokenizer; a weight is too large for the type; the disk is
+            full.
     """
     settings = settings or ExportSettings()
     path = check_path(path, settings)
@@ -142,7 +142,7 @@ def check_path(path: str | Path, settings: ExportSettings) -> Path:
     if any(one.is_dir() for one in there):
         raise ConfigurationError(f"path: {str(there[0])!r} is a folder; name a file")
     if there and not settings.overwrite:
-        raise ConfigurationError(f"path: {str(there[0])!r} already exists; name another file, or set `overwrite`")
+        raise FlabError(f"{str(there[0])!r} already exists; name another file, or set `overwrite`")
     return path
 
 

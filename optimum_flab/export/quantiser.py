@@ -8,15 +8,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import ConfigurationError, FlabError
+from ..errors import FlabError
 from ..progress import say
 from ..settings.export import OWN_TYPES
 
 
 def check_quantiser(kind: str) -> None:
-    """Raises a [`ConfigurationError`] where the quantiser is not installed."""
+    """Raises a [`FlabError`] where the quantiser is not installed."""
     if find_spec("llama_cpp") is None:
-        raise ConfigurationError(
+        raise FlabError(
             f"type: {kind} is made by llama.cpp's quantiser; install it (pip install 'optimum-flab[gguf]'), or use"
             f" one of {', '.join(OWN_TYPES)}"
         )

@@ -6,7 +6,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
-from optimum_flab.errors import ConfigurationError
+from optimum_flab.errors import FlabError
 from optimum_flab.export.gguf_file import export_gguf
 from optimum_flab.settings.export import ExportSettings
 from optimum_flab.tensors.gguf_files import GgufTensors
@@ -116,5 +116,5 @@ def test_one_form_takes_the_place_of_another_and_nothing_else_goes(tokenizer, tm
         settings = settings.model_copy(update={"overwrite": True})
         done = export_gguf(loaded, tmp_path / "a[1].gguf", settings)
         assert {path.name for path in tmp_path.iterdir()} == others | {file.path.name for file in done.files}
-    with pytest.raises(ConfigurationError, match="already exists"):
+    with pytest.raises(FlabError, match="already exists"):
         export_gguf(loaded, tmp_path / "a[1].gguf", whole)
