@@ -166,7 +166,6 @@ def test_a_model_against_its_baseline(run, dense, other, tokenizer, tmp_path):
     )
     report = json.loads((tmp_path / "results" / "flab_evaluation.json").read_text(encoding="utf-8"))
     assert set(report["protocols"]) == set(tasks)
-    assert "computed in float32 on pieces of at most 512 tokens" in report["protocols"]["divergence"]
     assert report["models"]["dense"]["weights_sha256"] == weights_hash(dense)
     assert report["models"]["pruned"]["weights_sha256"] == weights_hash(other)
     assert report["models"]["dense"]["weights_sha256"][:12] in table
@@ -295,6 +294,8 @@ def test_divergence_is_a_task_like_the_others(run, dense, other, tokenizer):
     found = run((other, tokenizer), "divergence", baseline=(dense, tokenizer))
     rows = {row.metric: row for row in found.comparisons}
     assert rows["divergence"].score.value > 0
+    assert "computed in float32 on pieces of at most 512 tokens" in found.protocols["divergence"]
+    assert "note: divergence: over the remaining vocabulary" in found.to_text()
     assert rows["bits_per_byte"].retention.value > 0
     same = {row.metric: row for row in run((dense, tokenizer), "divergence", baseline=(dense, tokenizer)).comparisons}
     assert same["divergence"].score.value == pytest.approx(0, abs=1e-6)
