@@ -119,7 +119,9 @@ def main() -> None:
     parser.add_argument("--limit", type=positive, help="only N problems, and as many texts (default: all)")
     parser.add_argument("--texts", type=positive, help="measure divergence and bits per byte on N (default: --limit)")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
-    parser.add_argument("--dtype", default="float32", help="of the divergence (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the divergence, and of what is timed (default: %(default)s)"
+    )
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
     parser.add_argument("--no-speed", action="store_true", help="do not time anything")
     parser.add_argument("--also", nargs="+", type=labelled, default=[], help="further rows: LABEL=FOLDER")
@@ -374,21 +376,23 @@ def measured(args: argparse.Namespace, place: Path, out: Path) -> dict:
         noted = note(out, **{passes: {name: found[name] for name in names}})
     kept = [noted[noted_texts(args)], *([] if args.no_passes else [noted[passes]])]
     if not args.no_speed:
-        shape = "speed of " + ", ".join(f"{count} {part}" for part, count in model_sizes(out).shape.items())
+        shape = f"speed in {args.dtype} of " + ", ".join(
+            f"{count} {part}" for part, count in model_sizes(out).shape.items()
+        )
         if shape not in note(place):
-            note(place, **{shape: speed(args.model, out)})
+            note(place, **{shape: speed(args.model, out, args.dtype)})
         kept.append(note(place)[shape])
     pruning = {name: value for name, value in noted.items() if name.startswith("pruning")}
     return pruning | {name: value for part in kept for name, value in part.items()}
 
 
-def speed(model: str, out: Path) -> dict[str, float]:
+def speed(model: str, out: Path, dtype: str) -> dict[str, float]:
     """Ratios to the dense model by `flab bench`: the time to the first token after 2,048, tokens per second, and the
     peak memory of a process that generates."""
     with tempfile.TemporaryDirectory() as folder:
         told = ["-m", out, "--baseline", model, "-o", Path(folder, "bench"), "--prompt-tokens", 2048]
         told += ["--new-tokens", 32, "--batch-size", 1, "--repeats", 5, "--energy-seconds", 0]
-        told += ["--dtype", "float32"]
+        told += ["--dtype", dtype]
         subprocess.run(flab_command("bench", *told), check=True, stdout=subprocess.DEVNULL)
         table = json.loads(Path(folder, "bench", "flab_efficiency.json").read_text(encoding="utf-8"))["table"]
     ratios = {row["metric"]: row["ratio"] for row in table}
