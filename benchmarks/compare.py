@@ -119,9 +119,7 @@ def main() -> None:
     parser.add_argument("--limit", type=positive, help="only N problems, and as many texts (default: all)")
     parser.add_argument("--texts", type=positive, help="measure divergence and bits per byte on N (default: --limit)")
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text (default: %(default)s)")
-    parser.add_argument(
-        "--dtype", default="float32", help="of the divergence, and of what is timed (default: %(default)s)"
-    )
+    parser.add_argument("--dtype", default="float32", help="of divergence and speed (default: %(default)s)")
     parser.add_argument("--no-passes", action="store_true", help="do not execute what models wrote")
     parser.add_argument("--no-speed", action="store_true", help="do not time anything")
     parser.add_argument("--also", nargs="+", type=labelled, default=[], help="further rows: LABEL=FOLDER")
