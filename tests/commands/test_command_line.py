@@ -6,7 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from functools import lru_cache
 from typing import Literal, get_args, get_origin
 
@@ -14,7 +14,7 @@ import pytest
 
 from optimum_flab.commands import FlabCommand, bench, card, eval, export, prune, push, recover
 from optimum_flab.commands.apply import ApplyCommand
-from optimum_flab.commands.base import command_line, faults_with_flags, terminal, with_flags
+from optimum_flab.commands.base import command_line, faults_with_flags, terminal, told_to_go_on, with_flags
 from optimum_flab.commands.flags import field_of, pruning_from, section_from
 from optimum_flab.commands.prune import FLAGS, PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
@@ -590,3 +590,17 @@ def test_a_setting_that_is_refused_stays_as_it_was():
     assert settings.tasks == ["perplexity"]
     with pytest.raises(ConfigurationError, match="task 'mbpp' is not among"):
         EvaluationSettings(tasks="perplexity", data={"mbpp": []})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "\nthe same command resumes"),
+        ({"no_resume": False}, "\nthe same command resumes"),
+        ({"no_resume": True}, "\nthe same command without --no-resume resumes"),
+    ],
+)
+def test_who_interrupts_is_told_how_to_resume(given, told, capsys):
+    with pytest.raises(KeyboardInterrupt), told_to_go_on(Namespace(**given)):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err.startswith(told)
