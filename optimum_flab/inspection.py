@@ -45,7 +45,7 @@ class Inspection:
     def least_body_ratio(self, removed: int) -> float:
         """The share of the body that must go even if the vocabulary gives up all tokens but the fewest."""
         counts, dense = self.sizes.counts, self.sizes.shape
-        vocabulary = (dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
+        vocabulary = max(0, dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
         return max(0.0, (removed - vocabulary) / counts.body(dense))
 
     def _possible(self, dimension: str) -> Sequence[int]:

@@ -116,6 +116,12 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
         folder.mkdir(parents=True, exist_ok=True)
         dense = dense.mapped(Workspace(folder))
     sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
+    check_positions(
+        dense.model.config,
+        dense.family,
+        "prompt, in the tokens of the pruned model, and completion",
+        len(pruned.tokenizer(prompt)["input_ids"]) + max_new_tokens,
+    )
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 

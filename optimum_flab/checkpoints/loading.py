@@ -21,7 +21,7 @@ from ..running.placement import devices_of, first_accelerator, sharing_weights, 
 from ..tensors.gguf_files import near_equal_copies
 from ..tensors.lazy import ModelTensors, own_tensors, under_all_names
 from ..tensors.workspace import Workspace
-from ..vocabulary import config_token_ids, settle_tokenizer
+from ..vocabulary import settle_tokenizer
 from .computation import chosen_dtype, computation_device
 from .demo import DEMO_NAME, DEMO_TERMS
 from .faults import dtype_name
@@ -245,12 +245,6 @@ def load_dense(
         notes.append(
             f"{', '.join(left_out)} of its generation settings have no effect as they stand, and were left out:"
             " without do_sample nothing is sampled, for example"
-        )
-    rows = getattr(config, facts.sizes["vocab"])
-    if beyond := [one for one in config_token_ids(config, model.generation_config) if one >= rows]:
-        notes.append(
-            f"its configuration names the token ids {', '.join(map(str, beyond))}, beyond its {rows:,} rows: they"
-            " are left out"
         )
     if stored is None:
         model = model.to(device)

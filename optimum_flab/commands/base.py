@@ -199,7 +199,7 @@ def told_to_go_on(args: Namespace) -> Iterator[None]:
 
 def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
-    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = VerbParser(prog=f"python -m {module}", description=description)
     verb.parse_args(parser)
     command = verb.__new__(verb)
     command.parser, command.args = parser, parser.parse_args()

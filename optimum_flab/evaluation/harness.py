@@ -26,7 +26,7 @@ from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluati
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary import InfillingFormat
-from .catalog import LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
+from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
 from .comparison import Comparison
 from .judged import Model, ModelSource, ask_for_gaps, check_chat_template
 from .lm import FlabLM
@@ -145,10 +145,13 @@ def evaluate(
         for row in compare_task(task, {role: results[number] for role, results in runs.items()}, settings.seed)
     ]
     rows += compare_together(loaded, runs, settings.seed)
+    protocols = {task.name: task.protocol for task in loaded if task.protocol}
     if texts is not None:
         # by default in float32, as when pruning measures it
         dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
-        rows += measure_divergence(dense, pruned, kept, texts, settings.batch_size)
+        measured, computed_in = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
+        rows += measured
+        protocols[DIVERGENCE] = divergence_protocol(computed_in)
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
         comparisons=rows,
@@ -157,10 +160,7 @@ def evaluate(
             **settings_told(settings, loaded, isolation, packages),
             **({} if infilling is None else {"fim_format": infilling.template}),
         },
-        protocols={
-            **{task.name: task.protocol for task in loaded if task.protocol},
-            **({} if texts is None else {DIVERGENCE: divergence_protocol(str(dtype or torch.float32))}),
-        },
+        protocols=protocols,
         harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
         reused=cache.reused,
@@ -193,26 +193,26 @@ def settings_told(
         "seed": settings.seed,
         "isolation": None if isolation is None else isolation.name,
         "allow_packages": list(packages),
-        **({"divergence_dtype": settings.dtype or "float32"} if DIVERGENCE in settings.tasks else {}),
     }
 
 
 # --- divergence ----------------------------------------------------------------------------------------------------
 
 
-def divergence_protocol(dtype: str) -> str:
+def divergence_protocol(dtype: torch.dtype) -> str:
     """How divergence and bits per byte are measured here, and what tells the latter from those of perplexity."""
     return (
-        "over the remaining vocabulary (lost_mass is what the dense model assigned to the rest), computed in"
-        f" {dtype.removeprefix('torch.')} on pieces of at most {DataSettings().sequence_length:,} tokens; its bits per"
-        " byte leave out the first token of each, which perplexity counts, in longer windows"
+        f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
+        f" {str(dtype).removeprefix('torch.')} on pieces of at most {DataSettings().sequence_length:,} tokens; its"
+        " bits per byte leave out the first token of each, which perplexity counts"
     )
 
 
 def measure_divergence(
     dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
-) -> list[Comparison]:
-    """Divergence and bits per byte of both models on texts, per kind and on all; holds both models in memory."""
+) -> tuple[list[Comparison], torch.dtype]:
+    """Divergence and bits per byte of both models on texts, per kind and on all, and what the dense one was computed
+    in; holds both models in memory."""
     before, after = dense.load(), pruned.load()
     kinds: dict[str, list[str]] = {}
     for text in texts:
@@ -237,7 +237,8 @@ def measure_divergence(
     columns = {"": list(found.values())}
     if len(found) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}
-    return [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
+    rows = [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
+    return rows, before.model.dtype
 
 
 def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Comparison]:

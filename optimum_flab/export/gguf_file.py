@@ -84,7 +84,7 @@ def export_gguf(model: LoadedModel, path: str | Path, settings: ExportSettings |
         settings ([`~settings.export.ExportSettings`], *optional*): the number format and the like.
 
     Raises:
-        [`ConfigurationError`]: the path does not end in `.gguf`; a type cannot be split.
+        [`ConfigurationError`]: the path does not end in `.gguf`, or is a folder; a type cannot be split.
         [`FlabError`]: the file already exists; a type needs the quantiser, which is not installed; llama.cpp does not
             know the family, its position encoding or its tokenizer; a weight is too large for the type; the disk is
             full.

@@ -27,8 +27,8 @@ FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 SPECIALS = {"bos": "bos", "eos": "eos", "unknown": "unk", "seperator": "sep", "padding": "pad", "mask": "mask"}
 # tokens at which llama.cpp stops because of their names
 ENDS = (
-    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>"),
-    *("<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<EOT>"),
+    *("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"),
+    *("<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_utterance>"),
 )
 
 
@@ -56,7 +56,7 @@ def tokenizer_fields(
         rows (`int`): of the embedding; those without a token are named and never used.
         pre_tokenizer (`str`, *optional*): llama.cpp's name of the first step of a byte-level tokenizer. Defaults to
             what the tokenizer does.
-        ends (`Sequence[int]`): ids that end a completion, besides the tokenizer's own.
+        ends (`Sequence[int]`, *optional*): ids that end a completion, besides the tokenizer's own.
 
     Raises:
         [`FlabError`]: llama.cpp cannot tokenise text as the tokenizer does.

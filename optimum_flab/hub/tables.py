@@ -264,8 +264,11 @@ def efficiency_table(efficiency: MeasuredEfficiency | None, report: Report | Non
     about, work = [], efficiency.workload
     if efficiency.machine:
         about.append(f"{cell(efficiency.device or 'device not recorded')} ({cell(efficiency.machine)}).")
-    if said := list(dict.fromkeys(model.dtype for model in efficiency.models.values() if model.dtype)):
-        about.append(f"Computed in {' and '.join(map(cell, said))}.")
+    said = {role: cell(model.dtype) for role, model in efficiency.models.items() if model.dtype}
+    if len(set(said.values())) == 1:
+        about.append(f"Computed in {next(iter(said.values()))}.")
+    elif said:
+        about.append(f"Computed in {', '.join(f'{dtype} ({role})' for role, dtype in said.items())}.")
     about.append(
         f"Tokens per prompt: {count(work.prompt_tokens)}; generated: {count(work.new_tokens)}; rounds:"
         f" {count(work.repeats)}, of which medians with quartiles are shown."

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
-from ..checkpoints.surgery import operate
+from ..checkpoints.surgery import note_of_ids, operate
 from ..errors import ConfigurationError
 from ..families import Family
 from ..families.positions import check_positions
@@ -154,6 +154,7 @@ def prune(
     check_positions(dense.model.config, dense.family, "data.sequence_length", config.data.sequence_length)
     files = read_counts(config.data.counts, dense.tokenizer, dense.name) if counts is None else counts
     notes = [f"{processes.number} processes shared the text"] if processes.number > 1 else []
+    notes += note_of_ids(dense.model, sizes.shape["vocab"])
     if time_budget is not None:
         config, note = in_time(dense, config, time_budget, work, processes)
         say(note)

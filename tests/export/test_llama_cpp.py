@@ -10,6 +10,7 @@ from tokenizers import normalizers
 
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.export import export_gguf
+from optimum_flab.export.tokens import ENDS
 from optimum_flab.settings.export import QUANTISED_TYPES, ExportSettings
 from optimum_flab.tensors.gguf_files import read_header
 
@@ -137,3 +138,19 @@ def test_it_stops_where_the_model_does(tokenizer, tmp_path):
     vocabulary = llama_cpp.llama_model_get_vocab(found.model)
     ends = [index for index in range(608) if llama_cpp.llama_vocab_is_eog(vocabulary, index)]
     assert ends == [0, 600]
+
+
+HARMONY = {"<|return|>", "<|call|>"}  # beside them it takes <|end|> for the end of a part
+
+
+@pytest.mark.parametrize("harmony", [True, False])
+def test_it_stops_at_tokens_of_these_names(harmony, tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    ends = [name for name in ENDS if (name in HARMONY) == harmony]
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    path = tmp_path / "tiny.gguf"
+    export_gguf(saved(tiny("llama", vocab_size=640), tokenizer, tmp_path / "model"), path)
+    found = in_llama_cpp(path)
+    vocabulary = llama_cpp.llama_model_get_vocab(found.model)
+    for name in ends:
+        assert llama_cpp.llama_vocab_is_eog(vocabulary, tokenizer.convert_tokens_to_ids(name)), name
