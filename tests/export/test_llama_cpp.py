@@ -140,7 +140,7 @@ def test_it_stops_where_the_model_does(tokenizer, tmp_path):
     assert ends == [0, 600]
 
 
-HARMONY = {"<|return|>", "<|call|>"}  # beside them it takes <|end|> for the end of a part
+HARMONY = {"<|return|>", "<|call|>", "<|flush|>", "<|calls|>"}  # beside them it takes <|end|> for the end of a part
 
 
 @pytest.mark.parametrize("harmony", [True, False])
