@@ -604,3 +604,9 @@ def test_who_interrupts_is_told_how_to_resume(given, told, capsys):
     with pytest.raises(KeyboardInterrupt), told_to_go_on(Namespace(**given)):
         raise KeyboardInterrupt
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_launched_verb_takes_no_abbreviations_either():
+    command = [sys.executable, "-m", "optimum_flab.pruning", "-m", "x", "out", "--target", "0.3"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.endswith("--target 0.3; did you mean --target-ratio?\n")
