@@ -35,18 +35,24 @@ class Inspection:
     def alone(self) -> dict[str, int | None]:
         """The size at which each component, pruned alone, would meet the target; `None` where it cannot."""
         counts, dense = self.sizes.counts, self.sizes.shape
-        excess = counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio or 0.0)
         left = {}
         for part in self._parts():
-            most = dense[part.dimension] - math.ceil(excess / counts.unit(dense, part.dimension))
+            most = dense[part.dimension] - math.ceil(self.removed / counts.unit(dense, part.dimension))
             left[part.reported] = max((s for s in self._possible(part.dimension) if s <= most), default=None)
         return left
 
-    def least_body_ratio(self, removed: int) -> float:
-        """The share of the body that must go even if the vocabulary gives up all tokens but the fewest."""
+    @property
+    def removed(self) -> int:
+        """Parameters that have to go."""
+        counts, dense = self.sizes.counts, self.sizes.shape
+        return counts.total(dense) - parameters_to_keep(counts, dense, self.target_ratio or 0.0)
+
+    @property
+    def least_body_ratio(self) -> float:
+        """The share of the body that has to go even if the vocabulary gives up all tokens but the fewest."""
         counts, dense = self.sizes.counts, self.sizes.shape
         vocabulary = max(0, dense["vocab"] - FEWEST_TOKENS) * counts.unit(dense, "vocab")
-        return max(0.0, (removed - vocabulary) / counts.body(dense))
+        return max(0.0, (self.removed - vocabulary) / counts.body(dense))
 
     def _possible(self, dimension: str) -> Sequence[int]:
         """The sizes that pruning may give a single component by default, as far as they are known without text."""
@@ -82,10 +88,9 @@ class Inspection:
             "width_step_parameters": self.width_step(self.width_multiple),
         }
         if self.target_ratio is not None:
-            kept = parameters_to_keep(counts, dense, self.target_ratio)
             result["target_ratio"] = self.target_ratio
-            result["parameters_to_remove"] = counts.total(dense) - kept
-            result["least_body_ratio"] = self.least_body_ratio(counts.total(dense) - kept)
+            result["parameters_to_remove"] = self.removed
+            result["least_body_ratio"] = self.least_body_ratio
             result["one_component_alone"] = self.alone()
         return result
 
@@ -105,12 +110,10 @@ class Inspection:
         lines.append(f"{'all but vocabulary':<22}{body:>16,}{body / total:>9.1%}")
         lines += ["", self._width_line()]
         if self.target_ratio is not None:
-            kept = parameters_to_keep(counts, dense, self.target_ratio)
-            least = self.least_body_ratio(total - kept)
             lines += [
                 "",
-                f"Removing {self.target_ratio:.1%} means {total - kept:,} parameters, at least {least:.1%} of the body"
-                " (all but the vocabulary).",
+                f"Removing {self.target_ratio:.1%} means {self.removed:,} parameters, at least"
+                f" {self.least_body_ratio:.1%} of the body (all but the vocabulary).",
                 "One component alone:",
             ]
             for part, size in zip(self._parts(), self.alone().values(), strict=True):

@@ -37,6 +37,8 @@ from .tensors.workspace import Workspace
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from .evaluation.results import Evaluation
     from .settings.evaluation import EvaluationSettings
 
@@ -98,17 +100,32 @@ def as_loaded(pruned: PrunedModel, dense: LoadedModel) -> LoadedModel:
     )
 
 
-def check_prompt(dense: LoadedModel, prompt: str, max_new_tokens: int = COMPLETION_TOKENS) -> None:
-    """Raises a [`ConfigurationError`] for a prompt that there is nothing to continue of, or that is too long."""
+def check_prompt(
+    dense: LoadedModel,
+    prompt: str,
+    max_new_tokens: int = COMPLETION_TOKENS,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Refuses a prompt that cannot be completed.
+
+    Args:
+        dense ([`LoadedModel`]): a pruned model has as many positions.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): of the pruned model, which may make more tokens of it.
+            Defaults to the dense one's.
+
+    Raises:
+        [`ConfigurationError`]: it is empty, or too long for the model.
+    """
     if not prompt:
         raise ConfigurationError("prompt: there is nothing to continue; name some text")
-    tokens = len(dense.tokenizer(prompt)["input_ids"])
+    tokens = len((tokenizer or dense.tokenizer)(prompt)["input_ids"])
     check_positions(dense.model.config, dense.family, "prompt and completion", tokens + max_new_tokens)
 
 
 def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_tokens: int) -> dict[str, str]:
     """Greedy completions of a prompt by both, under the keys `"dense"` and `"pruned"`."""
-    check_prompt(dense, prompt, max_new_tokens)
+    for tokenizer in (dense.tokenizer, pruned.tokenizer):
+        check_prompt(dense, prompt, max_new_tokens, tokenizer)
     if pruned.model.device.type == "meta" or dense.stored is None:
         dense.check_in_memory()
     if dense.stored is not None:
@@ -116,12 +133,6 @@ def completions(dense: LoadedModel, pruned: PrunedModel, prompt: str, max_new_to
         folder.mkdir(parents=True, exist_ok=True)
         dense = dense.mapped(Workspace(folder))
     sides = {"dense": (dense.model, dense.tokenizer), "pruned": (pruned.model, pruned.tokenizer)}
-    check_positions(
-        dense.model.config,
-        dense.family,
-        "prompt, in the tokens of the pruned model, and completion",
-        len(pruned.tokenizer(prompt)["input_ids"]) + max_new_tokens,
-    )
     return {name: completion(*side, prompt, max_new_tokens) for name, side in sides.items()}
 
 

@@ -434,3 +434,14 @@ def test_weights_hash_sees_names_dtypes_and_shapes():
     )
     with pytest.raises(FlabError, match="'a' is not in memory"):
         weights_hash({"a": torch.empty(2, device="meta")})
+
+
+def test_a_model_that_sees_what_comes_after_is_refused(tmp_path):
+    tokenizer = byte_level_tokenizer(600)
+    model = tiny_model("gemma3_text", 600, use_bidirectional_attention=True)
+    with pytest.raises(FlabError, match="so it does not write text"):
+        dense_from_memory(model, tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(FlabError, match="so it does not write text"):
+        load_dense(tmp_path / "model")

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.checkpoints.surgery import operate, pruned_tensors
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
 from optimum_flab.records.plan import PruningPlan
+from optimum_flab.running.casting import dtypes_of
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, tiny_model
 
@@ -182,3 +183,11 @@ def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
     plan = plan_of(None, [0, 1], {}, kept_experts={0: [0], 1: [0]}, weights=weights)
     with pytest.raises(FlabError, match="does not fit this model: it keeps experts, and the model has none"):
         operate(model, family_for(model.config), plan)
+
+
+def test_cut_weights_of_a_model_in_training_carry_no_graph():
+    model = tiny_model("qwen2").requires_grad_(True)
+    plan, _ = plan_for(model)
+    cut = dict(pruned_tensors(model.named_parameters(), family_for(model.config), plan, dtypes_of(model)))
+    assert cut["model.layers.0.mlp.up_proj.weight"].shape[0] == 40
+    assert not any(tensor.requires_grad for name, tensor in cut.items() if ".mlp." in name)

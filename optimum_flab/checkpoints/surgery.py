@@ -50,7 +50,6 @@ def kept_in_layers(plan: PruningPlan) -> dict[int, dict[str, torch.Tensor]]:
     return kept
 
 
-@torch.no_grad()
 def note_of_ids(model: PreTrainedModel, rows: int) -> list[str]:
     """A note if a model's configurations name token ids that it has no rows for, which a pruned one leaves out."""
     before = model.config, model.generation_config
@@ -60,6 +59,7 @@ def note_of_ids(model: PreTrainedModel, rows: int) -> list[str]:
     return [f"{', '.join(names)} named token ids that the model has no rows for; they are left out"] if names else []
 
 
+@torch.no_grad()
 def pruned_tensors(
     tensors: Iterable[tuple[str, torch.Tensor]], family: Family, plan: PruningPlan, dtypes: Mapping[str, torch.dtype]
 ) -> Iterator[tuple[str, torch.Tensor]]:

@@ -104,9 +104,11 @@ def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
 class VerbParser(ArgumentParser):
     """Reports an unknown flag itself, with the usage of its verb; Optimum's parser would show its own."""
 
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)  # short for one flag today may be so for two tomorrow
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         self.given = list(sys.argv[1:] if args is None else args)
-        self.allow_abbrev = False  # what is short for one flag today may be short for two tomorrow
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

