@@ -27,7 +27,7 @@ class Component:
 
 
 COMPONENTS = (
-    Component("vocab", "vocabulary", "size", "vocab_size", "vocabulary", "tokens"),
+    Component("vocab", "vocabulary", "size", "vocab_size", "vocabulary (tokens)", "tokens"),
     Component(
         *("layer", "layers", "num_hidden_layers"),
         *("num_hidden_layers", "layers", "layers"),

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .checkpoints.computation import computation_dtype
 from .checkpoints.loading import LoadedModel, dense_from_memory, load_dense
 from .errors import FlabError
-from .hub.terms import base_card_of
 from .pruned import (
     COMPLETION_TOKENS,
     check_as_written,
@@ -154,8 +153,8 @@ class FlabOptimizer:
         """
         config.validate()
         check_budget(time_budget)
-        work, card = work_folder(self.dense, cache_dir, resume, processes), base_card_of(self.dense)
-        self.pruned = prune(self.dense, config, self.output_dtype, work, card, processes, time_budget, self._memory)
+        work = work_folder(self.dense, cache_dir, resume, processes)
+        self.pruned = prune(self.dense, config, self.output_dtype, work, processes, time_budget, self._memory)
         return self.pruned
 
     def prune_and_recover(self, config: FlabPrunerConfig, **options: Any) -> PrunedModel:
@@ -178,7 +177,7 @@ class FlabOptimizer:
         Raises:
             [`FlabError`]: the plan was made for other weights.
         """
-        self.pruned = apply_plan(self.dense, plan, base_card_of(self.dense))
+        self.pruned = apply_plan(self.dense, plan)
         return self.pruned
 
     output = staticmethod(output_folder)

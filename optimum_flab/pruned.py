@@ -18,8 +18,6 @@ from .checkpoints.weight_files import shards
 from .errors import ConfigurationError, FlabError
 from .families import save_family
 from .families.positions import check_positions
-from .hub.selection import is_replaceable
-from .hub.terms import CARD_NAME
 from .memory import give_back_memory
 from .places import cache_root
 from .progress import progress_bar
@@ -27,6 +25,7 @@ from .pruning.limits import TOLERANCE
 from .pruning.result import PrunedModel
 from .records.atomic import write_files
 from .records.folders import Kind, OutputFolder, nearest_folder
+from .records.names import CARD_NAME, PAGE_NAME, is_replaceable
 from .records.plan import PLAN_NAME, PruningPlan
 from .records.report import REPORT_NAME, Completion, read_report, report_text, write_report
 from .running.casting import copy_in, dtypes_of
@@ -43,9 +42,24 @@ if TYPE_CHECKING:
     from .settings.evaluation import EvaluationSettings
 
 
-CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_replaceable)
 COMPLETION_TOKENS = 64  # new ones, at most
 ONLY_UNTIL_WRITTEN = ("time-budget", "plan", "held-out")  # stages whose values are in the checkpoint itself
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file or folder at the top of a pruned model's folder is part of the model, so that another model may
+    replace it; a card that somebody wrote or changed is not."""
+    from .hub.card import is_generated, read_card
+
+    if path.name != CARD_NAME:
+        return is_replaceable(path)
+    try:
+        return is_generated(read_card(path) or "")
+    except FlabError:
+        return False
+
+
+CHECKPOINT = Kind("a pruned model", PLAN_NAME, is_ours)
 
 
 def output_folder(
@@ -205,11 +219,11 @@ def write_pruned(pruned: PrunedModel, dense: LoadedModel, output: OutputFolder) 
 def note_completion(folder: Path, completion: Completion) -> None:
     """Adds a completion to the report of a folder, and to the page of it."""
     from .hub.facts import read_facts
-    from .hub.page import PAGE_NAME, render_page
+    from .hub.page import render_page
 
-    report = read_report(folder)
-    report = report.model_copy(update={"completions": (*report.completions, completion)})
-    page = render_page(replace(read_facts(folder), report=report))
+    facts = read_facts(folder)
+    report = facts.report.model_copy(update={"completions": (*facts.report.completions, completion)})
+    page = render_page(replace(facts, report=report))
     write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})
 
 

@@ -20,7 +20,6 @@ from .checkpoints.loading import LoadedModel
 from .checkpoints.surgery import pruned_tensors
 from .families import Family
 from .families.positions import check_positions
-from .hub.terms import base_card_of
 from .places import user_path
 from .pruned import as_loaded
 from .pruning.counts import CountsFile, counts_after, read_counts
@@ -30,7 +29,7 @@ from .pruning.run import notes_on_text, prune, text_counts, work_folder
 from .pruning.texts import divided_texts
 from .pruning.vocabulary import token_choice
 from .records.plan import PruningPlan, is_by_expert
-from .records.report import BaseCard, EarlierRound, Search
+from .records.report import EarlierRound, Search
 from .records.work import WorkFolder
 from .recovery.checks import check_consent, check_method
 from .recovery.instructions import read_instructions
@@ -71,7 +70,6 @@ def prune_and_recover(
     check_consent(config.recovery, read_instructions(config.recovery.data), confirm_run_unsafe_code)
     counts = read_counts(config.data.counts, dense.tokenizer, dense.name)
     work = work_folder(dense, cache_dir, resume)
-    card = base_card_of(dense)
     options: dict[str, Any] = {
         "confirm_run_unsafe_code": confirm_run_unsafe_code,
         "cache_dir": None if cache_dir is None else user_path(cache_dir) / "recovery",
@@ -82,7 +80,7 @@ def prune_and_recover(
     for done in range(1, number + 1):
         if found is None:
             aim = target if target is None or number == 1 else target / number
-            pruned = prune(dense, one_round(config, aim), dtype, work, card, counts=counts)
+            pruned = prune(dense, one_round(config, aim), dtype, work, counts=counts)
         else:
             assert target is not None  # rounds without one were refused
             removed = found.report.removed_ratio
@@ -90,8 +88,8 @@ def prune_and_recover(
             before = as_loaded(found, dense)
             rest = one_round(config, (aim - removed) / (1 - removed), first=False)
             left = counts_left(dense, counts, found.plan)
-            again = prune(before, rest, dtype, work, card, counts=left)
-            pruned = rebased(dense, found, again, config, work, card, counts)
+            again = prune(before, rest, dtype, work, counts=left)
+            pruned = rebased(dense, found, again, config, work, counts)
             del before, again
         settings = config.recovery if done == number else brief(config.recovery, config.rounds.share)
         plan = replace(pruned.plan, settings=config.to_dict())
@@ -153,7 +151,6 @@ def rebased(
     again: PrunedModel,
     config: FlabPrunerConfig,
     work: WorkFolder,
-    card: BaseCard | None,
     counts: Sequence[CountsFile] = (),
 ) -> PrunedModel:
     """A model pruned from a trained one, presented as pruned from the dense model.
@@ -184,7 +181,6 @@ def rebased(
         search=None if search is None else dense_layers(search, before.plan.kept_layers),
         texts=said,
         datasets=again.report.datasets,
-        card=card,
         weights_sha256=again.report.weights_sha256,
         notes=notes_on_text(dense, config),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FlabError
+from ..records.names import OTHER_TOKENIZERS
 from ..vocabulary import read_stated, rebuild_tokenizer, settle_stated, settle_tokenizer
 from .faults import first_line, read_json, stand_in
 from .finding import ModelFiles
@@ -15,20 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
-# other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them
-OTHER_FORMS = (
-    *(
-        "tokenizer.model",
-        "tiktoken.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "vocab.json",
-        "merges.txt",
-        "vocab.txt",
-    ),
-    "tekken.json",
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    *(name for name in OTHER_TOKENIZERS if name not in ("merges.txt", "tiktoken.model")),
 )
-TOKENIZER_FILES = ("tokenizer.json", *(name for name in OTHER_FORMS if name not in ("merges.txt", "tiktoken.model")))
 
 
 def load_tokenizer(
@@ -76,7 +67,7 @@ def load_tokenizer(
 def left_out_note(folder: Path) -> str | None:
     """What the user should be told about files in a dense model's folder that repeat its `tokenizer.json` in another
     form: a pruned model has only that."""
-    found = [name for name in OTHER_FORMS if (folder / name).is_file()]
+    found = [name for name in OTHER_TOKENIZERS if (folder / name).is_file()]
     found += sorted(path.name for path in folder.iterdir() if path.suffix == ".tiktoken" and path.is_file())
     if not found:
         return None

@@ -216,7 +216,7 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
         parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
         args (`Namespace`): the parsed arguments; those equal to their defaults are left out.
     """
-    from ..hub.paths import last_name
+    from ..records.paths import last_name
     from ..texts.sources import hub_datasets
 
     def shown(action: Action, value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings.hub import CardSettings
@@ -44,25 +45,14 @@ class CardCommand(FlabVerb):
             add_flag(optional, flag)
 
     def execute(self) -> None:
-        folder = self.args.folder
+        folder = Path(self.args.folder)
         settings = CardSettings(**section_from(self.args, FLAGS, CardSettings.NAME))
 
+        from ..checkpoints.checked import check_complete
         from ..hub.card import write_card
-        from ..hub.conversation import hub_card_reader
-        from ..hub.staging import check_complete
-        from ..hub.terms import Answers, check_repo_id
+        from ..records.names import CARD_NAME
 
         check_complete(folder)
-        if settings.repo_id is not None:
-            check_repo_id(settings.repo_id)
-        written = write_card(
-            folder,
-            settings.repo_id,
-            results=settings.results,
-            answers=Answers(settings.base_model, settings.license, settings.license_name, settings.license_link),
-            overwrite=settings.overwrite_card,
-            fetch=hub_card_reader(),
-        )
-        for note in written.notes:
+        for note in write_card(folder, settings):
             print(f"note: {with_flags(note, self.flags)}", file=sys.stderr)
-        print(written.path)
+        print(folder / CARD_NAME)

@@ -22,9 +22,7 @@ FLAGS = (
     Flag("--dry-run", "push.dry_run"),
     Flag("--overwrite-card", "push.overwrite_card"),
     Flag("--include", "push.include", "PATTERN"),
-    Flag("--adapter-of", "push.adapter_of", "OWNER/NAME"),
     *terms_flags("push"),
-    Flag("--timeout", "push.timeout", "SECONDS"),
 )
 
 

@@ -23,6 +23,7 @@ from lm_eval.tasks import TaskManager
 from ..compat import filters_of, kind_of_task, read_task_file, task_entry
 from ..errors import ConfigurationError, FlabError
 from ..places import user_path
+from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
 from .comparison import counts_of_k
 from .data import FORMATS
@@ -405,9 +406,8 @@ def _beside(files: Any, folder: Path) -> Any:
     return files if "://" in files or (glob(files) and not glob(path)) else path
 
 
-def hub_dataset(task: Task) -> dict[str, str] | None:
-    """The dataset on the Hub that a task's problems come from: its `id`, and `config` and `split` where they are
-    named; `None` where the problems are from a file, or generated."""
+def hub_dataset(task: Task) -> HubDataset | None:
+    """The dataset on the Hub that a task's problems come from; `None` where they are from a file, or generated."""
     config = task.config
     options = config.dataset_kwargs or {}
     if options.get("file") or options.get("data_files"):
@@ -418,7 +418,7 @@ def hub_dataset(task: Task) -> dict[str, str] | None:
         found = {"id": config.dataset_path, "config": config.dataset_name, "split": config.test_split}
     if not isinstance(found["id"], str) or not HUB_ID.fullmatch(found["id"]) or Path(found["id"]).exists():
         return None
-    return {name: value for name, value in found.items() if isinstance(value, str)}
+    return HubDataset(**{name: value for name, value in found.items() if isinstance(value, str)})
 
 
 def divergence_texts(files: Sequence[str], limit: int | None) -> list[Text]:

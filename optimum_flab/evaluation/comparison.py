@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..measuring.scores import Score, metric_text, retained, retention_text, score_text
+from ..records.results import ScoreRow
+from ..records.scores import Score, metric_text, retained, retention_text, score_text
 
 
 RESAMPLES = 10_000
@@ -132,58 +133,6 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One metric of one task.
-
-    Args:
-        problems (`int`): the number of problems, which the interval resamples where there are no clusters.
-        score ([`Score`]): of the model that is judged.
-        dense ([`Score`], *optional*): of the baseline, on the same problems.
-        retention ([`Score`], *optional*): score / dense; NaN where that is meaningless, see [`retained`].
-        clusters (`int`, *optional*): what the interval resamples instead: groups of problems that belong together.
-        of (`dict[str, int]`, *optional*): where the row combines several tasks, the number of problems of each.
-    """
-
-    task: str
-    metric: str
-    higher_is_better: bool
-    problems: int
-    score: Score
-    dense: Score | None = None
-    retention: Score | None = None
-    clusters: int | None = None
-    of: dict[str, int] | None = None
-
-    def passes(self, score: Score) -> float:
-        """How many problems a pass rate amounts to; not an integer where several programs were sampled."""
-        return round(score.value * self.problems, 6)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: `None` where a value is not a finite number."""
-        values: dict[str, Any] = {
-            "task": self.task,
-            "metric": self.metric,
-            "higher_is_better": self.higher_is_better,
-            "problems": self.problems,
-            **({} if self.clusters is None else {"clusters": self.clusters}),
-            **({} if self.of is None else {"of": self.of}),
-        }
-        judged = "score" if self.dense is None else "pruned"
-        for name, score in (("dense", self.dense), (judged, self.score), ("retention", self.retention)):
-            if score is not None:
-                values[name] = {
-                    "value": _finite(score.value),
-                    "interval_95": None if score.interval is None else [_finite(end) for end in score.interval],
-                    **({"passes": self.passes(score)} if self.of is not None and name != "retention" else {}),
-                }
-        return values
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def divided(pruned: np.ndarray | float, dense: np.ndarray | float) -> np.ndarray:
     """pruned / dense; 0/0 is NaN, anything else over zero is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -204,21 +153,20 @@ def by_cluster(rows: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
 
 
 def compare(
-    task: str,
-    metric: str,
+    row: ScoreRow,
     statistic: OfSums,
     pruned: np.ndarray,
     dense: np.ndarray | None = None,
     *,
-    higher_is_better: bool = True,
     seed: int = 0,
     resamples: int = RESAMPLES,
     clusters: Sequence[Hashable] | None = None,
-) -> Comparison:
-    """Scores with bootstrap intervals over the problems, paired where there is a dense model; without intervals where
-    resamples cannot differ: there is only one problem, or one cluster, or all of them came out alike.
+) -> ScoreRow:
+    """A row with its scores, and bootstrap intervals over the problems, paired where there is a dense model; without
+    intervals where resamples cannot differ: there is only one problem, or one cluster, or all of them came out alike.
 
     Args:
+        row ([`ScoreRow`]): names the task and the metric.
         statistic ([`OfSums`]): the score.
         pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, for the same problems in the
             same order.
@@ -227,12 +175,11 @@ def compare(
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
     sums = resampled_sums(drawn, resamples, seed)
-    row = Comparison(task, metric, higher_is_better, len(pruned), Score(math.nan))
-    found = _compared(row, statistic, both, sums, dense is not None)
-    return found if clusters is None else replace(found, clusters=len(drawn))
+    row = row.model_copy(update={"clusters": None if clusters is None else len(drawn)})
+    return scored(row, statistic, both, sums, paired=dense is not None)
 
 
-def _compared(row: Comparison, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> Comparison:
+def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray, paired: bool) -> ScoreRow:
     """A row with its scores.
 
     Args:
@@ -241,15 +188,21 @@ def _compared(row: Comparison, statistic: OfSums, both: np.ndarray, sums: np.nda
         sums (`np.ndarray` of shape `(resamples, terms)`): their sums over resampled problems.
     """
     terms = both.shape[1] // 2 if paired else both.shape[1]
-    after = statistic.score(sums[:, -terms:])
-    score = Score(statistic.of_rows(both[:, -terms:]), interval(after))
+
+    def score(part: slice) -> Score:
+        value = statistic.of_rows(both[:, part])
+        passes = None if row.of is None else round(value * row.problems, 6)
+        return Score(value=value, interval_95=interval(statistic.score(sums[:, part])), passes=passes)
+
+    own = score(slice(-terms, None))
     if not paired:
-        return replace(row, score=score)
-    before = statistic.score(sums[:, :terms])
-    base = Score(statistic.of_rows(both[:, :terms]), interval(before))
-    value = retained(score.value, base.value)
-    around = None if math.isnan(value) else interval(divided(after, before))
-    return replace(row, score=score, dense=base, retention=Score(value, around))
+        return row.model_copy(update={"score": own})
+    base = score(slice(terms))
+    value = retained(own.value, base.value)
+    around = None
+    if not math.isnan(value):
+        around = interval(divided(statistic.score(sums[:, -terms:]), statistic.score(sums[:, :terms])))
+    return row.model_copy(update={"pruned": own, "dense": base, "retention": Score(value=value, interval_95=around)})
 
 
 @dataclass(frozen=True)
@@ -267,7 +220,7 @@ class Passed:
     dense: Sequence[float] | None = None
 
 
-def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLES) -> ScoreRow:
     """The passes of several tasks in one score: every problem counts once, whichever task it is from.
 
     The bootstrap is stratified by task: each resample holds as many problems, or clusters, of each as there are.
@@ -297,26 +250,29 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         resampled_sums(clusters[strata[key]], resamples, int(own))
         for key, own in zip(sorted(strata), seeds, strict=True)
     )
-    row = Comparison(
-        TOGETHER, PASSES, True, len(both), Score(math.nan), of={one.task: len(one.pruned) for one in sets}
+    row = ScoreRow(
+        task=TOGETHER,
+        metric=PASSES,
+        problems=len(both),
+        clusters=None if len(clusters) == len(both) else len(clusters),
+        of={one.task: len(one.pruned) for one in sets},
     )
-    found = _compared(row, MEAN, both, np.asarray(sums), paired)
-    return found if len(clusters) == len(both) else replace(found, clusters=len(clusters))
+    return scored(row, MEAN, both, np.asarray(sums), paired)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-def table(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> str:
+def table(rows: Sequence[ScoreRow], names: Mapping[str, str]) -> str:
     """The scores as text.
 
     Args:
-        names (`Mapping[str, str]`): the heading of each column, by the attribute of [`Comparison`] that it shows.
+        names (`Mapping[str, str]`): the heading of each column, by the attribute of [`ScoreRow`] that it shows.
     """
-    if not comparisons:
+    if not rows:
         return "nothing was scored"
     lines = [["task", "metric", "problems", *names.values()]]
-    for row in comparisons:
+    for row in rows:
         cells = [
             retention_text(row.retention, row.higher_is_better)
             if name == "retention"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,21 @@ from ..execution.isolation import Isolation
 from ..execution.packages import named_packages
 from ..families.positions import most_positions
 from ..measuring.held_out import measure_held_out
-from ..measuring.scores import Score
 from ..places import cache_root, user_path
 from ..records.folders import OutputFolder
 from ..records.held_out import HeldOut
 from ..records.plan import PLAN_NAME, PruningPlan
+from ..records.results import EvaluatedModel, EvaluationConditions, ScoreRow
+from ..records.scores import Score
 from ..running.generation import BatchCache
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_evaluation
 from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
-from .comparison import Comparison
 from .judged import Model, ModelSource, ask_for_gaps, check_chat_template
 from .lm import FlabLM
-from .results import EVALUATION, Evaluation
+from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
 from .tasks.text import Text
 
@@ -117,7 +118,7 @@ def evaluate(
     cache = BatchCache(user_path(cache_dir) if cache_dir is not None else cache_root("evaluation"))
     cache.prepare()
     runs: dict[str, list[dict[str, Any]]] = {}
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
         judged = source.load()
         models[role] = judged.description
@@ -125,7 +126,7 @@ def evaluate(
             lm = FlabLM(
                 judged.model,
                 judged.tokenizer,
-                weights_hash=judged.description["weights_sha256"],
+                weights_hash=judged.description.weights_sha256,
                 cache=cache,
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
@@ -153,14 +154,13 @@ def evaluate(
         rows += measured
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
-        comparisons=rows,
+        date=datetime.now(timezone.utc).date().isoformat(),
         models=models,
-        settings={
-            **settings_told(settings, loaded, isolation, packages),
-            **({} if infilling is None else {"fim_format": infilling.template}),
-        },
+        scores=tuple(rows),
+        settings=conditions(settings, loaded, isolation, infilling),
         protocols=protocols,
-        harness={role: {"model": models[role], **results} for role, (results, _) in merged.items()},
+        versions=package_versions(),
+        harness={role: {"model": models[role].model_dump(), **results} for role, (results, _) in merged.items()},
         samples={role: kept for role, (_, kept) in merged.items()},
         reused=cache.reused,
         made=cache.made,
@@ -170,29 +170,34 @@ def evaluate(
     return found
 
 
-def settings_told(
-    settings: EvaluationSettings, loaded: Sequence[LoadedTask], isolation: Isolation | None, packages: Sequence[str]
-) -> dict[str, Any]:
-    """What was asked for and what else determines the scores, for the results."""
-    return {
-        "tasks": settings.tasks,
-        "data": settings.data,
-        "datasets": hub_datasets(settings.sources),
-        "task_datasets": {
+def conditions(
+    settings: EvaluationSettings,
+    loaded: Sequence[LoadedTask],
+    isolation: Isolation | None,
+    infilling: InfillingFormat | None,
+) -> EvaluationConditions:
+    """What was asked for and what else determines the scores."""
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p} if settings.samples > 1 else {}
+    return EvaluationConditions(
+        tasks=tuple(settings.tasks),
+        data={task: tuple(files) for task, files in settings.data.items()},
+        datasets=tuple(hub_datasets(settings.sources)),
+        task_datasets={
             leaf: dataset
             for named in loaded
             for leaf, task in named.tasks.items()
             if (dataset := hub_dataset(task)) is not None
         },
-        "limit": settings.limit,
-        "samples": settings.samples,
-        **({"temperature": settings.temperature, "top_p": settings.top_p} if settings.samples > 1 else {}),
-        "batch_size": settings.batch_size,
-        "max_new_tokens": settings.max_new_tokens,
-        "seed": settings.seed,
-        "isolation": None if isolation is None else isolation.name,
-        "allow_packages": list(packages),
-    }
+        limit=settings.limit,
+        samples=settings.samples,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
+        isolation=None if isolation is None else isolation.name,
+        allow_packages=tuple(settings.allow_packages),
+        fim_format=None if infilling is None else infilling.template,
+        **sampling,
+    )
 
 
 # --- divergence ----------------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def settings_told(
 
 def measure_divergence(
     dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
-) -> tuple[list[Comparison], str]:
+) -> tuple[list[ScoreRow], str]:
     """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured; holds
     both models in memory."""
     before, after = dense.load(), pruned.load()
@@ -235,19 +240,20 @@ def measure_divergence(
     )
 
 
-def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Comparison]:
+def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[ScoreRow]:
     """The rows of a metric: for each name, what was measured on one kind of text, or on several."""
     for name, found in columns.items():
         number = sum(measured.texts for measured in found)
+        row = ScoreRow(task=DIVERGENCE, metric=f"{metric}{name}", higher_is_better=False, problems=number)
         if metric == "bits_per_byte":
             bits = {
                 role: _mean([(getattr(measured, f"{role}_bits_per_byte"), measured.bytes) for measured in found])
                 for role in ("dense", "pruned")
             }
-            yield without_interval(DIVERGENCE, f"{metric}{name}", False, number, bits)
+            yield without_interval(row, bits)
         else:
             value = _mean([(getattr(measured, metric), measured.positions) for measured in found])
-            yield Comparison(DIVERGENCE, f"{metric}{name}", False, number, Score(value))
+            yield row.model_copy(update={"score": Score(value=value)})
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.finding import ModelFiles, find_model
+from ..checkpoints.checked import check_model
+from ..checkpoints.finding import ModelFiles
 from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel, dense_from_memory, load_dense
-from ..checkpoints.model_config import read_model_config
-from ..checkpoints.tokenizer import check_vocabulary, load_tokenizer
 from ..checkpoints.weight_files import stored_dtype
-from ..checkpoints.weights import check_weights
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
+from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
 from ..running.generation import config_hash
 from ..vocabulary import InfillingFormat, infilling_format, missing_tokens, tokenizer_hash
@@ -39,7 +37,7 @@ class JudgedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     family: Family
-    description: dict[str, Any]
+    description: EvaluatedModel
 
 
 @dataclass(frozen=True)
@@ -83,14 +81,11 @@ class ModelSource:
             memory = dense_from_memory(*model, family) if isinstance(model, tuple) else model
             here = memory.model
             return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
-        files = find_model(model, revision, family)
-        config = read_model_config(files, trust_remote_code)
-        tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
-        check_vocabulary(tokenizer, config, files.name)
-        check_weights(files, config)
-        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, config)
+        checked = check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
+        files = checked.files
+        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, checked.config)
         stored = torch.float32 if stored == torch.float64 else stored
-        return cls(files.name, tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
+        return cls(files.name, checked.tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
 
     def load(self) -> JudgedModel:
         """Loads the weights; their hash is that of the checkpoint, whatever dtype is computed in."""
@@ -112,16 +107,16 @@ class ModelSource:
             model.generation_config = dense.model.generation_config
         elif self.memory is None:
             model = model.to(self.device)
-        description = {
-            "name": dense.name,
-            "revision": dense.revision,
-            "weights_sha256": digest,
-            "config_sha256": config_hash(model),
-            "tokenizer_sha256": tokenizer_hash(dense.tokenizer),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "parameters": model.num_parameters(),
-        }
+        description = EvaluatedModel(
+            name=dense.name,
+            revision=dense.revision,
+            weights_sha256=digest,
+            config_sha256=config_hash(model),
+            tokenizer_sha256=tokenizer_hash(dense.tokenizer),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=model.device.type,
+            parameters=model.num_parameters(),
+        )
         return JudgedModel(model, dense.tokenizer, dense.family, description)
 
 

@@ -6,88 +6,70 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lm_eval.utils import handle_non_serializable
+from pydantic import Field
 
-from ..measuring.scores import together_text
 from ..records.folders import Kind, OutputFolder
+from ..records.results import EVALUATION_NAME, EVALUATION_TABLE, EvaluationRecord, result_text
+from ..records.scores import together_text
 from . import comparison
-from .comparison import Comparison
 
 
-RESULTS_NAME = "flab_evaluation.json"
-TABLE_NAME = "flab_evaluation.txt"
 ROLES = ("model", "dense", "pruned")
-EVALUATION = Kind("an evaluation", RESULTS_NAME, lambda path: path.name in (RESULTS_NAME, TABLE_NAME, *ROLES))
+EVALUATION = Kind(
+    "an evaluation", EVALUATION_NAME, lambda path: path.name in (EVALUATION_NAME, EVALUATION_TABLE, *ROLES)
+)
 PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "sacrebleu")
 MOST_NAMED = 10  # missing packages that a note lists
 
 
-@dataclass(repr=False)
-class Evaluation:
-    """The results of an evaluation.
+def package_versions() -> dict[str, str | None]:
+    """The versions of Python and of what an evaluation depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+class Evaluation(EvaluationRecord):
+    """The results of an evaluation, with what is not in their file.
 
     Args:
-        comparisons (`list[Comparison]`): the table: every metric of every task.
-        models (`dict[str, dict]`): which models were evaluated, under `"dense"` and `"pruned"`, or a single one under
-            `"model"`; each with the hash of its weights.
-        settings (`dict`): what was asked for.
-        protocols (`dict[str, str]`): how each task asks, and whether lm-eval's task of its name does so too.
         harness (`dict[str, dict]`): lm-eval's own results per model, without samples.
         samples (`dict[str, dict[str, list]]`): lm-eval's samples per model and task.
         reused, made (`int`): batches that were read from the cache, and that were computed.
-        date (`str`): the day of the evaluation (UTC).
     """
 
-    comparisons: list[Comparison]
-    models: dict[str, dict[str, Any]]
-    settings: dict[str, Any]
-    protocols: dict[str, str] = field(default_factory=dict)
-    harness: dict[str, dict[str, Any]] = field(default_factory=dict)
-    samples: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
-    reused: int = 0
-    made: int = 0
-    date: str = field(default_factory=lambda: datetime.now(timezone.utc).date().isoformat())
+    harness: dict[str, dict[str, Any]] = Field(default={}, exclude=True)
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = Field(default={}, exclude=True)
+    reused: int = Field(default=0, exclude=True)
+    made: int = Field(default=0, exclude=True)
 
     def __repr__(self) -> str:
         return self.to_text()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without the samples."""
-        return {
-            "date": self.date,
-            "models": self.models,
-            "scores": [row.to_dict() for row in self.comparisons],
-            "settings": self.settings,
-            "protocols": self.protocols,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        }
-
     def to_text(self) -> str:
         """The table for the terminal; brackets are 95% intervals. Where lower is better, retention is the change."""
-        paired = "dense" in self.models
-        headings = {"dense": "dense", "score": "pruned", "retention": "retention"} if paired else {"score": "score"}
+        headings = (
+            {"own": "score"} if self.dense is None else {"dense": "dense", "own": "pruned", "retention": "retention"}
+        )
         lines = [
-            f"{role}: {model['name']} (weights {model['weights_sha256'][:12]}, {model['dtype']})"
+            f"{role}: {model.name} (weights {model.weights_sha256[:12]}, {model.dtype})"
             for role, model in self.models.items()
         ]
         notes = [f"note: {note}" for note in self.notes()]
-        return "\n".join([*lines, "", comparison.table(self.comparisons, headings), *([""] if notes else []), *notes])
+        return "\n".join([*lines, "", comparison.table(self.scores, headings), *([""] if notes else []), *notes])
 
     def notes(self) -> list[str]:
         """What a reader of the table must know."""
         notes = [f"{task}: {protocol}" for task, protocol in self.protocols.items()]
-        for row in self.comparisons:
+        for row in self.scores:
             if row.of is not None:
-                scores = {"model": row.score} if row.dense is None else {"dense": row.dense, "pruned": row.score}
-                counts = {role: row.passes(score) for role, score in scores.items()}
-                notes.append(f"{row.task}: {together_text(row.of, counts)}")
-        if self.settings.get("isolation") == "degraded":
+                shown = {"model": row.score, "dense": row.dense, "pruned": row.pruned}
+                passes = {role: score.passes for role, score in shown.items() if score and score.passes is not None}
+                notes.append(f"{row.task}: {together_text(row.of, passes)}")
+        if self.settings.isolation == "degraded":
             notes.append("programs ran with resource limits only: bubblewrap is missing or does not work")
         for role, tasks in self.samples.items():
             for task, samples in tasks.items():
@@ -106,11 +88,11 @@ class Evaluation:
     def save_to(self, output: OutputFolder) -> None:
         """[`save`] to a folder that was already reserved."""
         with output.written() as partial:
-            _write_json(partial / RESULTS_NAME, self.to_dict())
-            (partial / TABLE_NAME).write_text(self.to_text() + "\n", encoding="utf-8")
+            (partial / EVALUATION_NAME).write_text(result_text(self), encoding="utf-8")
+            (partial / EVALUATION_TABLE).write_text(self.to_text() + "\n", encoding="utf-8")
             for role, results in self.harness.items():
                 (partial / role).mkdir()
-                _write_json(partial / role / "results.json", results)
+                (partial / role / "results.json").write_text(_as_json(results, indent=2) + "\n", encoding="utf-8")
                 for task, samples in self.samples[role].items():
                     with (partial / role / f"samples_{_file_name(task)}.jsonl").open("w", encoding="utf-8") as file:
                         for sample in samples:
@@ -119,10 +101,6 @@ class Evaluation:
 
 def _as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, default=handle_non_serializable)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(_as_json(value, indent=2) + "\n", encoding="utf-8")
 
 
 def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:

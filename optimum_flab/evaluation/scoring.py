@@ -12,10 +12,11 @@ import numpy as np
 from lm_eval.api import metrics as lm_eval_metrics
 from lm_eval.tasks import TaskManager
 
-from ..measuring.scores import Score
+from ..records.results import ScoreRow
+from ..records.scores import Score, retained
 from . import comparison
 from .catalog import LoadedTask, quiet
-from .comparison import MEAN, PASSES, Comparison, OfSums, Passed
+from .comparison import MEAN, PASSES, OfSums, Passed
 from .lm import FlabLM
 
 
@@ -50,7 +51,7 @@ def run_task(lm: FlabLM, task: LoadedTask, seed: int, confirm_run_unsafe_code: b
         )
 
 
-def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[Comparison]:
+def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], seed: int) -> Iterator[ScoreRow]:
     """The rows of the table for a task; where its problems are of several kinds, one for each besides the total.
 
     Args:
@@ -73,7 +74,8 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
                     role: result["results"][leaf].get(f"{metric},{filter_name}", math.nan)
                     for role, result in results.items()
                 }
-                yield without_interval(leaf, label, direction, len(shared), scores)
+                row = ScoreRow(task=leaf, metric=label, higher_is_better=direction, problems=len(shared))
+                yield without_interval(row, scores)
                 continue
             parts = {label: shared}
             if len(set(kinds.values())) > 1:
@@ -81,12 +83,10 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
                     parts.setdefault(f"{label}[{kinds[number]}]", []).append(number)
             for name, numbers in parts.items():
                 yield comparison.compare(
-                    leaf,
-                    name,
+                    ScoreRow(task=leaf, metric=name, higher_is_better=direction, problems=len(numbers)),
                     statistic,
                     statistic.rows([found[number] for number in numbers]),
                     None if dense is None else statistic.rows([dense[number] for number in numbers]),
-                    higher_is_better=direction,
                     seed=seed,
                     clusters=[clusters[number] for number in numbers] if clusters else None,
                 )
@@ -94,7 +94,7 @@ def compare_task(task: LoadedTask, results: Mapping[str, Mapping[str, Any]], see
 
 def compare_together(
     tasks: Sequence[LoadedTask], results: Mapping[str, Sequence[Mapping[str, Any]]], seed: int
-) -> Iterator[Comparison]:
+) -> Iterator[ScoreRow]:
     """The combined row of all tasks whose programs pass or fail; nothing where there is only one such task.
 
     Args:
@@ -170,19 +170,20 @@ def statistic_of(task: Any, metric: str) -> OfSums | None:
     return None
 
 
-def without_interval(
-    task: str, metric: str, higher_is_better: bool, problems: int, scores: Mapping[str, Any]
-) -> Comparison:
-    """A row for a score that is known only as a total."""
+def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
+    """A row whose scores are known only as totals.
+
+    Args:
+        scores (`Mapping`): under `"dense"` and `"pruned"`, or under `"model"`; what is not a number counts as NaN.
+    """
     numbers = {
-        role: float(score) if isinstance(score, (int, float, np.number)) else math.nan
+        role: Score(value=float(score) if isinstance(score, (int, float, np.number)) else math.nan)
         for role, score in scores.items()
     }
     if "dense" not in numbers:
-        return Comparison(task, metric, higher_is_better, problems, Score(numbers["model"]))
-    dense, pruned = numbers["dense"], numbers["pruned"]
-    retention = Score(comparison.retained(pruned, dense))
-    return Comparison(task, metric, higher_is_better, problems, Score(pruned), Score(dense), retention)
+        return row.model_copy(update={"score": numbers["model"]})
+    retention = Score(value=retained(numbers["pruned"].value, numbers["dense"].value))
+    return row.model_copy(update={**numbers, "retention": retention})
 
 
 def merge_results(results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:

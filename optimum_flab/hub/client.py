@@ -1,109 +1,113 @@
-"""The client of the Hub's library, with our user agent, and a limit on how long it waits."""
+"""Requests to the Hub: what went wrong in the user's words, and nothing secret in any output."""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
+import logging
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..compat import client_factory
-from ..errors import ConfigurationError, FlabError
-from .failures import LONGEST_WAIT, asked_wait, causes, is_plain, scrubbed
+from ..errors import FlabError
+from ..records.names import CARD_NAME
 
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-# `huggingface_hub` has one client per process
-_one_at_a_time = threading.Lock()
+AGAIN = "run the same command again: it sends nothing twice"
+CORRECT = "correct this, and run the command again"
+ADVICE = {
+    401: "check the token of `hf auth login` or HF_TOKEN",
+    403: "check that the token of `hf auth login` or HF_TOKEN may write there",
+    409: f"somebody else changed it at the same time; {AGAIN}",
+    412: f"somebody else changed it meanwhile, so nothing was committed; {AGAIN}",
+    429: f"the Hub received too many requests; wait some minutes, and {AGAIN}",
+}
 
 
 def hub_client() -> HfApi:
-    """The client, with our user agent.
+    """The client, with our user agent. It takes the token from the standard places."""
+    from huggingface_hub import HfApi
 
-    Raises:
-        [`ConfigurationError`]: the address of the Hub holds a password, which would be sent in place of the token.
-    """
-    from huggingface_hub import HfApi, constants
-
-    if "@" in urlsplit(constants.ENDPOINT).netloc:
-        raise ConfigurationError(
-            f"HF_ENDPOINT ({scrubbed(constants.ENDPOINT)}) holds a user name, which would be sent in place of the"
-            " token; remove what precedes the @"
-        )
     return HfApi(library_name="optimum-flab", library_version=__version__)
 
 
 @contextmanager
-def answers_within(seconds: float) -> Iterator[None]:
-    """While the block runs, a request of `huggingface_hub` fails if it gets no answer for so many seconds, or if it
-    would send the token to a server other than the Hub.
+def attempting(attempt: str) -> Iterator[None]:
+    """Turns what the library raises within this context into a [`FlabError`] that begins with what was attempted, and
+    keeps signed addresses and tokens out of what it logs."""
+    from huggingface_hub.utils import logging as hub_logging
 
-    An answer that trickles in may take as long as it needs. By default the client waits for ever, and asks a silent
-    server six times. It is also recreated after a failed connection, so the limit is set where clients are created.
-
-    Args:
-        seconds (`float`): how long there may be no answer.
-    """
-    from huggingface_hub import set_client_factory
-
-    def limited() -> Any:
-        client = before()
-        if client not in patient:  # a factory may return the same client each time
-            patient[client] = client.send
-            setattr(client, "send", guarded(client.send, seconds))  # noqa: B010
-        return client
-
-    with _one_at_a_time:
-        before = client_factory()
-        patient: dict[Any, Callable[..., Any]] = {}
-        set_client_factory(limited)
-        try:
-            yield
-        finally:
-            set_client_factory(before)
-            for client, send in patient.items():
-                client.send = send
+    handlers = hub_logging.get_logger().handlers
+    for handler in handlers:
+        handler.addFilter(_scrub)
+    try:
+        yield
+    except FlabError:
+        raise
+    except Exception as error:  # connection, Hub and file errors come from several libraries
+        reason, advice = described(error)
+        raise FlabError(f"{attempt}: {reason}; {advice}") from None
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_scrub)
 
 
-def guarded(send: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """Sends requests with a time limit, whatever limits they have; one without an answer raises a `TimeoutError`,
-    which the client does not retry. One that would send the token elsewhere raises a [`FlabError`]."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import hf_raise_for_status
+def described(error: Exception) -> tuple[str, str]:
+    """What happened, and what to do about it."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def sent(request: Any, **options: Any) -> Any:
-        # addresses that the Hub returns, such as that of a next page, are requested with the token too
-        asked, hub = request.url, type(request.url)(constants.ENDPOINT)
-        same = (asked.scheme, asked.host, asked.port) == (hub.scheme, hub.host, hub.port)
-        if "authorization" in request.headers and not same:
-            raise FlabError(
-                f"{constants.ENDPOINT} names an address on another server, {scrubbed(str(request.url))}, which would"
-                " receive your token; check that HF_ENDPOINT is the Hub that you mean"
-            )
-        # some requests have their own limits, or none on purpose
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
-        request.extensions = {**request.extensions, "timeout": limits}
-        try:
-            response = send(request, **options)
-        except Exception as error:
-            # from httpx or its successor, whichever the client is built on
-            if any(kind.__name__ == "TimeoutException" for kind in type(error).__mro__):
-                raise TimeoutError(f"no answer within {seconds:g} seconds") from error
-            if any(isinstance(link.__context__, socket.gaierror) for link in causes(error)):
-                # no network; the client would try five more times
-                raise ConnectionError(f"the host name {request.url.host} cannot be resolved") from error
-            raise
-        for name in ("retry-after", "ratelimit"):
-            if not is_plain(response.headers.get(name, "")):
-                del response.headers[name]  # the client would parse it as a number
-        if response.status_code >= 400 and (asked_wait(response) or 0) > LONGEST_WAIT:
-            hf_raise_for_status(response)  # the client would wait, however long that is
-        return response
+    if isinstance(error, GatedRepoError):
+        return "it is gated", "accept its terms on its page on the Hub, with the account of the token"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or the token may not see it", "check its name and the token"
+    if isinstance(error, RevisionNotFoundError):
+        return "it has no such branch", "check the name of the branch"
+    if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+        status = error.response.status_code
+        said = error.server_message or error.response.headers.get("X-Error-Message") or first_line(error)
+        return f"the Hub answered {status}: {scrubbed(said)}", ADVICE.get(status, CORRECT)
+    if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError):
+        return scrubbed(" ".join(str(error).split())), CORRECT
+    return first_line(error), f"check the connection, and {AGAIN}"
 
-    return sent
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return scrubbed(lines[0].rstrip(".")) if lines else type(error).__name__
+
+
+def scrubbed(text: str) -> str:
+    """Text without tokens, and without passwords and queries in addresses: those of storage are signed."""
+    from huggingface_hub import get_token
+
+    text = re.sub(r"(https?://)[^\s/?'\"]*@", r"\1***@", text)
+    text = re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]+", r"\1", text)
+    token = get_token()
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
+
+
+def _scrub(record: logging.LogRecord) -> bool:
+    record.msg, record.args = scrubbed(record.getMessage()), ()
+    return True
+
+
+def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str]:
+    """The text of a repository's card; `None` where there is none, with the reason."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
+        return Path(path).read_text(encoding="utf-8"), ""
+    except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but from a client without a connection
+        return None, f"the Hub cannot be reached ({first_line(error)})"
+    except EntryNotFoundError:
+        return None, "it has none"
+    except Exception as error:  # connection errors come from several libraries
+        return None, described(error)[0]

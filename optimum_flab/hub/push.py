@@ -1,22 +1,56 @@
-"""Pushing to the Hub: look, check, upload, and change the repository in one commit or not at all."""
+"""Pushing to the Hub: all is checked first, and the repository then changes in one commit or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
-from ..settings.hub import LONGEST_TIMEOUT, TIMEOUT
-from .adapter import check_adapter, stage_adapter
-from .changes import Changes, Target, changes_between, commit_text, holds
-from .client import answers_within, hub_client
-from .conversation import Conversation, card_reader
-from .permissions import check_kind, check_made, check_may_push, check_revision, check_target
-from .selection import grouped, select_files
-from .staging import Staged, check_complete, size_of, stage
-from .terms import Answers, check_repo_id
+from ..checkpoints.checked import check_belongs_together, check_complete
+from ..checkpoints.weight_files import shards
+from ..errors import ConfigurationError, FlabError
+from ..records.names import CARD_NAME, PAGE_NAME, is_outdated, is_part, is_result
+from ..records.paths import last_name
+from ..records.portable import portable
+from ..records.report import Report, read_report
+from ..settings.hub import PushSettings
+from .card import Rendered, is_generated, metadata_of, read_card, render_card, text_of_user
+from .client import attempting, hub_card, hub_client
+from .terms import check_license
+
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+ADAPTER = "adapter_config.json"
+# what nobody means to publish
+SECRET = re.compile(
+    r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
+    r"|secrets?(\..*)?|credentials?(\..*)?|\.env(\..*)?|[._](netrc|pypirc|npmrc|git-credentials|htpasswd)",
+    re.IGNORECASE,
+)
+MOST_NAMED = 12  # files left behind that a summary names
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repository before a push.
+
+    Args:
+        repo_id (`str`): with its owner.
+        head (`str`, *optional*): the commit that the new one follows; `None` where there is no such repository.
+        has_branch (`bool`): whether the branch exists; otherwise it starts from `main`.
+        files (`frozenset[str]`): what that commit holds.
+    """
+
+    repo_id: str
+    head: str | None = None
+    has_branch: bool = True
+    files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -25,60 +59,38 @@ class Push:
 
     Args:
         url (`str`, *optional*): the commit or the pull request; `None` for a dry run.
-        target ([`Target`]): the repository before the push.
-        changes ([`Changes`]): what was sent, deleted and kept.
-        size (`int`): bytes of what was sent.
-        left (`tuple[str, ...]`): what else is in the folder and was not sent.
+        where (`str`): the repository and what changes in it.
+        files (`dict[str, Path | bytes]`): what it holds of the model, by path. The Hub is only sent what it lacks.
+        delete, keep (`tuple[str, ...]`): what is deleted there, since it was part of an earlier model, and what stays.
+        left (`tuple[str, ...]`): what else is in the folder and is not sent.
         notes (`tuple[str, ...]`): what the user should be told.
     """
 
     url: str | None
-    target: Target
-    changes: Changes
-    size: int
-    notes: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    where: str
+    files: dict[str, Path | bytes]
+    delete: tuple[str, ...]
+    keep: tuple[str, ...]
+    left: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def to_text(self) -> str:
         """What happened, for the terminal, and the address on the last line."""
-        target, changes = self.target, self.changes
-        new = "" if target.exists else " (new)"
-        where = f"{target.repo_id}{new}, {'a pull request to ' * target.create_pr}branch {target.branch}"
-        if target.pull_request is not None:
-            where = f"{target.repo_id}, pull request {target.pull_request}"
-        sent, deleted = ("to send", "to delete") if self.url is None else ("sent", "deleted")
-        size = f"{self.size / 1e6:,.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:,.1f} kB"
-        files = f"{len(changes.send)} file{'s' * (len(changes.send) != 1)}" + f" of {size}" * bool(changes.send)
+        size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in self.files.values())
         lines = [
-            f"{where}: {files} {sent}, {len(changes.unchanged)} there already, {len(changes.delete)} {deleted},"
-            f" {len(changes.keep)} kept"
+            f"{self.where}: {len(self.files)} files of {size / 1e6:,.1f} MB, of which those that changed are sent"
         ]
-        lines += [f"  + {path}" for path in changes.send]
-        lines += [f"  - {path}" for path in changes.delete]
-        lines += [f"  = {path} (kept)" for path in changes.keep]
-        lines += [f"not sent: {grouped(self.left)}; `include` sends more"] if self.left else []
+        lines += [f"  + {path}" for path in self.files]
+        lines += [f"  - {path}" for path in self.delete]
+        lines += [f"  = {path} (kept)" for path in self.keep]
+        if self.left:
+            more = f" and {len(self.left) - MOST_NAMED:,} more" if len(self.left) > MOST_NAMED else ""
+            lines.append(f"not sent: {', '.join(self.left[:MOST_NAMED])}{more}; `include` sends more")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, self.url or "nothing was sent (dry run)"])
 
 
-def push_to_hub(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    overwrite_card: bool = False,
-    include: str | Sequence[str] = (),
-    commit_message: str | None = None,
-    adapter_of: str | None = None,
-    base_model: str | None = None,
-    license: str | None = None,
-    license_name: str | None = None,
-    license_link: str | None = None,
-    timeout: float = TIMEOUT,
-) -> Push:
+def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) -> Push:
     """Pushes the folder of a pruned model to the Hub: all of it in one commit, or nothing.
 
     The token is that of `hf auth login`, or of the environment variable `HF_TOKEN`.
@@ -87,147 +99,232 @@ def push_to_hub(
         folder (`str` or `os.PathLike`): what `optimum-cli flab prune` wrote.
         repo_id (`str`): the repository, for example `me/my-model-flab`, created if missing; without an owner it is the
             account's own.
-        private (`bool`): make a new repository private.
-        revision (`str`, *optional*): the branch to push to, created if missing; `main` by default.
-        create_pr (`bool`): open a pull request instead, or update the one that an earlier push of this account opened
-            and that is still open; the same content is never proposed twice.
-        dry_run (`bool`): only look and check, and report what would be done. Without a token, everything is checked
-            except whether the account may push there.
-        overwrite_card (`bool`): replace a card on the Hub that was not written by this software.
-        include (`str` or `Sequence[str]`): files to send besides those of the model: paths in the folder, in which `*`
-            stands for anything; what looks like a secret must be named in full.
-        commit_message (`str`, *optional*): title of the commit, and on further lines its description; by default it
-            says what is pushed.
-        adapter_of (`str`, *optional*): push only the LoRA adapter that was kept with a recovered model; the value is
-            the repository of the pruned model that it belongs to.
-        base_model (`str`, *optional*): Hub id of the dense model, where the files do not state it.
-        license, license_name, license_link (`str`, *optional*): of the base model, where its card does not say.
-        timeout (`float`): seconds, at most a day, without any part of an answer after which a request fails; Xet,
-            which transfers large files where `hf_xet` is installed, gives up by itself after some minutes.
+        options: fields of [`~settings.hub.PushSettings`], such as `private`, `create_pr` and `dry_run`.
 
     Returns:
         [`Push`]: its `url` is the address of the commit or the pull request.
 
     Raises:
-        [`ConfigurationError`]: an argument is not valid, the folder is not a complete pruned model, the licence is
-            not known, or a card may not be replaced.
+        [`ConfigurationError`]: an option is not valid, the folder is not a complete pruned model, the licence is not
+            known, or a card may not be replaced.
         [`FlabError`]: the files do not belong together, there is no token with write access, or the Hub cannot be
             reached or refuses. The repository is then unchanged, unless the message says otherwise.
     """
-    answers = Answers(base_model, license, license_name, license_link)
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
+
+    folder, settings = Path(folder), PushSettings(**options)
     check_repo_id(repo_id)
-    check_revision(revision, create_pr)
-    if commit_message is not None and not commit_message.strip():
-        raise ConfigurationError("commit_message: it is empty; say what is pushed, or leave it out")
-    if not 0 < timeout <= LONGEST_TIMEOUT:
+    check_complete(folder)
+    report = read_report(folder)
+    check_belongs_together(folder, report)
+    included = included_files(folder, settings.include)
+    if get_token() is None and not settings.dry_run:
+        raise FlabError("there is no token for the Hub; run `hf auth login`, or set HF_TOKEN, and push again")
+
+    api, notes = hub_client(), []
+    with attempting(f"the files in {folder} belong together, but {repo_id} could not be looked at"):
+        target = look(api, repo_id, settings)
+        if get_token() is None:
+            notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
+        else:
+            check_may_push(api.whoami(), target, settings.create_pr)
+        remote = hub_card(target.repo_id, target.head)[0] if CARD_NAME in target.files else None
+    files, left, said = files_to_send(folder, report, included, settings, target.repo_id, remote)
+    delete = tuple(sorted(path for path in target.files - files.keys() if is_outdated(path)))
+    kept = tuple(sorted(target.files - files.keys() - set(delete)))
+    branch = settings.revision or "main"
+    where = f"{target.repo_id}{' (new)' * (target.head is None)}"
+    where += f", {'a pull request to ' * settings.create_pr}branch {branch}"
+    push = Push(None, where, files, delete, kept, left, (*notes, *said))
+    if settings.dry_run:
+        return push
+
+    if target.head is None:
+        with attempting(f"{target.repo_id} could not be created"):
+            api.create_repo(target.repo_id, private=settings.private or None)
+            target = look(api, target.repo_id, settings)
+    if not target.has_branch:
+        with attempting(f"branch {branch} of {target.repo_id} could not be created"):
+            api.create_branch(target.repo_id, branch=branch, revision=target.head, exist_ok=True)
+    title, _, text = (settings.commit_message or commit_title(report)).strip().partition("\n")
+    look_first = f", and may be there nevertheless: look at {target.repo_id} first" if settings.create_pr else ""
+    with attempting(f"the push to {target.repo_id} was not confirmed{look_first}"):
+        commit = api.create_commit(
+            target.repo_id,
+            [
+                *(CommitOperationAdd(path, content) for path, content in files.items()),
+                *(CommitOperationDelete(path, is_folder=False) for path in delete),
+            ],
+            commit_message=title,
+            commit_description=text.strip(),
+            revision=branch,
+            create_pr=settings.create_pr or None,
+            parent_commit=target.head,
+        )
+    return Push(commit.pr_url or commit.commit_url, where, files, delete, kept, left, push.notes)
+
+
+def commit_title(report: Report) -> str:
+    """What a push contains, on one line."""
+    trained = " and trained" * (report.recovery is not None)
+    body = "" if report.removed_body_ratio is None else f" ({report.removed_body_ratio:.1%} of the body)"
+    return f"Upload {last_name(report.base_model.name)}, pruned by {report.removed_ratio:.1%}{body}{trained}"
+
+
+# --- the repository ------------------------------------------------------------------------------------------------
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raises a [`ConfigurationError`] if the Hub would not accept the name of a repository."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
         raise ConfigurationError(
-            f"timeout: {timeout} is not a number of seconds above 0 and up to {LONGEST_TIMEOUT:,.0f} (a day)"
+            f"repository {repo_id!r} is not a name that the Hub accepts: {error}; write it as owner/name"
+        ) from error
+
+
+def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
+    """The state of a repository and a branch of it."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    has_branch = True
+    try:
+        try:
+            info = api.model_info(repo_id, revision=settings.revision)
+        except RevisionNotFoundError:
+            info, has_branch = api.model_info(repo_id), False
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        if settings.create_pr:
+            raise
+        return Target(repo_id)
+    files = frozenset(file.rfilename for file in info.siblings or ())
+    if settings.private and not info.private:
+        raise FlabError(
+            f"{repo_id} exists and is public, and a push does not make it private; change that in its settings, or"
+            " leave out `private`"
         )
-    folder, include = Path(folder), [include] if isinstance(include, str) else list(include)
-    if adapter_of is None:
-        check_complete(folder)
-        select_files(folder, include)
-    else:
-        if include:
-            raise ConfigurationError("include: it applies to a model; an adapter is pushed alone (`adapter_of`)")
-        check_adapter(folder, adapter_of)
-
-    def staging(name: str, card: str | None) -> Staged:
-        if adapter_of is not None:
-            return stage_adapter(
-                folder,
-                name,
-                adapter_of,
-                remote_card=card,
-                answers=answers,
-                overwrite_card=overwrite_card,
-                fetch=card_reader(hub),
-            )
-        return stage(
-            folder,
-            name,
-            revision=revision,
-            include=include,
-            remote_card=card,
-            answers=answers,
-            overwrite_card=overwrite_card,
-            fetch=card_reader(hub),
-            benchmark_task=hub.benchmark_task,
+    if ADAPTER in files:
+        raise ConfigurationError(
+            f"{repo_id} holds an adapter ({ADAPTER}), which would be loaded in place of the model; push the model to"
+            " its own repository"
         )
-
-    hub = Conversation(hub_client())
-    with answers_within(timeout):
-        return push_staged(
-            hub,
-            repo_id,
-            staging,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            dry_run=dry_run,
-            commit_message=commit_message,
-        )
+    return Target(repo_id, info.sha, has_branch, files)
 
 
-def push_staged(
-    hub: Conversation,
-    repo_id: str,
-    staging: Callable[[str, str | None], Staged],
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    commit_message: str | None = None,
-) -> Push:
-    """The requests of a push, in order; see [`push_to_hub`].
+def check_may_push(account: Mapping[str, Any], target: Target, create_pr: bool) -> None:
+    """Raises a [`FlabError`] if an account cannot push to a repository.
 
     Args:
-        hub ([`Conversation`]): the connection to the Hub.
-        staging (`Callable`): from the repository's name and its current card to what will be sent.
+        account (`Mapping`): what the Hub says about the token's owner.
     """
-    account = None if dry_run and not hub.has_token() else hub.account()
-    if "/" not in repo_id:
-        if account is None:
+    if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise FlabError(
+            "the token is read-only; create one with write access on https://huggingface.co/settings/tokens, and set"
+            " it with `hf auth login` or HF_TOKEN"
+        )
+    mine = [account["name"], *(org["name"] for org in account.get("orgs") or () if org.get("roleInOrg") != "read")]
+    if target.repo_id.split("/")[0] not in mine and not create_pr:
+        raise FlabError(
+            f"{target.repo_id} is not one of {', '.join(mine)}, where the token of {account['name']!r} may write; name"
+            " another repository, or propose the model with `create_pr`"
+        )
+
+
+# --- the files -----------------------------------------------------------------------------------------------------
+
+
+def included_files(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
+    """The files that a user names, by their path in the folder.
+
+    Args:
+        patterns (`Sequence[str]`): paths relative to the folder, in which `*` stands for anything; that of a folder
+            stands for what is in it.
+
+    Raises:
+        [`ConfigurationError`]: a pattern matches nothing, or what nobody means to publish.
+    """
+    included: dict[str, Path] = {}
+    for pattern in patterns:
+        wanted = folder / pattern
+        paths = wanted.rglob("*") if wanted.is_dir() else [wanted] if wanted.exists() else folder.glob(pattern)
+        inside = [path for path in paths if path.is_file() and path.resolve().is_relative_to(folder.resolve())]
+        if not inside:
             raise ConfigurationError(
-                f"repo_id: {repo_id} has no owner, and there is no token to say who you are; write OWNER/{repo_id}, or"
-                " run `hf auth login`"
+                f"include: {pattern!r} names no file in {str(folder)!r}; use paths relative to that folder"
             )
-        repo_id = f"{account['name']}/{repo_id}"
-    main = hub.look(repo_id, revision or "main", create_pr)
-    check_target(main, private and not hub.is_private(main))
-    unchecked, requests = [], []
-    if account is None:
-        unchecked = [f"there is no token for the Hub, so whether you may push to {repo_id} was not checked"]
+        if secret := [path.name for path in inside if SECRET.fullmatch(path.name)]:
+            raise ConfigurationError(f"include: {pattern!r}: {secret[0]} looks like a secret, and is not sent")
+        included |= {path.relative_to(folder).as_posix(): path for path in inside}
+    return included
+
+
+def files_to_send(
+    folder: Path,
+    report: Report,
+    included: Mapping[str, Path],
+    settings: PushSettings,
+    repo_id: str,
+    remote: str | None,
+) -> tuple[dict[str, Path | bytes], tuple[str, ...], Sequence[str]]:
+    """What a repository will hold, what is left behind, and what the user should be told.
+
+    The card is rewritten for the repository, unless somebody wrote or changed that in the folder. In the records of
+    the pruning, paths of this machine are reduced to file names.
+
+    Args:
+        included (`Mapping[str, Path]`): further files.
+        remote (`str`, *optional*): the card in the repository.
+    """
+    card, own = rendered_card(folder, settings, repo_id, remote), read_card(folder / CARD_NAME)
+    text, notes = card.text, card.notes
+    if own is not None and not is_generated(own):
+        if not metadata_of(own).get("license"):
+            raise ConfigurationError(
+                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
+                " the base model's there, or have the card rewritten with `optimum-cli flab card --overwrite-card`"
+            )
+        text, notes = own, (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged",)
     else:
-        check_may_push(main, account)
-        requests = hub.open_requests(main, account["name"]) if create_pr else []
-    target = next((request for request in requests if hub.is_ours(request, main)), main)
-    staged = staging(repo_id, hub.card(target))
-    hub.check_card(staged.card)
-    changes = changes_between(staged.files, target.files)
-    check_kind(repo_id, staged, changes)
+        check_license(card.terms)
+    if remote is not None and not is_generated(remote) and remote != text and not settings.overwrite_card:
+        raise ConfigurationError(
+            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside its marked"
+            " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
+        )
+    weights = {path.name for path in shards(folder)}
+    results = {path.name for path in card.facts.result_files}
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    sent = [
+        name
+        for name in there
+        if name in included
+        or name in weights
+        or name in card.facts.gguf_files
+        or (is_part(name) and not name.endswith(".safetensors") and (name in results or not is_result(name)))
+    ]
+    datasets = {*report.all_datasets, *(name for one in card.facts.evaluations for name in one.settings.datasets)}
+    files = {name: portable(folder / name, datasets) for name in sent}
+    files |= {CARD_NAME: text.encode(), PAGE_NAME: card.page.encode()}
+    return dict(sorted(files.items())), tuple(name for name in there if name not in files), notes
 
-    def pushed(url: str | None, at: Target, changes: Changes, *notes: str) -> Push:
-        size = sum(size_of(staged.files[path]) for path in changes.send)
-        return Push(url, at, changes, size, (*unchecked, *staged.notes, *notes), staged.left)
 
-    there = changes if target is main else changes_between(staged.files, main.files)
-    if not (there.send or there.delete):
-        return pushed(None if dry_run else hub.url_of(main, main.head), main, there)
-    for request in requests:
-        if holds(request.files, staged.files, there):
-            url = hub.url_of(request, request.head)
-            none = Changes((), tuple(staged.files), (), there.keep)
-            note = f"a pull request with exactly this content is already open: {url}"
-            return pushed(None if dry_run else url, request, none, note)
-    if dry_run:
-        return pushed(None, target, changes)
-    before = target
-    if not target.exists:
-        hub.create(repo_id, private)
-        target = hub.look(repo_id, revision or "main", create_pr)
-        check_made(target, private and not hub.is_private(target))
-        changes = changes_between(staged.files, target.files)
-    title, description = commit_text(commit_message, staged.title, changes)
-    return pushed(hub.deliver(target, staged.files, changes, title, description), before, changes)
+def rendered_card(folder: Path, settings: PushSettings, repo_id: str, remote: str | None) -> Rendered:
+    """The card for a repository, with what the user added to that in the folder and to that on the Hub.
+
+    Raises:
+        [`ConfigurationError`]: the user's texts in both are different.
+    """
+    earlier = [card for card in (read_card(folder / CARD_NAME), remote) if card is not None]
+    if len(set(filter(None, map(text_of_user, earlier)))) > 1 and not settings.overwrite_card:
+        raise ConfigurationError(
+            f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
+            " from there, and let yours win with `overwrite_card`"
+        )
+    return render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)

@@ -13,9 +13,10 @@ from ..checkpoints.hashes import weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.tokenizer import left_out_note
 from ..families import Family
+from ..records.base_card import base_card_of
 from ..records.held_out import HeldOut
 from ..records.plan import PruningPlan
-from ..records.report import Base, BaseCard, Computation, Part, Report, Search, Side, TextCounts
+from ..records.report import Base, Computation, Part, Report, Search, Side, TextCounts
 from ..sizes import count_parameters, shape_of
 
 
@@ -32,7 +33,6 @@ def build_report(
     search: Search | None = None,
     texts: TextCounts | None = None,
     datasets: Iterable[str] = (),
-    card: BaseCard | None = None,
     weights_sha256: str | None = None,
     notes: Iterable[str] = (),
 ) -> Report:
@@ -46,12 +46,12 @@ def build_report(
         search ([`Search`], *optional*): `None` where a plan is applied.
         texts ([`TextCounts`], *optional*): `None` where a plan is applied.
         datasets (`Iterable[str]`): ids of the Hub datasets that were read.
-        card ([`BaseCard`], *optional*): what the dense model's card states.
         weights_sha256 (`str`, *optional*): of the pruned model, if already known.
         notes (`Iterable[str]`): what the user should know, besides the notes on the dense model.
     """
     if weights_sha256 is None and pruned.device.type != "meta":
         weights_sha256 = weights_hash(pruned)
+    card = base_card_of(dense.folder, dense.gguf)
     before = _side(dense.model, family, dense.storage_dtype)
     after = _side(pruned, family, getattr(torch, plan.dtype))
     return Report(

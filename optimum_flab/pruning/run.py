@@ -24,7 +24,7 @@ from ..memory import give_back_memory
 from ..places import cache_root, user_path
 from ..progress import say
 from ..records.plan import PruningPlan
-from ..records.report import BaseCard, RemovedLayer, Search, TextCounts, TriedShape
+from ..records.report import RemovedLayer, Search, TextCounts, TriedShape
 from ..records.work import WorkFolder
 from ..running.processes import Processes
 from ..settings.configuration import FlabPrunerConfig
@@ -117,7 +117,6 @@ def prune(
     config: FlabPrunerConfig,
     dtype: torch.dtype,
     work: WorkFolder,
-    card: BaseCard | None = None,
     processes: Processes | None = None,
     time_budget: str | float | None = None,
     memory: int | None = None,
@@ -130,7 +129,6 @@ def prune(
             the work folder, if the CPU computes.
         dtype (`torch.dtype`): of the pruned weights.
         work ([`WorkFolder`]): keeps the values of the stages.
-        card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
         processes ([`Processes`], *optional*): those that share it, each with a work folder of its own. Defaults to
             this one only.
         time_budget (`str` or `float`, *optional*): how long it may take, see [`~pruning.time_budget.in_time`].
@@ -203,18 +201,14 @@ def prune(
         search=search_section(chosen, natural),
         texts=said,
         datasets=(*texts.datasets, *counted_datasets(files)),
-        card=card,
         weights_sha256=decided_by["pruned"],
         notes=[*notes, *notes_on_text(dense, config)],
     )
     return PrunedModel(model, tokenizer, plan, report, config, work=work)
 
 
-def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = None) -> PrunedModel:
+def apply_plan(dense: LoadedModel, plan: PruningPlan) -> PrunedModel:
     """Prunes according to a plan, without any search.
-
-    Args:
-        card ([`BaseCard`], *optional*): what the dense model's card states, for the report.
 
     Raises:
         [`FlabError`]: the plan was made for other weights.
@@ -222,7 +216,7 @@ def apply_plan(dense: LoadedModel, plan: PruningPlan, card: BaseCard | None = No
     watch = Stopwatch()
     with watch.step("surgery"):
         model, tokenizer = applied(dense, plan)
-    report = build_report(dense, dense.family, model, plan, None, watch.seconds, card=card)
+    report = build_report(dense, dense.family, model, plan, None, watch.seconds)
     if isinstance(rounds := plan.settings.get("rounds"), dict) and rounds.get("number", 1) != 1:
         note = "the plan was made in rounds: the weights that it holds were trained between them, towards this model"
         report = report.model_copy(update={"notes": (*report.notes, note)})

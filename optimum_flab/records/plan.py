@@ -131,14 +131,7 @@ class PruningPlan:
         """Writes `flab_plan.json`, and `flab_plan.safetensors` if compensation changed something."""
         from ..tensors.lazy import StoredTensors, write_tensors
 
-        fields = self.to_dict()
-        # one line per field (and per layer) keeps tens of thousands of numbers diffable and the file small
-        lines = [
-            f"  {json.dumps(key)}: "
-            + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
-            for key, value in fields.items()
-        ]
-        Path(folder, PLAN_NAME).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        Path(folder, PLAN_NAME).write_text(plan_text(self.to_dict()), encoding="utf-8")
         if self.weights:
             outlines = self.weights.outlines if isinstance(self.weights, StoredTensors) else self.weights
             write_tensors({Path(folder, WEIGHTS_NAME): outlines}, self.weights.items())
@@ -212,6 +205,16 @@ class PruningPlan:
 def is_by_expert(neurons: list[int] | list[list[int]]) -> bool:
     """Whether the neurons that a layer keeps are listed separately for each of its experts."""
     return bool(neurons) and isinstance(neurons[0], list)
+
+
+def plan_text(fields: Mapping[str, Any]) -> str:
+    """The content of `flab_plan.json`. One line per field (and per layer) keeps tens of thousands of numbers diffable
+    and the file small."""
+    lines = [
+        f"  {json.dumps(key)}: " + (_lines(value) if key in ("kept_neurons", "kept_experts") else json.dumps(value))
+        for key, value in fields.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _by_name(layers: Mapping[int, list]) -> dict[str, list]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-CURVE_NAME = "flab_recovery_loss.png"
 LABELS = {"training_loss": "training", "validation_loss": "set aside"}
 
 

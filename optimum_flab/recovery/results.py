@@ -9,11 +9,12 @@ import torch
 
 from ..compat import forget_origin
 from ..records.held_out import HeldOut
+from ..records.names import ADAPTER_FOLDER, CURVE_NAME
 from ..records.report import CurvePoint, PlainText, Recovery, RecoveryData, RecoveryEstimate, RecoveryTraining
 from ..running.casting import copy_in
-from ..settings.recovery import ADAPTER_FOLDER, RecoverySettings
+from ..settings.recovery import RecoverySettings
 from ..texts.sources import hub_datasets
-from .curve import CURVE_NAME, draw_curve
+from .curve import draw_curve
 from .preparation import Ready
 from .trained import Training
 from .work import Steps

@@ -74,7 +74,7 @@ class EvaluationSettings(VerbSection):
         " with its own dependencies; may be given several times (default: only the standard library)",
     )
 
-    @field_validator("tasks")
+    @field_validator("tasks", "allow_packages")
     @classmethod
     def _divided_at_commas(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(name for given in value for name in map(str.strip, given.split(",")) if name))

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+
+from pydantic import Field, model_validator
 
 from .section import Sources, VerbSection
 
 
-TIMEOUT = 300.0  # seconds without an answer; a commit of many large files takes the Hub a while
-LONGEST_TIMEOUT = 86_400.0  # seconds, a day
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository on the Hub with its owner."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 class TermsSettings(VerbSection):
     """Facts about the dense model that its files do not state."""
+
+    NAME = "card"
 
     base_model: str | None = Field(
         default=None,
@@ -30,11 +44,26 @@ class TermsSettings(VerbSection):
         default=None, description="where the text of that licence is (default: what the base model's card says)"
     )
 
+    @model_validator(mode="after")
+    def _refuse_what_the_hub_would(self) -> TermsSettings:
+        if self.base_model is not None and not is_repository(self.base_model):
+            raise ValueError(
+                f"base_model: {self.base_model!r} is not the id of a model on the Hub; write it as owner/name"
+            )
+        if self.license is not None and not LICENSE_ID.fullmatch(self.license):
+            raise ValueError(
+                f"license: {self.license!r} is not an identifier that the Hub knows; they are spelled like apache-2.0,"
+                " and 'other' needs `license_name` and `license_link`"
+            )
+        if self.license == "other" and not (self.license_name and self.license_link):
+            raise ValueError("license: other is not enough; add `license_name` and `license_link`")
+        if self.license is None and (self.license_name or self.license_link):
+            raise ValueError("license: `license_name` and `license_link` belong to a licence; set that too")
+        return self
+
 
 class CardSettings(TermsSettings):
     """What a card shows; the `card` section of a settings file."""
-
-    NAME = "card"
 
     results: Sources | None = Field(
         default=None,
@@ -59,11 +88,12 @@ class PushSettings(TermsSettings):
         default=None, description="branch to push to; created if it does not exist (default: main)"
     )
     create_pr: bool = Field(
-        default=False,
-        description="open a pull request instead of changing the branch, or update your open one (default: no)",
+        default=False, description="open a pull request instead of changing the branch (default: no)"
     )
     commit_message: str | None = Field(
-        default=None, description="title of the commit, and its description below (default: what is pushed)"
+        default=None,
+        min_length=1,
+        description="title of the commit, and its description below (default: what is pushed)",
     )
     dry_run: bool = Field(default=False, description="only check, and say what would be done (default: no)")
     overwrite_card: bool = Field(
@@ -73,17 +103,13 @@ class PushSettings(TermsSettings):
     include: Sources = Field(
         default=[],
         description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
-        " that look like secrets are sent only if named in full (default: only the files of the model)",
+        " that look like secrets are refused (default: only the files of the model)",
     )
-    adapter_of: str | None = Field(
-        default=None,
-        description="push only the LoRA adapter that `flab recover --keep-adapter` kept in the folder; the value is"
-        " the repository of the pruned model that it belongs to (default: push the model)",
-    )
-    timeout: float = Field(
-        default=TIMEOUT,
-        gt=0,
-        le=LONGEST_TIMEOUT,
-        description="seconds without any data from the Hub after which a request fails, at most a day; Xet, which"
-        " transfers large files if hf_xet is installed, gives up by itself after some minutes",
-    )
+
+    @model_validator(mode="after")
+    def _refuse_a_branch_for_a_proposal(self) -> PushSettings:
+        if self.create_pr and self.revision not in (None, "main"):
+            raise ValueError(
+                f"create_pr: a pull request is one to main, and revision is {self.revision}; use one of them"
+            )
+        return self

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from .section import Section, Sources, VerbSection, faults_in
 
 
-ADAPTER_FOLDER = "adapter"  # beside the weights of a recovered model, for its adapter
 LIBRARY_SOURCE = "python-packages"
 PROBLEM_SOURCE = "packaged-problems"
 LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}  # if the user sets none; LoRA matrices start at zero

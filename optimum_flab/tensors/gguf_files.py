@@ -250,3 +250,26 @@ def _shape(pieces: Iterable[GgufTensor], wanted: torch.Size) -> tuple[int, ...]:
     some."""
     found = list(pieces)
     return tuple(wanted) if sum(prod(piece.shape) for piece in found) == wanted.numel() else found[0].shape
+
+
+def own_gguf_files(folder: Path, weights: str | None) -> dict[str, str]:
+    """The number formats of the GGUF files in a folder that were written from some weights, by their sorted names.
+
+    Args:
+        weights (`str`, *optional*): the hash of the weights, see [`~checkpoints.hashes.weights_hash`].
+    """
+    import gguf
+
+    types = {}
+    for path in sorted(folder.glob("*.gguf")):
+        part = PART.fullmatch(path.name)
+        # of several parts the first states what they were made from
+        first = path if part is None else path.with_name(f"{part['stem']}-00001-of-{part['count']}.gguf")
+        try:
+            fields = read_header(first).fields
+            if fields.get(WEIGHTS_FIELD) == weights is not None:
+                name = gguf.LlamaFileType(fields["general.file_type"]).name
+                types[path.name] = name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
+        except (FlabError, OSError, KeyError, ValueError):  # damaged, or somebody else's
+            continue
+    return types

@@ -5,35 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
 import torch
 
 from ...compat import measured_hardware, mode_and_watts
 from ...errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class EnergyEstimate:
-    """Codecarbon's estimate over some seconds of generating at the larger batch, prompts included.
-
-    Args:
-        wh_per_1000_tokens (`float`): watt-hours per 1000 generated tokens.
-        co2e_grams_per_1000_tokens (`float`): grams of CO2 equivalent per 1000 generated tokens.
-        grams_per_kwh (`float`): emissions of the country's electricity.
-        method (`str`): how codecarbon determined the energy on this machine.
-        components_wh (`dict[str, float]`): watt-hours of the whole measurement by `cpu`, `gpu` and `ram`.
-    """
-
-    wh_per_1000_tokens: float
-    co2e_grams_per_1000_tokens: float
-    country: str
-    grams_per_kwh: float
-    method: str
-    generated_tokens: int
-    seconds: float
-    components_wh: dict[str, float]
+from ...records.results import EnergyEstimate
 
 
 def check_country(country: str | None) -> str | None:

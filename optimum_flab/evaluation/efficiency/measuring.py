@@ -9,44 +9,26 @@ from __future__ import annotations
 import platform
 import re
 from contextlib import suppress
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ...checkpoints.computation import COMPUTATION_DTYPES, computation_device, computation_dtype
-from ...checkpoints.finding import ModelFiles, find_model
+from ...checkpoints.checked import CheckedModel, check_model
+from ...checkpoints.computation import COMPUTATION_DTYPES, computation_device
 from ...checkpoints.loading import load_dense
-from ...checkpoints.model_config import read_model_config
-from ...checkpoints.tokenizer import check_vocabulary, load_tokenizer
-from ...checkpoints.weights import check_weights
 from ...errors import ConfigurationError
 from ...progress import progress_bar
+from ...records.results import BASELINE, MODEL, MeasuredModel, Run
 from ...settings.efficiency import BenchSettings
 from .energy import check_country
-from .memory import Footprint, Request, measure_apart
-from .report import BASELINE, MODEL, EfficiencyReport, notes
-from .running import enough_memory, generate, prompt_ids, time_interleaved
+from .memory import Request, measure_apart
+from .report import EfficiencyReport, notes, spread, table
+from .running import decode_speed, enough_memory, generate, prompt_ids, time_interleaved
 from .sizes import count_flops, weight_files
-from .values import ModelEfficiency, Run, decode_speed, spread
-
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 
 PACKAGES = ("optimum-flab", "torch", "transformers", "codecarbon")
-
-
-class _Subject(NamedTuple):
-    """A model to be measured, found and checked but not loaded."""
-
-    files: ModelFiles
-    config: PreTrainedConfig
-    dtype: str
-    vocabulary: tuple[int, set[int]]
 
 
 def measure_efficiency(
@@ -94,16 +76,14 @@ def measure_efficiency(
     """
     settings = settings or BenchSettings()
     country, device = check_country(settings.country), computation_device(device)
-    dtype = None if settings.dtype is None else computation_dtype(settings.dtype)
     asked = {BASELINE: (baseline, baseline_revision)} if baseline is not None else {}
     asked[MODEL] = (model_name_or_path, revision)
-    subjects = {
-        name: _subject(path, of_revision, trust_remote_code, family, dtype, settings)
-        for name, (path, of_revision) in asked.items()
-    }
-    prompt = prompt_ids(
-        [subject.vocabulary for subject in subjects.values()], settings.batch_size, settings.prompt_tokens
-    )
+    checked, dtypes = dict[str, CheckedModel](), dict[str, str]()
+    for name, (path, of_revision) in asked.items():
+        checked[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
+        check_length(checked[name], settings)
+        dtypes[name] = settings.dtype or str(dtype_of(checked[name])).removeprefix("torch.")
+    prompt = prompt_ids(list(checked.values()), settings.batch_size, settings.prompt_tokens)
     apart, flops = {}, {}
     for name in progress_bar("Memory and energy", len(asked), "model", iterable=asked):
         path, of_revision = asked[name]
@@ -114,14 +94,14 @@ def measure_efficiency(
                 trust_remote_code=trust_remote_code,
                 family=None if family is None else str(family),
                 device=str(device),
-                dtype=subjects[name].dtype,
+                dtype=dtypes[name],
                 prompt=prompt.tolist(),
                 new_tokens=settings.new_tokens,
                 energy_seconds=settings.energy_seconds,
                 country=country,
             )
         )
-        flops[name] = count_flops(subjects[name].config, settings.prompt_tokens)
+        flops[name] = count_flops(checked[name].config, settings.prompt_tokens)
     loaded = {}
     for name, (path, of_revision) in asked.items():
         with enough_memory(str(path)):
@@ -131,7 +111,7 @@ def measure_efficiency(
                 trust_remote_code=trust_remote_code,
                 family=family,
                 device=device,
-                dtype=subjects[name].dtype,
+                dtype=dtypes[name],
             )
     rounds = (settings.warmup + settings.repeats) * len(settings.batches)
     with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
@@ -143,59 +123,50 @@ def measure_efficiency(
 
         times = time_interleaved(run, list(asked), settings, bar.update)
     models = {}
-    for name, subject in subjects.items():
+    for name, model in checked.items():
         runs = times[name]
-        models[name] = ModelEfficiency(
+        models[name] = MeasuredModel(
             name=loaded[name].name,
             revision=loaded[name].revision,
-            dtype=subject.dtype,
+            dtype=dtypes[name],
             # a tied weight is one parameter
             parameters=sum(p.numel() for p in loaded[name].model.parameters()),
-            checkpoint_bytes=sum(path.stat().st_size for path in weight_files(subject.files)),
+            checkpoint_bytes=sum(path.stat().st_size for path in weight_files(model.files)),
             flops_per_token=flops[name],
             time_to_first_token={batch: spread([run.first_token for run in taken]) for batch, taken in runs.items()},
             tokens_per_second={
                 batch: spread([decode_speed(run, batch, settings.new_tokens) for run in taken])
                 for batch, taken in runs.items()
             },
-            runs=runs,
-            **{field.name: getattr(apart[name], field.name) for field in fields(Footprint)},
+            runs={batch: tuple(taken) for batch, taken in runs.items()},
+            **dict(apart[name]),
         )
     loading_notes = [f"{name}: {note}" for name, dense in loaded.items() for note in dense.notes]
     return EfficiencyReport(
-        workload=settings,
+        workload=settings.workload,
         device=str(device),
         machine=_machine(device),
+        table=table(models, settings.batches),
         models=models,
-        notes=notes(settings, models) + loading_notes,
+        notes=tuple(notes(settings, models) + loading_notes),
         versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
     )
 
 
-def _subject(
-    path: str | Path,
-    revision: str | None,
-    trust_remote_code: bool,
-    family: str | Path | None,
-    dtype: torch.dtype | None,
-    settings: BenchSettings,
-) -> _Subject:
-    """Finds a model and refuses, before any weights are read, what cannot be measured."""
-    files = find_model(path, revision, family)
-    config = read_model_config(files, trust_remote_code)
-    tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
-    check_vocabulary(tokenizer, config, files.name)
-    asked, longest = settings.prompt_tokens + settings.new_tokens, getattr(config, "max_position_embeddings", None)
+def check_length(model: CheckedModel, settings: BenchSettings) -> None:
+    """Raises a [`ConfigurationError`] if a model is not made for that many tokens."""
+    asked = settings.prompt_tokens + settings.new_tokens
+    longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and asked > longest:
         raise ConfigurationError(
-            f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {files.name!r}"
+            f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {model.files.name!r}"
         )
-    check_weights(files, config)
-    if dtype is None:
-        stored = torch.bfloat16 if files.gguf is not None else config.dtype
-        dtype = stored if stored in COMPUTATION_DTYPES.values() else torch.float32
-    vocabulary = (min(len(tokenizer), config.vocab_size), set(tokenizer.all_special_ids))
-    return _Subject(files, config, str(dtype).removeprefix("torch."), vocabulary)
+
+
+def dtype_of(model: CheckedModel) -> torch.dtype:
+    """The dtype that a model is measured in, unless the user names one: its own."""
+    stored = torch.bfloat16 if model.files.gguf is not None else model.config.dtype
+    return stored if stored in COMPUTATION_DTYPES.values() else torch.float32
 
 
 def _machine(device: torch.device) -> str:

@@ -15,7 +15,8 @@ import torch
 
 from ...checkpoints.loading import load_dense
 from ...errors import FlabError
-from .energy import EnergyEstimate, estimate_energy
+from ...records.results import Footprint
+from .energy import estimate_energy
 from .running import enough_memory, generate
 
 
@@ -40,16 +41,6 @@ class Request:
     new_tokens: int
     energy_seconds: float
     country: str | None
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What that process answers; see [`ModelEfficiency`]."""
-
-    peak_rss_bytes: int
-    rss_before_loading_bytes: int
-    peak_cuda_bytes: int | None
-    energy: EnergyEstimate | None
 
 
 def measure_apart(request: Request) -> Footprint:
@@ -78,8 +69,7 @@ def measure_apart(request: Request) -> Footprint:
         killed = process.returncode < 0
         how = "was killed, perhaps for its memory; try a lower `batch_size`" if killed else f"failed ({last})"
         raise FlabError(f"the process that measures the memory of {request.model!r} {how}")
-    energy = answer.pop("energy")
-    return Footprint(**answer, energy=None if energy is None else EnergyEstimate(**energy))
+    return Footprint(**answer)
 
 
 def answer_request() -> None:
@@ -87,7 +77,7 @@ def answer_request() -> None:
     asked, answered = map(Path, sys.argv[1:3])
     request = Request(**json.loads(asked.read_text(encoding="utf-8")))
     try:
-        answer = asdict(_measure_here(request))
+        answer = _measure_here(request).model_dump()
     except FlabError as error:
         answer = {"error": str(error)}
     answered.write_text(json.dumps(answer), encoding="utf-8")
@@ -119,7 +109,7 @@ def _measure_here(request: Request) -> Footprint:
                 return len(request.prompt) * request.new_tokens
 
             energy = estimate_energy(generated, request.energy_seconds, request.country, device)
-    return Footprint(peak, before, on_cuda, energy)
+    return Footprint(peak_rss_bytes=peak, rss_before_loading_bytes=before, peak_cuda_bytes=on_cuda, energy=energy)
 
 
 def peak_rss() -> int:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from ...errors import FlabError
 from ...records.atomic import write_files
 from ...records.folders import check_writable
+from ...records.results import (
+    BASELINE,
+    EFFICIENCY_NAME,
+    EFFICIENCY_PLOT,
+    MODEL,
+    EfficiencyRecord,
+    EfficiencyRow,
+    MeasuredModel,
+    Spread,
+    result_text,
+)
 from ...settings.efficiency import BenchSettings
-from .values import ModelEfficiency, Spread, ratio
 
 
-JSON_NAME = "flab_efficiency.json"
-PLOT_NAME = "flab_efficiency.png"
-# the names of the two columns; the baseline is the left one
-MODEL, BASELINE = "model", "baseline"
 # quartiles further apart than this share of the median: something else was probably running
 WIDE_SPREAD = 0.2
+Value = Spread | int | float | None
 
 
 def check_output(folder: str | Path, overwrite: bool = False) -> None:
@@ -33,90 +40,21 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     """
     folder = Path(folder)
     check_writable(folder)
-    existing = [name for name in (JSON_NAME, PLOT_NAME) if (folder / name).exists()]
+    existing = [name for name in (EFFICIENCY_NAME, EFFICIENCY_PLOT) if (folder / name).exists()]
     if existing and not overwrite:
         raise FlabError(f"{folder / existing[0]} exists; name another folder, or set `overwrite`")
 
 
-class Metric(NamedTuple):
-    """A row of the table; `read` returns a number in `unit` × `scale`."""
-
-    label: str
-    unit: str
-    scale: float
-    better: str
-    read: Callable[[ModelEfficiency], float | Spread | None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table, in its unit, by column."""
-
-    metric: str
-    unit: str
-    better: str
-    values: dict[str, float | Spread | None]
-    ratio: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain values."""
-        values = {name: asdict(value) if isinstance(value, Spread) else value for name, value in self.values.items()}
-        return {"metric": self.metric, "unit": self.unit, "better": self.better, **values, "ratio": self.ratio}
-
-
-@dataclass(frozen=True)
-class EfficiencyReport:
-    """The measurements of one run.
-
-    Args:
-        workload ([`~settings.efficiency.BenchSettings`]): what the models did.
-        device (`str`): the torch device.
-        machine (`str`): the processor or GPU, and the number of threads.
-        models (`dict[str, ModelEfficiency]`): `baseline`, if there was one, and `model`.
-        notes (`list[str]`): how to read the figures.
-        versions (`dict[str, str]`): of Python and the packages that matter.
-    """
-
-    workload: BenchSettings
-    device: str
-    machine: str
-    models: dict[str, ModelEfficiency]
-    notes: list[str]
-    versions: dict[str, str | None]
-
-    def rows(self) -> list[Row]:
-        """The table that the JSON file, the terminal and the plot show."""
-        rows = []
-        for metric in metrics(self.workload):
-            values = {name: _scaled(metric.read(model), metric.scale) for name, model in self.models.items()}
-            if any(value is not None for value in values.values()):
-                numbers = {name: median(value) for name, value in values.items()}
-                rows.append(
-                    Row(metric.label, metric.unit, metric.better, values, ratio(numbers[MODEL], numbers.get(BASELINE)))
-                )
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain values: the table, then everything that was measured, in bytes and seconds."""
-        return {
-            "workload": self.workload.workload,
-            "device": self.device,
-            "machine": self.machine,
-            "table": [row.to_dict() for row in self.rows()],
-            "models": {name: _plain(model) for name, model in self.models.items()},
-            "notes": self.notes,
-            "versions": self.versions,
-        }
+class EfficiencyReport(EfficiencyRecord):
+    """The measurements of one run, as they are in `flab_efficiency.json`."""
 
     def to_text(self) -> str:
         """The report as a table for the terminal."""
         cells = [["", *self.models, *(["ratio"] if BASELINE in self.models else [])]]
-        for row in self.rows():
-            label = f"{row.metric} ({row.unit})" if row.unit else row.metric
-            values = [_cell(value) for value in row.values.values()]
-            cells.append(
-                [label, *values, *(["" if row.ratio is None else f"{row.ratio:.2f}x"] * (len(self.models) - 1))]
-            )
+        for row in self.table:
+            values = [_cell(getattr(row, name)) for name in self.models]
+            ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
+            cells.append([row.label, *values, *([ratio] if BASELINE in self.models else [])])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [f"{name}: {titled(model)}" for name, model in self.models.items()]
         lines += [self.conditions(), ""]
@@ -129,8 +67,8 @@ class EfficiencyReport:
         """One line on what was run and where."""
         work = self.workload
         return (
-            f"{self.device} ({self.machine}); prompts of {work.prompt_tokens} tokens, {work.new_tokens} generated; "
-            f"medians of {work.repeats} rounds with quartiles"
+            f"{self.device} ({self.machine}); prompts of {work['prompt_tokens']} tokens, {work['new_tokens']}"
+            f" generated; medians of {work['repeats']} rounds with quartiles"
         )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -148,18 +86,31 @@ class EfficiencyReport:
         check_output(folder, overwrite)
         from .plot import plot
 
-        text, image = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", io.BytesIO()
+        image = io.BytesIO()
         plot(self).savefig(image, format="png", dpi=150)
-        write_files(Path(folder), {JSON_NAME: text.encode(), PLOT_NAME: image.getvalue()})
+        write_files(Path(folder), {EFFICIENCY_NAME: result_text(self).encode(), EFFICIENCY_PLOT: image.getvalue()})
 
 
-def metrics(settings: BenchSettings) -> list[Metric]:
-    """The rows of the table, in order."""
+# --- the table -----------------------------------------------------------------------------------------------------
 
-    def by_batch(field: str, batch: int) -> Callable[[ModelEfficiency], Spread]:
+
+class Metric(NamedTuple):
+    """A row of the table; `read` returns a number in `unit` × `scale`."""
+
+    label: str
+    unit: str
+    scale: float
+    better: str
+    read: Callable[[MeasuredModel], Value]
+
+
+def metrics(batches: Sequence[int]) -> list[Metric]:
+    """The rows of the table, in order; those of times for each batch size."""
+
+    def by_batch(field: str, batch: int) -> Callable[[MeasuredModel], Spread]:
         return lambda model: getattr(model, field)[batch]
 
-    def energy(field: str) -> Callable[[ModelEfficiency], float | None]:
+    def energy(field: str) -> Callable[[MeasuredModel], float | None]:
         return lambda model: None if model.energy is None else getattr(model.energy, field)
 
     return [
@@ -171,38 +122,59 @@ def metrics(settings: BenchSettings) -> list[Metric]:
         Metric("FLOPs per generated token", "million", 1e6, "lower", lambda model: model.flops_per_token.decode),
         *(
             Metric(f"time to first token, batch {batch}", "ms", 1e-3, "lower", by_batch("time_to_first_token", batch))
-            for batch in settings.batches
+            for batch in batches
         ),
         *(
             Metric(f"generation, batch {batch}", "tokens/s", 1, "higher", by_batch("tokens_per_second", batch))
-            for batch in settings.batches
+            for batch in batches
         ),
         Metric("energy per 1000 tokens, estimate", "Wh", 1, "lower", energy("wh_per_1000_tokens")),
         Metric("CO2e per 1000 tokens, estimate", "g", 1, "lower", energy("co2e_grams_per_1000_tokens")),
     ]
 
 
-def _scaled(value: float | Spread | None, scale: float) -> float | Spread | None:
+def table(models: Mapping[str, MeasuredModel], batches: Sequence[int]) -> tuple[EfficiencyRow, ...]:
+    """The table that the JSON file, the terminal and the plot show."""
+    rows = []
+    for metric in metrics(batches):
+        values = {name: scaled(metric.read(model), metric.scale) for name, model in models.items()}
+        if any(value is not None for value in values.values()):
+            ratio = divided(median(values[MODEL]), median(values.get(BASELINE)))
+            rows.append(
+                EfficiencyRow(metric=metric.label, unit=metric.unit, better=metric.better, ratio=ratio, **values)
+            )
+    return tuple(rows)
+
+
+def scaled(value: Value, scale: float) -> Value:
+    """A value in another unit: divided by `scale`."""
     if isinstance(value, Spread):
-        return Spread(value.median / scale, value.lower_quartile / scale, value.upper_quartile / scale, value.repeats)
+        return value.scaled(scale)
     return value if value is None or scale == 1 else value / scale
 
 
-def median(value: float | Spread | None) -> float | None:
+def median(value: Value) -> float | None:
     return value.median if isinstance(value, Spread) else value
 
 
-def _plain(model: ModelEfficiency) -> dict[str, Any]:
-    runs = {batch: [run._asdict() for run in runs] for batch, runs in model.runs.items()}
-    return {**asdict(model), "runs": runs}
+def divided(value: float | None, baseline: float | None) -> float | None:
+    """`value / baseline`, or `None` where one is missing or the baseline is zero."""
+    return None if value is None or not baseline else value / baseline
 
 
-def titled(model: ModelEfficiency) -> str:
+def spread(values: Sequence[float]) -> Spread:
+    """Median and quartiles of at least one measurement."""
+    lower, middle, upper = np.percentile(values, (25, 50, 75)).tolist()
+    return Spread(median=middle, lower_quartile=lower, upper_quartile=upper, repeats=len(values))
+
+
+def titled(model: MeasuredModel) -> str:
+    """A model's name, and what it was computed in."""
     revision = f" at {model.revision}" if model.revision else ""
     return f"{model.name}{revision}, computed in {model.dtype}"
 
 
-def _cell(value: float | Spread | None) -> str:
+def _cell(value: Value) -> str:
     if value is None:
         return "-"
     if isinstance(value, Spread):
@@ -218,7 +190,7 @@ def shown_number(value: float) -> str:
     return f"{value:#.3g}" if value else "0"
 
 
-def notes(settings: BenchSettings, models: Mapping[str, ModelEfficiency]) -> list[str]:
+def notes(settings: BenchSettings, models: Mapping[str, MeasuredModel]) -> list[str]:
     """How to read the figures."""
     before = " and ".join(f"{model.rss_before_loading_bytes / 1e6:,.0f} MB ({name})" for name, model in models.items())
     result = [

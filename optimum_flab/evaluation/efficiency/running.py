@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...checkpoints.checked import CheckedModel
 from ...errors import FlabError
+from ...records.results import Run
 from ...settings.efficiency import BenchSettings
-from .values import Run
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def prompt_ids(vocabularies: Sequence[tuple[int, set[int]]], batch_size: int, length: int) -> torch.Tensor:
-    """Token ids that stand for an ordinary token in every vocabulary, the same at every call.
+def prompt_ids(models: Sequence[CheckedModel], batch_size: int, length: int) -> torch.Tensor:
+    """Token ids that stand for an ordinary token in the vocabulary of every model, the same at every call.
 
     Args:
-        vocabularies (`Sequence[tuple[int, set[int]]]`): number of tokens, and ids of the special tokens.
+        models (`Sequence[CheckedModel]`): the models that are to read them.
 
     Returns:
         `torch.Tensor`: int64 of shape `(batch_size, length)`.
@@ -30,8 +31,9 @@ def prompt_ids(vocabularies: Sequence[tuple[int, set[int]]], batch_size: int, le
     Raises:
         [`FlabError`]: the vocabularies share no ordinary token.
     """
-    special = set().union(*(ids for _, ids in vocabularies))
-    ordinary = [token for token in range(min(size for size, _ in vocabularies)) if token not in special]
+    special = set().union(*(model.tokenizer.all_special_ids for model in models))
+    smallest = min(size for model in models for size in (len(model.tokenizer), model.config.vocab_size))
+    ordinary = [token for token in range(smallest) if token not in special]
     if not ordinary:
         raise FlabError("the tokenizers have no ids in common that are not special tokens, so no prompt can be made")
     picks = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(0))
@@ -82,7 +84,7 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
         raise FlabError(
             f"the model generated {produced} tokens where {new_tokens} were asked for, so no time is reported"
         )
-    return Run(clock.times[1] - start, clock.times[-1] - start)
+    return Run(first_token=clock.times[1] - start, last_token=clock.times[-1] - start)
 
 
 def interleaved(names: Sequence[str], rounds: int) -> list[tuple[str, ...]]:
@@ -115,6 +117,11 @@ def time_interleaved(
                     times[name][batch].append(taken)
                 tick()
     return times
+
+
+def decode_speed(run: Run, batch_size: int, new_tokens: int) -> float:
+    """Tokens per second after the first token of each prompt; at least two tokens per prompt."""
+    return batch_size * (new_tokens - 1) / (run.last_token - run.first_token)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from ...checkpoints.finding import ModelFiles
 from ...checkpoints.weight_files import shards
 from ...compat import set_experts
-from .values import Flops
+from ...records.results import Flops
 
 
 if TYPE_CHECKING:

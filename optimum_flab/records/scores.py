@@ -1,23 +1,31 @@
-"""A score, and how it is shown on the terminal and on cards. Lightweight."""
+"""A score, and how it is shown in the terminal and on cards. Lightweight."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from .record import Number, Record
 
 
 # metrics between 0 and 1 that are shown in percent, besides every pass@k
 SHARES = ("exact_match", "robustness_drop", "acc", "acc_norm", "lost_mass")
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score with its 95% interval, if there is one."""
+class Score(Record):
+    """A score.
 
-    value: float
-    interval: tuple[float, float] | None = None
+    Args:
+        value (`float`): NaN where it is not a number.
+        interval_95 (`tuple[float, float]`, *optional*): its 95% interval; an end that is not finite is unbounded.
+        passes (`float`, *optional*): for a score of several tasks together, how many problems were passed; not an
+            integer where several programs were sampled.
+    """
+
+    value: Number
+    interval_95: tuple[Number, Number] | None = None
+    passes: float | None = None
 
 
 def retained(pruned: float, dense: float) -> float:
@@ -83,9 +91,8 @@ def _with_interval(score: Score | None, show: Callable[[float], str], otherwise:
         return "-"
     if not math.isfinite(score.value):
         return otherwise
-    if score.interval is None:
+    if score.interval_95 is None:
         return show(score.value)
-    # a file only says that such a bound is not a number
-    ends = zip(score.interval, ("-∞", "∞"), strict=True)
+    ends = zip(score.interval_95, ("-∞", "∞"), strict=True)
     low, high = (show(end) if math.isfinite(end) else unknown for end, unknown in ends)
     return f"{show(score.value)} [{low}, {high}]"

@@ -82,15 +82,3 @@ def _held(values: Mapping[str, Any], key: str, above: str) -> str:
     if named and not (values.get("revision") or values.get("base_revision")):
         return "path"
     return above if above == "sources" else ""
-
-
-def replaced_texts(before: Any, after: Any) -> dict[str, str]:
-    """The texts in which two plain values of the same form differ."""
-    if isinstance(before, str):
-        return {} if before == after else {before: after}
-    if isinstance(before, Mapping):
-        before, after = ([*values, *values.values()] for values in (before, after))
-    found: dict[str, str] = {}
-    for pair in zip(before, after, strict=False) if isinstance(before, list) else ():
-        found |= replaced_texts(*pair)
-    return found

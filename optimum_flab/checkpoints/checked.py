@@ -1,0 +1,89 @@
+"""A model that is found and checked as far as possible without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigurationError, FlabError
+from ..families import family_for
+from ..records.plan import PLAN_NAME, PruningPlan
+from ..records.report import REPORT_NAME, Report
+from ..tensors.lazy import StoredTensors
+from .finding import ModelFiles, find_model
+from .hashes import weights_hash
+from .model_config import read_model_config
+from .tokenizer import check_vocabulary, load_tokenizer
+from .weight_files import shards
+from .weights import check_weights
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class CheckedModel:
+    """A model on disk or on the Hub that is not loaded yet.
+
+    Args:
+        files (`ModelFiles`): where it is.
+        config (`PreTrainedConfig`): its configuration.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which fits its embeddings.
+    """
+
+    files: ModelFiles
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def check_model(
+    model_name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    family: str | Path | None = None,
+) -> CheckedModel:
+    """Finds a model, reads all but its weights, and checks those by their headers.
+
+    Raises:
+        [`FlabError`]: it cannot be found or is refused, its tokenizer does not fit its embeddings, or weight files are
+            missing, damaged or of another model.
+    """
+    files = find_model(model_name_or_path, revision, family)
+    config = read_model_config(files, trust_remote_code)
+    tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
+    check_vocabulary(tokenizer, config, files.name)
+    check_weights(files, config)
+    return CheckedModel(files, config, tokenizer)
+
+
+def check_complete(folder: Path) -> None:
+    """Raises a [`ConfigurationError`] if a folder lacks a file that every pruned model has."""
+    needed = ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise ConfigurationError(
+            f"folder {str(folder)!r} is not a complete pruned model, since it lacks {', '.join(missing)}; name what"
+            " `optimum-cli flab prune` wrote"
+        )
+
+
+def check_belongs_together(folder: Path, report: Report) -> None:
+    """Raises a [`FlabError`] if weights, configuration, tokenizer, plan and report are not of one model."""
+    plan, model = PruningPlan.load(folder), check_model(folder)
+    sizes = family_for(model.config, model.files.family).sizes
+    faults = [
+        f"config.json says {name} {getattr(model.config, name):,}, the plan {plan.sizes[dimension]:,}"
+        for dimension, name in sizes.items()
+        if plan.sizes.get(dimension, getattr(model.config, name)) != getattr(model.config, name)
+    ]
+    if plan.base_hash != report.base_model.weights_sha256:
+        faults.append("plan and report belong to different base models")
+    if not faults and (weights := weights_hash(StoredTensors(shards(folder)))) != report.weights_sha256:
+        faults.append(
+            f"the weights have SHA-256 {weights[:12]}…, but {REPORT_NAME} is of {str(report.weights_sha256)[:12]}…:"
+            " they were changed after they were measured"
+        )
+    if faults:
+        raise FlabError(f"the files in {str(folder)!r} do not belong together: {'; '.join(faults)}; prune again")

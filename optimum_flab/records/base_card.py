@@ -1,0 +1,79 @@
+"""What the card of a dense model states: its licence, its languages, what to cite."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..settings.hub import LICENSE_ID
+from ..tensors.gguf_files import read_header
+from .names import CARD_NAME
+from .report import BaseCard
+
+
+METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(?P<data>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+LICENSE_FIELDS = ("license", "license_name", "license_link")
+LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
+BIBTEX = re.compile(r"^```[a-z]*\s*\n(\s*@\w+\s*\{.*?)\n\s*```", re.MULTILINE | re.DOTALL)
+LONGEST_CITATION = 5_000  # characters
+
+
+def card_metadata(text: str) -> dict[str, Any]:
+    """The metadata at the top of a card; empty where there are none.
+
+    Raises:
+        `ValueError`: they are not YAML, or not fields with values.
+    """
+    block = METADATA.match(text)
+    try:
+        data = None if block is None else yaml.safe_load(block["data"])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"they are not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, (dict, type(None))):
+        raise ValueError("they are not fields with values")
+    return data or {}
+
+
+def read_base_card(text: str) -> BaseCard:
+    """What the text of a dense model's card states, as far as it is readable."""
+    stated: dict[str, Any] = {}
+    with suppress(ValueError):
+        data = card_metadata(text)
+        stated = {name: data[name] for name in LICENSE_FIELDS if isinstance(data.get(name), str) and data[name]}
+        languages = data.get("language")
+        languages = languages if isinstance(languages, list) else [languages]
+        stated["language"] = tuple(tag for tag in languages if isinstance(tag, str) and LANGUAGE.fullmatch(tag))
+    citation = "\n\n".join(entry.strip() for entry in BIBTEX.findall(text.replace("\r\n", "\n")))
+    return BaseCard(**stated, citation=citation if 0 < len(citation) <= LONGEST_CITATION else None)
+
+
+def gguf_license(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The licence that the fields of a GGUF file state; empty where they state none that the Hub could know."""
+    license = fields.get("general.license")
+    if not isinstance(license, str) or not LICENSE_ID.fullmatch(license.lower()):
+        return {}
+    parts = {name: fields.get(f"general.license.{name.removeprefix('license_')}") for name in LICENSE_FIELDS[1:]}
+    stated = {name: text for name, text in parts.items() if isinstance(text, str) and text}
+    return {"license": license.lower(), **stated}
+
+
+def base_card_of(folder: Path | None, gguf: Path | None = None) -> BaseCard | None:
+    """What the card in the folder of a dense model states; the licence in its GGUF file where there is no card, or the
+    card states none. `None` where there is neither.
+
+    Args:
+        folder, gguf (`Path`, *optional*): where the model was read from.
+    """
+    card = None
+    if folder is not None and (folder / CARD_NAME).is_file():
+        with suppress(OSError, ValueError):
+            card = read_base_card((folder / CARD_NAME).read_text(encoding="utf-8"))
+    license = {}
+    if gguf is not None and (card is None or card.license is None):
+        license = gguf_license(read_header(gguf).fields)
+    return (card or BaseCard()).model_copy(update=license) if license else card

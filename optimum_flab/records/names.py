@@ -1,0 +1,75 @@
+"""Which files belong to a pruned model, by their names. Lightweight."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ..families.files import FAMILY_NAME
+from ..licenses import is_license_file
+from .plan import PLAN_NAME, WEIGHTS_NAME
+from .report import REPORT_NAME
+from .results import EFFICIENCY_NAME, EFFICIENCY_PLOT, EVALUATION_NAME
+
+
+CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
+CONFIG_NAME = "flab_config.json"
+CURVE_NAME = "flab_recovery_loss.png"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_FOLDER = "adapter"  # of a recovery, beside the weights
+CHAT_TEMPLATES = "additional_chat_templates"
+# what transformers and this package write at the top of the folder, besides results, licences and shards
+FILES = frozenset(
+    (
+        *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, WEIGHTS_NAME, CONFIG_NAME, FAMILY_NAME),
+        *(CARD_NAME, PAGE_NAME, CURVE_NAME, EFFICIENCY_PLOT),
+    )
+)
+# other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them
+OTHER_TOKENIZERS = (
+    *("tokenizer.model", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
+    *("vocab.json", "merges.txt", "vocab.txt"),
+)
+# written by earlier versions, for which nothing takes their place
+FORMER = ("flab_parameters.png", "flab_layers.png", "flab_evaluation.txt")
+SHARD_OR_ENTRY = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|\.eval_results/flab_[^/]+\.yaml")
+# `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
+RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))
+IN_FOLDERS = {
+    ADAPTER_FOLDER: ("adapter_config.json", "adapter_model*.safetensors", "README.md"),
+    CHAT_TEMPLATES: ("*.jinja",),
+}
+
+
+def is_result(name: str) -> bool:
+    """Whether a file of this name holds an evaluation or efficiency."""
+    return RESULT.fullmatch(name) is not None
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is part of a pruned model, and published with it, by its path in the folder; weights are those
+    that the index names."""
+    folder, _, file = name.rpartition("/")
+    if folder:
+        return folder == CHAT_TEMPLATES and fnmatch(file, "*.jinja")
+    return name in FILES or is_result(name) or is_license_file(name)
+
+
+def is_outdated(name: str) -> bool:
+    """Whether a file of this name, in a repository that holds a pruned model, was part of an earlier one, where the
+    new one has no such file."""
+    former = name in FORMER or SHARD_OR_ENTRY.fullmatch(name) is not None
+    return name in FILES or name in OTHER_TOKENIZERS or is_result(name) or former
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether a file or folder at the top of a pruned model's folder may be replaced with it, by its name."""
+    if path.is_dir():
+        patterns = IN_FOLDERS.get(path.name)
+        return patterns is not None and all(
+            file.is_file() and any(fnmatch(file.name, pattern) for pattern in patterns) for file in path.iterdir()
+        )
+    return is_part(path.name) or is_outdated(path.name)

@@ -1,0 +1,81 @@
+"""The results that belong to a checkpoint, among the files that hold some."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from .names import is_result
+from .report import Report
+from .results import EFFICIENCY_NAME, EVALUATION_NAME, EfficiencyRecord, EvaluationRecord, read_result
+
+
+def find_results(folder: Path, places: Iterable[str | Path] | None = None) -> list[Path]:
+    """Files with evaluations and efficiency: those at the top of a folder, or those in other places and below them."""
+    if places is None:
+        return sorted((path for path in folder.glob("*") if is_result(path.name)), key=_in_order)
+    found: list[Path] = []
+    for place in map(Path, places):
+        files = [place] if place.is_file() else sorted(place.rglob("*"), key=_in_order)
+        own = [path for path in files if path.is_file() and is_result(path.name)]
+        if not own:
+            raise ConfigurationError(
+                f"results {str(place)!r} hold neither {EVALUATION_NAME} nor {EFFICIENCY_NAME}; name what"
+                " `optimum-cli flab eval` or `flab bench` wrote"
+            )
+        found += own
+    return list(dict.fromkeys(found))
+
+
+def _in_order(path: Path) -> tuple[str, int, str]:
+    """Sorts `flab_evaluation.json` before its `-2`, and that before its `-10`."""
+    number = re.search(r"-(\d+)\.json$", path.name)
+    return str(path.parent), int(number[1]) if number else 0, path.name
+
+
+def read_results(
+    paths: Sequence[Path], report: Report, size: int
+) -> tuple[dict[Path, EvaluationRecord], dict[Path, EfficiencyRecord], list[str]]:
+    """The results of a checkpoint by their files, and a sentence for each file that is about another.
+
+    An evaluation states the hash of the weights it was made with. Efficiency depends on sizes, not on the values of
+    weights: it must agree in parameters and bytes.
+
+    Args:
+        report ([`Report`]): of the checkpoint.
+        size (`int`): bytes of its weight files.
+
+    Raises:
+        [`FlabError`]: a file is not what its name says.
+        [`ConfigurationError`]: two files hold the same score, or there are two efficiency files.
+    """
+    evaluations, efficiency, left_out = dict[Path, EvaluationRecord](), dict[Path, EfficiencyRecord](), list[str]()
+    scores: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        if path.name.startswith(EVALUATION_NAME[:-5]):
+            evaluation = read_result(EvaluationRecord, path)
+            weights = evaluation.judged.weights_sha256
+            if weights != report.weights_sha256:
+                sha256 = f"SHA-256 {weights[:12]}…"
+                left_out.append(f"{path.name} is an evaluation of other weights ({sha256}) and is left out")
+                continue
+            for row in evaluation.scores:
+                if row.of is None and (other := scores.setdefault((row.task, row.metric), path)) != path:
+                    raise ConfigurationError(
+                        f"{row.metric} of {row.task} is in both {str(other)!r} and {str(path)!r}; name one of them"
+                        " with `results`"
+                    )
+            evaluations[path] = evaluation
+        else:
+            measured = read_result(EfficiencyRecord, path)
+            if (measured.judged.parameters, measured.judged.checkpoint_bytes) != (report.pruned.parameters, size):
+                left_out.append(f"{path.name} measures a checkpoint of another size and is left out")
+                continue
+            if efficiency:
+                raise ConfigurationError(
+                    f"{str(path)!r} is a second {EFFICIENCY_NAME}; name one of them with `results`"
+                )
+            efficiency[path] = measured
+    return evaluations, efficiency, left_out

@@ -1,0 +1,337 @@
+"""`flab_evaluation.json` and `flab_efficiency.json`: what was measured on a checkpoint. Their form, written and read.
+
+Lightweight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, model_validator
+
+from .json_files import read_json, validated
+from .paths import without_paths
+from .record import Record
+from .scores import Score
+
+
+EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt"
+EFFICIENCY_NAME, EFFICIENCY_PLOT = "flab_efficiency.json", "flab_efficiency.png"
+# the columns of an efficiency report
+MODEL, BASELINE = "model", "baseline"
+
+Result = TypeVar("Result", bound="ResultRecord")
+
+
+class ResultRecord(Record):
+    """A section of a results file. What another version may have written beside it is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+# --- evaluation ----------------------------------------------------------------------------------------------------
+
+
+class EvaluatedModel(ResultRecord):
+    """A model that was evaluated.
+
+    Args:
+        name (`str`): what the user called it.
+        revision (`str`, *optional*): its commit, if it is from the Hub.
+        weights_sha256, config_sha256, tokenizer_sha256 (`str`): hashes of its parts.
+        dtype, device (`str`): of the computation.
+        parameters (`int`): tied weights count once.
+    """
+
+    name: str
+    revision: str | None = None
+    weights_sha256: str
+    config_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    parameters: int | None = None
+
+
+class ScoreRow(ResultRecord):
+    """One metric of one task.
+
+    Args:
+        higher_is_better (`bool`): false for losses.
+        problems (`int`): how many there are; the interval resamples them where there are no clusters.
+        clusters (`int`, *optional*): what the interval resamples instead: groups of problems that belong together.
+        of (`dict[str, int]`, *optional*): where the row combines several tasks, the number of problems of each.
+        dense ([`Score`], *optional*): of the baseline, on the same problems.
+        pruned, score ([`Score`], *optional*): of the model that is judged, with a baseline and without.
+        retention ([`Score`], *optional*): pruned / dense, see [`~records.scores.retained`].
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool = True
+    problems: int
+    clusters: int | None = None
+    of: dict[str, int] | None = None
+    dense: Score | None = None
+    pruned: Score | None = None
+    score: Score | None = None
+    retention: Score | None = None
+
+    @property
+    def own(self) -> Score | None:
+        """The score of the model that is judged."""
+        return self.pruned or self.score
+
+    @property
+    def is_of_one_kind(self) -> bool:
+        """Whether it is one of the rows beside a total, `metric[kind]`."""
+        return self.metric.endswith("]")
+
+
+class HubDataset(ResultRecord):
+    """A dataset on the Hub that the problems of a task are from; `config` and `split` where the task names them."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+
+
+class EvaluationConditions(ResultRecord):
+    """What was asked for and what else determines the scores.
+
+    Args:
+        data (`dict`): files or sources of text that the user named, by task.
+        datasets (`tuple[str, ...]`): ids of the Hub datasets among them.
+        task_datasets (`dict[str, HubDataset]`): the datasets of tasks whose problems come from the Hub.
+        limit (`int`, *optional*): problems of each task, if not all.
+        samples (`int`): programs per problem; `temperature` and `top_p` where there are several.
+        max_new_tokens (`int`, *optional*): of a program, where that is not the task's own limit.
+        isolation (`str`, *optional*): how programs were isolated from the machine, where any ran.
+    """
+
+    tasks: tuple[str, ...] = ()
+    data: dict[str, tuple[str, ...]] = {}
+    datasets: tuple[str, ...] = ()
+    task_datasets: dict[str, HubDataset] = {}
+    limit: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    batch_size: int | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+    isolation: str | None = None
+    allow_packages: tuple[str, ...] = ()
+    fim_format: str | None = None
+
+    def sources_of(self, task: str) -> list[str]:
+        """The files or sources of text that the user named for a task, without paths."""
+        return without_paths(list(self.data[task]), self.datasets, "sources")
+
+
+class EvaluationRecord(ResultRecord):
+    """`flab_evaluation.json`.
+
+    Args:
+        date (`str`): the day of the evaluation (UTC).
+        models (`dict[str, EvaluatedModel]`): `dense` and `pruned`, or `model` alone.
+        scores (`tuple[ScoreRow, ...]`): every metric of every task.
+        settings ([`EvaluationConditions`]): how it was made.
+        protocols (`dict[str, str]`): how each task asks, in words.
+        versions (`dict[str, str]`): of Python and packages.
+    """
+
+    date: str | None = None
+    models: dict[str, EvaluatedModel]
+    scores: tuple[ScoreRow, ...]
+    settings: EvaluationConditions = EvaluationConditions()
+    protocols: dict[str, str] = {}
+    versions: dict[str, str | None] = {}
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> EvaluationRecord:
+        if not {"pruned", "model"} & self.models.keys():
+            raise ValueError("it does not say which model it belongs to")
+        return self
+
+    @property
+    def judged(self) -> EvaluatedModel:
+        """The model that the scores belong to."""
+        return self.models.get("pruned") or self.models["model"]
+
+    @property
+    def dense(self) -> EvaluatedModel | None:
+        """The baseline."""
+        return self.models.get("dense")
+
+
+# --- efficiency ----------------------------------------------------------------------------------------------------
+
+
+class Spread(ResultRecord):
+    """Repeated measurements: their median, quartiles (linear interpolation) and number."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    repeats: int | None = None
+
+    def scaled(self, scale: float) -> Spread:
+        """The same in another unit: everything divided by `scale`."""
+        parts = {name: getattr(self, name) / scale for name in ("median", "lower_quartile", "upper_quartile")}
+        return self.model_copy(update=parts)
+
+
+class Flops(ResultRecord):
+    """Floating-point operations per token at batch 1, a multiplication and an addition counted as two.
+
+    Args:
+        prefill (`float`): reading the prompt, per prompt token. As in generation, the output head runs once.
+        decode (`int`): one token generated after the prompt, with a key-value cache.
+    """
+
+    prefill: float
+    decode: int
+
+
+class Run(ResultRecord):
+    """One call of `generate`, in seconds from its start to the first token and to the last."""
+
+    first_token: float
+    last_token: float
+
+
+class EnergyEstimate(ResultRecord):
+    """Codecarbon's estimate over some seconds of generating at the larger batch, prompts included.
+
+    Args:
+        wh_per_1000_tokens (`float`): watt-hours per 1000 generated tokens.
+        co2e_grams_per_1000_tokens (`float`): grams of CO2 equivalent per 1000 generated tokens.
+        grams_per_kwh (`float`): emissions of the country's electricity.
+        method (`str`): how codecarbon determined the energy on this machine.
+        components_wh (`dict[str, float]`): watt-hours of the whole measurement by `cpu`, `gpu` and `ram`.
+    """
+
+    wh_per_1000_tokens: float
+    co2e_grams_per_1000_tokens: float
+    country: str
+    grams_per_kwh: float
+    method: str
+    generated_tokens: int
+    seconds: float
+    components_wh: dict[str, float]
+
+
+class Footprint(ResultRecord):
+    """What is measured in a process that holds one model and nothing else.
+
+    Args:
+        peak_rss_bytes (`int`): peak resident memory of a process that loads the model and generates at the larger
+            batch.
+        rss_before_loading_bytes (`int`): resident memory of that process with the libraries alone.
+        peak_cuda_bytes (`int`, *optional*): peak of the memory that torch allocated on the CUDA device.
+        energy ([`EnergyEstimate`], *optional*): `None` where no estimate was asked for or possible.
+    """
+
+    peak_rss_bytes: int
+    rss_before_loading_bytes: int
+    peak_cuda_bytes: int | None = None
+    energy: EnergyEstimate | None = None
+
+
+class MeasuredModel(Footprint):
+    """Everything measured for one model.
+
+    Args:
+        dtype (`str`): number format of the computation.
+        parameters (`int`): their number; tied weights count once.
+        checkpoint_bytes (`int`): size of the weight files.
+        time_to_first_token (`dict[int, Spread]`): seconds by batch size.
+        tokens_per_second (`dict[int, Spread]`): tokens generated after the first, of all prompts together, by batch
+            size.
+        runs (`dict[int, tuple[Run, ...]]`): every timed call by batch size.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str
+    parameters: int
+    checkpoint_bytes: int
+    flops_per_token: Flops
+    time_to_first_token: dict[int, Spread]
+    tokens_per_second: dict[int, Spread]
+    runs: dict[int, tuple[Run, ...]]
+
+
+class EfficiencyRow(ResultRecord):
+    """A row of the table.
+
+    Args:
+        unit (`str`): empty for plain counts.
+        better (`str`): `lower` or `higher`.
+        baseline, model ([`Spread`] or `float`, *optional*): of the dense and the pruned model, in the unit.
+        ratio (`float`, *optional*): model / baseline.
+    """
+
+    metric: str
+    unit: str = ""
+    better: str = "lower"
+    baseline: Spread | int | float | None = None
+    model: Spread | int | float | None = None
+    ratio: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The metric with its unit."""
+        return f"{self.metric} ({self.unit})" if self.unit else self.metric
+
+
+class EfficiencyRecord(ResultRecord):
+    """`flab_efficiency.json`.
+
+    Args:
+        workload (`dict`): what the models did: tokens of a prompt, generated tokens, rounds and the like.
+        device (`str`): the torch device.
+        machine (`str`): the processor or GPU, and the number of threads.
+        table (`tuple[EfficiencyRow, ...]`): the figures.
+        models (`dict[str, MeasuredModel]`): `model`, and `baseline` if there was one; in bytes and seconds.
+        notes (`tuple[str, ...]`): how to read the figures.
+        versions (`dict[str, str]`): of Python and the packages that matter.
+    """
+
+    workload: dict[str, Any]
+    device: str
+    machine: str
+    table: tuple[EfficiencyRow, ...]
+    models: dict[str, MeasuredModel]
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str | None] = {}
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> EfficiencyRecord:
+        if MODEL not in self.models:
+            raise ValueError("it does not say which model it belongs to")
+        return self
+
+    @property
+    def judged(self) -> MeasuredModel:
+        """The model that the figures belong to."""
+        return self.models[MODEL]
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def result_text(result: ResultRecord) -> str:
+    """The content of a results file."""
+    return result.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def read_result(form: type[Result], path: Path) -> Result:
+    """The content of a results file.
+
+    Raises:
+        [`FlabError`]: it is damaged, or does not say which model it belongs to.
+    """
+    return validated(form, read_json(path), path, "evaluate or measure again")
