@@ -124,7 +124,8 @@ def render_card(
     others = sorted(path.name for path in folder.glob("*.gguf") if path.name not in facts.gguf_files)
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*facts.left_out, *terms.notes]
-    return Rendered(text.replace("0" * 64, checksum(text), 1), render_page(facts), terms, facts, tuple(notes))
+    text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
+    return Rendered(text, render_page(facts), terms, facts, tuple(notes))
 
 
 def write_card(folder: Path, settings: CardSettings | None = None, *, earlier: str | None = None) -> tuple[str, ...]:
@@ -288,7 +289,7 @@ def checksum(text: str) -> str:
 
 def is_generated(text: str) -> bool:
     """Whether a card is as this software wrote it, apart from the user's text and metadata."""
-    mark = MARKED.search(text)
+    mark = MARKED.search(body_of(text))
     return mark is not None and mark["sum"] == checksum(text)
 
 
@@ -339,7 +340,7 @@ def additions_of(text: str, is_same_model: bool) -> dict[str, Any]:
     Args:
         is_same_model (`bool`): whether the new card is about the same weights; results of others say nothing about it.
     """
-    mark, data = MARKED.search(text), metadata_of(text)
+    mark, data = MARKED.search(body_of(text)), metadata_of(text)
     ours = set(mark["ours"].split()) if mark is not None else set()
     added: dict[str, list[Any]] = {}
     for field, item in statements(data):

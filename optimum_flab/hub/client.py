@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .. import __version__
 from ..errors import FlabError
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 
 AGAIN = "run the same command again: it sends nothing twice"
-CORRECT = "correct this, and run the command again"
+CORRECT = "correct this, and run the same command again"
 ADVICE = {
-    401: "check the token of `hf auth login` or HF_TOKEN",
-    403: "check that the token of `hf auth login` or HF_TOKEN may write there",
+    401: f"check the token of `hf auth login` or HF_TOKEN, and {AGAIN}",
+    403: f"check that the token of `hf auth login` or HF_TOKEN may do that, and {AGAIN}",
     409: f"somebody else changed it at the same time; {AGAIN}",
     412: f"somebody else changed it meanwhile, so nothing was committed; {AGAIN}",
     429: f"the Hub received too many requests; wait some minutes, and {AGAIN}",
@@ -37,9 +38,27 @@ def hub_client() -> HfApi:
 
 
 @contextmanager
-def attempting(attempt: str) -> Iterator[None]:
-    """Turns what the library raises within this context into a [`FlabError`] that begins with what was attempted, and
-    keeps signed addresses and tokens out of what it logs."""
+def attempting(failed: str, unanswered: str | None = None) -> Iterator[None]:
+    """Turns what the library raises within this context into a [`FlabError`].
+
+    Args:
+        failed (`str`): what is the case then; the message begins with it.
+        unanswered (`str`, *optional*): the same where the Hub may have done what was asked, since it did not refuse.
+    """
+    try:
+        with scrubbed_logs():
+            yield
+    except FlabError:
+        raise
+    except Exception as error:  # connection, Hub and file errors come from several libraries
+        failure = described(error)
+        state = failed if failure.refused or unanswered is None else unanswered
+        raise FlabError(f"{state}: {failure.reason}; {failure.advice}") from None
+
+
+@contextmanager
+def scrubbed_logs() -> Iterator[None]:
+    """Keeps signed addresses and tokens out of what the library logs within this context."""
     from huggingface_hub.utils import logging as hub_logging
 
     handlers = hub_logging.get_logger().handlers
@@ -47,33 +66,44 @@ def attempting(attempt: str) -> Iterator[None]:
         handler.addFilter(_scrub)
     try:
         yield
-    except FlabError:
-        raise
-    except Exception as error:  # connection, Hub and file errors come from several libraries
-        reason, advice = described(error)
-        raise FlabError(f"{attempt}: {reason}; {advice}") from None
     finally:
         for handler in handlers:
             handler.removeFilter(_scrub)
 
 
-def described(error: Exception) -> tuple[str, str]:
-    """What happened, and what to do about it."""
+def _scrub(record: logging.LogRecord) -> bool:
+    record.msg, record.args = scrubbed(record.getMessage()), ()
+    return True
+
+
+class Failure(NamedTuple):
+    """What happened to a request, what to do about it, and whether it certainly had no effect."""
+
+    reason: str
+    advice: str
+    refused: bool = True
+
+
+def described(error: Exception) -> Failure:
+    """What an error of the library means."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return "it is gated", "accept its terms on its page on the Hub, with the account of the token"
+        return Failure("it is gated", "accept its terms on its page on the Hub, with the account of the token")
     if isinstance(error, RepositoryNotFoundError):
-        return "there is no such repository, or the token may not see it", "check its name and the token"
+        return Failure("there is no such repository any more, or the token may not see it", f"check both, and {AGAIN}")
     if isinstance(error, RevisionNotFoundError):
-        return "it has no such branch", "check the name of the branch"
+        return Failure("it has no such branch", f"check its name, and {AGAIN}")
     if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
         status = error.response.status_code
         said = error.server_message or error.response.headers.get("X-Error-Message") or first_line(error)
-        return f"the Hub answered {status}: {scrubbed(said)}", ADVICE.get(status, CORRECT)
-    if isinstance(error, ValueError) and not isinstance(error.__cause__, OSError):
-        return scrubbed(" ".join(str(error).split())), CORRECT
-    return first_line(error), f"check the connection, and {AGAIN}"
+        return Failure(f"the Hub answered {status}: {scrubbed(said)}", ADVICE.get(status, CORRECT))
+    if isinstance(error, (KeyError, TypeError, AttributeError)):
+        advice = f"check that HF_ENDPOINT is the Hub that you mean, and {AGAIN}"
+        return Failure(f"its answer was not understood ({error!r})", advice, refused=False)
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return Failure(scrubbed(" ".join(str(error).split())), CORRECT)
+    return Failure(first_line(error), f"check the connection, and {AGAIN}", refused=False)
 
 
 def first_line(error: Exception) -> str:
@@ -93,21 +123,17 @@ def scrubbed(text: str) -> str:
     return re.sub(r"\bhf_[A-Za-z0-9]{6,}", "***", text)
 
 
-def _scrub(record: logging.LogRecord) -> bool:
-    record.msg, record.args = scrubbed(record.getMessage()), ()
-    return True
-
-
 def hub_card(repo_id: str, revision: str | None = None) -> tuple[str | None, str]:
     """The text of a repository's card; `None` where there is none, with the reason."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
+        with scrubbed_logs():
+            path = hub_client().hf_hub_download(repo_id, CARD_NAME, revision=revision)
         return Path(path).read_text(encoding="utf-8"), ""
     except LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but from a client without a connection
         return None, f"the Hub cannot be reached ({first_line(error)})"
     except EntryNotFoundError:
         return None, "it has none"
     except Exception as error:  # connection errors come from several libraries
-        return None, described(error)[0]
+        return None, described(error).reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..records.portable import portable
 from ..records.report import Report, read_report
 from ..settings.hub import PushSettings
 from .card import Rendered, is_generated, metadata_of, read_card, render_card, text_of_user
-from .client import attempting, hub_card, hub_client
+from .client import AGAIN, attempting, hub_card, hub_client
 from .terms import check_license
 
 
@@ -110,7 +110,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
         [`FlabError`]: the files do not belong together, there is no token with write access, or the Hub cannot be
             reached or refuses. The repository is then unchanged, unless the message says otherwise.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
+    from huggingface_hub import ModelCard, get_token
 
     folder, settings = Path(folder), PushSettings(**options)
     check_repo_id(repo_id)
@@ -128,29 +128,60 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
             notes.append(f"there is no token for the Hub, so whether you may push to {repo_id} was not checked")
         else:
             check_may_push(api.whoami(), target, settings.create_pr)
-        remote = hub_card(target.repo_id, target.head)[0] if CARD_NAME in target.files else None
-    files, left, said = files_to_send(folder, report, included, settings, target.repo_id, remote)
+        remote, trouble = hub_card(target.repo_id, target.head) if CARD_NAME in target.files else (None, "")
+        if trouble:
+            raise FlabError(f"the card of {target.repo_id} could not be read: {trouble}; {AGAIN}")
+    card = card_to_send(folder, settings, target.repo_id, remote)
+    files, left = files_to_send(folder, card, included)
     delete = tuple(sorted(path for path in target.files - files.keys() if is_outdated(path)))
     kept = tuple(sorted(target.files - files.keys() - set(delete)))
     branch = settings.revision or "main"
     where = f"{target.repo_id}{' (new)' * (target.head is None)}"
     where += f", {'a pull request to ' * settings.create_pr}branch {branch}"
-    push = Push(None, where, files, delete, kept, left, (*notes, *said))
+    push = Push(None, where, files, delete, kept, left, (*notes, *card.notes))
     if settings.dry_run:
+        with attempting("the Hub was asked about the card's metadata"):
+            ModelCard(card.text).validate()
         return push
 
+    url = send(api, target, files, delete, settings, settings.commit_message or commit_title(report))
+    return replace(push, url=url)
+
+
+def send(
+    api: HfApi,
+    target: Target,
+    files: Mapping[str, Path | bytes],
+    delete: Sequence[str],
+    settings: PushSettings,
+    message: str,
+) -> str:
+    """Makes a repository hold files, in one commit; creates it and its branch where they are missing.
+
+    Args:
+        target ([`Target`]): the repository as it is.
+        files (`Mapping`): the content of each file, or where it is; what has not changed is not sent.
+        delete (`Sequence[str]`): files in it to remove.
+        message (`str`): title of the commit, and its description below.
+
+    Returns:
+        `str`: the address of the commit, or of the pull request.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    repo_id, branch = target.repo_id, settings.revision or "main"
     if target.head is None:
-        with attempting(f"{target.repo_id} could not be created"):
-            api.create_repo(target.repo_id, private=settings.private or None)
-            target = look(api, target.repo_id, settings)
+        with attempting(f"{repo_id} could not be created"):
+            api.create_repo(repo_id, private=settings.private or None)
+            target = look(api, repo_id, settings)
     if not target.has_branch:
-        with attempting(f"branch {branch} of {target.repo_id} could not be created"):
-            api.create_branch(target.repo_id, branch=branch, revision=target.head, exist_ok=True)
-    title, _, text = (settings.commit_message or commit_title(report)).strip().partition("\n")
-    look_first = f", and may be there nevertheless: look at {target.repo_id} first" if settings.create_pr else ""
-    with attempting(f"the push to {target.repo_id} was not confirmed{look_first}"):
+        with attempting(f"branch {branch} of {repo_id} could not be created"):
+            api.create_branch(repo_id, branch=branch, revision=target.head, exist_ok=True)
+    title, _, text = message.strip().partition("\n")
+    look_first = f": look at {repo_id} first, since that could open a second one" if settings.create_pr else ""
+    with attempting(f"{repo_id} is unchanged", f"it is not known whether the push arrived{look_first}"):
         commit = api.create_commit(
-            target.repo_id,
+            repo_id,
             [
                 *(CommitOperationAdd(path, content) for path, content in files.items()),
                 *(CommitOperationDelete(path, is_folder=False) for path in delete),
@@ -161,7 +192,7 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
             create_pr=settings.create_pr or None,
             parent_commit=target.head,
         )
-    return Push(commit.pr_url or commit.commit_url, where, files, delete, kept, left, push.notes)
+    return commit.pr_url or commit.commit_url
 
 
 def commit_title(report: Report) -> str:
@@ -265,66 +296,57 @@ def included_files(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
     return included
 
 
-def files_to_send(
-    folder: Path,
-    report: Report,
-    included: Mapping[str, Path],
-    settings: PushSettings,
-    repo_id: str,
-    remote: str | None,
-) -> tuple[dict[str, Path | bytes], tuple[str, ...], Sequence[str]]:
-    """What a repository will hold, what is left behind, and what the user should be told.
-
-    The card is rewritten for the repository, unless somebody wrote or changed that in the folder. In the records of
-    the pruning, paths of this machine are reduced to file names.
+def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str | None) -> Rendered:
+    """The card for a repository, with what the user added to that in the folder and to that on the Hub; one that
+    somebody wrote or changed in the folder stays as it is.
 
     Args:
-        included (`Mapping[str, Path]`): further files.
         remote (`str`, *optional*): the card in the repository.
-    """
-    card, own = rendered_card(folder, settings, repo_id, remote), read_card(folder / CARD_NAME)
-    text, notes = card.text, card.notes
-    if own is not None and not is_generated(own):
-        if not metadata_of(own).get("license"):
-            raise ConfigurationError(
-                f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add"
-                " the base model's there, or have the card rewritten with `optimum-cli flab card --overwrite-card`"
-            )
-        text, notes = own, (f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged",)
-    else:
-        check_license(card.terms)
-    if remote is not None and not is_generated(remote) and remote != text and not settings.overwrite_card:
-        raise ConfigurationError(
-            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside its marked"
-            " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
-        )
-    weights = {path.name for path in shards(folder)}
-    results = {path.name for path in card.facts.result_files}
-    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    sent = [
-        name
-        for name in there
-        if name in included
-        or name in weights
-        or name in card.facts.gguf_files
-        or (is_part(name) and not name.endswith(".safetensors") and (name in results or not is_result(name)))
-    ]
-    datasets = {*report.all_datasets, *(name for one in card.facts.evaluations for name in one.settings.datasets)}
-    files = {name: portable(folder / name, datasets) for name in sent}
-    files |= {CARD_NAME: text.encode(), PAGE_NAME: card.page.encode()}
-    return dict(sorted(files.items())), tuple(name for name in there if name not in files), notes
-
-
-def rendered_card(folder: Path, settings: PushSettings, repo_id: str, remote: str | None) -> Rendered:
-    """The card for a repository, with what the user added to that in the folder and to that on the Hub.
 
     Raises:
-        [`ConfigurationError`]: the user's texts in both are different.
+        [`ConfigurationError`]: the licence is not known, somebody else wrote the card in the repository, or the user's
+            texts in both are different.
     """
-    earlier = [card for card in (read_card(folder / CARD_NAME), remote) if card is not None]
+    own = read_card(folder / CARD_NAME)
+    earlier = [card for card in (own, remote) if card is not None]
     if len(set(filter(None, map(text_of_user, earlier)))) > 1 and not settings.overwrite_card:
         raise ConfigurationError(
             f"between the marked lines the card on the Hub differs from {CARD_NAME} in the folder; copy what you need"
             " from there, and let yours win with `overwrite_card`"
         )
-    return render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
+    card = render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
+    if own is None or is_generated(own):
+        check_license(card.terms)
+    elif not metadata_of(own).get("license"):
+        raise ConfigurationError(
+            f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add the"
+            " base model's there, or have the card rewritten with `optimum-cli flab card --overwrite-card`"
+        )
+    else:
+        note = f"{CARD_NAME} was not written by optimum-flab, or was changed: it is sent unchanged"
+        card = replace(card, text=own, notes=(note,))
+    if remote is not None and not is_generated(remote) and remote != card.text and not settings.overwrite_card:
+        raise ConfigurationError(
+            f"{repo_id} has a {CARD_NAME} that was not written by optimum-flab, or was changed outside its marked"
+            " lines; copy it into the folder to keep it, or replace it with `overwrite_card`"
+        )
+    return card
+
+
+def files_to_send(
+    folder: Path, card: Rendered, included: Mapping[str, Path]
+) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
+    """What a repository will hold, by path, and what is left behind. In the records of the pruning, paths of this
+    machine are reduced to file names.
+
+    Args:
+        included (`Mapping[str, Path]`): further files.
+    """
+    facts = card.facts
+    known = {*included, *facts.gguf_files, *(path.name for path in (*shards(folder), *facts.result_files))}
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    sent = [name for name in there if name in known or (is_part(name) and not is_result(name))]
+    datasets = {*facts.report.all_datasets, *(name for one in facts.evaluations for name in one.settings.datasets)}
+    files = {name: portable(folder / name, datasets) for name in sent}
+    files |= {CARD_NAME: card.text.encode(), PAGE_NAME: card.page.encode()}
+    return dict(sorted(files.items())), tuple(name for name in there if name not in files)

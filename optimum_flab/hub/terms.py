@@ -74,10 +74,10 @@ def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any]) 
     parts: dict[str, Any] = {
         name: next((source[name] for source in sources if source.get(name)), None) for name in LICENSE_FIELDS
     }
-    if parts["license_link"] and "://" not in parts["license_link"]:
-        # a path is one in the base model's repository
-        path = parts["license_link"].lstrip("./")
-        parts["license_link"] = f"https://huggingface.co/{base_model}/blob/main/{path}" if base_model else None
+    links = [source["license_link"] for source in sources if source.get("license_link")]
+    if links and base_model and "://" not in links[0]:  # a path is one in the base model's repository
+        links[0] = f"https://huggingface.co/{base_model}/blob/main/{links[0].lstrip('./')}"
+    parts["license_link"] = next((link for link in links if "://" in link), None)
     if license == "other" and not (parts["license_name"] and parts["license_link"]):
         notes.append(
             "the name or text of the licence is not known; set `license` to other, and `license_name` and"

@@ -7,17 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAMILIES, TEXTS, byte_level_tokenizer, tiny_model
-from hub.client import clients
+from hub.faults import talking_to
 from hub.loopback import Hub
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 
 
 FIVE_FAMILIES = [family for family in FAMILIES if family != "llama-bias"]
 DATA = {"sequence_length": 64, "validation_tokens": 200, "held_out_tokens": 200, "calibration_tokens": 2000}
-MEASURED = {"divergence": 0.2, "pruned_bits_per_byte": 0.5, "positions": 300}
 # what a training of a tiny model reported
 RECOVERED = Path(__file__).parent.parent / "records" / "format1" / "recovered" / "flab_report.json"
 BASE_CARD = """---
@@ -36,21 +34,15 @@ language:
 
 @pytest.fixture(scope="session")
 def _serving(tmp_path_factory):
-    with Hub().serving() as server, clients(server, tmp_path_factory.mktemp("home")) as client:
-        yield server, client
+    with Hub().serving() as server, talking_to(server, str(tmp_path_factory.mktemp("hub"))):
+        yield server
 
 
 @pytest.fixture
 def hub(_serving):
-    """A Hub without repositories."""
-    _serving[0].reset()
-    return _serving[0]
-
-
-@pytest.fixture
-def client(_serving, hub):
-    """Calls functions against it, each in a process of its own."""
-    return _serving[1]
+    """A Hub without repositories, which the library takes for the real one."""
+    _serving.reset()
+    return _serving
 
 
 @pytest.fixture(scope="session")
@@ -101,21 +93,14 @@ def report(pruned):
     return json.loads((pruned / "flab_report.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def recovered(pruned):
-    """A pruned model beside which an adapter was kept, as `flab recover --keep-adapter` leaves it."""
-    torch.manual_seed(0)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32),
-        LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"),
-    )
-    model.save_pretrained(pruned / "adapter")
-    path = pruned / "flab_report.json"
-    report = json.loads(path.read_text(encoding="utf-8"))
-    before = {**report["held_out"], **MEASURED}
-    report["recovery"] = recovery_of(held_out_before=before, held_out_after={**before, "divergence": 0.1})
-    path.write_text(json.dumps(report), encoding="utf-8")
-    return pruned
+def write_json(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path.parent
+
+
+def change_json(path, **changes):
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **changes})
 
 
 def recovery_of(**changes):
@@ -125,22 +110,11 @@ def recovery_of(**changes):
 
 
 def evaluation_of(report, **changes):
-    """An evaluation file of a checkpoint and its dense model, as the harness writes them."""
-    from optimum_flab.evaluation.comparison import Comparison
-    from optimum_flab.measuring.scores import Score
-
+    """An evaluation file of a checkpoint and its dense model, as it is written."""
     rows = [
-        Comparison(
-            "humaneval",
-            "pass@1",
-            True,
-            164,
-            Score(0.39, (0.31, 0.47)),
-            Score(0.4, (0.3, 0.5)),
-            Score(0.975, (0.9, 1.1)),
-        ),
-        Comparison("perplexity", "bits_per_byte", False, 90, Score(0.45), Score(0.41), Score(1.097)),
-        Comparison("recode", "robustness_drop", False, 20, Score(float("nan")), Score(0.0), Score(float("nan"))),
+        ("humaneval", "pass@1", True, 164, 0.4, [0.3, 0.5], 0.39, [0.31, 0.47], 0.975, [0.9, 1.1]),
+        ("perplexity", "bits_per_byte", False, 90, 0.41, None, 0.45, None, 1.097, None),
+        ("recode", "robustness_drop", False, 20, 0.0, None, None, None, None, None),
     ]
     dense, pruned = report["base_model"]["weights_sha256"], report["weights_sha256"]
     return {
@@ -148,7 +122,15 @@ def evaluation_of(report, **changes):
             "dense": {"name": "/data/somebody/dense", "weights_sha256": dense, "dtype": "bfloat16"},
             "pruned": {"name": "/data/somebody/out", "weights_sha256": pruned, "dtype": "bfloat16"},
         },
-        "scores": [row.to_dict() for row in rows],
+        "scores": [
+            {
+                **dict(zip(("task", "metric", "higher_is_better", "problems"), row[:4], strict=True)),
+                "dense": {"value": row[4], "interval_95": row[5]},
+                "pruned": {"value": row[6], "interval_95": row[7]},
+                "retention": {"value": row[8], "interval_95": row[9]},
+            }
+            for row in rows
+        ],
         "settings": {
             "limit": None,
             "samples": 1,
@@ -160,35 +142,34 @@ def evaluation_of(report, **changes):
     }
 
 
-def efficiency_of(report, size, **changes):
-    """An efficiency file of a checkpoint and its dense model, as the meter writes them."""
+def efficiency_of(report, folder, **changes):
+    """An efficiency file of a checkpoint and its dense model, as it is written."""
     spread = {"median": 12.5, "lower_quartile": 12.0, "upper_quartile": 13.0, "repeats": 5}
+
+    def row(metric, unit, baseline, model, ratio):
+        return {
+            **{"metric": metric, "unit": unit, "better": "lower"},
+            **{"baseline": baseline, "model": model, "ratio": ratio},
+        }
+
+    measured = {
+        **{"name": "x", "dtype": "bfloat16", "peak_rss_bytes": 3, "rss_before_loading_bytes": 1},
+        **{"flops_per_token": {"prefill": 1.5, "decode": 2}, "time_to_first_token": {"1": spread}},
+        **{"tokens_per_second": {"1": spread}, "runs": {"1": [{"first_token": 1.0, "last_token": 2.0}]}},
+    }
+    size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
     return {
         "workload": {"prompt_tokens": 128, "new_tokens": 32, "repeats": 5},
         "device": "cpu",
         "machine": "a processor, 2 threads",
         "table": [
-            {"metric": "parameters", "unit": "", "better": "lower", "baseline": 5000, "model": 4000, "ratio": 0.8},
-            {
-                "metric": "generation, batch 1",
-                "unit": "tokens/s",
-                "better": "higher",
-                "baseline": spread,
-                "model": spread,
-                "ratio": 1.0,
-            },
-            {
-                "metric": "CO2e per 1000 tokens, estimate",
-                "unit": "g",
-                "better": "lower",
-                "baseline": 0.5,
-                "model": 0.4,
-                "ratio": 0.8,
-            },
+            row("parameters", "", 5000, 4000, 0.8),
+            row("generation, batch 1", "tokens/s", spread, spread, 1.0),
+            row("CO2e per 1000 tokens, estimate", "g", 0.5, 0.4, 0.8),
         ],
         "models": {
-            "baseline": {"parameters": report["dense"]["parameters"], "checkpoint_bytes": 1},
-            "model": {"parameters": report["pruned"]["parameters"], "checkpoint_bytes": size},
+            "baseline": {**measured, "parameters": report["dense"]["parameters"], "checkpoint_bytes": 1},
+            "model": {**measured, "parameters": report["pruned"]["parameters"], "checkpoint_bytes": size},
         },
         "notes": ["energy is an estimate"],
         "versions": {},

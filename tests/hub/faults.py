@@ -5,30 +5,35 @@ A table for the tests and for `benchmarks/push_faults.py`.
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from optimum_flab.hub.changes import SIGNATURE
-from optimum_flab.hub.staging import Staged
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
 
-from .client import Client, push_constant
+from optimum_flab.errors import FlabError
+from optimum_flab.hub.client import attempting, hub_client
+from optimum_flab.hub.push import look, send
+from optimum_flab.records.names import is_outdated
+from optimum_flab.settings.hub import PushSettings
+
 from .loopback import Blob, Hub
 
 
 REPOSITORY = "me/model"
-CARD = "---\nlicense: mit\ntags:\n- pruned\n---\n# a card\n"
-STAGED = Staged(
-    {
-        "README.md": CARD.encode(),
-        "config.json": b'{"vocab_size": 2}',
-        "model-00001-of-00002.safetensors": b"new weights " * 2_000,
-        "model-00002-of-00002.safetensors": b"more weights" * 2_000,
-        "model.safetensors.index.json": b"{}",
-    },
-    CARD,
-)
+RIGHT = "hf_right0000"
+FILES = {
+    "README.md": b"---\nlicense: mit\ntags:\n- pruned\n---\n# a card\n",
+    "config.json": b'{"vocab_size": 2}',
+    "model-00001-of-00002.safetensors": b"new weights " * 2_000,
+    "model-00002-of-00002.safetensors": b"more weights" * 2_000,
+    "model.safetensors.index.json": b"{}",
+}
 OLD = {
     "README.md": b"---\nlicense: mit\n---\n# the old card\n",
     "config.json": b'{"vocab_size": 1}',
@@ -36,6 +41,23 @@ OLD = {
     "notes.md": b"somebody's notes",
 }
 FIRST = {".gitattributes": b"*.safetensors filter=lfs\n"}
+
+
+@contextmanager
+def talking_to(hub: Hub, home: str) -> Iterator[None]:
+    """Within this context the library knows nothing but this Hub; waits between its attempts are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HF_HUB_CACHE", home)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_TOKEN_PATH", f"{home}/token")
+        patch.setattr("time.sleep", lambda seconds: None)
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1")
+        patch.setenv("HF_TOKEN", RIGHT)
+        huggingface_hub.close_session()
+        yield
+        huggingface_hub.close_session()
 
 
 @dataclass(frozen=True)
@@ -46,26 +68,24 @@ class Scenario:
         old (`dict`, *optional*): the files of the repository; `None`: there is none.
         options (`dict`): of the push.
         branch (`str`): that is changed.
-        proposed (`dict`, *optional*): the files of a pull request that an earlier push opened.
     """
 
     old: dict[str, bytes] | None
     options: dict[str, Any]
     branch: str = "main"
-    proposed: dict[str, bytes] | None = None
-
-    @property
-    def commits(self) -> int:
-        """How many there are afterwards."""
-        return 2 + (self.proposed is not None)
 
     def prepare(self, hub: Hub) -> None:
         hub.reset()
         if self.old is not None:
-            repository = hub.add(REPOSITORY, self.old)
-        if self.proposed is not None:
-            files = {path: hub.blob(content) for path, content in self.proposed.items()}
-            repository.propose(files, repository.branches["main"], "Mine", f"{SIGNATURE} 0")
+            hub.add(REPOSITORY, self.old)
+
+    def push(self) -> str:
+        """The requests of a push, without the checks of a checkpoint."""
+        settings, api = PushSettings(**self.options), hub_client()
+        with attempting("the repository could not be looked at"):
+            target = look(api, REPOSITORY, settings)
+        delete = sorted(path for path in target.files - FILES.keys() if is_outdated(path))
+        return send(api, target, FILES, delete, settings, "a push")
 
     def states(self) -> tuple[list[Any], Any]:
         """The states that count as the old one, and the new one."""
@@ -74,15 +94,10 @@ class Scenario:
             return {path: Blob.stored(content).oid for path, content in files.items()}
 
         old = oids(FIRST if self.old is None else self.old)
-        kept = {path: oid for path, oid in old.items() if path in ("notes.md", ".gitattributes")}
-        new = {**kept, **oids(STAGED.files)}
+        new = {**{path: oid for path, oid in old.items() if path in ("notes.md", ".gitattributes")}, **oids(FILES)}
         before = [{"main": old}] if self.old is not None else [None, {"main": old}]
         if self.branch != "main":
-            before.append({"main": old, self.branch: old})
-            return before, {"main": old, self.branch: new}
-        if self.proposed is not None:
-            proposed = oids(self.proposed)
-            return [{"main": old, "refs/pr/1": proposed}], {"main": old, "refs/pr/1": new}
+            return [*before, {"main": old, self.branch: old}], {"main": old, self.branch: new}
         if self.options.get("create_pr"):
             return before, {"main": old, "refs/pr/1": new}
         return before, {"main": new}
@@ -93,7 +108,6 @@ SCENARIOS = {
     "an update": Scenario(OLD, {}),
     "a new branch": Scenario(OLD, {"revision": "v1"}, branch="v1"),
     "a pull request": Scenario(OLD, {"create_pr": True}),
-    "a pull request brought up to date": Scenario(OLD, {"create_pr": True}, proposed={**OLD, "config.json": b"{}"}),
 }
 
 
@@ -115,51 +129,71 @@ class Trial:
     wrong: str = ""
 
 
-def requests_of(hub: Hub, client: Client, scenario: Scenario) -> list[tuple[str, str]]:
+def requests_of(hub: Hub, scenario: Scenario) -> list[tuple[str, str]]:
     """The requests of a push without a fault."""
-    for _ in range(2):  # the client's very first request asks for a list that it then keeps
+    for _ in range(2):  # the library's very first request asks for a list that it then keeps
         scenario.prepare(hub)
-        client(push_constant, STAGED, REPOSITORY, **scenario.options).result()
+        scenario.push()
     assert hub.state(REPOSITORY) == scenario.states()[1]
     return list(hub.requests)
 
 
-def trial(hub: Hub, client: Client, name: str, number: int, request: str, fault: str, lasting: bool = False) -> Trial:
+def outcome_of(hub: Hub, scenario: Scenario, is_killed: bool) -> tuple[str, BaseException | None]:
+    """How a push ends; one that is killed is made in a process of its own."""
+    if is_killed:
+        process = multiprocessing.get_context("fork").Process(target=push_when_known, args=(hub, scenario))
+        process.start()
+        hub.client = process.pid
+        process.join()
+        return ("killed" if process.exitcode == -9 else "pushed"), None
+    try:
+        scenario.push()
+        return "pushed", None
+    except Exception as error:
+        return "refused", error
+
+
+def push_when_known(hub: Hub, scenario: Scenario) -> None:
+    huggingface_hub.close_session()
+    scenario.push()
+
+
+def trial(hub: Hub, name: str, number: int, request: str, fault: str, lasting: bool = False) -> Trial:
     """One push with a fault, and the next without."""
     scenario = SCENARIOS[name]
     scenario.prepare(hub)
     old, new = scenario.states()
     hub.fault, hub.lasting = (number, fault), lasting
-    first = client(push_constant, STAGED, REPOSITORY, timeout=0.3, **scenario.options)
+    outcome, error = outcome_of(hub, scenario, fault.startswith("killed"))
     state, hub.fault, hub.lasting = hub.state(REPOSITORY), None, False
-    outcome = "killed" if first.killed else "pushed" if first.error is None and not first.failure else "refused"
     wrong = []
-    if first.failure:
-        wrong.append(f"a traceback: {first.failure}")
+    if error is not None and not isinstance(error, FlabError):
+        wrong.append(f"a traceback: {error!r}")
     if state != new and state not in old:
         wrong.append(f"a mixture: {state}")
     if outcome == "pushed" and state != new:
         wrong.append("the push says that it arrived, and it did not")
-    if outcome == "refused" and "again" not in str(first.error):
-        wrong.append(f"the message does not say how to go on: {first.error}")
-    second = client(push_constant, STAGED, REPOSITORY, **scenario.options)
-    if second.error is not None or second.failure:
-        wrong.append(f"the next push fails: {second.error or second.failure}")
-    if hub.state(REPOSITORY) != new:
-        wrong.append(f"the next push does not complete: {hub.state(REPOSITORY)}")
-    elif len(hub.repositories[REPOSITORY].commits) != scenario.commits:
-        wrong.append(f"{len(hub.repositories[REPOSITORY].commits)} commits instead of {scenario.commits}")
-    kind = f"{fault}, lasting" if lasting else fault
-    return Trial(name, number, request, kind, outcome, "; ".join(wrong))
+    if error is not None and "again" not in str(error):
+        wrong.append(f"the message does not say how to go on: {error}")
+    if scenario.options.get("create_pr") and state == new:
+        if error is not None and "look at me/model first" not in str(error):
+            wrong.append("the message does not say that the pull request may be there")
+    else:
+        scenario.push()
+        if hub.state(REPOSITORY) != new:
+            wrong.append(f"the next push does not complete: {hub.state(REPOSITORY)}")
+        elif len(hub.repositories[REPOSITORY].commits) != 2:
+            wrong.append(f"{len(hub.repositories[REPOSITORY].commits) - 1} commits instead of one")
+    return Trial(name, number, request, f"{fault}{', lasting' * lasting}", outcome, "; ".join(wrong))
 
 
-def trials(hub: Hub, client: Client, name: str, faults: Callable[[int, str], Sequence[str]]) -> Iterator[Trial]:
+def trials(hub: Hub, name: str, faults: Callable[[int, str], Sequence[str]]) -> Iterator[Trial]:
     """Faults at every request of a scenario.
 
     Args:
         faults (`Callable`): from the number and path of a request to its faults; a fault with `!` lasts from then on.
     """
-    for number, (method, path) in enumerate(requests_of(hub, client, SCENARIOS[name])):
+    for number, (method, path) in enumerate(requests_of(hub, SCENARIOS[name])):
         for fault in faults(number, path):
             request = f"{method} {re.sub('[0-9a-f]{40,}', '...', path)}"
-            yield trial(hub, client, name, number, request, fault.removesuffix("!"), lasting=fault.endswith("!"))
+            yield trial(hub, name, number, request, fault.removesuffix("!"), lasting=fault.endswith("!"))

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -29,8 +28,8 @@ from .card_rules import card_errors
 LFS_FROM = 10_000  # bytes; the Hub takes 10 MB, and text or not
 # what may become of a request: before anything was done, or after it was done
 FAULTS = (
-    *("reset", "429", "500", "503", "timeout", "killed", "refused", "limited"),
-    *("reset-after", "500-after", "504-after", "timeout-after", "truncated-after", "killed-after"),
+    *("reset", "429", "500", "503", "403", "413", "killed", "refused", "limited"),
+    *("reset-after", "500-after", "504-after", "truncated-after", "killed-after"),
 )
 
 
@@ -65,29 +64,23 @@ class Repository:
     numbers: Iterator[int]
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
     requests: list[dict] = field(default_factory=list)
-    log: dict[str, dict] = field(default_factory=dict)  # of each commit: what it follows, and what it says
+    titles: dict[str, tuple[str, str]] = field(default_factory=dict)  # of each commit, with its description
     gated: bool = False
 
     def commit(self, branch: str, files: dict[str, Blob], title: str = "", message: str = "") -> str:
-        parent = self.branches.get(branch) or self.branches.get("main")
-        self.branches[branch] = self.record(files, parent, title, message)
+        self.branches[branch] = self.record(files, title, message)
         return self.branches[branch]
 
-    def record(self, files: dict[str, Blob], parent: str | None, title: str, message: str) -> str:
+    def record(self, files: dict[str, Blob], title: str, message: str) -> str:
         sha = hashlib.sha1(b"%d" % next(self.numbers)).hexdigest()
-        self.commits[sha] = files
-        self.log[sha] = {"parent": parent, "title": title, "message": message}
+        self.commits[sha], self.titles[sha] = files, (title, message)
         return sha
 
-    def propose(
-        self, files: dict[str, Blob], parent: str, title: str, message: str, author: str = "me"
-    ) -> tuple[int, str]:
+    def propose(self, files: dict[str, Blob], title: str, message: str) -> tuple[int, str]:
         """Opens a pull request; its number and commit."""
-        number, sha = len(self.requests) + 1, self.record(files, parent, title, message)
-        request = {"num": number, "ref": f"refs/pr/{number}", "sha": sha, "author": author}
-        self.requests.append({**request, "status": "open", "title": title})
+        number, sha = len(self.requests) + 1, self.record(files, title, message)
+        self.requests.append({"ref": f"refs/pr/{number}", "sha": sha})
         return number, sha
 
     def request(self, reference: str) -> dict | None:
@@ -96,19 +89,7 @@ class Repository:
     def resolve(self, revision: str) -> str | None:
         if request := self.request(revision):
             return request["sha"]
-        return (
-            self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
-        )
-
-    def history(self, revision: str) -> list[dict]:
-        """The commits of a revision, the newest first."""
-        found, sha = [], self.resolve(revision)
-        while sha is not None:
-            log = self.log[sha]
-            entry = {"id": sha, "title": log["title"], "message": log["message"], "date": "2025-01-01T00:00:00.000Z"}
-            found.append({**entry, "authors": [{"user": "me"}]})
-            sha = log["parent"]
-        return found
+        return self.branches.get(revision) or (revision if revision in self.commits else None)
 
 
 class Hub(ThreadingHTTPServer):
@@ -127,19 +108,14 @@ class Hub(ThreadingHTTPServer):
     def reset(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
-        self.tokens = {"hf_right0000": "write", "hf_reader000": "read", "hf_other0000": "write"}
-        self.names = {"hf_other0000": "you"}  # of those who are not "me"
+        self.tokens = {"hf_right0000": "write", "hf_reader000": "read"}
         self.requests: list[tuple[str, str]] = []
         self.fault: tuple[int, str] | None = None
         self.lasting = False  # whether the fault stays from then on
-        self.afterwards: str | None = None  # another fault that stays from then on
         self.limit = 1  # seconds that a client is asked to wait for
-        self.waited_for: list[bool] = []  # of requests without an answer: whether the client gave up by itself
         self.client: int | None = None  # the process that is killed
-        self.released = threading.Event()
         self.bodies: list[bytes] = []
         self.before_commit = None
-        self.benchmarks: dict[str, str] = {}  # datasets that are, with their `eval.yaml`
         self.instead: dict[str, tuple[int, bytes, dict[str, str]]] = {}  # answers by a pattern of method and path
         self.storage = self.url  # where large files are sent to
         self.xet = False  # whether large files may come by Xet, which keeps them itself
@@ -181,7 +157,6 @@ class Hub(ThreadingHTTPServer):
         try:
             yield self
         finally:
-            self.released.set()
             self.shutdown()
             self.server_close()
 
@@ -201,8 +176,6 @@ class Handler(BaseHTTPRequestHandler):
         fault = None
         if hub.fault is not None and (number == hub.fault[0] or (hub.lasting and number > hub.fault[0])):
             fault = hub.fault[1]
-        if hub.fault is not None and hub.afterwards and number > hub.fault[0]:
-            fault = hub.afterwards
         if fault == "reset":
             self.rfile.read(length // 2)  # in the middle of an upload
             return self.cut()
@@ -217,8 +190,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.json(429, {"error": "as the test asked for"}, **headers)
         if fault == "refused":
             return self.json(307, {}, Location=f"http://127.0.0.1:{unused_port()}{self.path}")
-        if fault == "timeout":
-            return self.hang()
         if fault == "killed":
             return self.kill()
         with hub.lock:
@@ -229,8 +200,6 @@ class Handler(BaseHTTPRequestHandler):
         kind = fault.removesuffix("-after")
         if kind == "reset":
             return self.cut()
-        if kind == "timeout":
-            return self.hang()
         if kind == "killed":
             return self.kill()
         if kind == "truncated":
@@ -244,22 +213,6 @@ class Handler(BaseHTTPRequestHandler):
     def cut(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
-        self.close_connection = True
-
-    def hang(self) -> None:
-        """Answers nothing until the client goes; that is noted."""
-        self.connection.settimeout(0.05)
-        went = False
-        for _ in range(100):
-            if went or self.server.released.is_set():
-                break
-            try:
-                went = not self.connection.recv(1)
-            except TimeoutError:
-                continue
-            except OSError:
-                went = True
-        self.server.waited_for.append(went)
         self.close_connection = True
 
     def kill(self) -> None:
@@ -302,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
         hub, url = self.server, urlsplit(self.path)
         path, query = unquote(url.path), parse_qs(url.query)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        role, user = hub.tokens.get(token), hub.names.get(token, "me")
+        role = hub.tokens.get(token)
         if path == "/api/validate-yaml":
             given = json.loads(body)
             errors = card_errors(given["content"])
@@ -326,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
             return ok(
                 {
                     "type": "user",
-                    "name": user,
+                    "name": "me",
                     "orgs": [{"name": "team", "roleInOrg": "write"}, {"name": "watched", "roleInOrg": "read"}],
                     "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": role}},
                 }
@@ -342,20 +295,10 @@ class Handler(BaseHTTPRequestHandler):
             private = given.get("visibility") == "private" or given.get("private", False)
             hub.add(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private)
             return ok({"url": f"{hub.url}/{name}", "name": name})
-        if path == "/api/datasets":
-            asked = (query.get("filter"), query.get("search", [""])[0])
-            found = [name for name in hub.benchmarks if asked[0] == ["benchmark:official"] and asked[1] in name]
-            return ok([{"id": name, "_id": name, "tags": [], "downloads": 0, "likes": 0} for name in found])
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/main/eval.yaml", path):
-            if match[1] not in hub.benchmarks:
-                return failed(404, "no such file", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": "0" * 40})
-            content = hub.benchmarks[match[1]].encode()
-            sha = hashlib.sha1(content).hexdigest()
-            return 200, content, {"X-Repo-Commit": sha, "ETag": f'"{sha}"'}
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self.batch(match[1], json.loads(body), role)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(.*))?", path):
-            return self.model(match[1], match[2] or "", query, body, role, user)
+            return self.model(match[1], match[2] or "", query, body, role)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+|refs/pr/\d+)/(.+)", path):
             return self.file(match[1], match[2], match[3], role)
         return failed(404, f"nothing at {path}")
@@ -394,30 +337,13 @@ class Handler(BaseHTTPRequestHandler):
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
         return 200, blob.content, headers
 
-    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None, user: str) -> tuple:
+    def model(self, name: str, rest: str, query: dict, body: bytes, role: str | None) -> tuple:
         repository = self.repository(name, role)
         if isinstance(repository, tuple):
             return repository
         writes = self.command in ("POST", "DELETE") and not rest.startswith("paths-info")
         if writes and role != "write":
             return failed(403, "no write access")
-        if rest == "refs":
-            refs = {
-                "branches": [
-                    {"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha}
-                    for name, sha in repository.branches.items()
-                ],
-                "converts": [],
-                "tags": [
-                    {"name": name, "ref": f"refs/tags/{name}", "targetCommit": sha}
-                    for name, sha in repository.tags.items()
-                ],
-                "pullRequests": [
-                    {"name": request["ref"], "ref": request["ref"], "targetCommit": request["sha"]}
-                    for request in repository.requests
-                ],
-            }
-            return ok(refs)
         if rest == "" or rest.startswith("revision/"):
             revision = rest.removeprefix("revision/") or "main"
             sha = repository.resolve(revision)
@@ -425,31 +351,10 @@ class Handler(BaseHTTPRequestHandler):
                 return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
             siblings = [{"rfilename": path} for path in repository.commits[sha]]
             return ok({"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
-        if match := re.fullmatch(r"tree/(refs/pr/\d+|[^/]+)", rest):
-            sha = repository.resolve(match[1])
-            if sha is None:
-                return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
-            return ok([entry(path, blob) for path, blob in sorted(repository.commits[sha].items())])
-        if match := re.fullmatch(r"commits/(refs/pr/\d+|[^/]+)", rest):
-            return ok(repository.history(match[1]))
-        if rest == "discussions":
-            found = [
-                {
-                    "title": request["title"],
-                    "num": request["num"],
-                    "author": {"name": request["author"]},
-                    "createdAt": "2025-01-01T00:00:00.000Z",
-                    "status": request["status"],
-                    "repo": {"name": name, "type": "model"},
-                    "isPullRequest": True,
-                }
-                for request in repository.requests
-                if request["author"] in query.get("author", [request["author"]])
-            ]
-            return ok({"count": len(found), "start": 0, "discussions": found})
+        if match := re.fullmatch(r"tree/(.+)", rest):
+            tree = repository.commits[repository.resolve(match[1])]
+            return ok([entry(path, blob) for path, blob in sorted(tree.items())])
         if match := re.fullmatch(r"branch/(.+)", rest):
-            if self.command == "DELETE":
-                return (200, b"{}") if repository.branches.pop(match[1], None) else failed(404, "no such revision")
             if match[1] in repository.branches:
                 return failed(409, "Reference already exists")
             start = repository.resolve(json.loads(body or b"{}").get("startingPoint") or "main")
@@ -459,7 +364,6 @@ class Handler(BaseHTTPRequestHandler):
             if repository.resolve(match[1]) is None:
                 return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
             there = repository.commits[repository.resolve(match[1])]
-            ignored = there[".gitignore"].content.decode().splitlines() if ".gitignore" in there else []
             files = []
             for given in json.loads(body)["files"]:
                 blob = there.get(given["path"])
@@ -468,13 +372,13 @@ class Handler(BaseHTTPRequestHandler):
                     {
                         "path": given["path"],
                         "uploadMode": "lfs" if large else "regular",
-                        "shouldIgnore": any(fnmatch(given["path"], pattern) for pattern in ignored),
+                        "shouldIgnore": False,
                         "oid": None if blob is None else blob.sha256 or blob.oid,
                     }
                 )
             return ok({"files": files})
         if match := re.fullmatch(r"commit/(.+)", rest):
-            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body, user)
+            return self.commit(name, repository, match[1], bool(query.get("create_pr")), body)
         if match := re.fullmatch(r"xet-write-token/(.+)", rest):
             reply = {"accessToken": "xet", "exp": int(time.time()) + 3600, "casUrl": f"{self.server.url}/xet"}
             headers = {
@@ -485,9 +389,9 @@ class Handler(BaseHTTPRequestHandler):
             return 200, json.dumps(reply).encode(), headers
         return failed(404, f"nothing at {rest}")
 
-    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes, user: str) -> tuple:
+    def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes) -> tuple:
         hub = self.server
-        if branch not in repository.branches and repository.request(branch) is None:
+        if branch not in repository.branches:
             return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
         if hub.before_commit is not None:
             hub.before_commit(repository)
@@ -511,11 +415,8 @@ class Handler(BaseHTTPRequestHandler):
                     return failed(400, f"{value['path']} is not there")
         said = header["summary"], header.get("description", "")
         if create_pr:
-            number, sha = repository.propose(files, parent or head, *said, author=user)
+            number, sha = repository.propose(files, *said)
             found = {"pullRequestUrl": f"{hub.url}/{name}/discussions/{number}"}
-        elif request := repository.request(branch):
-            sha, found = repository.record(files, head, *said), {}
-            request["sha"] = sha
         else:
             sha, found = repository.commit(branch, files, *said), {}
         return ok({"success": True, "commitOid": sha, "commitUrl": f"{hub.url}/{name}/commit/{sha}", **found})

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from hub.conftest import evaluation_of
+from hub.conftest import evaluation_of, write_json
 
 from optimum_flab.hub.card import write_card
-from optimum_flab.hub.page import PAGE_NAME, with_bars
-from optimum_flab.hub.selection import select_files
 from optimum_flab.pruned import note_completion
+from optimum_flab.records.names import PAGE_NAME
 from optimum_flab.records.report import Completion, RemovedLayer, read_report, write_report
+from optimum_flab.settings.hub import CardSettings
 
 
 VOID = {"meta", "br", "img", "link"}
@@ -70,9 +69,9 @@ def page_of(folder) -> Page:
 
 def test_it_shows_what_the_report_says(pruned):
     report = read_report(pruned)
-    report = report.model_copy(
-        update={"search": report.search.model_copy(update={"removed_layers": (RemovedLayer(layer=1, score=0.125),)})}
-    )
+    removed = (RemovedLayer(layer=1, score=0.125),)
+    search = report.search.model_copy(update={"removed_layers": removed})
+    report = report.model_copy(update={"search": search})
     write_report(pruned, report)
     write_card(pruned)
     page = page_of(pruned)
@@ -87,8 +86,8 @@ def test_it_shows_what_the_report_says(pruned):
     (drifts,) = (table for table in page.tables if table[0][0] == "layer" and "dense|²" in table[0][1])
     expected = [[str(row.layer), f"{row.drift:.4g}"] for row in report.held_out.by_layer]
     assert [row[:2] for row in drifts[1:]] == expected
-    (removed,) = (table for table in page.tables if table[0] == ["layer", "score"])
-    assert removed[1:] == [["1", "0.125"]]
+    (shown,) = (table for table in page.tables if table[0] == ["layer", "score"])
+    assert shown[1:] == [["1", "0.125"]]
     for shape in report.search.candidates:
         taken = "taken" if shape.chosen else ""
         assert any(row[:2] == [taken, f"{shape.vocab_size:,}"] for table in page.tables for row in table)
@@ -99,92 +98,59 @@ def test_it_shows_what_the_report_says(pruned):
 def test_nothing_in_it_runs_and_results_and_completions_are_added(pruned, tmp_path):
     report = read_report(pruned)
     write_report(pruned, report.model_copy(update={"notes": (HOSTILE, f"{tmp_path}/data.jsonl")}))
-    results = tmp_path / "results"
-    results.mkdir()
-    (results / "flab_evaluation.json").write_text(json.dumps(evaluation_of(report.model_dump())))
-    write_card(pruned, results=[results])
+    write_json(tmp_path / "results" / "flab_evaluation.json", evaluation_of(report.model_dump()))
+    write_card(pruned, CardSettings(results=[tmp_path / "results"]))
     note_completion(pruned, Completion(prompt=HOSTILE, dense=f"{HOSTILE}1", pruned=f"{HOSTILE}2"))
     page = page_of(pruned)
     assert "script" not in page.elements and page.text.count(HOSTILE) == 4
     assert "data.jsonl" in page.text and str(tmp_path) not in page.text
     assert read_report(pruned).completions[0].pruned == f"{HOSTILE}2"
-    note_completion(pruned, Completion(prompt="a", dense="b", pruned="c"))
+    note_completion(pruned, Completion(prompt="a", dense="b", pruned="\nc"))
     assert len(read_report(pruned).completions) == 2
-    assert "Not evaluated" not in page.text and page.row("humaneval")
+    assert "<pre>\n\nc</pre>" in (pruned / PAGE_NAME).read_text(encoding="utf-8")  # HTML drops the first of them
+    assert "Not evaluated" not in page.text and page.row("humaneval")[2:] == [
+        "164",
+        "40.0% [30.0%, 50.0%]",
+        "39.0% [31.0%, 47.0%]",
+        "97.5% [90.0%, 110.0%]",
+    ]
 
 
-def test_it_belongs_to_the_model(pruned):
+def test_where_nothing_was_measured_or_differs_that_is_said(pruned):
+    report = read_report(pruned)
+    held_out, sentence = report.held_out, "No kind of text, no kind of token and no layer differs from the dense model"
+    assert sentence not in page_of(pruned).text
+    same = {
+        "by_kind": {},
+        "by_token": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_token.items()},
+        "by_layer": tuple(row.model_copy(update={"drift": 0.0}) for row in held_out.by_layer),
+    }
+    write_report(pruned, report.model_copy(update={"held_out": held_out.model_copy(update=same)}))
     write_card(pruned)
-    assert PAGE_NAME in select_files(pruned).files
-
-
-def test_where_nothing_was_measured_that_is_said(pruned):
-    write_report(pruned, read_report(pruned).model_copy(update={"held_out": None, "search": None, "texts": None}))
+    page = page_of(pruned)
+    assert sentence in page.text and "dense|²" not in page.text and "Divergence by" not in page.text
+    write_report(pruned, report.model_copy(update={"held_out": None, "search": None, "texts": None}))
     write_card(pruned)
     page = page_of(pruned)
     assert "Nothing was measured: a plan was applied" in page.text and "Search" not in page.text
 
 
-def test_bars_of_nothing():
-    assert with_bars([(["a"], 0.0), (["b"], None)]) == []
-    assert with_bars([(["a"], 1.0), (["b"], 4.0), (["c"], None)])[::2] == [
-        (["a", "1"], 0.25),
-        (["c", "not measured"], 0.0),
-    ]
-
-
-def test_where_nothing_differs_one_sentence_says_so(pruned):
-    """As where only the vocabulary was pruned."""
-    report = read_report(pruned)
-    held_out = report.held_out
-    same = {
-        "divergence": 0.0,
-        "by_kind": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_kind.items()},
-        "by_token": {kind: cost.model_copy(update={"divergence": 0.0}) for kind, cost in held_out.by_token.items()},
-        "by_layer": tuple(row.model_copy(update={"drift": 0.0}) for row in held_out.by_layer),
-    }
-    sentence = "No kind of text, no kind of token and no layer differs from the dense model"
-    assert sentence not in page_of(pruned).text
-    write_report(pruned, report.model_copy(update={"held_out": held_out.model_copy(update=same)}))
-    write_card(pruned)
-    page = page_of(pruned)
-    assert sentence in page.text and "dense|²" not in page.text and "Divergence by" not in page.text
-
-
+@pytest.mark.thorough
 @pytest.mark.skipif(BROWSER is None, reason="no headless browser is installed")
 def test_a_browser_shows_it_without_a_fault(pruned, tmp_path):
-    write_card(pruned)
-    shown = subprocess.run(
-        [
-            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--enable-logging=stderr", "--dump-dom", (pruned / PAGE_NAME).as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    note_completion(pruned, Completion(prompt="x" * 3000, dense="y" * 3000, pruned="z"))
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    address = (pruned / PAGE_NAME).as_uri()
+    command = [BROWSER, *options, "--enable-logging=stderr", address]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert shown.returncode == 0
     assert "CONSOLE" not in shown.stderr, shown.stderr  # a refused resource or a fault is noted there
     assert page_of(pruned).tables == Page(shown.stdout).tables
-
-
-@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
-def test_long_words_do_not_make_the_page_wider_than_the_window(pruned, tmp_path):
-    note_completion(pruned, Completion(prompt="x" * 3000, dense="y" * 3000, pruned="\nz"))
-    text = (pruned / PAGE_NAME).read_text(encoding="utf-8")
-    assert "<pre>\n\nz</pre>" in text  # HTML takes the first of them away
-    # the page itself lets no script run
-    measured = re.sub(r"<meta http-equiv[^>]*>", "", text).replace(
+    # long words do not make it wider than the window; the page itself lets no script run
+    measured = re.sub(r"<meta http-equiv[^>]*>", "", (pruned / PAGE_NAME).read_text(encoding="utf-8")).replace(
         "</body>", "<script>document.title = document.documentElement.scrollWidth > innerWidth</script></body>"
     )
     (tmp_path / "page.html").write_text(measured, encoding="utf-8")
-    shown = subprocess.run(
-        [
-            *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--window-size=400,800", "--dump-dom", (tmp_path / "page.html").as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [BROWSER, *options, "--window-size=400,800", (tmp_path / "page.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "<title>false</title>" in shown.stdout
