@@ -89,7 +89,9 @@ def described(error: Exception) -> Failure:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return Failure("it is gated", "accept its terms on its page on the Hub, with the account of the token")
+        return Failure(
+            "it is gated", f"accept its terms on its page on the Hub with the account of the token, and {AGAIN}"
+        )
     if isinstance(error, RepositoryNotFoundError):
         return Failure("there is no such repository any more, or the token may not see it", f"check both, and {AGAIN}")
     if isinstance(error, RevisionNotFoundError):

@@ -35,11 +35,11 @@ FAULTS = (
 
 @dataclass(frozen=True)
 class Blob:
-    """A file: its content, unless Xet has it, and for a large file its SHA-256."""
+    """A file: its content, and for a large one its SHA-256."""
 
     size: int
     oid: str
-    content: bytes | None
+    content: bytes
     sha256: str | None = None
 
     @classmethod
@@ -54,7 +54,7 @@ class Blob:
         return cls.pointer(len(content), hashlib.sha256(content).hexdigest(), content)
 
     @classmethod
-    def pointer(cls, size: int, sha256: str, content: bytes | None) -> Blob:
+    def pointer(cls, size: int, sha256: str, content: bytes) -> Blob:
         return cls(size, hashlib.sha1(f"{sha256} {size}".encode()).hexdigest(), content, sha256)
 
 
@@ -118,7 +118,6 @@ class Hub(ThreadingHTTPServer):
         self.before_commit = None
         self.instead: dict[str, tuple[int, bytes, dict[str, str]]] = {}  # answers by a pattern of method and path
         self.storage = self.url  # where large files are sent to
-        self.xet = False  # whether large files may come by Xet, which keeps them itself
 
     def handle_error(self, request, client_address) -> None:
         pass  # clients are cut off on purpose
@@ -352,6 +351,8 @@ class Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in repository.commits[sha]]
             return ok({"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
         if match := re.fullmatch(r"tree/(.+)", rest):
+            if repository.resolve(match[1]) is None:  # a folder of a revision, since there are none here
+                return failed(404, "no such folder", **{"X-Error-Code": "EntryNotFound"})
             tree = repository.commits[repository.resolve(match[1])]
             return ok([entry(path, blob) for path, blob in sorted(tree.items())])
         if match := re.fullmatch(r"branch/(.+)", rest):
@@ -379,14 +380,6 @@ class Handler(BaseHTTPRequestHandler):
             return ok({"files": files})
         if match := re.fullmatch(r"commit/(.+)", rest):
             return self.commit(name, repository, match[1], bool(query.get("create_pr")), body)
-        if match := re.fullmatch(r"xet-write-token/(.+)", rest):
-            reply = {"accessToken": "xet", "exp": int(time.time()) + 3600, "casUrl": f"{self.server.url}/xet"}
-            headers = {
-                "X-Xet-Cas-Url": reply["casUrl"],
-                "X-Xet-Access-Token": "xet",
-                "X-Xet-Token-Expiration": str(reply["exp"]),
-            }
-            return 200, json.dumps(reply).encode(), headers
         return failed(404, f"nothing at {rest}")
 
     def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes) -> tuple:
@@ -407,9 +400,9 @@ class Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[value["path"]] = Blob.of(base64.b64decode(value["content"]))
             elif line["key"] == "lfsFile":
-                if value["oid"] not in hub.objects and not hub.xet:
+                if value["oid"] not in hub.objects:
                     return failed(400, f"{value['path']} was not uploaded")
-                files[value["path"]] = Blob.pointer(value["size"], value["oid"], hub.objects.get(value["oid"]))
+                files[value["path"]] = Blob.pointer(value["size"], value["oid"], hub.objects[value["oid"]])
             elif line["key"] == "deletedFile":
                 if files.pop(value["path"], None) is None:
                     return failed(400, f"{value['path']} is not there")

@@ -98,9 +98,7 @@ def test_what_it_is_for_and_how_it_is_used(pruned, report):
     ):
         assert wanted in text, wanted
     assert "apply_chat_template" not in text and "optimum-cli flab prune" not in text
-    change_json(
-        pruned / "flab_report.json", pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]}
-    )
+    change_json(pruned / "flab_report.json", pruned={**report["pruned"], "vocab_size": report["dense"]["vocab_size"]})
     assert "may lack" not in card_of(pruned)
     change_json(pruned / "tokenizer_config.json", chat_template="{{ messages[0].content }}")
     text = card_of(pruned, revision="v1")
@@ -236,9 +234,7 @@ def test_a_model_that_was_trained_says_so(pruned, report):
     recovery["data"]["plain_text"]["passages"] = 7
     recovery["training"] |= {"steps_done": 33, "best_step": 22}
     earlier = {"removed_ratio": 0.1, "pruned": report["pruned"], "recovery": recovery, "seconds": {"plan": 26.0}}
-    change_json(
-        pruned / "flab_report.json", recovery=recovery, earlier_rounds=[earlier], seconds={"plan": 34.0}
-    )
+    change_json(pruned / "flab_report.json", recovery=recovery, earlier_rounds=[earlier], seconds={"plan": 34.0})
     (pruned / CURVE_NAME).write_bytes(b"a picture")
     card = ModelCard(card_of(pruned))
     assert card.data.datasets == ["owner/taught"]
@@ -373,7 +369,9 @@ def test_several_tasks_together_come_first_and_kinds_of_text_last(pruned, report
         "All code tasks: 164 of humaneval + 1,033 of humaneval_infilling, each counted once: dense 1,197,"
         " pruned 1,115 of 1,197 passed"
     ) in content
-    assert "all code tasks" not in {result["dataset"]["type"] for result in metadata_of(content)["model-index"][0]["results"]}
+    assert "all code tasks" not in {
+        result["dataset"]["type"] for result in metadata_of(content)["model-index"][0]["results"]
+    }
 
 
 def test_results_that_cannot_be_used_are_refused(pruned, report, tmp_path):
@@ -400,7 +398,9 @@ def test_gguf_files_that_were_written_from_these_weights(pruned, checkpoint):
     export_gguf(loaded, pruned / "split.gguf", ExportSettings(pre_tokenizer="qwen2", split_megabytes=1))
     (pruned / "other.gguf").write_bytes(b"GGUF of somebody else")
     rendered = render_card(pruned, BASE)
-    assert re.search(r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| `[0-9a-f]{64}` \|", rendered.text)
+    assert re.search(
+        r"\| \[model-q8_0.gguf\]\(model-q8_0.gguf\) \| q8_0 \| \d+ MB \| `[0-9a-f]{64}` \|", rendered.text
+    )
     assert rendered.notes == ("other.gguf was not written by `flab export` from these weights: not in the card",)
     change_json(pruned / "flab_report.json", weights_sha256="0" * 64)
     assert "q8_0" not in card_of(pruned)
