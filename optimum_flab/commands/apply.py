@@ -48,9 +48,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
         plan = PruningPlan.load(args.plan)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
+            **arguments.of_model(args),
             in_memory=args.prompt is not None,
             device="cpu" if args.prompt is None else args.device,
             dtype=args.dtype,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, _ArgumentGroup
+    from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
 
 DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
@@ -36,6 +36,11 @@ def add_model(
     add_revision(optional)
     add_switch(optional, "--trust-remote-code", "run the Python code in the model's repository")
     add_family(optional)
+
+
+def of_model(args: Namespace) -> dict[str, Any]:
+    """What these flags say of the model, as keywords of the library."""
+    return {name: getattr(args, name) for name in ("revision", "trust_remote_code", "family")}
 
 
 def add_revision(optional: _ArgumentGroup, flag: str = "--revision", role: str = "model") -> None:

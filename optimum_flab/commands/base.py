@@ -57,12 +57,10 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     except FlabError as error:
         print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    except Terminated as end:
-        print("optimum-cli flab: terminated", file=sys.stderr)
-        raise SystemExit(143) from end
-    except KeyboardInterrupt as interrupt:
-        print("optimum-cli flab: interrupted", file=sys.stderr)
-        raise SystemExit(130) from interrupt
+    except KeyboardInterrupt as end:
+        what, code = ("terminated", 143) if isinstance(end, Terminated) else ("interrupted", 130)
+        print(f"optimum-cli flab: {what}", file=sys.stderr)
+        raise SystemExit(code) from end
     except BrokenPipeError as error:
         # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +91,7 @@ def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
     """An error with the flags for what it names, also at the end of a line that begins with the name of a setting."""
 
     def fault(match: re.Match[str]) -> str:
-        flag = flags.get(match[2])
+        flag = flags.get(match[2]) or flags.get(match[2].rpartition(".")[0])  # of a mapping that holds the name
         return match[0] if flag is None or flag in match[3] else f"{match[0]} ({flag})"
 
     return FAULT.sub(fault, with_flags(message, flags))

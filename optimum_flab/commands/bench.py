@@ -47,10 +47,8 @@ class BenchCommand(FlabVerb):
             args.baseline,
             settings,
             device=args.device,
-            revision=args.revision,
+            **arguments.of_model(args),
             baseline_revision=args.baseline_revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
         )
         # shown first: a full disk must not cost the user minutes of work
         self.say(report.to_text())

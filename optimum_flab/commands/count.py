@@ -56,9 +56,7 @@ class CountCommand(FlabVerb):
                 args.model,
                 args.sources,
                 name=args.name,
-                revision=args.revision,
-                trust_remote_code=args.trust_remote_code,
-                family=args.family,
+                **arguments.of_model(args),
                 resume=not args.no_resume,
                 cache_dir=args.cache_dir,
             )

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
 from . import arguments
-from .base import FlabVerb, given_besides, terminal
+from .base import FlabVerb, given_besides, terminal, told_to_go_on
 from .flags import add_config, add_flag, flags_of, section_from
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-
-    from ..evaluation.results import Evaluation
 
 
 # what the check of references uses; all other flags are about a model, or about what is written
@@ -110,18 +108,24 @@ class EvalCommand(FlabVerb):
                 output = stack.enter_context(
                     OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
                 )
-            try:
-                found = self.evaluated(settings)
-            except KeyboardInterrupt:
-                print("\nfinished batches are saved; the same command resumes from there", file=sys.stderr)
-                raise
+            from ..evaluation.harness import evaluate  # takes seconds, and the folder may have been refused
+
+            with told_to_go_on(args):
+                found = evaluate(
+                    args.model,
+                    settings,
+                    baseline=args.baseline,
+                    device=args.device,
+                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                    cache_dir=args.cache_dir,
+                    baseline_revision=args.baseline_revision,
+                    **arguments.of_model(args),
+                )
             # shown first: a full disk must not cost the user hours of work
             self.say(found.to_text())
             if found.reused:
-                print(
-                    f"{found.reused} of {found.reused + found.made} batches were reused from earlier runs",
-                    file=sys.stderr,
-                )
+                batches = found.reused + found.made
+                print(f"{found.reused} of {batches} batches were reused from earlier runs", file=sys.stderr)
             if output is not None:
                 found.save_to(output)
                 print(self.ending(args.output))
@@ -144,20 +148,3 @@ class EvalCommand(FlabVerb):
                 f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; if a right answer would"
                 " fail too, that lowers every score: see the reasons, and leave such problems out or fix them"
             )
-
-    def evaluated(self, settings: EvaluationSettings) -> Evaluation:
-        from ..evaluation.harness import evaluate
-
-        args = self.args
-        return evaluate(
-            args.model,
-            settings,
-            baseline=args.baseline,
-            device=args.device,
-            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-            cache_dir=args.cache_dir,
-            revision=args.revision,
-            baseline_revision=args.baseline_revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
-        )

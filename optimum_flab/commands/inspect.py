@@ -31,11 +31,5 @@ class InspectCommand(FlabVerb):
 
         from ..inspection import inspect_model
 
-        table = inspect_model(
-            self.args.model,
-            revision=self.args.revision,
-            trust_remote_code=self.args.trust_remote_code,
-            family=self.args.family,
-            target_ratio=target,
-        )
+        table = inspect_model(self.args.model, target_ratio=target, **arguments.of_model(self.args))
         print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())

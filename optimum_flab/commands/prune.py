@@ -117,9 +117,7 @@ class PruneCommand(FlabVerb):
                 check_inputs(config.recovery, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
-                revision=args.revision,
-                trust_remote_code=args.trust_remote_code,
-                family=args.family,
+                **arguments.of_model(args),
                 device=device,
                 dtype="float32" if args.dtype == "auto" and config.recovery.trains else args.dtype,
                 output_dtype=args.output_dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from .section import Flag, Packages, Section, Sources, VerbSection, faults_in
 
@@ -187,13 +187,6 @@ class RecoverySettings(Section):
     def sources(self) -> list[str]:
         """Every source that is read."""
         return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
-
-    @field_validator("data", "text", "exclude", "held_out")
-    @classmethod
-    def _refuse_empty_names(cls, value: list[str]) -> list[str]:
-        if any(not source.strip() for source in value):
-            raise ValueError("holds an empty name; name files, folders or Hub datasets")
-        return value
 
 
 class RecoveryConfig(RecoverySettings, VerbSection):
