@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Container, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import huggingface_hub.constants
 import pytest
 import torch
+from optimum.commands.optimum_cli import main
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,
@@ -129,6 +134,29 @@ LIMITS = limits((1000, 151_665), (1, 24), (64, 4864))
 VOCABULARY = 320
 LAYERS = 4
 WIDTH = 64
+
+
+class Result(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def flab(*arguments: object, cwd: Path | None = None) -> Result:
+    """Runs `optimum-cli flab` in this process, in a folder."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+        patch.setattr(sys, "argv", ["optimum-cli", "flab", *map(str, arguments)])
+        if cwd is not None:
+            patch.chdir(cwd)
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return Result(code, *(stream.buffer.getvalue().decode() for stream in streams))
 
 
 def script(path: Path) -> ModuleType:

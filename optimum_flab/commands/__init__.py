@@ -21,7 +21,7 @@ from .recover import RecoverCommand
 
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+    from argparse import ArgumentParser
 
 
 class FlabCommand(BaseOptimumCLICommand):
@@ -42,16 +42,9 @@ class FlabCommand(BaseOptimumCLICommand):
         CommandInfo("push", "Push a pruned model to the Hugging Face Hub.", PushCommand),
     )
 
-    @property
-    def subparsers(self) -> _SubParsersAction:
-        """Where the verbs declare their parsers, made on first use as Optimum does, but with our own parser class."""
-        if getattr(self, "_subparsers", None) is None:
-            self._subparsers = self.parser.add_subparsers(parser_class=VerbParser)
-        return self._subparsers
-
-    @subparsers.setter
-    def subparsers(self, subparsers: _SubParsersAction) -> None:
-        self._subparsers = subparsers
+    def parse_args(self, parser: ArgumentParser) -> None:
+        """The verbs declare their parsers as Optimum has it, but with our own parser class."""
+        self.subparsers = parser.add_subparsers(parser_class=VerbParser)
 
 
 __all__ = ["FlabCommand"]

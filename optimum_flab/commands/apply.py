@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..places import user_path
-from .base import DTYPES, FlabVerb, add_device_argument, add_model_arguments, argument_groups, command_line
+from . import arguments
+from .base import FlabVerb, command_line
 
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class ApplyCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        required, optional = argument_groups(parser)
-        add_model_arguments(required, optional)
+        required, optional = arguments.groups(parser)
+        arguments.add_model(required, optional)
         required.add_argument(
             "--plan",
             metavar="FILE",
@@ -28,13 +29,8 @@ class ApplyCommand(FlabVerb):
             help="flab_plan.json of an earlier run, or the folder that holds it",
         )
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
-        add_device_argument(optional)
-        optional.add_argument(
-            "--dtype",
-            choices=DTYPES,
-            default="float32",
-            help="number format of the computation (default: %(default)s)",
-        )
+        arguments.add_device(optional)
+        arguments.add_dtype(optional, "the computation")
         add_ending_arguments(optional)
 
     def execute(self) -> None:
@@ -52,9 +48,7 @@ def apply_plan(verb: FlabVerb, name: str) -> None:
         plan = PruningPlan.load(args.plan)
         optimizer = FlabOptimizer.from_pretrained(
             args.model,
-            revision=args.revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
+            **arguments.of_model(args),
             in_memory=args.prompt is not None,
             device="cpu" if args.prompt is None else args.device,
             dtype=args.dtype,
@@ -73,9 +67,7 @@ def add_ending_arguments(optional: _ArgumentGroup) -> None:
         type=prompt_text,
         help="complete this text with the dense and the pruned model at the end (default: do not)",
     )
-    optional.add_argument(
-        "--overwrite", action="store_true", help="replace the pruned model in the output folder (default: refuse)"
-    )
+    arguments.add_switch(optional, "--overwrite", "replace the pruned model in the output folder", default="refuse")
 
 
 def prompt_text(text: str) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from abc import abstractmethod
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,13 +27,11 @@ from ..progress import bars_as_lines, duration
 
 
 if TYPE_CHECKING:
-    from argparse import Action, Namespace, _ArgumentGroup
+    from argparse import Action, Namespace
 
 
-# of the arguments of a run: local paths, names of models, and what makes no difference to the result
-PATHS, MODELS = ("config", "plan", "data.counts"), ("model", "teacher")
+# the arguments of a run that make no difference to its result
 DECIDE_NOTHING = ("overwrite", "prompt", "cache_dir", "no_resume", "memory_budget")
-DTYPES = ("float32", "bfloat16", "float16")  # the dtypes of computation
 
 
 class Terminated(KeyboardInterrupt):
@@ -59,12 +57,10 @@ def terminal(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     except FlabError as error:
         print(f"optimum-cli flab: error: {faults_with_flags(str(error), flags or {})}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
-    except Terminated as end:
-        print("optimum-cli flab: terminated", file=sys.stderr)
-        raise SystemExit(143) from end
-    except KeyboardInterrupt as interrupt:
-        print("optimum-cli flab: interrupted", file=sys.stderr)
-        raise SystemExit(130) from interrupt
+    except KeyboardInterrupt as end:
+        what, code = ("terminated", 143) if isinstance(end, Terminated) else ("interrupted", 130)
+        print(f"optimum-cli flab: {what}", file=sys.stderr)
+        raise SystemExit(code) from end
     except BrokenPipeError as error:
         # nobody reads the output any more; the rest is discarded, so that Python exits cleanly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,7 +91,7 @@ def faults_with_flags(message: str, flags: Mapping[str, str]) -> str:
     """An error with the flags for what it names, also at the end of a line that begins with the name of a setting."""
 
     def fault(match: re.Match[str]) -> str:
-        flag = flags.get(match[2])
+        flag = flags.get(match[2]) or flags.get(match[2].rpartition(".")[0])  # of a mapping that holds the name
         return match[0] if flag is None or flag in match[3] else f"{match[0]} ({flag})"
 
     return FAULT.sub(fault, with_flags(message, flags))
@@ -116,14 +112,10 @@ class VerbParser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in actions_of(self) for flag in action.option_strings if flag.startswith("--")]
-        words = [word.partition("=")[0] for word in self.given if word.startswith("--")]
-        wrong = [word for word in words if len(word) > 2 and word not in flags]
-        longer = [[flag for flag in flags if flag.startswith(word)] for word in wrong]
-        near = [
-            match
-            for word, known in zip(wrong, longer, strict=True)
-            for match in known or get_close_matches(word, flags, n=1)
-        ]
+        near: list[str] = []
+        for word in (argument.partition("=")[0] for argument in self.given):
+            if word.startswith("--") and word != "--" and word not in flags:
+                near += [flag for flag in flags if flag.startswith(word)] or get_close_matches(word, flags, n=1)
         super().error(message + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     def print_help(self, file: Any = None) -> None:
@@ -168,26 +160,6 @@ class FlabVerb(BaseOptimumCLICommand):
         """Validate, call the library and print; imports of torch and transformers belong here."""
 
 
-def add_resume_arguments(optional: _ArgumentGroup, stage: str) -> None:
-    """Declare the flags that say where finished work is kept, and whether it is used.
-
-    Args:
-        stage (`str`): whose cache folder is the default.
-    """
-    optional.add_argument(
-        "--no-resume",
-        action="store_true",
-        help="start over, whatever an interrupted run left (default: resume where it stopped)",
-    )
-    optional.add_argument(
-        "--cache-dir",
-        metavar="FOLDER",
-        type=Path,
-        help=f"folder that keeps finished work, so that an interrupted run can resume (default: optimum_flab/{stage}"
-        " in HF_HOME)",
-    )
-
-
 @contextmanager
 def told_to_go_on(args: Namespace) -> Iterator[None]:
     """Within this context a user who interrupts a run is told how to resume it."""
@@ -203,9 +175,16 @@ def run_alone(verb: type[FlabVerb], module: str, description: str) -> None:
     """Run a verb without `optimum-cli`, which launchers of several processes cannot start."""
     parser = VerbParser(prog=f"python -m {module}", description=description)
     verb.parse_args(parser)
-    command = verb.__new__(verb)
-    command.parser, command.args = parser, parser.parse_args()
-    command.run()
+    verb(None, parser.parse_args(), from_defaults_factory=True, parser=parser).run()
+
+
+def given_besides(parser: ArgumentParser, args: Namespace, names: Collection[str]) -> list[str]:
+    """The flags, apart from some names, that differ from their defaults."""
+    return [
+        max(action.option_strings, key=len)
+        for action in actions_of(parser)
+        if action.dest not in names and getattr(args, action.dest, action.default) != action.default
+    ]
 
 
 def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
@@ -213,7 +192,8 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     machine's paths.
 
     Args:
-        parser (`ArgumentParser`): of a verb; a flag for sources of text has the metavar `SOURCE`.
+        parser (`ArgumentParser`): of a verb; by its metavar an argument is a `SOURCE` of text, a `MODEL`, a `FILE` or
+            a `FOLDER`.
         args (`Namespace`): the parsed arguments; those equal to their defaults are left out.
     """
     from ..records.paths import last_name
@@ -222,10 +202,12 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
     def shown(action: Action, value: object) -> str:
         text = str(value)
         if action.metavar == "SOURCE":
-            return text if hub_datasets([text]) else last_name(text)
-        local = isinstance(value, Path) or action.dest in PATHS
-        local = local or (action.dest in MODELS and user_path(text).exists())
-        return last_name(text) if local else text
+            is_local = not hub_datasets([text])
+        elif action.metavar == "MODEL":
+            is_local = user_path(text).exists()
+        else:
+            is_local = isinstance(value, Path) or action.metavar in ("FILE", "FOLDER")
+        return last_name(text) if is_local else text
 
     words: list[str] = []
     for action in actions_of(parser):
@@ -239,58 +221,3 @@ def command_line(verb: str, parser: ArgumentParser, args: Namespace) -> str:
             for one in value if isinstance(value, list) else [value]:
                 words += [*flag, shown(action, one)]
     return shlex.join(["optimum-cli", "flab", verb, *words])
-
-
-def argument_groups(parser: ArgumentParser) -> tuple[_ArgumentGroup, _ArgumentGroup]:
-    """The two groups that every Optimum command shows."""
-    return parser.add_argument_group("Required arguments"), parser.add_argument_group("Optional arguments")
-
-
-def add_model_arguments(
-    required: _ArgumentGroup, optional: _ArgumentGroup, role: str = "dense model", always: bool = True
-) -> None:
-    """Declare the flags that say which model to read; `role` is what the help calls it.
-
-    If it is not `always` required, the verb says when it is.
-    """
-    required.add_argument(
-        "-m", "--model", metavar="MODEL", required=always, help=f"{role}: a Hub id, a local folder, or a GGUF file"
-    )
-    optional.add_argument("--revision", help="branch, tag or commit of a model on the Hub (default: its main branch)")
-    optional.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run the Python code in the model's repository (default: no)",
-    )
-    add_family_argument(optional)
-
-
-def add_compared_arguments(optional: _ArgumentGroup) -> None:
-    """Declare the flags that say which model to compare with."""
-    optional.add_argument(
-        "--baseline",
-        metavar="MODEL",
-        help="model to compare with, usually the dense one, named like --model (default: none)",
-    )
-    optional.add_argument(
-        "--baseline-revision",
-        metavar="REVISION",
-        help="branch, tag or commit of a baseline on the Hub (default: its main branch)",
-    )
-
-
-def add_device_argument(optional: _ArgumentGroup) -> None:
-    """Declare the flag that says where to compute."""
-    optional.add_argument(
-        "--device", help="device to compute on, for example cpu or cuda:0 (default: chosen automatically)"
-    )
-
-
-def add_family_argument(optional: _ArgumentGroup) -> None:
-    """Declare the flag that names a family file."""
-    optional.add_argument(
-        "--family",
-        type=Path,
-        metavar="FILE",
-        help="JSON file that describes the model's family, where it is not a known one (default: a known family)",
-    )

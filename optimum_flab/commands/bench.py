@@ -6,24 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..settings.efficiency import BenchSettings
-from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups
-from .flags import Flag, add_config, add_flag, section_from
+from . import arguments
+from .base import FlabVerb
+from .flags import add_settings, section_from
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-
-
-FLAGS = (
-    Flag("--prompt-tokens", "bench.prompt_tokens", "N"),
-    Flag("--new-tokens", "bench.new_tokens", "N"),
-    Flag("--batch-size", "bench.batch_size", "N"),
-    Flag("--repeats", "bench.repeats", "N"),
-    Flag("--warmup", "bench.warmup", "N"),
-    Flag("--energy-seconds", "bench.energy_seconds", "SECONDS"),
-    Flag("--country", "bench.country", "CODE"),
-    Flag("--dtype", "bench.dtype"),
-)
 
 
 class BenchCommand(FlabVerb):
@@ -31,10 +20,9 @@ class BenchCommand(FlabVerb):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        required, optional = argument_groups(parser)
-        add_model_arguments(required, optional, "model to measure, usually a pruned one")
-        add_compared_arguments(optional)
-        add_config(optional, "a section `bench`")
+        required, optional = arguments.groups(parser)
+        arguments.add_model(required, optional, "model to measure, usually a pruned one")
+        arguments.add_baseline(optional)
         optional.add_argument(
             "-o",
             "--output",
@@ -43,16 +31,13 @@ class BenchCommand(FlabVerb):
             default=Path("flab-bench"),
             help="folder to write flab_efficiency.json and flab_efficiency.png to (default: %(default)s)",
         )
-        optional.add_argument(
-            "--overwrite", action="store_true", help="replace these two files where they exist (default: refuse)"
-        )
-        for flag in FLAGS:
-            add_flag(optional, flag)
-        add_device_argument(optional)
+        arguments.add_switch(optional, "--overwrite", "replace these two files where they exist", default="refuse")
+        add_settings(optional, BenchSettings)
+        arguments.add_device(optional)
 
     def execute(self) -> None:
         args = self.args
-        settings = BenchSettings(**section_from(args, FLAGS, BenchSettings.NAME))
+        settings = BenchSettings(**section_from(args, BenchSettings))
 
         from ..evaluation.efficiency import check_output, measure_efficiency
 
@@ -62,10 +47,8 @@ class BenchCommand(FlabVerb):
             args.baseline,
             settings,
             device=args.device,
-            revision=args.revision,
+            **arguments.of_model(args),
             baseline_revision=args.baseline_revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
         )
         # shown first: a full disk must not cost the user minutes of work
         self.say(report.to_text())

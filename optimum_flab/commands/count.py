@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..places import user_path
-from .base import FlabVerb, add_model_arguments, add_resume_arguments, argument_groups, told_to_go_on
+from . import arguments
+from .base import FlabVerb, told_to_go_on
 
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class CountCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        required, optional = argument_groups(parser)
+        required, optional = arguments.groups(parser)
         required.add_argument(
             "sources",
             metavar="SOURCE",
@@ -25,7 +26,7 @@ class CountCommand(FlabVerb):
             help="text to count: a file, a folder, a Hub dataset, or one of these with columns in brackets; Hub"
             " datasets and files with rows are streamed, so that memory does not grow with them",
         )
-        add_model_arguments(required, optional, "model whose tokenizer is used")
+        arguments.add_model(required, optional, "model whose tokenizer is used")
         required.add_argument(
             "-o", "--output", metavar="FILE", type=Path, required=True, help="the .npz file to write the counts to"
         )
@@ -34,17 +35,12 @@ class CountCommand(FlabVerb):
             help="name of all sources together as one, for the parts of something larger: counts with the same name in"
             " several files add up to one source (default: each source by itself, named as given)",
         )
-        optional.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="replace an existing file of counts (default: refuse)",
-        )
-        add_resume_arguments(optional, "counting")
+        arguments.add_switch(optional, "--overwrite", "replace an existing file of counts", default="refuse")
+        arguments.add_resume(optional)
+        arguments.add_cache(optional, "counting")
 
     def execute(self) -> None:
         args = self.args
-        if args.cache_dir is not None and not str(args.cache_dir).strip():
-            raise ConfigurationError("--cache-dir is empty; name a folder, or leave it out")
 
         from ..records.counts import check_path
         from ..texts.sources import local_paths
@@ -60,9 +56,7 @@ class CountCommand(FlabVerb):
                 args.model,
                 args.sources,
                 name=args.name,
-                revision=args.revision,
-                trust_remote_code=args.trust_remote_code,
-                family=args.family,
+                **arguments.of_model(args),
                 resume=not args.no_resume,
                 cache_dir=args.cache_dir,
             )

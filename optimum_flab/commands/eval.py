@@ -8,36 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..compat import actions_of
 from ..errors import ConfigurationError, FlabError
 from ..settings.evaluation import EvaluationSettings, check_evaluation, check_tasks
-from .base import FlabVerb, add_compared_arguments, add_device_argument, add_model_arguments, argument_groups, terminal
-from .flags import Flag, add_config, add_flag, config_file, given_by, section_from
+from . import arguments
+from .base import FlabVerb, given_besides, terminal, told_to_go_on
+from .flags import add_config, add_flag, flags_of, section_from
 
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
-    from collections.abc import Sequence
-
-    from ..evaluation.results import Evaluation
+    from argparse import ArgumentParser
 
 
-FLAGS = (
-    Flag("--tasks", "evaluation.tasks", "TASK[,TASK...]"),
-    Flag("--data", "evaluation.data", "TASK=FILE"),
-    Flag("--include-path", "evaluation.include_path", "FOLDER"),
-    Flag("--limit", "evaluation.limit", "N"),
-    Flag("--samples", "evaluation.samples", "N"),
-    Flag("--temperature", "evaluation.temperature", "T"),
-    Flag("--top-p", "evaluation.top_p", "P"),
-    Flag("--max-new-tokens", "evaluation.max_new_tokens", "N"),
-    Flag("--fim-format", "evaluation.fim_format", "TEMPLATE"),
-    Flag("--batch-size", "evaluation.batch_size", "N"),
-    Flag("--seed", "evaluation.seed", "N"),
-    Flag("--dtype", "evaluation.dtype"),
-    Flag("--allow-packages", "evaluation.allow_packages", "NAME[,NAME...]"),
-)
-# the flags that the check of references uses; all others are about a model, or about what is written
+# what the check of references uses; all other flags are about a model, or about what is written
 OF_REFERENCES = (
     *(f"evaluation.{name}" for name in ("tasks", "data", "include_path", "limit", "allow_packages")),
     "check_references",
@@ -66,36 +48,30 @@ class EvalCommand(FlabVerb):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        required, optional = argument_groups(parser)
-        add_model_arguments(required, optional, "model to evaluate, usually a pruned one", always=False)
+        required, optional = arguments.groups(parser)
+        arguments.add_model(required, optional, "model to evaluate, usually a pruned one", always=False)
         optional.add_argument(
             "--list-tasks",
             action=ListTasks,
             nargs=0,
             help="list the tasks of this package and how each prompts, and exit",
         )
-        optional.add_argument(
+        arguments.add_switch(
+            optional,
             "--check-references",
-            action="store_true",
-            help="instead of a model's programs, run the reference solutions of the tasks' problems, list those that"
-            " fail, and exit with code 1 if there are any; needs no --model (default: evaluate a model)",
+            "instead of a model's programs, run the reference solutions of the tasks' problems, list those that fail,"
+            " and exit with code 1 if there are any; needs no --model",
+            default="evaluate a model",
         )
-        add_compared_arguments(optional)
+        arguments.add_baseline(optional)
         add_config(optional, "a section `evaluation`")
-        for flag in FLAGS:
-            add_flag(required if flag.flag == "--tasks" else optional, flag)
-        add_device_argument(optional)
-        optional.add_argument(
-            "--confirm-run-unsafe-code",
-            action="store_true",
-            help="consent to run the programs that the models write, in a sandbox (default: no)",
+        for flag in flags_of(EvaluationSettings, EvaluationSettings.NAME):
+            add_flag(required if flag.name == "--tasks" else optional, flag)
+        arguments.add_device(optional)
+        arguments.add_switch(
+            optional, "--confirm-run-unsafe-code", "consent to run the programs that the models write, in a sandbox"
         )
-        optional.add_argument(
-            "--cache-dir",
-            metavar="FOLDER",
-            help="folder that keeps finished batches, so that an interrupted run can resume (default:"
-            " optimum_flab/evaluation in HF_HOME)",
-        )
+        arguments.add_cache(optional, "evaluation", kept="finished batches")
         optional.add_argument(
             "-o",
             "--output",
@@ -103,17 +79,15 @@ class EvalCommand(FlabVerb):
             metavar="FOLDER",
             help="folder to write the table, lm-eval's results and the samples to (default: only print the table)",
         )
-        optional.add_argument(
-            "--overwrite", action="store_true", help="replace an evaluation in the output folder (default: refuse)"
-        )
+        arguments.add_switch(optional, "--overwrite", "replace an evaluation in the output folder", default="refuse")
 
     def execute(self) -> None:
         args = self.args
-        asked = section_from(args, FLAGS, EvaluationSettings.NAME)
-        given = given_by(args, FLAGS).get(EvaluationSettings.NAME, {})
-        if "tasks" in given and "data" not in given and isinstance(asked.get("data"), dict):
+        asked = section_from(args, EvaluationSettings)
+        given = vars(args)
+        if given["evaluation.tasks"] and not given["evaluation.data"] and isinstance(asked.get("data"), dict):
             # a file may name the data of more tasks than the command line asks for
-            tasks = EvaluationSettings(tasks=given["tasks"]).tasks
+            tasks = EvaluationSettings(tasks=asked["tasks"]).tasks
             asked["data"] = {task: files for task, files in asked["data"].items() if task in tasks}
         settings = EvaluationSettings(**asked)
         if args.check_references:
@@ -130,22 +104,28 @@ class EvalCommand(FlabVerb):
         with ExitStack() as stack:
             output = None
             if args.output is not None:
-                inputs = [args.model, args.baseline, config_file(args), *settings.sources]
+                inputs = [args.model, args.baseline, args.config, *settings.sources]
                 output = stack.enter_context(
                     OutputFolder(args.output, EVALUATION, overwrite=args.overwrite, inputs=inputs)
                 )
-            try:
-                found = self.evaluated(settings)
-            except KeyboardInterrupt:
-                print("\nfinished batches are saved; the same command resumes from there", file=sys.stderr)
-                raise
+            from ..evaluation.harness import evaluate  # takes seconds, and the folder may have been refused
+
+            with told_to_go_on(args):
+                found = evaluate(
+                    args.model,
+                    settings,
+                    baseline=args.baseline,
+                    device=args.device,
+                    confirm_run_unsafe_code=args.confirm_run_unsafe_code,
+                    cache_dir=args.cache_dir,
+                    baseline_revision=args.baseline_revision,
+                    **arguments.of_model(args),
+                )
             # shown first: a full disk must not cost the user hours of work
             self.say(found.to_text())
             if found.reused:
-                print(
-                    f"{found.reused} of {found.reused + found.made} batches were reused from earlier runs",
-                    file=sys.stderr,
-                )
+                batches = found.reused + found.made
+                print(f"{found.reused} of {batches} batches were reused from earlier runs", file=sys.stderr)
             if output is not None:
                 found.save_to(output)
                 print(self.ending(args.output))
@@ -168,29 +148,3 @@ class EvalCommand(FlabVerb):
                 f"{failures:,} reference solution{' fails' if failures == 1 else 's fail'}; if a right answer would"
                 " fail too, that lowers every score: see the reasons, and leave such problems out or fix them"
             )
-
-    def evaluated(self, settings: EvaluationSettings) -> Evaluation:
-        from ..evaluation.harness import evaluate
-
-        args = self.args
-        return evaluate(
-            args.model,
-            settings,
-            baseline=args.baseline,
-            device=args.device,
-            confirm_run_unsafe_code=args.confirm_run_unsafe_code,
-            cache_dir=args.cache_dir,
-            revision=args.revision,
-            baseline_revision=args.baseline_revision,
-            trust_remote_code=args.trust_remote_code,
-            family=args.family,
-        )
-
-
-def given_besides(parser: ArgumentParser, args: Namespace, names: Sequence[str]) -> list[str]:
-    """The flags, apart from some names, that differ from their defaults."""
-    return [
-        max(action.option_strings, key=len)
-        for action in actions_of(parser)
-        if action.dest not in names and getattr(args, action.dest, action.default) != action.default
-    ]

@@ -1,84 +1,70 @@
-"""Flags that stand for settings: their type, choices, help and default are the setting's own. Lightweight, like
-`base.py`."""
+"""Flags that stand for settings: name, type, choices, help and default are the field's own, or stand beside it
+([`~settings.section.Flag`]). Lightweight, like `base.py`."""
 
 from __future__ import annotations
 
 from textwrap import fill
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from ..criteria import CHOICES, Criterion
 from ..errors import ConfigurationError
-from ..settings.files import ALL_SECTIONS, read_pruning, read_section
-from ..settings.pruning import SECTIONS, PrunerSettings, merge_settings
-from ..settings.recipes import settings_path
+from ..settings.files import read_pruning, read_section
+from ..settings.pruning import PrunerSettings, merge_settings
+from ..settings.section import NO_FLAG, Flag, Section, VerbSection, sections_in
 
 
 if TYPE_CHECKING:
     from argparse import Namespace, _ArgumentGroup
     from collections.abc import Sequence
-    from pathlib import Path
-
-    from pydantic.fields import FieldInfo
 
 
-COLUMNS = 80  # of for the text below the flags, which argparse does not wrap
+COLUMNS = 80  # of the text below the flags, which argparse does not wrap
 
 
-class Flag(NamedTuple):
-    """A command-line flag and its setting, which defines the type, the choices and the default.
+class SettingFlag(NamedTuple):
+    """A flag that stands for a setting.
 
     Args:
-        alias (`str`, *optional*): another name of the flag.
-        several (`bool`): whether it takes several values at once, such as files that a shell pattern matches.
+        name (`str`): the flag.
+        setting (`str`): the setting with its section, such as `data.corpus`.
+        field (`FieldInfo`): of the section.
+        marker (`Flag`): what is stated beside the field.
     """
 
-    flag: str
+    name: str
     setting: str
-    metavar: str | None = None
-    alias: str | None = None
-    several: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in (self.flag, self.alias) if name is not None]
+    field: FieldInfo
+    marker: Flag
 
 
-def add_flag(group: _ArgumentGroup, flag: Flag) -> None:
-    """Declare a flag from its setting; its value is None unless given, so that it does not override a configuration
-    file."""
-    field = field_of(flag)
-    description, default = field.description or "", field.default
-    options: dict[str, Any] = {"metavar": flag.metavar}
-    if field.annotation is bool:
-        options = {"action": "store_const", "const": not default}
-        description = f"do not {description}" if default else description
-        shown = "do" if default else "no"
-    else:
-        kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
-        kind = kinds[0] if type(None) in get_args(field.annotation) else field.annotation
-        shown = "none" if default in (None, []) else str(default)
-        if isinstance(default, dict):
-            shown = ", ".join(f"{name}={value}" for name, value in default.items())
-        if get_origin(kind) is Literal:
-            options["choices"] = get_args(kind)
-        elif get_origin(kind) in (list, dict, Annotated):  # the last one: sources
-            options |= {"action": "extend", "nargs": "+"} if flag.several else {"action": "append"}
-            given = "several may be named" if flag.several else "may be given several times"
-            description += "" if "default: " in description else f"; {given}"
+def flags_of(kind: type[Section], section: str = "") -> list[SettingFlag]:
+    """The flags for the fields of a section, and of the sections inside it.
+
+    Args:
+        section (`str`): its name.
+    """
+    flags, inside = [], sections_in(kind)
+    for name, field in kind.model_fields.items():
+        marker = next((mark for mark in field.metadata if isinstance(mark, Flag)), Flag())
+        if marker == NO_FLAG:
+            continue
+        if name in inside:
+            flags += flags_of(inside[name], name)
         else:
-            options["type"] = kind
-    text = description if "default: " in description else f"{description} (default: {shown})"
-    group.add_argument(*flag.names, dest=flag.setting, help=text.replace("%", "%%"), **options)
+            derived = f"--{'no-' if field.default is True else ''}{name.replace('_', '-')}"
+            setting = f"{section}.{name}" if section else name
+            flags.append(SettingFlag(marker.name or derived, setting, field, marker))
+    return flags
 
 
-def field_of(flag: Flag) -> FieldInfo:
-    """The setting behind a flag."""
-    *section, name = flag.setting.split(".")
-    return (ALL_SECTIONS[section[0]] if section else PrunerSettings).model_fields[name]
+PRUNING = flags_of(PrunerSettings)
 
 
-def add_config(group: _ArgumentGroup, holds: str = "the settings") -> None:
-    """Declare the flag that names a settings file."""
+def add_config(group: _ArgumentGroup, holds: str) -> None:
+    """Declare the flag that names a settings file, which `holds` what the verb reads."""
     group.add_argument(
         "-c",
         "--config",
@@ -88,96 +74,111 @@ def add_config(group: _ArgumentGroup, holds: str = "the settings") -> None:
     )
 
 
-def criteria_text(flags: Sequence[Flag]) -> str:
+def add_settings(group: _ArgumentGroup, kind: type[VerbSection]) -> None:
+    """Declare the flag that names a settings file, and those for the fields of a section."""
+    add_config(group, f"a section `{kind.NAME}`")
+    for flag in flags_of(kind, kind.NAME):
+        add_flag(group, flag)
+
+
+def add_flag(group: _ArgumentGroup, flag: SettingFlag) -> None:
+    """Declare the flag of a setting; its value is None unless given, so that it does not override a settings file."""
+    field, marker, default = flag.field, flag.marker, flag.field.default
+    kind, text = value_type(field.annotation), field.description or ""
+    shown = "none" if default in (None, []) else default
+    options: dict[str, Any] = {"type": kind, "metavar": flag.setting.replace(".", "_").split("_")[-1].upper()}
+    if kind is bool:
+        options = {"action": "store_const", "const": not default}
+        text, shown = (f"do not {text}", "do") if default else (text, "no")
+    elif kind is int:
+        options["metavar"] = "N"
+    elif get_origin(kind) is Literal:
+        options = {"choices": get_args(kind)}
+    elif get_origin(kind) in (list, dict):
+        options = {"action": "extend", "nargs": "+" if marker.several else 1, "metavar": "SOURCE"}
+        how = "several may be named" if marker.several else "may be given several times"
+        text += "" if "default: " in text else f"; {how}"
+    if marker.metavar is not None:
+        options["metavar"] = marker.metavar
+    if "default: " not in text:
+        text += f" (default: {shown})"
+    names = [name for name in (flag.name, marker.alias) if name is not None]
+    group.add_argument(*names, dest=flag.setting, help=text.replace("%", "%%"), **options)
+
+
+def value_type(annotation: Any) -> Any:
+    """The type of a field's values, without `None` and without markers."""
+    if get_origin(annotation) is Annotated or NoneType in get_args(annotation):
+        return value_type(get_args(annotation)[0])
+    return annotation
+
+
+def criteria_text() -> str:
     """The criteria that flags choose from, to be shown below all flags."""
     parts = ["Criteria: what has the lowest score is removed first."]
-    for flag in flags:
+    for flag in PRUNING:
         section, _, name = flag.setting.rpartition(".")
         if name == "criterion":
-            default = SECTIONS[section].model_fields[name].default
-            parts.append(f"{flag.flag}:")
-            parts += [_told(criterion, criterion.name == default) for criterion in CHOICES[section].values()]
+            parts.append(f"{flag.name}:")
+            parts += [_told(criterion, flag.field.default) for criterion in CHOICES[section].values()]
     return "\n\n".join(parts)
 
 
-def _told(criterion: Criterion, is_default: bool) -> str:
-    lines = [f"  {criterion.name}{' (default)' * is_default}"]
+def _told(criterion: Criterion, default: str) -> str:
+    lines = [f"  {criterion.name}{' (default)' * (criterion.name == default)}"]
     steered = ", ".join(f"{name} ({meaning})" for name, meaning in criterion.parameters.items())
-    for label, text in (
-        ("", criterion.summary),
-        ("score: ", criterion.formula),
-        ("source: ", criterion.source),
-        ("parameters: ", steered),
-    ):
+    labelled = {"score: ": criterion.formula, "source: ": criterion.source, "parameters: ": steered}
+    for label, text in {"": criterion.summary, **labelled}.items():
         if text:
             behind = " " * (6 if label else 4)
-            shown = fill(
-                label + text, COLUMNS, initial_indent="    ", subsequent_indent=behind, break_on_hyphens=False
+            lines.append(
+                fill(label + text, COLUMNS, initial_indent="    ", subsequent_indent=behind, break_on_hyphens=False)
             )
-            lines.append(shown)
     return "\n".join(lines)
 
 
-def config_file(args: Namespace) -> Path | None:
-    """The settings file that the command line reads, if there is one."""
-    return None if args.config is None else settings_path(args.config)
-
-
-def pruning_from(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
+def pruning_from(args: Namespace) -> dict[str, Any]:
     """The pruning that the command line requests: the settings file, overridden by the flags."""
     below = {} if args.config is None else read_pruning(args.config)
-    return merge_settings(below, given_by(args, flags))
+    return merge_settings(below, given_by(args, PRUNING))
 
 
-def section_from(args: Namespace, flags: Sequence[Flag], section: str) -> dict[str, Any]:
+def section_from(args: Namespace, kind: type[VerbSection]) -> dict[str, Any]:
     """What the command line requests of a verb that has one section: that of the settings file, overridden by the
     flags."""
-    below = {} if args.config is None else read_section(args.config, section)
-    return {**below, **given_by(args, flags).get(section, {})}
+    below = {} if args.config is None else read_section(args.config, kind)
+    return {**below, **given_by(args, flags_of(kind, kind.NAME)).get(kind.NAME, {})}
 
 
-def given_by(args: Namespace, flags: Sequence[Flag]) -> dict[str, Any]:
+def given_by(args: Namespace, flags: Sequence[SettingFlag]) -> dict[str, Any]:
     """The settings set by flags; those not given are left out."""
     given: dict[str, Any] = {}
     for flag in flags:
-        value = getattr(args, flag.setting, None)
+        value = getattr(args, flag.setting)
         if value is not None:
-            *section, name = flag.setting.split(".")
-            if get_origin(field_of(flag).annotation) is dict:
-                is_number = get_args(field_of(flag).annotation)[1] is float
-                value = shares_by_kind(flag.flag, value) if is_number else files_by_task(flag.flag, value)
-            (given.setdefault(section[0], {}) if section else given)[name] = value
+            section, _, name = flag.setting.rpartition(".")
+            value = mapping(flag, value) if get_origin(flag.field.annotation) is dict else value
+            (given.setdefault(section, {}) if section else given)[name] = value
     return given
 
 
-def shares_by_kind(flag: str, given: Sequence[str]) -> dict[str, float]:
-    """`KIND=SHARE` arguments as shares by kind; the last value for a kind wins.
+def mapping(flag: SettingFlag, given: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` arguments as a mapping: to the last number, or to all sources.
 
     Raises:
         [`ConfigurationError`]: one does not have this form.
     """
-    shares = {}
+    found: dict[str, Any] = {}
+    is_number = value_type(get_args(flag.field.annotation)[1]) is float
     for argument in given:
-        kind, _, share = argument.partition("=")
+        key, _, value = argument.partition("=")
         try:
-            shares[kind.strip()] = float(share)
+            if not key.strip() or not value:
+                raise ValueError
+            found[key.strip()] = float(value) if is_number else [*found.get(key.strip(), []), value]
         except ValueError as error:
+            example = next("=".join(map(str, pair)) for pair in (flag.field.examples or [{}])[0].items())
             raise ConfigurationError(
-                f"{flag} {argument}: expected KIND=SHARE with a number, for example library=0.5"
+                f"{flag.name} {argument}: expected {flag.marker.metavar}, for example {example}"
             ) from error
-    return shares
-
-
-def files_by_task(flag: str, given: Sequence[str]) -> dict[str, list[str]]:
-    """`TASK=FILE` arguments as files by task.
-
-    Raises:
-        [`ConfigurationError`]: one does not have this form.
-    """
-    files: dict[str, list[str]] = {}
-    for argument in given:
-        task, equals, file = argument.partition("=")
-        if not (task.strip() and equals and file):
-            raise ConfigurationError(f"{flag} {argument}: expected TASK=FILE, for example humaneval=./HumanEval.jsonl")
-        files.setdefault(task.strip(), []).append(file)
-    return files
+    return found

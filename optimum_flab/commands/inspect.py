@@ -6,35 +6,30 @@ import json
 from typing import TYPE_CHECKING
 
 from ..settings.pruning import check_settings
-from .base import FlabVerb, add_model_arguments, argument_groups
-from .flags import Flag, add_flag, given_by
+from . import arguments
+from .base import FlabVerb
+from .flags import PRUNING, add_flag, given_by
 
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 
-TARGET = Flag("--target-ratio", "target_ratio", "RATIO")  # what it would need is shown beside the counts
+TARGET = next(flag for flag in PRUNING if flag.setting == "target_ratio")
 
 
 class InspectCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        required, optional = argument_groups(parser)
-        add_model_arguments(required, optional)
+        required, optional = arguments.groups(parser)
+        arguments.add_model(required, optional)
         add_flag(optional, TARGET)
-        optional.add_argument("--json", action="store_true", help="print JSON instead of a table (default: a table)")
+        arguments.add_switch(optional, "--json", "print JSON instead of a table", default="a table")
 
     def execute(self) -> None:
         target = check_settings(given_by(self.args, [TARGET])).target_ratio
 
         from ..inspection import inspect_model
 
-        table = inspect_model(
-            self.args.model,
-            revision=self.args.revision,
-            trust_remote_code=self.args.trust_remote_code,
-            family=self.args.family,
-            target_ratio=target,
-        )
+        table = inspect_model(self.args.model, target_ratio=target, **arguments.of_model(self.args))
         print(json.dumps(table.to_dict(), indent=2) if self.args.json else table.to_text())

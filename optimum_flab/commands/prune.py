@@ -7,21 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..compat import actions_of
 from ..errors import ConfigurationError
 from ..places import user_path
 from ..settings.pruning import check_settings
-from .apply import add_ending_arguments, apply_plan, check_completion, show_pruned
-from .base import (
-    DTYPES,
-    FlabVerb,
-    add_device_argument,
-    add_model_arguments,
-    add_resume_arguments,
-    argument_groups,
-    command_line,
-    told_to_go_on,
-)
-from .flags import Flag, add_config, add_flag, config_file, criteria_text, pruning_from
+from . import arguments
+from .apply import ApplyCommand, add_ending_arguments, apply_plan, check_completion, show_pruned
+from .base import FlabVerb, VerbParser, command_line, given_besides, told_to_go_on
+from .flags import PRUNING, add_config, add_flag, criteria_text, pruning_from
 
 
 if TYPE_CHECKING:
@@ -32,71 +25,34 @@ if TYPE_CHECKING:
     from ..running.processes import Processes
 
 
-FLAGS = (
-    Flag("--target-ratio", "target_ratio", "RATIO"),
-    Flag("--seed", "seed", "N"),
-    Flag("--align", "align", "N"),
-    Flag("--corpus", "data.corpus", "SOURCE"),
-    Flag("--preset", "data.preset"),
-    Flag("--counts", "data.counts", "FILE", several=True),
-    Flag("--calibration", "data.calibration", "SOURCE"),
-    Flag("--held-out", "data.held_out", "SOURCE"),
-    Flag("--mix", "data.mix", "KIND=SHARE"),
-    Flag("--calibration-tokens", "data.calibration_tokens", "N"),
-    Flag("--validation-tokens", "data.validation_tokens", "N"),
-    Flag("--held-out-tokens", "data.held_out_tokens", "N"),
-    Flag("--sequence-length", "data.sequence_length", "N"),
-    Flag("--batch-size", "data.batch_size", "N"),
-    Flag("--vocab-size", "vocabulary.size", "N"),
-    Flag("--min-count", "vocabulary.min_count", "N"),
-    Flag("--coverage", "vocabulary.coverage", "SHARE"),
-    Flag("--keep-merges", "vocabulary.keep_merges", "N"),
-    Flag("--keep-used", "vocabulary.keep_used"),
-    Flag("--keep-token", "vocabulary.keep_tokens", "TOKEN"),
-    Flag("--pad-vocab-to-multiple-of", "vocabulary.pad_to_multiple_of", "N"),
-    Flag("--keep-vocabulary", "vocabulary.enabled", alias="--no-vocabulary"),
-    Flag("--num-hidden-layers", "layers.num_hidden_layers", "N"),
-    Flag("--layer-criterion", "layers.criterion"),
-    Flag("--search-tokens", "layers.search_tokens", "N"),
-    Flag("--no-layers", "layers.enabled"),
-    Flag("--intermediate-size", "ffn.intermediate_size", "N"),
-    Flag("--ffn-multiple-of", "ffn.multiple_of", "N"),
-    Flag("--ffn-criterion", "ffn.criterion"),
-    Flag("--no-ffn", "ffn.enabled"),
-    Flag("--experts", "experts.enabled"),
-    Flag("--num-experts", "experts.num_experts", "N"),
-    Flag("--expert-criterion", "experts.criterion"),
-    Flag("--rounds", "rounds.number", "N"),
-    Flag("--rounds-share", "rounds.share", "SHARE"),
-)
-
-
 class PruneCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, criteria_text(FLAGS)
-        required, optional = argument_groups(parser)
-        add_model_arguments(required, optional)
+        parser.formatter_class, parser.epilog = RawDescriptionHelpFormatter, criteria_text()
+        required, optional = arguments.groups(parser)
+        arguments.add_model(required, optional)
         required.add_argument("output", type=Path, help="folder to write the pruned model to")
-        add_config(optional)
+        add_config(optional, "the settings")
         optional.add_argument(
             "--plan",
             metavar="FILE",
             help="flab_plan.json of an earlier run, to be applied without any search, as `flab apply` does (default:"
             " search)",
         )
-        for flag in FLAGS:
+        for flag in PRUNING:
             add_flag(optional, flag)
-        add_device_argument(optional)
+        arguments.add_device(optional)
         optional.add_argument(
             "--dtype",
-            choices=("auto", *DTYPES),
+            choices=("auto", *arguments.DTYPES),
             default="auto",
             help="number format of the computation; auto is bfloat16 if the weights are stored in it, the device has"
             " instructions for it and no recovery is included, else float32 (default: %(default)s)",
         )
         optional.add_argument(
-            "--output-dtype", choices=DTYPES, help="number format of the pruned weights (default: the model's own)"
+            "--output-dtype",
+            choices=arguments.DTYPES,
+            help="number format of the pruned weights (default: the model's own)",
         )
         optional.add_argument(
             "--memory-budget",
@@ -110,23 +66,24 @@ class PruneCommand(FlabVerb):
             help="about how long the pruning may take, for example 30min: less calibration text is read where all of"
             " it would take longer (default: as long as it takes)",
         )
-        optional.add_argument(
+        arguments.add_switch(
+            optional,
             "--confirm-run-unsafe-code",
-            action="store_true",
-            help="where the configuration file has data for recovery: consent to run the programs that the dense model"
-            " writes, in a sandbox (default: no)",
+            "where the configuration file has data for recovery: consent to run the programs that the dense model"
+            " writes, in a sandbox",
         )
-        add_resume_arguments(optional, "pruning")
+        arguments.add_resume(optional)
+        arguments.add_cache(optional, "pruning")
         add_ending_arguments(optional)
 
     def execute(self) -> None:
         args = self.args
         if args.plan is not None:
-            _refuse_search(args)
+            _refuse_search(args, self.parser)
             _refuse_several(args)
             return apply_plan(self, "prune")
         # Faults of the command line are reported before torch is imported.
-        given = pruning_from(args, FLAGS)
+        given = pruning_from(args)
         check_settings(given)
 
         from .. import FlabOptimizer, FlabPrunerConfig
@@ -141,7 +98,7 @@ class PruneCommand(FlabVerb):
         if config.recovery.trains:
             _refuse_for_recovery(args, launched())
         read = local_paths([*config.data.sources, *config.recovery.sources])
-        inputs = [args.model, config_file(args), *read, *config.data.counts]
+        inputs = [args.model, args.config, *read, *config.data.counts]
         check_apart(args.output, args.cache_dir)
         check_budget(args.time_budget)
         computation_device(args.device)  # an unknown one is refused before the processes meet
@@ -160,9 +117,7 @@ class PruneCommand(FlabVerb):
                 check_inputs(config.recovery, args.confirm_run_unsafe_code)
             optimizer = FlabOptimizer.from_pretrained(
                 args.model,
-                revision=args.revision,
-                trust_remote_code=args.trust_remote_code,
-                family=args.family,
+                **arguments.of_model(args),
                 device=device,
                 dtype="float32" if args.dtype == "auto" and config.recovery.trains else args.dtype,
                 output_dtype=args.output_dtype,
@@ -192,12 +147,10 @@ class PruneCommand(FlabVerb):
             return optimizer.prune(config, time_budget=args.time_budget, processes=processes, **kept)
 
 
-def check_apart(output: Path, cache_dir: Path | None) -> None:
-    """Raises a [`ConfigurationError`] if one of two folders is or holds the other, or if a name is empty."""
+def check_apart(output: Path, cache_dir: str | Path | None) -> None:
+    """Raises a [`ConfigurationError`] if one of two folders is or holds the other."""
     if cache_dir is None:
         return
-    if not str(cache_dir).strip() or cache_dir == Path():
-        raise ConfigurationError("--cache-dir is empty; name a folder, or leave it out")
     one, other = (user_path(path).resolve() for path in (output, cache_dir))
     if one == other or one in other.parents or other in one.parents:
         raise ConfigurationError(
@@ -231,18 +184,11 @@ def _refuse_several(args: Namespace) -> None:
         )
 
 
-def _refuse_search(args: Namespace) -> None:
-    given = [flag.flag for flag in FLAGS if getattr(args, flag.setting) is not None]
-    if args.config is not None:
-        given.insert(0, "--config")
-    if args.output_dtype is not None:
-        given.append("--output-dtype")
-    if args.no_resume:
-        given.append("--no-resume")
-    for name in ("cache_dir", "memory_budget", "time_budget"):
-        if getattr(args, name) is not None:
-            given.append(f"--{name.replace('_', '-')}")
-    if given:
+def _refuse_search(args: Namespace, parser: ArgumentParser) -> None:
+    """Raises a [`ConfigurationError`] if something was requested that `flab apply` does not take."""
+    applying = VerbParser()
+    ApplyCommand.parse_args(applying)
+    if given := given_besides(parser, args, {action.dest for action in actions_of(applying)}):
         raise ConfigurationError(
             f"--plan {args.plan}: a plan already says what is kept, so {', '.join(given)} would have no effect; "
             "drop --plan to search again, or drop the rest to apply the plan as it is"

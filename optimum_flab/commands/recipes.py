@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..settings.recipes import first_comment, read_recipe, recipe_files
-from .base import FlabVerb, argument_groups
+from . import arguments
+from .base import FlabVerb
 
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class RecipesCommand(FlabVerb):
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        _, optional = argument_groups(parser)
+        _, optional = arguments.groups(parser)
         optional.add_argument("name", nargs="?", help="recipe to print, as a file to start from (default: list all)")
         parser.epilog = "`-c NAME` of the other verbs uses a recipe as it is; flags take precedence over it."
 

@@ -5,28 +5,35 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from optimum.configuration_utils import BaseConfig
+from optimum import configuration_utils
+from pydantic.fields import FieldInfo
 
 from .. import __version__
 from ..errors import ConfigurationError
 from .files import read_pruning, read_settings_file
-from .pruning import (
-    DataSettings,
-    ExpertSettings,
-    FFNSettings,
-    LayerSettings,
-    PrunerSettings,
-    RoundSettings,
-    VocabularySettings,
-    check_settings,
-    merge_settings,
-)
-from .recovery import RecoverySettings
+from .pruning import PrunerSettings, check_settings, merge_settings
+from .section import Section
 
 
-FIELDS = tuple(PrunerSettings.model_fields)
+if TYPE_CHECKING:
+
+    class BaseConfig(PrunerSettings, configuration_utils.BaseConfig):
+        """With the fields that the constructor takes over from the settings, for type checkers."""
+
+else:
+    BaseConfig = configuration_utils.BaseConfig
+
+
+def _parameter(name: str, field: FieldInfo) -> Parameter:
+    default = None if field.default_factory else field.default  # a section
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=field.annotation)
+
+
+PARAMETERS = [_parameter(name, field) for name, field in PrunerSettings.model_fields.items()]
+SIGNATURE = Signature([*PARAMETERS, Parameter("kwargs", Parameter.VAR_KEYWORD)])
 
 
 class FlabPrunerConfig(BaseConfig):
@@ -64,51 +71,19 @@ class FlabPrunerConfig(BaseConfig):
     ```
     """
 
-    CONFIG_NAME = "flab_config.json"
-    FULL_CONFIGURATION_FILE = "flab_config.json"
+    CONFIG_NAME: ClassVar[str] = "flab_config.json"
+    FULL_CONFIGURATION_FILE: ClassVar[str] = "flab_config.json"
 
-    def __init__(
-        self,
-        target_ratio: float | None = None,
-        seed: int = 0,
-        align: int | None = None,
-        data: DataSettings | Mapping[str, Any] | None = None,
-        vocabulary: VocabularySettings | Mapping[str, Any] | None = None,
-        layers: LayerSettings | Mapping[str, Any] | None = None,
-        ffn: FFNSettings | Mapping[str, Any] | None = None,
-        experts: ExpertSettings | Mapping[str, Any] | None = None,
-        recovery: RecoverySettings | Mapping[str, Any] | None = None,
-        rounds: RoundSettings | Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ):
-        settings = check_settings(
-            {
-                "target_ratio": target_ratio,
-                "seed": seed,
-                "align": align,
-                "data": data,
-                "vocabulary": vocabulary,
-                "layers": layers,
-                "ffn": ffn,
-                "experts": experts,
-                "recovery": recovery,
-                "rounds": rounds,
-                **kwargs,
-            }
-        )
+    __signature__ = SIGNATURE
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        given = SIGNATURE.bind(*args, **kwargs)
+        unknown = given.arguments.pop("kwargs", {})  # refused, but for what saving adds
         super().__init__()
-        self.target_ratio = settings.target_ratio
-        self.seed = settings.seed
-        self.align = settings.align
-        self.data = settings.data
-        self.vocabulary = settings.vocabulary
-        self.layers = settings.layers
-        self.ffn = settings.ffn
-        self.experts = settings.experts
-        self.recovery = settings.recovery
-        self.rounds = settings.rounds
+        for name, value in check_settings({**given.arguments, **unknown}):
+            setattr(self, name, value)
 
-    def validate(self) -> None:
+    def validate(self) -> None:  # type: ignore[override]  # pydantic's is for classes
         """Check the fields again: they may have changed since.
 
         Raises:
@@ -144,18 +119,17 @@ class FlabPrunerConfig(BaseConfig):
         return_unused = kwargs.pop("return_unused_kwargs", False)
         for internal in ("_from_auto", "_from_pipeline"):
             kwargs.pop(internal, None)
-        unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused and name not in FIELDS}
-        config = cls(**_named(merge_settings(config_dict, kwargs)))
+        fields = PrunerSettings.model_fields
+        unused = {name: kwargs.pop(name) for name in list(kwargs) if return_unused and name not in fields}
+        config = cls(**merge_settings(config_dict, kwargs))
         return (config, unused) if return_unused else config
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, and `flab_version`; none of the fields inherited from a model's
         configuration."""
-        sections = {
-            name: value.model_dump() if hasattr(value, "model_dump") else value
-            for name, value in ((name, getattr(self, name)) for name in FIELDS)
-        }
-        return {**sections, "flab_version": __version__}
+        values = {name: getattr(self, name) for name in PrunerSettings.model_fields}
+        plain = {name: value.model_dump() if isinstance(value, Section) else value for name, value in values.items()}
+        return {**plain, "flab_version": __version__}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """All fields: a saved configuration does not depend on the defaults of its reader."""
@@ -197,8 +171,3 @@ def read_pruner_config(folder: str | os.PathLike[str]) -> FlabPrunerConfig | Non
     """
     path = os.path.join(folder, FlabPrunerConfig.CONFIG_NAME)
     return FlabPrunerConfig.from_dict(read_settings_file(path)) if os.path.isfile(path) else None
-
-
-def _named(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """`values` as keyword arguments: YAML allows keys that are not text."""
-    return {str(name): value for name, value in values.items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from .section import Dtype, VerbSection
+from .section import Dtype, Flag, VerbSection
 
 
 class BenchSettings(VerbSection):
@@ -27,7 +27,7 @@ class BenchSettings(VerbSection):
     energy_seconds: float = Field(
         default=10.0, ge=0, description="least time that each model runs for the energy estimate, 0 for no estimate"
     )
-    country: str | None = Field(
+    country: Annotated[str | None, Flag(metavar="CODE")] = Field(
         default=None,
         description="three-letter ISO code of the country whose electricity is used (default: the world average)",
     )

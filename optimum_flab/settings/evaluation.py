@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from ..errors import ConfigurationError
-from .section import Dtype, Sources, VerbSection
+from .section import Dtype, Flag, Packages, Sources, VerbSection, as_text
 
 
 DIVERGENCE = "divergence"  # needs both models, so it is not an lm-eval task
@@ -33,30 +31,35 @@ class EvaluationSettings(VerbSection):
 
     NAME = "evaluation"
 
-    tasks: Sources = Field(
+    tasks: Annotated[Sources, Flag(metavar="TASK[,TASK...]")] = Field(
         default=[],
         description="what to evaluate on, separated by commas: tasks of this package, of the folder with your own, or"
         " of lm-eval; may be given several times (default: none)",
     )
-    data: dict[str, Sources] = Field(
+    data: Annotated[dict[str, Sources], Flag(metavar="TASK=FILE")] = Field(
         default={},
+        examples=[{"humaneval": "./HumanEval.jsonl"}],
         description="file (.jsonl, .json or .csv, optionally .gz) with the problems of a task; for perplexity and"
         " divergence any source of text; may be given several times, for recode also for the same task"
         " (default: the task's dataset on the Hub)",
     )
-    include_path: str | None = Field(default=None, description="folder with tasks of your own, one YAML each")
+    include_path: Annotated[str | None, BeforeValidator(as_text), Flag(metavar="FOLDER")] = Field(
+        default=None, description="folder with tasks of your own, one YAML each"
+    )
     limit: int | None = Field(default=None, ge=1, description="only the first N problems of each task (default: all)")
     samples: int = Field(
         default=1, ge=1, description="programs per problem of a code generation task; 1 is greedy, more yield pass@k"
     )
-    temperature: float = Field(default=0.8, gt=0, description="sampling temperature if there are several samples")
-    top_p: float = Field(default=0.95, gt=0, le=1, description="top-p of this sampling")
+    temperature: Annotated[float, Flag(metavar="T")] = Field(
+        default=0.8, gt=0, description="sampling temperature if there are several samples"
+    )
+    top_p: Annotated[float, Flag(metavar="P")] = Field(default=0.95, gt=0, le=1, description="top-p of this sampling")
     max_new_tokens: int | None = Field(
         default=None,
         ge=1,
         description="maximum number of tokens of a completion (default: set by each task, 128 to 1024)",
     )
-    fim_format: str | None = Field(
+    fim_format: Annotated[str | None, Flag(metavar="TEMPLATE")] = Field(
         default=None,
         description="how the models are prompted to fill a gap: their special tokens with {prefix} and {suffix} among"
         " them, such as '<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>' (default: that of the tokenizer,"
@@ -68,7 +71,7 @@ class EvaluationSettings(VerbSection):
         default=None,
         description="number format of the computation (default: that of the weights; for divergence float32)",
     )
-    allow_packages: Sources = Field(
+    allow_packages: Packages = Field(
         default=[],
         description="packages installed here that the models' programs may import, each by its import name, together"
         " with its own dependencies; may be given several times (default: only the standard library)",
@@ -79,25 +82,15 @@ class EvaluationSettings(VerbSection):
     def _divided_at_commas(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(name for given in value for name in map(str.strip, given.split(",")) if name))
 
-    @field_validator("include_path", mode="before")
+    @field_validator("data")
     @classmethod
-    def _path_as_text(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _refuse_files_without_a_task(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise ValueError("is not a mapping from tasks to files, such as {'humaneval': 'x.jsonl'}")
+    def _refuse_other_tasks(cls, value: dict[str, list[str]], info: ValidationInfo) -> dict[str, list[str]]:
+        tasks = info.data.get("tasks", value)
+        if others := [task for task in value if task not in tasks]:
+            raise ValueError(
+                f"has task {others[0]!r}, which is not among those requested ({', '.join(tasks) or 'none'})"
+            )
         return value
-
-    @model_validator(mode="after")
-    def _refuse_data_of_other_tasks(self) -> EvaluationSettings:
-        for name in self.data:
-            if name not in self.tasks:
-                asked = ", ".join(self.tasks) or "none"
-                raise ValueError(f"data: task {name!r} is not among those requested ({asked})")
-        return self
 
     @property
     def sources(self) -> list[str]:

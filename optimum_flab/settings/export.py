@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .section import VerbSection
+from .section import Flag, VerbSection
 
 
 OWN_TYPES = ("f32", "f16", "bf16", "q8_0")  # written without llama.cpp's quantiser
@@ -26,7 +26,7 @@ class ExportSettings(VerbSection):
         description=f"number format of the matrices; all but {', '.join(OWN_TYPES)} are made by llama-cpp-python,"
         " which has to be installed (pip install 'optimum-flab[gguf]')",
     )
-    pre_tokenizer: str | None = Field(
+    pre_tokenizer: Annotated[str | None, Flag(metavar="NAME")] = Field(
         default=None,
         description="llama.cpp's name for the pre-tokenizer of a byte-level tokenizer, for example qwen2 (default: the"
         " one that matches the tokenizer)",

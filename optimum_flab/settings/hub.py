@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from .section import Sources, VerbSection
+from .section import Flag, Sources, VerbSection
 
 
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -28,11 +29,11 @@ class TermsSettings(VerbSection):
 
     NAME = "card"
 
-    base_model: str | None = Field(
+    base_model: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
         default=None,
         description="repository of the dense model, if it was read from local files (default: as recorded)",
     )
-    license: str | None = Field(
+    license: Annotated[str | None, Flag(metavar="ID")] = Field(
         default=None,
         description="licence of the base model as the Hub spells it, for example apache-2.0 (default: that of its"
         " card)",
@@ -40,7 +41,7 @@ class TermsSettings(VerbSection):
     license_name: str | None = Field(
         default=None, description="name of a licence without an id of its own (default: that of its card)"
     )
-    license_link: str | None = Field(
+    license_link: Annotated[str | None, Flag(metavar="URL")] = Field(
         default=None, description="where the text of that licence is (default: what the base model's card says)"
     )
 
@@ -65,12 +66,12 @@ class TermsSettings(VerbSection):
 class CardSettings(TermsSettings):
     """What a card shows; the `card` section of a settings file."""
 
-    results: Sources | None = Field(
+    results: Annotated[Sources | None, Flag(metavar="FOLDER")] = Field(
         default=None,
         description="folder that `flab eval` or `flab bench` wrote; may be given several times; the results are copied"
         " beside the weights, replacing those copied before (default: those beside the weights)",
     )
-    repo_id: str | None = Field(
+    repo_id: Annotated[str | None, Flag(metavar="OWNER/NAME")] = Field(
         default=None, description="repository to name in the title and the example (default: none; a push fills it in)"
     )
     overwrite_card: bool = Field(
@@ -90,7 +91,7 @@ class PushSettings(TermsSettings):
     create_pr: bool = Field(
         default=False, description="open a pull request instead of changing the branch (default: no)"
     )
-    commit_message: str | None = Field(
+    commit_message: Annotated[str | None, Flag(metavar="TEXT")] = Field(
         default=None,
         min_length=1,
         description="title of the commit, and its description below (default: what is pushed)",
@@ -100,7 +101,7 @@ class PushSettings(TermsSettings):
         default=False,
         description="replace a README.md on the Hub that was not written by this software (default: refuse)",
     )
-    include: Sources = Field(
+    include: Annotated[Sources, Flag(metavar="PATTERN")] = Field(
         default=[],
         description="also send these files of the folder, for example 'notes/*.md'; may be given several times; files"
         " that look like secrets are refused (default: only the files of the model)",

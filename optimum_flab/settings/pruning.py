@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..components import COMPONENTS
 from ..criteria import EXPERTS, LAYERS, NEURONS
-from ..errors import ConfigurationError
 from .recovery import RecoverySettings, contradictions
-from .section import Section, Sources, nearest, shown
+from .section import NO_FLAG, Flag, Section, Sources, descriptions, faults_in, sections_in
 
 
 # Written along with the settings by this package, optimum and transformers; not settings of the pruning.
@@ -21,13 +18,13 @@ BOOKKEEPING = frozenset(
     {"flab_version", "optimum_version", "transformers_version", "model_type", "_commit_hash", "_name_or_path"}
 )
 
-# The sections of a settings file that other verbs read.
-OTHER_SECTIONS = ("evaluation", "bench", "card", "push", "export")
-
 # The composition of calibration text: kind -> its default share of the tokens.
 KINDS = {"own": 0.3, "problems": 0.2, "library": 0.15, "chat": 0.1, "infilling": 0.25}
 # The kind of text that is named in `data.held_out`; reports measure it along with the others.
 NAMED_HELD_OUT = "held-out"
+
+Kind = Literal[(*KINDS,)]  # type: ignore[valid-type]
+Share = Annotated[float, Field(ge=0)]
 
 # The packaged word counts that may replace a corpus; the last one is all others together.
 PRESETS = ("python", "web", "systems", "all-code")
@@ -57,7 +54,7 @@ class DataSettings(Section):
         description="packaged words for one kind of code, whose tokens stay in the vocabulary along with those of the"
         " corpus; if no corpus is named, they replace the default one",
     )
-    counts: Sources = Field(
+    counts: Annotated[Sources, Flag(metavar="FILE", several=True)] = Field(
         default=[],
         description="files that `flab count` wrote, whose counts are added up: the tokens counted stay in the"
         " vocabulary along with those of the corpus; if no corpus is named, they replace the default one",
@@ -66,12 +63,15 @@ class DataSettings(Section):
         default=[],
         description="sources from which your own share of the calibration text is sampled; empty: the corpus",
     )
-    mix: dict[str, float] = Field(
+    mix: Annotated[dict[Kind, Share], Flag(metavar="KIND=SHARE")] = Field(
         default=KINDS,
+        examples=[{"own": 0.5, "library": 0.5}],
         description="share of the calibration, validation and held-out tokens of a kind of text: own (your sources),"
         " problems, library (installed Python source), chat, infilling (gaps to fill in the middle); kinds that are"
         " not named get none, unless all values are 0, which only leaves kinds out (infilling=0); what a kind cannot"
-        " fill goes to the others",
+        " fill goes to the others; may be given several times (default: "
+        + ", ".join(f"{kind}={share}" for kind, share in KINDS.items())
+        + ")",
     )
     held_out: Sources = Field(
         default=[],
@@ -92,29 +92,13 @@ class DataSettings(Section):
     sequence_length: int = Field(default=512, ge=8, description="tokens per packed sequence")
     batch_size: int = Field(default=8, ge=1, description="sequences per forward pass")
 
-    @field_validator("mix", mode="before")
-    @classmethod
-    def _refuse_other_kinds(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise ValueError("is not a mapping from kinds of text to shares, such as {'own': 0.5, 'library': 0.5}")
-        for kind, share in value.items():
-            if kind not in KINDS:
-                raise ValueError(f"has no kind of text {kind!r}; {nearest(str(kind), KINDS, 'kinds')}")
-            if isinstance(share, bool):
-                raise ValueError(f"has yes or no for {kind!r}; set a share of the tokens")
-        return value
-
     @field_validator("mix")
     @classmethod
     def _refuse_no_share(cls, value: dict[str, float]) -> dict[str, float]:
-        if negative := [kind for kind, share in value.items() if share < 0]:
-            raise ValueError(f"has a negative share of {negative[0]!r}; set 0 to leave a kind out")
         if value and not any(value.values()):  # it only says what to leave out
             value = {**KINDS, **value}
         if not any(value.values()):
             raise ValueError("leaves no text; set the share of one kind above 0")
-        if not math.isfinite(sum(value.values())):
-            raise ValueError("has shares that are too large to add up; set them in proportion, such as 0.5 and 0.5")
         return value
 
     @property
@@ -131,16 +115,16 @@ class DataSettings(Section):
 class VocabularySettings(Section):
     """How the vocabulary is pruned."""
 
-    enabled: bool = Field(
+    enabled: Annotated[bool, Flag("--keep-vocabulary", alias="--no-vocabulary")] = Field(
         default=True, description="prune the vocabulary, which a draft model must share with its target"
     )
-    size: int | None = Field(
+    size: Annotated[int | None, Flag("--vocab-size")] = Field(
         default=None, ge=1, description="vocabulary size to reach; default: decided by the target, or the natural size"
     )
     min_count: int = Field(
         default=1, ge=1, description="least number of occurrences in the corpus for a token to be kept"
     )
-    coverage: float = Field(
+    coverage: Annotated[float, Flag(metavar="SHARE")] = Field(
         default=1.0,
         gt=0,
         le=1,
@@ -157,8 +141,10 @@ class VocabularySettings(Section):
         default=False,
         description="never drop a token of the natural vocabulary to meet the target, whatever that saves elsewhere",
     )
-    keep_tokens: Sources = Field(default=[], description="tokens kept whatever the corpus holds")
-    pad_to_multiple_of: int | None = Field(
+    keep_tokens: Annotated[Sources, Flag("--keep-token", "TOKEN")] = Field(
+        default=[], description="tokens kept whatever the corpus holds"
+    )
+    pad_to_multiple_of: Annotated[int | None, Flag("--pad-vocab-to-multiple-of")] = Field(
         default=None, ge=1, description="pad the embedding rows to a multiple of this"
     )
 
@@ -166,11 +152,11 @@ class VocabularySettings(Section):
 class LayerSettings(Section):
     """How whole layers are removed."""
 
-    enabled: bool = Field(default=True, description="remove whole layers")
+    enabled: Annotated[bool, Flag("--no-layers")] = Field(default=True, description="remove whole layers")
     num_hidden_layers: int | None = Field(
         default=None, ge=1, description="layers to keep; default: decided by the target, or all"
     )
-    criterion: Literal[tuple(LAYERS)] = Field(  # type: ignore[valid-type]  # the names are in criteria/
+    criterion: Annotated[Literal[tuple(LAYERS)], Flag("--layer-criterion")] = Field(  # type: ignore[valid-type]  # the names are in criteria/
         default="divergence", description="what ranks the layers"
     )
     search_tokens: int = Field(default=1024, ge=1, description="calibration tokens the depth search runs on")
@@ -179,17 +165,17 @@ class LayerSettings(Section):
 class FFNSettings(Section):
     """How the feed-forward networks are narrowed."""
 
-    enabled: bool = Field(default=True, description="narrow the feed-forward networks")
+    enabled: Annotated[bool, Flag("--no-ffn")] = Field(default=True, description="narrow the feed-forward networks")
     intermediate_size: int | None = Field(
         default=None, ge=1, description="width to keep; default: decided by the target, or all"
     )
-    multiple_of: int | None = Field(
+    multiple_of: Annotated[int | None, Flag("--ffn-multiple-of")] = Field(
         default=None,
         ge=1,
         description="the width is a multiple of this; default: 256, which llama.cpp's K-quants need, if the dense"
         " width is one, has 8 such steps and the vocabulary can take up what they leave of a target; otherwise 64",
     )
-    criterion: Literal[tuple(NEURONS)] = Field(  # type: ignore[valid-type]
+    criterion: Annotated[Literal[tuple(NEURONS)], Flag("--ffn-criterion")] = Field(  # type: ignore[valid-type]
         default="obs", description="what ranks the neurons, and how the removal is compensated"
     )
 
@@ -197,13 +183,15 @@ class FFNSettings(Section):
 class ExpertSettings(Section):
     """How whole experts of a mixture are removed. If they are, their width stays unless it is pinned."""
 
-    enabled: bool = Field(default=False, description="remove whole experts of a mixture of experts")
+    enabled: Annotated[bool, Flag("--experts")] = Field(
+        default=False, description="remove whole experts of a mixture of experts"
+    )
     num_experts: int | None = Field(
         default=None,
         ge=1,
         description="experts to keep per layer; enables their removal; default: decided by the target",
     )
-    criterion: Literal[tuple(EXPERTS)] = Field(  # type: ignore[valid-type]
+    criterion: Annotated[Literal[tuple(EXPERTS)], Flag("--expert-criterion")] = Field(  # type: ignore[valid-type]
         default="reap", description="what ranks the experts"
     )
 
@@ -218,13 +206,13 @@ class ExpertSettings(Section):
 class RoundSettings(Section):
     """How often a model is pruned and recovered until the target is met."""
 
-    number: int = Field(
+    number: Annotated[int, Flag("--rounds")] = Field(
         default=1,
         ge=1,
         le=16,
         description="rounds of pruning, of equal numbers of parameters, with a recovery after each",
     )
-    share: float = Field(
+    share: Annotated[float, Flag("--rounds-share")] = Field(
         default=0.25, gt=0, le=1, description="share of the recovery's epochs or steps after each round but the last"
     )
 
@@ -233,7 +221,7 @@ class PrunerSettings(Section):
     """Everything a user can ask for: the target and one section per concern."""
 
     target_ratio: float | None = Field(
-        default=None, gt=0, lt=1, description="share of all parameters to remove, between 0 and 1, for example 0.35"
+        default=None, description="share of all parameters to remove, between 0 and 1, for example 0.35"
     )
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of every random choice")
     align: int | None = Field(
@@ -248,15 +236,18 @@ class PrunerSettings(Section):
     layers: LayerSettings = Field(default_factory=LayerSettings)
     ffn: FFNSettings = Field(default_factory=FFNSettings)
     experts: ExpertSettings = Field(default_factory=ExpertSettings)
-    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
+    recovery: Annotated[RecoverySettings, NO_FLAG] = Field(default_factory=RecoverySettings)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
 
+    @field_validator("target_ratio")
+    @classmethod
+    def _refuse_a_percentage(cls, value: float | None) -> float | None:
+        if value is not None and not 0 < value < 1:
+            raise ValueError("is not between 0 and 1; it is the share of all parameters to remove, for example 0.35")
+        return value
 
-SECTIONS = {
-    name: field.annotation
-    for name, field in PrunerSettings.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
+
+SECTIONS = sections_in(PrunerSettings)
 
 
 def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
@@ -270,57 +261,54 @@ def check_settings(values: Mapping[str, Any]) -> PrunerSettings:
         [`PrunerSettings`]: the settings, sharing nothing with `values`.
 
     Raises:
-        [`ConfigurationError`]: lists every unknown field, bad value and contradiction, one per line.
+        [`ConfigurationError`]: lists every unknown field and bad value, or else every contradiction, one per line.
     """
-    asked = {
+    given = {
         name: value.model_dump() if isinstance(value, Section) else value
         for name, value in values.items()
         if name not in BOOKKEEPING and value is not None
     }
     try:
-        settings, faults = PrunerSettings.model_validate(asked), []
+        settings = PrunerSettings.model_validate(given)
     except ValidationError as error:
-        faults = [_describe(fault) for fault in error.errors(include_url=False)]
-        # The rest without the faulty values is checked too, so that one run shows every fault.
-        settings = PrunerSettings.model_validate(_without(asked, [fault["loc"] for fault in error.errors()]))
-    faults += _contradictions(settings)
-    if faults:
-        heading = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise ConfigurationError("\n".join([f"{heading} in the configuration:", *(f"  {fault}" for fault in faults)]))
+        raise faults_in("configuration", descriptions(error, PrunerSettings)) from error
+    if faults := [*_contradictions(settings), *contradictions(settings.recovery)]:
+        raise faults_in("configuration", faults)
     return settings
 
 
 def _contradictions(settings: PrunerSettings) -> Iterator[str]:
+    data, vocabulary, target = settings.data, settings.vocabulary, settings.target_ratio
     sizes = {name: getattr(getattr(settings, name), pin) for name, pin in PINS.items()}
-    states, free = [], False
-    for name, pin in PINS.items():
-        if not getattr(settings, name).enabled:
-            if SECTIONS[name].model_fields["enabled"].default:
-                states.append(f"{name}.enabled is false")
-            if sizes[name] is not None:
-                yield (
-                    f"{name}.{pin}: {sizes[name]} is pinned although {name}.enabled is false; "
-                    f"drop the size or switch {name} on"
-                )
-        elif sizes[name] is not None:
-            states.append(f"{name}.{pin} is pinned at {sizes[name]}")
-        else:
-            free = True
-    if settings.target_ratio is not None and not free:
+    off = [name for name in PINS if not getattr(settings, name).enabled]
+    applies: dict[str, dict[str, Any]] = {name: {f"{name}.{pin}": sizes[name]} for name, pin in PINS.items()}
+    applies["vocabulary"] |= {
+        "vocabulary.pad_to_multiple_of": vocabulary.pad_to_multiple_of,
+        "vocabulary.coverage": vocabulary.coverage if vocabulary.coverage < 1 else None,
+        "data.preset": data.preset,
+        "data.counts": data.counts,
+    }
+    for name in off:
+        for setting, value in applies[name].items():
+            if value:
+                yield f"{setting}: {value!r} has no effect, since {name}.enabled is false; drop it or switch {name} on"
+    if target is not None and all(name in off or sizes[name] is not None for name in PINS):
+        states = [
+            f"{name}.enabled is false" if name in off else f"{name}.{pin} is pinned at {sizes[name]}"
+            for name, pin in PINS.items()
+            if name not in off or SECTIONS[name].model_fields["enabled"].default
+        ]
         yield (
-            f"target_ratio: {settings.target_ratio} leaves nothing to choose, since {', '.join(states)}; "
-            "drop target_ratio or free one of them"
+            f"target_ratio: {target} leaves nothing to choose, since {', '.join(states)}; drop target_ratio or free"
+            " one of them"
         )
-    if settings.vocabulary.pad_to_multiple_of is not None and not settings.vocabulary.enabled:
+    if vocabulary.coverage < 1 and vocabulary.size is not None:
         yield (
-            f"vocabulary.pad_to_multiple_of: {settings.vocabulary.pad_to_multiple_of} although vocabulary.enabled is "
-            "false; drop it or switch vocabulary on"
+            f"vocabulary.coverage: {vocabulary.coverage} decides a size, and vocabulary.size is pinned at"
+            f" {vocabulary.size}; drop one of them"
         )
-    yield from _faults_of_choice(settings)
-    yield from contradictions(settings.recovery)
     if settings.rounds.number > 1:
         yield from _faults_of_rounds(settings, [f"{name}.{PINS[name]}" for name, size in sizes.items() if size])
-    data = settings.data
     if data.calibration_tokens < data.sequence_length:
         yield (
             f"data.calibration_tokens: {data.calibration_tokens} is less than one sequence "
@@ -334,32 +322,7 @@ def _contradictions(settings: PrunerSettings) -> Iterator[str]:
             )
 
 
-def _faults_of_choice(settings: PrunerSettings) -> Iterator[str]:
-    """Settings for which tokens stay that contradict others."""
-    vocabulary, preset = settings.vocabulary, settings.data.preset
-    if preset is not None and not vocabulary.enabled:
-        yield (
-            f"data.preset: {preset!r} only decides the vocabulary, and vocabulary.enabled is false; drop it or switch"
-            " vocabulary on"
-        )
-    if settings.data.counts and not vocabulary.enabled:
-        yield (
-            f"data.counts: {', '.join(settings.data.counts)} only decide the vocabulary, and vocabulary.enabled is"
-            " false; drop them or switch vocabulary on"
-        )
-    if vocabulary.coverage < 1 and not vocabulary.enabled:
-        yield (
-            f"vocabulary.coverage: {vocabulary.coverage} although vocabulary.enabled is false; drop it or switch"
-            " vocabulary on"
-        )
-    elif vocabulary.coverage < 1 and vocabulary.size is not None:
-        yield (
-            f"vocabulary.coverage: {vocabulary.coverage} decides a size, and vocabulary.size is pinned at"
-            f" {vocabulary.size}; drop one of them"
-        )
-
-
-def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterator[str]:
+def _faults_of_rounds(settings: PrunerSettings, pinned: list[str]) -> Iterator[str]:
     """What prevents pruning in rounds."""
     asked = f"rounds.number: {settings.rounds.number} rounds"
     if settings.target_ratio is None or pinned:
@@ -372,46 +335,6 @@ def _faults_of_rounds(settings: PrunerSettings, pinned: Sequence[str]) -> Iterat
         )
     if not settings.recovery.trains:
         yield f"{asked} need a recovery after each; name `recovery.data` or `recovery.text`, or prune in one round"
-
-
-def _describe(fault: Mapping[str, Any]) -> str:
-    location, value, kind = fault["loc"], fault["input"], fault["type"]
-    name = ".".join(str(part) for part in location)
-    if kind == "extra_forbidden":
-        return f"{name}: unknown field; {_suggestion(location)}"
-    if kind in ("model_type", "model_attributes_type"):
-        return f"{name}: {shown(value)} is not a section; set its fields: {', '.join(SECTIONS[name].model_fields)}"
-    if name == "target_ratio" and kind in ("greater_than", "less_than", "finite_number"):
-        return (
-            f"target_ratio: {shown(value)} is not between 0 and 1; "
-            "it is the share of all parameters to remove, for example 0.35"
-        )
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-    return f"{name}: {shown(value)} {message}"
-
-
-def _suggestion(location: tuple[Any, ...]) -> str:
-    *section, name = (str(part) for part in location)
-    own = SECTIONS[section[0]] if section else PrunerSettings
-    here = {field: ".".join([*section, field]) for field in own.model_fields}
-    everywhere = {field: f"{other}.{field}" for other, kind in SECTIONS.items() for field in kind.model_fields}
-    top = {field: field for field in (*PrunerSettings.model_fields, *(() if section else OTHER_SECTIONS))}
-    for names in ({**here, **({} if section else top)}, {**everywhere, **top}):
-        matches = get_close_matches(name, names, n=1)
-        if matches:
-            return f"did you mean {names[matches[0]]!r}?"
-    return f"known fields: {', '.join((here if section else top).values())}"
-
-
-def _without(values: Mapping[str, Any], locations: list[tuple[Any, ...]]) -> dict[str, Any]:
-    kept = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-    for section, *rest in locations:
-        if rest and isinstance(kept.get(section), dict):
-            # pydantic tells where a fault is in text, whatever the key was
-            kept[section] = {name: value for name, value in kept[section].items() if str(name) != str(rest[0])}
-        else:
-            kept.pop(section, None)
-    return kept
 
 
 def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
@@ -437,20 +360,17 @@ def merge_settings(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[
         if not isinstance(value, Mapping):
             merged[name] = value
         elif isinstance(below, Mapping):
-            overruled = set()
-            if value.get("enabled") is False:
-                overruled = {PINS.get(name)}
-            elif value.get(PINS.get(name)) is not None:
-                overruled = {"enabled"}
-            merged[name] = {**{field: kept for field, kept in below.items() if field not in overruled}, **value}
-            if name == "data" and isinstance(below.get("mix"), Mapping) and isinstance(value.get("mix"), Mapping):
-                merged[name]["mix"] = _merged_mix(below["mix"], value["mix"])
+            pin = PINS.get(name)
+            overruled = pin if value.get("enabled") is False else "enabled" if value.get(pin) is not None else None
+            merged[name] = {**{field: kept for field, kept in below.items() if field != overruled}, **value}
+            if "mix" in value:
+                merged[name]["mix"] = _merged_mix(below.get("mix"), value["mix"])
     return merged
 
 
-def _merged_mix(base: Mapping[str, Any], winning: Mapping[str, Any]) -> dict[str, Any]:
-    if any(winning.values()):
-        return dict(winning)
+def _merged_mix(base: Any, winning: Any) -> Any:
+    if not (isinstance(base, Mapping) and isinstance(winning, Mapping)) or any(winning.values()):
+        return winning
     # a mix that sets shares gives none to kinds that it does not name, even if all that it names are left out
     unnamed = dict.fromkeys(KINDS, 0) if any(base.values()) else {}
     return {**unnamed, **base, **winning}

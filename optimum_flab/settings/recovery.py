@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from .section import Section, Sources, VerbSection, faults_in
+from .section import Flag, Packages, Section, Sources, VerbSection, faults_in
 
 
 LIBRARY_SOURCE = "python-packages"
@@ -44,7 +44,7 @@ class RecoverySettings(Section):
         description="tokens that the dense model generates after the first lines of files of the plain text, to be"
         " distilled too; each costs about one of its forward passes",
     )
-    continuation_temperature: float = Field(
+    continuation_temperature: Annotated[float, Flag(metavar="T")] = Field(
         default=1.0, ge=0, description="sampling temperature of continuations; 0: the likeliest tokens"
     )
     exclude: Sources = Field(
@@ -66,7 +66,7 @@ class RecoverySettings(Section):
     dense_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the problems without tests that the dense model answers"
     )
-    allow_packages: Sources = Field(
+    allow_packages: Packages = Field(
         default=[],
         description="packages installed here that the dense model's programs may import, by import name, together with"
         " their own dependencies; default: only the standard library",
@@ -98,20 +98,28 @@ class RecoverySettings(Section):
         default=0.3, gt=0, lt=1, description="weight of the cross-entropy where loss is both"
     )
     distill_on: Literal["all", "answer"] = Field(default="all", description="tokens that are distilled")
-    teacher: Literal["cached", "resident"] = Field(
+    teacher: Annotated[Literal["cached", "resident"], Flag("--teacher-mode")] = Field(
         default="cached",
         description="dense predictions: the likeliest tokens saved on disk, or all computed as needed",
     )
-    top_k: int = Field(default=64, ge=1, description="likeliest tokens per position that a cached teacher saves")
+    top_k: Annotated[int, Flag(metavar="K")] = Field(
+        default=64, ge=1, description="likeliest tokens per position that a cached teacher saves"
+    )
     method: Literal["lora", "full"] = Field(
         default="lora",
         description="what is trained: LoRA matrices, merged afterwards, or all weights, kept in float32, which takes"
         " several times the memory and disk space",
     )
-    rank: int = Field(default=32, ge=1, description="rank of the LoRA matrices")
-    alpha: float | None = Field(default=None, gt=0, description="scale of LoRA times its rank; default: the rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the LoRA matrices")
-    targets: Sources = Field(default=[], description="modules that get LoRA; default: all linear layers but the head")
+    rank: Annotated[int, Flag(metavar="R")] = Field(default=32, ge=1, description="rank of the LoRA matrices")
+    alpha: Annotated[float | None, Flag(metavar="A")] = Field(
+        default=None, gt=0, description="scale of LoRA times its rank; default: the rank"
+    )
+    dropout: Annotated[float, Flag(metavar="P")] = Field(
+        default=0.0, ge=0, lt=1, description="dropout before the LoRA matrices"
+    )
+    targets: Annotated[Sources, Flag("--target", "MODULE")] = Field(
+        default=[], description="modules that get LoRA; default: all linear layers but the head"
+    )
     train_embeddings: bool = Field(default=False, description="train the embeddings and the output head too")
     learning_rate: float | None = Field(
         default=None,
@@ -129,7 +137,9 @@ class RecoverySettings(Section):
     warmup_share: float = Field(
         default=0.05, ge=0, lt=1, description="share of the steps with rising learning rate (warm-up)"
     )
-    epochs: float = Field(default=3.0, gt=0, description="passes over the training sequences")
+    epochs: Annotated[float, Flag(metavar="N")] = Field(
+        default=3.0, gt=0, description="passes over the training sequences"
+    )
     max_steps: int | None = Field(
         default=None, ge=1, description="number of steps, which overrides the epochs; default: by the epochs"
     )
@@ -142,7 +152,7 @@ class RecoverySettings(Section):
     )
     patience: int = Field(default=3, ge=1, description="evaluations without improvement after which training stops")
     gradient_checkpointing: bool = Field(default=False, description="compute activations twice to save memory")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Flag("--training-dtype")] = Field(
         default="auto",
         description="number format of the training; auto: bfloat16 if the device supports it natively, else float32",
     )
@@ -177,13 +187,6 @@ class RecoverySettings(Section):
         """Every source that is read."""
         return [*self.data, *self.text_sources, *self.exclude, *self.held_out]
 
-    @field_validator("data", "text", "exclude", "held_out")
-    @classmethod
-    def _refuse_empty_names(cls, value: list[str]) -> list[str]:
-        if any(not source.strip() for source in value):
-            raise ValueError("holds an empty name; name files, folders or Hub datasets")
-        return value
-
 
 class RecoveryConfig(RecoverySettings, VerbSection):
     """What a pruned model is trained on, and how; the `recovery` section of a configuration file.
@@ -206,58 +209,40 @@ class RecoveryConfig(RecoverySettings, VerbSection):
     NAME = "recovery"
 
 
-def contradictions(settings: RecoverySettings) -> list[str]:
+def contradictions(settings: RecoverySettings) -> Iterator[str]:
     """The contradictions in the settings, one sentence each."""
-    faults = []
     if settings.micro_batch_size is not None and settings.batch_size % settings.micro_batch_size:
-        faults.append(
+        yield (
             f"recovery.micro_batch_size: {settings.micro_batch_size} does not divide recovery.batch_size "
             f"({settings.batch_size}); use a divisor"
         )
     if settings.method == "full":
-        lora = {"keep_adapter": settings.keep_adapter, "alpha": settings.alpha, "dropout": settings.dropout}
-        faults += [
-            f"recovery.{name}: applies to LoRA, but recovery.method is 'full'; leave one of them out"
-            for name, value in {**lora, "targets": settings.targets}.items()
-            if value
-        ]
+        for name in ("keep_adapter", "alpha", "dropout", "targets"):
+            if getattr(settings, name):
+                yield f"recovery.{name}: applies to LoRA, but recovery.method is 'full'; leave one of them out"
     elif settings.keep_adapter and settings.closed_form:
-        faults.append(
+        yield (
             "recovery.keep_adapter: an adapter belongs to the unchanged pruned weights, but recovery.closed_form"
             " refits them first; switch `recovery.closed_form` off"
         )
     for name in ("text", "continuation_tokens"):
         if getattr(settings, name) and not settings.reads_plain_text:
-            faults.append(
+            yield (
                 f"recovery.{name}: plain text has no answers, so recovery.loss 'cross-entropy' and recovery.distill_on"
                 " 'answer' learn nothing from it; leave it out"
             )
     for source in settings.held_out:
-        if _place(source) in map(_place, (*settings.data, *settings.text_sources)):
-            faults.append(
-                f"recovery.held_out: {source!r} is also trained on; text that only measures must be different"
-            )
-    return faults
-
-
-def _place(source: str) -> str:
-    """A source by the file or folder that it is, however its path is written; others as they are."""
-    path, bracket, columns = source.partition("[") if source.endswith("]") else (source, "", "")
-    there = os.path.expanduser(path)
-    return f"{os.path.realpath(there)}{bracket}{columns}" if os.path.exists(there) else source
+        if source in (*settings.data, *settings.text_sources):
+            yield f"recovery.held_out: {source!r} is also trained on; text that only measures must be different"
 
 
 def check_recovery(settings: RecoverySettings) -> None:
     """Raises a [`ConfigurationError`] that lists every contradiction, or that there is nothing to train on."""
-    faults = contradictions(settings)
+    faults = list(contradictions(settings))
     if not settings.data and not settings.text_sources:
-        faults.append(
-            "recovery.data: no source of instruction data is named, and no plain text is read, since "
-            + (
-                "recovery.text_share is 0"
-                if settings.reads_plain_text
-                else "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn only from answers"
-            )
-        )
+        why = "recovery.text_share is 0"
+        if not settings.reads_plain_text:
+            why = "recovery.loss 'cross-entropy' and recovery.distill_on 'answer' learn only from answers"
+        faults.append(f"recovery.data: no source of instruction data is named, and no plain text is read, since {why}")
     if faults:
-        raise faults_in("recovery", faults)
+        raise faults_in("recovery settings", faults)

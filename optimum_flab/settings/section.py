@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -19,13 +20,37 @@ if TYPE_CHECKING:
 LONGEST_SHOWN = 200  # characters of a wrong value in a message
 
 
-def _as_text(value: Any) -> Any:
+@dataclass(frozen=True)
+class Flag:
+    """What the command line calls a setting, beside its field: `Annotated[int | None, Flag("--vocab-size")]`. Only
+    what does not follow from the field needs to be stated.
+
+    Args:
+        name (`str`, *optional*): the flag; by default the field's name, with `no-` before it if the field is true by
+            default.
+        metavar (`str`, *optional*): the value in the help; by default `N` for an integer, `SOURCE` for a list of text,
+            and the last word of the field's name for other numbers and text.
+        alias (`str`, *optional*): another name of the flag.
+        several (`bool`): whether it takes several values at once, such as files that a shell pattern matches.
+    """
+
+    name: str | None = None
+    metavar: str | None = None
+    alias: str | None = None
+    several: bool = False
+
+
+NO_FLAG = Flag("")  # of a field that the command line does not set
+
+
+def as_text(value: Any) -> Any:
+    """A path as text; other values as they are."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _as_sources(value: Any) -> Any:
     values = [value] if isinstance(value, (str, os.PathLike)) else value
-    return [_as_text(item) for item in values] if isinstance(values, (list, tuple)) else value
+    return [as_text(item) for item in values] if isinstance(values, (list, tuple)) else value
 
 
 def _name_of_dtype(value: Any) -> Any:
@@ -33,6 +58,7 @@ def _name_of_dtype(value: Any) -> Any:
 
 
 Sources = Annotated[list[str], BeforeValidator(_as_sources)]
+Packages = Annotated[Sources, Flag(metavar="NAME[,NAME...]")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"] | None, BeforeValidator(_name_of_dtype)]
 
 
@@ -45,11 +71,20 @@ class Section(BaseModel):
     @classmethod
     def _refuse_yes_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic reads True as 1, and YAML reads "yes" and "on" as True
-        kind = cls.model_fields[str(info.field_name)].annotation
-        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        if isinstance(value, bool) and kind is not bool and not is_section:
+        name = str(info.field_name)
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool and name not in sections_in(cls):
             raise ValueError("is a yes or no; set a value of the field's own type")
         return value
+
+
+def sections_in(kind: type[Section]) -> dict[str, type[Section]]:
+    """The fields of a section that are sections themselves."""
+    types = {name: field.annotation for name, field in kind.model_fields.items()}
+    return {
+        name: inner
+        for name, inner in types.items()
+        if isinstance(inner, type) and not get_args(inner) and issubclass(inner, Section)
+    }
 
 
 class VerbSection(Section):
@@ -61,7 +96,7 @@ class VerbSection(Section):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise faults_in(self.NAME, [described(fault, type(self)) for fault in error.errors()]) from error
+            raise faults_in(f"{self.NAME} settings", descriptions(error, type(self))) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
         type(self)(**{**dict(self), name: value})  # refused before it is set
@@ -79,21 +114,31 @@ class VerbSection(Section):
         """
         from .files import read_section
 
-        return cls(**read_section(path, cls.NAME))
+        return cls(**read_section(path, cls))
 
 
-def faults_in(section: str, faults: Collection[str]) -> ConfigurationError:
-    """The error that lists the faults of a section, one per line."""
-    return ConfigurationError("\n".join([f"faults in the {section} settings:", *(f"  {fault}" for fault in faults)]))
+def faults_in(where: str, faults: Collection[str]) -> ConfigurationError:
+    """The error that lists faults, one per line."""
+    number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return ConfigurationError("\n".join([f"{number} in the {where}:", *(f"  {fault}" for fault in faults)]))
 
 
-def described(fault: Mapping[str, Any], section: type[Section]) -> str:
-    """A fault that pydantic found in a section, in one line that begins with the name of its field."""
-    name = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        return f"{name}: unknown field; {nearest(name, section.model_fields, 'known fields')}"
-    message = fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
-    return f"{name}: {shown(fault['input'])} {message}" if name else message
+def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
+    """What pydantic found in a section, a line for each fault that begins with the name of its field."""
+    inner, lines = sections_in(kind), []
+    for fault in error.errors(include_url=False):
+        path = [str(part) for part in fault["loc"] if part != "[key]"]
+        fields = (inner.get(path[0], kind) if path[1:] else kind).model_fields
+        value = shown(fault["input"])
+        message = f"{value} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'should', 1)}"
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown field; {nearest(path[-1], fields, inside=inner)}"
+        elif fault["type"] == "model_type":
+            message = f"{value} is not a section; set its fields: {', '.join(inner[path[0]].model_fields)}"
+        elif fault["type"] == "dict_type":
+            message = f"{value} is not a mapping, such as {(fields[path[-1]].examples or [])[0]}"
+        lines.append(f"{'.'.join(path)}: {message}")
+    return lines
 
 
 def shown(value: Any) -> str:
@@ -102,7 +147,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 
-def nearest(name: str, names: Collection[str], kind: str) -> str:
-    """What an unknown name may have been meant to be, or else all that it could be."""
-    matches = get_close_matches(name, names, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"{kind}: {', '.join(names)}"
+def nearest(
+    name: str, names: Collection[str], kind: str = "known fields", inside: Mapping[str, type[Section]] | None = None
+) -> str:
+    """What an unknown name may have been meant to be, or else all that it could be.
+
+    Args:
+        names (`Collection[str]`): what it could be.
+        kind (`str`): what they are.
+        inside (`Mapping[str, type]`, *optional*): sections whose fields it may have been meant to be, if it is close
+            to none of the names.
+    """
+    fields = {field: f"{section}.{field}" for section, held in (inside or {}).items() for field in held.model_fields}
+    for candidates in (dict(zip(names, names, strict=True)), fields):
+        if matches := get_close_matches(name, candidates, n=1):
+            return f"did you mean {candidates[matches[0]]!r}?"
+    return f"{kind}: {', '.join(names)}"

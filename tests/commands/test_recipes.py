@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from optimum_flab import ConfigurationError, EvaluationSettings, ExportSettings, FlabPrunerConfig
-from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_section, read_settings_file
-from optimum_flab.settings.pruning import PrunerSettings, check_settings
+from optimum_flab.settings.files import ALL_SECTIONS, OTHERS, read_settings_file
+from optimum_flab.settings.pruning import check_settings
 from optimum_flab.settings.recipes import FOLDER, first_comment, read_recipe, recipe_files, settings_path
 
+from ..conftest import flab
 
-COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab"]
+
 NAMES = list(recipe_files())
-
-
-def flab(*arguments, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
 def uncommented(text: str) -> str:
@@ -34,26 +29,17 @@ def test_every_file_of_the_folder_is_a_recipe_with_a_name_for_the_command_line()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_is_a_configuration_all_of_whose_keys_exist(name):
+def test_a_recipe_and_what_it_leaves_to_its_reader_are_settings(name):
     FlabPrunerConfig.from_yaml(name).validate()
-    values = read_settings_file(name)
-    assert set(values) <= {*PrunerSettings.model_fields, *OTHERS}
-    for section, fields in values.items():
-        if section in ALL_SECTIONS:
-            assert fields, f"{section} says nothing"
-            assert set(fields) <= set(ALL_SECTIONS[section].model_fields)
-    for section, kind in OTHERS.items():
-        kind(**read_section(name, section))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_recipe_leaves_to_its_reader_exists_too(name):
-    values = yaml.safe_load(uncommented(read_recipe(name)))
-    for section, fields in values.items():
-        if section in ALL_SECTIONS:
-            ALL_SECTIONS[section](**fields)
-        else:
-            check_settings({section: fields})
+    for kind in OTHERS.values():
+        kind.from_yaml(name)
+    for values in (read_settings_file(name), yaml.safe_load(uncommented(read_recipe(name)))):
+        for section, fields in values.items():
+            if section in ALL_SECTIONS:
+                assert fields, f"{section} says nothing"
+                ALL_SECTIONS[section](**fields)
+            else:
+                check_settings({section: fields})
 
 
 def test_the_search_for_what_is_left_to_the_reader_finds_it():
@@ -103,25 +89,11 @@ def test_an_unknown_name_is_answered_with_those_that_there_are():
 
 
 def test_the_verb_lists_recipes_and_prints_one():
-    listed = flab("recipes")
-    assert listed.returncode == 0, listed.stderr
-    assert [line.split(maxsplit=1) for line in listed.stdout.splitlines()] == [
-        [name, first_comment(read_recipe(name))] for name in NAMES
-    ]
-    printed = flab("recipes", "laptop")
-    assert (printed.returncode, printed.stdout) == (0, recipe_files()["laptop"].read_text(encoding="utf-8"))
+    listed = flab("recipes").out.splitlines()
+    assert [line.split(maxsplit=1) for line in listed] == [[name, first_comment(read_recipe(name))] for name in NAMES]
+    assert flab("recipes", "laptop") == (0, recipe_files()["laptop"].read_text(encoding="utf-8"), "")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["recipes", "no"], ["prune", "-m", "x", "out", "-c", "no"], ["eval", "-m", "x", "--config", "no"]]
-)
-def test_an_unknown_recipe_ends_with_2_and_the_names(tmp_path, arguments):
-    result = flab(*arguments, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "'no'" in result.stderr and result.stderr.endswith(f"; recipes: {', '.join(NAMES)}\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_flags_win_over_a_recipe(tmp_path):
-    result = flab("prune", "-m", "x", "out", "-c", "laptop", "--target-ratio", "2", cwd=tmp_path)
-    assert result.returncode == 2 and "target_ratio: 2.0 is not between 0 and 1" in result.stderr
+def test_an_unknown_recipe_ends_with_2_and_the_names():
+    code, out, err = flab("recipes", "no")
+    assert (code, out) == (2, "") and "'no'" in err and err.endswith(f"; recipes: {', '.join(NAMES)}\n")

@@ -1,0 +1,219 @@
+"""Flags derive from the fields of the settings; a settings file is below them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Annotated, Literal, get_args, get_origin
+
+import pytest
+from pydantic import Field
+
+from optimum_flab import FlabPrunerConfig
+from optimum_flab.commands import FlabCommand
+from optimum_flab.commands.flags import PRUNING, add_flag, flags_of, pruning_from, section_from, value_type
+from optimum_flab.compat import actions_of
+from optimum_flab.criteria import CHOICES
+from optimum_flab.errors import ConfigurationError
+from optimum_flab.settings.files import ALL_SECTIONS, OTHERS
+from optimum_flab.settings.pruning import KINDS, PrunerSettings, check_settings
+from optimum_flab.settings.recovery import RecoveryConfig
+from optimum_flab.settings.section import NO_FLAG, Flag, Section, Sources
+
+from ..conftest import flab
+
+
+VERBS = {info.name: info.subcommand_class for info in FlabCommand.SUBCOMMANDS}
+NEEDED = {
+    **{"prune": ["-m", "x", "out"], "recover": ["-m", "x", "out", "--teacher", "t"], "export": ["x", "x.gguf"]},
+    **{"eval": ["-m", "x"], "bench": ["-m", "x"], "card": ["folder"], "push": ["folder", "me/model"]},
+}
+SECTION = {"recover": RecoveryConfig, "eval": OTHERS["evaluation"], **OTHERS}
+
+
+def parsed(verb, *arguments):
+    parser = ArgumentParser()
+    VERBS[verb].parse_args(parser)
+    return parser.parse_args([*NEEDED[verb], *map(str, arguments)])
+
+
+def pruning(*arguments) -> dict:
+    return pruning_from(parsed("prune", *arguments))
+
+
+class Inner(Section):
+    size: int = Field(default=3, ge=1, description="100% of it")
+    several: Annotated[Sources, Flag(metavar="FILE", several=True)] = Field(default=[], description="files")
+
+
+class Toy(Section):
+    on: bool = Field(default=True, description="do it")
+    off_too: Annotated[bool, Flag(alias="--no-on-too")] = Field(default=False, description="do this")
+    least_share: float | None = Field(default=None, description="a share (default: that of all)")
+    kind: Literal["one", "two"] = Field(default="two", description="a kind")
+    texts: Annotated[Sources | None, Flag("--text", "TEXT")] = Field(default=None, description="texts")
+    inner: Inner = Field(default_factory=Inner)
+    hidden: Annotated[int, NO_FLAG] = 1
+
+
+def test_a_flag_derives_from_its_field_and_what_stands_beside_it():
+    parser = ArgumentParser()
+    for flag in flags_of(Toy, "toy"):
+        add_flag(parser, flag)
+    found = [
+        (action.option_strings, action.dest, action.metavar, action.choices, action.help)
+        for action in actions_of(parser)[1:]
+    ]
+    assert found == [
+        (["--no-on"], "toy.on", None, None, "do not do it (default: do)"),
+        (["--off-too", "--no-on-too"], "toy.off_too", None, None, "do this (default: no)"),
+        (["--least-share"], "toy.least_share", "SHARE", None, "a share (default: that of all)"),
+        (["--kind"], "toy.kind", None, ("one", "two"), "a kind (default: two)"),
+        (["--text"], "toy.texts", "TEXT", None, "texts; may be given several times (default: none)"),
+        (["--size"], "inner.size", "N", None, "100%% of it (default: 3)"),
+        (["--several"], "inner.several", "FILE", None, "files; several may be named (default: none)"),
+    ]
+    given = parser.parse_args(["--no-on", "--off-too", "--text", "a", "--text", "b", "--several", "c", "d"])
+    assert {name: value for name, value in vars(given).items() if value is not None} == {
+        **{"toy.on": False, "toy.off_too": True, "toy.texts": ["a", "b"], "inner.several": ["c", "d"]}
+    }
+
+
+def a_value(flag) -> list:
+    """Words that give a flag a value which is not the default."""
+    kind = value_type(flag.field.annotation)
+    if kind is bool:
+        return []
+    if get_origin(kind) is Literal:
+        return [next(choice for choice in get_args(kind) if choice != flag.field.default)]
+    if get_origin(kind) is dict:
+        return ["library=0.5" if flag.setting == "data.mix" else "recode=x=y.jsonl"]
+    return [{int: 9, float: 0.125}.get(kind, "a-b")]
+
+
+@pytest.mark.parametrize("verb", NEEDED)
+def test_every_flag_gives_its_own_setting_and_no_other(verb):
+    kind = SECTION.get(verb, PrunerSettings)
+    for flag in flags_of(kind, getattr(kind, "NAME", "")):
+        words = [flag.name, *a_value(flag)]
+        if verb == "prune":
+            asked = pruning_from(parsed(verb, *words))
+        else:
+            asked = {kind.NAME: section_from(parsed(verb, *words), kind)}
+        section, _, name = flag.setting.rpartition(".")
+        assert list(asked) == [section or name], flag.name
+        inner = asked[section] if section else asked
+        assert list(inner) == [name] and inner[name] != flag.field.default, flag.name
+        others = {"tasks": ["recode"]} if flag.setting == "evaluation.data" else {}
+        (ALL_SECTIONS[section] if section else PrunerSettings)(**inner, **others)  # is valid
+
+
+def test_every_flag_is_explained_with_its_default():
+    for verb in NEEDED:
+        text = " ".join(flab(verb, "--help").out.split())
+        assert text.index("Required arguments:") < text.index("Optional arguments:")
+    text = " ".join(flab("prune", "--help").out.split())
+    assert text.count("default: ") >= len(PRUNING) and "(default: 20000)" in text and "infilling=0.25)" in text
+
+
+def test_every_criterion_is_quoted_in_columns_that_fit_a_terminal():
+    below = flab("prune", "--help").out.partition("\nCriteria: ")[2]
+    assert below.isascii() and max(map(len, below.splitlines())) <= 80
+    text = " ".join(below.split())
+    for section, choices in CHOICES.items():
+        for criterion in choices.values():
+            chosen = " (default)" * (criterion.name == getattr(PrunerSettings(), section).criterion)
+            said = f"{criterion.summary} score: {criterion.formula} source: {criterion.source}"
+            assert f" {criterion.name}{chosen} {said}" in f" {text}"
+            assert all(f"{name} ({meaning})" in text for name, meaning in criterion.parameters.items())
+
+
+def test_flags_that_are_given_several_times_add_up():
+    assert pruning() == {}
+    asked = pruning("--corpus", "a", "--corpus", "b[x,y]", "--keep-token=-", "--counts", "a.npz", "b.npz", "--seed", 1)
+    assert asked == {
+        "data": {"corpus": ["a", "b[x,y]"], "counts": ["a.npz", "b.npz"]},
+        "vocabulary": {"keep_tokens": ["-"]},
+        "seed": 1,
+    }
+
+
+def test_shares_of_kinds_replace_the_usual_ones_unless_they_only_leave_some_out():
+    def mix(*shares):
+        return check_settings(pruning(*(word for share in shares for word in ("--mix", share)))).data.mix
+
+    assert mix("own=0.5", " library =1", "own=0") == {"own": 0, "library": 1}
+    assert mix("infilling=0", "chat=0") == {**KINDS, "infilling": 0, "chat": 0}
+    for wrong in ("own", "own=much", "=0.5"):
+        with pytest.raises(ConfigurationError, match=f"--mix {wrong}: expected KIND=SHARE, for example own=0.5"):
+            mix(wrong)
+
+
+def test_files_of_tasks_add_up():
+    def data(*files):
+        return section_from(
+            parsed("eval", *(word for file in files for word in ("--data", file))), OTHERS["evaluation"]
+        )
+
+    assert data("recode=a=b.jsonl", "mbpp=m.jsonl", "recode=c") == {
+        "data": {"recode": ["a=b.jsonl", "c"], "mbpp": ["m.jsonl"]}
+    }
+    for wrong in ("x", "=x", "x=", " =x"):
+        with pytest.raises(ConfigurationError, match="expected TASK=FILE, for example humaneval=./HumanEval.jsonl"):
+            data(wrong)
+
+
+# --- a settings file below them
+
+FILE = """
+target_ratio: 0.2
+seed: 4
+data: {corpus: [a, b], batch_size: 2, mix: {own: 0.5, infilling: 0.5}}
+layers: {num_hidden_layers: 3}
+ffn: {enabled: false}
+recovery: {data: problems.jsonl, rank: 8}
+evaluation: {tasks: [humaneval, mbpp], limit: 20, data: {mbpp: mbpp.jsonl}}
+bench: {batch_size: 4}
+card: {base_model: org/dense}
+push: {private: true, include: [notes.md]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "flab.yaml").write_text(FILE, encoding="utf-8")
+    return tmp_path / "flab.yaml"
+
+
+def test_flags_win_over_the_settings_file(file):
+    flags = ["--target-ratio", 0.3, "--no-layers", "--intermediate-size", 64, "--corpus", "c", "--mix", "infilling=0"]
+    settings = check_settings(pruning("-c", file, *flags))
+    assert {kind for kind, share in settings.data.mix.items() if share} == {"own"}
+    assert (settings.target_ratio, settings.seed) == (0.3, 4)
+    assert (settings.data.corpus, settings.data.batch_size) == (["c"], 2)
+    assert (settings.layers.enabled, settings.layers.num_hidden_layers) == (False, None)
+    assert (settings.ffn.enabled, settings.ffn.intermediate_size) == (True, 64)
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "read"),
+    [
+        (
+            "eval",
+            ["--limit", 3],
+            {"tasks": ["humaneval", "mbpp"], "limit": 3, "data": {"mbpp": "mbpp.jsonl"}},
+        ),
+        ("bench", ["--repeats", 2], {"batch_size": 4, "repeats": 2}),
+        ("card", [], {"base_model": "org/dense"}),
+        ("push", ["--include", "x"], {"private": True, "include": ["x"]}),
+        ("recover", ["--rank", 4], {"data": "problems.jsonl", "rank": 4}),
+        ("export", [], {}),
+    ],
+)
+def test_each_verb_reads_its_own_section_and_flags_win_field_by_field(file, verb, arguments, read):
+    assert section_from(parsed(verb, "-c", file, *arguments), SECTION[verb]) == read
+
+
+def test_a_saved_configuration_can_be_given_back(tmp_path):
+    config = FlabPrunerConfig(target_ratio=0.2, vocabulary={"keep_tokens": ["\x7f", "é"]})
+    config.save_pretrained(tmp_path)
+    assert FlabPrunerConfig(**pruning("--config", tmp_path / "flab_config.json")) == config
