@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
-ADAPTER = "adapter_config.json"
 # what nobody means to publish
 SECRET = re.compile(
     r"id_(rsa|dsa|ecdsa|ed25519).*|.*passw(or)?d.*|.*\.(pem|key|p12|pfx|keystore|kdbx)|(.*[-_.])?token(\.txt|\.json)?"
@@ -60,7 +59,7 @@ class Push:
     Args:
         url (`str`, *optional*): the commit or the pull request; `None` for a dry run.
         where (`str`): the repository and what changes in it.
-        files (`dict[str, Path | bytes]`): what it holds of the model, by path. The Hub is only sent what it lacks.
+        files (`dict[str, int]`): what it holds of the model, by path, in bytes. The Hub is only sent what it lacks.
         delete, keep (`tuple[str, ...]`): what is deleted there, since it was part of an earlier model, and what stays.
         left (`tuple[str, ...]`): what else is in the folder and is not sent.
         notes (`tuple[str, ...]`): what the user should be told.
@@ -68,7 +67,7 @@ class Push:
 
     url: str | None
     where: str
-    files: dict[str, Path | bytes]
+    files: dict[str, int]
     delete: tuple[str, ...]
     keep: tuple[str, ...]
     left: tuple[str, ...]
@@ -76,10 +75,8 @@ class Push:
 
     def to_text(self) -> str:
         """What happened, for the terminal, and the address on the last line."""
-        size = sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in self.files.values())
-        lines = [
-            f"{self.where}: {len(self.files)} files of {size / 1e6:,.1f} MB, of which those that changed are sent"
-        ]
+        megabytes = sum(self.files.values()) / 1e6
+        lines = [f"{self.where}: {len(self.files)} files of {megabytes:,.1f} MB, of which those that changed are sent"]
         lines += [f"  + {path}" for path in self.files]
         lines += [f"  - {path}" for path in self.delete]
         lines += [f"  = {path} (kept)" for path in self.keep]
@@ -138,7 +135,8 @@ def push_to_hub(folder: str | os.PathLike[str], repo_id: str, **options: Any) ->
     branch = settings.revision or "main"
     where = f"{target.repo_id}{' (new)' * (target.head is None)}"
     where += f", {'a pull request to ' * settings.create_pr}branch {branch}"
-    push = Push(None, where, files, delete, kept, left, (*notes, *card.notes))
+    sizes = {path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in files.items()}
+    push = Push(None, where, sizes, delete, kept, left, (*notes, *card.notes))
     if settings.dry_run:
         with attempting("the Hub was asked about the card's metadata"):
             ModelCard(card.text).validate()
@@ -240,11 +238,6 @@ def look(api: HfApi, repo_id: str, settings: PushSettings) -> Target:
         raise FlabError(
             f"{repo_id} exists and is public, and a push does not make it private; change that in its settings, or"
             " leave out `private`"
-        )
-    if ADAPTER in files:
-        raise ConfigurationError(
-            f"{repo_id} holds an adapter ({ADAPTER}), which would be loaded in place of the model; push the model to"
-            " its own repository"
         )
     return Target(repo_id, info.sha, has_branch, files)
 

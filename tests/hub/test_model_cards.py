@@ -9,8 +9,7 @@ import pytest
 from hub.card_rules import card_errors
 from huggingface_hub import ModelCard
 
-from optimum_flab.hub.card import TEMPLATE
-from optimum_flab.hub.ownership import is_generated
+from optimum_flab.hub.card import TEMPLATE, is_generated
 
 
 FOLDER = Path(__file__).parents[2] / "model_cards"
