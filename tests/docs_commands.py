@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -87,16 +86,3 @@ FLAB = [
     for words in commands(block.text)
     if (arguments := flab_arguments(words)) is not None and arguments[-1] != "..."
 ]
-
-
-def exit_code(*arguments: str) -> object:
-    """How a verb ends, run in this process, which has imported already what it needs; 0 or `None`: well."""
-    from optimum.commands.optimum_cli import main
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["optimum-cli", "flab", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            return end.code
-    return None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 from functools import cache
 from pathlib import Path
@@ -36,10 +34,7 @@ from optimum_flab.texts.sources import parse_source, read_source
 from optimum_flab.texts.streams import TextStream
 from optimum_flab.vocabulary import count_tokens, pieces_hash, usage
 
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
-
-
-COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "count"]
+from .conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -330,23 +325,18 @@ def test_a_folder_says_what_was_no_text(model, loaded_once, tmp_path, capsys):
 # --- the command
 
 
-def run(folder, *arguments):
-    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_the_command_counts_and_replaces_nothing(model, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", TEXTS)
     write_parquet(tmp_path / "b.parquet", TEXTS[:5])
-    done = run(
-        tmp_path, "a.jsonl", "b.parquet[text]", "-m", str(model), "-o", "new/counts.npz", "--cache-dir", "cache"
-    )
-    assert done.returncode == 0, done.stderr
+    into = ["-m", model, "-o", "new/counts.npz", "--cache-dir", "cache"]
+    done = flab("count", "a.jsonl", "b.parquet[text]", *into, cwd=tmp_path)
+    assert done.code == 0, done.err
     found = TokenCounts.load(tmp_path / "new" / "counts.npz")
     assert list(found.sources) == ["a.jsonl", "b.parquet[text]"]
-    assert f"{found.total().tokens:,}" in done.stdout and "written to new/counts.npz in" in done.stdout
-    again = run(tmp_path, "a.jsonl", "-m", str(model), "-o", "new/counts.npz")
-    assert again.returncode == 2
-    assert again.stderr == (
+    assert f"{found.total().tokens:,}" in done.out and "written to new/counts.npz in" in done.out
+    again = flab("count", "a.jsonl", *into, cwd=tmp_path)
+    assert again.code == 2
+    assert again.err == (
         "optimum-cli flab: error: output: 'new/counts.npz' exists already; name another file, or set --overwrite"
         " (--output)\n"
     )

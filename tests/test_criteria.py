@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from optimum_flab import criteria
-from optimum_flab.commands.prune import FLAGS
 from optimum_flab.components import COMPONENTS
 from optimum_flab.criteria import CHOICES, EXPERTS, LAYERS, NEURONS
 from optimum_flab.criteria.base import NeuronCriterion, largest
@@ -34,7 +33,6 @@ def test_every_section_that_has_a_criterion_is_known_everywhere():
     sections = {name for name, section in SECTIONS.items() if "criterion" in section.model_fields}
     assert sections == set(CHOICES), "a section of the settings and CHOICES in optimum_flab/criteria/__init__.py"
     assert sections <= {part.section for part in COMPONENTS}
-    assert sections <= {flag.setting.partition(".")[0] for flag in FLAGS if flag.setting.endswith(".criterion")}
 
 
 @pytest.mark.parametrize("section", CHOICES)

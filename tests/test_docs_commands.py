@@ -5,7 +5,6 @@ The steps of docs/start.md follow one another; tests/test_docs.py takes them.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
@@ -13,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -28,8 +26,8 @@ from transformers import AutoModelForCausalLM, Ernie4_5Config, PreTrainedTokeniz
 
 from optimum_flab.settings.recipes import read_recipe
 
-from .conftest import PROSE, TEXTS, byte_level_tokenizer, tiny_model
-from .docs_commands import FLAB, ROOT, VERBS, Command, block_of, exit_code, flab_arguments
+from .conftest import PROSE, TEXTS, byte_level_tokenizer, flab, tiny_model
+from .docs_commands import FLAB, ROOT, VERBS, Command, block_of, flab_arguments
 from .families import zoo
 from .recovery.conftest import alpaca, problems, write_lines
 
@@ -236,9 +234,8 @@ class Ended(NamedTuple):
 
 
 def run_here(words: list[str]) -> Ended:
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        code = exit_code(*words)
-    return Ended(code or 0, out.getvalue() + err.getvalue())
+    ended = flab(*words)
+    return Ended(ended.code, ended.out + ended.err)
 
 
 def run_launched(words: list[str]) -> Ended:

@@ -1,10 +1,6 @@
 """The whole way, on tiny models of real classes, through real files."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from tempfile import TemporaryDirectory
 
 import pytest
@@ -498,20 +494,6 @@ def test_a_full_disk_leaves_nothing_behind(tokenizer, corpus, tmp_path, monkeypa
     with pytest.raises(FlabError, match="the disk is full"):
         optimizer.save_pretrained(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_leaves_nothing_behind(tokenizer, corpus, tmp_path, interruptible):
-    model = optimizer_for(tokenizer).dense.model
-    model.save_pretrained(tmp_path / "dense")
-    tokenizer.save_pretrained(tmp_path / "dense")
-    command = [sys.executable, "-c", "from optimum.commands.optimum_cli import main; main()"]
-    command += ["flab", "prune", "-m", str(tmp_path / "dense"), str(tmp_path / "out"), "--target-ratio", "0.3"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert any("Counting tokens" in line for line in process.stderr)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
 
 
 def test_an_interrupt_of_the_writing_leaves_nothing_behind(tokenizer, corpus, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ class FlabPrunerConfig(BaseConfig):
             the target is met, by [`FlabOptimizer.prune_and_recover`]; once by default.
 
     Raises:
-        [`ConfigurationError`]: lists every unknown field, bad value and contradiction at once.
+        [`ConfigurationError`]: lists every unknown field and bad value, or else every contradiction.
 
     Example:
 
@@ -76,7 +76,7 @@ class FlabPrunerConfig(BaseConfig):
 
     __signature__ = SIGNATURE
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any):  # noqa: DOC102  # the arguments are those of the signature
         given = SIGNATURE.bind(*args, **kwargs)
         unknown = given.arguments.pop("kwargs", {})  # refused, but for what saving adds
         super().__init__()

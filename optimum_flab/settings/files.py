@@ -60,9 +60,7 @@ def read_section(path: str | os.PathLike[str], kind: type[VerbSection]) -> dict[
 
 def _known_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     values = {str(name): value for name, value in read_settings_file(path).items() if name not in BOOKKEEPING}
-    faults = [
-        f"{name}: unknown field; {nearest(name, NAMES, inside=ALL_SECTIONS)}" for name in values if name not in NAMES
-    ]
+    faults = [f"{name}: unknown field; {nearest(name, NAMES, ALL_SECTIONS)}" for name in values if name not in NAMES]
     if faults:
         raise faults_in(f"configuration file {os.fspath(path)!r}", faults)
     return values

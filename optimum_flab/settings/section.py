@@ -132,7 +132,7 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
         value = shown(fault["input"])
         message = f"{value} {fault['msg'].removeprefix('Value error, ').replace('Input should', 'should', 1)}"
         if fault["type"] == "extra_forbidden":
-            message = f"unknown field; {nearest(path[-1], fields, inside=inner)}"
+            message = f"unknown field; {nearest(path[-1], fields, inner)}"
         elif fault["type"] == "model_type":
             message = f"{value} is not a section; set its fields: {', '.join(inner[path[0]].model_fields)}"
         elif fault["type"] == "dict_type":
@@ -147,19 +147,10 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 
-def nearest(
-    name: str, names: Collection[str], kind: str = "known fields", inside: Mapping[str, type[Section]] | None = None
-) -> str:
-    """What an unknown name may have been meant to be, or else all that it could be.
-
-    Args:
-        names (`Collection[str]`): what it could be.
-        kind (`str`): what they are.
-        inside (`Mapping[str, type]`, *optional*): sections whose fields it may have been meant to be, if it is close
-            to none of the names.
-    """
-    fields = {field: f"{section}.{field}" for section, held in (inside or {}).items() for field in held.model_fields}
-    for candidates in (dict(zip(names, names, strict=True)), fields):
+def nearest(name: str, names: Collection[str], sections: Mapping[str, type[Section]]) -> str:
+    """What an unknown field may have been meant to be: one of `names`, or else one of another section."""
+    inside = {field: f"{section}.{field}" for section, kind in sections.items() for field in kind.model_fields}
+    for candidates in (dict(zip(names, names, strict=True)), inside):
         if matches := get_close_matches(name, candidates, n=1):
             return f"did you mean {candidates[matches[0]]!r}?"
-    return f"{kind}: {', '.join(names)}"
+    return f"known fields: {', '.join(names)}"

@@ -7,9 +7,6 @@ import sys
 import pytest
 from conftest import byte_level_tokenizer, tiny_model
 
-from optimum_flab.commands.flags import files_by_task
-from optimum_flab.errors import ConfigurationError
-
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "eval"]
 OUTPUTS = [{"code": "def f(x):\n    return x", "input": str(number), "output": str(number)} for number in range(4)]
@@ -147,13 +144,3 @@ def test_an_unknown_task_is_refused_with_near_names(folder):
     assert "unknown task 'humanevall'; did you mean humaneval" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-
-
-def test_data_flags_are_files_by_task():
-    assert files_by_task("--data", ["recode=a=b.jsonl", "mbpp=m.jsonl", "recode=c"]) == {
-        "recode": ["a=b.jsonl", "c"],
-        "mbpp": ["m.jsonl"],
-    }
-    for wrong in ("x", "=x", "x=", " =x"):
-        with pytest.raises(ConfigurationError, match="expected TASK=FILE"):
-            files_by_task("--data", [wrong])

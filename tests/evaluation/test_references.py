@@ -176,7 +176,7 @@ def test_an_output_folder_or_no_model_without_the_check_is_refused(cli, tmp_path
         assert f"--check-references runs no model and writes nothing; leave out {given[0]}\n" in faults
     code, _, faults = cli("--check-references", "--tasks", "humaneval", "--data", "mbpp=x.jsonl")
     assert code == 2
-    assert "data: task 'mbpp' is not among those requested (humaneval) (--data)" in faults
+    assert "has task 'mbpp', which is not among those requested (humaneval) (--data)" in faults
     code, _, faults = cli("--tasks", "humaneval")
     assert code == 2
     assert "the following arguments are required: -m/--model (only --check-references works without)" in faults

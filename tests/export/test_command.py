@@ -20,14 +20,10 @@ from optimum_flab.export.quantiser import find_spec
 from optimum_flab.families import family_for
 from optimum_flab.tensors.gguf_files import read_header
 
-from ..conftest import TEXTS, byte_level_tokenizer, tiny_model
+from ..conftest import TEXTS, byte_level_tokenizer, flab, tiny_model
 
 
 COMMAND = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", "export"]
-
-
-def flab(folder, *arguments):
-    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +40,18 @@ def project(made, tmp_path):
 
 
 def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
-    done = flab(project, "model", "out/tiny.gguf", "--type", "q8_0")
-    assert done.returncode == 0, done.stderr
+    export = ["export", "model", "out/tiny.gguf"]
+    done = flab(*export, "--type", "q8_0", cwd=project)
+    assert done.code == 0, done.err
     header = read_header(project / "out/tiny.gguf")
-    assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.stdout and "sha256" in done.stdout
+    assert header.architecture == "llama" and "out/tiny.gguf: 0." in done.out and "sha256" in done.out
     kinds = {tensor.kind.name for tensor in header.tensors.values()}
     assert kinds == {"F32", "Q8_0"}
     before = (project / "out/tiny.gguf").read_bytes()
-    refused = flab(project, "model", "out/tiny.gguf")
-    assert refused.returncode == 1 and "already exists" in refused.stderr and "--overwrite" in refused.stderr
+    refused = flab(*export, cwd=project)
+    assert refused.code == 1 and "already exists" in refused.err and "--overwrite" in refused.err
     assert (project / "out/tiny.gguf").read_bytes() == before
-    assert flab(project, "model", "out/tiny.gguf", "--overwrite").returncode == 0
+    assert flab(*export, "--overwrite", cwd=project).code == 0
     assert [path.name for path in (project / "out").iterdir()] == ["tiny.gguf"]
     assert (project / "out/tiny.gguf").read_bytes() != before
 
@@ -69,15 +66,15 @@ def test_the_command_says_what_it_wrote_and_overwrites_only_when_asked(project):
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(project, arguments, code, message):
-    done = flab(project, *arguments)
-    assert done.returncode == code and message in done.stderr
+    done = flab("export", *arguments, cwd=project)
+    assert done.code == code and message in done.err
     assert [path.name for path in project.iterdir()] == ["model"]
 
 
 @pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="the quantiser is installed")
 def test_a_type_of_the_quantiser_says_how_to_get_it(project):
-    done = flab(project, "model", "tiny.gguf", "--type", "q4_k_m")
-    assert done.returncode == 1 and "optimum-flab[gguf]" in done.stderr
+    done = flab("export", "model", "tiny.gguf", "--type", "q4_k_m", cwd=project)
+    assert done.code == 1 and "optimum-flab[gguf]" in done.err
 
 
 def test_a_run_that_is_killed_leaves_nothing_that_a_later_one_does_not_clear(project):
@@ -87,7 +84,7 @@ def test_a_run_that_is_killed_leaves_nothing_that_a_later_one_does_not_clear(pro
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert not (project / "tiny.gguf").exists() or run.returncode == 0
-    assert flab(project, "model", "tiny.gguf", "--overwrite").returncode == 0
+    assert flab("export", "model", "tiny.gguf", "--overwrite", cwd=project).code == 0
     assert sorted(path.name for path in project.iterdir()) == ["model", "tiny.gguf"]
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab.checkpoints.hashes import weights_hash
-from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.recovery.launch import check_agreement
 from optimum_flab.running.processes import process_state
 
-from ..conftest import in_two_processes
+from ..conftest import flab, in_two_processes
 from .test_pipeline import SMALL
 
 
@@ -41,10 +39,6 @@ def command(made, output: str, *extra: str, cache: str = "cache") -> list[str]:
 def run(made: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(made / "home")}
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
-
-
-def flab(made: Path, *words: str) -> subprocess.CompletedProcess:
-    return run(made, sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *words)
 
 
 def curve(folder) -> list[dict[str, float]]:
@@ -94,17 +88,6 @@ def test_processes_that_prepared_different_data_do_not_train(keys, found):
     assert all(found in message for message in messages), messages
 
 
-def refused(words: list[str], capsys) -> tuple[int, str]:
-    """Exit code and message of a command line, in this process."""
-    parser = ArgumentParser()
-    RecoverCommand.parse_args(parser)
-    with pytest.raises(SystemExit) as ended:
-        command = RecoverCommand.__new__(RecoverCommand)
-        command.parser, command.args = parser, parser.parse_args(words)
-        command.run()
-    return ended.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "words, code, message",
     [
@@ -118,35 +101,28 @@ def refused(words: list[str], capsys) -> tuple[int, str]:
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_bad_usage_is_one_line_before_any_model_is_read(made, capsys, words, code, message):
+def test_bad_usage_is_one_line_before_any_model_is_read(made, words, code, message):
     (made / "dense" / "model.safetensors").unlink()
-    status, said = refused([*command(made, "out"), *words], capsys)
-    assert status == code and message in said
+    ended = flab("recover", *command(made, "out"), *words)
+    assert ended.code == code and message in ended.err
     assert not (made / "out").exists()
 
 
-def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made, capsys):
+def test_no_output_is_overwritten_and_a_folder_without_plan_is_refused(made):
     (made / "out").mkdir()
     (made / "out" / "mine").touch()
-    status, said = refused(command(made, "out"), capsys)
-    assert status == 1 and "is not a pruned model" in said and "it holds mine" in said
+    ended = flab("recover", *command(made, "out"))
+    assert ended.code == 1 and "is not a pruned model" in ended.err and "it holds mine" in ended.err
     (made / "out" / "mine").unlink()
     (made / "pruned" / "flab_plan.json").unlink()
-    status, said = refused(command(made, "out"), capsys)
-    assert status == 2 and "is not a pruned model, since flab_plan.json is missing" in said
+    ended = flab("recover", *command(made, "out"))
+    assert ended.code == 2 and "is not a pruned model, since flab_plan.json is missing" in ended.err
 
 
-def test_the_pruned_model_itself_is_never_overwritten(made, capsys):
-    code, message = refused([*command(made, "pruned"), "--overwrite"], capsys)
-    assert code == 2 and "which this run reads and would replace" in message
+def test_the_pruned_model_itself_is_never_overwritten(made):
+    ended = flab("recover", *command(made, "pruned"), "--overwrite")
+    assert ended.code == 2 and "which this run reads and would replace" in ended.err
     assert (made / "pruned" / "model.safetensors").is_file()
-
-
-def test_nothing_to_train_on_is_bad_usage(made, capsys):
-    words = ["-m", str(made / "pruned"), str(made / "out"), "--teacher", str(made / "dense"), "--text-share", "0"]
-    status, said = refused(words, capsys)
-    assert status == 2 and "no source of instruction data is named, and no plain text is read" in said
-    assert "(--data)" in said
 
 
 def test_prune_and_recover_are_one_command(made):
@@ -155,8 +131,8 @@ def test_prune_and_recover_are_one_command(made):
         "recovery": {**SMALL, "data": [str(made / "alpaca.json")], "max_steps": 2, "answers": "reference"},
     }
     (made / "flab.json").write_text(json.dumps(settings))
-    result = flab(made, "prune", "-m", str(made / "dense"), str(made / "both"), "-c", str(made / "flab.json"))
-    assert result.returncode == 0, result.stderr
-    assert "Recovery on" in result.stdout
+    ended = flab("prune", "-m", made / "dense", made / "both", "-c", made / "flab.json")
+    assert ended.code == 0, ended.err
+    assert "Recovery on" in ended.out
     report = json.loads((made / "both" / "flab_report.json").read_text())
     assert report["recovery"]["training"]["steps_done"] == 2

@@ -256,12 +256,6 @@ def test_it_is_said_that_text_is_left_out_for_its_overlap(made):
         data_room.select(work_of(made), asked, [], [], Steps(quiet=True))
 
 
-def test_one_file_by_two_paths_is_one_source(made):
-    source = written(made, "word", 30, lines=12)
-    with pytest.raises(ConfigurationError, match="also trained on"):
-        check_recovery(config_for(made, data=(), text=source, held_out=source.replace("word", "./word")))
-
-
 def test_what_makes_sense_only_as_a_whole_is_measured_as_a_whole_or_not_at_all(made):
     work = work_of(made)
     asked = config_for(made, data=(), sequence_length=32, held_out_tokens=4000)
