@@ -12,7 +12,7 @@ import pytest
 
 from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
 from optimum_flab.hub.card import render_card
-from optimum_flab.hub.paths import without_paths
+from optimum_flab.records.paths import without_paths
 from optimum_flab.records.report import read_report
 from optimum_flab.records.summary import report_summary
 from optimum_flab.settings.pruning import DataSettings

@@ -7,7 +7,6 @@ import doctest
 import html
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hub.client import RIGHT
+from hub.faults import talking_to
 from hub.loopback import Hub
 from transformers import CONFIG_MAPPING
 
@@ -321,15 +320,10 @@ def test_the_first_ten_minutes(started):
     assert "license: gemma" in card and "divergence" in card
 
 
-@pytest.mark.thorough
 def test_the_dry_run_at_the_end_of_the_first_ten_minutes_sends_nothing(started, tmp_path):
-    with Hub().serving() as hub:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": RIGHT, "NO_PROXY": "127.0.0.1"}
-        command = [sys.executable, "-m", "optimum.commands.optimum_cli", "flab", *STEPS[-1]]
-        result = subprocess.run(command, cwd=started, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
-        assert "nothing was sent" in result.stdout and not hub.repositories
+    with Hub().serving() as hub, talking_to(hub, str(tmp_path)):
+        ended = flab(*STEPS[-1], cwd=started)
+        assert ended.code == 0 and "nothing was sent" in ended.out and not hub.repositories, ended.err
 
 
 @pytest.mark.thorough

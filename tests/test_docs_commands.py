@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyarrow
 import pytest
 import torch
-from hub.client import Client, clients, execute
+from hub.faults import talking_to
 from hub.loopback import Hub
 from pyarrow import parquet
 from transformers import AutoModelForCausalLM, Ernie4_5Config, PreTrainedTokenizerFast
@@ -83,16 +83,6 @@ WRITTEN = {
     "count": ("output", ()),
     "export": ("path", ()),
 }
-PUSH = """
-import os, sys
-from optimum.commands.optimum_cli import main
-os.chdir({folder!r})
-sys.argv = {words!r}
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-"""
 
 
 # --- what the pages name
@@ -219,7 +209,6 @@ def once(commands: list[Command]) -> list[Command]:
 
 
 COMMANDS = once(FLAB)
-ADAPTER = next(command for command in COMMANDS if "--keep-adapter" in command.words)
 PUSHES, OTHERS = (
     [pytest.param(command, id=str(command)) for command in COMMANDS if (command.arguments[0] == "push") is pushes]
     for pushes in (True, False)
@@ -292,38 +281,26 @@ def test_a_command_of_the_pages_does_what_it_says(command, folder):
 # --- pushes
 
 
-@pytest.fixture(scope="module")
-def serving(tmp_path_factory) -> Iterator[tuple[Hub, Client]]:
-    with Hub().serving() as hub, clients(hub, tmp_path_factory.mktemp("home")) as client:
-        yield hub, client
-
-
-def push(client: Client, folder: Path, words: list[str]) -> str:
-    """What a push says; the test fails where it does."""
-    outcome = client(execute, PUSH.format(folder=str(folder), words=words))
-    outcome.result()
-    return outcome.output
+@pytest.fixture
+def hub(tmp_path) -> Iterator[Hub]:
+    with Hub().serving() as hub, talking_to(hub, str(tmp_path)):
+        yield hub
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("command", PUSHES)
-def test_a_push_of_the_pages_sends_what_it_says(command, folder, serving):
-    hub, client = serving
-    hub.reset()
+def test_a_push_of_the_pages_sends_what_it_says(command, folder, hub):
     given = vars(VERBS["push"][1].parse_args(command.arguments[1:]))
-    name, of = given["repo_id"], given["push.adapter_of"]
-    if of:
-        trained = run_here(runnable(ADAPTER)[2:])
-        assert trained.code == 0, trained.printed
-        push(client, folder, ["optimum-cli", "flab", "push", "out/", of])
+    name = given["repo_id"]
     if given["push.create_pr"]:
         hub.add(name, {".gitattributes": b""})
-    printed = push(client, folder, runnable(command))
+    ended = run_here(runnable(command)[2:])
+    assert ended.code == 0, ended.printed
     if given["push.dry_run"]:
-        assert "nothing was sent" in printed and not hub.repositories
+        assert "nothing was sent" in ended.printed and not hub.repositories
         return
     sent = hub.files(name, "refs/pr/1" if given["push.create_pr"] else given["push.revision"] or "main")
-    assert ("adapter_model.safetensors" if of else "model.safetensors") in sent
+    assert "model.safetensors" in sent
     assert ("notes/first.md" in sent) == ("notes/*" in command.words)
     assert hub.repositories[name].private == bool(given["push.private"])
 

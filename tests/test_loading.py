@@ -22,7 +22,7 @@ from optimum_flab.checkpoints.loading import LoadedModel, dense_from_memory, loa
 from optimum_flab.checkpoints.model_config import check_config, read_model_config
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for
-from optimum_flab.hub.terms import base_card_of
+from optimum_flab.records.base_card import base_card_of
 from optimum_flab.records.report import BaseCard
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations
 
@@ -16,7 +17,6 @@ from optimum_flab.evaluation.comparison import (
     ROBUSTNESS_DROP,
     TOGETHER,
     WEIGHTED_PERPLEXITY,
-    Comparison,
     Passed,
     by_cluster,
     by_problem,
@@ -28,10 +28,21 @@ from optimum_flab.evaluation.comparison import (
     table,
     together,
 )
-from optimum_flab.measuring.scores import Score
+from optimum_flab.records.results import ScoreRow, result_text
+from optimum_flab.records.scores import Score
 
 
 PASSES = st.lists(st.booleans(), min_size=1, max_size=30)
+ROW = ScoreRow(task="task", metric="pass@1", problems=1)
+
+
+def as_score(value, interval_95=None):
+    return Score(value=value, interval_95=interval_95)
+
+
+def row(task, metric, **given):
+    scores = {name: as_score(*ends) for name, ends in given.items() if isinstance(ends, tuple)}
+    return ScoreRow(task=task, metric=metric, **{**given, **scores})
 
 
 @given(samples=st.integers(1, 8), passes=st.integers(0, 8), k=st.integers(1, 8))
@@ -62,7 +73,7 @@ def test_the_k_that_are_reported():
 def test_the_order_of_the_problems_does_not_matter(pairs, random):
     def compared(rows):
         dense, pruned = zip(*rows, strict=True)
-        return compare("task", "pass@1", MEAN, MEAN.rows(pruned), MEAN.rows(dense), resamples=200).to_dict()
+        return compare(ROW, MEAN, MEAN.rows(pruned), MEAN.rows(dense), resamples=200).model_dump(mode="json")
 
     shuffled = list(pairs)
     random.shuffle(shuffled)
@@ -73,24 +84,24 @@ def test_the_order_of_the_problems_does_not_matter(pairs, random):
 @settings(deadline=None, max_examples=30)
 def test_the_same_scores_are_retained_whole(passes):
     rows = MEAN.rows(passes)
-    found = compare("task", "pass@1", MEAN, rows, rows, resamples=200)
+    found = compare(ROW, MEAN, rows, rows, resamples=200)
     if any(passes):
         assert found.retention.value == 1.0
     else:
         assert math.isnan(found.retention.value)
-    assert found.retention.interval is None
+    assert found.retention.interval_95 is None
 
 
 @pytest.mark.parametrize("before, after", [(0, 0), (1, 0), (1, 1)])
 def test_problems_that_all_came_out_alike_have_no_interval(before, after):
     """One of no width would say that more problems could not come out otherwise."""
-    found = compare("task", "pass@1", MEAN, MEAN.rows([after] * 50), MEAN.rows([before] * 50))
-    assert (found.dense, found.score) == (Score(before, None), Score(after, None))
-    assert found.retention.interval is None
-    assert f"{after:.1%} " in table([found], {"score": "pruned", "retention": "retained"}).replace("\n", " ")
-    varied = compare("task", "pass@1", MEAN, MEAN.rows([after] * 49 + [1 - after]), MEAN.rows([before] * 50))
-    assert varied.score.interval is not None
-    assert varied.dense.interval is None
+    found = compare(ROW, MEAN, MEAN.rows([after] * 50), MEAN.rows([before] * 50))
+    assert (found.dense, found.pruned) == (as_score(before), as_score(after))
+    assert found.retention.interval_95 is None
+    assert f"{after:.1%} " in table([found], {"pruned": "pruned", "retention": "retained"}).replace("\n", " ")
+    varied = compare(ROW, MEAN, MEAN.rows([after] * 49 + [1 - after]), MEAN.rows([before] * 50))
+    assert varied.pruned.interval_95 is not None
+    assert varied.dense.interval_95 is None
 
 
 @given(st.lists(st.tuples(st.floats(-50, 0), st.integers(1, 99)), min_size=2, max_size=12))
@@ -103,19 +114,19 @@ def test_scores_of_sums_are_what_lm_eval_computes(items):
 
 
 def test_an_interval_lies_around_its_score_and_narrows_with_problems():
-    few = compare("task", "pass@1", MEAN, MEAN.rows([1, 0] * 10)).score
-    many = compare("task", "pass@1", MEAN, MEAN.rows([1, 0] * 200)).score
+    few = compare(ROW, MEAN, MEAN.rows([1, 0] * 10)).score
+    many = compare(ROW, MEAN, MEAN.rows([1, 0] * 200)).score
     for score in (few, many):
-        assert score.interval[0] < score.value == 0.5 < score.interval[1]
-    assert many.interval[1] - many.interval[0] < (few.interval[1] - few.interval[0]) / 3
+        assert score.interval_95[0] < score.value == 0.5 < score.interval_95[1]
+    assert many.interval_95[1] - many.interval_95[0] < (few.interval_95[1] - few.interval_95[0]) / 3
     # the normal approximation: 0.5 +- 1.96 * 0.5 / sqrt(400)
-    assert many.interval == pytest.approx((0.451, 0.549), abs=0.01)
+    assert many.interval_95 == pytest.approx((0.451, 0.549), abs=0.01)
 
 
 def test_the_interval_of_retention_is_paired():
     dense = [1, 0] * 100
-    close = compare("task", "pass@1", MEAN, MEAN.rows([0, *dense[1:]]), MEAN.rows(dense)).retention.interval
-    other = compare("task", "pass@1", MEAN, MEAN.rows(dense[::-1]), MEAN.rows(dense)).retention.interval
+    close = compare(ROW, MEAN, MEAN.rows([0, *dense[1:]]), MEAN.rows(dense)).retention.interval_95
+    other = compare(ROW, MEAN, MEAN.rows(dense[::-1]), MEAN.rows(dense)).retention.interval_95
     assert 0.95 < close[0] < close[1] == 1
     assert other[0] < 0.85 < 1.15 < other[1]
 
@@ -162,11 +173,11 @@ def test_robust_terms_do_not_depend_on_order_and_more_prompts_never_help(items, 
 
 def test_the_table_shows_intervals_and_says_what_is_not_a_number():
     rows = [
-        Comparison("humaneval", "pass@1", True, 164, Score(0.5, (0.4, 0.6)), Score(0.5), Score(1.0, (0.9, 1.1))),
-        Comparison("mbpp", "pass@1", True, 10, Score(0.1), Score(0.0, (0.0, 0.0)), Score(math.nan)),
-        Comparison("perplexity", "bits_per_byte", False, 3, Score(0.51234)),
+        row("humaneval", "pass@1", problems=164, pruned=(0.5, (0.4, 0.6)), dense=(0.5,), retention=(1.0, (0.9, 1.1))),
+        row("mbpp", "pass@1", problems=10, pruned=(0.1,), dense=(0.0, (0.0, 0.0)), retention=(math.nan,)),
+        row("perplexity", "bits_per_byte", higher_is_better=False, problems=3, pruned=(0.51234,)),
     ]
-    text = table(rows, {"dense": "dense", "score": "pruned", "retention": "retention"})
+    text = table(rows, {"dense": "dense", "pruned": "pruned", "retention": "retention"})
     assert "50.0% [40.0%, 60.0%]  100.0% [90.0%, 110.0%]" in text
     assert text.splitlines()[3].endswith("not comparable")
     assert "bits_per_byte (less is better)" in text
@@ -175,15 +186,15 @@ def test_the_table_shows_intervals_and_says_what_is_not_a_number():
 
 
 def test_values_for_json_are_finite_or_null():
-    row = Comparison("mbpp", "pass@1", True, 10, Score(0.1, (0.0, math.inf)), Score(0.0), Score(math.nan))
-    assert row.to_dict() == {
+    found = row("mbpp", "pass@1", problems=10, pruned=(0.1, (0.0, math.inf)), dense=(0.0,), retention=(math.nan,))
+    assert json.loads(result_text(found)) == {
         "task": "mbpp",
         "metric": "pass@1",
         "higher_is_better": True,
         "problems": 10,
-        "dense": {"value": 0.0, "interval_95": None},
+        "dense": {"value": 0.0},
         "pruned": {"value": 0.1, "interval_95": [0.0, None]},
-        "retention": {"value": None, "interval_95": None},
+        "retention": {"value": None},
     }
 
 
@@ -198,21 +209,20 @@ def test_problems_of_one_cluster_that_agree_count_as_one_for_the_interval(pairs,
 
     def compared(times, clusters):
         sides = (MEAN.rows([value for value in side for _ in range(times)]) for side in (pruned, dense))
-        return compare("task", "pass@1", MEAN, *sides, resamples=200, clusters=clusters)
+        return compare(ROW, MEAN, *sides, resamples=200, clusters=clusters)
 
     single, copied = compared(1, None), compared(copies, names)
-    assert copied.clusters == single.problems == copied.problems / copies
-    assert [copied.dense, copied.score] == [single.dense, single.score]
-    assert copied.to_dict()["retention"] == single.to_dict()["retention"]
+    assert copied.clusters == len(pairs)
+    for name in ("dense", "pruned", "retention"):
+        assert getattr(copied, name).model_dump() == getattr(single, name).model_dump()
 
 
 def test_clusters_of_several_sizes_weigh_by_their_problems():
     passes, names = [1, 1, 1, 1, 0, 1], ["a", "a", "a", "a", "b", "c"]
     assert by_cluster(MEAN.rows(passes), names).tolist() == [[4, 4], [0, 1], [1, 1]]
-    found = compare("task", "pass@1", MEAN, MEAN.rows(passes), clusters=names)
+    found = compare(ROW, MEAN, MEAN.rows(passes), clusters=names)
     assert (found.score.value, found.clusters) == (5 / 6, 3)
-    assert found.score.interval == (0, 1)
-    assert found.to_dict()["clusters"] == 3
+    assert found.score.interval_95 == (0, 1)
 
 
 def test_every_problem_of_several_tasks_counts_once():
@@ -227,30 +237,28 @@ def test_every_problem_of_several_tasks_counts_once():
         6,
         {"humaneval": 4, "other": 2},
     )
-    assert (found.score.value, found.dense.value) == (3 / 6, 5 / 6)
+    assert (found.pruned.value, found.dense.value) == (3 / 6, 5 / 6)
     assert found.retention.value == pytest.approx(3 / 5)
-    low, high = found.retention.interval
+    low, high = found.retention.interval_95
     assert low < 0.6 < high <= 1
-    values = found.to_dict()
-    assert (values["dense"]["passes"], values["pruned"]["passes"]) == (5, 3)
-    assert "passes" not in values["retention"]
-    assert together(sets[::-1]).to_dict() == {**values, "of": {"other": 2, "humaneval": 4}}
+    assert (found.dense.passes, found.pruned.passes, found.retention.passes) == (5, 3, None)
+    assert together(sets[::-1]) == found
     alone = together([Passed(one.task, one.problems, one.pruned) for one in sets])
-    assert (alone.dense, alone.retention, alone.score) == (None, None, found.score)
+    assert (alone.dense, alone.retention, alone.score) == (None, None, found.pruned)
 
 
 def test_the_bootstrap_of_several_tasks_is_stratified():
     """Each resample holds as many problems of each as there are, so that these never vary."""
     found = together([Passed("a", range(10), [1] * 10, [1] * 10), Passed("b", range(90, 95), [0] * 5, [1] * 5)])
-    assert found.retention == Score(pytest.approx(2 / 3), None)
+    assert (found.retention.value, found.retention.interval_95) == (pytest.approx(2 / 3), None)
 
 
 def test_what_has_one_name_in_several_tasks_is_resampled_together():
     passes, number = [1, 0] * 50, 100
-    alone = compare("a", "pass@1", MEAN, MEAN.rows(passes)).score.interval
+    alone = compare(ROW, MEAN, MEAN.rows(passes)).score.interval_95
     same = together([Passed(task, range(number), passes) for task in "ab"])
     other = together([Passed(task, [(task, place) for place in range(number)], passes) for task in "ab"])
     assert (same.clusters, other.clusters) == (100, None)
-    width = [end[1] - end[0] for end in (alone, same.score.interval, other.score.interval)]
+    width = [end[1] - end[0] for end in (alone, same.score.interval_95, other.score.interval_95)]
     assert width[1] == pytest.approx(width[0], abs=0.02)
     assert width[2] == pytest.approx(width[0] / math.sqrt(2), abs=0.02)

@@ -14,15 +14,23 @@ from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 from families.zoo import MIXTURES, member
 from torch.utils.flop_counter import FlopCounterMode
 
+from optimum_flab.checkpoints.checked import CheckedModel
 from optimum_flab.checkpoints.finding import ModelFiles
 from optimum_flab.commands.bench import BenchCommand
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.evaluation.efficiency import EfficiencyReport, check_output, measure_efficiency, memory
-from optimum_flab.evaluation.efficiency.energy import EnergyEstimate, check_country, describe_method
+from optimum_flab.evaluation.efficiency import (
+    EfficiencyReport,
+    check_output,
+    measure_efficiency,
+    measuring,
+    memory,
+)
+from optimum_flab.evaluation.efficiency.energy import check_country, describe_method
 from optimum_flab.evaluation.efficiency.memory import Request, measure_apart, peak_rss
 from optimum_flab.evaluation.efficiency.plot import plot
-from optimum_flab.evaluation.efficiency.report import BASELINE, JSON_NAME, MODEL, PLOT_NAME, notes
+from optimum_flab.evaluation.efficiency.report import divided, notes, spread, table
 from optimum_flab.evaluation.efficiency.running import (
+    decode_speed,
     enough_memory,
     generate,
     interleaved,
@@ -30,7 +38,19 @@ from optimum_flab.evaluation.efficiency.running import (
     time_interleaved,
 )
 from optimum_flab.evaluation.efficiency.sizes import count_flops, weight_files
-from optimum_flab.evaluation.efficiency.values import Flops, ModelEfficiency, Run, Spread, decode_speed, ratio, spread
+from optimum_flab.records.results import (
+    BASELINE,
+    EFFICIENCY_NAME,
+    EFFICIENCY_PLOT,
+    MODEL,
+    EfficiencyRecord,
+    EnergyEstimate,
+    Flops,
+    MeasuredModel,
+    Run,
+    Spread,
+    read_result,
+)
 from optimum_flab.settings.efficiency import BenchSettings
 
 
@@ -73,47 +93,58 @@ def report(checkpoints, tmp_path_factory):
     return measured
 
 
-def measured(**changes) -> ModelEfficiency:
+def spread_of(median, lower, upper, repeats) -> Spread:
+    return Spread(median=median, lower_quartile=lower, upper_quartile=upper, repeats=repeats)
+
+
+def run_of(first, last) -> Run:
+    return Run(first_token=first, last_token=last)
+
+
+def measured(**changes) -> MeasuredModel:
     values = {
         "name": "a",
-        "revision": None,
         "dtype": "float32",
         "parameters": 1000,
         "checkpoint_bytes": 4_000_000,
         "peak_rss_bytes": 300_000_000,
         "rss_before_loading_bytes": 200_000_000,
-        "peak_cuda_bytes": None,
-        "flops_per_token": Flops(1500.0, 2000),
-        "time_to_first_token": {1: Spread(0.2, 0.1, 0.3, 5), 8: Spread(1.0, 1.0, 1.0, 5)},
-        "tokens_per_second": {1: Spread(20.0, 19.0, 21.0, 5), 8: Spread(100.0, 90.0, 110.0, 5)},
-        "energy": None,
-        "runs": {1: [Run(0.2, 0.4)], 8: [Run(1.0, 2.0)]},
+        "flops_per_token": Flops(prefill=1500.0, decode=2000),
+        "time_to_first_token": {1: spread_of(0.2, 0.1, 0.3, 5), 8: spread_of(1.0, 1.0, 1.0, 5)},
+        "tokens_per_second": {1: spread_of(20.0, 19.0, 21.0, 5), 8: spread_of(100.0, 90.0, 110.0, 5)},
+        "runs": {1: (run_of(0.2, 0.4),), 8: (run_of(1.0, 2.0),)},
     }
-    return ModelEfficiency(**{**values, **changes})
+    return MeasuredModel(**{**values, **changes})
 
 
 def report_on(**models) -> EfficiencyReport:
-    return EfficiencyReport(BenchSettings(), "cpu", "a machine", models, ["a note"], {})
+    settings = BenchSettings()
+    return EfficiencyReport(
+        workload=settings.workload,
+        device="cpu",
+        machine="a machine",
+        table=table(models, settings.batches),
+        models=models,
+        notes=("a note",),
+    )
 
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------
 
 
 def test_the_spread_is_the_median_with_quartiles():
-    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 2.0, 4.0, 5)
-    assert spread([1.0, 2.0]) == Spread(1.5, 1.25, 1.75, 2)
-    assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 1)
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == spread_of(3.0, 2.0, 4.0, 5)
+    assert spread([1.0, 2.0]) == spread_of(1.5, 1.25, 1.75, 2)
+    assert spread([7.0]) == spread_of(7.0, 7.0, 7.0, 1)
 
 
 def test_the_first_token_does_not_count_for_the_speed_of_decoding():
-    assert decode_speed(Run(first_token=10.0, last_token=12.0), batch_size=4, new_tokens=11) == 20.0
+    assert decode_speed(run_of(10.0, 12.0), batch_size=4, new_tokens=11) == 20.0
 
 
 def test_ratios_are_of_the_model_to_the_baseline():
-    assert ratio(1.0, 4.0) == 0.25
-    assert ratio(None, 4.0) is None
-    assert ratio(1.0, None) is None
-    assert ratio(1.0, 0) is None
+    assert divided(1.0, 4.0) == 0.25
+    assert divided(None, 4.0) is divided(1.0, None) is divided(1.0, 0) is None
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------------------------
@@ -170,7 +201,7 @@ def test_models_are_timed_in_turns_and_warm_up_does_not_count():
 
     def run(name, batch):
         calls.append((name, batch))
-        return Run(len(calls), len(calls) + 1)
+        return run_of(len(calls), len(calls) + 1)
 
     times = time_interleaved(
         run, ["a", "b"], BenchSettings(batch_size=4, warmup=1, repeats=2), lambda: ticks.append(1)
@@ -188,13 +219,18 @@ def test_a_batch_of_one_is_timed_once():
 
 
 def test_prompts_hold_ordinary_tokens_of_every_vocabulary_and_are_the_same_each_time():
-    prompt = prompt_ids([(10, {0, 3}), (6, {5})], 4, 200)
+    def known(size, special, rows):
+        tokenizer = type("Tokenizer", (), {"all_special_ids": special, "__len__": lambda self: size})()
+        return CheckedModel(None, SimpleNamespace(vocab_size=rows), tokenizer)
+
+    models = [known(10, [0, 3], 12), known(8, [5], 6)]
+    prompt = prompt_ids(models, 4, 200)
     assert prompt.shape == (4, 200)
     assert prompt.dtype == torch.int64
     assert set(prompt.flatten().tolist()) == {1, 2, 4}
-    assert torch.equal(prompt, prompt_ids([(10, {0, 3}), (6, {5})], 4, 200))
+    assert torch.equal(prompt, prompt_ids(models, 4, 200))
     with pytest.raises(FlabError, match="no ids in common"):
-        prompt_ids([(2, {0}), (5, {1})], 1, 1)
+        prompt_ids([known(2, [0], 2), known(5, [1], 5)], 1, 1)
 
 
 def test_neither_an_end_of_text_token_nor_the_sampling_of_a_checkpoint_changes_the_work():
@@ -251,11 +287,11 @@ def test_only_the_weight_files_that_are_loaded_count(tmp_path):
 def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monkeypatch):
     report, folder = report_on(model=measured()), tmp_path / "new" / "out"
     report.save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [JSON_NAME, PLOT_NAME]
-    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(report.to_dict()))
-    assert (folder / PLOT_NAME).read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, EFFICIENCY_PLOT]
+    assert read_result(EfficiencyRecord, folder / EFFICIENCY_NAME).model_dump() == report.model_dump()
+    assert (folder / EFFICIENCY_PLOT).read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(FlabError, match=f"{JSON_NAME} exists; name another folder, or set `overwrite`"):
+    with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
         report.save(folder)
     (folder / "mine.txt").write_text("stays", encoding="utf-8")
     changed = report_on(model=measured(parameters=7))
@@ -266,10 +302,10 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     with monkeypatch.context() as patch, pytest.raises(FlabError, match="could not be written .no room."):
         patch.setattr(Path, "write_bytes", broken)
         changed.save(folder, overwrite=True)
-    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
+    assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
     changed.save(folder, overwrite=True)
-    assert json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
-    assert sorted(path.name for path in folder.iterdir()) == [JSON_NAME, PLOT_NAME, "mine.txt"]
+    assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
+    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, EFFICIENCY_PLOT, "mine.txt"]
 
 
 def test_an_output_that_cannot_be_is_refused(tmp_path):
@@ -312,14 +348,10 @@ def test_countries_are_those_that_codecarbon_knows():
         check_country("Germany")
 
 
-def test_a_prompt_too_long_for_a_model_is_refused_before_its_weights_are_read(checkpoints, tmp_path):
-    folder = tmp_path / "no-weights"
-    folder.mkdir()
-    for path in checkpoints[0].iterdir():
-        if path.suffix != ".safetensors":
-            (folder / path.name).write_bytes(path.read_bytes())
+def test_a_prompt_too_long_for_a_model_is_refused_before_any_work(checkpoints, monkeypatch):
+    monkeypatch.setattr(measuring, "measure_apart", lambda request: pytest.fail("it began"))
     with pytest.raises(ConfigurationError, match="prompt_tokens . new_tokens: 257 is more than the 256 positions"):
-        measure_efficiency(folder, None, BenchSettings(prompt_tokens=250, new_tokens=7))
+        measure_efficiency(checkpoints[0], None, BenchSettings(prompt_tokens=250, new_tokens=7))
 
 
 def test_models_are_computed_in_their_own_number_format_unless_another_is_named(tmp_path):
@@ -437,9 +469,8 @@ def test_energy_is_an_estimate_that_says_how_it_was_made(report):
     assert "(FRA)" in said
 
 
-def test_the_same_table_goes_to_json_terminal_and_plot(report):
-    rows = report.rows()
-    assert [row.metric for row in rows] == [
+def test_the_same_table_goes_to_terminal_and_plot(report):
+    assert [row.metric for row in report.table] == [
         "parameters",
         "checkpoint",
         "peak memory of the process",
@@ -452,23 +483,12 @@ def test_the_same_table_goes_to_json_terminal_and_plot(report):
         "energy per 1000 tokens, estimate",
         "CO2e per 1000 tokens, estimate",
     ]
-    as_json = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert as_json["table"] == [json.loads(json.dumps(row.to_dict())) for row in rows]
-    assert as_json["table"][0] == {
-        "metric": "parameters",
-        "unit": "",
-        "better": "lower",
-        "baseline": report.models[BASELINE].parameters,
-        "model": report.models[MODEL].parameters,
-        "ratio": report.models[MODEL].parameters / report.models[BASELINE].parameters,
-    }
-    assert as_json["table"][5]["model"]["repeats"] == 3
-    assert as_json["workload"] == report.workload.workload
+    first, parameters = report.table[0], [report.models[name].parameters for name in (BASELINE, MODEL)]
+    assert [first.baseline, first.model] == parameters and first.ratio == parameters[1] / parameters[0]
     text, titles = report.to_text(), [axes.get_title() for axes in plot(report).axes if axes.axison]
-    assert len(titles) == len(rows)
-    for row, title in zip(rows, titles, strict=True):
-        label = f"{row.metric} ({row.unit}) " if row.unit else f"{row.metric} "
-        (line,) = [line for line in text.splitlines() if line.startswith(label)]
+    assert len(titles) == len(report.table)
+    for row, title in zip(report.table, titles, strict=True):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{row.label} ")]
         assert f"{row.ratio:.2f}x" in line
         assert title.startswith(row.metric)
         assert f"{row.ratio:.2f}x, {row.better} is better" in title
@@ -488,13 +508,22 @@ def test_numbers_are_given_in_their_units():
 
 def test_one_model_alone_has_no_ratios():
     report = report_on(model=measured())
-    assert all(row.ratio is None for row in report.rows())
+    assert all(row.ratio is None for row in report.table)
     assert [line.split() for line in report.to_text().splitlines() if line.startswith(" ")] == [["model"]]
     assert "is better" in plot(report).axes[0].get_title()
 
 
 def test_notes_say_what_would_mislead():
-    energy = EnergyEstimate(1.0, 0.5, "world average", 475.0, "guessed", 10, 1.0, {})
+    energy = EnergyEstimate(
+        wh_per_1000_tokens=1.0,
+        co2e_grams_per_1000_tokens=0.5,
+        country="world average",
+        grams_per_kwh=475.0,
+        method="guessed",
+        generated_tokens=10,
+        seconds=1.0,
+        components_wh={},
+    )
     said = " ".join(notes(BenchSettings(), {"baseline": measured(energy=energy), "model": measured(dtype="bfloat16")}))
     assert "guessed; 475 g CO2e per kWh (world average)" in said
     assert "could not estimate the energy of every model" in said
@@ -503,7 +532,7 @@ def test_notes_say_what_would_mislead():
     alone = " ".join(notes(BenchSettings(energy_seconds=0), {"model": measured()}))
     assert "Python and its libraries take 200 MB (model) of it" in alone
     assert "quartiles of the times lie up to 100% of a median apart" in alone
-    steady = {1: Spread(0.2, 0.19, 0.21, 5)}
+    steady = {1: spread_of(0.2, 0.19, 0.21, 5)}
     quiet = " ".join(
         notes(
             BenchSettings(energy_seconds=0), {"model": measured(time_to_first_token=steady, tokens_per_second=steady)}
@@ -536,7 +565,7 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
     shown = capsys.readouterr().out
     assert "time to first token, batch 1 (ms)" in shown
     assert "written to flab-bench in " in shown
-    written = json.loads((tmp_path / "flab-bench" / JSON_NAME).read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "flab-bench" / EFFICIENCY_NAME).read_text(encoding="utf-8"))
     assert written["workload"] == {
         "prompt_tokens": 4,
         "new_tokens": 2,
@@ -545,7 +574,7 @@ def test_the_command_measures_prints_and_writes(checkpoints, tmp_path, monkeypat
         "warmup": 0,
         "energy_seconds": 0.0,
     }
-    assert written["models"]["model"]["energy"] is None
+    assert "energy" not in written["models"]["model"]
     assert [path.name for path in tmp_path.iterdir()] == ["flab-bench"]
 
     assert command(monkeypatch, "-m", checkpoints[1]) == 1

@@ -8,9 +8,10 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
+from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.hashes import dense_hash
 from optimum_flab.errors import ConfigurationError
-from optimum_flab.hub.staging import check_checkpoint_files
+from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merged
 from optimum_flab.settings.recovery import RecoverySettings
 
@@ -77,7 +78,7 @@ def test_experts_and_their_width_pinned(dense, tmp_path):
     """The same files by the search, by the plan, and by the plan without the weights in memory."""
     out, again, streamed = (tmp_path / name for name in ("out", "again", "streamed"))
     pruned(dense, out, experts={"num_experts": 4}, ffn={"intermediate_size": 24}, layers={"num_hidden_layers": 4})
-    check_checkpoint_files(out)  # as a push does
+    check_belongs_together(out, read_report(out))  # as a push does
     config = AutoConfig.from_pretrained(out)
     assert (config.num_hidden_layers, config.moe_intermediate_size) == (4, 24)
     model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)

@@ -9,11 +9,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
-from optimum_flab.hub.staging import check_checkpoint_files
 from optimum_flab.inspection import inspect_model
+from optimum_flab.records.report import read_report
 
 from ..conftest import TEXTS, byte_level_tokenizer, thorough_but
 from .zoo import MIXTURES, member
@@ -136,7 +137,7 @@ def test_a_known_family_goes_all_the_way(model_type, tmp_path):
     optimizer.save_pretrained(tmp_path / "out")
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not (info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"])
-    check_checkpoint_files(tmp_path / "out")  # as a push does
+    check_belongs_together(tmp_path / "out", read_report(tmp_path / "out"))  # as a push does
     text = TEXTS[0][:80]
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")(text, return_tensors="pt")["input_ids"]
     assert ids.tolist() == pruned.tokenizer(text, return_tensors="pt")["input_ids"].tolist()
