@@ -61,6 +61,8 @@ def check_model(
 
 def check_complete(folder: Path) -> None:
     """Raises a [`ConfigurationError`] if a folder lacks a file that every pruned model has."""
+    if not folder.is_dir():
+        raise ConfigurationError(f"folder {str(folder)!r} does not exist; name what `optimum-cli flab prune` wrote")
     needed = ("config.json", "tokenizer.json", PLAN_NAME, REPORT_NAME)
     if missing := [name for name in needed if not (folder / name).is_file()]:
         raise ConfigurationError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .section import Flag, Sources, VerbSection
 
@@ -45,17 +45,25 @@ class TermsSettings(VerbSection):
         default=None, description="where the text of that licence is (default: what the base model's card says)"
     )
 
+    @field_validator("base_model")
+    @classmethod
+    def _refuse_no_repository(cls, value: str | None) -> str | None:
+        if value is not None and not is_repository(value):
+            raise ValueError("is not the id of a model on the Hub; write it as owner/name")
+        return value
+
+    @field_validator("license")
+    @classmethod
+    def _refuse_no_identifier(cls, value: str | None) -> str | None:
+        if value is not None and not LICENSE_ID.fullmatch(value):
+            raise ValueError(
+                "is not an identifier that the Hub knows; they are spelled like apache-2.0, and 'other' needs"
+                " `license_name` and `license_link`"
+            )
+        return value
+
     @model_validator(mode="after")
-    def _refuse_what_the_hub_would(self) -> TermsSettings:
-        if self.base_model is not None and not is_repository(self.base_model):
-            raise ValueError(
-                f"base_model: {self.base_model!r} is not the id of a model on the Hub; write it as owner/name"
-            )
-        if self.license is not None and not LICENSE_ID.fullmatch(self.license):
-            raise ValueError(
-                f"license: {self.license!r} is not an identifier that the Hub knows; they are spelled like apache-2.0,"
-                " and 'other' needs `license_name` and `license_link`"
-            )
+    def _refuse_half_a_license(self) -> TermsSettings:
         if self.license == "other" and not (self.license_name and self.license_link):
             raise ValueError("license: other is not enough; add `license_name` and `license_link`")
         if self.license is None and (self.license_name or self.license_link):

@@ -137,7 +137,9 @@ def descriptions(error: ValidationError, kind: type[Section]) -> list[str]:
             message = f"{value} is not a section; set its fields: {', '.join(inner[path[0]].model_fields)}"
         elif fault["type"] == "dict_type":
             message = f"{value} is not a mapping, such as {(fields[path[-1]].examples or [])[0]}"
-        lines.append(f"{'.'.join(path)}: {message}")
+        elif not path:  # of several fields together, which it names
+            message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{'.'.join(path)}: {message}" if path else message)
     return lines
 
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from inspect import Parameter, signature
 
 import pytest
 
@@ -25,7 +24,6 @@ from optimum_flab.commands.base import (
 from optimum_flab.commands.prune import PruneCommand
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import ConfigurationError, FlabError
-from optimum_flab.settings.hub import PushSettings
 
 from ..conftest import flab
 
@@ -241,14 +239,3 @@ def test_what_is_told_can_be_parsed_again():
     given = parser.parse_args(["-m", "model", "out", "--keep-token", "a 'b' \"c\"\n", "--no-layers", "--keep-used"])
     words = shlex.split(command_line("prune", parser, given))
     assert vars(parser.parse_args(words[3:])) == vars(given)
-
-
-def test_a_push_takes_the_settings_of_its_section_as_keywords():
-    from optimum_flab.hub.push import push_to_hub
-
-    keywords = {
-        name: parameter.default
-        for name, parameter in signature(push_to_hub).parameters.items()
-        if parameter.kind is Parameter.KEYWORD_ONLY
-    }
-    assert {**keywords, "include": []} == PushSettings().model_dump()

@@ -27,6 +27,10 @@ NEEDED = {
     **{"prune": ["-m", "x", "out"], "recover": ["-m", "x", "out", "--teacher", "t"], "export": ["x", "x.gguf"]},
     **{"eval": ["-m", "x"], "bench": ["-m", "x"], "card": ["folder"], "push": ["folder", "me/model"]},
 }
+NEEDED_BESIDE = {
+    "evaluation.data": {"tasks": ["recode"]},
+    **{f"{verb}.license_{part}": {"license": "mit"} for verb in ("card", "push") for part in ("name", "link")},
+}
 SECTION = {"recover": RecoveryConfig, "eval": OTHERS["evaluation"], **OTHERS}
 
 
@@ -87,7 +91,7 @@ def a_value(flag) -> list:
         return [next(choice for choice in get_args(kind) if choice != flag.field.default)]
     if get_origin(kind) is dict:
         return ["library=0.5" if flag.setting == "data.mix" else "recode=x=y.jsonl"]
-    return [{int: 9, float: 0.125}.get(kind, "a-b")]
+    return [{int: 9, float: 0.125}.get(kind, "a/b" if flag.name == "--base-model" else "a-b")]
 
 
 @pytest.mark.parametrize("verb", NEEDED)
@@ -103,7 +107,7 @@ def test_every_flag_gives_its_own_setting_and_no_other(verb):
         assert list(asked) == [section or name], flag.name
         inner = asked[section] if section else asked
         assert list(inner) == [name] and inner[name] != flag.field.default, flag.name
-        others = {"tasks": ["recode"]} if flag.setting == "evaluation.data" else {}
+        others = NEEDED_BESIDE.get(flag.setting, {})
         (ALL_SECTIONS[section] if section else PrunerSettings)(**inner, **others)  # is valid
 
 

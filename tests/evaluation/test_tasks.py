@@ -31,6 +31,7 @@ from optimum_flab.evaluation.tasks.perturbations import (
 )
 from optimum_flab.evaluation.tasks.text import kinds_of, read_texts
 from optimum_flab.evaluation.values import read_value
+from optimum_flab.records.results import HubDataset
 from optimum_flab.settings.evaluation import EvaluationSettings
 
 
@@ -910,7 +911,7 @@ def test_a_task_says_which_dataset_of_the_hub_its_problems_are_those_of(tmp_path
         return hub_dataset(loaded.tasks[name])
 
     problems = jsonl(tmp_path / "problems.jsonl", [PROBLEM])
-    assert dataset("humaneval") == dataset("humaneval_instruct") == {"id": "openai/openai_humaneval"}
+    assert dataset("humaneval") == dataset("humaneval_instruct") == HubDataset(id="openai/openai_humaneval")
     assert dataset("humaneval", humaneval=problems) is None
     assert dataset("openeval", openeval=problems) is None
     assert dataset("recode") is None  # perturbed prompts are other problems
@@ -919,11 +920,11 @@ def test_a_task_says_which_dataset_of_the_hub_its_problems_are_those_of(tmp_path
 @pytest.mark.parametrize(
     ("task", "dataset"),
     [
-        ("humaneval_plus", {"id": "evalplus/humanevalplus"}),
-        ("mbpp", {"id": "google-research-datasets/mbpp", "config": "full"}),
-        ("mbpp_zero_shot", {"id": "google-research-datasets/mbpp", "config": "full"}),
-        ("mbpp_zero_shot_instruct", {"id": "google-research-datasets/mbpp", "config": "full"}),
-        ("cruxeval_output", {"id": "cruxeval-org/cruxeval"}),
+        ("humaneval_plus", HubDataset(id="evalplus/humanevalplus")),
+        ("mbpp", HubDataset(id="google-research-datasets/mbpp", config="full")),
+        ("mbpp_zero_shot", HubDataset(id="google-research-datasets/mbpp", config="full")),
+        ("mbpp_zero_shot_instruct", HubDataset(id="google-research-datasets/mbpp", config="full")),
+        ("cruxeval_output", HubDataset(id="cruxeval-org/cruxeval")),
     ],
 )
 def test_the_dataset_that_is_named_is_the_one_that_is_read(monkeypatch, task, dataset):
@@ -937,7 +938,7 @@ def test_the_dataset_that_is_named_is_the_one_that_is_read(monkeypatch, task, da
     monkeypatch.setattr("datasets.load_dataset", read)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_: None)
     (loaded,) = load(task)
-    assert asked == [(dataset["id"], dataset.get("config"), "test")]
+    assert asked == [(dataset.id, dataset.config, "test")]
     assert hub_dataset(loaded.tasks[task]) == dataset
 
 
@@ -945,10 +946,7 @@ def test_a_task_of_lm_eval_names_the_dataset_it_loads():
     def task(**config):
         return SimpleNamespace(config=TaskConfig(task="x", test_split="test", **config))
 
-    assert hub_dataset(task(dataset_path="openai/gsm8k", dataset_name="main")) == {
-        "id": "openai/gsm8k",
-        "config": "main",
-        "split": "test",
-    }
+    found = hub_dataset(task(dataset_path="openai/gsm8k", dataset_name="main"))
+    assert found == HubDataset(id="openai/gsm8k", config="main", split="test")
     assert hub_dataset(task(dataset_path="json", dataset_kwargs={"data_files": {"test": ["x.jsonl"]}})) is None
     assert hub_dataset(task(dataset_path="super_glue")) is None
