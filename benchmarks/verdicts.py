@@ -92,11 +92,18 @@ def plain_verdicts(programs: Sequence[Program], workers: int) -> list[bool]:
 # --- mutants -------------------------------------------------------------------------------------------------------
 
 
-OPERATORS: dict[type, type] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Div,
-    ast.Mod: ast.FloorDiv, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
+SWAPPED = [
+    (ast.Add, ast.Sub),
+    (ast.Mult, ast.Div),
+    (ast.FloorDiv, ast.Mod),
+    (ast.Eq, ast.NotEq),
+    (ast.Lt, ast.LtE),
+    (ast.Gt, ast.GtE),
+    (ast.In, ast.NotIn),
+    (ast.Is, ast.IsNot),
+    (ast.And, ast.Or),
+]
+OPERATORS: dict[type, type] = {**dict(SWAPPED), **{right: left for left, right in SWAPPED}}
 
 
 def changes(tree: ast.AST) -> Iterator[Callable[[], None]]:
@@ -124,14 +131,14 @@ def changes(tree: ast.AST) -> Iterator[Callable[[], None]]:
 def mutants(programs: Sequence[Program], number: int, seed: int) -> list[Program]:
     """Programs with one change each, drawn from all problems alike."""
     draw, found = random.Random(seed), {}
-    while len(found) < number:
+    for _ in range(20 * number):  # some are drawn twice, or change nothing
         program = draw.choice(programs)
         tree = ast.parse(program.code)
         draw.choice([*changes(tree)])()
         code = ast.unparse(ast.fix_missing_locations(tree))
         if code != ast.unparse(ast.parse(program.code)):
             found[code, program.test] = Program(code, program.test, program.entry_point)
-    return [*found.values()]
+    return [*found.values()][:number]
 
 
 # --- figures -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from optimum_flab.execution import Isolation, Program
 
-from .attacks import ATTACKS, HONEST, TEST, Attack, faults, isolation_named, run
+from .attacks import ATTACKS, HONEST, TEST, Attack, faults, run
 
 
 pytestmark = [
@@ -20,23 +20,18 @@ read_secret_variable write_outside trace_a_process system_calls raise_limits for
 exception_with_control_characters""".split()
 
 
-@pytest.fixture(params=["bubblewrap", pytest.param("degraded", marks=pytest.mark.thorough)])
-def isolation(request: pytest.FixtureRequest) -> Isolation:
-    return isolation_named(request.param) or pytest.skip(f"{request.param} does not work here")
-
-
-def stopped(attacks: list[Attack], isolation: Isolation) -> None:
+def check_stopped(attacks: list[Attack], isolation: Isolation) -> None:
     assert {name: found for name, found in faults(attacks, isolation).items() if found} == {}
     assert run([Program(HONEST, TEST, "solve")], isolation)[0].passed
 
 
 def test_some_attacks_are_stopped(isolation):
-    stopped([ATTACKS[name] for name in SOME], isolation)
+    check_stopped([ATTACKS[name] for name in SOME], isolation)
 
 
 @pytest.mark.thorough
 def test_every_attack_is_stopped(isolation):
-    stopped([*ATTACKS.values()], isolation)
+    check_stopped([*ATTACKS.values()], isolation)
 
 
 def test_a_thief_finds_nothing_of_the_right_answer_before_it(isolation):
@@ -47,8 +42,7 @@ def test_a_thief_finds_nothing_of_the_right_answer_before_it(isolation):
     assert all(verdict.status in ("failed", "timed out") for verdict in verdicts[1:3]), verdicts
 
 
-def test_a_program_finds_no_file_of_the_one_before():
-    isolation = isolation_named("bubblewrap") or pytest.skip("bubblewrap does not work here")
+def test_a_program_finds_no_file_of_the_one_before(bubblewrap):
     codes = [ATTACKS[name].code.replace("{marker}", "flab-test") for name in ("leave_a_file", "find_a_file")]
-    left, found = run([Program(code, TEST, "solve") for code in codes], isolation, workers=1)
+    left, found = run([Program(code, TEST, "solve") for code in codes], bubblewrap, workers=1)
     assert left.detail == found.detail == "AssertionError in: assert candidate(1) == 2"

@@ -50,11 +50,11 @@ def main() -> None:
         if child == 0:
             control.close()
             try:
-                job, report = descriptors
                 confine(settings, folder)
                 # read only here: later programs could find in their memory whatever this process ever held
-                with open(job, "rb") as file:
-                    harness.run(json.load(file), report)
+                with open(descriptors[0], "rb") as file:
+                    job = json.load(file)
+                harness.run(job, descriptors[1])
             finally:
                 os._exit(1)
         for descriptor in descriptors:
