@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 from common import humaneval_problems, positive, print_result, progress
 
+from optimum_flab.evaluation.data import python
 from optimum_flab.evaluation.tasks import code, mbpp
 from optimum_flab.execution import (
     Isolation,
@@ -129,7 +130,8 @@ def changes(tree: ast.AST) -> Iterator[Callable[[], None]]:
 
 
 def mutants(programs: Sequence[Program], number: int, seed: int) -> list[Program]:
-    """Programs with one change each, drawn from all problems alike."""
+    """Programs with one change each, drawn from all that parse."""
+    programs = [program for program in programs if python(program.code) is None]
     draw, found = random.Random(seed), {}
     for _ in range(20 * number):  # some are drawn twice, or change nothing
         program = draw.choice(programs)
