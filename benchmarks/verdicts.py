@@ -47,7 +47,8 @@ from optimum_flab.execution import (
 PROGRAMS = Path(__file__).parents[1] / "tests" / "execution" / "programs.yaml"
 LIMITS = Limits(wall_seconds=8, cpu_seconds=6)
 PLAIN = """
-import os, resource, sys, types
+import os, resource, signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script in the background may ignore it
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # mutants grow lists without end
 write, leave, text = os.write, os._exit, open(sys.argv.pop(1)).read()
 module = sys.modules["program"] = types.ModuleType("program")
@@ -173,14 +174,15 @@ def sandbox_verdicts(programs: Sequence[Program], isolation: Isolation, workers:
 def compared(
     programs: dict[str, Program], plain: list[bool], isolation: Isolation, forbidden: dict[str, str], workers: int
 ) -> dict[str, Any]:
-    """How many verdicts are the same, and those that are not; under bubblewrap without what it forbids."""
+    """How many verdicts are the same, and those that are not, with the reason where the isolation forbids what a program
+    does."""
     verdicts = sandbox_verdicts([*programs.values()], isolation, workers)
     found: dict[str, Any] = {"programs": len(programs), "plainly_passed": sum(plain), "same": 0, "different": {}}
     for name, passed, verdict in zip(programs, plain, verdicts, strict=True):
         if verdict.passed == passed:
             found["same"] += 1
-        elif name in forbidden:
-            found.setdefault("forbidden", {})[name] = f"{forbidden[name]} ({verdict.status})"
+        elif reason := forbidden.get(name) or (verdict.package and f"the package {verdict.package}"):
+            found.setdefault("forbidden", {})[name] = f"{reason} ({verdict.status})"
         else:
             found["different"][name] = {
                 "plain": passed, "sandbox": verdict.status, "detail": verdict.detail, "code": programs[name].code

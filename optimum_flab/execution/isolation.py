@@ -126,12 +126,11 @@ class Isolation:
             options += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
         return [*self._bubblewrap(limits, folder), *options, "--remount-ro", "/", *python]
 
-    def settings(self, limits: Limits, user: int, packages: tuple[str, ...], folder: str | None) -> dict[str, Any]:
+    def settings(self, limits: Limits, user: int, folder: str | None) -> dict[str, Any]:
         """What `inside/serve.py` is told when it starts.
 
         Args:
             user (`int`): whom programs become where that is possible.
-            packages (`tuple`): packages of this environment that it loads for them.
             folder (`str`, *optional*): the sandbox's folder outside, where it has one.
         """
         rlimits = limits.rlimits()
@@ -142,7 +141,6 @@ class Isolation:
             "rlimits": rlimits,
             "user": user if self.own_user else None,
             "files": limits.files if self.bubblewrap else None,
-            "packages": packages,
             "package_folder": f"{folder}{PACKAGES}" if folder else PACKAGES,
         }
 

@@ -50,7 +50,6 @@ class Sandbox:
     def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
         self.isolation, self.packages = isolation, packages
         self.programs = 0
-        self.ready = False
         user = FIRST_USER + secrets.randbelow(USERS)
         steps = refusing_filter() if isolation.bubblewrap else None
         with ExitStack() as stack:
@@ -64,7 +63,7 @@ class Sandbox:
                 filter_file.write(steps or b"")
                 filter_file.seek(0)
                 kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
-                settings = isolation.settings(limits, user, packages, self.folder)
+                settings = isolation.settings(limits, user, self.folder)
                 self.process = subprocess.Popen(
                     isolation.command(limits, kept[0], settings, kept[1] if steps else None, packages),
                     stdin=subprocess.DEVNULL,
@@ -84,9 +83,8 @@ class Sandbox:
             `OSError`: it ended, or takes too long.
         """
         self.control.settimeout(START_SECONDS)
-        if not self.ready and not self.control.recv(1):
+        if not self.control.recv(1):
             raise BrokenPipeError("it ended while it started")
-        self.ready = True
 
     def start(self, job: dict[str, Any], report: int) -> None:
         """Starts a program, which inherits the descriptor for its report.

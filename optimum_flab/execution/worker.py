@@ -73,7 +73,7 @@ class Worker:
             self._close()
         if self.sandbox is None:
             self.sandbox = Sandbox(self.isolation, self.limits, packages)
-        self.sandbox.wait_until_ready()
+            self.sandbox.wait_until_ready()
         return self.sandbox
 
     def _run(self, program: Program, stop: threading.Event | None) -> Verdict:

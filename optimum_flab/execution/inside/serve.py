@@ -3,7 +3,7 @@ Starting Python and its common modules only once saves most of the time that a p
 
 Usage: `serve.py CONTROL SETTINGS`, with the descriptor of a socket on which the host asks for one program after
 another, and JSON: the `folder` for the folders of programs, their `rlimits`, the `user` that they become or null,
-how many `files` they may make or null, the `packages` that they can import and the `package_folder` with these.
+how many `files` they may make or null, and the `package_folder` with packages that they can import.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 ENDING_BYTES = 64
 CHECK_SECONDS = 0.02  # between two checks of how many files a program has made
 COMMON_MODULES = """bisect collections copy datetime decimal fractions functools heapq itertools json math operator os
-random re statistics string sys typing""".split()
+random re statistics string sys typing numpy""".split()
 
 
 def main() -> None:
@@ -79,10 +79,11 @@ def prepare(settings: dict[str, Any]) -> None:
     sys.path[:] = [*sys.path[1:], settings["package_folder"]]  # without the folder of this script
     del sys.argv[1:]
     site.setquit()  # Python runs without `site`, which would add folders of packages
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a host in the background may ignore it
     for name in ("OPENBLAS", "OMP", "MKL"):
         os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not survive a fork, and count as processes
-    for name in [*COMMON_MODULES, *settings["packages"]]:
-        with suppress(ImportError):  # a program that needs it will report this
+    for name in COMMON_MODULES:
+        with suppress(ImportError):  # numpy, where programs may not import it
             __import__(name)
     gc.freeze()
 
