@@ -174,8 +174,7 @@ def sandbox_verdicts(programs: Sequence[Program], isolation: Isolation, workers:
 def compared(
     programs: dict[str, Program], plain: list[bool], isolation: Isolation, forbidden: dict[str, str], workers: int
 ) -> dict[str, Any]:
-    """How many verdicts are the same, and those that are not, with the reason where the isolation forbids what a program
-    does."""
+    """How many verdicts are the same, and which are not; those that the isolation forbids with the reason."""
     verdicts = sandbox_verdicts([*programs.values()], isolation, workers)
     found: dict[str, Any] = {"programs": len(programs), "plainly_passed": sum(plain), "same": 0, "different": {}}
     for name, passed, verdict in zip(programs, plain, verdicts, strict=True):
