@@ -17,8 +17,8 @@ import optimum_flab
 
 ROOT = Path(optimum_flab.__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference.md"
-# scripts of the sandbox, what optimum-cli reads from its own namespace, what runs when it is imported
-NOT_MODULES = re.compile(r"\.(inside|_register_flab|__main__)(\.|$)")
+# what optimum-cli reads from its own namespace, what runs when it is imported
+NOT_MODULES = re.compile(r"\.(_register_flab|__main__)(\.|$)")
 NAMES = [
     module.name
     for module in pkgutil.walk_packages(optimum_flab.__path__, "optimum_flab.")

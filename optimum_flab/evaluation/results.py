@@ -105,26 +105,17 @@ def _as_json(value: Any, indent: int | None = None) -> str:
 
 def notes_on_programs(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a score does not show: programs that fail for reasons other than being wrong."""
-    notes = []
-    verdicts = [list(_verdicts(sample)) for sample in samples]
-    unjudged = sum(not all(verdict.get("judged", True) for verdict in of_problem) for of_problem in verdicts)
-    if unjudged:
-        notes.append(
-            f"{unjudged} of {len(samples)} problems have a program that counts as failed because the test needs, or"
-            " may need, more of a value than can cross to it; see the samples' details"
-        )
-    packages = Counter(
-        verdict["package"] for of_problem in verdicts for verdict in of_problem if verdict.get("package")
-    )
-    if packages:
-        named = ", ".join(f"{name} ({number})" for name, number in packages.most_common(MOST_NAMED))
-        named += ", and others" if len(packages) > MOST_NAMED else ""
-        number = packages.total()
-        notes.append(
-            f"{number} program{'s count' if number > 1 else ' counts'} as failed for lack of packages that the sandbox"
-            f" does not have: {named}; allow those that are installed here with `allow_packages`"
-        )
-    return notes
+    verdicts = [verdict for sample in samples for verdict in _verdicts(sample)]
+    packages = Counter(verdict["package"] for verdict in verdicts if verdict.get("package"))
+    if not packages:
+        return []
+    named = ", ".join(f"{name} ({number})" for name, number in packages.most_common(MOST_NAMED))
+    named += ", and others" if len(packages) > MOST_NAMED else ""
+    number = packages.total()
+    return [
+        f"{number} program{'s count' if number > 1 else ' counts'} as failed for lack of packages that the sandbox"
+        f" does not have: {named}; allow those that are installed here with `allow_packages`"
+    ]
 
 
 def _verdicts(sample: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,13 +1,11 @@
 """Runs programs that a model wrote, and decides whether they are right.
 
-Two processes per program, each in its own sandbox: the *guest* runs the program and answers calls, the *judge* runs
-the problem's test and makes the calls. Only plain values cross, so a verdict cannot be forged by what the program
-prints, by how it exits, or by the objects that it returns.
+A program and its test run in one process, in a sandbox. The program has passed when a secret that the host made for it
+comes back on a pipe of its own, which happens once the test has ended normally.
 
-`runner.py` runs many programs, `seat.py` runs them one after another and `sandbox.py` runs a process; `isolation.py`
-isolates programs from the machine, `packages.py` says what they may import. `inside/` is the folder that a sandbox
-sees: plain scripts that import each other by name. `serve.py` starts the rest, `guest.py` runs the program, `judge.py`
-runs the test, and `wire.py` carries values between them.
+`runner.py` runs many programs, `worker.py` runs them one after another and `sandbox.py` is a sandbox's process;
+`isolation.py` and `seccomp.py` isolate programs from the machine, `packages.py` says what they may import. A sandbox
+sees the folder `inside/`: `serve.py` starts a process for each program, and `harness.py` runs it there.
 """
 
 from .isolation import Isolation, Limits, candidates

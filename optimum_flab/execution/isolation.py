@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ USERS = 2_000_000_000
 SAME_USER = (
     "reading every file that this user can read",
     "writing wherever this user can write",
-    "ending or reading other processes of this user, the host and the judge among them",
+    "ending or reading other processes of this user, the host among them",
 )
 OWN_USER = (
     "reading files that everyone can read",
@@ -91,11 +92,6 @@ class Isolation:
         return "bubblewrap" if self.bubblewrap else "degraded"
 
     @property
-    def reusable(self) -> bool:
-        """Whether nothing of a program can stay in a sandbox for the next one."""
-        return self.own_user
-
-    @property
     def not_stopped(self) -> tuple[str, ...]:
         """What a program can still do."""
         if self.bubblewrap:
@@ -106,32 +102,47 @@ class Isolation:
 
     def command(
         self,
-        role: str,
-        control: int,
         limits: Limits,
+        control: int,
+        settings: dict[str, Any],
         filter_file: int | None = None,
         packages: tuple[str, ...] = (),
-        package_folder: str = PACKAGES,
     ) -> list[str]:
-        """The command line that starts [`serve.py`] as `guest` or `judge`.
+        """The command line that starts `inside/serve.py`.
 
         Args:
             control (`int`): descriptor of its socket.
-            filter_file (`int`, *optional*): descriptor of a file with the filter of [`seccomp.py`].
-            packages (`tuple`): packages of this environment that it can import; a judge loads them in advance.
-            package_folder (`str`): where they are.
+            settings (`dict`): see [`settings`].
+            filter_file (`int`, *optional*): descriptor of a file with the filter of `seccomp.py`.
+            packages (`tuple`): packages of this environment that programs can import.
         """
         folder = "/sandbox" if self.bubblewrap else str(SCRIPTS)
         # -I would hide the script's own folder
-        python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), role]
-        if packages:
-            python += [*(packages if role == "judge" else ()), package_folder]
+        python = [_python(), "-E", "-s", "-S", "-B", f"{folder}/serve.py", str(control), json.dumps(settings)]
         if self.bubblewrap is None:
             return python
         options = [] if filter_file is None else ["--seccomp", str(filter_file)]
         for path in (path for package in packages for path in parts_of(package)):
-            options += ["--ro-bind", str(path), f"{package_folder}/{path.name}"]
+            options += ["--ro-bind", str(path), f"{PACKAGES}/{path.name}"]
         return [*self._bubblewrap(limits, folder), *options, "--remount-ro", "/", *python]
+
+    def settings(self, limits: Limits, user: int, folder: str | None) -> dict[str, Any]:
+        """What `inside/serve.py` is told when it starts.
+
+        Args:
+            user (`int`): whom programs become where that is possible.
+            folder (`str`, *optional*): the sandbox's folder outside, where it has one.
+        """
+        rlimits = limits.rlimits()
+        if self.bubblewrap is None and not self.own_user:
+            del rlimits["RLIMIT_NPROC"]  # it would count everything that the user runs
+        return {
+            "folder": folder or PRIVATE,
+            "rlimits": rlimits,
+            "user": user if self.own_user else None,
+            "files": limits.files if self.bubblewrap else None,
+            "package_folder": f"{folder}{PACKAGES}" if folder else PACKAGES,
+        }
 
     def _bubblewrap(self, limits: Limits, folder: str) -> list[str]:
         command = [str(self.bubblewrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
@@ -166,15 +177,6 @@ class Isolation:
         for name, value in environment(PRIVATE).items():
             command += ["--setenv", name, value]
         return command
-
-    def frame(self, role: str, limits: Limits, folder: str, user: int) -> dict[str, Any]:
-        """What `serve.py` is told about what it starts: its limits, its `folder`, the `user` that it becomes where
-        possible, and how many files it may make, where they can be counted."""
-        rlimits = limits.rlimits()
-        if self.bubblewrap is None and not self.own_user:
-            del rlimits["RLIMIT_NPROC"]  # it would count everything that the user runs
-        files = limits.files if self.bubblewrap and role == "guest" else None
-        return {"rlimits": rlimits, "folder": folder, "user": user if self.own_user else None, "files": files}
 
 
 def environment(folder: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import ConfigurationError, FlabError
 from .isolation import Isolation, Limits, candidates
 from .packages import named_packages
-from .seat import Seat
 from .values import Program, Verdict
+from .worker import Worker
 
 
 MOST_WORKERS = 128
@@ -35,42 +35,11 @@ def run_programs(
     allow_packages: Sequence[str] = (),
     progress: Callable[[], Any] | None = None,
 ) -> list[Verdict]:
-    """Runs every program and its test in two sandboxed processes, one for each.
+    """Runs every program and its test in one sandboxed process.
 
-    Values that cross between them are plain: `None`, booleans, numbers, strings, bytes, lists, tuples, sets,
-    dictionaries, ranges, iterators (their first 100,000 items, fewer where these are large or slow to produce), those
-    of `collections`, `datetime`, `decimal` and `fractions`, Python's own classes, and instances of classes that the
-    prompt defines (`helpers`), which are rebuilt from their attributes on the other side, with the class as the prompt
-    has it. A class that the test defines is the test's alone: an object of the program's class with that name stays
-    with the program, and the test cannot pass the program one of its own. A subclass of one of these crosses as its
-    base class, a named tuple of the program's own as a tuple, an iterator without its methods; a test that fails once
-    that has happened may have needed more of it, and is not judged, nor is one that passes and asks for a type. With
-    numpy allowed, its numbers and arrays of numbers cross too.
-
-    An exception crosses as its nearest base class from Python and its standard library that the test has loaded, under
-    the name of its own class and with the attributes that are plain values. One that would end a loop or a process
-    (`StopIteration`, `SystemExit`) is raised as such only inside a `try` of the calling function that catches it by
-    name.
-
-    The state of a process does not cross. A test that fails and uses a name that refers to it (standard streams,
-    `open`, `tempfile`, `os.environ`, `random.seed`, the context of `decimal`, a variable of the prompt or of one of
-    its classes, `__cause__` of an exception, and the like: `STATE` in `source.py`) is not judged, and neither is one
-    that fails where it compares texts or numbers with `is`, or whose time was spent on values that cross.
-
-    Identity, sharing and cycles are kept: a container or a tuple that comes back is the same object, one that is held
-    twice is one object, and what either side changes in place is changed for the other. An iterator crosses with its
-    items, which are then used up where it came from; a view of a dictionary crosses as it is at that moment;
-    attributes of a class, unlike those of an instance, stay where they are.
-
-    For this, what both sides hold is checked with every call, up to 15 million items altogether. Beyond that, only
-    what a call passes or returns is checked, with everything in it; if anything else then turns out to have been
-    changed, the program is not judged, whether its test passed or not. A change that was undone in the meantime is not
-    noticed.
-
-    Other objects stay in the program's process: a test can call them, use `callable` on them, ask with `hasattr` for
-    the methods of Python's protocols, and read and write their attributes. A test that compares them, iterates over
-    them, tests their truth or asks for their class is not judged, nor is one that passes the program a function: it
-    fails, whatever the test does about that, and the verdict says that it was not judged.
+    The verdict is that of plain Python: the program runs, then its test in the same module, then `check` with the
+    entry point. It has passed if the test ended normally, not if the process did. A program that was written to cheat
+    its own test can do so, as everywhere where both share a process.
 
     Args:
         programs (`Sequence` of [`Program`]): with their tests.
@@ -80,8 +49,8 @@ def run_programs(
         isolation ([`Isolation`], *optional*): defaults to the best that works here; where that is less than
             bubblewrap, a [`SandboxWarning`] lists what is not stopped.
         allow_packages (`Sequence[str]`): packages of this environment that programs and tests can import, by the name
-            they are imported by; their dependencies are not included, and must be allowed by their own names.
-            Programs also have the standard library, and tests have numpy too.
+            they are imported by; their dependencies are not included, and must be allowed by their own names. The
+            standard library is always there, and numpy where a test names it.
         progress (`Callable`, *optional*): called after every program.
 
     Returns:
@@ -112,14 +81,14 @@ def run_programs(
     stop = threading.Event()
 
     def work() -> None:
-        with Seat(isolation, limits, packages) as seat:
+        with Worker(isolation, limits, packages) as worker:
             while not stop.is_set():
                 try:
                     index = waiting.get_nowait()
                 except queue.Empty:
                     return
                 try:
-                    verdicts[index] = seat.run(programs[index], stop)
+                    verdicts[index] = worker.run(programs[index], stop)
                     if progress is not None:
                         progress()
                 except BaseException:
@@ -163,12 +132,12 @@ def best_isolation() -> Isolation:
 
 
 def works(isolation: Isolation) -> bool:
-    """Whether programs run, and are judged, with this isolation."""
+    """Whether programs run with this isolation, and a right one is told from a wrong one."""
     test = "def check(candidate):\n    assert candidate(1) == 2\n"
-    with Seat(isolation, Limits()) as seat:
+    with Worker(isolation, Limits()) as worker:
         for change, status in ((1, "passed"), (2, "failed")):
             try:
-                verdict = seat.run(Program(f"import ast\ndef f(x):\n    return x + {change}\n", test, "f"))
+                verdict = worker.run(Program(f"import ast\ndef f(x):\n    return x + {change}\n", test, "f"))
             except FlabError:
                 return False
             if verdict.status != status:
@@ -196,8 +165,8 @@ def check_packages(given: str | Sequence[str], isolation: Isolation | None = Non
 @lru_cache(maxsize=64)
 def _unusable(package: str, packages: tuple[str, ...], isolation: Isolation) -> str | None:
     """Why a program cannot import a package, if it cannot."""
-    with Seat(isolation, Limits(), packages) as seat:
-        verdict = seat.run(Program(f"import {package}\ndef f(x):\n    return x\n", "assert f(1) == 1", "f"))
+    with Worker(isolation, Limits(), packages) as worker:
+        verdict = worker.run(Program(f"import {package}\ndef f(x):\n    return x\n", "assert f(1) == 1", "f"))
     if verdict.passed:
         return None
     if verdict.package is not None:

@@ -1,4 +1,4 @@
-"""A sandbox from the outside: its process, what is started in it, how it ends."""
+"""A sandbox from the outside: its process, how a program is started in it and ended."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .seccomp import refusing_filter
 
 
 START_SECONDS, STOP_SECONDS = 60.0, 5.0  # for a sandbox to start, and to end a program
-HEADER = 64  # bytes
+ENDING_BYTES = 64
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What is known about a program or a test that was ended.
+class Ending:
+    """What is known about a program that was ended.
 
     Args:
         code (`int`, *optional*): its exit code, negative for the signal that ended it.
@@ -38,35 +38,34 @@ class Ended:
 
 
 class Sandbox:
-    """A sandbox with `serve.py` in it.
+    """A sandbox with `inside/serve.py` in it.
 
     Args:
-        role (`str`): `guest` or `judge`.
-        packages (`tuple`): packages of this environment that it can import.
+        packages (`tuple`): packages of this environment that programs can import.
 
     Raises:
         `OSError`: its process cannot be started.
     """
 
-    def __init__(self, isolation: Isolation, limits: Limits, role: str, packages: tuple[str, ...] = ()):
-        self.isolation, self.limits, self.role, self.packages = isolation, limits, role, packages
+    def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
+        self.isolation, self.packages = isolation, packages
         self.programs = 0
-        self.ready = False
-        self.user = FIRST_USER + secrets.randbelow(USERS)
+        user = FIRST_USER + secrets.randbelow(USERS)
         steps = refusing_filter() if isolation.bubblewrap else None
         with ExitStack() as stack:
             self.folder = None if isolation.bubblewrap else tempfile.mkdtemp(prefix="flab-")
             if self.folder is not None:
                 stack.callback(remove_tree, self.folder)
                 os.chmod(self.folder, 0o711 if isolation.own_user else 0o700)
+                link(packages, self.folder + PACKAGES)
             self.control, inside = map(stack.enter_context, socket.socketpair())
             with inside, tempfile.TemporaryFile() as filter_file:
                 filter_file.write(steps or b"")
                 filter_file.seek(0)
                 kept = [inside.fileno(), *([filter_file.fileno()] if steps else [])]
-                folder = PACKAGES if self.folder is None else _linked(packages, f"{self.folder}/packages")
+                settings = isolation.settings(limits, user, self.folder)
                 self.process = subprocess.Popen(
-                    isolation.command(role, kept[0], limits, kept[1] if steps else None, packages, folder),
+                    isolation.command(limits, kept[0], settings, kept[1] if steps else None, packages),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -84,37 +83,32 @@ class Sandbox:
             `OSError`: it ended, or takes too long.
         """
         self.control.settimeout(START_SECONDS)
-        if not self.ready and not self.control.recv(1):
+        if not self.control.recv(1):
             raise BrokenPipeError("it ended while it started")
-        self.ready = True
 
-    def start(self, job: dict[str, Any], descriptors: list[int]) -> None:
-        """Starts a program or a test, which inherits the descriptors.
+    def start(self, job: dict[str, Any], report: int) -> None:
+        """Starts a program, which inherits the descriptor for its report.
 
-        The first process in the sandbox is told only the frame: what it learns stays in its memory, of which every
-        program that it starts has a copy. The job itself is read by the new process.
+        The job is read by the new process: what the first one learns stays in its memory, of which every program that
+        it starts has a copy.
         """
         self.programs += 1
-        frame = self.isolation.frame(self.role, self.limits, f"{self.folder or PRIVATE}/{self.programs}", self.user)
-        body = json.dumps(frame).encode()
         mine, theirs = socket.socketpair()
         with mine:
             with theirs:
-                header = str(len(body)).ljust(HEADER).encode()
-                socket.send_fds(self.control, [header], [theirs.fileno(), *descriptors])
-            self.control.sendall(body)
+                socket.send_fds(self.control, [b"."], [theirs.fileno(), report])
             mine.settimeout(START_SECONDS)
             mine.sendall(json.dumps(job).encode())
 
-    def end(self) -> Ended:
+    def end(self) -> Ending:
         """Ends what was started."""
         self.control.settimeout(STOP_SECONDS)
         try:
             self.control.sendall(b".")
-            answer = self.control.recv(HEADER, socket.MSG_WAITALL)
-            return Ended(**json.loads(answer))
+            answer = self.control.recv(ENDING_BYTES, socket.MSG_WAITALL)
+            return Ending(**json.loads(answer))
         except (OSError, ValueError):
-            return Ended()
+            return Ending()
 
     def close(self) -> None:
         """Ends the sandbox and everything in it."""
@@ -130,12 +124,11 @@ class Sandbox:
             remove_tree(self.folder)
 
 
-def _linked(packages: tuple[str, ...], folder: str) -> str:
-    """A folder that contains the packages and nothing else."""
+def link(packages: tuple[str, ...], folder: str) -> None:
+    """Makes a folder that contains the packages and nothing else."""
     os.mkdir(folder, 0o755)
     for path in (path for package in packages for path in parts_of(package)):
         os.symlink(path, f"{folder}/{path.name}")
-    return folder
 
 
 def remove_tree(folder: str) -> None:

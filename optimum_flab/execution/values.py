@@ -13,19 +13,17 @@ Status = Literal["passed", "failed", "timed out", "out of memory", "forbidden", 
 class Program:
     """A program and the test that decides whether it is right.
 
+    Both run in one module, the program first.
+
     Args:
-        code (`str`): the program, a whole module; written by a model and not trusted.
-        test (`str`): trusted Python source. With `entry_point` it defines `check(candidate)`, which is called with a
-            proxy of that function; otherwise its assertions name functions of the program.
-        entry_point (`str`, *optional*): the function under test.
-        helpers (`str`): trusted source that runs before the test in its process: imports, functions and classes that
-            the test uses and the program must not replace. Instances of these classes cross by value.
+        code (`str`): the program, written by a model and not trusted.
+        test (`str`): Python source; it runs after the program, and may define a function `check`.
+        entry_point (`str`, *optional*): the function that this `check` is called with.
     """
 
     code: str
     test: str
     entry_point: str | None = None
-    helpers: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,12 @@ class Verdict:
             `missing package`: it or its test imports what is neither in the standard library nor allowed.
         detail (`str`): the assertion, the exception or how it ended; empty where it passed.
         seconds (`float`): wall time.
-        judged (`bool`): false where it failed and the test needs, or may need, more of a value than can cross, or
-            where its time was spent on values that cross.
         package (`str`, *optional*): the missing package.
     """
 
     status: Status
     detail: str
     seconds: float
-    judged: bool = True
     package: str | None = None
 
     @property

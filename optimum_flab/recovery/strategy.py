@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import FlabError
-from ..evaluation.data import function_start
 from ..evaluation.tasks.answers import code_blocks, fenced_code
-from ..evaluation.tasks.code import answered, completed
+from ..evaluation.tasks.code import answered
 from ..execution import Program, Verdict
 from ..texts.overlap import Forbidden, words
 from .instructions import Example
@@ -112,17 +111,13 @@ def _fraction(text: str) -> float:
 
 def program_for(example: Example, answer: str) -> Program:
     """The program that tells whether an answer is correct; built as in the evaluation tasks."""
+    test, entry_point = example.test or "", example.entry_point
     if example.continues:
-        doc = {"prompt": example.prompt, "test": example.test, "entry_point": example.entry_point}
-        if example.entry_point is None:
-            return Program(code=example.prompt + answer, test=example.test or "")
-        return completed(doc, answer)
-    doc = {"prompt": "", "test": example.test, "entry_point": example.entry_point or ""}
-    if example.entry_point is None:
-        return Program(code=fenced_code(answer), test=example.test or "")
-    if function_start(example.prompt, example.entry_point) is not None and "```" not in example.prompt:
-        doc["prompt"] = example.prompt
-    return answered(doc, answer)
+        return Program(example.prompt + answer, test, entry_point)
+    if entry_point is None:
+        return Program(fenced_code(answer), test)
+    prompt = "" if "```" in example.prompt else example.prompt
+    return answered({"prompt": prompt, "test": test, "entry_point": entry_point}, answer)
 
 
 def fault_of_program(verdict: Verdict) -> str | None:
@@ -131,7 +126,7 @@ def fault_of_program(verdict: Verdict) -> str | None:
         return None
     if verdict.package is not None:
         return f"imports {verdict.package} (see `recovery.allow_packages`)"
-    return "fails its tests" if verdict.judged else "cannot be judged"
+    return "fails its tests"
 
 
 def fault_of(example: Example, completion: Completion) -> str | None:

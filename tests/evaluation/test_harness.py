@@ -274,8 +274,7 @@ def test_programs_that_are_not_wrong_but_fail_are_counted_under_the_table(run, d
     found = run((dense, tokenizer), "openeval", data=data, max_new_tokens=1)
     assert found.comparisons[0].score.value == 0.25
     assert found.settings["allow_packages"] == []
-    unjudged, packages = [note for note in found.notes() if note.startswith("openeval, model: ")]
-    assert "1 of 4 problems have a program that counts as failed because the test needs, or" in unjudged
+    (packages,) = [note for note in found.notes() if note.startswith("openeval, model: ")]
     assert "2 programs count as failed for lack of packages that the sandbox does not have: numpy (1), yaml (1);" in (
         packages
     )

@@ -65,16 +65,11 @@ def test_a_dense_answer_that_was_cut_off_is_not_learned_even_if_its_code_passes(
 def test_answers_that_are_not_wrong_are_counted_apart():
     answers = [
         "    import numpy\n    return int(numpy.add(x, x))\n",
-        "    class Twice: pass\n    return Twice()\n",
         "    return x\n",
     ]
     counts = Counts()
-    choose([TESTED] * 3, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
-    assert counts.rejected == {
-        "imports numpy (see `recovery.allow_packages`)": 1,
-        "cannot be judged": 1,
-        "fails its tests": 1,
-    }
+    choose([TESTED] * 2, {i: Completion(text, True) for i, text in enumerate(answers)}, in_sandbox, counts)
+    assert counts.rejected == {"imports numpy (see `recovery.allow_packages`)": 1, "fails its tests": 1}
 
 
 def test_what_a_program_may_import_is_part_of_what_is_kept_of_it(tmp_path):

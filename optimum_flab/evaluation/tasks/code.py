@@ -95,20 +95,13 @@ def head(doc: Mapping[str, Any]) -> str:
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
     """The program of a completion, with the prompt before it."""
-    return Program(
-        code=doc["prompt"] + completion, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc)
-    )
+    return Program(doc["prompt"] + completion, doc["test"], doc["entry_point"])
 
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:
     """The program of a chat answer, after the imports and helpers of the prompt."""
-    before = head(doc)
-    return Program(
-        code=behind(before, fenced_code(answer, doc["entry_point"])),
-        test=doc["test"],
-        entry_point=doc["entry_point"],
-        helpers=before,
-    )
+    code = behind(head(doc), fenced_code(answer, doc["entry_point"]))
+    return Program(code, doc["test"], doc["entry_point"])
 
 
 def solved(doc: Mapping[str, Any]) -> Program | None:
@@ -146,7 +139,6 @@ def judged(
                 "passed": verdict.passed,
                 "status": verdict.status,
                 "detail": verdict.detail,
-                "judged": verdict.judged,
                 "package": verdict.package,
                 "program": asked.code,
             }

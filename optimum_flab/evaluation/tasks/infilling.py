@@ -17,7 +17,7 @@ from ...errors import FlabError
 from ...execution import Program
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
 from ..data import CODE, GAPS, GAPS_OF_LINES, Row, as_dataset, checked
-from .code import HUMANEVAL, head, humaneval_rows, judged, rows_of
+from .code import HUMANEVAL, humaneval_rows, judged, rows_of
 
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def _with_line_end_behind(gap: Mapping[str, str]) -> dict[str, str]:
 
 def random_span(doc: Mapping[str, Any], written: str) -> Program:
     """The program with everything that a model wrote before it ended."""
-    code = doc["prefix"] + written + doc["suffix"]
-    return Program(code=code, test=doc["test"], entry_point=doc["entry_point"], helpers=head(doc))
+    return Program(doc["prefix"] + written + doc["suffix"], doc["test"], doc["entry_point"])
 
 
 def multi_line(doc: Mapping[str, Any], written: str) -> Program:

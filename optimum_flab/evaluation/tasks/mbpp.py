@@ -18,8 +18,8 @@ from ...compat import read_task_file
 from ...errors import FlabError
 from ...execution import Program
 from ..data import MBPP, Row, as_dataset, assertions, checked
-from .answers import DEFINITION, fenced_code
-from .code import behind, judged, rows_of
+from .answers import fenced_code
+from .code import judged, rows_of
 
 
 if TYPE_CHECKING:
@@ -171,18 +171,8 @@ def instruct_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def completed(doc: Mapping[str, Any], completion: str) -> Program:
-    """The program of a completion, after what the problem imports or sets up."""
-    setup, tests = doc["test_setup_code"], doc["test_list"]
-    imports = [*doc["test_imports"], *(line for line in setup.splitlines() if line.startswith(("import ", "from ")))]
-    before = "\n".join(imports)
-    # a setup may build on what the solution defines; what the setup itself defines could not cross to the program
-    defining = DEFINITION.search(setup) is not None
-    return Program(
-        code=behind(setup if defining else before, completion),
-        test="\n".join(tests if defining else [setup, *tests]),
-        entry_point=tested_function(doc["code"], tests),
-        helpers=before,
-    )
+    """The program of a completion; its test is what the problem imports and sets up, and its assertions."""
+    return Program(completion, "\n".join([*doc["test_imports"], doc["test_setup_code"], *doc["test_list"]]))
 
 
 def answered(doc: Mapping[str, Any], answer: str) -> Program:

@@ -9,6 +9,7 @@ from ...errors import ConfigurationError
 from ...execution import Program
 from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
 from ..values import read_value
+from .code import behind
 
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def f(number):
 assert f(120) == '120021'
 
 """
-ANSWER = "answer_of_f"
 NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # used by outputs
 
 
@@ -62,9 +62,7 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 def solved(doc: Mapping[str, Any]) -> Program:
     """A program that passes if the function returns the output stated for it."""
-    # the program makes the call: an input may be a function, which cannot cross to it
-    call = f"def {ANSWER}():\n    return f({doc['input']})\n"
-    return Program(code=f"{doc['code']}\n\n\n{call}", test=f"assert {ANSWER}() == {doc['output']}", helpers=NAMES)
+    return Program(behind(NAMES, doc["code"]), f"assert f({doc['input']}) == {doc['output']}")
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

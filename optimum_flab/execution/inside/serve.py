@@ -1,117 +1,107 @@
-"""The first process in a sandbox: forks one process for each program, or for each test, and ends it with everything
-it started. Starting Python and its common modules only once saves most of the time that a program takes.
+"""The first process in a sandbox: forks one process for each program, and ends it with everything it started.
+Starting Python and its common modules only once saves most of the time that a program takes.
 
-Usage: `serve.py CONTROL guest|judge [PACKAGE ... FOLDER ...]`, with the descriptor of a socket on which the host says
-what to start in which frame (limits, folder, user), and packages to load from folders. The program itself comes on a
-separate descriptor.
+Usage: `serve.py CONTROL SETTINGS`, with the descriptor of a socket on which the host asks for one program after
+another, and JSON: the `folder` for the folders of programs, their `rlimits`, the `user` that they become or null,
+how many `files` they may make or null, and the `package_folder` with packages that they can import.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import resource
 import select
 import shutil
 import signal
+import site
 import socket
 import sys
 from contextlib import suppress
+from typing import Any
 
-from wire_limits import COMMON_MODULES
+import harness  # type: ignore[import-not-found]  # run as a script, which finds what lies beside it
 
 
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
-HEADER = 64  # bytes
+ENDING_BYTES = 64
 CHECK_SECONDS = 0.02  # between two checks of how many files a program has made
+COMMON_MODULES = """bisect collections copy datetime decimal fractions functools heapq itertools json math operator os
+random re statistics string sys typing numpy""".split()
 
 
 def main() -> None:
-    """Serves one program or test after another until the host closes the socket."""
-    control, role = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
-    if role == "guest":
-        import guest as served
-    else:
-        import judge as served
+    """Serves one program after another until the host closes the socket."""
+    control, settings = socket.socket(fileno=int(sys.argv[1])), json.loads(sys.argv[2])
     if sys.platform.startswith("linux"):
         # no other process of the same user can read or write this process or its children, and it adopts their orphans
         prctl(PR_SET_DUMPABLE, 0)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    sys.path.pop(0)
-    packages = sys.argv[3:]
-    sys.path += [folder for folder in packages if os.path.isabs(folder)]
-    for name in ("OPENBLAS", "OMP", "MKL"):
-        os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not survive a fork, and count as processes
-    for name in COMMON_MODULES:
-        __import__(name)
-    for name in packages:
-        if not os.path.isabs(name):
-            with suppress(ImportError):  # a test that needs it will report this
-                __import__(name)
-    gc.freeze()
+    prepare(settings)
     control.sendall(b".")  # ready
-    while True:
-        header, descriptors, _, _ = socket.recv_fds(control, HEADER, 4)
-        if not header:
+    for number in itertools.count(1):
+        asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not asked:
             return
-        frame = json.loads(_exactly(control, int(header)))
-        before = count_files(frame)
+        folder, before = f"{settings['folder']}/{number}", count_files(settings)
         child = os.fork()
         if child == 0:
             control.close()
             try:
-                confine(frame)
+                confine(settings, folder)
                 # read only here: later programs could find in their memory whatever this process ever held
-                with open(descriptors.pop(0), "rb") as file:
+                with open(descriptors[0], "rb") as file:
                     job = json.load(file)
-                served.serve(job, descriptors)
+                harness.run(job, descriptors[1])
             finally:
                 os._exit(1)
         for descriptor in descriptors:
             os.close(descriptor)
-        code, pause = None, CHECK_SECONDS if frame["files"] else None
-        while not select.select([control], [], [], pause)[0]:
-            if count_files(frame) - before > frame["files"]:
-                code = end(child, frame)
+        code, most = None, settings["files"]
+        while not select.select([control], [], [], CHECK_SECONDS if most else None)[0]:
+            if count_files(settings) - before > most:
+                code = end(child, settings["user"])
                 break
         told = control.recv(1)  # the host has its verdict, no longer wants one, or is gone
-        code = end(child, frame) if code is None else code
-        files = count_files(frame) - before
+        code = end(child, settings["user"]) if code is None else code
+        files = count_files(settings) - before
         # very many are not removed one by one: they go with the sandbox
-        clean = not (frame["files"] and files > frame["files"]) and remove(frame["folder"])
+        clean = not (most and files > most) and remove(folder)
         if not told:
             return
-        control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(HEADER).encode())
+        control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(ENDING_BYTES).encode())
 
 
-def _exactly(control: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = control.recv(size - len(data))
-        if not part:
-            raise EOFError("the host is gone")
-        data += part
-    return data
+def prepare(settings: dict[str, Any]) -> None:
+    """Makes this process what `python` is for a program, with the modules that most programs import."""
+    sys.path[:] = [*sys.path[1:], settings["package_folder"]]  # without the folder of this script
+    del sys.argv[1:]
+    site.setquit()  # Python runs without `site`, which would add folders of packages
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a host in the background may ignore it
+    for name in ("OPENBLAS", "OMP", "MKL"):
+        os.environ[f"{name}_NUM_THREADS"] = "1"  # threads would not survive a fork, and count as processes
+    for name in COMMON_MODULES:
+        with suppress(ImportError):  # numpy, where programs may not import it
+            __import__(name)
+    gc.freeze()
 
 
-def count_files(frame: dict) -> int:
+def count_files(settings: dict[str, Any]) -> int:
     """Files and folders on the file system of the programs' folders, if it is theirs alone; otherwise 0."""
-    if frame["files"] is None:
+    if settings["files"] is None:
         return 0
-    found = os.statvfs(os.path.dirname(frame["folder"]))
+    found = os.statvfs(settings["folder"])
     return found.f_files - found.f_ffree
 
 
-def confine(frame: dict) -> None:
-    """In the child: sets its own folder, no input, resource limits, and another user where the frame names one."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.close(null)
-    folder, user = frame["folder"], frame["user"]
+def confine(settings: dict[str, Any], folder: str) -> None:
+    """In the child: sets its own folder, resource limits, and another user where the settings name one."""
+    user = settings["user"]
     os.mkdir(folder, 0o700)
     os.environ["HOME"] = os.environ["TMPDIR"] = folder
-    for name, (soft, hard) in frame["rlimits"].items():
+    for name, (soft, hard) in settings["rlimits"].items():
         kind = getattr(resource, name, None)
         if kind is not None:
             known = resource.getrlimit(kind)[1]
@@ -122,6 +112,7 @@ def confine(frame: dict) -> None:
         os.chown(folder, user, user)
         become(user)
     os.chdir(folder)
+    sys.path.insert(0, "")
 
 
 def become(user: int) -> None:
@@ -131,13 +122,13 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def end(child: int, frame: dict) -> int:
+def end(child: int, user: int | None) -> int:
     """Kills a child and what it left behind; returns its exit code, negative for the signal that ended it."""
-    if frame["user"] is not None:
+    if user is not None:
         killer = os.fork()
         if killer == 0:
             try:
-                become(frame["user"])
+                become(user)
                 # everything that this user may kill, which is only its own; no fork gets through meanwhile
                 os.kill(-1, signal.SIGKILL)
             finally:
@@ -145,7 +136,7 @@ def end(child: int, frame: dict) -> int:
         os.waitpid(killer, 0)
     code = 0
     while True:
-        if frame["user"] is None:
+        if user is None:
             # a descendant whose parent dies becomes a child of this process: kill until there is none
             for pid in children():
                 os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,87 @@
+"""Runs a program and then its test in one module, as plain Python would, and reports how they ended.
+
+The report is the secret that the host made for this program where the test has ended normally, otherwise a status, a
+missing package and a detail, one to a line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import types
+from typing import Any, NoReturn
+
+
+PROGRAM, TEST = "<program>", "<test>"
+LONGEST_TEXT, LONGEST_LINE, LONGEST_NAME = 300, 150, 100  # characters: a report is written at once
+FORBIDDEN = frozenset(
+    getattr(errno, name)
+    for name in """EPERM EACCES EROFS ENETUNREACH ENETDOWN EAGAIN ENOSPC EFBIG EMFILE EDQUOT EAFNOSUPPORT""".split()
+)
+
+
+def run(job: dict[str, Any], report: int) -> NoReturn:
+    """Runs a program and its test, and ends this process.
+
+    Args:
+        job (`dict`): `code`, `test`, `entry_point`, `packages` and `secret`.
+        report (`int`): descriptor to which the report is written.
+    """
+    # before the program runs, which can replace functions of every module
+    write, leave, process_id, this = os.write, os._exit, os.getpid, os.getpid()
+    passed, out_of_memory = job["secret"].encode(), b"out of memory\n\nMemoryError"
+    try:
+        execute(job["code"], job["test"], job["entry_point"])
+        text = passed
+    except MemoryError:
+        text = out_of_memory
+    except BaseException as error:
+        text = failure(error, job["test"], job["packages"]).encode(errors="backslashreplace")
+    if process_id() == this:  # and not a process that the program forked
+        write(report, text)
+    leave(0)
+
+
+def execute(code: str, test: str, entry_point: str | None) -> None:
+    """Runs a program, its test, and the `check` that the test defines for the entry point."""
+    module = types.ModuleType("program")  # not `__main__`, whose blocks other harnesses do not run either
+    sys.modules["program"] = module
+    space = module.__dict__
+    exec(compile(code, PROGRAM, "exec", dont_inherit=True), space)
+    of_program = space.get("check")
+    exec(compile(test, TEST, "exec", dont_inherit=True), space)
+    if entry_point is not None and space.get("check") is not of_program:
+        exec(f"check({entry_point})", space)
+
+
+def failure(error: BaseException, test: str, packages: list[str]) -> str:
+    """The report where a program or its test raised an exception."""
+    try:
+        text = str(error)[:LONGEST_TEXT]
+    except Exception as failed:
+        text = f"no text: its __str__ raised {type(failed).__name__}"
+    name, line = type(error).__name__[:LONGEST_NAME], failing_line(error, test)
+    detail = (f"{name}: {text}" if text else name) + (f" in: {line}" if line else "")
+    package = missing_package(error, packages)
+    forbidden = isinstance(error, OSError) and (error.errno in FORBIDDEN or name == "gaierror")
+    status = "missing package" if package else "forbidden" if forbidden else "failed"
+    return f"{status}\n{package}\n{detail}"
+
+
+def failing_line(error: BaseException, test: str) -> str:
+    """The line of the test that raised; empty where none did."""
+    number, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == TEST:
+            number = trace.tb_lineno
+        trace = trace.tb_next
+    return test.splitlines()[number - 1].strip()[:LONGEST_LINE] if number else ""
+
+
+def missing_package(error: BaseException, packages: list[str]) -> str:
+    """The package that a program is missing, from the name of a module that could not be imported."""
+    name = error.name if isinstance(error, ImportError) else None
+    package = name.partition(".")[0] if isinstance(name, str) else ""
+    known = package in sys.stdlib_module_names or package in packages
+    return package if package.isidentifier() and len(package) <= LONGEST_NAME and not known else ""

@@ -1,0 +1,164 @@
+"""Runs programs one after another in a sandbox, and decides on each from its report and how it ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from typing import Any, get_args
+
+import psutil
+
+from ..errors import FlabError
+from .isolation import Isolation, Limits
+from .sandbox import Sandbox
+from .values import Program, Status, Verdict
+
+
+CHECK_SECONDS = 0.25  # between two checks of what a program uses
+PACKAGES_OF_TESTS = ("numpy",)
+LARGEST_REPORT = 1 << 12  # bytes
+LONGEST_DETAIL, LONGEST_PACKAGE = 500, 100  # characters
+OWN_PROCESSES = 3  # of the sandbox itself
+MOST_PROGRAMS = 50  # in one sandbox: what the kernel keeps for a user without a process is freed with it
+LEAST_AVAILABLE = 256 << 20  # bytes; memory that no process maps is not counted anywhere else
+
+
+class Worker:
+    """Runs programs one after another, in a sandbox that is made anew as needed.
+
+    Args:
+        packages (`tuple`): packages of this environment that programs can import.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits, packages: tuple[str, ...] = ()):
+        self.isolation, self.limits, self.packages = isolation, limits, packages
+        self.sandbox: Sandbox | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.sandbox is not None:
+            self.sandbox.close()
+        self.sandbox = None
+
+    def run(self, program: Program, stop: threading.Event | None = None) -> Verdict:
+        """Runs one program.
+
+        Raises:
+            [`FlabError`]: its sandbox cannot be started.
+        """
+        reason = None
+        for _ in range(2):  # without bubblewrap the previous program may have ended the sandbox
+            try:
+                return self._run(program, stop)
+            except OSError as error:
+                reason = error
+                self._close()
+        raise FlabError(f"programs cannot be run: their sandbox does not start ({reason})") from reason
+
+    def _sandbox_for(self, program: Program) -> Sandbox:
+        named = (name for name in PACKAGES_OF_TESTS if name in program.test)
+        packages = tuple(dict.fromkeys((*self.packages, *named)))
+        if self.sandbox is not None and self.sandbox.packages != packages:
+            self._close()
+        if self.sandbox is None:
+            self.sandbox = Sandbox(self.isolation, self.limits, packages)
+            self.sandbox.wait_until_ready()
+        return self.sandbox
+
+    def _run(self, program: Program, stop: threading.Event | None) -> Verdict:
+        sandbox = self._sandbox_for(program)
+        start, available, secret = time.perf_counter(), psutil.virtual_memory().available, secrets.token_hex()
+        ends = os.pipe()
+        with open(ends[0], "rb", 0) as report:
+            with open(ends[1], "wb", 0) as written:
+                job = {**vars(program), "packages": sandbox.packages, "secret": secret}
+                sandbox.start(job, written.fileno())
+            deadline = start + self.limits.wall_seconds
+            found = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
+        ending = sandbox.end()
+        seconds = time.perf_counter() - start
+        if not (ending.clean and self.isolation.own_user and sandbox.programs < MOST_PROGRAMS):
+            self._close()  # as another user nothing of a program can stay for the next one
+        if ending.files > self.limits.files:
+            found = {"status": "forbidden", "detail": f"{ending.files:,} files"}
+        elif isinstance(found, bytes):
+            found = _reported(found, secret) if found else _ending(ending.code, self.limits, seconds)
+        return Verdict(**{**found, "detail": _printable(found["detail"])[:LONGEST_DETAIL]}, seconds=seconds)
+
+
+def _wait(
+    report: int,
+    sandbox: subprocess.Popen,
+    limits: Limits,
+    deadline: float,
+    available: int,
+    stop: threading.Event | None,
+) -> bytes | dict[str, Any]:
+    """The report, empty where the program closed its end, or the verdict on a program that went beyond a limit;
+    `available` is the machine's memory at the start."""
+    poll = select.poll()
+    poll.register(report, select.POLLIN)
+    while (left := deadline - time.perf_counter()) > 0:
+        if poll.poll(min(left, CHECK_SECONDS) * 1000):
+            return os.read(report, LARGEST_REPORT)  # what comes first: a report is written at once
+        if stop is not None and stop.is_set():
+            return {"status": "crashed", "detail": "interrupted"}
+        if used := _excess(sandbox.pid, limits, available):
+            return used
+    return {"status": "timed out", "detail": f"no verdict after {limits.wall_seconds:g} s"}
+
+
+def _excess(pid: int, limits: Limits, available: int) -> dict[str, Any] | None:
+    """What a program uses beyond its limits, over all of its processes; rlimits count each process separately."""
+    memory = number = 0
+    left = psutil.virtual_memory().available
+    if left < LEAST_AVAILABLE and available - left > limits.memory_bytes // 2:
+        return {"status": "out of memory", "detail": "the machine had hardly any memory left"}
+    with suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                memory += process.memory_info().rss
+                number += 1
+    if memory > limits.memory_bytes:
+        return {"status": "out of memory", "detail": f"{memory / 1e6:,.0f} MB in {number} processes"}
+    if number > limits.processes + OWN_PROCESSES:
+        return {"status": "forbidden", "detail": f"{number} processes"}
+    return None
+
+
+def _reported(report: bytes, secret: str) -> dict[str, Any]:
+    """The verdict by a report: that it passed only if it is the secret; it may be what the program wrote there."""
+    text = report.decode(errors="replace")
+    if text == secret:
+        return {"status": "passed", "detail": ""}
+    status, *rest = text.split("\n", 2)
+    if status == "passed" or status not in get_args(Status) or len(rest) < 2:
+        return {"status": "crashed", "detail": "it wrote to the pipe of its verdict"}
+    return {"status": status, "detail": rest[1], "package": _printable(rest[0])[:LONGEST_PACKAGE] or None}
+
+
+def _ending(code: int | None, limits: Limits, seconds: float) -> dict[str, Any]:
+    """The verdict on a program whose process ended without a report, `seconds` after its start."""
+    number = -code if code is not None and code < 0 else 0
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and seconds >= limits.cpu_seconds):
+        return {"status": "timed out", "detail": f"more than {limits.cpu_seconds} s of processor time"}
+    if number > 0:
+        with suppress(ValueError):
+            return {"status": "crashed", "detail": f"ended by {signal.Signals(number).name}"}
+    return {"status": "crashed", "detail": f"ended with exit code {code}"}
+
+
+def _printable(text: str) -> str:
+    """Text that is safe for a terminal and a file: control characters and lone surrogates are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,0 @@
-"""Forks inside a call: two processes answer on the same connection."""
-import os
-
-
-def solve(x):
-    os.fork()
-    return True

@@ -1,6 +1,0 @@
-"""Ends its process where a test expects an exception, whichever it is."""
-import os
-
-
-def solve(x):
-    os._exit(0)

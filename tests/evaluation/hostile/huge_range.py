@@ -1,5 +1,0 @@
-"""Returns a range whose length fits nowhere."""
-
-
-def solve(x):
-    return range(-(10**400), 10**400)

@@ -1,5 +1,0 @@
-"""Recurses without end, at the interpreter's own limit."""
-
-
-def solve(x):
-    return solve(x) + 1

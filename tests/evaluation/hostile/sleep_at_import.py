@@ -1,9 +1,0 @@
-"""Sleeps while imported."""
-import time
-
-while True:
-    time.sleep(1000)
-
-
-def solve(x):
-    return x + 1

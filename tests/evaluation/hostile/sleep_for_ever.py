@@ -1,7 +1,0 @@
-"""Sleeps when called."""
-import time
-
-
-def solve(x):
-    while True:
-        time.sleep(1000)

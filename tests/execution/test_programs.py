@@ -1,0 +1,176 @@
+"""Verdicts are those of plain Python: on the programs of `programs.yaml`, and what a verdict says of its reason."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from optimum_flab.execution import Isolation, Limits, Program, Verdict, run_programs
+from optimum_flab.execution.worker import _reported
+
+from ..conftest import script
+
+
+PROGRAMS = {
+    row["name"]: row for row in yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text(encoding="utf-8"))
+}
+# one of each kind; they take a second together
+SOME = """own_eq class_of_the_test_with_the_same_name dataclass_with_future_annotations enum_that_is_a_str stray_yield
+iterator_consumed_twice check_of_the_program_is_not_the_test check_of_the_test_replaces_the_program_s
+main_block_is_not_run code_that_was_cut_off module_finds_itself numpy_where_the_test_names_it file_read_by_the_test
+module_that_the_program_writes temporary_files sqlite_in_a_file thread_that_never_ends forked_child
+forked_child_that_goes_on_with_the_test exit_that_is_expected exit_at_once exit_at_the_end_of_the_test
+interrupt_that_is_expected input_that_ends environment output_that_is_captured unittest_style file_of_the_system
+more_threads_than_allowed""".split()
+LIMITS = Limits(wall_seconds=4, cpu_seconds=1, memory_bytes=512 << 20)
+pytestmark = pytest.mark.filterwarnings("ignore::optimum_flab.execution.SandboxWarning")
+
+
+def program_named(name: str) -> Program:
+    row = PROGRAMS[name]
+    return Program(row["code"], row["test"], row.get("entry_point"))
+
+
+def run(programs: list[Program], isolation: Isolation, limits: Limits = LIMITS, workers: int = 2) -> list[Verdict]:
+    return run_programs(programs, confirm_run_unsafe_code=True, limits=limits, workers=workers, isolation=isolation)
+
+
+def wrong_verdicts(names: list[str], isolation: Isolation) -> list[object]:
+    """Verdicts unlike what the file says; what is forbidden may pass with less isolation than bubblewrap."""
+    programs = [program_named(name) for name in names]
+    verdicts = run_programs(
+        programs, confirm_run_unsafe_code=True, workers=2, isolation=isolation, limits=Limits(8, 4)
+    )
+    found = []
+    for name, verdict in zip(names, verdicts, strict=True):
+        row = PROGRAMS[name]
+        if "forbidden" not in row or isolation.bubblewrap:
+            expected = row["passes"] and "forbidden" not in row
+            found += [(name, verdict)] * (verdict.passed is not expected)
+    return found
+
+
+def test_some_verdicts_are_those_of_plain_python(isolation):
+    assert wrong_verdicts(SOME, isolation) == []
+
+
+@pytest.mark.thorough
+def test_verdicts_are_those_of_plain_python(isolation):
+    assert wrong_verdicts([*PROGRAMS], isolation) == []
+
+
+@pytest.mark.thorough
+def test_what_the_file_says_is_so_in_plain_python(monkeypatch):
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(benchmarks)
+    found = script(benchmarks / "verdicts.py").plain_verdicts([*map(program_named, PROGRAMS)], workers=2)
+    assert dict(zip(PROGRAMS, found, strict=True)) == {name: row["passes"] for name, row in PROGRAMS.items()}
+
+
+@pytest.mark.thorough
+def test_mutants_of_a_program_differ_from_it_in_one_place_and_a_seed_repeats_them(monkeypatch):
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(benchmarks)
+    made = script(benchmarks / "verdicts.py").mutants
+    given = [program_named("recursion"), program_named("regular_expressions")]
+    found = made(given, 20, seed=1)
+    assert len({one.code for one in found}) == 20 and found == made(given, 20, seed=1) != made(given, 20, seed=2)
+
+
+# --- what a verdict says -------------------------------------------------------------------------------------------
+
+
+def program(body: str, test: str = "assert candidate(1) == 2") -> Program:
+    """A program with a function `f`, and a test of it."""
+    code = textwrap.dedent(body)
+    return Program(code, "def check(candidate):\n" + textwrap.indent(textwrap.dedent(test), "    "), "f")
+
+
+WRITES_ON_EVERY_DESCRIPTOR = """
+import os
+def f(x):
+    for number in range(3, 64):
+        if os.path.lexists(f"/proc/self/fd/{number}"):
+            os.write(number, b"passed\\n\\n")
+    return x + 1
+"""
+VERDICTS = {
+    "right": ("def f(x): return x + 1", "passed", ""),
+    "wrong": ("def f(x): return x + 2", "failed", "AssertionError in: assert candidate(1) == 2"),
+    "raises": ("def f(x): return [][x]", "failed", "IndexError: list index out of range in: assert candidate(1) == 2"),
+    "own error": ("class E(KeyError): pass\ndef f(x): raise E('k')", "failed", "E: 'k'"),
+    "syntax": ("def f(x: return", "failed", "SyntaxError"),
+    "at import": ("1 / 0\ndef f(x): return x + 1", "failed", "ZeroDivisionError: division by zero"),
+    "missing": ("def g(x): return x + 1", "failed", "NameError: name 'f' is not defined"),
+    "undefined": ("def f(x: List[int]): return x + 1", "failed", "NameError: name 'List' is not defined"),
+    "no text": ("class E(Exception):\n    def __str__(self): 1 / 0\ndef f(x): raise E", "failed", "E: no text: its"),
+    "loop": ("def f(x):\n    while True: pass", "timed out", "1 s of processor time"),
+    "sleep": ("import time\ndef f(x): time.sleep(60)", "timed out", "no verdict after 4 s"),
+    "memory": ("def f(x): return len('a' * (1 << 30))", "out of memory", "MemoryError"),
+    "exit": ("import sys\ndef f(x): sys.exit(0)", "failed", "SystemExit: 0 in: assert candidate(1) == 2"),
+    "exit at once": ("import os\ndef f(x): os._exit(0)", "crashed", "ended with exit code 0"),
+    "signal": ("import os\ndef f(x): os.abort()", "crashed", "ended by SIGABRT"),
+    "wrong pipe": (WRITES_ON_EVERY_DESCRIPTOR, "crashed", "it wrote to the pipe of its verdict"),
+    "not allowed": ("def f(x): raise PermissionError(1, 'no')", "forbidden", "PermissionError: [Errno 1] no"),
+    "large file": ("def f(x): open('f', 'wb').write(b'0' * (20 << 20))", "forbidden", "File too large"),
+}
+
+
+def test_verdicts_say_what_happened(isolation):
+    verdicts = run([program(body) for body, _, _ in VERDICTS.values()], isolation)
+    for (name, (_, status, detail)), verdict in zip(VERDICTS.items(), verdicts, strict=True):
+        assert (name, verdict.status) == (name, status), verdict
+        assert detail in verdict.detail, name
+        assert verdict.passed == (status == "passed")
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "detail", "package"),
+    [
+        (b"s3cret", "passed", "", None),
+        (b"s3cret\n", "crashed", "it wrote to the pipe of its verdict", None),
+        (b"passed\n\n", "crashed", "it wrote to the pipe of its verdict", None),
+        (b"", "crashed", "it wrote to the pipe of its verdict", None),
+        (b"failed", "crashed", "it wrote to the pipe of its verdict", None),
+        (b"\xff\n\n", "crashed", "it wrote to the pipe of its verdict", None),
+        (b"failed\n\nline\nand more", "failed", "line\nand more", None),
+        (b"missing package\nnum\x1bpy\nno module", "missing package", "no module", "num\\x1bpy"),
+    ],
+)
+def test_only_the_secret_is_a_pass(report, status, detail, package):
+    found = _reported(report, "s3cret")
+    assert (found["status"], found["detail"], found.get("package")) == (status, detail, package)
+
+
+def test_packages_that_programs_lack_are_named(isolation):
+    bodies = [
+        "import numpy\ndef f(x): return x + 1",
+        "def f(x):\n    from yaml.loader import Loader\n    return x + 1",
+        "try:\n    import numpy\nexcept ImportError:\n    numpy = None\ndef f(x): return x + 1",
+        "from math import no_such_name\ndef f(x): return x + 1",
+        "def f(x): raise ImportError('no name')",
+        "def f(x): raise ModuleNotFoundError('odd', name='../../odd name')",
+        f"def f(x): raise ModuleNotFoundError('long', name={'n' * 101!r})",
+    ]
+    of_test = program("def f(x): return x + 1", "import yaml\nassert candidate(1) == 2")
+    verdicts = run([*map(program, bodies), of_test], isolation)
+    assert [(verdict.status, verdict.package) for verdict in verdicts] == [
+        ("missing package", "numpy"),
+        ("missing package", "yaml"),
+        ("passed", None),
+        ("failed", None),
+        ("failed", None),
+        ("failed", None),
+        ("failed", None),
+        ("missing package", "yaml"),
+    ]
+
+
+def test_numpy_is_there_where_the_test_names_it_and_only_there(isolation):
+    body, test = "import numpy\ndef f(x): return numpy.array([x + 1])", "assert candidate(1)[0] == 2"
+    named = program(body, f"import numpy\n{test}\nassert isinstance(candidate(1), numpy.ndarray)")
+    verdicts = run([named, program(body, test), named], isolation, workers=1)
+    assert [verdict.status for verdict in verdicts] == ["passed", "missing package", "passed"], verdicts

@@ -1,0 +1,356 @@
+"""What a sandbox keeps programs from, and how the host starts, watches and ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from optimum_flab.errors import ConfigurationError, FlabError
+from optimum_flab.execution import (
+    Isolation,
+    Limits,
+    Program,
+    SandboxWarning,
+    Verdict,
+    best_isolation,
+    candidates,
+    run_programs,
+    works,
+)
+from optimum_flab.execution.seccomp import refusing_filter
+from optimum_flab.execution.worker import _excess, _printable
+
+
+LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)
+RIGHT = Program("def f(x): return x + 1", "assert f(1) == 2")
+pytestmark = pytest.mark.filterwarnings("ignore::optimum_flab.execution.SandboxWarning")
+
+
+def run(isolation: Isolation | None, *programs: Program, **options) -> list[Verdict]:
+    options = {"limits": LIMITS, "workers": 2, "isolation": isolation, "confirm_run_unsafe_code": True, **options}
+    return run_programs(programs, **options)
+
+
+def program(code: str, test: str = "f()") -> Program:
+    return Program(textwrap.dedent(code), textwrap.dedent(test))
+
+
+def passes(isolation: Isolation, code: str, test: str = "f()", **options) -> None:
+    (verdict,) = run(isolation, program(code, test), **options)
+    assert verdict.passed, verdict
+
+
+# --- many programs -------------------------------------------------------------------------------------------------
+
+
+def test_results_are_in_the_order_of_the_programs_whatever_the_workers(isolation):
+    programs = [
+        program(f"import time\ntime.sleep({0.2 * (number % 3 == 0)})", f"assert {number} == 1") for number in range(12)
+    ]
+    expected = ["passed" if number == 1 else "failed" for number in range(12)]
+    for workers in (4, 1):
+        ticks: list[int] = []
+        found = run(isolation, *programs, workers=workers, progress=lambda ticks=ticks: ticks.append(1))
+        assert ([verdict.status for verdict in found], len(ticks)) == (expected, 12)
+
+
+def test_consent_is_needed():
+    for options in ({}, {"confirm_run_unsafe_code": False}):
+        with pytest.raises(ConfigurationError, match="`confirm_run_unsafe_code`"):
+            run_programs([RIGHT], **options)
+
+
+def test_workers_are_checked():
+    with pytest.raises(ConfigurationError, match="workers: 1000 is not between 1 and 128"):
+        run(None, RIGHT, workers=1000)
+
+
+def test_no_programs_are_no_verdicts():
+    assert run(None) == []
+
+
+@pytest.mark.filterwarnings("default")
+def test_less_isolation_warns_with_what_is_not_stopped(isolation, recwarn):
+    run(isolation, RIGHT)
+    messages = [str(warning.message) for warning in recwarn if warning.category is SandboxWarning]
+    if isolation.bubblewrap:
+        assert messages == []
+    else:
+        (message,) = messages
+        assert all(part in message for part in (*isolation.not_stopped, "network connections", "Install bubblewrap"))
+
+
+def test_the_best_isolation_is_the_first_that_works():
+    assert best_isolation() == next(candidate for candidate in candidates() if works(candidate))
+
+
+# --- what a program finds ------------------------------------------------------------------------------------------
+
+
+def test_programs_have_a_private_folder_that_is_empty_and_gone_afterwards(isolation):
+    code = """
+        import os
+        def f():
+            assert os.listdir() == [] and os.getcwd() == os.environ["HOME"] == os.environ["TMPDIR"], os.listdir()
+            os.makedirs("made/inner")
+            open("made/inner/file", "w").close()
+    """
+    assert [verdict.detail for verdict in run(isolation, *[program(code)] * 3, workers=1)] == [""] * 3
+
+
+def test_the_environment_is_scrubbed(isolation, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    passes(isolation, "import os\ndef f(): assert 'HF_TOKEN' not in os.environ, sorted(os.environ)")
+
+
+def test_nothing_is_open_but_null_and_the_report(isolation):
+    code = """
+        import os
+        def f():
+            names = [os.readlink(f"/proc/self/fd/{n}") for n in range(64) if os.path.lexists(f"/proc/self/fd/{n}")]
+            assert names[:3] == ["/dev/null"] * 3 and len(names) == 4 and names[3].startswith("pipe:"), names
+            with open(os.devnull, "w") as file:
+                file.write("gone")
+    """
+    passes(isolation, code)
+
+
+def test_installed_packages_are_out_of_sight(bubblewrap):
+    code = """
+        import glob, sys
+        prefixes = ("/usr", "/usr/local", sys.base_prefix)
+        found = [name for prefix in prefixes for name in glob.glob(prefix + "/lib*/python3*/*-packages/*")]
+    """
+    passes(bubblewrap, code, "assert found == [], found")
+
+
+def test_packages_that_are_allowed_can_be_imported_and_no_others(isolation):
+    hidden = """
+        import numpy, os
+        folder = os.path.dirname(os.path.dirname(numpy.__file__))
+        assert sorted(name for name in os.listdir(folder) if name not in ("numpy", "numpy.libs")) == []
+    """
+    sums = program("import numpy as np\ndef f(x): return np.cumsum(x)", "assert f([1, 2]).tolist() == [1, 3]")
+    other, written = program("import numpy, yaml"), program("import numpy\ndef f(): open(numpy.__file__, 'a')")
+    verdicts = run(isolation, sums, program(hidden, ""), other, written, allow_packages=["numpy"])
+    statuses = ["passed", "passed", "missing package", "forbidden" if isolation.bubblewrap else verdicts[3].status]
+    assert [verdict.status for verdict in verdicts] == statuses, verdicts
+    assert verdicts[2].package == "yaml"
+    template = "import jinja2\ndef f(): return jinja2.Template('{{ x + 1 }}').render(x=1)"
+    passes(isolation, template, "assert f() == '2'", allow_packages=["jinja2", "markupsafe"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("no_such_package", "no package of that name is installed here; install it, or leave it out"),
+        ("PyYAML", "no package of that name is installed here; PyYAML is imported as yaml"),
+        ("json", "it is part of Python and always available; leave it out"),
+        ("numpy.linalg", "'numpy.linalg' is not the plain name of a package; use names as programs import them"),
+        ("../numpy", "is not the plain name of a package"),
+        ("__main__", "'__main__' is not the plain name of a package"),
+        ("numpy,", "'' is not the plain name of a package"),
+        ("jinja2", "jinja2 needs markupsafe, which must be allowed too (`allow_packages`: jinja2,markupsafe)"),
+    ],
+)
+def test_packages_that_cannot_be_allowed_are_refused(names, message):
+    with pytest.raises(ConfigurationError) as error:
+        run(best_isolation(), RIGHT, allow_packages=names)
+    assert message in str(error.value) and error.value.exit_code == 2
+
+
+# --- what a program may not do -------------------------------------------------------------------------------------
+
+
+def test_locks_of_programs_do_not_reach_the_host(bubblewrap):
+    if refusing_filter() is None:
+        pytest.skip("the processor is unknown")
+    code = """
+        import fcntl, os
+        def f():
+            for path in (os.__file__, "/dev/null"):
+                with open(path, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # would fail, did it see the lock of the host
+            with open("/dev/null", "wb") as null:
+                fcntl.lockf(null, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """
+    with open(os.__file__, "rb") as library, open("/dev/null", "rb") as null:
+        for file in (library, null):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(null, fcntl.LOCK_SH)
+        passes(bubblewrap, code)
+
+
+@pytest.mark.parametrize("digits", [5, 240])
+def test_too_many_files_are_forbidden(bubblewrap, digits):
+    code = """
+        import os
+        def f(count):
+            for number in range(count):
+                os.close(os.open(str(number).zfill({}), os.O_CREAT))
+    """
+    few, many = (program(code.format(digits), f"f({count})") for count in (900, 1001))
+    verdicts = run(bubblewrap, few, many, few, limits=Limits(files=1000), workers=1)
+    assert [verdict.status for verdict in verdicts] == ["passed", "forbidden", "passed"], verdicts
+    assert verdicts[1].detail.endswith(" files")
+
+
+def test_a_program_that_makes_files_without_end_is_ended(bubblewrap):
+    code = """
+        import itertools, os
+        for number in itertools.count():
+            os.close(os.open(f"{number:0>240}", os.O_CREAT))
+    """
+    (verdict,) = run(bubblewrap, program(code), limits=Limits(wall_seconds=60, cpu_seconds=60))
+    assert (verdict.status, verdict.detail.split()[1]) == ("forbidden", "files"), verdict
+
+
+def test_a_program_as_root_cannot_change_the_kernel(bubblewrap):
+    """Where the host is root and other users cannot be had, a program is root, though without capabilities."""
+    isolation = Isolation(bubblewrap.bubblewrap, own_user=False)
+    # the value that is there already, in case it can be written
+    code = """
+        path = "/proc/sys/kernel/core_pattern"
+        open(path, "r+").write(open(path).read())
+    """
+    (verdict,) = run(isolation, program(code))
+    assert verdict.status == "forbidden", verdict
+
+
+CALL = """
+import ctypes, fcntl, mmap, os, platform, socket
+def call(name, *arguments):
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def number(x86_64, aarch64):
+    return x86_64 if platform.machine() == "x86_64" else aarch64
+"""
+REFUSED_CALLS = {
+    "memory file": "os.memfd_create('m')",
+    "shared mapping": "mmap.mmap(-1, 4096)",
+    "namespace": "call('unshare', 0x10000000)",
+    "segment": "call('shmget', 0, 4096, 0o1600)",
+    "asynchronous reads": "call('syscall', number(206, 0), 8, ctypes.byref(ctypes.c_ulong(0)))",
+    "watch": "call('inotify_init1', 0)",
+    "log of the kernel": "call('klogctl', 3, ctypes.create_string_buffer(99), 99)",
+    "lease": "fcntl.fcntl(open('own', 'w'), fcntl.F_SETLEASE, fcntl.F_WRLCK)",
+    "process": "call('ptrace', 0, 0, 0, 0)",
+    "rules of its own": "call('syscall', 444, 0, 0, 1)",
+    "rules added": "call('syscall', 445, 0, 2, 0, 0)",
+    "rules taken": "call('syscall', 446, 0, 0)",
+    "filter of its own": "call('prctl', 22, 2, 0, 0, 0)",
+    "attributes of a file": "open('own', 'w').close(), os.setxattr('own', 'user.a', b'b')",
+    "large pipe": "fcntl.fcntl(os.pipe()[1], 1031, 1 << 20)",
+    "clone": "call('syscall', number(56, 220), 0x10000011, 0, 0, 0, 0)",
+    "connection": "socket.socket()",
+}
+REFUSED_FAMILIES = ("socket(40, 1)", "socket(16, 3)", "socket(38, 5)", "socket(17, 3)", "socketpair(30, 1)")
+
+
+def test_system_calls_that_programs_never_need_are_refused(bubblewrap):
+    if refusing_filter() is None:
+        pytest.skip("the processor is unknown")
+    calls = dict.fromkeys(REFUSED_CALLS.values(), "[Errno 1]")
+    calls |= {f"socket.{call}": "[Errno 97]" for call in REFUSED_FAMILIES}
+    verdicts = run(bubblewrap, *(program(CALL, call) for call in calls))
+    found = {call: verdict for call, verdict in zip(calls, verdicts, strict=True) if calls[call] not in verdict.detail}
+    assert found == {} and {verdict.status for verdict in verdicts} == {"forbidden"}
+    allowed = """
+        import asyncio, socket
+        def f():
+            datagrams = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            with socket.socket(type=datagrams), socket.socket(socket.AF_INET6, datagrams), socket.socket(1):
+                asyncio.run(asyncio.sleep(0)), socket.socketpair()
+    """
+    passes(bubblewrap, allowed)
+
+
+def test_the_filter_is_whole_steps():
+    steps = refusing_filter() or b""
+    assert len(steps) % 8 == 0 and len(steps) // 8 < 4096
+
+
+# --- the host ------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_test_waits_for_a_sandbox_that_starts_slowly(isolation, monkeypatch):
+    start = Isolation.command
+
+    def slow(self, *arguments, **options):
+        return ["sh", "-c", 'sleep 1; exec "$@"', "sh", *start(self, *arguments, **options)]
+
+    monkeypatch.setattr(Isolation, "command", slow)
+    passes(isolation, RIGHT.code, f"{RIGHT.test}  # {'x' * (1 << 20)}", limits=Limits(wall_seconds=0.9))
+
+
+def test_a_sandbox_that_does_not_start_is_said_and_leaves_nothing(isolation, monkeypatch):
+    before = len(os.listdir("/proc/self/fd")), set(Path(tempfile.gettempdir()).glob("flab-*"))
+    for command, message in ((["false"], "their sandbox does not start"), (["/no/such/program"], "No such file")):
+        monkeypatch.setattr(Isolation, "command", lambda *_, command=command, **__: command)
+        with pytest.raises(FlabError, match=message):
+            run(isolation, *[RIGHT] * 4)
+    assert (len(os.listdir("/proc/self/fd")), set(Path(tempfile.gettempdir()).glob("flab-*"))) == before
+
+
+def test_a_machine_with_little_memory_is_not_the_program_s_fault(isolation, monkeypatch):
+    little = psutil.virtual_memory()._replace(available=100 << 20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    passes(isolation, "import time\ntime.sleep(0.6)", "")
+
+
+def test_memory_and_processes_of_a_program_are_counted_together():
+    child = [sys.executable, "-c", "import os, time; os.fork(); b = bytearray(60 << 20); time.sleep(60)"]
+    parent = subprocess.Popen([sys.executable, "-c", f"import subprocess; subprocess.run({child!r})"])
+    try:
+        deadline = time.monotonic() + 30
+        while (used := _excess(parent.pid, Limits(memory_bytes=100 << 20), 0)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert used["status"] == "out of memory" and "MB in 2 processes" in used["detail"]
+        assert _excess(parent.pid, Limits(memory_bytes=1 << 40), 0) is None
+        assert _excess(parent.pid, Limits(memory_bytes=1 << 40, processes=-2), 0)["status"] == "forbidden"
+    finally:
+        for process in [*psutil.Process(parent.pid).children(recursive=True), parent]:
+            process.kill()
+        parent.wait()
+
+
+def test_details_can_be_printed():
+    assert _printable("a\x1b[31m\nb\ud800é") == "a\\x1b[31m\\nb\\ud800é"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_the_host_is_interrupted_or_killed(isolation, interruptible, tmp_path, number):
+    script = tmp_path / "host.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        from optimum_flab.execution import Isolation, Program, run_programs
+        sleeper = Program("import time", "time.sleep(60)")
+        run_programs([sleeper] * 4, confirm_run_unsafe_code=True, workers=2, isolation={isolation!r})
+        """)
+    )
+    host = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    started: set[psutil.Process] = set()
+    deadline = time.monotonic() + 20
+    while len(started) < 4 and time.monotonic() < deadline:  # of each worker its sandbox and the program
+        started |= set(psutil.Process(host.pid).children(recursive=True))
+        time.sleep(0.05)
+    assert len(started) >= 4
+    host.send_signal(number)
+    _, errors = host.communicate(timeout=40)
+    assert host.returncode != 0 and (number == signal.SIGKILL or b"KeyboardInterrupt" in errors)
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
