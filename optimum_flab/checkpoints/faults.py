@@ -29,7 +29,7 @@ def quantised(name: str, method: Any) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FlabError(f"{str(path)!r} {damage(path, error)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} holds a {type(content).__name__}, not an object")

@@ -39,7 +39,7 @@ from .applying import applied, held_out_cost
 from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
-from .memory_budget import available_memory, check_disk, memory_needs
+from .memory_budget import check_disk, free_memory, memory_needs
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -108,7 +108,7 @@ def mapped(
         return dense, Workspace()
     check_disk(work.root, dense, config.data)
     needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
-    workspace = Workspace(work.root, spare=max(0, (memory or available_memory()) - needs.in_files))
+    workspace = Workspace(work.root, spare=max(0, (memory or free_memory(torch.device("cpu")) or 0) - needs.in_files))
     return dense.mapped(workspace), workspace
 
 
