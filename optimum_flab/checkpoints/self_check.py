@@ -198,7 +198,7 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
         if different := _differing(family.decoder_layers(longer)[kept[place]], module):
             yield f"per_layer: layer {kept[place]} would have a different {different} if it were layer {place}"
             return
-    other = {name: torch.arange(size).remainder(shape[name]) for name, size in sizes.items()}
+    other = {name: torch.empty(size, dtype=torch.int64, device="meta") for name, size in sizes.items()}
     dense = model.state_dict()
     for name, tensor in shorter.state_dict().items():
         layer, rest = family.layer_of(name)
