@@ -182,6 +182,26 @@ class Gguf(_Facts):
     windows: bool = False
 
 
+class Older(_Facts):
+    """How transformers 4.57 reads the configurations of a family, where it differs from most.
+
+    Args:
+        fields (`dict[str, str]`): what it calls fields of the configuration, and of its rotary embedding
+            (`rope_theta`, `partial_rotary_factor`), that have another name there.
+        local_theta (`str`, *optional*): its field for the base of the sliding layers' rotary embedding. Without one
+            they have that of the others.
+        expects (`dict`): config fields that it ignores, and the value that it takes for granted.
+        positions (`list[str]`): the kinds of rotary positions that it computes.
+        scaling (`list[str]`, *optional*): the entries that it allows in `rope_scaling`. Defaults to all.
+    """
+
+    fields: dict[FieldName, FieldName] = {}
+    local_theta: FieldName | None = None
+    expects: dict[FieldName, bool | int | float | None] = {}
+    positions: list[str] = ["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+    scaling: list[str] | None = None
+
+
 class Family(_Facts):
     """The facts of a family of models; see `docs/families.md` for how to write one.
 
@@ -207,6 +227,7 @@ class Family(_Facts):
         experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
         gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
+        older ([`Older`]): of a family that transformers 4.57 knows.
     """
 
     model_type: FieldName
@@ -224,6 +245,7 @@ class Family(_Facts):
     norm: Norm = Norm()
     experts: Experts | None = None
     gguf: Gguf | None = None
+    older: Older = Older()
 
     @field_validator("transformers")
     @classmethod
