@@ -82,7 +82,7 @@ def left_out_note(folder: Path) -> str | None:
         return None
     return (
         f"{', '.join(found)} of the dense model {'is' if len(found) == 1 else 'are'} not written for the pruned one:"
-        " tokenizer.json describes its tokenizer completely, for transformers 4 and 5 and for the tokenizers library"
+        " tokenizer.json describes its tokenizer completely, for transformers and for the tokenizers library"
         " by itself"
     )
 
