@@ -12,6 +12,7 @@ import torch
 
 from .components import COMPONENTS
 from .families import Family, plain_axes
+from .families.resizing import EXPERT_STEP
 
 
 if TYPE_CHECKING:
@@ -121,10 +122,6 @@ def row_multiple(padded: int | None, align: int | None) -> int:
         align (`int`, *optional*): the number of devices that share the model.
     """
     return math.lcm(padded or 1, device_multiple(align))
-
-
-# transformers multiplies all experts at once, in rows that must be whole numbers of 16 bytes
-EXPERT_STEP = 8
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import FlabError
 from ..families import family_for
+from ..families.resizing import settle_experts
 from .faults import first_line, quantised, read_json
 from .finding import ModelFiles
 from .self_check import check_family
@@ -60,6 +61,7 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     family = family_for(config, files.family)
     per_token = [] if family.experts is None else [family.experts.per_token]
     _check_sizes(files.name, vars(config), [*SIZES, *family.sizes.values(), *per_token])
+    settle_experts(config, family)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
