@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -133,12 +133,14 @@ class ModelSizes:
         counts ([`ParameterCounts`]): how its parameters follow them.
         possible (`Mapping[str, Sequence[int]]`): the other sizes that a model of its class can have, ascending.
         heads (`tuple[int, int]`, *optional*): attention heads of a layer: of queries, and of keys and values.
+        reasons (`Mapping[str, str]`): why it cannot have others, by dimension, where that is not plain.
     """
 
     shape: Shape
     counts: ParameterCounts
     possible: Mapping[str, Sequence[int]]
     heads: tuple[int, int] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
@@ -147,6 +149,12 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
     fixed = shape["layer"] - len(family.pruned_layers(model))
     possible: dict[str, Sequence[int]] = {name: range(1, size + 1) for name, size in shape.items()}
     possible["layer"] = range(fixed + 1, shape["layer"] + 1)
+    reasons = {"layer": f"its layers without experts ({fixed}) stay, and one with experts"} if fixed else {}
+    if family.has_bound_layers(model.config):
+        possible["layer"], reasons["layer"] = (
+            [shape["layer"]],
+            "its layers depend on their positions, so that all stay",
+        )
     if family.experts is not None:
         config, width = model.config, shape["neuron"]
         groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
@@ -154,7 +162,7 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
         # the shared expert stays as it is: where its width is a multiple of an expert's, that multiple must stay whole
         whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
         possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
-    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config))
+    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config), reasons)
 
 
 def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:

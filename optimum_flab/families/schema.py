@@ -219,6 +219,8 @@ class Family(_Facts):
             `layer_types` is spelled out.
         absent (`dict[str, int]`): config fields of parts that a pruned checkpoint does not have, with the value that
             means absent.
+        bound_layers (`bool` or `str`): whether a layer depends on its position, so that all layers stay; or the config
+            field that says so.
         separates_documents (`bool`): whether the class keeps the documents of one row apart, each starting at position
             0.
         position_table (`bool`): whether the class looks positions up in a table, and so fails on texts of more tokens
@@ -238,6 +240,7 @@ class Family(_Facts):
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
     absent: dict[FieldName, int] = {}
+    bound_layers: bool | FieldName = False
     separates_documents: bool = True
     position_table: bool = False
     block: Block
@@ -273,6 +276,10 @@ class Family(_Facts):
         """Whether a version of transformers is one of those that read checkpoints of the family as the models that
         were measured."""
         return version in SpecifierSet(self.transformers)
+
+    def has_bound_layers(self, config: Any) -> bool:
+        """Whether the layers of a model depend on their positions."""
+        return getattr(config, self.bound_layers) if isinstance(self.bound_layers, str) else self.bound_layers
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 
