@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from .components import COMPONENTS
 from .families import Family, plain_axes
+from .families.resizing import EXPERT_STEP
 
 
 if TYPE_CHECKING:
@@ -64,11 +65,13 @@ class ParameterCounts:
             sizes of its dimensions.
         fixed_layers (`int`): layers without experts in a mixture, which always stay.
         in_fixed_layers (`int`): their parameters, a part of the term of no dimension.
+        ffn_bias (`int`): the parameters of an FFN that do not depend on its width, a part of the term of the layers.
     """
 
     terms: Mapping[tuple[str, ...], int]
     fixed_layers: int = 0
     in_fixed_layers: int = 0
+    ffn_bias: int = 0
 
     def _parameters(self, dimensions: tuple[str, ...], shape: Mapping[str, int]) -> int:
         sizes = {**shape, "layer": shape["layer"] - self.fixed_layers}
@@ -77,7 +80,8 @@ class ParameterCounts:
     def components(self, shape: Mapping[str, int]) -> dict[str, int]:
         """Parameters per component of a model of this shape."""
         wide, layers = ("experts", "rest of layers") if "expert" in shape else ("ffn", "attention and norms")
-        sums = {"vocabulary": 0, wide: 0, layers: self.in_fixed_layers, "other": -self.in_fixed_layers}
+        biases = self.ffn_bias * (shape["layer"] - self.fixed_layers)
+        sums = {"vocabulary": 0, wide: biases, layers: self.in_fixed_layers - biases, "other": -self.in_fixed_layers}
         for dimensions in self.terms:
             if "vocab" in dimensions:
                 name = "vocabulary"
@@ -123,10 +127,6 @@ def row_multiple(padded: int | None, align: int | None) -> int:
     return math.lcm(padded or 1, device_multiple(align))
 
 
-# transformers multiplies all experts at once, in rows that must be whole numbers of 16 bytes
-EXPERT_STEP = 8
-
-
 @dataclass(frozen=True)
 class ModelSizes:
     """What a model is made of.
@@ -136,12 +136,14 @@ class ModelSizes:
         counts ([`ParameterCounts`]): how its parameters follow them.
         possible (`Mapping[str, Sequence[int]]`): the other sizes that a model of its class can have, ascending.
         heads (`tuple[int, int]`, *optional*): attention heads of a layer: of queries, and of keys and values.
+        reasons (`Mapping[str, str]`): why it cannot have others, by dimension, where that is not plain.
     """
 
     shape: Shape
     counts: ParameterCounts
     possible: Mapping[str, Sequence[int]]
     heads: tuple[int, int] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
@@ -150,6 +152,10 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
     fixed = shape["layer"] - len(family.pruned_layers(model))
     possible: dict[str, Sequence[int]] = {name: range(1, size + 1) for name, size in shape.items()}
     possible["layer"] = range(fixed + 1, shape["layer"] + 1)
+    reasons = {"layer": f"its layers without experts ({fixed}) stay, and one with experts"} if fixed else {}
+    if family.has_bound_layers(model.config):
+        possible["layer"] = [shape["layer"]]
+        reasons = {"layer": "its layers depend on their positions, so that all stay"}
     if family.experts is not None:
         config, width = model.config, shape["neuron"]
         groups, fewest = family.experts.group_count(config), family.experts.fewest(config)
@@ -157,7 +163,7 @@ def sizes_of(model: PreTrainedModel, family: Family) -> ModelSizes:
         # the shared expert stays as it is: where its width is a multiple of an expert's, that multiple must stay whole
         whole = width * getattr(config, family.experts.shared) if family.experts.shared else 0
         possible["neuron"] = [size for size in (*range(EXPERT_STEP, width, EXPERT_STEP), width) if whole % size == 0]
-    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config))
+    return ModelSizes(shape, count_parameters(model, family), possible, heads_of(model.config), reasons)
 
 
 def heads_of(config: PreTrainedConfig) -> tuple[int, int] | None:
@@ -191,15 +197,17 @@ def count_parameters(model: PreTrainedModel, family: Family) -> ParameterCounts:
     """How the number of parameters follows from a model's shape, counted on the model itself."""
     shape, pruned = shape_of(model, family), family.pruned_layers(model)
     terms: Counter[tuple[str, ...]] = Counter()
-    in_fixed_layers = 0
+    in_fixed_layers = ffn_bias = 0
     # each parameter once: a tied output head has one name here
     for name, parameter in model.named_parameters():
-        layer, _ = family.layer_of(name)
+        layer, rest = family.layer_of(name)
         if layer in pruned[1:]:  # which are as the first of them
             continue
         if layer is not None and layer not in pruned:
             in_fixed_layers += parameter.numel()
+        elif rest == f"{family.block.ffn_out}.bias":
+            ffn_bias = parameter.numel()
         axes = {axis for axis in plain_axes(family.axes(name) or ()) if axis is not None and axis in shape}
         place = ("layer",) if layer == pruned[0] else ()
         terms[(*sorted(axes), *place)] += parameter.numel() // math.prod(shape[axis] for axis in axes)
-    return ParameterCounts(dict(terms), shape["layer"] - len(pruned), in_fixed_layers)
+    return ParameterCounts(dict(terms), shape["layer"] - len(pruned), in_fixed_layers, ffn_bias)

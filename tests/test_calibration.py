@@ -22,6 +22,8 @@ from transformers import (
 from optimum_flab.errors import FlabError
 from optimum_flab.hashing import texts_hash
 from optimum_flab.settings.pruning import DataSettings
+from optimum_flab.texts import rows as rows_room
+from optimum_flab.texts import sources as sources_room
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.rows import HubRows
 from optimum_flab.texts.sampling import split_passages
@@ -222,6 +224,23 @@ def test_several_sources_are_checked_before_any_is_read(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").write_text("b")
     assert [d.text for d in read_sources([str(tmp_path / "b.txt"), str(tmp_path / "a.txt")]).documents] == ["b", "a"]
+
+
+def test_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    rows, folder = tmp_path / "rows.jsonl", tmp_path / "folder"
+    rows.write_text('{"text": "a"}\n' * 40)
+    folder.mkdir()
+    (folder / "a.py").write_text("x" * 300)
+    (folder / "weights.bin").write_bytes(bytes(2000))  # is not read as text
+    sources = [str(rows), str(folder)]
+    monkeypatch.setattr(sources_room, "available_memory", lambda: 1720)
+    assert len(read_sources(sources).documents) == 41
+    monkeypatch.setattr(sources_room, "available_memory", lambda: 1719)
+    with pytest.raises(FlabError, match=r"rows.jsonl', '.*folder': .* do not fit in .*`flab count`.*data.counts"):
+        read_sources(sources)
+    monkeypatch.setattr(rows_room, "available_memory", lambda: 599)
+    with pytest.raises(FlabError, match="a.py' is a single text that does not fit in memory; split it"):
+        read_source(str(folder / "a.py"))
 
 
 def test_rows_of_a_dataset(tmp_path):

@@ -10,16 +10,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from optimum_flab.checkpoints.saving import needed_transformers, save_checkpoint
+from optimum_flab.checkpoints.saving import needed_transformers, older_names, save_checkpoint
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.families import family_for
 
 from .conftest import byte_level_tokenizer, tiny_model
-from .rope import ROPES, rope_of
+from .families.zoo import member
+from .rope import PLAIN, ROPES, rope_like, rope_of
 from .test_surgery import plan_for
 
 
 TOKENS = 600
+FACTORS = {name: ROPES["longrope"][name][:4] for name in ("short_factor", "long_factor")}
+BASES = {"full_attention": 500_000.0, "sliding_attention": 10_000.0}
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +87,29 @@ def test_what_version_4_has_no_words_for_it_refuses(family, rope, local, saved):
     for damaged in ("[]", "{"):
         (folder / "tokenizer_config.json").write_text(damaged)
         assert needed_transformers(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "changes", "names"),
+    [
+        ("gpt_neox", "default", {}, {"rotary_emb_base": 500_000.0, "rotary_pct": 0.25}),
+        ("glm", "linear", {}, {"partial_rotary_factor": 0.5, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+        ("qwen3_moe", "default", {}, {"num_experts": 8, "rope_theta": 500_000.0}),
+        ("phi3", "longrope", {}, {"rope_scaling": {"type": "longrope", **FACTORS}}),
+        ("nemotron", "linear", {}, None),
+        ("gpt_oss", "yarn", {}, {"rope_theta": 500_000.0}),
+        ("gpt_oss", "yarn", {"swiglu_limit": 1.0}, None),
+        ("olmo3", "yarn", {}, {"rope_theta": 500_000.0}),
+        (
+            "olmo3",
+            "default",
+            {"rope_parameters": {kind: {**PLAIN, "rope_theta": n} for kind, n in BASES.items()}},
+            None,
+        ),
+    ],
+)
+def test_older_names_of_families_that_have_their_own(model_type, kind, changes, names):
+    fields = {"max_position_embeddings": 256, **rope_like(member(model_type).config, kind), **changes}
+    config = member(model_type, **fields).config
+    found = older_names(config, family_for(config).older)
+    assert (found == {}) if names is None else (names.items() <= found.items())

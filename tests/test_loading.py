@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -128,6 +129,10 @@ def test_device_and_dtype_are_checked_first(tmp_path):
             "custom code .*`trust_remote_code`",
         ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\); prune the unquantised"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, r"(?s)\(mxfp4\).*, quantization_config=Mxfp4Config\(deq"),
+        ({"quantization_config": {"quant_method": "fp8"}}, r"\(fp8\).*\nfrom .*, FineGrainedFP8Config\n"),
+        ({"num_labels": 10**9}, "it says num_labels 1,000,000,000; correct its config.json"),
+        ({"intermediate_size": 2**50}, "it says intermediate_size 1,125,899,906,842,624"),
         ({"compression_config": {"quant_method": "compressed-tensors"}}, r"quantised \(compressed-tensors\)"),
         ({"model_type": None}, "names no model_type"),
         ({"vocab_size": 599}, "tokenizer of .* has 600 tokens but the model embeds only 599"),
@@ -177,7 +182,7 @@ def test_marks_of_other_quantisers(broken):
         load_dense(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize("content", ["{", "[]", "\xff", '{"a": ' + "[" * 50_000 + "]" * 50_000 + "}"])
 def test_config_that_is_no_json_object(broken, content):
     folder, _ = broken
     (folder / "config.json").write_bytes(content.encode("latin-1"))
@@ -191,6 +196,23 @@ def test_missing_tensor(broken):
     del state["model.layers.1.mlp.down_proj.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FlabError, match=r"lack 1 tensors.*layers\.1\.mlp\.down_proj"):
+        load_dense(folder)
+
+
+def test_a_pickle_of_more_than_tensors(broken):
+    folder, _ = broken
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": argparse.Namespace()}, folder / "pytorch_model.bin")
+    with pytest.raises(FlabError, match=r"pickled with something else than tensors \(argparse.Namespace\)"):
+        load_dense(folder)
+
+
+def test_tokens_that_share_an_id(broken):
+    folder, _ = broken
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"ef": content["model"]["vocab"]["a"]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(FlabError, match="gives '(a|ef)' and '(a|ef)' one id, "):
         load_dense(folder)
 
 
@@ -222,6 +244,10 @@ def test_names_that_are_neither_path_nor_hub_id(name):
 def test_folders_and_files_that_are_no_checkpoint(tmp_path):
     with pytest.raises(FlabError, match="has no config.json and no GGUF file"):
         load_dense(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(FlabError, match=r"(?s)is an adapter; .*merge_and_unload\(\).save_pretrained\('merged'\)"):
+        load_dense(tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "weights.bin").write_bytes(b"x")
     with pytest.raises(FlabError, match="is a file but not a .gguf"):
         load_dense(tmp_path / "weights.bin")

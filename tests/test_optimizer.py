@@ -326,8 +326,8 @@ def test_a_target_that_the_steps_pass_over_is_refused_with_the_nearest(tokenizer
 )
 def test_nan_predictions_are_refused_whatever_is_pruned(tokenizer, corpus, changes):
     optimizer = optimizer_for(tokenizer)
-    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0] = torch.nan
-    with pytest.raises(FlabError, match="NaN"):
+    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[:] = 3e38
+    with pytest.raises(FlabError, match="NaN or infinite (predictions|activations)"):
         optimizer.prune(settings(corpus, **changes))
 
 
@@ -433,11 +433,12 @@ def test_everything_switched_off_says_that_nothing_would_be_pruned(tokenizer, co
         FlabOptimizer.from_pretrained(tmp_path / "dense", config=asked)
 
 
-def test_nan_weights_are_refused(tokenizer, corpus):
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+def test_nan_weights_are_named_before_texts_are_read(tokenizer, number):
     optimizer = optimizer_for(tokenizer)
-    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0] = torch.nan
-    with pytest.raises(FlabError, match="layer 1 has NaN"):
-        optimizer.prune(settings(corpus, layers={"enabled": False}, ffn={"intermediate_size": 32}))
+    optimizer.dense.model.model.layers[1].mlp.up_proj.weight[0, 0] = number
+    with pytest.raises(FlabError, match=r"'model.layers.1.mlp.up_proj.weight' .* holds NaN or infinite numbers"):
+        optimizer.prune(settings("no-such-file.jsonl"))
 
 
 def test_an_output_that_is_there_is_kept_unless_overwriting_is_asked_for(tokenizer, corpus, tmp_path):

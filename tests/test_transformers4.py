@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab.checkpoints.saving import needed_transformers, save_checkpoint
+from optimum_flab.checkpoints.surgery import operate
+from optimum_flab.families import family_for, known_families
 
 from . import reader
-from .conftest import TEXTS, byte_level_tokenizer, tiny_model
-from .rope import rope_of
+from .conftest import TEXTS, byte_level_tokenizer, plan_of, tiny_model
+from .families.zoo import EVERY, member
+from .rope import ROPES, rope_like, rope_of
 from .vocabulary.llama_files import write_llama
 from .vocabulary.tiny_tokenizers import byte_level, gemma, qwen, unigram, unigram_with_bytes, word_ends, wordpiece
 
@@ -134,6 +140,66 @@ def test_both_read_the_same(name, pruned, found):
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
 
 
+# every kind of rotary embedding with the first model of a family, the default one with the others
+MEMBERS = [
+    (model_type, number, kind)
+    for model_type, options in EVERY.items()
+    for number in range(len(options))
+    for kind in (ROPES if number == 0 else ["default"])
+    if model_type != "phi3" or kind in ("default", "longrope")  # its class allows no other
+]
+
+
+@pytest.fixture(scope="module")
+def members(older, tmp_path_factory):
+    """By member: the version that its pruned folder says it needs, and what both versions make of it."""
+    root, folders = tmp_path_factory.mktemp("members"), {}
+    for model_type, number, kind in MEMBERS:
+        plain = member(model_type, number).config
+        if kind != "default" and not rope_like(plain, kind):
+            continue
+        # of its heads, only a quarter is turned in some families: for a dynamic one that has to be more than 2 numbers
+        sizes = {"hidden_size": 64} if kind == "dynamic" and model_type in ("gpt_neox", "stablelm") else {}
+        sizes |= {} if hasattr(plain, "n_positions") else {"max_position_embeddings": 256}
+        model = member(model_type, number, vocab_size=400, **{**sizes, **rope_like(plain, kind)})
+        folder, family = root / f"{model_type}-{number}-{kind}", family_for(model.config)
+        model.config.save_pretrained(folder)
+        byte_level_tokenizer(400).save_pretrained(folder)
+        removed = family.pruned_layers(model)[0]
+        layers = [index for index in range(model.config.num_hidden_layers) if index != removed]
+        pruned = operate(model, family, plan_of(list(range(400)), layers, {}))
+        save_checkpoint(pruned, AutoTokenizer.from_pretrained(folder), folder / "out", family)
+        folders[model_type, number, kind] = folder / "out"
+    run_with(older, reader.__file__, 100, *folders.values())
+    return {
+        one: (needed_transformers(folder), json.loads(Path(f"{folder}.read").read_text()), reader.read(folder, 100))
+        for one, folder in folders.items()
+    }
+
+
+def test_every_family_is_read_the_same_or_said_to_need_version_5(members):
+    assert {model_type for model_type, _, _ in members} == set(known_families())
+    for one, (needed, there, here) in members.items():
+        if needed == "5.0":
+            assert "TokenizersBackend does not exist" in there["error"], one
+            continue
+        assert needed == "4.57" and there.get("error") is None, (one, there)
+        logits = [torch.tensor(side.pop("logits")) for side in (there, here)]
+        torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4, msg=lambda found, one=one: f"{one}: {found}")
+        assert {**there, "version": None} == {**json.loads(json.dumps(here)), "version": None}, one
+
+
+def test_the_table_in_the_documentation_is_what_was_found(members):
+    text = Path(__file__).parents[1].joinpath("docs", "families.md").read_text(encoding="utf-8")
+    table = text.partition("## In transformers 4.57\n")[2].partition("|---|")[2]
+    rows = re.findall(r"^\| ([\w, ]+) \| ([\w, ]+) \| .* \|$", table, re.MULTILINE)
+    said = {model_type: kinds.split(", ") for named, kinds in rows for model_type in named.split(", ")}
+    found = {model_type: [] for model_type in known_families()}
+    for (model_type, number, kind), (needed, _, _) in members.items():
+        found[model_type] += [kind] * (number == 0 and needed == "4.57")
+    assert said == {model_type: kinds or ["none"] for model_type, kinds in found.items()}
+
+
 def test_what_it_would_read_otherwise_it_refuses(config, older, tmp_path):
     """Gemma 3 with another rotary embedding for the sliding layers, for which it has no words."""
     dense_folder(tmp_path / "dense", "gemma3_text", "default", gemma, {})
@@ -187,4 +253,4 @@ def test_a_sentencepiece_model_alone_is_cut_as_sentencepiece_cuts(tmp_path):
     texts.write_text(json.dumps(TEXTS))
     (tmp_path / "model").mkdir()
     note = run_with(tmp_path / "packages", "-c", SENTENCEPIECE, tmp_path / "model", texts)
-    assert "would load the tokenizer as LlamaTokenizer, which cuts" in note
+    assert "would load the tokenizer as LlamaTokenizer, which tokenises" in note

@@ -19,17 +19,25 @@ STAND_INS = {
 }
 
 
+# the settings with which transformers restores weights that were stored by a method
+RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+
+
 def quantised(name: str, method: Any) -> str:
+    message = f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
+    if method not in RESTORING:
+        return f"{message} (GGUF files can be read)"
     return (
-        f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
-        " (GGUF files can be read)"
+        f"{message}. If there is none, transformers makes one:\nfrom transformers import AutoModelForCausalLM,"
+        f" {RESTORING[method]}\nAutoModelForCausalLM.from_pretrained({name!r}, quantization_config={RESTORING[method]}"
+        "(dequantize=True)).save_pretrained('unquantised')\n(and put the tokenizer beside it)"
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FlabError(f"{str(path)!r} {damage(path, error)}") from error
     if not isinstance(content, dict):
         raise FlabError(f"{str(path)!r} holds a {type(content).__name__}, not an object")

@@ -79,6 +79,7 @@ def _found(name: str, revision: str | None) -> ModelFiles:
             )
         return _gguf_model(name, path)
     if path.is_dir():
+        _refuse_adapter(name, path)
         if (path / "config.json").is_file():
             return ModelFiles(name, str(path), path)
         found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".gguf")
@@ -92,6 +93,17 @@ def _found(name: str, revision: str | None) -> ModelFiles:
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) or path.suffix.lower() == ".gguf":
         raise FlabError(f"model {name!r} does not exist; name a local folder, a GGUF file, a Hub id or {DEMO_NAME}")
     return _find_on_hub(name, revision)
+
+
+def _refuse_adapter(name: str, folder: Path) -> None:
+    """Raises a [`FlabError`] if a folder holds a peft adapter, which transformers would load on top of its base
+    model."""
+    if (folder / "adapter_config.json").is_file():
+        raise FlabError(
+            f"model {name!r} is an adapter; merge it into its base model, and prune the result:\nfrom peft import"
+            f" AutoPeftModelForCausalLM\nAutoPeftModelForCausalLM.from_pretrained({name!r}).merge_and_unload()"
+            ".save_pretrained('merged')\n(and put the tokenizer beside it)"
+        )
 
 
 def _gguf_model(name: str, path: Path) -> ModelFiles:
@@ -115,6 +127,7 @@ def download_weights(files: ModelFiles) -> None:
 
 def _find_on_hub(name: str, revision: str | None) -> ModelFiles:
     folder = _snapshot(name, revision, list(METADATA_PATTERNS))
+    _refuse_adapter(name, folder)
     if not (folder / "config.json").is_file():
         raise FlabError(
             f"Hub repository {name!r} has no config.json; if it holds GGUF files, download one and name the file"

@@ -26,6 +26,9 @@ def weights_hash(
         weights (`nn.Module` or `Mapping[str, torch.Tensor]`): a model, or its tensors by name, each once.
         dtypes (`Mapping[str, torch.dtype]`, *optional*): hash them as if they were in these types, see
             [`dense_hash`].
+
+    Raises:
+        [`FlabError`]: a weight is not in memory, or holds NaN or infinite numbers.
     """
     tensors = WrittenTensors(weights) if isinstance(weights, torch.nn.Module) else weights
     digest = hashlib.sha256()
@@ -33,6 +36,9 @@ def weights_hash(
         tensor = tensors[name].detach()
         if tensor.is_meta:
             raise FlabError(f"weight {name!r} is not in memory")
+        if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+            remedy = "load it in float32 or bfloat16" if tensor.dtype == torch.float16 else "download it again"
+            raise FlabError(f"weight {name!r} of the model holds NaN or infinite numbers; {remedy}")
         if dtypes is not None:
             tensor = tensor.to(dtypes[name])
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())

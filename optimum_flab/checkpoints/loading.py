@@ -28,7 +28,7 @@ from .faults import dtype_name
 from .finding import download_weights, find_license_files, find_model
 from .model_config import check_config, read_model_config
 from .self_check import check_family
-from .tokenizer import check_fast, check_vocabulary, load_tokenizer
+from .tokenizer import check_loaded, check_vocabulary, load_tokenizer
 from .weight_files import most_common, stored_dtype
 from .weights import check_weights, load_weights, settle_generation_config, settle_ties, stored_exactly, tie_again
 
@@ -283,7 +283,7 @@ def dense_from_memory(
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     check_config({**model.config.to_dict(), "architectures": [type(model).__name__]}, name)
     facts = family_for(model.config, family)
-    check_fast(tokenizer, name)
+    check_loaded(tokenizer, name)
     check_vocabulary(tokenizer, model.config, name)
     tokenizer = settle_tokenizer(tokenizer, name, model.config.model_type)
     folder = Path(name) if Path(name).is_dir() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 
 from ..errors import FlabError
 from ..families import family_for
+from ..families.resizing import settle_experts
 from .faults import first_line, quantised, read_json
 from .finding import ModelFiles
 from .self_check import check_family
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-MOST_LAYERS = 10_000  # many more than any model has: building one takes a while
-SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
+# many more than any model has: even to build the configuration of more takes minutes
+MOST_LAYERS, MOST = 10_000, 10_000_000
+SIZES = (
+    *("num_hidden_layers", "n_layer", "hidden_size", "n_embd", "intermediate_size", "n_inner", "vocab_size"),
+    *("num_attention_heads", "n_head", "num_labels"),
+)
 
 
 def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -54,12 +58,10 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
         raise FlabError(f"{what} {files.name!r} cannot be read ({first_line(error)})") from error
     if files.gguf is not None:
         check_config(config.to_dict(), files.name)
-    _check_sizes(files.name, config, SIZES)
     family = family_for(config, files.family)
-    inside = [family.sizes[dimension] for dimension in ("neuron", "expert") if dimension in family.sizes]
-    inside += [] if family.experts is None else [family.experts.per_token]
-    # what some leave open follows from other sizes
-    _check_sizes(files.name, config, [size for size in inside if getattr(config, size, None) is not None])
+    per_token = [] if family.experts is None else [family.experts.per_token]
+    _check_sizes(files.name, vars(config), [*SIZES, *family.sizes.values(), *per_token])
+    settle_experts(config, family)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
@@ -72,20 +74,23 @@ def read_model_config(files: ModelFiles, trust_remote_code: bool = False) -> Pre
     return config
 
 
-def _check_sizes(name: str, config: PreTrainedConfig, names: Iterable[str]) -> None:
-    """Raises a [`FlabError`] if a configuration states impossible sizes."""
+def _check_sizes(name: str, fields: Mapping[str, Any], sizes: Iterable[str]) -> None:
+    """Raises a [`FlabError`] if a configuration states impossible sizes; those that it leaves open follow from
+    others."""
     faults = []
-    for stated in names:
-        size, most = getattr(config, stated, 1), MOST_LAYERS if stated == "num_hidden_layers" else math.inf
-        if not (isinstance(size, int) and 0 < size <= most):
-            faults.append(f"{stated} {size:,}" if isinstance(size, int) else f"{stated} {size}")
+    for stated in dict.fromkeys(sizes):
+        size, most = fields.get(stated), MOST_LAYERS if "layer" in stated else MOST
+        if size is not None and not (isinstance(size, int) and 0 < size <= most):
+            faults.append(f"{stated} {size:,}" if isinstance(size, int) else f"{stated} {size!r}")
     if faults:
-        raise FlabError(f"the configuration of {name!r} cannot be right: it says {', '.join(faults)}")
+        raise FlabError(
+            f"the configuration of {name!r} cannot be right: it says {', '.join(faults)}; correct its config.json"
+        )
 
 
 def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = False) -> None:
-    """Refuses, based on the fields of a `config.json`, models that are quantised, not causal language models, or
-    custom code.
+    """Refuses, based on the fields of a `config.json`, models of impossible sizes, and those that are quantised, not
+    causal language models, or custom code.
 
     Raises:
         [`FlabError`]: says what is wrong and what to do.
@@ -96,6 +101,7 @@ def check_config(raw: Mapping[str, Any], name: str, trust_remote_code: bool = Fa
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
         raise FlabError(f"the config.json of {name!r} names no model_type, so it is not a transformers checkpoint")
+    _check_sizes(name, raw, SIZES)
     for quantisation in (raw.get("quantization_config"), raw.get("compression_config")):
         if quantisation is not None:
             method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation

@@ -1,4 +1,4 @@
-"""Writes a pruned model as files that transformers 4.57 and 5 read as the same model."""
+"""Writes a pruned model as files that transformers 5 reads as that model, and 4.57 where it computes the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from ..compat import storage_of
 from ..errors import FlabError
-from ..families import Family
+from ..families import Family, Older
 from ..tensors.lazy import WrittenTensors, own_tensors, write_tensors, written_parts
 from ..vocabulary import OLDER_CLASS, differences, save_tokenizer
 from .weight_files import WEIGHTS
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 
 MAX_SHARD_SIZE = "50GB"  # what `save_pretrained` takes by default
-# kinds of rotary embedding that transformers 4 computes by the same formulas
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
 def save_checkpoint(
@@ -52,7 +50,7 @@ def save_checkpoint(
         [`FlabError`]: transformers loads a different tokenizer from the files.
     """
     _save_weights(model, Path(folder), own_tensors(model).items() if tensors is None else tensors, max_shard_size)
-    save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder))
+    save_tokenizer(tokenizer, folder, older=family.is_known_to("4.57") and add_older_names(folder, family.older))
     check_tokenizer(folder, tokenizer)
 
 
@@ -108,7 +106,7 @@ def check_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> N
 # --- the configuration ---------------------------------------------------------------------------------------------
 
 
-def add_older_names(folder: str | Path) -> bool:
+def add_older_names(folder: str | Path, older: Older) -> bool:
     """Adds to a `config.json` the names by which transformers 4 knows its fields, see [`older_names`]; version 5 reads
     the same configuration from it as before.
 
@@ -117,7 +115,7 @@ def add_older_names(folder: str | Path) -> bool:
     """
     file = Path(folder, "config.json")
     before, written = AutoConfig.from_pretrained(folder), file.read_bytes()
-    names = older_names(before)
+    names = older_names(before, older)
     fields = {**json.loads(written), **names}
     file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if AutoConfig.from_pretrained(folder).to_dict() == before.to_dict():
@@ -126,28 +124,41 @@ def add_older_names(folder: str | Path) -> bool:
     return False
 
 
-def older_names(config: PreTrainedConfig) -> dict[str, Any]:
+def older_names(config: PreTrainedConfig, older: Older) -> dict[str, Any]:
     """The names in transformers 4 of configuration fields that version 5 names differently.
 
     Returns:
         `dict[str, Any]`: fields to be added beside the newer ones. Empty where transformers 4 cannot express the
-            rotary embedding: it would use another one without a warning.
+            model: it would compute another one, most often without a warning.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    names: dict[str, Any] = {} if config.dtype is None else {"torch_dtype": str(config.dtype).removeprefix("torch.")}
-    if "sliding_attention" in rope:
-        rope, local = rope["full_attention"], rope["sliding_attention"]
-        if local != {"rope_type": "default", "rope_theta": local["rope_theta"]}:
-            return {}
-        names["rope_local_base_freq"] = local["rope_theta"]
-    if not rope:
-        return names
-    if rope.get("rope_type") not in ROPE_TYPES or "partial_rotary_factor" in rope or not _same_longrope(config, rope):
+    rope, local = rope.get("full_attention", rope), rope.get("sliding_attention")
+    if any(getattr(config, name) != value for name, value in older.expects.items()):
         return {}
-    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-    if rope["rope_type"] != "default":
-        names["rope_scaling"] = scaling
-    return {**names, "rope_theta": rope["rope_theta"]}
+    if rope and not (
+        rope["rope_type"] in older.positions and _same_longrope(config, rope) and _same_local(rope, local, older)
+    ):
+        return {}
+    values = {name: getattr(config, name) for name in older.fields if hasattr(config, name)}
+    values |= {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if rope.get(name, 1.0) != 1.0}
+    if local is not None and older.local_theta is not None:
+        values[older.local_theta] = local["rope_theta"]
+    if rope and rope["rope_type"] != "default":
+        entries = {"type": rope["rope_type"], **rope}
+        allowed = older.scaling or set(rope) - {"rope_theta", "partial_rotary_factor"}
+        values["rope_scaling"] = {name: value for name, value in entries.items() if name in allowed}
+    if config.dtype is not None:
+        values["torch_dtype"] = str(config.dtype).removeprefix("torch.")
+    return {older.fields.get(name, name): value for name, value in values.items()}
+
+
+def _same_local(rope: dict[str, Any], local: dict[str, Any] | None, older: Older) -> bool:
+    """Whether transformers 4 has the rotary embedding of the sliding layers, which it never scales."""
+    if local is None:
+        return True
+    return local["rope_type"] == "default" and (
+        older.local_theta is not None or local["rope_theta"] == rope["rope_theta"]
+    )
 
 
 def _same_longrope(config: PreTrainedConfig, rope: dict[str, Any]) -> bool:

@@ -85,6 +85,7 @@ def _fields(model: PreTrainedModel, family: Family) -> Iterator[str]:
         "block.residual_scale": block.residual_scale,
         **{f"logits.{name}": field for name, field in logits.model_dump().items()},
         **{f"absent.{field}": field for field in family.absent},
+        "bound_layers": family.bound_layers if isinstance(family.bound_layers, str) else None,
         **(
             {}
             if family.experts is None
@@ -175,12 +176,13 @@ def _per_layer(model: PreTrainedModel, family: Family) -> Iterator[str]:
 
 def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Whether the new configuration is that of the new tensors, and layers are the same at other positions: a model
-    without its first layer, and with one more neuron and token, is built without weights."""
+    without its first layer (if its layers may be removed), and with one more neuron and token, is built without
+    weights."""
 
     found = sizes_of(model, family)
     shape, layers = found.shape, range(found.shape["layer"])
     gone = family.pruned_layers(model)[0]
-    kept = [index for index in layers if index != gone or len(layers) == 1]
+    kept = [index for index in layers if index != gone or len(found.possible["layer"]) == 1]
     # another valid size of each
     sizes = {"neuron": shape["neuron"] + 1, "vocab": shape["vocab"] + 1}
     if family.experts is not None:
@@ -196,9 +198,12 @@ def _shorter(model: PreTrainedModel, family: Family) -> Iterator[str]:
         return
     for place, module in enumerate(family.decoder_layers(shorter)):
         if different := _differing(family.decoder_layers(longer)[kept[place]], module):
-            yield f"per_layer: layer {kept[place]} would have a different {different} if it were layer {place}"
+            yield (
+                f"per_layer: layer {kept[place]} would have a different {different} if it were layer {place} (where"
+                " that cannot be helped, `bound_layers` says that all layers stay)"
+            )
             return
-    other = {name: torch.arange(size).remainder(shape[name]) for name, size in sizes.items()}
+    other = {name: torch.empty(size, dtype=torch.int64, device="meta") for name, size in sizes.items()}
     dense = model.state_dict()
     for name, tensor in shorter.state_dict().items():
         layer, rest = family.layer_of(name)

@@ -151,10 +151,11 @@ def _layer_faults(model: PreTrainedModel, family: Family, plan: PruningPlan, den
             yield f"its {what} are not ascending numbers below the model's {most}"
         if len({len(kept) for kept in lists[what]}) > 1:
             yield f"its layers have different numbers of {what}"
-    sizes, possible = dense.resized(**plan.sizes), sizes_of(model, family).possible
+    sizes, whole = dense.resized(**plan.sizes), sizes_of(model, family)
     for dimension, what in (("layer", "layers"), ("neuron", "neurons"), ("expert", "experts")):
-        if dimension in dense and sizes[dimension] not in possible[dimension]:
-            yield f"this model cannot have {sizes[dimension]} {what}"
+        if dimension in dense and sizes[dimension] not in whole.possible[dimension]:
+            reason = f" ({whole.reasons[dimension]})" if dimension in whole.reasons else ""
+            yield f"this model cannot have {sizes[dimension]} {what}{reason}"
     for kept in plan.kept_neurons.values():
         if is_by_expert(kept) != (family.experts is not None) or (is_by_expert(kept) and len(kept) != sizes["expert"]):
             yield (

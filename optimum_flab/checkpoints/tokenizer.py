@@ -45,7 +45,7 @@ def load_tokenizer(
         loaded = AutoTokenizer.from_pretrained(files.load_from, trust_remote_code=trust_remote_code, **files.options)
     except Exception as error:  # conversions fail in many ways
         raise FlabError(_no_tokenizer(files, error)) from error
-    check_fast(loaded, files.name)
+    check_loaded(loaded, files.name)
     if type(loaded).__module__.startswith("transformers_modules."):
         raise FlabError(
             f"the tokenizer of {files.name!r} is custom code ({type(loaded).__name__}), and a pruned checkpoint"
@@ -73,7 +73,7 @@ def left_out_note(folder: Path) -> str | None:
         return None
     return (
         f"{', '.join(found)} of the dense model {'is' if len(found) == 1 else 'are'} not written for the pruned one:"
-        " tokenizer.json describes its tokenizer completely, for transformers 4 and 5 and for the tokenizers library"
+        " tokenizer.json describes its tokenizer completely, for transformers and for the tokenizers library"
         " by itself"
     )
 
@@ -122,9 +122,21 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfi
         )
 
 
-def check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def check_loaded(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuses a tokenizer that is not fast, or in which two tokens have one id.
+
+    Raises:
+        [`FlabError`]: says which.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise FlabError(
             f"the tokenizer of {name!r} ({type(tokenizer).__name__}) is slow only; pruning needs a fast one with"
             " a tokenizer.json"
         )
+    tokens: dict[int, str] = {}
+    for token, index in tokenizer.get_vocab().items():
+        if (other := tokens.setdefault(index, token)) != token:
+            raise FlabError(
+                f"the tokenizer of {name!r} gives {other!r} and {token!r} one id, {index}; correct its tokenizer.json,"
+                " or download it again"
+            )

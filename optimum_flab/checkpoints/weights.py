@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,13 @@ def load_weights(files: ModelFiles, config: PreTrainedConfig, dtype: torch.dtype
             **files.options,
             **options,
         )
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        raise FlabError(
+            f"the weights of {files.name!r} are pickled with something else than tensors"
+            f" ({found[1] if found else first_line(error)}), which may run any code when it is loaded; name a"
+            " checkpoint with safetensors files, or convert this one where that can do no harm"
+        ) from error
     except Exception as error:  # damaged files fail in many ways
         raise FlabError(f"the weights of {files.name!r} cannot be loaded ({first_line(error)})") from error
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):

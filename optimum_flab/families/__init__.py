@@ -4,7 +4,7 @@ Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Block, Family, Norm, cut, matrices_of, parts_of, plain_axes
+from .schema import Block, Family, Norm, Older, cut, matrices_of, parts_of, plain_axes
 
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Block",
     "Family",
     "Norm",
+    "Older",
     "cut",
     "family_for",
     "known_families",

@@ -37,7 +37,8 @@ def read_family(path: str | Path) -> Family:
 
     Args:
         path (`str` or `Path`): a JSON file with the fields of [`Family`]. With `"like"` it only states what differs
-            from a known family: objects are merged, everything else is replaced; only `gguf` is never inherited.
+            from a known family: objects are merged, everything else is replaced; only `gguf` and `older` are never
+            inherited.
 
     Raises:
         [`ConfigurationError`]: the file cannot be read, or one of its entries is unknown or wrong; names both.
@@ -90,7 +91,8 @@ def _merged(content: dict[str, Any], path: Path) -> dict[str, Any]:
             f" {', '.join(known_families())}"
         )
     base = _merged(_content(KNOWN / f"{model}.json"), KNOWN / f"{model}.json")
-    base.pop("gguf", None)  # llama.cpp has to know a family that is like another separately
+    for name in ("gguf", "older"):  # what other programs know of one family says nothing of another
+        base.pop(name, None)
     return {
         **base,
         **{

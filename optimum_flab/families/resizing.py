@@ -6,7 +6,19 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..compat import set_experts
 from .schema import Family
+
+
+# transformers multiplies all experts at once, in rows that must be whole numbers of 16 bytes
+EXPERT_STEP = 8
+
+
+def settle_experts(config: Any, family: Family) -> None:
+    """Has the experts of a mixture computed one by one where transformers cannot multiply all at once."""
+    rows = [getattr(config, family.sizes.get(name, ""), None) or 0 for name in ("hidden", "neuron")]
+    if family.experts is not None and any(row % EXPERT_STEP for row in rows):
+        set_experts(config, "eager")
 
 
 def resized_config(config: Any, family: Family, kept_layers: Sequence[int], sizes: Mapping[str, int]) -> Any:
@@ -37,7 +49,9 @@ def resized_config(config: Any, family: Family, kept_layers: Sequence[int], size
     rope = fields.get("rope_parameters") or {}
     if rope.get("rope_type") == "longrope":  # this is where transformers 4 looks for it
         fields["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-    return type(config)(**fields)
+    resized = type(config)(**fields)
+    settle_experts(resized, family)
+    return resized
 
 
 def _mixture_fields(

@@ -182,6 +182,26 @@ class Gguf(_Facts):
     windows: bool = False
 
 
+class Older(_Facts):
+    """How transformers 4.57 reads the configurations of a family, where it differs from most.
+
+    Args:
+        fields (`dict[str, str]`): what it calls fields of the configuration, and of its rotary embedding
+            (`rope_theta`, `partial_rotary_factor`), that have another name there.
+        local_theta (`str`, *optional*): its field for the base of the sliding layers' rotary embedding. Without one
+            they have that of the others.
+        expects (`dict`): config fields that it ignores, and the value that it takes for granted.
+        positions (`list[str]`): the kinds of rotary positions that it computes.
+        scaling (`list[str]`, *optional*): the entries that it allows in `rope_scaling`. Defaults to all.
+    """
+
+    fields: dict[FieldName, FieldName] = {}
+    local_theta: FieldName | None = None
+    expects: dict[FieldName, bool | int | float | None] = {}
+    positions: list[str] = ["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+    scaling: list[str] | None = None
+
+
 class Family(_Facts):
     """The facts of a family of models; see `docs/families.md` for how to write one.
 
@@ -199,6 +219,8 @@ class Family(_Facts):
             `layer_types` is spelled out.
         absent (`dict[str, int]`): config fields of parts that a pruned checkpoint does not have, with the value that
             means absent.
+        bound_layers (`bool` or `str`): whether a layer depends on its position, so that all layers stay; or the config
+            field that says so.
         separates_documents (`bool`): whether the class keeps the documents of one row apart, each starting at position
             0.
         position_table (`bool`): whether the class looks positions up in a table, and so fails on texts of more tokens
@@ -207,6 +229,7 @@ class Family(_Facts):
         experts ([`Experts`], *optional*): of a mixture of experts. Its neurons are those inside the experts; the FFNs
             of its other layers and its shared experts stay as they are.
         gguf ([`Gguf`], *optional*): of a family that llama.cpp knows.
+        older ([`Older`]): of a family that transformers 4.57 knows.
     """
 
     model_type: FieldName
@@ -217,6 +240,7 @@ class Family(_Facts):
     per_layer: list[FieldName] = []
     layer_counts: list[FieldName] = []
     absent: dict[FieldName, int] = {}
+    bound_layers: bool | FieldName = False
     separates_documents: bool = True
     position_table: bool = False
     block: Block
@@ -224,6 +248,7 @@ class Family(_Facts):
     norm: Norm = Norm()
     experts: Experts | None = None
     gguf: Gguf | None = None
+    older: Older = Older()
 
     @field_validator("transformers")
     @classmethod
@@ -251,6 +276,10 @@ class Family(_Facts):
         """Whether a version of transformers is one of those that read checkpoints of the family as the models that
         were measured."""
         return version in SpecifierSet(self.transformers)
+
+    def has_bound_layers(self, config: Any) -> bool:
+        """Whether the layers of a model depend on their positions."""
+        return getattr(config, self.bound_layers) if isinstance(self.bound_layers, str) else self.bound_layers
 
     # --- tensors ---------------------------------------------------------------------------------------------------
 

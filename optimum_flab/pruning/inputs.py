@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoints.hashes import dense_hash
 from ..checkpoints.loading import LoadedModel
 from ..hashing import digest_of
 from ..records.pieces import Pieces
@@ -27,6 +26,7 @@ class PruningInputs:
 
     Args:
         dense ([`LoadedModel`]): with its weights in memory, or mapped.
+        weights (`str`): their hash, see [`~checkpoints.hashes.dense_hash`].
         config ([`FlabPrunerConfig`]): what is requested.
         texts ([`TextSets`]): the texts.
         tokens ([`TokenChoice`]): the tokens that stay at each size.
@@ -35,6 +35,7 @@ class PruningInputs:
     """
 
     dense: LoadedModel
+    weights: str
     config: FlabPrunerConfig
     texts: TextSets
     tokens: TokenChoice
@@ -59,7 +60,7 @@ class PruningInputs:
         """All of it in a form that JSON can hold. Texts are identified by their hash; recovery and further rounds come
         later and are left out."""
         dense, settings = self.dense, {**self.config.to_dict()}
-        model = model_identity(dense.model, dense.tokenizer, dense_hash(dense))
+        model = model_identity(dense.model, dense.tokenizer, self.weights)
         elsewhere = {"corpus", "counts", "calibration", "held_out", "held_out_tokens", "validation_tokens", "mix"}
         settings["data"] = {name: value for name, value in settings["data"].items() if name not in elsewhere}
         return {

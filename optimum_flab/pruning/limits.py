@@ -245,7 +245,7 @@ def size_limits(config: FlabPrunerConfig, sizes: ModelSizes, tokens: int) -> Lim
         possible, pinned = sizes.possible[part.dimension], getattr(section, part.setting)
         if pinned is not None:
             size = round_up(pinned, multiple) if part.dimension == "vocab" else pinned
-            check_pinned(f"{part.section}.{part.setting}", size, dense, possible)
+            check_pinned(f"{part.section}.{part.setting}", size, dense, possible, sizes.reasons.get(part.dimension))
             allowed[part.dimension] = [size]
         elif not section.enabled:
             allowed[part.dimension] = [dense]
@@ -288,8 +288,9 @@ def _finer(name: str, config: FlabPrunerConfig) -> str:
     return f"use {', or '.join(ways)}"
 
 
-def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> None:
-    """Raises a [`ConfigurationError`] if a model cannot have a requested size."""
+def check_pinned(name: str, size: int, dense: int, possible: Sequence[int], reason: str | None = None) -> None:
+    """Raises a [`ConfigurationError`] if a model cannot have a requested size, with the reason if there is one to
+    give."""
     if size > dense:
         raise ConfigurationError(
             f"{name}: {size:,} is more than the {dense:,} of the dense model; pruning only makes models smaller"
@@ -297,7 +298,8 @@ def check_pinned(name: str, size: int, dense: int, possible: Sequence[int]) -> N
     if size not in possible:
         near = sorted(sorted(possible, key=lambda other: abs(other - size))[:4])
         raise ConfigurationError(
-            f"{name}: this model cannot have {size:,}; use one of {', '.join(f'{other:,}' for other in near)}"
+            f"{name}: this model cannot have {size:,}{f' ({reason})' if reason else ''}; use one of"
+            f" {', '.join(f'{other:,}' for other in near)}"
         )
 
 

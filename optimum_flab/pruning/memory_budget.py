@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
 from ..criteria import BLOCKS
 from ..errors import ConfigurationError, FlabError
 from ..families import Family
+from ..memory import available_memory
 from ..running.processes import on_this_machine
 from ..settings.configuration import FlabPrunerConfig
 from ..settings.pruning import DataSettings
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
 
     from ..checkpoints.loading import LoadedModel
 
-
-# Of a control group: its limit, its usage, and how much of that is file cache; for cgroup versions 2 and 1.
-GROUP_FILES = (
-    ("memory.max", "memory.current", "memory.stat", ("active_file", "inactive_file")),
-    (
-        "memory/memory.limit_in_bytes",
-        "memory/memory.usage_in_bytes",
-        "memory/memory.stat",
-        ("total_active_file", "total_inactive_file"),
-    ),
-)
 
 # An upper estimate: bytes that Python, torch and a tokenizer of 150,000 tokens take; float32 matrices with a row and a
 # column for each neuron, at once; copies of a layer's weights, and of a batch's activations in float32.
@@ -178,24 +167,11 @@ def bytes_of(size: str | float) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The bytes that this process can still allocate on a device; `None` if the device does not say."""
+    """The bytes that this process can still allocate on a device, of the CPU's memory its share if there are several
+    processes on this machine; `None` if the device does not say."""
     if device.type == "cpu":
-        return available_memory()
+        return available_memory() // on_this_machine()
     if device.type != "cuda":
         return None
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + cached
-
-
-def available_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The bytes that this process can still allocate: what the system has free, or less if its control group is
-    limited; its share if there are several processes on this machine."""
-    free = psutil.virtual_memory().available
-    for limit, taken, statistics, pages in GROUP_FILES:
-        try:
-            left = int((groups / limit).read_text()) - int((groups / taken).read_text())
-            rows = dict(row.split() for row in (groups / statistics).read_text().splitlines())
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        free = min(free, max(0, left + sum(int(rows.get(name, 0)) for name in pages)))
-    return free // on_this_machine()

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..checkpoints.hashes import weights_hash
+from ..checkpoints.hashes import dense_hash, weights_hash
 from ..checkpoints.loading import LoadedModel
 from ..checkpoints.surgery import note_of_ids, operate
 from ..errors import ConfigurationError
@@ -39,7 +39,7 @@ from .applying import applied, held_out_cost
 from .counts import CountsFile, counted_datasets, counted_texts, read_counts
 from .inputs import PruningInputs
 from .limits import check_sizes, shapes_to_compare
-from .memory_budget import available_memory, check_disk, memory_needs
+from .memory_budget import check_disk, free_memory, memory_needs
 from .planning import decided_plan
 from .reporting import build_report
 from .result import PrunedModel
@@ -108,7 +108,7 @@ def mapped(
         return dense, Workspace()
     check_disk(work.root, dense, config.data)
     needs = memory_needs(dense.model.config, dense.family, config, dense.model.dtype, dense.storage_dtype)
-    workspace = Workspace(work.root, spare=max(0, (memory or available_memory()) - needs.in_files))
+    workspace = Workspace(work.root, spare=max(0, (memory or free_memory(torch.device("cpu")) or 0) - needs.in_files))
     return dense.mapped(workspace), workspace
 
 
@@ -137,8 +137,8 @@ def prune(
             what the files hold.
 
     Raises:
-        [`FlabError`]: there is too little text, the target is out of reach, the model produces NaN, or the disk is too
-            full.
+        [`FlabError`]: there is too little text, the target is out of reach, the model holds or produces NaN, or the
+            disk is too full.
         [`ConfigurationError`]: more than one round is requested, or the time budget is too short.
     """
     if config.rounds.number > 1:
@@ -159,11 +159,12 @@ def prune(
         notes.append(note)
     loaded = dense
     dense, workspace = mapped(loaded, config, work, memory)
+    weights = dense_hash(dense)
     texts = divided_texts(dense.tokenizer, config.data, config.seed, work)
     tokens = token_choice(dense, config.vocabulary, texts, files, work)
     shapes = shapes_to_compare(config, sizes, len(dense.tokenizer), len(tokens.natural), tokens.smallest)
     computing = dense.on_its_device()
-    asked = PruningInputs(computing, config, texts, tokens, workspace, processes)
+    asked = PruningInputs(computing, weights, config, texts, tokens, workspace, processes)
     decided_by = asked.identity()
     processes.check_same(decided_by, "model, texts and settings")
     chosen = chosen_shape(asked, shapes, decided_by, work)

@@ -142,9 +142,10 @@ def _refit_output(
             target = wanted[batch].to(now.device)[mask]
             importance = token_importance(family.norm, target)
             error = (target.float() - now[mask].float()) / scale
-            problem.add(seen["input"][mask], error, importance)
+            read = seen["input"].reshape(*mask.shape, -1)[mask]  # some classes flatten the rows before the FFN
+            problem.add(read, error, importance)
             error_sum = error_sum + importance @ error
-            input_sum = input_sum + importance @ seen["input"][mask].float()
+            input_sum = input_sum + importance @ read.float()
             weight_sum = weight_sum + importance.sum()
     solved = corrected(weight, problem)
     if projection.bias is not None:

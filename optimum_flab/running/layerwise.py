@@ -144,10 +144,10 @@ def captured(family: Family, config: Any, layer: nn.Module) -> Iterator[Captured
         seen.stream = seen.stream + scale * output
 
     def see_neurons(module: nn.Module, args: tuple) -> None:
-        seen.neurons = args[0]
+        seen.neurons = args[0].reshape(*seen.stream.shape[:-1], -1)  # some classes flatten the rows before the FFN
 
     def see_output(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        seen.output = output_of(output)
+        seen.output = output_of(output).reshape(seen.stream.shape)
 
     attention = layer.get_submodule(_attention_name(family))
     handles = [

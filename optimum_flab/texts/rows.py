@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import FlabError
+from ..memory import available_memory
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ TEXT_COLUMNS = ("text", "content")  # used where none are named
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 # for parquet files: rows in memory, and bytes that are read ahead per column
 ROWS_AT_ONCE, READ_AHEAD = 256, 1 << 20
+COPIES = 2  # of a file that are in memory while it is read as a whole: its bytes and its text
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 REMEDY = "name a local file or folder instead"
 
@@ -231,9 +233,14 @@ def read_text(path: Path) -> str:
     """The content of a file.
 
     Raises:
-        [`FlabError`]: it cannot be read, or is not UTF-8.
+        [`FlabError`]: it cannot be read, is not UTF-8, or does not fit in memory.
     """
     try:
+        if COPIES * path.stat().st_size > available_memory():
+            raise FlabError(
+                f"file {str(path)!r} is a single text that does not fit in memory; split it, or write it as a .jsonl"
+                " file with many rows, which are read one by one"
+            )
         return _decoded(path.read_bytes(), path, 0)
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FlabError
+from ..memory import available_memory
 from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
 from .problems import packaged_problems, problems_to_train_on
-from .rows import ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_texts
+from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_texts
 
 
 # the parts of the default corpus, named so that they can be combined with other sources
@@ -35,6 +36,7 @@ STDLIB_EXCLUDED = {"test", "tests", "site-packages", "dist-packages", "__pycache
 LIBRARY_EXCLUDED = ("lib2to3", "idlelib", "turtledemo", "distutils", "ensurepip", "this.py")
 # `encodings` and `pydoc_data` are tables generated from other data: thousands of tokens that no code uses
 STDLIB_EXCLUDED_PATHS = ("encodings", "pydoc_data", "idlelib/idle_test", "lib2to3/tests", "ensurepip/_bundled")
+HEAD = 1 << 13  # bytes of a file that show whether it is binary
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,9 @@ def source_rows(source: Source) -> Iterable[Any]:
 
 
 def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceTexts:
-    """Reads several sources, one after another; all of them are parsed before the first is read. See
-    [`read_source`]."""
-    sources = [parse_source(spec) for spec in specs]
+    """Reads several sources, one after another; all of them are parsed, and the bytes of their files counted, before
+    the first is read. See [`read_source`]."""
+    sources = _that_fit(specs)
     texts = [read_source(source, for_training) for source in sources]
     return SourceTexts(
         [
@@ -230,9 +232,44 @@ def read_sources(specs: Sequence[str], for_training: bool = False) -> SourceText
 
 
 def check_sources(data: DataSettings) -> None:
-    """Raises a [`FlabError`] if a source of the settings cannot be read or holds no text."""
-    for source in [parse_source(spec) for spec in (*data.corpus, *data.calibration, *data.held_out)]:
+    """Raises a [`FlabError`] if a source of the settings cannot be read or holds no text, or if all together do not
+    fit in memory."""
+    for source in _that_fit([*data.corpus, *data.calibration, *data.held_out]):
         read_source(source)
+
+
+def _that_fit(specs: Iterable[str]) -> list[Source]:
+    """Parses sources, and raises a [`FlabError`] if their files do not fit in memory, where they are read as a
+    whole."""
+    sources = [parse_source(spec) for spec in specs]
+    size, free = sum(map(_text_bytes, sources)), available_memory()
+    if COPIES * size > free:
+        named = ", ".join(repr(source.spec) for source in sources if source.path is not None)
+        raise FlabError(
+            f"{named}: {size / 1e9:,.1f} GB of text do not fit in the {free / 1e9:,.1f} GB of memory that are free;"
+            " count the text first with `flab count`, which reads it in pieces, name the counts in `data.counts`, and"
+            " only a sample of the text here"
+        )
+    return sources
+
+
+def _text_bytes(source: Source) -> int:
+    """The size of the local files of a source that are read as text."""
+    if source.path is None:
+        return 0
+    files = filter(_is_text, folder_files(source.path)) if source.path.is_dir() else [source.path]
+    return sum(path.stat().st_size for path in files)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file looks like text by how it begins."""
+    try:
+        if not path.is_file():  # a pipe would block
+            return False
+        with path.open("rb") as file:
+            return b"\0" not in file.read(HEAD)
+    except OSError:
+        return False
 
 
 def read_folder(folder: Path) -> SourceTexts:
@@ -370,14 +407,13 @@ def _walk(folder: Path, enter: Callable[[str], bool]) -> Iterator[Path]:
 
 def _documents_of_files(files: Iterable[Path], folder: Path, prefix: str) -> Iterator[Document | None]:
     for path in files:
-        try:
-            if not path.is_file():  # a pipe would block
-                raise OSError("not a regular file")
-            data = path.read_bytes()
-            if b"\0" in data:
-                raise ValueError("binary")
-            text = data.decode("utf-8-sig")
-        except (OSError, ValueError):
-            yield None
-            continue
-        yield Document(text, prefix + path.relative_to(folder).as_posix())
+        text = _text_in(path)
+        yield None if text is None else Document(text, prefix + path.relative_to(folder).as_posix())
+
+
+def _text_in(path: Path) -> str | None:
+    """The content of a file of a folder; `None` if it is not text, or cannot be read."""
+    with suppress(OSError, ValueError):
+        text = path.read_bytes().decode("utf-8-sig") if _is_text(path) else "\0"
+        return None if "\0" in text else text
+    return None

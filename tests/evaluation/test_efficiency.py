@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import LAYERS, VOCABULARY, WIDTH, byte_level_tokenizer, tiny_model
 from families.zoo import MIXTURES, member
+from rope import rope_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from optimum_flab.checkpoints.checked import CheckedModel
@@ -186,6 +188,21 @@ def test_a_sliding_window_shortens_the_context_of_decoding():
 def test_a_token_less_saves_its_row_of_the_output_head():
     fewer = count_flops(tiny_model("qwen2", vocab_size=VOCABULARY - 100).config, 16)
     assert count_flops(tiny_model("qwen2").config, 16).decode - fewer.decode == 2 * HIDDEN * 100
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [
+        ("gpt2", {"pad_token_id": 3}),
+        ("llama", {"rope_parameters": rope_of("llama", "dynamic")}),
+        ("gemma3_text", {"rope_parameters": rope_of("gemma3_text", "dynamic")}),
+    ],
+)
+def test_what_depends_on_tokens_is_no_product(model_type, changes):
+    config = member(model_type, **changes).config
+    before = copy.deepcopy(config.to_dict())
+    assert count_flops(config, 16) == count_flops(member(model_type).config, 16)
+    assert config.to_dict() == before
 
 
 # --- running -------------------------------------------------------------------------------------------------------

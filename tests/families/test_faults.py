@@ -6,10 +6,13 @@ import json
 import pytest
 import torch
 
+from optimum_flab import FlabPrunerConfig
 from optimum_flab.checkpoints.self_check import check_family
-from optimum_flab.errors import FlabError
+from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import family_for, known_families
 from optimum_flab.families.schema import DIMENSIONS, Family
+from optimum_flab.pruning.limits import size_limits
+from optimum_flab.sizes import sizes_of
 
 from .zoo import EVERY, member
 
@@ -139,10 +142,16 @@ def test_nan_is_for_what_measures_to_say():
     check_family(model, family_for(model.config))
 
 
-def test_layers_that_are_bound_to_their_places_are_not_removed():
+def test_layers_that_are_bound_to_their_positions_all_stay():
     model = member("gpt2", 0, scale_attn_by_inverse_layer_idx=True)
-    with pytest.raises(FlabError, match="per_layer: layer 1 would have a different attn.scaling"):
-        check_family(model, family_for(model.config))
+    family = family_for(model.config)
+    check_family(model, family)
+    sizes = sizes_of(model, family)
+    assert list(sizes.possible["layer"]) == [5] and len(sizes.possible["neuron"]) == 48
+    with pytest.raises(ConfigurationError, match=r"cannot have 4 \(its layers depend on their .*use one of 5"):
+        size_limits(FlabPrunerConfig(layers={"num_hidden_layers": 4}), sizes, 160)
+    with pytest.raises(FlabError, match=r"per_layer: layer 1 .* different attn.scaling .*`bound_layers`"):
+        check_family(model, family.model_copy(update={"bound_layers": False}))
 
 
 def as_real(model, family, dtype):

@@ -1,5 +1,6 @@
 """Families that users bring, and what is said of those that nobody described."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -11,12 +12,15 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 from optimum_flab import FlabOptimizer, FlabPrunerConfig
 from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.self_check import check_family
+from optimum_flab.criteria import NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
 from optimum_flab.inspection import inspect_model
+from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.report import read_report
+from optimum_flab.recovery.closed_form import refit
 
-from ..conftest import TEXTS, byte_level_tokenizer, thorough_but
+from ..conftest import TEXTS, byte_level_tokenizer, random_tokens, thorough_but
 from .zoo import MIXTURES, member
 
 
@@ -46,9 +50,36 @@ PERSIMMON = {
     "block": {"ffn_out": "mlp.dense_4h_to_h"},
 }
 
+OPT = {
+    "model_type": "opt",
+    "like": "llama",
+    "transformers": ">=5.0",
+    "modules": {
+        **{"layers": "model.decoder.layers", "embeddings": "model.decoder.embed_tokens"},
+        "final_norm": "model.decoder.final_layer_norm",
+    },
+    "tensors": {
+        "model.decoder.embed_positions.weight": [None, "hidden"],
+        **{f"{{layer}}.self_attn.{name}_proj.weight": ["head", "hidden"] for name in "kv"},
+        **{f"{{layer}}.self_attn.{name}_proj.bias": ["head"] for name in "kv"},
+        "{layer}.self_attn.out_proj.weight": ["hidden", "head"],
+        **{f"{{layer}}.{name}_layer_norm.weight": ["hidden"] for name in ("self_attn", "final")},
+        **{f"{{layer}}.{name}.bias": ["hidden"] for name in ("self_attn.out_proj", "fc2")},
+        **{f"{{layer}}.{name}_layer_norm.bias": ["hidden"] for name in ("self_attn", "final")},
+        "{layer}.fc1.weight": ["neuron", "hidden"],
+        "{layer}.fc1.bias": ["neuron"],
+        "{layer}.fc2.weight": ["hidden", "neuron"],
+    },
+    "sizes": {"neuron": "ffn_dim"},
+    "separates_documents": False,
+    "position_table": True,
+    "block": {"attention_out": "self_attn.out_proj", "ffn_out": "fc2"},
+    "norm": {"kind": "layer"},
+}
 
-def stranger(facts, vocab_size=600):
-    config = CONFIG_MAPPING[facts["model_type"]](vocab_size=vocab_size, **SIZES)
+
+def stranger(facts, vocab_size=600, **changes):
+    config = CONFIG_MAPPING[facts["model_type"]](vocab_size=vocab_size, **SIZES, **changes)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
 
@@ -78,6 +109,21 @@ def test_a_family_of_the_user(facts, tmp_path):
     with pytest.raises(FlabError, match="is not supported; .*name it as `family`"):
         family_for(model.config)
     check_family(model, family_for(model.config, written(tmp_path, facts)))
+
+
+def test_an_ffn_that_reads_the_rows_of_a_batch_as_one(tmp_path):
+    """As that of OPT does: refitted with all of its neurons, it is what it was."""
+    model = stranger(OPT, 160, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)
+    family, tokens = family_for(model.config, written(tmp_path, OPT)), random_tokens(60, 160, 24)
+    check_family(model, family)
+    generator = torch.Generator().manual_seed(0)
+    for index, layer in narrow(model, family, tokens, range(3), 48, NEURONS["obs"], 4, generator).items():
+        dense = family.ffn_out_matrix(family.decoder_layers(model)[index])
+        torch.testing.assert_close(layer.weight, dense, rtol=1e-3, atol=1e-3)
+    same = copy.deepcopy(model)
+    refit(model, same, family, range(3), tokens, tokens, 8)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(same.state_dict()[name], tensor, atol=1e-3, rtol=1e-3, msg=name)
 
 
 @pytest.mark.usefixtures("strangers")

@@ -74,6 +74,14 @@ def test_every_parameter_is_counted_once(anyone):
     family = family_for(model.config)
     counts, shape = count_parameters(model, family), shape_of(model, family)
     assert counts.total(shape) == sum(parameter.numel() for parameter in model.parameters())
+    if family.experts is None:
+        ffn = (
+            f"{family.block.ffn_out}.bias",
+            *(name for name, _, _ in family.neuron_tensors(family.decoder_layers(model)[0])),
+        )
+        assert counts.components(shape)["ffn"] == sum(
+            parameter.numel() for name, parameter in model.named_parameters() if family.layer_of(name)[1] in ffn
+        )
     fixed, sizes = counts.fixed_layers, {"neuron": 8, "vocab": 40}
     layers = [index for index in range(LAYERS) if index not in family.pruned_layers(model)[1:]]
     if family.experts is not None:

@@ -45,6 +45,12 @@ def count_flops(config: PreTrainedConfig, prompt_tokens: int) -> Flops:
 
     config = copy.deepcopy(config)
     set_experts(config, "batched_mm")  # torch has no formula for grouped products
+    # tokens without weights have no values to look at, which padding and some rotary embeddings do; neither multiplies
+    config.pad_token_id = None
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in (rope, *rope.values()):
+        if isinstance(kind, dict) and "rope_type" in kind:
+            kind["rope_type"] = "default"
     with torch.device("meta"), torch.no_grad():
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
         # transformers renamed the argument between 5.20 and 5.24
