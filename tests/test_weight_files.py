@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from optimum_flab import FlabOptimizer
+from optimum_flab.checkpoints.checked import check_model
 from optimum_flab.checkpoints.hashes import weights_hash
 from optimum_flab.checkpoints.loading import load_dense
 from optimum_flab.checkpoints.model_config import check_config
@@ -26,7 +27,6 @@ from optimum_flab.checkpoints.weight_files import stored_dtype
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.efficiency import measure_efficiency
-from optimum_flab.evaluation.judged import ModelSource
 from optimum_flab.vocabulary import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, thorough_but, tiny_model
@@ -227,7 +227,7 @@ def from_files(folder, work):
 
 
 def as_the_baseline_of_an_evaluation(folder, work):
-    ModelSource.of(folder, None, None, torch.device("cpu"), False)
+    check_model(folder)
 
 
 def as_the_baseline_of_a_benchmark(folder, work):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..errors import ConfigurationError, FlabError
 from ..families import family_for
 from ..records.plan import PLAN_NAME, PruningPlan
@@ -13,9 +15,10 @@ from ..records.report import REPORT_NAME, Report
 from ..tensors.lazy import StoredTensors
 from .finding import ModelFiles, find_model
 from .hashes import weights_hash
+from .loading import LoadedModel, load_dense
 from .model_config import read_model_config
 from .tokenizer import check_vocabulary, load_tokenizer
-from .weight_files import shards
+from .weight_files import shards, stored_dtype
 from .weights import check_weights
 
 
@@ -31,11 +34,40 @@ class CheckedModel:
         files (`ModelFiles`): where it is.
         config (`PreTrainedConfig`): its configuration.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer, which fits its embeddings.
+        trust_remote_code (`bool`): whether code from its repository may run.
     """
 
     files: ModelFiles
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+        return self.files.name
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.files.folder
+
+    @property
+    def storage_dtype(self) -> torch.dtype:
+        """What its weights are stored in, or read as: bfloat16 for GGUF files, and float32 for float64."""
+        stored = torch.bfloat16 if self.files.gguf is not None else stored_dtype(self.folder, self.config)
+        return torch.float32 if stored == torch.float64 else stored
+
+    def load(self, dtype: str | torch.dtype, device: str | torch.device) -> LoadedModel:
+        """Loads the weights."""
+        return load_dense(
+            self.name,
+            revision=self.files.revision,
+            trust_remote_code=self.trust_remote_code,
+            family=self.files.family,
+            device=device,
+            dtype=dtype,
+        )
 
 
 def check_model(
@@ -56,7 +88,7 @@ def check_model(
     tokenizer, _ = load_tokenizer(files, config, trust_remote_code)
     check_vocabulary(tokenizer, config, files.name)
     check_weights(files, config)
-    return CheckedModel(files, config, tokenizer)
+    return CheckedModel(files, config, tokenizer, trust_remote_code)
 
 
 def check_complete(folder: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -25,8 +24,9 @@ from ..errors import ConfigurationError, FlabError
 from ..places import user_path
 from ..records.results import HubDataset
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings
+from ..texts.rows import ROW_SUFFIXES, row_suffix
 from .comparison import counts_of_k
-from .data import FORMATS
+from .tasks.code import Judge
 from .tasks.text import Text, read_texts
 
 
@@ -211,10 +211,10 @@ def _allow(task: Task, packages: Sequence[str]) -> bool:
     found = False
     for ensemble in filters_of(task):
         for place, step in enumerate(ensemble.filters):
-            function = getattr(step, "keywords", {}).get("filter_fn")
-            if callable(function) and "allow_packages" in inspect.signature(function).parameters:
+            judge = getattr(step, "keywords", {}).get("filter_fn")
+            if isinstance(judge, Judge):
                 # lm-eval builds a filter from its keywords each time it applies it
-                ensemble.filters[place] = partial(step, filter_fn=partial(function, allow_packages=tuple(packages)))
+                ensemble.filters[place] = partial(step, filter_fn=replace(judge, allow_packages=tuple(packages)))
                 found = True
     return found
 
@@ -326,7 +326,7 @@ def _load(
 
 
 def _is_own_loader(function: Any) -> bool:
-    return callable(function) and function.__module__.startswith(f"{__package__}.tasks")
+    return callable(function) and function.__module__.startswith(f"{__package__}.")
 
 
 def _prepared(
@@ -383,14 +383,10 @@ def _one_or_all(name: str, files: Sequence[str], several: bool) -> str | list[st
 
 def _builder(file: str) -> str:
     """The loader of `datasets` for a file."""
-    suffix = Path(Path(file).name.lower().removesuffix(".gz")).suffix
-    if suffix == ".csv":
-        return "csv"
-    if suffix == ".parquet":
-        return "parquet"
-    if suffix not in FORMATS:
-        raise FlabError(f"data file {file!r} has no known format; expected one of {', '.join(FORMATS)}, .parquet")
-    return "json"
+    suffix = row_suffix(Path(file))
+    if suffix is None:
+        raise FlabError(f"data file {file!r} has no known format; expected one of {', '.join(ROW_SUFFIXES)}")
+    return suffix[1:] if suffix in (".csv", ".parquet") else "json"
 
 
 def _beside(files: Any, folder: Path) -> Any:

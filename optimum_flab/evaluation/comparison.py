@@ -166,7 +166,7 @@ def compare(
     intervals where resamples cannot differ: there is only one problem, or one cluster, or all of them came out alike.
 
     Args:
-        row ([`ScoreRow`]): names the task and the metric.
+        row ([`ScoreRow`]): names the task and the metric; the number of problems is that of the rows below.
         statistic ([`OfSums`]): the score.
         pruned, dense (`np.ndarray` of shape `(problems, terms)`): rows of `statistic`, for the same problems in the
             same order.
@@ -175,7 +175,7 @@ def compare(
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
     sums = resampled_sums(drawn, resamples, seed)
-    row = row.model_copy(update={"clusters": None if clusters is None else len(drawn)})
+    row = row.model_copy(update={"problems": len(both), "clusters": None if clusters is None else len(drawn)})
     return scored(row, statistic, both, sums, paired=dense is not None)
 
 

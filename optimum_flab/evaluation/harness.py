@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from ..checkpoints.computation import computation_device, computation_dtype
+from ..checkpoints.loading import LoadedModel
 from ..errors import FlabError
 from ..execution import best_isolation, check_packages, warn_of
 from ..execution.isolation import Isolation
@@ -29,7 +29,7 @@ from ..settings.pruning import DataSettings
 from ..texts.sources import hub_datasets
 from ..vocabulary import InfillingFormat
 from .catalog import DIVERGENCE_PROTOCOL, LoadedTask, divergence_texts, hub_dataset, load_tasks, quiet
-from .judged import Model, ModelSource, ask_for_gaps, check_chat_template
+from .judged import Model, Source, ask_for_gaps, check_chat_template, load, source_of
 from .lm import FlabLM
 from .results import EVALUATION, Evaluation, package_versions
 from .scoring import compare_task, compare_together, merge_results, run_task, without_interval
@@ -105,10 +105,7 @@ def evaluate(
     given = {"model": (model, revision)}
     if baseline is not None:
         given = {"dense": (baseline, baseline_revision), "pruned": (model, revision)}
-    sources = {
-        role: ModelSource.of(which, at, dtype, device, trust_remote_code, family)
-        for role, (which, at) in given.items()
-    }
+    sources = {role: source_of(which, at, trust_remote_code, family) for role, (which, at) in given.items()}
     for source in sources.values():
         check_chat_template(source, loaded)
     loaded, infilling = ask_for_gaps(sources, loaded, settings.fim_format)
@@ -120,13 +117,12 @@ def evaluate(
     runs: dict[str, list[dict[str, Any]]] = {}
     models: dict[str, EvaluatedModel] = {}
     for role, source in sources.items():
-        judged = source.load()
-        models[role] = judged.description
+        judged, models[role] = load(source, dtype, device)
         with quiet():
             lm = FlabLM(
                 judged.model,
                 judged.tokenizer,
-                weights_hash=judged.description.weights_sha256,
+                weights_hash=models[role].weights_sha256,
                 cache=cache,
                 batch_size=settings.batch_size,
                 max_new_tokens=settings.max_new_tokens,
@@ -149,8 +145,9 @@ def evaluate(
     protocols = {task.name: task.protocol for task in loaded if task.protocol}
     if texts is not None:
         # by default in float32, as when pruning measures it
-        dense, pruned = (replace(sources[role], dtype=dtype or torch.float32) for role in ("dense", "pruned"))
-        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
+        both = [load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned")]
+        measured, protocols[DIVERGENCE] = measure_divergence(*both, kept, texts, settings.batch_size)
+        del both
         rows += measured
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
@@ -204,11 +201,9 @@ def conditions(
 
 
 def measure_divergence(
-    dense: ModelSource, pruned: ModelSource, kept: list[int] | None, texts: Sequence[Text], batch_size: int
+    before: LoadedModel, after: LoadedModel, kept: list[int] | None, texts: Sequence[Text], batch_size: int
 ) -> tuple[list[ScoreRow], str]:
-    """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured; holds
-    both models in memory."""
-    before, after = dense.load(), pruned.load()
+    """Divergence and bits per byte of both models on texts, per kind and on all, and how they were measured."""
     kinds: dict[str, list[str]] = {}
     for text in texts:
         kinds.setdefault(text.kind, []).append(text.text)
@@ -217,15 +212,7 @@ def measure_divergence(
     data.sequence_length = min(data.sequence_length, most)
     found = {
         kind: measure_held_out(
-            before.model,
-            before.tokenizer,
-            after.model,
-            after.tokenizer,
-            before.family,
-            kept,
-            (),
-            of_kind,
-            data,
+            *(before.model, before.tokenizer, after.model, after.tokenizer, before.family), kept, (), of_kind, data
         )
         for kind, of_kind in kinds.items()
     }
@@ -263,16 +250,15 @@ def _mean(weighted: Sequence[tuple[float, int]]) -> float:
     return sum(value * weight for value, weight in weighted) / max(sum(weight for _, weight in weighted), 1)
 
 
-def kept_tokens(dense: ModelSource, pruned: ModelSource) -> list[int] | None:
+def kept_tokens(dense: Source, pruned: Source) -> list[int] | None:
     """The dense id of every token of the pruned model: from its plan, else by the tokens' names.
 
     Raises:
         [`FlabError`]: the pruned model has tokens that the dense one lacks.
     """
     ids, own = dense.tokenizer.get_vocab(), pruned.tokenizer.get_vocab()
-    plan = pruned.files.folder / PLAN_NAME if pruned.files is not None else None
-    if plan is not None and plan.is_file():
-        kept = PruningPlan.load(plan).kept_tokens
+    if pruned.folder is not None and (pruned.folder / PLAN_NAME).is_file():
+        kept = PruningPlan.load(pruned.folder).kept_tokens
         named = {number: name for name, number in ids.items()}
         at = range(len(own)) if kept is None else kept
         wrong = [name for name, number in own.items() if number >= len(at) or named.get(at[number]) != name]

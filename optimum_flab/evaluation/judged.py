@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from lm_eval.api.task import Task
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints.checked import check_model
-from ..checkpoints.finding import ModelFiles
+from ..checkpoints.checked import CheckedModel, check_model
 from ..checkpoints.hashes import dense_hash
-from ..checkpoints.loading import LoadedModel, dense_from_memory, load_dense
-from ..checkpoints.weight_files import stored_dtype
+from ..checkpoints.loading import LoadedModel, dense_from_memory
 from ..errors import ConfigurationError, FlabError
-from ..families import Family
 from ..records.results import EvaluatedModel
 from ..running.casting import copy_in
 from ..running.generation import config_hash
@@ -28,99 +25,50 @@ from .tasks.infilling import Question
 
 
 Model = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+Source = CheckedModel | LoadedModel  # a model that is not loaded yet, or was in memory already
 
 
-@dataclass(frozen=True)
-class JudgedModel:
-    """A model in memory, and what the results say about it."""
+def source_of(model: Model, revision: str | None, trust_remote_code: bool, family: str | Path | None = None) -> Source:
+    """Finds a model and reads all but its weights.
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    family: Family
-    description: EvaluatedModel
+    Raises:
+        [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
+    """
+    if isinstance(model, LoadedModel):
+        return model
+    if isinstance(model, tuple):
+        return dense_from_memory(*model, family)
+    return check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """A model that is not loaded yet, checked as far as possible without its weights.
+def load(source: Source, dtype: torch.dtype | None, device: torch.device) -> tuple[LoadedModel, EvaluatedModel]:
+    """A model with its weights, and what the results say about it. One that was in memory stays as it is.
 
     Args:
-        name (`str`): what the user called it.
-        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        memory ([`LoadedModel`], *optional*): the model, where it was in memory already.
-        files (`ModelFiles`, *optional*): else where they are.
-        stored (`torch.dtype`): the dtype of the stored weights.
-        dtype (`torch.dtype`): the dtype to compute in.
+        dtype (`torch.dtype`, *optional*): to compute in; by default that of the weights.
     """
-
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-    stored: torch.dtype
-    dtype: torch.dtype
-    device: torch.device
-    trust_remote_code: bool = False
-    memory: LoadedModel | None = None
-    files: ModelFiles | None = None
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        revision: str | None,
-        dtype: torch.dtype | None,
-        device: torch.device,
-        trust_remote_code: bool,
-        family: str | Path | None = None,
-    ) -> ModelSource:
-        """Finds a model and reads all but its weights.
-
-        Raises:
-            [`FlabError`]: it cannot be found or is refused, or the tokenizer does not fit the embeddings.
-        """
-        if isinstance(model, (tuple, LoadedModel)):
-            memory = dense_from_memory(*model, family) if isinstance(model, tuple) else model
-            here = memory.model
-            return cls(memory.name, memory.tokenizer, memory.storage_dtype, here.dtype, here.device, memory=memory)
-        checked = check_model(model, revision=revision, trust_remote_code=trust_remote_code, family=family)
-        files = checked.files
-        stored = torch.bfloat16 if files.gguf is not None else stored_dtype(files.folder, checked.config)
-        stored = torch.float32 if stored == torch.float64 else stored
-        return cls(files.name, checked.tokenizer, stored, dtype or stored, device, trust_remote_code, files=files)
-
-    def load(self) -> JudgedModel:
-        """Loads the weights; their hash is that of the checkpoint, whatever dtype is computed in."""
-        dense = self.memory
-        if dense is None:
-            dense = load_dense(
-                self.name,
-                revision=None if self.files is None else self.files.revision,
-                trust_remote_code=self.trust_remote_code,
-                family=None if self.files is None else self.files.family,
-                device="cpu",
-                dtype=self.stored,
-            )
-        digest = dense_hash(dense)
-        model = dense.model
-        if self.memory is None and self.dtype != self.stored:
-            # a cast would round the buffers that stay in float32
-            model = copy_in(dense.model, self.device, self.dtype)
-            model.generation_config = dense.model.generation_config
-        elif self.memory is None:
-            model = model.to(self.device)
-        description = EvaluatedModel(
-            name=dense.name,
-            revision=dense.revision,
-            weights_sha256=digest,
-            config_sha256=config_hash(model),
-            tokenizer_sha256=tokenizer_hash(dense.tokenizer),
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=model.device.type,
-            parameters=model.num_parameters(),
-        )
-        return JudgedModel(model, dense.tokenizer, dense.family, description)
+    loaded = source.load(source.storage_dtype, "cpu") if isinstance(source, CheckedModel) else source
+    digest = dense_hash(loaded)  # of the checkpoint, whatever dtype is computed in
+    if source is not loaded:
+        if dtype in (None, loaded.storage_dtype):
+            model = loaded.model.to(device)
+        else:
+            model = copy_in(loaded.model, device, dtype)  # a cast would round the buffers that stay in float32
+            model.generation_config = loaded.model.generation_config
+        loaded = replace(loaded, model=model)
+    return loaded, EvaluatedModel(
+        name=loaded.name,
+        revision=loaded.revision,
+        weights_sha256=digest,
+        config_sha256=config_hash(loaded.model),
+        tokenizer_sha256=tokenizer_hash(loaded.tokenizer),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        device=loaded.model.device.type,
+        parameters=loaded.model.num_parameters(),
+    )
 
 
-def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> None:
+def check_chat_template(source: Source, tasks: Sequence[LoadedTask]) -> None:
     """Raises a [`FlabError`] if a task needs a chat template that the model lacks."""
     for task in tasks:
         if task.chat_template and not source.tokenizer.chat_template:
@@ -133,12 +81,12 @@ def check_chat_template(source: ModelSource, tasks: Sequence[LoadedTask]) -> Non
 
 
 def ask_for_gaps(
-    sources: Mapping[str, ModelSource], tasks: Sequence[LoadedTask], template: str | None
+    sources: Mapping[str, Source], tasks: Sequence[LoadedTask], template: str | None
 ) -> tuple[list[LoadedTask], InfillingFormat | None]:
     """Makes the infilling tasks ask in the format that the models were trained on, the same for all models.
 
     Args:
-        sources (`Mapping[str, ModelSource]`): the models by role; the format is that of the first.
+        sources (`Mapping[str, Source]`): the models by role; the format is that of the first.
         template (`str`, *optional*): the format, where the user names one.
 
     Returns:

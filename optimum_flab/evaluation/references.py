@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from lm_eval.api.task import Task
@@ -14,21 +13,8 @@ from ..execution import Program, check_packages
 from ..settings.evaluation import DIVERGENCE, EvaluationSettings, check_tasks
 from .catalog import load_tasks
 from .data import printable
-from .tasks import code, infilling, mbpp, output_prediction
-from .tasks.code import run_with_progress
-
-
-# the judging function of a task -> the program of a problem's reference solution, or None where it has none
-REFERENCES: dict[Callable[..., Any], Callable[[Mapping[str, Any]], Program | None]] = {
-    code.run_completions: code.solved,
-    code.run_answers: code.solved,
-    mbpp.run_completions: mbpp.solved,
-    mbpp.run_answers: mbpp.solved,
-    infilling.run_single_line: partial(infilling.solved, program=infilling.single_line),
-    infilling.run_multi_line: partial(infilling.solved, program=infilling.multi_line),
-    infilling.run_random_span: partial(infilling.solved, program=infilling.random_span),
-    output_prediction.score: output_prediction.solved,
-}
+from .tasks import output_prediction
+from .tasks.code import Judge, run_with_progress
 
 
 @dataclass(frozen=True)
@@ -101,18 +87,20 @@ def _run(task: str, programs: Sequence[tuple[str, Program | None]], packages: Se
 def _programs(name: str, task: Task, limit: int | None) -> list[tuple[str, Program | None]]:
     """Name and reference program of every problem of a task."""
     steps = [step for item in task.config.filter_list or () for step in item["filter"]]
-    functions = (*(step.get("filter_fn") for step in steps), task.config.process_results)
-    solved = next((REFERENCES[function] for function in functions if function in REFERENCES), None)
-    if solved is None:
+    found = [judge.solved for step in steps if isinstance(judge := step.get("filter_fn"), Judge)]
+    if task.config.process_results is output_prediction.score:
+        found.append(output_prediction.solved)
+    if not found:
         raise _without_programs(name)
+    solved = found[0]
     documents = list(task.eval_docs)[:limit]
-    found = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
-    if all(program is None for _, program in found):
+    programs = [(_problem(number, document), solved(document)) for number, document in enumerate(documents, start=1)]
+    if all(program is None for _, program in programs):
         raise FlabError(
-            f"task {name!r}: none of its {len(found):,} problems has a reference solution (field canonical_solution,"
-            " or code for MBPP), so there is nothing to check"
+            f"task {name!r}: none of its {len(programs):,} problems has a reference solution (field"
+            " canonical_solution, or code for MBPP), so there is nothing to check"
         )
-    return found
+    return programs
 
 
 def _problem(number: int, document: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, FlabError
-from ..texts.rows import ROW_SUFFIXES
+from ..texts.rows import ROW_SUFFIXES, row_suffix
 from ..texts.sources import Source, parse_source, source_rows
 
 
@@ -109,10 +109,10 @@ def read_instructions(specs: Sequence[str]) -> list[Example]:
 
 def _files(source: Source) -> list[Source]:
     if source.path is None or not source.path.is_dir():
-        if source.path is not None and source.path.suffix.lower() not in ROW_SUFFIXES:
+        if source.path is not None and row_suffix(source.path) is None:
             raise FlabError(f"source {source.spec!r} has no rows; name a file of {', '.join(ROW_SUFFIXES)}")
         return [source]
-    files = sorted(path for path in source.path.rglob("*") if path.suffix.lower() in ROW_SUFFIXES and path.is_file())
+    files = sorted(path for path in source.path.rglob("*") if row_suffix(path) is not None and path.is_file())
     if not files:
         raise FlabError(f"folder {source.spec!r} holds no file of {', '.join(ROW_SUFFIXES)}; name another source")
     return [Source(str(path), path=Path(path), columns=source.columns) for path in files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..texts.overlap import Forbidden
-from ..texts.rows import ROW_SUFFIXES
+from ..texts.rows import row_suffix
 from ..texts.sources import parse_source, read_source, source_rows
 
 
@@ -41,7 +41,7 @@ def source_texts(specs: Sequence[str]) -> list[str]:
     packaged sources, what prunings and recoveries read."""
     texts = []
     for source in [parse_source(spec) for spec in specs]:
-        rows = source.dataset is not None or (source.path is not None and source.path.suffix.lower() in ROW_SUFFIXES)
+        rows = source.dataset is not None or (source.path is not None and row_suffix(source.path) is not None)
         if not rows or source.columns:
             for training in (False, True) if source.packaged else (False,):
                 texts += [document.text for document in read_source(source, for_training=training).documents]

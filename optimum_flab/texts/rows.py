@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from ..errors import FlabError
 from ..memory import available_memory
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 TEXT_COLUMNS = ("text", "content")  # used where none are named
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")  # all but parquet may be compressed: `.jsonl.gz`
 # for parquet files: rows in memory, and bytes that are read ahead per column
 ROWS_AT_ONCE, READ_AHEAD = 256, 1 << 20
 COPIES = 2  # of a file that are in memory while it is read as a whole: its bytes and its text
@@ -37,6 +40,21 @@ class HubRows(NamedTuple):
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
+def row_suffix(path: Path) -> str | None:
+    """Which of the formats with rows a file has, by its name; `None` if none of them."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    is_known = suffix in ROW_SUFFIXES and not (suffix == ".parquet" and _is_compressed(path))
+    return suffix if is_known else None
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _opened(path: Path) -> BinaryIO:
+    return gzip.open(path) if _is_compressed(path) else path.open("rb")
+
+
 def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]:
     """The rows of a file; only `.json`, which holds a single value, is read into memory as a whole.
 
@@ -46,7 +64,7 @@ def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]
     Raises:
         [`FlabError`]: it cannot be read.
     """
-    suffix = path.suffix.lower()
+    suffix = row_suffix(path)
     if suffix == ".parquet":
         return _parquet_rows(path, columns)
     if suffix == ".csv":
@@ -57,7 +75,7 @@ def file_rows(path: Path, columns: Sequence[str] | None = None) -> Iterable[Any]
 def _json_lines(path: Path) -> Iterator[Any]:
     place = 0
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             # lines of bytes: JSON strings may hold U+2028 and the like unescaped
             for number, line in enumerate(file, start=1):
                 text = _decoded(line, path, place).strip()
@@ -67,7 +85,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
                         yield json.loads(text)
                     except (ValueError, RecursionError) as error:
                         raise FlabError(f"file {str(path)!r}, line {number} is not JSON ({error})") from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
 
@@ -89,7 +107,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
     limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     reader = None
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # quoted fields keep their line ends
+        with TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:  # quoted fields keep line ends
             reader = csv.DictReader(file)
             for row in reader:
                 row.pop(None, None)  # cells beyond the header
@@ -101,7 +119,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
         raise FlabError(
             f"file {str(path)!r} is not UTF-8 (at line {line} or later); convert it or leave it out"
         ) from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
     finally:
         csv.field_size_limit(limit)
@@ -241,8 +259,9 @@ def read_text(path: Path) -> str:
                 f"file {str(path)!r} is a single text that does not fit in memory; split it, or write it as a .jsonl"
                 " file with many rows, which are read one by one"
             )
-        return _decoded(path.read_bytes(), path, 0)
-    except OSError as error:
+        with _opened(path) as file:
+            return _decoded(file.read(), path, 0)
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
 
@@ -256,8 +275,8 @@ def _decoded(data: bytes, path: Path, place: int) -> str:
         ) from error
 
 
-def _unreadable(path: Path, error: OSError) -> FlabError:
-    return FlabError(f"file {str(path)!r} cannot be read ({error.strerror or error})")
+def _unreadable(path: Path, error: Exception) -> FlabError:
+    return FlabError(f"file {str(path)!r} cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
 def without_lone_surrogates(text: str) -> str:

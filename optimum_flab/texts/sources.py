@@ -17,7 +17,7 @@ from ..memory import available_memory
 from ..settings.pruning import DataSettings
 from .installed import drawn_files, package_files, written_code
 from .problems import packaged_problems, problems_to_train_on
-from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_texts
+from .rows import COPIES, ROW_SUFFIXES, HubRows, file_rows, hub_rows, read_text, row_suffix, row_texts
 
 
 # the parts of the default corpus, named so that they can be combined with other sources
@@ -183,7 +183,7 @@ def documents_in(source: Source, for_training: bool = False) -> Iterator[Documen
     elif (path := _path_of(source)).is_dir():
         _refuse_columns(source, "a folder", "name a file of it, or leave out the brackets")
         yield from _documents_of_folder(path)
-    elif path.suffix.lower() in ROW_SUFFIXES:
+    elif row_suffix(path) is not None:
         yield from row_documents(file_rows(path, source.columns), str(path), source.columns)
     else:
         remedy = f"leave out the brackets, or name one of {', '.join(ROW_SUFFIXES)}"

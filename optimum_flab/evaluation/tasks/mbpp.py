@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +16,10 @@ from lm_eval.utils import apply_template
 from ...compat import read_task_file
 from ...errors import FlabError
 from ...execution import Program
-from ..data import MBPP, Row, as_dataset, assertions, checked
+from ..data import Problems, as_dataset, checked, rows_of
+from ..problems import SHOWN_TESTS, MbppProblem, ShownMbppProblem
 from .answers import fenced_code
-from .code import judged, rows_of
+from .code import Judge
 
 
 if TYPE_CHECKING:
@@ -27,50 +27,16 @@ if TYPE_CHECKING:
 
 
 TEST_SPLIT = range(11, 511)  # numbers of the problems, as the benchmark divides them
-SHOWN_TESTS = 3  # in a prompt of lm-eval, which also judges by them
-
-
-def three_assertions(value: Any) -> str | None:
-    """What is wrong with a list of tests of which an lm-eval prompt shows three; `None` if nothing is."""
-    if fault := assertions(value):
-        return fault
-    few = len(value) < SHOWN_TESTS
-    return f"has {len(value)} tests, but the prompt shows {SHOWN_TESTS}; use mbpp_zero_shot" if few else None
-
-
-THREE_SHOT = replace(MBPP, required={**MBPP.required, "test_list": three_assertions})
 
 
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def problems(
-    *,
-    task: str = "mbpp_zero_shot",
-    file: str | None = None,
-    hub: str | None = None,
-    name: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """MBPP from a file or the Hub; the sanitized variant, whose text field is called prompt, is accepted too."""
-    return as_dataset(checked(_read(task, file, hub, name, split, config_source), MBPP), limit)
+problems = Problems(MbppProblem)
 
 
-def three_shot_problems(
-    *,
-    task: str = "mbpp",
-    file: str | None = None,
-    hub: str | None = None,
-    name: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """The problems of [`problems`] that lm-eval judges, with the three that it shows as a separate split.
+def three_shot_problems(*, limit: int | None = None, **source: Any) -> dict[str, Dataset]:
+    """The problems of MBPP that lm-eval judges, with the three that it shows as a separate split.
 
     For a file that holds all of MBPP these are problems 11 to 510, the test split.
 
@@ -79,27 +45,16 @@ def three_shot_problems(
     """
     import datasets
 
-    rows = _read(task, file, hub, name, split, config_source)
+    rows = rows_of(**source)
     examples = lm_evals_own()["examples"]
-    found = _judged_by_lm_eval(checked(rows, THREE_SHOT), examples)
+    found = _judged_by_lm_eval(checked(rows, ShownMbppProblem), examples)
     if not found:
         raise FlabError(
-            f"{rows[0].place}: task {task!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of MBPP,"
-            " but its data holds none of them; name a file that does, or use mbpp_zero_shot"
+            f"{rows[0].place}: task {source['task']!r} judges problems {TEST_SPLIT.start} to {TEST_SPLIT.stop - 1} of"
+            " MBPP, but its data holds none of them; name a file that does, or use mbpp_zero_shot"
         )
     documents = [{**document, "test_list": document["test_list"][:SHOWN_TESTS]} for document in found]
     return {**as_dataset(documents, limit), "examples": datasets.Dataset.from_list(examples)}
-
-
-def _read(
-    task: str, file: str | None, hub: str | None, name: str | None, split: str, config_source: str | None
-) -> list[Row]:
-    return [
-        Row(row.place, {**row.values, "text": row.values["prompt"]})
-        if isinstance(row.values, Mapping) and "prompt" in row.values and "text" not in row.values
-        else row
-        for row in rows_of(task, file, hub, name, split, config_source)
-    ]
 
 
 def _judged_by_lm_eval(
@@ -195,15 +150,5 @@ def _calls(tests: Sequence[str], name: str | None) -> bool:
     return name is not None and re.search(rf"\b{name}\s*\(", "\n".join(tests)) is not None
 
 
-def run_completions(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of completions, see [`judged`]."""
-    return judged(resps, docs, completed, allow_packages)
-
-
-def run_answers(
-    resps: Sequence[Sequence[str]], docs: Sequence[Mapping[str, Any]], allow_packages: Sequence[str] = ()
-) -> list[list[dict[str, Any]]]:
-    """A filter: the verdicts on the programs of chat answers, see [`judged`]."""
-    return judged(resps, docs, answered, allow_packages)
+run_completions = Judge(completed, solved)
+run_answers = Judge(answered, solved)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...errors import ConfigurationError
 from ...execution import Program
-from ..data import CRUXEVAL, as_dataset, checked, located, read_file, read_hub
-from ..values import read_value
-from .code import behind
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from ..data import Problems
+from ..problems import OutputProblem
 
 
 # made up for this prompt; none of them is a problem of the benchmark
@@ -32,27 +28,7 @@ def f(number):
 assert f(120) == '120021'
 
 """
-NAMES = "import collections\nimport math\nfrom collections import *\nfrom math import inf, nan\n"  # used by outputs
-
-
-def problems(
-    *,
-    task: str = "cruxeval_output",
-    file: str | None = None,
-    hub: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """Rows with the fields code, input and output (a value as Python prints it), from a file or the Hub."""
-    if file is not None:
-        rows = read_file(located(file, config_source))
-    elif hub is not None:
-        rows = read_hub(hub, task, split=split)
-    else:
-        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
-    return as_dataset(checked(rows, CRUXEVAL), limit)
+problems = Problems(OutputProblem)
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
@@ -62,14 +38,16 @@ def prompt(doc: Mapping[str, Any]) -> str:
 
 def solved(doc: Mapping[str, Any]) -> Program:
     """A program that passes if the function returns the output stated for it."""
-    return Program(behind(NAMES, doc["code"]), f"assert f({doc['input']}) == {doc['output']}")
+    return Program(doc["code"], f"assert f({doc['input']}) == {doc['output']}")
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Whether the first line of an answer (a comment may follow) is a value that Python calls equal to the output."""
     line = results[0].strip().split("\n", 1)[0]
     try:
-        right = bool(read_value(line) == read_value(doc["output"]))
-    except (ValueError, RecursionError):  # values can be nested too deep to compare
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # from the parser, about what a model wrote
+            right = bool(ast.literal_eval(line) == ast.literal_eval(doc["output"].strip()))
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         right = False
     return {"exact_match": float(right)}

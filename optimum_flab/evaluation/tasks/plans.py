@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from ...errors import ConfigurationError
 from ..comparison import OfSums
-from ..data import PLANS, as_dataset, checked, located, read_file
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from ..data import Problems
+from ..problems import PlanProblem
 
 
 OPENING = "How to solve:"
@@ -35,18 +31,7 @@ Step 4. Return best.
 '''
 
 
-def problems(
-    *,
-    task: str = "cot_bleu",
-    file: str | None = None,
-    limit: int | None = None,
-    config_source: str | None = None,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """Rows with the fields prompt and cot (the reference plan), from a file."""
-    if file is None:
-        raise ConfigurationError(f"task {task!r} has no data of its own; name a local file for it in `data`")
-    return as_dataset(checked(read_file(located(file, config_source)), PLANS), limit)
+problems = Problems(PlanProblem)
 
 
 def prompt(doc: Mapping[str, Any]) -> str:

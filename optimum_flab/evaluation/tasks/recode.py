@@ -8,18 +8,15 @@ refused.
 
 from __future__ import annotations
 
-import ast
 import io
-import keyword
-import tokenize
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FlabError
-from ..data import CODE, any_text, as_dataset, behind_docstring, checked, located, read_file, source, tokens_of
+from ..data import as_dataset, checked, located, read_file
+from ..problems import CodeProblem, PerturbedProblem
+from ..source import behind_docstring
 from .code import humaneval_rows
 from .perturbations import ON_THE_FLY, renamed
 
@@ -30,20 +27,11 @@ if TYPE_CHECKING:
 
 CLEAN = "clean"
 SPLIT = "@@this is the line to split##"  # the mark with which ReCode divides a solution
-# rows of ReCode's files have the clean prompt in `partial`: up to the line with the mark
-PERTURBED = replace(
-    CODE,
-    optional={**CODE.optional, "partial": any_text},
-    defaults={**CODE.defaults, "partial": ""},
-    cleaned={**CODE.cleaned, "partial": source},
-)
-# how two ways to write the same code differ: brackets and commas, and which side of a comparison comes first
-FREE, TURNED = frozenset("(),;"), {">": "<", ">=": "<="}
 
 
 def problems(
     *,
-    task: str = "recode",
+    task: str,
     file: str | list[str] | None = None,
     limit: int | None = None,
     config_source: str | None = None,
@@ -60,8 +48,8 @@ def problems(
     named = [file] if isinstance(file, str) else list(file or [])
     files = [located(path, config_source) for path in named]
     clean_file = next((path for path in files if variant_name(path) == CLEAN), None)
-    rows = read_file(clean_file) if clean_file else humaneval_rows(task)
-    clean = {row["task_id"]: row for row in checked(rows, CODE)}
+    rows = read_file(clean_file) if clean_file else humaneval_rows(task=task)
+    clean = {row["task_id"]: row for row in checked(rows, CodeProblem)}
     perturbed = [path for path in files if path is not clean_file]
     variants = [read_variant(path, clean) for path in perturbed] if perturbed else [made_variants(clean)]
     together = {}
@@ -92,7 +80,7 @@ def read_variant(path: Path, clean: Mapping[str, Mapping[str, Any]]) -> dict[str
     rows = read_file(path)
     found: dict[str, list[dict[str, Any]]] = {}
     unequal = []
-    for row, document in zip(rows, checked(rows, PERTURBED, unique=False), strict=True):
+    for row, document in zip(rows, checked(rows, PerturbedProblem, unique=False), strict=True):
         problem = document["task_id"]
         if problem not in clean:
             raise FlabError(
@@ -157,92 +145,29 @@ def given_part(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | 
             the prompt).
 
     Returns:
-        `str`, without code where the prompts hold the same code, or `None` where no part is known to be equivalent.
+        `str`: or `None` where no part is known to be equivalent.
     """
-    theirs, ours = _code_given(perturbed), _code_given(clean)
-    if _equal(theirs, ours):
-        blank = _part_before_the_same_text(clean, perturbed) or ""
-        return "" if blank.strip() else blank
-    if not theirs:
-        return None
-    prompt, whole = clean["prompt"], clean["canonical_solution"]
-    lines = io.StringIO(whole).readlines()
-    before, mark, _ = perturbed.get("partial", "").partition(SPLIT)
+    whole, rest = clean["canonical_solution"], perturbed["canonical_solution"]
+    part, gives_away = whole.rstrip().removesuffix(rest.rstrip()), _holds_code(perturbed) and not _holds_code(clean)
+    if rest.strip() and (part.endswith("\n") if part else not gives_away) and len(part) < len(whole.rstrip()):
+        return part  # the rest of the solution is the same text, as in ReCode's format and function name files
+    if not gives_away:
+        return ""
+    before, mark, _ = perturbed["partial"].partition(SPLIT)
     named = before[: before.rfind("\n") + 1]
-    if mark and (prompt + whole).startswith(named) and len(named) >= len(prompt):
-        return named[len(prompt) :]
-    if SPLIT in perturbed["canonical_solution"] and not ours:
+    if mark and (clean["prompt"] + whole).startswith(named) and len(named) >= len(clean["prompt"]):
+        return named[len(clean["prompt"]) :]
+    if SPLIT in rest:
+        lines = io.StringIO(whole).readlines()
         return "".join(lines[: len(lines) // 2])  # ReCode gives away half of the lines, rounded down
-    part = _part_before_the_same_text(clean, perturbed) or _part_before_the_same_code(clean, perturbed)
-    # with the whole solution after it, how much the code of a prompt gives away is not known
-    return part or None
+    return None  # with the whole solution after it, how much the code of a prompt gives away is not known
 
 
-def _part_before_the_same_text(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
-    whole, rest = clean["canonical_solution"].rstrip(), perturbed["canonical_solution"].rstrip()
-    part = whole.removesuffix(rest)
-    return part if rest and part != whole and (not part or part.endswith("\n")) else None
-
-
-def _part_before_the_same_code(clean: Mapping[str, Any], perturbed: Mapping[str, Any]) -> str | None:
-    """The clean solution without the tokens at its end that it shares with the rest of the perturbed one."""
-    ours, theirs = _code_behind(clean), _code_behind(perturbed)
-    given = len(ours) - len(theirs)
-    if not theirs or given < 0 or not _equal(ours[given:], theirs):
-        return None
-    behind = clean["prompt"].count("\n")
-    last = ours[given - 1].end[0] if given else behind  # line of the last token that is given away
-    if last >= ours[given].start[0]:
-        return None
-    return "".join(io.StringIO(clean["canonical_solution"]).readlines()[: last - behind])
-
-
-def _code_given(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
-    """The tokens of code in a prompt from the body of the function; text such as a docstring does not count."""
+def _holds_code(row: Mapping[str, Any]) -> bool:
+    """Whether a prompt holds code of the function; a docstring does not count."""
     # natgen sometimes loses the indentation, so what follows the function counts
     tokens = behind_docstring(row["prompt"], row["entry_point"])
-    texts = ('"""', "'''")
-    return _in_one_way(
-        token for token in tokens if token.string not in ("pass", "...") and not token.string.endswith(texts)
-    )
-
-
-def _code_behind(row: Mapping[str, Any]) -> list[tokenize.TokenInfo]:
-    """The tokens of a solution that follow its prompt, read together with it."""
-    behind = row["prompt"].count("\n")
-    return _in_one_way(
-        token for token in tokens_of(row["prompt"] + row["canonical_solution"]) if token.start[0] > behind
-    )
-
-
-def _in_one_way(tokens: Iterable[tokenize.TokenInfo]) -> list[tokenize.TokenInfo]:
-    """Tokens without those in which two ways to write the same code differ."""
-    found = []
-    for token in tokens:
-        text = TURNED.get(token.string, token.string.replace("'", '"'))
-        if token.type in (tokenize.STRING, tokenize.NUMBER):
-            with suppress(ValueError, SyntaxError):
-                text = repr(ast.literal_eval(token.string))
-        if text not in FREE:
-            found.append(token._replace(string=text))
-    return found
-
-
-def _equal(first: Sequence[tokenize.TokenInfo], second: Sequence[tokenize.TokenInfo]) -> bool:
-    """Whether tokens are the same except for the order of operands or the names of variables."""
-    if sorted(token.string for token in first) == sorted(token.string for token in second):
-        return True
-    return _with_numbered_names(first) == _with_numbered_names(second)
-
-
-def _with_numbered_names(tokens: Sequence[tokenize.TokenInfo]) -> list[str | int]:
-    numbers: dict[str, int] = {}
-    return [
-        numbers.setdefault(token.string, len(numbers))
-        if token.type == tokenize.NAME and not keyword.iskeyword(token.string)
-        else token.string
-        for token in tokens
-    ]
+    return any(token.string not in ("pass", "...") and not token.string.endswith(('"""', "'''")) for token in tokens)
 
 
 def score(doc: Mapping[str, Any], results: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
