@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optimum_flab import ConfigurationError, FlabError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
+from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig, TokenCounts, count_sources
 from optimum_flab.hub.card import render_card
 from optimum_flab.records.paths import without_paths
 from optimum_flab.records.report import read_report
@@ -197,5 +197,3 @@ def test_counts_that_do_not_fit_the_model_are_refused(optimizer, made, tmp_path)
             pruned(optimizer, tmp_path, tmp_path, {"calibration": [str(made / "mine.jsonl")], "counts": files})
     # beside others an empty piece is one
     pruned(optimizer, made, tmp_path, {"counts": ["a.npz", str(tmp_path / "nothing.npz")]})
-    with pytest.raises(ConfigurationError, match=r"data.counts: a.npz only decide the vocabulary"):
-        FlabPrunerConfig(data={"counts": "a.npz"}, vocabulary={"enabled": False})

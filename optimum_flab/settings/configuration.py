@@ -76,7 +76,7 @@ class FlabPrunerConfig(BaseConfig):
 
     __signature__ = SIGNATURE
 
-    def __init__(self, *args: Any, **kwargs: Any):  # the arguments are those of the signature
+    def __init__(self, *args: Any, **kwargs: Any):
         given = SIGNATURE.bind(*args, **kwargs)
         unknown = given.arguments.pop("kwargs", {})  # refused, but for what saving adds
         super().__init__()

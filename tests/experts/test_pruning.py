@@ -169,7 +169,6 @@ def test_a_pruned_mixture_is_loaded_beside_its_dense_model_and_pruned_again(dens
         ({"experts": {"enabled": True}}, "nothing says how many experts stay"),
         ({"ffn": {"intermediate_size": 28}}, "ffn.intermediate_size: this model cannot have 28; use one of"),
         ({"experts": {"num_experts": 8}, "vocabulary": {"enabled": False}}, "nothing would be pruned"),
-        ({"experts": {"num_experts": 4, "enabled": False}}, "experts.num_experts: 4 is pinned although"),
     ],
 )
 def test_what_cannot_be_is_refused_before_weights_are_read(dense, changes, said, tmp_path):
