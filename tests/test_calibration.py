@@ -236,7 +236,7 @@ def test_text_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypa
     monkeypatch.setattr(sources_room, "available_memory", lambda: 1720)
     assert len(read_sources(sources).documents) == 41
     monkeypatch.setattr(sources_room, "available_memory", lambda: 1719)
-    with pytest.raises(FlabError, match=r"rows.jsonl', '.*folder': .* do not fit in .*`flab count`.*data.counts"):
+    with pytest.raises(FlabError, match=r"rows.jsonl', '.*folder': .* memory are free; .*`flab count`.*data.counts"):
         read_sources(sources)
     monkeypatch.setattr(rows_room, "available_memory", lambda: 599)
     with pytest.raises(FlabError, match="a.py' is a single text that does not fit in memory; split it"):

@@ -25,12 +25,14 @@ RESTORING = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 
 def quantised(name: str, method: Any) -> str:
     message = f"model {name!r} is quantised ({method}); prune the unquantised checkpoint and quantise the result"
-    if method not in RESTORING:
+    settings = RESTORING.get(str(method))
+    if settings is None:
         return f"{message} (GGUF files can be read)"
     return (
-        f"{message}. If there is none, transformers makes one:\nfrom transformers import AutoModelForCausalLM,"
-        f" {RESTORING[method]}\nAutoModelForCausalLM.from_pretrained({name!r}, quantization_config={RESTORING[method]}"
-        "(dequantize=True)).save_pretrained('unquantised')\n(and put the tokenizer beside it)"
+        f"{message}. If there is none, transformers makes one:\n"
+        f"from transformers import AutoModelForCausalLM, {settings}\n"
+        f"AutoModelForCausalLM.from_pretrained({name!r}, quantization_config={settings}(dequantize=True))"
+        ".save_pretrained('unquantised')\n(and put the tokenizer beside it)"
     )
 
 

@@ -133,7 +133,7 @@ def older_names(config: PreTrainedConfig, older: Older) -> dict[str, Any]:
     """
     rope = getattr(config, "rope_parameters", None) or {}
     rope, local = rope.get("full_attention", rope), rope.get("sliding_attention")
-    if any(getattr(config, name) != value for name, value in older.expects.items()):
+    if any(getattr(config, name, value) != value for name, value in older.expects.items()):
         return {}
     if rope and not (
         rope["rope_type"] in older.positions and _same_longrope(config, rope) and _same_local(rope, local, older)

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from ..compat import new_model
 from ..errors import FlabError
-from ..families import Block, Family, cut, parts_of, plain_axes
+from ..families import Block, Family, cut, has_module, misfit, plain_axes
 from ..families.resizing import resized_config
 from ..measuring.divergence import OutputHead
 from ..running.cut_layers import CutLayers
@@ -104,16 +104,16 @@ def _used_dimensions(model: PreTrainedModel, family: Family) -> set[str]:
 def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Modules that do not exist."""
     for name, path in family.modules.model_dump().items():
-        if not _has(model, path):
+        if not has_module(model, path):
             yield f"modules.{name}: it has no module {path!r}"
-    if not _has(model, family.modules.layers):
+    if not has_module(model, family.modules.layers):
         return
     layers, number = family.decoder_layers(model), getattr(model.config, family.sizes["layer"])
     if not isinstance(layers, nn.ModuleList) or len(layers) != number:
         yield f"modules.layers: {family.modules.layers!r} is not the list of its {number} layers"
         return
     for name, path in family.block.model_dump(exclude={"residual_scale"}).items():
-        if path is not None and not all(_has(layer, path) for layer in layers):
+        if path is not None and not all(has_module(layer, path) for layer in layers):
             yield f"block.{name}: its layers have no module {path!r}"
     if family.experts is not None:
         path, out = family.experts.module, family.experts.out
@@ -125,19 +125,9 @@ def _modules(model: PreTrainedModel, family: Family) -> Iterator[str]:
                 return
 
 
-def _has(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
 def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
     """Tensors that are not named, or whose shape does not match their axes."""
-    sizes: dict[str | None, Any] = {
-        dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()
-    }
+    sizes = {dimension: getattr(model.config, field, None) for dimension, field in family.sizes.items()}
     state = model.state_dict()
     unnamed = [name for name in state if family.axes(name) is None]
     if unnamed:
@@ -149,15 +139,9 @@ def _tensors(model: PreTrainedModel, family: Family) -> Iterator[str]:
         axes = family.named_axes(name)
         if len(axes) != tensor.ndim:
             yield f"tensors: {name} has {tensor.ndim} axes, not {len(axes)}"
-            continue
-        for size, axis, dimension in zip(tensor.shape, axes, plain_axes(axes), strict=True):
-            if axis is None or sizes[dimension] is None:
-                continue
-            wanted = sizes[dimension] * parts_of(axis)
-            # heads are blocks of numbers, of a size that the configurations call by many names
-            fits = size % wanted == 0 if dimension in ("head", "kv_head") else size == wanted
-            if not fits:
-                yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
+        elif (found := misfit(axes, tensor.shape, sizes)) is not None:
+            axis, wanted = found
+            yield f"tensors: {name} of shape {tuple(tensor.shape)} has no axis of {wanted} ({axis})"
 
 
 def _per_layer(model: PreTrainedModel, family: Family) -> Iterator[str]:

@@ -4,7 +4,7 @@ Adding a family is one file in `known/`; users name their own with `--family`.
 """
 
 from .files import FAMILY_NAME, family_for, known_families, read_family, save_family
-from .schema import Block, Family, Norm, Older, cut, matrices_of, parts_of, plain_axes
+from .schema import Block, Family, Norm, Older, cut, has_module, matrices_of, misfit, parts_of, plain_axes
 
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "Older",
     "cut",
     "family_for",
+    "has_module",
     "known_families",
     "matrices_of",
+    "misfit",
     "parts_of",
     "plain_axes",
     "read_family",

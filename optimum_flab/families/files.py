@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
 from ..errors import ConfigurationError, FlabError
-from .schema import DIMENSIONS, Family
+from .schema import DIMENSIONS, Family, has_module, misfit
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 FAMILY_NAME = "flab_family.json"  # beside a pruned model of a family that is not built in
-MOST_LAYERS = 500  # of a model that is built only to compare names
+MOST_LAYERS = 500  # of a model that is built only to be compared
+LEAST_DESCRIBED = 0.5  # share of its tensors
 KNOWN = Path(__file__).with_name("known")
 
 
@@ -111,7 +116,7 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
 
     Raises:
         [`ConfigurationError`]: the file is wrong, or is for another `model_type`.
-        [`FlabError`]: the family is not known; the message names the one that it resembles most.
+        [`FlabError`]: the family is not known; the message names the one that it resembles most, if any.
     """
     model_type = getattr(config, "model_type", None)
     if file is not None:
@@ -123,43 +128,52 @@ def family_for(config: Any, file: str | Path | None = None) -> Family:
         return family
     if model_type in known_families():
         return known_family(model_type)
-    known = ", ".join(known_families())
-    like, named = resembled(config)
+    unknown = f"model family {model_type!r} is not supported; supported families are {', '.join(known_families())}"
+    like, share = resembled(config)
     if like is None:
-        raise FlabError(f"model family {model_type!r} is not supported; supported families are {known}")
+        raise FlabError(f"{unknown}. It resembles none of them; to describe it, write a file and name it as `family`")
     example = json.dumps({"model_type": model_type, "like": like, "transformers": ">=5.0"})
     raise FlabError(
-        f"model family {model_type!r} is not supported; supported families are {known}. It resembles {like!r}"
-        + ("" if named is None else f", which names {named:.0%} of its tensors")
-        + f": to describe it, write a file that starts from {example} and name it as `family`; whatever does not fit"
-        " is then refused by name"
+        f"{unknown}. It resembles {like!r}, which describes {share:.0%} of its tensors: to describe it, write a file"
+        f" that starts from {example} and name it as `family`; whatever does not fit is then refused by name"
     )
 
 
-def resembled(config: Any) -> tuple[str | None, float | None]:
+def resembled(config: Any) -> tuple[str | None, float]:
     """The known family that a model of an unknown family resembles most, and the share of the model's tensors that it
-    names; by the family's name only if the model cannot be built."""
-    try:
+    describes; `None` if it resembles none, or cannot be built."""
+    found: dict[str, tuple[float, bool, int, bool]] = {}
+    # configurations unknown to the stock classes fail in many ways
+    with suppress(Exception):
         from transformers import AutoModelForCausalLM
 
         if config.num_hidden_layers > MOST_LAYERS:
-            raise ValueError("too many to be built")
+            return None, 0.0
         with torch.device("meta"):
-            names = list(AutoModelForCausalLM.from_config(config).state_dict())
-    except Exception:  # configurations unknown to the stock classes fail in many ways
-        close = get_close_matches(str(getattr(config, "model_type", "")), known_families(), 1, 0.5)
-        return (close[0] if close else None), None
-    shares = {
-        model_type: sum(known_family(model_type).axes(name) is not None for name in names) / len(names)
-        for model_type in known_families()
-    }
+            model = AutoModelForCausalLM.from_config(config)
+        for model_type in known_families():
+            family = known_family(model_type)
+            if (share := _described(family, model)) >= LEAST_DESCRIBED:
+                # of families that describe equally many, one with such norms, then the fewest tensors, then llama
+                norm = type(model.get_submodule(family.modules.final_norm)).__name__
+                same_norm = ("rms" in norm.lower()) == (family.norm.kind == "rms")
+                found[model_type] = share, same_norm, -len(family.tensors), model_type == "llama"
+    best = max(found, key=lambda model_type: found[model_type], default=None)
+    return (None, 0.0) if best is None else (best, found[best][0])
 
-    def fit(model_type: str) -> tuple[float, bool, int, bool]:
-        """Among families that name equally many, prefers one whose fields exist, then the fewest tensors, then
-        llama."""
-        family = known_family(model_type)
-        has_fields = all(hasattr(config, field) for field in family.sizes.values())
-        return shares[model_type], has_fields, -len(family.tensors), model_type == "llama"
 
-    best = max(shares, key=fit)
-    return (best, shares[best]) if shares[best] else (None, None)
+def _described(family: Family, model: PreTrainedModel) -> float:
+    """The share of a model's tensors that a family names, with axes that fit their shapes; 0 if the model lacks a
+    module of the family."""
+    block = family.block.model_dump(exclude={"residual_scale"}, exclude_none=True).values()
+    if not all(has_module(model, path) for path in family.modules.model_dump().values()):
+        return 0.0
+    if not all(has_module(layer, path) for layer in family.decoder_layers(model) for path in block):
+        return 0.0
+    if not family.pruned_layers(model):
+        return 0.0
+    sizes = {dimension: getattr(model.config, name, None) for dimension, name in family.sizes.items()}
+    state = model.state_dict()
+    axes = {name: found for name, tensor in state.items() if len(found := family.axes(name) or ()) == tensor.ndim}
+    fitting = [name for name, found in axes.items() if misfit(found, state[name].shape, sizes) is None]
+    return len(fitting) / len(state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -326,10 +326,7 @@ class Family(_Facts):
 
     def has_experts(self, layer: nn.Module) -> bool:
         """Whether a layer is a mixture of experts."""
-        try:
-            return self.experts is not None and layer.get_submodule(self.experts.module) is not None
-        except AttributeError:
-            return False
+        return self.experts is not None and has_module(layer, self.experts.module)
 
     @property
     def mixture(self) -> Experts:
@@ -438,6 +435,32 @@ def plain_axes(axes: tuple[str | None, ...]) -> list[str | None]:
 def parts_of(axis: str) -> int:
     """How many numbers an axis has for each index of its dimension."""
     return parsed_axis(axis)[1]
+
+
+def misfit(axes: tuple[str | None, ...], shape: Sequence[int], sizes: Mapping[Any, Any]) -> tuple[str, int] | None:
+    """The first axis of a tensor that is not of the stated size, and that size.
+
+    Args:
+        sizes (`Mapping[str, int]`): what a configuration states, by dimension; `None` where it does not.
+    """
+    for size, axis, dimension in zip(shape, axes, plain_axes(axes), strict=True):
+        stated = sizes.get(dimension)
+        if axis is None or stated is None:
+            continue
+        wanted = stated * parts_of(axis)
+        # heads are blocks of numbers, of a size that the configurations call by many names
+        if size % wanted if dimension in ("head", "kv_head") else size != wanted:
+            return axis, wanted
+    return None
+
+
+def has_module(module: nn.Module, path: str) -> bool:
+    """Whether a module has another inside at this path."""
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def cut(tensor: torch.Tensor, axes: tuple[str | None, ...], kept: Mapping[str, torch.Tensor]) -> torch.Tensor:

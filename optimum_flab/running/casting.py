@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from ..compat import new_model
 from ..families import Family
+from ..families.resizing import settle_experts
 from .layerwise import LayerStep, output_of
 from .placement import with_layers_elsewhere
 
@@ -116,8 +117,10 @@ def cast_by_layer(
         `tuple[nn.Module, Callable]`: a copy that shares the weights of its decoder layers with the model; and what
             such a layer does on the other device and in the other dtype, for [`~measuring.divergence.final_hidden`].
     """
+    config = copy.deepcopy(model.config)
+    settle_experts(config, family)
     with torch.device("meta"):
-        like = new_model(type(model), copy.deepcopy(model.config), dtype=dtype)
+        like = new_model(type(model), config, dtype=dtype)
     outer, dtypes = with_layers_elsewhere(model, family, device, like), dtypes_of(like)
     layers = family.decoder_layers(outer)
 

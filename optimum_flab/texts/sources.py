@@ -246,9 +246,9 @@ def _that_fit(specs: Iterable[str]) -> list[Source]:
     if COPIES * size > free:
         named = ", ".join(repr(source.spec) for source in sources if source.path is not None)
         raise FlabError(
-            f"{named}: {size / 1e9:,.1f} GB of text do not fit in the {free / 1e9:,.1f} GB of memory that are free;"
-            " count the text first with `flab count`, which reads it in pieces, name the counts in `data.counts`, and"
-            " only a sample of the text here"
+            f"{named}: {size / 1e9:,.1f} GB of text take {COPIES} times that while they are read, and"
+            f" {free / 1e9:,.1f} GB of memory are free; count the text first with `flab count`, which reads it in"
+            " pieces, name the counts in `data.counts`, and only a sample of the text here"
         )
     return sources
 

@@ -214,9 +214,7 @@ def test_a_function_is_found_by_the_name_that_python_gives_it(tmp_path, written,
 @pytest.mark.parametrize("name", ["class", "None", "await"])
 def test_a_keyword_is_no_entry_point(tmp_path, name):
     row = {**ADD, "task_id": "Test/9", "prompt": f"def {name}(x):\n", "entry_point": name}
-    with pytest.raises(
-        FlabError, match=f"row 2: field 'entry_point' is not the name of a function: '{name}'"
-    ):
+    with pytest.raises(FlabError, match=f"row 2: field 'entry_point' is not the name of a function: '{name}'"):
         found("openeval", data={"openeval": jsonl(tmp_path / "x.jsonl", [ADD, row])})
 
 

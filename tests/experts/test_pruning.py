@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from optimum_flab import FlabOptimizer, FlabPrunerConfig, PruningPlan
 from optimum_flab.checkpoints.checked import check_belongs_together
 from optimum_flab.checkpoints.hashes import dense_hash
-from optimum_flab.checkpoints.loading import load_dense
+from optimum_flab.checkpoints.loading import dense_from_memory, load_dense
 from optimum_flab.checkpoints.surgery import operate
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.measuring.divergence import OutputHead
@@ -101,13 +101,18 @@ def test_experts_and_their_width_pinned(dense, tmp_path):
         )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "in memory"])
 def test_rows_that_are_no_whole_numbers_of_16_bytes(dtype, tmp_path, monkeypatch):
     """Which transformers cannot multiply for all experts at once; layers are ranked in bfloat16 where that is fast."""
     monkeypatch.setattr("optimum_flab.running.casting.multiplies_bfloat16", lambda device: True)
-    member("qwen3_moe", 0, vocab_size=600, hidden_size=36, head_dim=8).save_pretrained(tmp_path)
-    byte_level_tokenizer(600).save_pretrained(tmp_path)
-    dense, tokens = load_dense(tmp_path, device="cpu", dtype=dtype), random_tokens(8, 600)
+    model, tokenizer = member("qwen3_moe", 0, vocab_size=600, hidden_size=36, head_dim=8), byte_level_tokenizer(600)
+    if dtype == "in memory":
+        dense = dense_from_memory(model, tokenizer)
+    else:
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        dense = load_dense(tmp_path, device="cpu", dtype=dtype)
+    tokens = random_tokens(8, 600)
     search = LayerSearch(dense.model, dense.family, tokens, 4, OutputHead(dense.model, dense.family))
     removed = next(search.by_divergence()).layer
     experts = {layer: [0, 2, 3, 5] for layer in (0, 2, 3, 4) if layer != removed}

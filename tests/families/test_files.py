@@ -15,6 +15,7 @@ from optimum_flab.checkpoints.self_check import check_family
 from optimum_flab.criteria import NEURONS
 from optimum_flab.errors import ConfigurationError, FlabError
 from optimum_flab.families import FAMILY_NAME, family_for, files, known_families, read_family
+from optimum_flab.families.files import resembled
 from optimum_flab.inspection import inspect_model
 from optimum_flab.pruning.width.narrowing import narrow
 from optimum_flab.records.report import read_report
@@ -242,7 +243,7 @@ def test_a_mixture_of_the_user(tmp_path):
     facts = {"model_type": "olmoe", "like": "mixtral", "transformers": ">=5.0"}
     sizes = {**SIZES, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
     config = CONFIG_MAPPING["olmoe"](vocab_size=64, **sizes)
-    with pytest.raises(FlabError, match="It resembles 'mixtral', which names 100% of its tensors"):
+    with pytest.raises(FlabError, match="It resembles 'mixtral', which describes 100% of its tensors"):
         family_for(config)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     check_family(model, family_for(config, written(tmp_path, facts)))
@@ -278,12 +279,29 @@ def test_each_kind_of_tensor_that_nothing_describes_is_named_once(tmp_path):
     assert "model.layers.N.mlp.dense_h_to_4h.weight" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "like"),
+    [
+        ("nanochat", None),  # all its tensors have names that phi has too, and other modules, norms and activations
+        ("persimmon", None),
+        ("gpt-sw3", "gpt2"),
+        ("jais2", "cohere"),  # as llama, but for its norms
+        ("cwm", "llama"),
+        ("deepseek_v32", "deepseek_v3"),
+    ],
+)
+def test_only_a_family_with_the_same_modules_is_proposed(model_type, like):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip("this version of transformers does not know it")
+    assert resembled(CONFIG_MAPPING[model_type]())[0] == like
+
+
 @pytest.mark.usefixtures("strangers")
 def test_what_it_resembles_is_said():
     with pytest.raises(FlabError) as caught:
         family_for(stranger(ERNIE).config)
     said = str(caught.value)
-    assert "It resembles 'llama', which names 100% of its tensors" in said
+    assert "It resembles 'llama', which describes 100% of its tensors" in said
     assert '{"model_type": "ernie4_5", "like": "llama", "transformers": ">=5.0"}' in said
 
 
