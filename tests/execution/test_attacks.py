@@ -17,8 +17,8 @@ pytestmark = [
 
 # one of each kind; they take a few seconds together
 SOME = """fork_wide leave_a_daemon kill_everything memory_list fill_disk_many_files connect_tcp send_udp
-read_secret_file read_secret_variable write_outside trace_a_process system_calls raise_limits forge_on_every_descriptor exit_at_once
-exception_with_control_characters""".split()
+read_secret_file read_secret_variable write_outside trace_a_process system_calls raise_limits
+forge_on_every_descriptor exit_at_once exception_with_control_characters""".split()
 
 
 def check_stopped(attacks: list[Attack], isolation: Isolation) -> None:
