@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +16,9 @@ pytestmark = [
 ]
 
 # one of each kind; they take a few seconds together
-SOME = """fork_wide leave_a_daemon kill_everything memory_list fill_disk_many_files connect_tcp read_secret_file
-read_secret_variable write_outside trace_a_process system_calls raise_limits forge_on_every_descriptor exit_at_once
-exception_with_control_characters""".split()
+SOME = """fork_wide leave_a_daemon kill_everything memory_list fill_disk_many_files connect_tcp send_udp
+read_secret_file read_secret_variable write_outside trace_a_process system_calls raise_limits
+forge_on_every_descriptor exit_at_once exception_with_control_characters""".split()
 
 
 def check_stopped(attacks: list[Attack], isolation: Isolation) -> None:
@@ -42,7 +43,9 @@ def test_a_thief_finds_nothing_of_the_right_answer_before_it(isolation):
     assert all(verdict.status in ("failed", "timed out") for verdict in verdicts[1:3]), verdicts
 
 
-def test_a_program_finds_no_file_of_the_one_before(bubblewrap):
+@pytest.mark.parametrize("own_user", [True, False])
+def test_a_program_finds_no_file_of_the_one_before(bubblewrap, own_user):
+    isolation = replace(bubblewrap, own_user=own_user and bubblewrap.own_user)
     codes = [ATTACKS[name].code.replace("{marker}", "flab-test") for name in ("leave_a_file", "find_a_file")]
-    left, found = run([Program(code, TEST, "solve") for code in codes], bubblewrap, workers=1)
+    left, found = run([Program(code, TEST, "solve") for code in codes], isolation, workers=1)
     assert left.detail == found.detail == "AssertionError in: assert candidate(1) == 2"
