@@ -79,7 +79,7 @@ WRITTEN = {
     "apply": ("output", MODEL_FILES),
     "recover": ("output", MODEL_FILES),
     "eval": ("output", ("flab_evaluation.json",)),
-    "bench": ("output", ("flab_efficiency.json", "flab_efficiency.png")),
+    "bench": ("output", ("flab_efficiency.json",)),
     "count": ("output", ()),
     "export": ("path", ()),
 }

@@ -29,7 +29,7 @@ class BenchCommand(FlabVerb):
             metavar="FOLDER",
             type=Path,
             default=Path("flab-bench"),
-            help="folder to write flab_efficiency.json and flab_efficiency.png to (default: %(default)s)",
+            help="folder to write flab_efficiency.json to (default: %(default)s)",
         )
         arguments.add_switch(optional, "--overwrite", "replace these two files where they exist", default="refuse")
         add_settings(optional, BenchSettings)

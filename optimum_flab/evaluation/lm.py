@@ -70,11 +70,7 @@ class FlabLM(HFLM):
         max_new_tokens: int | None = None,
         seed: int = 0,
     ):
-        tokenizer = copy.deepcopy(tokenizer)
-        if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None and tokenizer.unk_token_id is None:
-            # HFLM would add a token that the embedding has no row for; padding is masked, so any token will do
-            tokenizer.pad_token_id = 0
-        super().__init__(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=batch_size)
+        super().__init__(pretrained=model, backend="causal", tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         self.cache, self.seed, self.max_new_tokens = cache, seed, max_new_tokens
         self.doing = ""  # what the progress bars show beside the step
         self.end_ids = end_ids(model, tokenizer)
@@ -86,16 +82,6 @@ class FlabLM(HFLM):
             "model_dtype": str(self.model.dtype),
             "weights_sha256": self.identity["weights"],
         }
-
-    @property
-    def prefix_token_id(self) -> int:
-        found = super().prefix_token_id
-        return self.tokenizer.pad_token_id if found is None else found
-
-    @property
-    def eot_token_id(self) -> int:
-        found = super().eot_token_id
-        return self.tokenizer.pad_token_id if found is None else found
 
     # --- generation ------------------------------------------------------------------------------------------------
 

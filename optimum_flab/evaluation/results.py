@@ -27,9 +27,9 @@ PACKAGES = ("optimum-flab", "lm_eval", "torch", "transformers", "tokenizers", "s
 MOST_NAMED = 10  # missing packages that a note lists
 
 
-def package_versions() -> dict[str, str | None]:
-    """The versions of Python and of what an evaluation depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The versions of Python and of packages; by default those that an evaluation depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 class Evaluation(EvaluationRecord):

@@ -10,7 +10,7 @@ from ..families.files import FAMILY_NAME
 from ..licenses import is_license_file
 from .plan import PLAN_NAME, WEIGHTS_NAME
 from .report import REPORT_NAME
-from .results import EFFICIENCY_NAME, EFFICIENCY_PLOT, EVALUATION_NAME
+from .results import EFFICIENCY_NAME, EVALUATION_NAME
 
 
 CARD_NAME, PAGE_NAME = "README.md", "flab_report.html"
@@ -25,7 +25,7 @@ FILES = frozenset(
         *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"),
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
         *(WEIGHTS, WEIGHTS_INDEX, REPORT_NAME, PLAN_NAME, WEIGHTS_NAME, CONFIG_NAME, FAMILY_NAME),
-        *(CARD_NAME, PAGE_NAME, CURVE_NAME, EFFICIENCY_PLOT),
+        *(CARD_NAME, PAGE_NAME, CURVE_NAME),
     )
 )
 # other forms of a tokenizer, which may differ from its `tokenizer.json`; a pruned one has none of them
@@ -34,7 +34,7 @@ OTHER_TOKENIZERS = (
     *("vocab.json", "merges.txt", "vocab.txt"),
 )
 # written by earlier versions, for which nothing takes their place
-FORMER = ("flab_parameters.png", "flab_layers.png", "flab_evaluation.txt")
+FORMER = ("flab_parameters.png", "flab_layers.png", "flab_efficiency.png", "flab_evaluation.txt")
 SHARD_OR_ENTRY = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|\.eval_results/flab_[^/]+\.yaml")
 # `flab_evaluation.json`, or the copies of several: `flab_evaluation-2.json`
 RESULT = re.compile("|".join(rf"{re.escape(name[:-5])}(-\d+)?\.json" for name in (EVALUATION_NAME, EFFICIENCY_NAME)))

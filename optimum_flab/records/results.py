@@ -17,7 +17,7 @@ from .scores import Score
 
 
 EVALUATION_NAME, EVALUATION_TABLE = "flab_evaluation.json", "flab_evaluation.txt"
-EFFICIENCY_NAME, EFFICIENCY_PLOT = "flab_efficiency.json", "flab_efficiency.png"
+EFFICIENCY_NAME = "flab_efficiency.json"
 # the columns of an efficiency report
 MODEL, BASELINE = "model", "baseline"
 

@@ -29,13 +29,11 @@ from optimum_flab.evaluation.efficiency import (
 )
 from optimum_flab.evaluation.efficiency.energy import check_country, describe_method
 from optimum_flab.evaluation.efficiency.memory import Request, measure_apart, peak_rss
-from optimum_flab.evaluation.efficiency.plot import plot
 from optimum_flab.evaluation.efficiency.report import divided, notes, spread, table
 from optimum_flab.evaluation.efficiency.running import (
     decode_speed,
     enough_memory,
     generate,
-    interleaved,
     prompt_ids,
     time_interleaved,
 )
@@ -43,7 +41,6 @@ from optimum_flab.evaluation.efficiency.sizes import count_flops, weight_files
 from optimum_flab.records.results import (
     BASELINE,
     EFFICIENCY_NAME,
-    EFFICIENCY_PLOT,
     MODEL,
     EfficiencyRecord,
     EnergyEstimate,
@@ -208,11 +205,6 @@ def test_what_depends_on_tokens_is_no_product(model_type, changes):
 # --- running -------------------------------------------------------------------------------------------------------
 
 
-def test_each_round_turns_the_order_around():
-    assert interleaved(["a", "b"], 3) == [("a", "b"), ("b", "a"), ("a", "b")]
-    assert interleaved(["a"], 2) == [("a",), ("a",)]
-
-
 def test_models_are_timed_in_turns_and_warm_up_does_not_count():
     calls, ticks = [], []
 
@@ -304,9 +296,8 @@ def test_only_the_weight_files_that_are_loaded_count(tmp_path):
 def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monkeypatch):
     report, folder = report_on(model=measured()), tmp_path / "new" / "out"
     report.save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, EFFICIENCY_PLOT]
+    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME]
     assert read_result(EfficiencyRecord, folder / EFFICIENCY_NAME).model_dump() == report.model_dump()
-    assert (folder / EFFICIENCY_PLOT).read_bytes().startswith(b"\x89PNG")
 
     with pytest.raises(FlabError, match=f"{EFFICIENCY_NAME} exists; name another folder, or set `overwrite`"):
         report.save(folder)
@@ -322,7 +313,7 @@ def test_results_are_written_whole_and_never_over_others_unasked(tmp_path, monke
     assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 1000
     changed.save(folder, overwrite=True)
     assert json.loads((folder / EFFICIENCY_NAME).read_text(encoding="utf-8"))["models"]["model"]["parameters"] == 7
-    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, EFFICIENCY_PLOT, "mine.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [EFFICIENCY_NAME, "mine.txt"]
 
 
 def test_an_output_that_cannot_be_is_refused(tmp_path):
@@ -486,7 +477,7 @@ def test_energy_is_an_estimate_that_says_how_it_was_made(report):
     assert "(FRA)" in said
 
 
-def test_the_same_table_goes_to_terminal_and_plot(report):
+def test_the_same_table_goes_to_the_terminal(report):
     assert [row.metric for row in report.table] == [
         "parameters",
         "checkpoint",
@@ -502,13 +493,10 @@ def test_the_same_table_goes_to_terminal_and_plot(report):
     ]
     first, parameters = report.table[0], [report.models[name].parameters for name in (BASELINE, MODEL)]
     assert [first.baseline, first.model] == parameters and first.ratio == parameters[1] / parameters[0]
-    text, titles = report.to_text(), [axes.get_title() for axes in plot(report).axes if axes.axison]
-    assert len(titles) == len(report.table)
-    for row, title in zip(report.table, titles, strict=True):
+    text = report.to_text()
+    for row in report.table:
         (line,) = [line for line in text.splitlines() if line.startswith(f"{row.label} ")]
         assert f"{row.ratio:.2f}x" in line
-        assert title.startswith(row.metric)
-        assert f"{row.ratio:.2f}x, {row.better} is better" in title
     assert all(note in text for note in report.notes)
 
 
@@ -527,7 +515,6 @@ def test_one_model_alone_has_no_ratios():
     report = report_on(model=measured())
     assert all(row.ratio is None for row in report.table)
     assert [line.split() for line in report.to_text().splitlines() if line.startswith(" ")] == [["model"]]
-    assert "is better" in plot(report).axes[0].get_title()
 
 
 def test_notes_say_what_would_mislead():

@@ -310,7 +310,7 @@ def test_each_kind_of_text_has_its_row_beside_the_total(run, dense, other, token
     given = dict.fromkeys(("perplexity", "divergence"), sources)
     found = run((other, tokenizer), *given, baseline=(dense, tokenizer), data=given)
     rows = {(row.task, row.metric): row for row in found.scores}
-    kinds = ["texts.jsonl", "prose.jsonl", "prose.txt"]
+    kinds = ["texts.jsonl", "prose.jsonl[question,answer]", "prose.txt"]
     for task, metrics in (
         ("perplexity", ("bits_per_byte", "byte_perplexity", "word_perplexity")),
         ("divergence", ("divergence", "bits_per_byte", "lost_mass")),
@@ -329,7 +329,7 @@ def test_each_kind_of_text_has_its_row_beside_the_total(run, dense, other, token
     }
     assert len(alone) == 6  # a single kind is the total
     for (task, metric), row in alone.items():
-        of_kind = rows[task, f"{metric}[prose.jsonl]"]
+        of_kind = rows[task, f"{metric}[{kinds[1]}]"]
         assert (of_kind.own.value, of_kind.problems) == (pytest.approx(row.own.value, rel=1e-4), 2)
     values = [rows["divergence", f"divergence[{kind}]"].own.value for kind in kinds]
     assert min(values) < rows["divergence", "divergence"].own.value < max(values)

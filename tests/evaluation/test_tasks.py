@@ -312,7 +312,7 @@ def test_texts_are_of_the_kind_of_their_source_and_a_limit_takes_them_in_turns(t
     assert list(kinds_of([same, again, "org/data[x]", "python-stdlib"]).values()) == [
         "rows.jsonl",
         "rows.jsonl (2)",
-        "org/data",
+        "org/data[x]",
         "python-stdlib",
     ]
     found = read_texts("perplexity", sources)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import re
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from ...errors import ConfigurationError
 from ...progress import progress_bar
 from ...records.results import BASELINE, MODEL, MeasuredModel, Run
 from ...settings.efficiency import BenchSettings
+from ..results import package_versions
 from .energy import check_country
 from .memory import Request, measure_apart
 from .report import EfficiencyReport, notes, spread, table
@@ -141,7 +141,7 @@ def measure_efficiency(
         table=table(models, settings.batches),
         models=models,
         notes=tuple(notes(settings, models) + loading_notes),
-        versions={"python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
+        versions=package_versions(PACKAGES),
     )
 
 
@@ -164,10 +164,3 @@ def _machine(device: torch.device) -> str:
             name = found[1]
     threads = torch.get_num_threads()
     return f"{name}, {threads} {'thread' if threads == 1 else 'threads'}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None

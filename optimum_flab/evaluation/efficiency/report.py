@@ -1,8 +1,7 @@
-"""The measurements of one run as a table: for the terminal, as JSON, and as a plot."""
+"""The measurements of one run as a table: for the terminal and as JSON."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from ...records.folders import check_writable
 from ...records.results import (
     BASELINE,
     EFFICIENCY_NAME,
-    EFFICIENCY_PLOT,
     MODEL,
     EfficiencyRecord,
     EfficiencyRow,
@@ -40,9 +38,8 @@ def check_output(folder: str | Path, overwrite: bool = False) -> None:
     """
     folder = Path(folder)
     check_writable(folder)
-    existing = [name for name in (EFFICIENCY_NAME, EFFICIENCY_PLOT) if (folder / name).exists()]
-    if existing and not overwrite:
-        raise FlabError(f"{folder / existing[0]} exists; name another folder, or set `overwrite`")
+    if (folder / EFFICIENCY_NAME).exists() and not overwrite:
+        raise FlabError(f"{folder / EFFICIENCY_NAME} exists; name another folder, or set `overwrite`")
 
 
 class EfficiencyReport(EfficiencyRecord):
@@ -56,25 +53,23 @@ class EfficiencyReport(EfficiencyRecord):
             ratio = "" if row.ratio is None else f"{row.ratio:.2f}x"
             cells.append([row.label, *values, *([ratio] if BASELINE in self.models else [])])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [f"{name}: {titled(model)}" for name, model in self.models.items()]
-        lines += [self.conditions(), ""]
+        lines = []
+        for name, model in self.models.items():
+            revision = f" at {model.revision}" if model.revision else ""
+            lines.append(f"{name}: {model.name}{revision}, computed in {model.dtype}")
+        work = self.workload
+        lines += [
+            f"{self.device} ({self.machine}); prompts of {work['prompt_tokens']} tokens, {work['new_tokens']}"
+            f" generated; medians of {work['repeats']} rounds with quartiles",
+            "",
+        ]
         for first, *others in cells:
             others = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
             lines.append("  ".join([f"{first:<{widths[0]}}", *others]).rstrip())
         return "\n".join([*lines, "", *(f"note: {note}" for note in self.notes)])
 
-    def conditions(self) -> str:
-        """One line on what was run and where."""
-        work = self.workload
-        return (
-            f"{self.device} ({self.machine}); prompts of {work['prompt_tokens']} tokens, {work['new_tokens']}"
-            f" generated; medians of {work['repeats']} rounds with quartiles"
-        )
-
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `flab_efficiency.json` and `flab_efficiency.png`.
-
-        Both are written under temporary names and renamed at the end, so that nothing half-written is left behind.
+        """Writes `flab_efficiency.json`, whole or not at all.
 
         Args:
             folder (`str` or `Path`): created if missing; other files in it stay.
@@ -84,11 +79,7 @@ class EfficiencyReport(EfficiencyRecord):
             [`FlabError`]: there are results already and `overwrite` is false, or the folder cannot be written to.
         """
         check_output(folder, overwrite)
-        from .plot import plot
-
-        image = io.BytesIO()
-        plot(self).savefig(image, format="png", dpi=150)
-        write_files(Path(folder), {EFFICIENCY_NAME: result_text(self).encode(), EFFICIENCY_PLOT: image.getvalue()})
+        write_files(Path(folder), {EFFICIENCY_NAME: result_text(self).encode()})
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
@@ -134,12 +125,12 @@ def metrics(batches: Sequence[int]) -> list[Metric]:
 
 
 def table(models: Mapping[str, MeasuredModel], batches: Sequence[int]) -> tuple[EfficiencyRow, ...]:
-    """The table that the JSON file, the terminal and the plot show."""
+    """The table that the JSON file and the terminal show."""
     rows = []
     for metric in metrics(batches):
         values = {name: scaled(metric.read(model), metric.scale) for name, model in models.items()}
         if any(value is not None for value in values.values()):
-            ratio = divided(median(values[MODEL]), median(values.get(BASELINE)))
+            ratio = divided(values[MODEL], values.get(BASELINE))
             rows.append(
                 EfficiencyRow(metric=metric.label, unit=metric.unit, better=metric.better, ratio=ratio, **values)
             )
@@ -153,25 +144,16 @@ def scaled(value: Value, scale: float) -> Value:
     return value if value is None or scale == 1 else value / scale
 
 
-def median(value: Value) -> float | None:
-    return value.median if isinstance(value, Spread) else value
-
-
-def divided(value: float | None, baseline: float | None) -> float | None:
-    """`value / baseline`, or `None` where one is missing or the baseline is zero."""
-    return None if value is None or not baseline else value / baseline
+def divided(value: Value, baseline: Value) -> float | None:
+    """`value / baseline`, of medians; `None` where one is missing or the baseline is zero."""
+    above, below = (one.median if isinstance(one, Spread) else one for one in (value, baseline))
+    return None if above is None or not below else above / below
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles of at least one measurement."""
     lower, middle, upper = np.percentile(values, (25, 50, 75)).tolist()
     return Spread(median=middle, lower_quartile=lower, upper_quartile=upper, repeats=len(values))
-
-
-def titled(model: MeasuredModel) -> str:
-    """A model's name, and what it was computed in."""
-    revision = f" at {model.revision}" if model.revision else ""
-    return f"{model.name}{revision}, computed in {model.dtype}"
 
 
 def _cell(value: Value) -> str:

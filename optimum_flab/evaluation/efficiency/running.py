@@ -87,11 +87,6 @@ def generate(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> R
     return Run(first_token=clock.times[1] - start, last_token=clock.times[-1] - start)
 
 
-def interleaved(names: Sequence[str], rounds: int) -> list[tuple[str, ...]]:
-    """The order of the models in each round: reversed every time, so that neither always goes first."""
-    return [tuple(names if number % 2 == 0 else reversed(names)) for number in range(rounds)]
-
-
 def time_interleaved(
     run: Callable[[str, int], Run],
     names: Sequence[str],
@@ -109,9 +104,9 @@ def time_interleaved(
         `dict[str, dict[int, list[Run]]]`: the runs that count, in order, by name and batch size.
     """
     times: dict[str, dict[int, list[Run]]] = {name: {batch: [] for batch in settings.batches} for name in names}
-    for number, order in enumerate(interleaved(names, settings.warmup + settings.repeats)):
+    for number in range(settings.warmup + settings.repeats):
         for batch in settings.batches:
-            for name in order:
+            for name in names if number % 2 == 0 else reversed(names):  # so that neither always goes first
                 taken = run(name, batch)
                 if number >= settings.warmup:
                     times[name][batch].append(taken)

@@ -111,15 +111,8 @@ def made_variants(clean: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict
                 prompt, entry_point = changed
                 # a test may also call the function by name
                 test = renamed(row["test"], row["entry_point"], entry_point)
-                document = {
-                    **row,
-                    "prompt": prompt,
-                    "entry_point": entry_point,
-                    "test": test,
-                    "variant": name,
-                    "given": "",
-                }
-                made.setdefault(problem, []).append(document)
+                changes = {"prompt": prompt, "entry_point": entry_point, "test": test, "variant": name, "given": ""}
+                made.setdefault(problem, []).append({**row, **changes})
     return made
 
 

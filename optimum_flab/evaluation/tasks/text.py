@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
@@ -46,30 +45,20 @@ def read_texts(task: str, sources: str | list[str] | None, limit: int | None = N
 
 
 def kinds_of(sources: Sequence[str]) -> dict[str, str]:
-    """The names of sources: the name of a file or folder without its path, or the id of a dataset on the Hub; with the
-    columns, or a number, where two would have the same name."""
+    """The names of sources: the name of a file or folder without its path, or the id of a dataset on the Hub, with the
+    columns that are named; with a number where two would have the same name."""
     from ...texts.sources import parse_source
 
-    parsed = {spec: parse_source(spec) for spec in dict.fromkeys(sources)}
-    plain = {
-        spec: source.spec if source.path is None and source.dataset is None else source.dataset or _name(source.path)
-        for spec, source in parsed.items()
-    }
-    often = Counter(plain.values())
-    names = {
-        spec: f"{name}[{','.join(parsed[spec].columns)}]" if often[name] > 1 and parsed[spec].columns else name
-        for spec, name in plain.items()
-    }
-    met = Counter[str]()
-    for spec, name in names.items():
+    names, met = dict[str, str](), Counter[str]()
+    for spec in dict.fromkeys(sources):
+        source = parse_source(spec)
+        name = source.dataset or spec
+        if source.path is not None:
+            name = source.path.resolve().name or str(source.path)
+        name += f"[{','.join(source.columns)}]" if source.columns else ""
         met[name] += 1
         names[spec] = f"{name} ({met[name]})" if met[name] > 1 else name
     return names
-
-
-def _name(path: Path | None) -> str:
-    assert path is not None  # for a source that is not a dataset
-    return path.resolve().name or str(path)
 
 
 def documents(
