@@ -28,6 +28,7 @@ from optimum_flab.evaluation.tasks.code import completed
 from optimum_flab.evaluation.tasks.infilling import gaps, single_line
 from optimum_flab.execution import Program, run_programs
 from optimum_flab.hashing import file_sha256
+from optimum_flab.records.results import ScoreRow
 from optimum_flab.vocabulary.infilling import EXAMPLE, InfillingFormat
 
 
@@ -121,13 +122,19 @@ def score(name: str, task: Task, passed: Sequence[bool], dense: Sequence[bool]) 
     """How many problems pass, and which part of the dense model's, with 95% intervals by bootstrap over the problems,
     paired where both models count."""
     clusters = [problem[task.cluster] for problem in task.problems]
-    found = compare(name, "pass@1", MEAN, MEAN.rows(passed), MEAN.rows(dense), clusters=clusters)
+    found = compare(
+        ScoreRow(task=name, metric="pass@1", problems=len(passed)),
+        MEAN,
+        MEAN.rows(passed),
+        MEAN.rows(dense),
+        clusters=clusters,
+    )
     return {
         "passes": sum(passed),
         "of": len(passed),
-        "passes_95": found.score.interval and [end * len(passed) for end in found.score.interval],
+        "passes_95": found.pruned.interval_95 and [end * len(passed) for end in found.pruned.interval_95],
         "retention": found.retention.value,
-        "retention_95": found.retention.interval,
+        "retention_95": found.retention.interval_95,
     }
 
 

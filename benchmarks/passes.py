@@ -23,6 +23,7 @@ import numpy as np
 from common import fingerprint, humaneval_problems, load_model, load_tokenizer, positive, print_result, progress
 
 from optimum_flab.evaluation.comparison import MEAN, compare
+from optimum_flab.records.results import ScoreRow
 
 
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
@@ -177,13 +178,16 @@ def main() -> None:
     if args.baseline:
         total = int(passed["dense"].sum())
         retention = compare(
-            "humaneval", "pass@1", MEAN, MEAN.rows(passed["pruned"]), MEAN.rows(passed["dense"])
+            ScoreRow(task="humaneval", metric="pass@1", problems=len(problems)),
+            MEAN,
+            MEAN.rows(passed["pruned"]),
+            MEAN.rows(passed["dense"]),
         ).retention
         values |= {
             "baseline": args.baseline,
             "baseline_passes": total,
             "retention": round(values["passes"] / total, 4) if total else None,
-            "retention_95": retention.interval,
+            "retention_95": retention.interval_95,
             "gained": int((passed["pruned"] > passed["dense"]).sum()),
             "lost": int((passed["pruned"] < passed["dense"]).sum()),
         }

@@ -2,12 +2,11 @@
 
     python benchmarks/push_faults.py
 
-Pushes go to a Hub on loopback (the one of the tests, with LFS) through the real client, each in a process of its own.
-At every request of a push to a new repository, an update, a new branch, a pull request and an updated one, every fault
-happens once, before and after the Hub has processed the request: connection reset or refused, 429 with and without a
-time to wait, 500, 503, 504, no answer, truncated body, process killed; with `--lasting` also a Hub that is down from
-that request on. After each the repository must hold the old or the new state, and the next push must complete with one
-commit and at most one pull request.
+Pushes go to a Hub on loopback (the one of the tests, with LFS) through the real library. At every request of a push to
+a new repository, an update, a new branch and a pull request, every fault happens once, before and after the Hub has
+processed the request: connection reset or refused, 429 with and without a time to wait, 403, 413, 500, 503, 504, body
+truncated, process killed, repository deleted, gated or full; with `--lasting` also a Hub that is down from that request
+on. After each the repository must hold the old or the new state, and the same push again must complete with one commit.
 """
 
 from __future__ import annotations
@@ -32,17 +31,19 @@ def main() -> None:
     parser.add_argument("--lasting", action="store_true", help="also a Hub that is down from each request on")
     args = parser.parse_args()
 
-    from hub.client import clients
-    from hub.faults import SCENARIOS, trials
+    from hub.faults import SCENARIOS, talking_to, trials
     from hub.loopback import FAULTS, Hub
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
 
     found = []
-    with tempfile.TemporaryDirectory() as home, Hub().serving() as hub, clients(hub, Path(home)) as client:
+    with tempfile.TemporaryDirectory() as home, Hub().serving() as hub, talking_to(hub, home):
         kinds = (*FAULTS, *(LASTING if args.lasting else ()))
         for done, name in enumerate(SCENARIOS):
             progress(done, len(SCENARIOS), name)
             for trial in trials(
-                hub, client, name, lambda number, path: kinds if args.limit is None or number < args.limit else ()
+                hub, name, lambda number, path: kinds if args.limit is None or number < args.limit else ()
             ):
                 found.append(trial)
                 if trial.wrong:

@@ -175,7 +175,8 @@ def compare(
     both = pruned if dense is None else np.concatenate([dense, pruned], axis=1)
     drawn = both if clusters is None else by_cluster(both, clusters)
     sums = resampled_sums(drawn, resamples, seed)
-    row = row.model_copy(update={"problems": len(both), "clusters": None if clusters is None else len(drawn)})
+    groups = {} if clusters is None else {"clusters": len(drawn)}
+    row = row.model_copy(update={"problems": len(both), **groups})
     return scored(row, statistic, both, sums, paired=dense is not None)
 
 
@@ -191,8 +192,8 @@ def scored(row: ScoreRow, statistic: OfSums, both: np.ndarray, sums: np.ndarray,
 
     def score(part: slice) -> Score:
         value = statistic.of_rows(both[:, part])
-        passes = None if row.of is None else round(value * row.problems, 6)
-        return Score(value=value, interval_95=interval(statistic.score(sums[:, part])), passes=passes)
+        passes = {} if row.of is None else {"passes": round(value * row.problems, 6)}
+        return Score(value=value, interval_95=interval(statistic.score(sums[:, part])), **passes)
 
     own = score(slice(-terms, None))
     if not paired:
@@ -254,8 +255,8 @@ def together(sets: Sequence[Passed], *, seed: int = 0, resamples: int = RESAMPLE
         task=TOGETHER,
         metric=PASSES,
         problems=len(both),
-        clusters=None if len(clusters) == len(both) else len(clusters),
         of={one.task: len(one.pruned) for one in sets},
+        **({} if len(clusters) == len(both) else {"clusters": len(clusters)}),
     )
     return scored(row, MEAN, both, np.asarray(sums), paired)
 

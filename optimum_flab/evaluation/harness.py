@@ -240,7 +240,7 @@ def _rows(metric: str, columns: Mapping[str, Sequence[HeldOut]]) -> Iterator[Sco
             yield without_interval(row, bits)
         else:
             value = _mean([(getattr(measured, metric), measured.positions) for measured in found])
-            yield row.model_copy(update={"score": Score(value=value)})
+            yield row.model_copy(update={"score": Score(value=value, interval_95=None)})
 
 
 def _mean(weighted: Sequence[tuple[float, int]]) -> float:

@@ -177,12 +177,12 @@ def without_interval(row: ScoreRow, scores: Mapping[str, Any]) -> ScoreRow:
         scores (`Mapping`): under `"dense"` and `"pruned"`, or under `"model"`; what is not a number counts as NaN.
     """
     numbers = {
-        role: Score(value=float(score) if isinstance(score, (int, float, np.number)) else math.nan)
+        role: Score(value=float(score) if isinstance(score, (int, float, np.number)) else math.nan, interval_95=None)
         for role, score in scores.items()
     }
     if "dense" not in numbers:
         return row.model_copy(update={"score": numbers["model"]})
-    retention = Score(value=retained(numbers["pruned"].value, numbers["dense"].value))
+    retention = Score(value=retained(numbers["pruned"].value, numbers["dense"].value), interval_95=None)
     return row.model_copy(update={**numbers, "retention": retention})
 
 

@@ -324,8 +324,8 @@ class EfficiencyRecord(ResultRecord):
 
 
 def result_text(result: ResultRecord) -> str:
-    """The content of a results file."""
-    return result.model_dump_json(indent=2, exclude_none=True) + "\n"
+    """The content of a results file: the fields that were set."""
+    return result.model_dump_json(indent=2, exclude_unset=True) + "\n"
 
 
 def read_result(form: type[Result], path: Path) -> Result:

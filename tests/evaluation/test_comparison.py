@@ -186,15 +186,23 @@ def test_the_table_shows_intervals_and_says_what_is_not_a_number():
 
 
 def test_values_for_json_are_finite_or_null():
-    found = row("mbpp", "pass@1", problems=10, pruned=(0.1, (0.0, math.inf)), dense=(0.0,), retention=(math.nan,))
+    found = row(
+        "mbpp",
+        "pass@1",
+        higher_is_better=True,
+        problems=10,
+        pruned=(0.1, (0.0, math.inf)),
+        dense=(0.0,),
+        retention=(math.nan,),
+    )
     assert json.loads(result_text(found)) == {
         "task": "mbpp",
         "metric": "pass@1",
         "higher_is_better": True,
         "problems": 10,
-        "dense": {"value": 0.0},
+        "dense": {"value": 0.0, "interval_95": None},
         "pruned": {"value": 0.1, "interval_95": [0.0, None]},
-        "retention": {"value": None},
+        "retention": {"value": None, "interval_95": None},
     }
 
 

@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,9 +28,15 @@ from .card_rules import card_errors
 LFS_FROM = 10_000  # bytes; the Hub takes 10 MB, and text or not
 # what may become of a request: before anything was done, or after it was done
 FAULTS = (
-    *("reset", "429", "500", "503", "403", "413", "killed", "refused", "limited"),
+    *("reset", "429", "500", "503", "403", "413", "killed", "refused", "limited", "deleted", "gated", "full"),
     *("reset-after", "500-after", "504-after", "truncated-after", "killed-after"),
 )
+# what the Hub says of a repository that can no longer be written
+REFUSALS = {
+    "deleted": (404, "Repository not found", {"X-Error-Code": "RepoNotFound"}),
+    "gated": (403, "Access to this model is restricted", {"X-Error-Code": "GatedRepo"}),
+    "full": (403, "Private repository storage limit reached", {}),
+}
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,8 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply(*reply)
         if fault is not None and fault.isdigit():
             return self.json(int(fault), {"error": "as the test asked for"})
+        if fault in REFUSALS:
+            return self.reply(*failed(*REFUSALS[fault]))
         if fault == "limited":
             headers = {"RateLimit": f'"api";r=0;t={hub.limit}', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
             return self.json(429, {"error": "as the test asked for"}, **headers)
@@ -305,7 +313,7 @@ class Handler(BaseHTTPRequestHandler):
     def repository(self, name: str, role: str | None) -> Repository | tuple:
         found = self.server.repositories.get(name)
         if found is None or (found.private and role is None):
-            return failed(404 if role else 401, "Repository not found", **{"X-Error-Code": "RepoNotFound"})
+            return failed(404 if role else 401, "Repository not found", {"X-Error-Code": "RepoNotFound"})
         return found
 
     def batch(self, name: str, given: dict, role: str | None) -> tuple:
@@ -324,13 +332,13 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(repository, tuple):
             return repository
         if repository.gated:
-            return failed(403, "gated", **{"X-Error-Code": "GatedRepo"})
+            return failed(403, "gated", {"X-Error-Code": "GatedRepo"})
         sha = repository.resolve(revision)
         if sha is None:
-            return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
+            return failed(404, "no such revision", {"X-Error-Code": "RevisionNotFound"})
         blob = repository.commits[sha].get(path)
         if blob is None:
-            return failed(404, "no such file", **{"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha})
+            return failed(404, "no such file", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha})
         headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.oid}"', "Content-Type": "application/octet-stream"}
         if blob.sha256:
             headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
@@ -347,12 +355,12 @@ class Handler(BaseHTTPRequestHandler):
             revision = rest.removeprefix("revision/") or "main"
             sha = repository.resolve(revision)
             if sha is None:
-                return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
+                return failed(404, "no such revision", {"X-Error-Code": "RevisionNotFound"})
             siblings = [{"rfilename": path} for path in repository.commits[sha]]
             return ok({"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
         if match := re.fullmatch(r"tree/(.+)", rest):
             if repository.resolve(match[1]) is None:  # a folder of a revision, since there are none here
-                return failed(404, "no such folder", **{"X-Error-Code": "EntryNotFound"})
+                return failed(404, "no such folder", {"X-Error-Code": "EntryNotFound"})
             tree = repository.commits[repository.resolve(match[1])]
             return ok([entry(path, blob) for path, blob in sorted(tree.items())])
         if match := re.fullmatch(r"branch/(.+)", rest):
@@ -363,7 +371,7 @@ class Handler(BaseHTTPRequestHandler):
             return 200, b"{}"
         if match := re.fullmatch(r"preupload/(.+)", rest):
             if repository.resolve(match[1]) is None:
-                return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
+                return failed(404, "no such revision", {"X-Error-Code": "RevisionNotFound"})
             there = repository.commits[repository.resolve(match[1])]
             files = []
             for given in json.loads(body)["files"]:
@@ -385,7 +393,7 @@ class Handler(BaseHTTPRequestHandler):
     def commit(self, name: str, repository: Repository, branch: str, create_pr: bool, body: bytes) -> tuple:
         hub = self.server
         if branch not in repository.branches:
-            return failed(404, "no such revision", **{"X-Error-Code": "RevisionNotFound"})
+            return failed(404, "no such revision", {"X-Error-Code": "RevisionNotFound"})
         if hub.before_commit is not None:
             hub.before_commit(repository)
         lines = [json.loads(line) for line in body.splitlines()]
@@ -426,8 +434,8 @@ def ok(value: object, status: int = 200) -> tuple:
     return status, json.dumps(value).encode()
 
 
-def failed(status: int, message: str, **headers: str) -> tuple:
-    return status, json.dumps({"error": message}).encode(), {"X-Error-Message": message, **headers}
+def failed(status: int, message: str, headers: Mapping[str, str] | None = None) -> tuple:
+    return status, json.dumps({"error": message}).encode(), {"X-Error-Message": message, **(headers or {})}
 
 
 def entry(path: str, blob: Blob) -> dict:
