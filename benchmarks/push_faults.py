@@ -5,8 +5,9 @@
 Pushes go to a Hub on loopback (the one of the tests, with LFS) through the real library. At every request of a push to
 a new repository, an update, a new branch and a pull request, every fault happens once, before and after the Hub has
 processed the request: connection reset or refused, 429 with and without a time to wait, 403, 413, 500, 503, 504, body
-truncated, process killed, repository deleted, gated or full; with `--lasting` also a Hub that is down from that request
-on. After each the repository must hold the old or the new state, and the same push again must complete with one commit.
+truncated, process killed, repository deleted, gated or full; with `--lasting` also a Hub that is down from that
+request on. After each the repository must hold the old or the new state, and the same push again must complete with
+one commit.
 """
 
 from __future__ import annotations
