@@ -223,7 +223,7 @@ def note_completion(folder: Path, completion: Completion) -> None:
 
     facts = read_facts(folder)
     report = facts.report.model_copy(update={"completions": (*facts.report.completions, completion)})
-    page = render_page(replace(facts, report=report))
+    page = render_page(report, facts.evaluations)
     write_files(folder, {REPORT_NAME: report_text(report).encode(), PAGE_NAME: page.encode()})
 
 

@@ -125,7 +125,7 @@ def render_card(
     notes = [f"{name} was not written by `flab export` from these weights: not in the card" for name in others]
     notes += [*facts.left_out, *terms.notes]
     text = text.replace(mark, mark.replace("0" * 64, checksum(text)))
-    return Rendered(text, render_page(facts), terms, facts, tuple(notes))
+    return Rendered(text, render_page(facts.report, facts.evaluations), terms, facts, tuple(notes))
 
 
 def write_card(folder: Path, settings: CardSettings | None = None, *, earlier: str | None = None) -> tuple[str, ...]:

@@ -108,8 +108,3 @@ def read_facts(folder: Path, results: Sequence[str | Path] | None = None) -> Fac
         transformers=needed_transformers(folder),
         loss_curve=report.recovery is not None and (folder / CURVE_NAME).is_file(),
     )
-
-
-def against_dense(evaluation: EvaluationRecord, report: Report) -> bool:
-    """Whether an evaluation compares with the very model that was pruned."""
-    return evaluation.dense is not None and evaluation.dense.weights_sha256 == report.base_model.weights_sha256

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..records.held_out import HeldOut
 from ..records.paths import last_name, without_paths
 from ..records.report import Report
+from ..records.results import EvaluationRecord
 from . import tables
-from .facts import Facts, against_dense
 from .tables import change, count, decimals
 
 
@@ -18,27 +18,27 @@ TEMPLATE = Path(__file__).with_name("page.html.jinja")
 Row = tuple[Sequence[str], float]  # cells, and how long its bar is: 0 to 1
 
 
-def render_page(facts: Facts) -> str:
+def render_page(report: Report, evaluations: Sequence[EvaluationRecord]) -> str:
     """The page of a model.
 
     Args:
-        facts ([`Facts`]): what the files in the folder say.
+        report ([`Report`]): its report.
+        evaluations (`Sequence[EvaluationRecord]`): of this model.
     """
     from jinja2 import Environment, StrictUndefined
 
-    report = facts.report
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=last_name(report.base_model.name),
         report=report,
-        trained=facts.recovery is not None,
+        trained=report.recovery is not None,
         sizes=tables.size_rows(report),
         components=component_rows(report),
         decimals=decimals,
         held_out=held_out_rows(report),
         **({} if report.held_out is None else cost_rows(report.held_out)),
         notes=without_paths(report.notes),
-        scores=score_rows(facts),
+        scores=score_rows(evaluations, report.base_model.weights_sha256),
     )
 
 
@@ -89,11 +89,11 @@ def with_bars(rows: Iterable[tuple[Sequence[str], float]]) -> list[Row]:
     return [([*cells, decimals(value)], value / most) for cells, value in rows] if most > 0 else []
 
 
-def score_rows(facts: Facts) -> list[list[str]]:
-    """The scores of all evaluations, with those of the dense model if it was evaluated too."""
+def score_rows(evaluations: Sequence[EvaluationRecord], dense: str) -> list[list[str]]:
+    """The scores of all evaluations, with those of the dense model, named by its hash, if it was evaluated too."""
     rows = []
-    for evaluation in facts.evaluations:
-        paired = against_dense(evaluation, facts.report)
+    for evaluation in evaluations:
+        paired = evaluation.is_against(dense)
         for row in evaluation.scores:
             metric = tables.metric_text(row.metric, row.higher_is_better)
             own = tables.score_cell(row.own, row.metric)

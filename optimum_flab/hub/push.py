@@ -19,7 +19,6 @@ from ..records.report import Report, read_report
 from ..settings.hub import PushSettings
 from .card import Rendered, is_generated, metadata_of, read_card, render_card, text_of_user
 from .client import AGAIN, attempting, hub_card, hub_client
-from .terms import check_license
 
 
 if TYPE_CHECKING:
@@ -309,7 +308,7 @@ def card_to_send(folder: Path, settings: PushSettings, repo_id: str, remote: str
         )
     card = render_card(folder, settings, repo_id=repo_id, revision=settings.revision, earlier=earlier)
     if own is None or is_generated(own):
-        check_license(card.terms)
+        card.terms.check_license()
     elif not metadata_of(own).get("license"):
         raise ConfigurationError(
             f"{str(folder / CARD_NAME)!r}, which somebody wrote or changed, states no license in its metadata; add the"

@@ -14,7 +14,7 @@ from ..records.held_out import HeldOut
 from ..records.report import Report
 from ..records.results import BASELINE, EfficiencyRecord, EvaluationRecord, ScoreRow, Spread
 from ..records.scores import Score, metric_text, retained, retention_text, score_text, together_text
-from .facts import Facts, against_dense
+from .facts import Facts
 
 
 KIND_LABELS = {
@@ -139,7 +139,7 @@ def summary_rows(facts: Facts) -> list[list[str]]:
     """The first scores of the evaluations, and bits per byte: label, dense, pruned, retention."""
     rows: list[list[str]] = []
     for evaluation in facts.evaluations:
-        paired = against_dense(evaluation, facts.report)
+        paired = evaluation.is_against(facts.report.base_model.weights_sha256)
         # rows that combine several tasks first, and rows for one kind of problems last
         ordered = sorted(evaluation.scores, key=lambda row: (row.of is None, row.is_of_one_kind))
         for row in ordered[: MOST_SCORES_ABOVE - len(rows)]:
@@ -169,7 +169,7 @@ def evaluation_tables(facts: Facts) -> list[dict[str, Any]]:
     """One table per evaluation: `heading`, `rows`, and `about`, sentences on how it was run."""
     tables = []
     for evaluation in facts.evaluations:
-        paired = against_dense(evaluation, facts.report)
+        paired = evaluation.is_against(facts.report.base_model.weights_sha256)
         rows = []
         for row in evaluation.scores:
             metric, own = metric_text(row.metric, row.higher_is_better), score_cell(row.own, row.metric)

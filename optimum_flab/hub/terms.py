@@ -36,6 +36,12 @@ class Terms:
     citation: str | None = None
     notes: tuple[str, ...] = ()
 
+    def check_license(self) -> None:
+        """Raises a [`ConfigurationError`] if the licence that is inherited from the base model is not known."""
+        if self.license is None:
+            needed = "what is made from a model is under its licence, which must be known before it is published"
+            raise ConfigurationError("\n".join([needed, *self.notes]))
+
 
 def settle_terms(base: Base, stated: TermsSettings, earlier: Mapping[str, Any]) -> Terms:
     """The terms, from the first source that states them: the base model's card as pruning found it, or else as it is
@@ -105,16 +111,3 @@ def repository_of(base: Base) -> str | None:
     if base.revision is None or not is_repository(base.name) or Path(base.name).exists():
         return None
     return base.name
-
-
-def check_license(terms: Terms) -> None:
-    """Raises a [`ConfigurationError`] if the licence that is inherited from the base model is not known."""
-    if terms.license is None:
-        raise ConfigurationError(
-            "\n".join(
-                [
-                    "what is made from a model is under its licence, which must be known before it is published",
-                    *terms.notes,
-                ]
-            )
-        )

@@ -165,6 +165,10 @@ class EvaluationRecord(ResultRecord):
         """The baseline."""
         return self.models.get("dense")
 
+    def is_against(self, weights_sha256: str) -> bool:
+        """Whether the baseline is the model with these weights."""
+        return self.dense is not None and self.dense.weights_sha256 == weights_sha256
+
 
 # --- efficiency ----------------------------------------------------------------------------------------------------
 
