@@ -145,9 +145,9 @@ def evaluate(
     protocols = {task.name: task.protocol for task in loaded if task.protocol}
     if texts is not None:
         # by default in float32, as when pruning measures it
-        both = [load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned")]
-        measured, protocols[DIVERGENCE] = measure_divergence(*both, kept, texts, settings.batch_size)
-        del both
+        dense, pruned = (load(sources[role], dtype or torch.float32, device)[0] for role in ("dense", "pruned"))
+        measured, protocols[DIVERGENCE] = measure_divergence(dense, pruned, kept, texts, settings.batch_size)
+        del dense, pruned
         rows += measured
     merged = {role: merge_results(results) for role, results in runs.items()}
     found = Evaluation(
