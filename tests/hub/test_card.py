@@ -85,6 +85,11 @@ def test_cards_are_valid_and_complete(family, evaluated, checkpoint, tmp_path):
         assert "Speed, memory, energy and CO2e were not measured." in card.text
 
 
+def test_what_stayed_the_same_is_called_unchanged(pruned, report):
+    change_json(pruned / "flab_report.json", pruned={**report["pruned"], "num_hidden_layers": 4})
+    assert "| layers | 4 | 4 | unchanged |" in card_of(pruned)
+
+
 def test_what_it_is_for_and_how_it_is_used(pruned, report):
     (pruned / "chat_template.jinja").unlink()
     text = card_of(pruned)
@@ -216,6 +221,11 @@ def test_only_what_was_trained_or_pruned_with_is_a_dataset_of_the_model(pruned):
     for shown in ("`a/one[text]`, `folder`", "`a/two:test`", "`a/three`", "- a/one[text]\n", "- folder\n"):
         assert shown in card.text
     assert "b/folder" not in card.content
+    write_card(pruned, CardSettings(base_model="someone/tiny"))
+    change_json(pruned / "flab_config.json", data=config["data"])
+    change_json(pruned / "flab_report.json", datasets=[])
+    write_card(pruned)  # what an earlier card of ours stated is not taken for the user's
+    assert ModelCard.load(pruned / "README.md").data.datasets is None
 
 
 def test_a_model_that_was_trained_says_so(pruned, report):
@@ -313,6 +323,10 @@ def test_retention_is_given_against_the_model_that_was_pruned_only(pruned, repor
     del evaluation["models"]["dense"]
     write_json(pruned / "flab_evaluation.json", evaluation)
     assert "The dense model was not evaluated beside it" in card_of(pruned)
+    efficiency = efficiency_of(report, pruned)
+    efficiency["models"]["baseline"]["parameters"] -= 1  # that of another model
+    write_json(pruned / "flab_efficiency.json", efficiency)
+    assert "| CO2e per 1000 tokens, estimate (g) | 0.4 |\n" in card_of(pruned)
 
 
 def test_how_a_score_was_made(pruned, report):

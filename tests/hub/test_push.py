@@ -385,7 +385,7 @@ def all_of_the_commit(number, path):
         2,
         [
             ("an update", all_of_the_commit),
-            ("a pull request", one_each),
+            ("a pull request", all_of_the_commit),
             ("a new repository", all_of_the_commit),
             ("a new branch", all_of_the_commit),
         ],
