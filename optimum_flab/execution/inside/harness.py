@@ -31,16 +31,18 @@ def run(job: dict[str, Any], report: int) -> NoReturn:
     # before the program runs, which can replace functions of every module
     write, leave, process_id, this = os.write, os._exit, os.getpid, os.getpid()
     passed, out_of_memory = job["secret"].encode(), b"out of memory\n\nMemoryError"
+    code = 0
     try:
         execute(job["code"], job["test"], job["entry_point"])
         text = passed
     except MemoryError:
-        text = out_of_memory
+        text, code = out_of_memory, 1
     except BaseException as error:
         text = failure(error, job["test"], job["packages"]).encode(errors="backslashreplace")
-    if process_id() == this:  # and not a process that the program forked
+        code = exit_code(error)
+    if process_id() == this:  # and not a process that the program forked, whose exit code it may look at
         write(report, text)
-    leave(0)
+    leave(code)
 
 
 def execute(code: str, test: str, entry_point: str | None) -> None:
@@ -69,6 +71,12 @@ def failure(error: BaseException, test: str, packages: list[str]) -> str:
     return f"{status}\n{package}\n{detail}"
 
 
+def exit_code(error: BaseException) -> int:
+    """With which code Python ends for an exception that nothing catches."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    return code if isinstance(code, int) else int(code is not None)
+
+
 def failing_line(error: BaseException, test: str) -> str:
     """The line of the test that raised; empty where none did."""
     number, trace = 0, error.__traceback__
@@ -76,7 +84,7 @@ def failing_line(error: BaseException, test: str) -> str:
         if trace.tb_frame.f_code.co_filename == TEST:
             number = trace.tb_lineno
         trace = trace.tb_next
-    return test.splitlines()[number - 1].strip()[:LONGEST_LINE] if number else ""
+    return "".join(test.split("\n")[number - 1 : number]).strip()[:LONGEST_LINE] if number else ""
 
 
 def missing_package(error: BaseException, packages: list[str]) -> str:
