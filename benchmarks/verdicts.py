@@ -128,11 +128,18 @@ def changes(tree: ast.AST) -> Iterator[Callable[[], None]]:
             yield lambda node=node: node.body.insert(len(node.body) // 2, ast.Return(ast.Constant(None)))
 
 
+def is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
 def mutants(programs: Sequence[Program], number: int, seed: int) -> list[Program]:
     """Programs with one change each, drawn from all that parse."""
-    from optimum_flab.evaluation.data import python
 
-    programs = [program for program in programs if python(program.code) is None]
+    programs = [program for program in programs if is_python(program.code)]
     draw, found = random.Random(seed), {}
     for _ in range(20 * number):  # some are drawn twice, or change nothing
         program = draw.choice(programs)

@@ -92,6 +92,12 @@ class Isolation:
         return "bubblewrap" if self.bubblewrap else "degraded"
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether one sandbox can run several programs, since none leaves a process to the next: all those of a user,
+        or of a process namespace, can be ended at once."""
+        return self.own_user or self.bubblewrap is not None
+
+    @property
     def not_stopped(self) -> tuple[str, ...]:
         """What a program can still do."""
         if self.bubblewrap:

@@ -91,7 +91,7 @@ REFUSED = {
     "vmsplice": (278, 75),
 }
 CLONE, CLONE3, MMAP = (56, 220), (435, 435), (9, 222)
-PRCTL = (157, 167)
+PRCTL, PRLIMIT = (157, 167), (302, 261)
 SOCKET, SOCKETPAIR, FCNTL, FLOCK = (41, 198), (53, 199), (72, 25), (73, 32)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWUSER and the like
 SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
@@ -140,6 +140,8 @@ def refusing_filter() -> bytes | None:
     steps += only_for(CLONE[column], (LOAD, 0, 0, FIRST_ARGUMENT), *namespaces)
     filters = refuse(EQUAL, SET_FILTER, errno.EPERM)
     steps += only_for(PRCTL[column], (LOAD, 0, 0, FIRST_ARGUMENT), *filters)
+    of_itself = [(LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 1, 0, 0), (RETURN, 0, 0, ERROR | errno.EPERM)]
+    steps += only_for(PRLIMIT[column], *of_itself)
     shared = refuse(EQUAL, SHARED_ANONYMOUS, errno.EPERM)
     steps += only_for(MMAP[column], (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, SHARED_ANONYMOUS), *shared)
     unknown = (RETURN, 0, 0, ERROR | errno.EAFNOSUPPORT)

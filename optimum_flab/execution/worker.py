@@ -88,8 +88,8 @@ class Worker:
             found = _wait(report.fileno(), sandbox.process, self.limits, deadline, available, stop)
         ending = sandbox.end()
         seconds = time.perf_counter() - start
-        if not (ending.clean and self.isolation.own_user and sandbox.programs < MOST_PROGRAMS):
-            self._close()  # as another user nothing of a program can stay for the next one
+        if not (ending.clean and self.isolation.is_lasting and sandbox.programs < MOST_PROGRAMS):
+            self._close()
         if ending.files > self.limits.files:
             found = {"status": "forbidden", "detail": f"{ending.files:,} files"}
         elif isinstance(found, bytes):

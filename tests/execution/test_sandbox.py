@@ -28,7 +28,7 @@ from optimum_flab.execution import (
     works,
 )
 from optimum_flab.execution.seccomp import refusing_filter
-from optimum_flab.execution.worker import _excess, _printable
+from optimum_flab.execution.worker import Worker, _excess, _printable
 
 
 LIMITS = Limits(wall_seconds=8, cpu_seconds=4, memory_bytes=256 << 20)
@@ -106,6 +106,35 @@ def test_programs_have_a_private_folder_that_is_empty_and_gone_afterwards(isolat
             open("made/inner/file", "w").close()
     """
     assert [verdict.detail for verdict in run(isolation, *[program(code)] * 3, workers=1)] == [""] * 3
+
+
+@pytest.mark.parametrize("own_user", [False, True])
+def test_a_program_leaves_nothing_to_the_next_in_its_sandbox(bubblewrap, own_user):
+    if own_user and os.geteuid():
+        pytest.skip("needs root")
+    code = """
+        import ctypes, os, resource, time
+        def f():
+            assert ctypes.CDLL(None).prlimit(1, resource.RLIMIT_AS, None, None) == -1
+            for path in ("/tmp/left", "left"):
+                try:
+                    open(path, "w").close()
+                except PermissionError:
+                    assert path == "/tmp/left"
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(60)
+    """
+    test = """
+        import os
+        assert sum(name.isdigit() for name in os.listdir("/proc")) == 2 and not os.path.exists("/tmp/left")
+        f()
+    """
+    isolation = Isolation(bubblewrap.bubblewrap, own_user)
+    with Worker(isolation, LIMITS) as worker:
+        assert [worker.run(program(code, test)).detail for _ in range(3)] == [""] * 3
+        assert worker.sandbox is None or own_user  # it is made anew where a file was left behind
+        assert worker.run(RIGHT).passed and worker.run(RIGHT).passed and worker.sandbox.programs > 1
 
 
 def test_the_environment_is_scrubbed(isolation, monkeypatch):

@@ -68,7 +68,7 @@ def main() -> None:
         code = end(child, settings["user"]) if code is None else code
         files = count_files(settings) - before
         # very many are not removed one by one: they go with the sandbox
-        clean = not (most and files > most) and remove(folder)
+        clean = not (most and files > most) and remove(folder) and count_files(settings) <= before
         if not told:
             return
         control.sendall(json.dumps({"code": code, "clean": clean, "files": files}).ljust(ENDING_BYTES).encode())
@@ -136,7 +136,10 @@ def end(child: int, user: int | None) -> int:
         os.waitpid(killer, 0)
     code = 0
     while True:
-        if user is None:
+        if user is None and os.getpid() == 1:
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # every other process in the sandbox; no fork gets through meanwhile
+        elif user is None:
             # a descendant whose parent dies becomes a child of this process: kill until there is none
             for pid in children():
                 os.kill(pid, signal.SIGKILL)
