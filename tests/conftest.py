@@ -45,6 +45,7 @@ from optimum_flab.pruning.shapes import masked_weights, without_layers
 from optimum_flab.pruning.width.narrowing import NarrowLayer
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import replaced_step
+from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.running.layerwise import LayerStep
 from optimum_flab.sizes import ParameterCounts, Shape
 from optimum_flab.texts.packing import PackedTokens, pack
@@ -78,6 +79,11 @@ def thorough_but(first: int, values: list) -> list:
 
 def _tuple(value: object) -> tuple:
     return value if isinstance(value, tuple) else (value,)
+
+
+def reading(model: PreTrainedModel, tokens: PackedTokens, batch_size: int = 4, **options) -> LayerPass:
+    """A pass over the layers of a model of a known family."""
+    return LayerPass(model, family_for(model.config), tokens, batch_size, **options)
 
 
 def masked_step(model: PreTrainedModel, removed: Container[int], narrowed: Mapping[int, NarrowLayer]) -> LayerStep:

@@ -14,21 +14,11 @@ from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
 from optimum_flab.records.plan import PruningPlan
 from optimum_flab.running.casting import dtypes_of
 
-from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, tiny_model
+from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model
 
 
 def plan_for(model, kept_layers=(0, 2, 3), width=40, criterion="energy", kept_tokens=None, vocab_size=None):
-    architecture = family_for(model.config)
-    narrowed = narrow(
-        model,
-        architecture,
-        random_tokens(60),
-        list(kept_layers),
-        width,
-        CRITERIA[criterion],
-        4,
-        torch.Generator().manual_seed(0),
-    )
+    narrowed = narrow(reading(model, random_tokens(60)), list(kept_layers), width, CRITERIA[criterion])
     plan = plan_of(
         kept_tokens,
         list(kept_layers),

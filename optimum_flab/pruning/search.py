@@ -16,9 +16,9 @@ from ..records.pieces import Pieces
 from ..records.work import Stage, WorkFolder
 from ..sizes import Shape, shape_of
 from .choices import Calibrated, ExpertChoice, LayerChoice, NeuronChoice
-from .depth import Removal
+from .depth.search import Removal
 from .inputs import PruningInputs
-from .shapes import Candidate, ValidationText, measure_shape
+from .shapes import Candidate, measure_shape
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _measured(
 ) -> list[Candidate]:
     widths = {shape["neuron"] for row in rows for shape in row} - {shape_of(on.model, on.family)["neuron"]}
     neurons, pieces = NeuronChoice(on, sorted(widths)), on.pieces.part("candidates")
-    data, tokens, texts = on.config.data, asked.tokens, asked.texts.validation
+    tokens, texts = asked.tokens, asked.texts.validation
     size = sum(len(document.text.encode("utf-8")) for document in texts)
     with progress("Measuring shapes", None, "shape") as tick:
 
@@ -166,21 +166,16 @@ def _measured(
                 return _candidate(done.facts["candidate"])
             removed = [removal.layer for removal in layers.removed(shape["layer"])]
             kept, hidden = tokens(shape["vocab"]), pieces.part(f"{name}-hidden")
-            text = ValidationText(kept.tolist(), tokens.packed(kept, texts, data.sequence_length), size)
-            kept_experts, narrow = experts(shape.get("expert")), neurons(shape["neuron"])
-            dense = pieces.part(f"vocab{shape['vocab']}-dense")
+            text = tokens.packed(kept, texts, on.config.data.sequence_length)
             candidate = measure_shape(
-                on.model,
-                on.family,
+                on.reading(text, lambda: None, hidden, shared=True),
                 shape,
                 removed,
-                narrow,
-                text,
-                data.batch_size,
-                kept_experts,
-                hidden,
-                dense,
-                on.processes,
+                neurons(shape["neuron"]),
+                kept,
+                size,
+                experts(shape.get("expert")),
+                pieces.part(f"vocab{shape['vocab']}-dense"),
             )
             pieces.write(name, candidate=_values(candidate))
             hidden.clear()

@@ -19,7 +19,7 @@ from optimum_flab.records.report import read_report
 from optimum_flab.recovery.trained import Training, merged
 from optimum_flab.settings.recovery import RecoverySettings
 
-from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, thorough_but
+from ..conftest import TEXTS, byte_level_tokenizer, plan_of, random_tokens, reading, thorough_but
 from ..families.zoo import member
 
 
@@ -113,7 +113,7 @@ def test_rows_that_are_no_whole_numbers_of_16_bytes(dtype, tmp_path, monkeypatch
         tokenizer.save_pretrained(tmp_path)
         dense = load_dense(tmp_path, device="cpu", dtype=dtype)
     tokens = random_tokens(8, 600)
-    search = LayerSearch(dense.model, dense.family, tokens, 4, OutputHead(dense.model, dense.family))
+    search = LayerSearch(reading(dense.model, tokens), OutputHead(dense.model, dense.family))
     removed = next(search.by_divergence()).layer
     experts = {layer: [0, 2, 3, 5] for layer in (0, 2, 3, 4) if layer != removed}
     plan = plan_of(list(range(600)), sorted([1, *experts]), {}, kept_experts=experts)

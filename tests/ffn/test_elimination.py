@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 from optimum_flab.criteria import NEURONS as CRITERIA
 from optimum_flab.errors import FlabError
 from optimum_flab.pruning.least_squares import solve
-from optimum_flab.pruning.width import NeuronStatistics, eliminate
-from optimum_flab.pruning.width.elimination import STEPS
-from optimum_flab.pruning.width.statistics import FOLDS
+from optimum_flab.pruning.width.elimination import STEPS, eliminate
+from optimum_flab.pruning.width.statistics import FOLDS, NeuronStatistics
 
 
 HIDDEN, NEURONS = 6, 24

@@ -10,7 +10,7 @@ from optimum_flab.measuring.fisher import fisher_weights
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.running import casting
 
-from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, thorough_but, tiny_model
+from ..conftest import FAMILIES, LAYERS, VOCABULARY, random_tokens, reading, thorough_but, tiny_model
 from ..families.zoo import member
 
 
@@ -25,9 +25,9 @@ def in_bfloat16(monkeypatch):
 
 
 def weights_of(model, tokens, batch_size=2, seed=3, pieces=None, kept=None, tick=lambda: None):
-    family = family_for(model.config)
-    head, generator = OutputHead(model, family, kept), torch.Generator().manual_seed(seed)
-    return fisher_weights(model, family, tokens, head, batch_size, generator, tick, pieces)
+    options = {"generator": torch.Generator().manual_seed(seed), "tick": tick, "pieces": pieces or Pieces()}
+    head = OutputHead(model, family_for(model.config), kept)
+    return fisher_weights(reading(model, tokens, batch_size, **options), head)
 
 
 def by_definition(model, tokens, seed=3):
