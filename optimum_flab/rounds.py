@@ -173,7 +173,6 @@ def rebased(
     search = again.report.search
     report = build_report(
         dense,
-        dense.family,
         again.model,
         plan,
         None,  # what its pruning measured was against the trained model; the training measures anew

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
+from pydantic import PlainSerializer, PlainValidator
 
 from ..families import Family
 from ..measuring.divergence import OutputHead, final_hidden, mean_divergence, total_bits
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 VOCABULARY_WEIGHT = 0.5
 
 
+# as files have it
+StoredShape = Annotated[Shape, PlainValidator(Shape), PlainSerializer(dict)]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A shape that meets the target, and what it was measured to cost on validation sequences.
@@ -42,7 +47,7 @@ class Candidate:
             vocabulary, plus the divergence. Comparable between vocabularies, which the divergence alone is not.
     """
 
-    shape: Shape
+    shape: StoredShape
     divergence: float
     vocabulary_bits_per_byte: float
     bits_per_byte: float
