@@ -22,7 +22,9 @@ from optimum_flab.running.layer_pass import LayerPass
 from optimum_flab.sizes import sizes_of
 from optimum_flab.texts.packing import pack
 from optimum_flab.texts.sources import default_corpus, read_source
-from optimum_flab.vocabulary import config_token_ids, count_tokens, natural_vocabulary, read_spec, rewrite_tokenizer
+from optimum_flab.vocabulary.closure import config_token_ids, natural_vocabulary, read_spec
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import count_tokens
 
 
 def bits(model, architecture, token_lists: list[np.ndarray], kept: np.ndarray | None) -> float:

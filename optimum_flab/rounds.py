@@ -37,7 +37,7 @@ from .recovery.pipeline import recovered_model
 from .running.casting import dtypes_of
 from .settings.configuration import FlabPrunerConfig
 from .settings.recovery import RecoverySettings, check_recovery
-from .vocabulary import read_spec
+from .vocabulary.closure import read_spec
 
 
 def prune_and_recover(

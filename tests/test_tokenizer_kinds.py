@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from optimum_flab import FlabError, FlabOptimizer, FlabPrunerConfig
-from optimum_flab.vocabulary import changed_texts, token_lists
+from optimum_flab.vocabulary.rewrite import changed_texts
+from optimum_flab.vocabulary.usage import token_lists
 
 from .conftest import TEXTS, tiny_model
 from .vocabulary.tiny_tokenizers import characters, unigram, unigram_with_bytes, word_ends, wordpiece

@@ -27,7 +27,7 @@ from optimum_flab.checkpoints.weight_files import stored_dtype
 from optimum_flab.commands.recover import RecoverCommand
 from optimum_flab.errors import FlabError
 from optimum_flab.evaluation.efficiency import measure_efficiency
-from optimum_flab.vocabulary import remap_config_ids
+from optimum_flab.vocabulary.rewrite import remap_config_ids
 
 from .conftest import byte_level_tokenizer, plan_of, thorough_but, tiny_model
 from .gguf_writer import F32, write_gguf

@@ -19,7 +19,7 @@ from ..running.placement import sharing_weights
 from ..sizes import Shape, row_multiple, shape_of, sizes_of
 from ..tensors.lazy import own_tensors, under_all_names
 from ..tensors.workspace import Workspace
-from ..vocabulary import remap_config_ids
+from ..vocabulary.rewrite import remap_config_ids
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from ..running.layer_pass import LayerPass, layer_piece
 from ..running.processes import Processes
 from ..settings.pruning import KINDS, NAMED_HELD_OUT, DataSettings
 from ..texts.packing import PackedTokens, pack
-from ..vocabulary import special_ids, token_lists
+from ..vocabulary.usage import special_ids, token_lists
 from .divergence import (
     LOGITS_PER_CHUNK,
     OutputHead,

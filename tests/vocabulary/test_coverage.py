@@ -13,9 +13,7 @@ from optimum_flab.pruning.vocabulary import CountedTokens, TokenChoice, counted_
 from optimum_flab.records.pieces import Pieces
 from optimum_flab.settings.pruning import VocabularySettings
 from optimum_flab.texts.sources import Document
-from optimum_flab.vocabulary import (
-    count_tokens,
-    covering,
+from optimum_flab.vocabulary.closure import (
     natural_vocabulary,
     read_spec,
     resize,
@@ -23,6 +21,8 @@ from optimum_flab.vocabulary import (
     with_ancestors,
     with_prior_uses,
 )
+from optimum_flab.vocabulary.coverage import covering
+from optimum_flab.vocabulary.usage import count_tokens
 
 from .tiny_tokenizers import CORPUS, TRAINING_TEXTS
 
@@ -47,7 +47,7 @@ def test_the_least_used_go_until_the_share_is_met(tokenizer, coverage, merges, r
     kept, firsts = set(found.kept.tolist()), {token for learnt in spec.kind.learnt[:merges] for token in learnt}
     assert kept <= set(natural.kept.tolist()) and kept >= {*natural.protected.tolist(), *firsts}
     assert with_ancestors(spec, kept) == kept
-    assert found.natural_size == len(kept) and np.array_equal(found.protected, natural.protected)
+    assert len(found.kept) == len(kept) and np.array_equal(found.protected, natural.protected)
     assert uses[found.kept].sum() >= coverage * uses.sum()
     fixed = sorted(with_ancestors(spec, [*natural.protected.tolist(), *firsts]))
     if len(kept) > len(fixed):  # one token fewer would have left too little

@@ -11,8 +11,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab.errors import ConfigurationError
-from optimum_flab.vocabulary import InfillingFormat, ends_of_gap, infilling_format, missing_tokens
-from optimum_flab.vocabulary.infilling import KNOWN
+from optimum_flab.vocabulary.infilling import KNOWN, InfillingFormat, ends_of_gap, infilling_format, missing_tokens
 
 from .llama_files import llama
 from .tiny_tokenizers import byte_level_backend, gemma

@@ -9,19 +9,17 @@ from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from optimum_flab import FlabError
-from optimum_flab.vocabulary import (
+from optimum_flab.vocabulary import usage
+from optimum_flab.vocabulary.closure import counts_among, read_spec, with_ancestors
+from optimum_flab.vocabulary.rewrite import rewrite_tokenizer
+from optimum_flab.vocabulary.usage import (
     balanced_uses,
     count_tokens,
-    counts_among,
     no_usage,
     pieces_hash,
-    read_spec,
-    rewrite_tokenizer,
     special_ids,
     token_lists,
-    usage,
     usage_so_far,
-    with_ancestors,
 )
 
 from .tiny_tokenizers import CORPUS
