@@ -12,7 +12,6 @@ from optimum_flab.errors import FlabError
 from optimum_flab.families import family_for
 from optimum_flab.pruning.width.narrowing import NarrowLayer, narrow
 from optimum_flab.records.plan import PruningPlan
-from optimum_flab.running.casting import dtypes_of
 
 from .conftest import FAMILIES, LAYERS, VOCABULARY, WIDTH, masked_step, plan_of, random_tokens, reading, tiny_model
 
@@ -152,12 +151,13 @@ def test_output_dtype():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kept_layers": [0, 9]}, "the model has 4"),
-        ({"kept_layers": []}, "keeps no layer"),
-        ({"kept_tokens": [1, 5000]}, "vocabulary of 320"),
+        ({"kept_layers": [0, 9]}, "layers are not ascending numbers below the model's 4"),
+        ({"kept_layers": []}, "cannot have 0 layers"),
+        ({"kept_tokens": [1, 5000]}, "tokens are not ascending numbers below the model's 320"),
+        ({"kept_tokens": [1, 50], "vocab_size": 1}, "its vocab_size is 1, and more tokens stay"),
         ({"kept_neurons": {i: [0, WIDTH] for i in (0, 2, 3)}}, "below the model.s 64"),
-        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, "different numbers of neurons"),
-        ({"kept_neurons": {0: [0], 1: [0]}}, "not those of the layers"),
+        ({"kept_neurons": {0: [0], 2: [0, 1], 3: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(2, 32\)"),
+        ({"kept_neurons": {0: [0], 1: [0]}}, r"of model.layers.2.mlp.gate_proj.weight it leaves \(64, 32\)"),
     ],
 )
 def test_a_plan_of_another_model_is_refused(change, message):
@@ -178,6 +178,13 @@ def test_a_plan_with_experts_is_refused_by_a_model_without(weights):
 def test_cut_weights_of_a_model_in_training_carry_no_graph():
     model = tiny_model("qwen2").requires_grad_(True)
     plan, _ = plan_for(model)
-    cut = dict(pruned_tensors(model.named_parameters(), family_for(model.config), plan, dtypes_of(model)))
+    cut = dict(
+        pruned_tensors(
+            model.named_parameters(),
+            family_for(model.config),
+            plan,
+            operate(model, family_for(model.config), plan).state_dict(),
+        )
+    )
     assert cut["model.layers.0.mlp.up_proj.weight"].shape[0] == 40
     assert not any(tensor.requires_grad for name, tensor in cut.items() if ".mlp." in name)

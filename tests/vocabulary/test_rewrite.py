@@ -171,20 +171,13 @@ def test_changed_texts_are_counted():
     assert changed_texts(dense, rewrite_tokenizer(dense, np.union1d(fewer, sorted(spec.required))), fewer, []) == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda ids, end: [*ids, 10**6], "no token of id 1000000"),
-        (lambda ids, end: ids[::-1], "not in ascending order"),
-        (lambda ids, end: [*ids[:5], *ids[4:]], "occurs twice"),
-        (lambda ids, end: [index for index in ids if index != end], r"cannot do without '<\|endoftext\|>'; keep it"),
-    ],
-)
-def test_wrong_ids_are_refused(tokenizers, change, message):
+def test_wrong_ids_are_refused(tokenizers):
     tokenizer = tokenizers["byte_level"]
-    end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    with pytest.raises(FlabError, match=message):
-        rewrite_tokenizer(tokenizer, change(list(range(len(tokenizer))), end))
+    every, end = list(range(len(tokenizer))), tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    with pytest.raises(FlabError, match=f"has {len(every)} tokens instead of the {len(every) + 1} kept"):
+        rewrite_tokenizer(tokenizer, [*every, 10**6])
+    with pytest.raises(FlabError, match=r"cannot do without '<\|endoftext\|>'; keep it"):
+        rewrite_tokenizer(tokenizer, [index for index in every if index != end])
 
 
 def test_a_class_that_rebuilds_its_tokenizer_is_caught_and_can_be_settled():
