@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -39,6 +40,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from optimum_flab import FlabPrunerConfig
 from optimum_flab.criteria.base import NeuronCriterion, largest
 from optimum_flab.families import family_for
 from optimum_flab.pruning.limits import Limits, multiples_between
@@ -229,6 +231,30 @@ def tiny_model(family: str, vocab_size: int = VOCABULARY, **changes) -> torch.nn
     )
     torch.manual_seed(0)
     return model_class(config).eval().requires_grad_(False)
+
+
+def saved(model: PreTrainedModel, folder: Path, **options) -> Path:
+    """Writes a model with 600 rows to a folder, and a tokenizer beside it."""
+    model.save_pretrained(folder, **options)
+    byte_level_tokenizer(600).save_pretrained(folder)
+    return folder
+
+
+SMALL_DATA = {"calibration_tokens": 256, "validation_tokens": 64, "held_out_tokens": 64, "sequence_length": 32}
+
+
+def small_config(folder: Path, **sections) -> FlabPrunerConfig:
+    """A pruning of a moment, by texts that are written to a folder."""
+    path = folder / "code.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    return FlabPrunerConfig(
+        **{
+            "data": {**SMALL_DATA, "corpus": [f"{path}[text]"]},
+            "vocabulary": {"keep_merges": 0},
+            "ffn": {"multiple_of": 8},
+            **sections,
+        }
+    )
 
 
 SMALL = """

@@ -128,8 +128,7 @@ def pruned(model, settings, out, weights):
         optimizer.dense.model.tie_weights()  # torch replaces parameters that change their class, one by one
         if weights == "spread":
             optimizer = with_odd_layers_elsewhere(optimizer)
-        config = FlabPrunerConfig(**json.loads(Path(settings).read_text(encoding="utf-8")))
-        optimizer.prune(config, cache_dir=f"{out}-work")
+        optimizer.prune(FlabPrunerConfig.from_yaml(settings), cache_dir=f"{out}-work")
         optimizer.save_pretrained(out)
     report = optimizer.pruned.report
     return {"moved": SecondDevice.moved, "on": report.computation.device, "notes": report.notes}

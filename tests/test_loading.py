@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import gguf
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -265,41 +263,24 @@ def test_folders_and_files_that_are_no_checkpoint(tmp_path):
         load_dense(tmp_path / "a.gguf")
 
 
-def test_hub_names_come_from_the_cache_or_say_that_they_cannot(checkpoint, tmp_path):
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
+def test_hub_names_come_from_the_cache_or_say_that_they_cannot(checkpoint, tmp_path, monkeypatch):
     commit = "0123456789abcdef0123456789abcdef01234567"
-    cached = tmp_path / "hub" / "models--someone--tiny"
+    cached = tmp_path / "models--someone--tiny"
     shutil.copytree(checkpoint, cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
-    code = f"""
-from optimum_flab.errors import FlabError
-from optimum_flab.checkpoints.hashes import dense_hash
-from optimum_flab.checkpoints.loading import load_dense
-dense = load_dense("someone/tiny")
-assert dense.revision == {commit!r} and dense.folder.name == {commit!r} and dense.name == "someone/tiny", dense
-assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
-assert str(dense.storage_dtype) == "torch.bfloat16"
-left = load_dense("someone/tiny", in_memory=False)
-assert left.stored is not None and dense_hash(left) == dense_hash(dense)
-for arguments, words in (
-    (("someone/other", None), "'someone/other' is neither a local folder nor in the cache"),
-    (("someone/tiny", "v2"), "'someone/tiny' at revision 'v2'"),
-):
-    try:
-        load_dense(arguments[0], revision=arguments[1])
-    except FlabError as error:
-        assert words in str(error) and "name a local folder" in str(error), error
-    else:
-        raise AssertionError(arguments)
-"""
-    environment = os.environ | {
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    dense = load_dense("someone/tiny")
+    assert (dense.name, dense.revision, dense.folder.name) == ("someone/tiny", commit, commit)
+    assert [file.name for file in dense.license_files] == ["LICENSE.txt", "Notice"]
+    assert dense.storage_dtype == torch.bfloat16
+    left = load_dense("someone/tiny", in_memory=False)
+    assert left.stored is not None and dense_hash(left) == dense_hash(dense)
+    with pytest.raises(FlabError, match="'someone/other' is neither a local folder nor in the .*name a local folder"):
+        load_dense("someone/other")
+    with pytest.raises(FlabError, match="'someone/tiny' at revision 'v2' is .*name a local folder"):
+        load_dense("someone/tiny", revision="v2")
 
 
 # --- GGUF
@@ -362,7 +343,7 @@ def test_the_licence_in_a_gguf_file_counts_where_the_card_states_none(
     write_gguf(tmp_path / "tiny.gguf", dense_qwen2, tokenizer, (matrix, F32), fields=fields)
     if card is not None:
         (tmp_path / "README.md").write_text(card, encoding="utf-8")
-    stated = base_card_of(load_dense(tmp_path / "tiny.gguf"))
+    stated = base_card_of(tmp_path, tmp_path / "tiny.gguf")
     assert stated == (None if expected is None else BaseCard(**expected))
 
 

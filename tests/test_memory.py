@@ -76,6 +76,7 @@ print(operated / size, whole / size, layer / size, int(torch.equal(hidden, same)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells the peak of a part of a run")
 def test_surgery_and_measuring_take_no_memory_twice():
     ran = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from optimum_flab import FlabOptimizer, FlabPrunerConfig
+from optimum_flab import FlabOptimizer
 from optimum_flab.errors import ConfigurationError
 from optimum_flab.families import family_for
 from optimum_flab.running.placement import devices_of, first_accelerator, in_turn, visits, with_layers_elsewhere
 
-from .conftest import TEXTS, byte_level_tokenizer, thorough_but, tiny_model
+from .conftest import byte_level_tokenizer, saved, small_config, thorough_but, tiny_model
 from .families.zoo import member
 
 
@@ -27,23 +27,9 @@ MODELS = {
 ROOT = Path(__file__).parents[1]
 
 
-def settings(folder):
-    (folder / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    return {
-        "data": {
-            **{"corpus": [f"{folder / 'code.jsonl'}[text]"], "sequence_length": 32},
-            **{"calibration_tokens": 64, "validation_tokens": 64, "held_out_tokens": 64},
-        },
-        "vocabulary": {"keep_merges": 0, "pad_to_multiple_of": 16},
-        "target_ratio": 0.3,
-        "ffn": {"multiple_of": 8},
-    }
-
-
-def saved(model, folder):
-    model.save_pretrained(folder)
-    byte_level_tokenizer(600).save_pretrained(folder)
-    return folder
+def config(folder):
+    vocabulary = {"keep_merges": 0, "pad_to_multiple_of": 16}
+    return small_config(folder, vocabulary=vocabulary, ffn={"multiple_of": 32}, target_ratio=0.3)
 
 
 def weights(folder):
@@ -56,7 +42,7 @@ def test_layers_visit_another_device_from_their_files(tmp_path, name):
     if not hasattr(torch._C, "_acc") or not hasattr(torch._C._acc, "register_python_privateuseone_device_guard"):
         pytest.skip("this version of torch has no devices in Python")
     dense = saved(MODELS[name](), tmp_path / "dense")
-    (tmp_path / "settings.json").write_text(json.dumps(settings(tmp_path)))
+    (tmp_path / "settings.json").write_text(config(tmp_path).to_json_string())
     places = ["there", "in-files"] + ["spread"] * (name == "llama")
     told = [dense, tmp_path / "settings.json", tmp_path, *places]
     command = [sys.executable, "-m", "tests.second_device", *map(str, told)]
@@ -81,7 +67,7 @@ def test_a_model_that_accelerate_distributed_is_pruned_as_one_in_memory(tmp_path
     before = {name: (id(parameter), parameter.device) for name, parameter in spread.named_parameters()}
     for name, model in (("whole", whole), ("spread", spread)):
         optimizer = FlabOptimizer(model, byte_level_tokenizer(600), output_dtype="bfloat16")
-        optimizer.prune(FlabPrunerConfig(**settings(tmp_path)), cache_dir=tmp_path / name / "work")
+        optimizer.prune(config(tmp_path), cache_dir=tmp_path / name / "work")
         optimizer.save_pretrained(tmp_path / name / "out")
     assert weights(tmp_path / "whole" / "out") == weights(tmp_path / "spread" / "out")
     after = {name: (id(parameter), parameter.device) for name, parameter in spread.named_parameters()}
