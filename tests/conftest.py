@@ -337,7 +337,7 @@ PROSE = [
 ] * 3
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=thorough_but(3, ["llama-bias", "qwen2", "gemma3_text", "llama", "mistral", "qwen3"]))
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, T5Config
 
 from optimum_flab.checkpoints.computation import computation_device
@@ -26,7 +26,7 @@ from optimum_flab.records.report import BaseCard
 from optimum_flab.tensors.gguf_files import near_equal_copies
 from optimum_flab.tensors.lazy import WrittenTensors
 
-from .conftest import byte_level_tokenizer, tiny_model
+from .conftest import byte_level_tokenizer, saved, thorough_but, tiny_model
 from .gguf_writer import F32, Q5, Q8, write_gguf
 
 
@@ -126,12 +126,6 @@ def test_device_and_dtype_are_checked_first(tmp_path):
             },
             "custom code .*`trust_remote_code`",
         ),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\); prune the unquantised"),
-        ({"quantization_config": {"quant_method": "mxfp4"}}, r"(?s)\(mxfp4\).*, quantization_config=Mxfp4Config\(deq"),
-        ({"quantization_config": {"quant_method": "fp8"}}, r"\(fp8\).*\nfrom .*, FineGrainedFP8Config\n"),
-        ({"num_labels": 10**9}, "it says num_labels 1,000,000,000; correct its config.json"),
-        ({"intermediate_size": 2**50}, "it says intermediate_size 1,125,899,906,842,624"),
-        ({"compression_config": {"quant_method": "compressed-tensors"}}, r"quantised \(compressed-tensors\)"),
         ({"model_type": None}, "names no model_type"),
         ({"vocab_size": 599}, "tokenizer of .* has 600 tokens but the model embeds only 599"),
         ({"layer_types": ["full_attention"]}, "configuration of .* cannot be read"),
@@ -185,15 +179,6 @@ def test_config_that_is_no_json_object(broken, content):
     folder, _ = broken
     (folder / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(FlabError, match=r"config\.json"):
-        load_dense(folder)
-
-
-def test_missing_tensor(broken):
-    folder, _ = broken
-    state = load_file(folder / "model.safetensors")
-    del state["model.layers.1.mlp.down_proj.weight"]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(FlabError, match=r"lack 1 tensors.*layers\.1\.mlp\.down_proj"):
         load_dense(folder)
 
 
@@ -347,7 +332,7 @@ def test_the_licence_in_a_gguf_file_counts_where_the_card_states_none(
     assert stated == (None if expected is None else BaseCard(**expected))
 
 
-@pytest.mark.parametrize(("embedding_type", "output_type", "finer"), [(Q5, Q8, Q8), (Q8, Q5, Q8)])
+@pytest.mark.parametrize(("embedding_type", "output_type", "finer"), thorough_but(1, [(Q5, Q8, Q8), (Q8, Q5, Q8)]))
 def test_near_equal_copies_are_tied_again(tmp_path, tokenizer, dense_qwen2, embedding_type, output_type, finer):
     matrix = dense_qwen2.model.embed_tokens.weight.numpy()
     path = tmp_path / "tiny.gguf"
@@ -444,11 +429,8 @@ def test_weights_hash_sees_names_dtypes_and_shapes():
 
 
 def test_a_model_that_sees_what_comes_after_is_refused(tmp_path):
-    tokenizer = byte_level_tokenizer(600)
     model = tiny_model("gemma3_text", 600, use_bidirectional_attention=True)
     with pytest.raises(FlabError, match="so it does not write text"):
-        dense_from_memory(model, tokenizer)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+        dense_from_memory(model, byte_level_tokenizer(600))
     with pytest.raises(FlabError, match="so it does not write text"):
-        load_dense(tmp_path / "model")
+        load_dense(saved(model, tmp_path))

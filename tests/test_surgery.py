@@ -104,14 +104,6 @@ def test_the_result_is_a_stock_checkpoint(family, tmp_path):
         assert fields["layer_types"] == [dense_types[index] for index in plan.kept_layers]
 
 
-def test_tying_is_kept(family):
-    model = tiny_model(family)
-    plan, _ = plan_for(model, kept_tokens=list(range(100)))
-    pruned = operate(model, family_for(model.config), plan)
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    assert (pruned.lm_head.weight is pruned.model.embed_tokens.weight) == tied
-
-
 def test_padding_rows_never_win():
     model = tiny_model("llama")
     plan, _ = plan_for(model, kept_tokens=list(range(100)), vocab_size=128)

@@ -184,20 +184,6 @@ def test_cast_a_layer_at_a_time_a_model_computes_as_a_copy_of_it(some):
         assert tensor.dtype == before[name].dtype and torch.equal(tensor, before[name])
 
 
-def test_no_field_of_a_configuration_is_forgotten(anyone):
-    """A list with an entry per layer, or a number of layers, that a newer transformers brings."""
-    model = anyone
-    family = family_for(model.config)
-    mixed = () if family.experts is None else family.experts.fields.values()
-    named = {*family.per_layer, *family.layer_counts, *family.sizes.values(), *family.absent, *mixed}
-    periods = {"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}
-    for name, value in model.config.to_dict().items():
-        if isinstance(value, (list, tuple)) and len(value) == LAYERS:
-            assert name in named or name == "eos_token_id", name
-        if isinstance(value, int) and not isinstance(value, bool) and "layer" in name:
-            assert name in named | periods, name
-
-
 def test_documents_of_one_row_do_not_see_each_other(anyone):
     model = anyone
     ids = torch.randint(VOCABULARY, (1, 12), generator=torch.Generator().manual_seed(3))

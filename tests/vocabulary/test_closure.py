@@ -21,7 +21,7 @@ from optimum_flab.vocabulary.closure import (
 from optimum_flab.vocabulary.rewrite import changed_texts, rewrite_tokenizer
 from optimum_flab.vocabulary.usage import count_tokens
 
-from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level, gemma
+from .tiny_tokenizers import BYTES, CORPUS, PLACEHOLDERS, TRAINING_TEXTS, byte_level
 
 
 WORDS = sorted({word for text in TRAINING_TEXTS for word in text.split()})
@@ -154,13 +154,6 @@ def test_first_merges_stay_with_all_that_leads_to_them(tokenizer, spec):
     assert set(kept.tolist()) >= set(natural_vocabulary(spec, np.zeros(0)).protected.tolist())
 
 
-def test_a_first_merge_off_the_path_stays_with_its_parts():
-    tokenizer = hand_made([("a", "b"), ("a", "bc"), ("ab", "c"), ("c", "d"), ("b", "c")])
-    spec = read_spec(tokenizer)
-    kept = natural_vocabulary(spec, np.zeros(len(tokenizer)), keep_merges=2).kept
-    assert {spec.tokens[index] for index in set(kept.tolist()) - spec.required} == {"ab", "abc", "bc", "a", "b", "c"}
-
-
 def test_what_a_post_processor_adds_stays():
     tokenizer = byte_level()
     index = tokenizer.convert_tokens_to_ids("Ġreturn")
@@ -216,15 +209,6 @@ def test_any_size_is_met_exactly_and_stays_closed(tokenizer, spec, data):
         assert new.decode(new.encode(CORPUS[2], add_special_tokens=False)) == CORPUS[2]
 
 
-def test_growing_follows_the_merges(tokenizers):
-    spec = read_spec(tokenizers["byte_level"])
-    keep = natural_vocabulary(spec, np.zeros(0)).protected
-    products = [product for *_, product in spec.kind.learnt if product not in keep]
-    assert set(grow(spec, keep, len(keep) + 30).tolist()) == {*keep.tolist(), *products[:30]}
-    last = set(spec.tokens) - set(grow(spec, keep, len(spec.tokens) - 2).tolist())
-    assert {spec.tokens[index] for index in last} == {"<|reserved_special_token_0|>", "<|reserved_special_token_1|>"}
-
-
 @given(seed=st.integers(0, 2**32), used=st.floats(0, 1), name=st.integers(0, 1))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_tokens_merged_early_are_thought_to_be_used_more(tokenizers, seed, used, name):
@@ -238,13 +222,6 @@ def test_tokens_merged_early_are_thought_to_be_used_more(tokenizers, seed, used,
     assert (np.diff(added[first]) <= 1e-9 * seen.sum()).all()
     assert not added[[token for token in spec.tokens if token not in first]].any()
     assert seen.any() or not found.any()
-
-
-def test_of_equal_uses_the_prior_keeps_what_was_merged_early(tokenizers):
-    spec = read_spec(tokenizers["qwen"])
-    products = list(dict.fromkeys(product for *_, product in spec.kind.learnt))
-    found = with_prior_uses(spec, np.full(max(spec.tokens) + 1, 5.0))
-    assert found[products[0]] > found[products[-1]] > 5.0 == found[spec.kind.vocabulary["!"]]
 
 
 def test_shrinking_drops_the_rarest_first(tokenizers):
@@ -303,10 +280,3 @@ def test_ids_named_by_configurations():
         eos_token_id=[2, 11], pad_token_id=7, decoder_start_token_id=-1, suppress_tokens=[100]
     )
     assert config_token_ids(config, generation, None) == [1, 2, 7, 9, 11]
-
-
-def test_reading_does_not_change_the_tokenizer():
-    tokenizer = gemma()
-    before = tokenizer.backend_tokenizer.to_str()
-    read_spec(tokenizer)
-    assert tokenizer.backend_tokenizer.to_str() == before

@@ -142,13 +142,6 @@ def test_truncation_and_padding_do_not_touch_the_counts(tokenizers):
     assert np.array_equal(found.counts, expected.counts)
 
 
-def test_progress_ends_at_all_bytes(tokenizers, monkeypatch):
-    monkeypatch.setattr(usage, "CHARACTERS_AT_ONCE", 20)
-    seen = []
-    found = count_tokens(tokenizers["qwen"], CORPUS, seen.append)
-    assert len(seen) > 1 and seen == sorted(seen) and seen[-1] == found.bytes
-
-
 COUNTS = st.lists(st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(np.array), min_size=1, max_size=4)
 
 
